@@ -1,0 +1,1 @@
+"""Primitives per backend and device runtimes of shufflenet-fn."""

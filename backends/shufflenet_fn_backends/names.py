@@ -1,0 +1,16 @@
+"""Names a user can type, kept where torch is not needed so that ``--help`` stays fast."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Final
+
+BACKEND_NAMES: Final = ("reference",)
+DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
+
+
+def suggestion(name: str, valid: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest valid name, or nothing when none is close."""
+    close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -1,0 +1,117 @@
+"""The interface between the model's text and a backend.
+
+The model is written once, as in the paper (Ma et al., 2018, arXiv:1807.11164). What it computes with is
+a ``Backend``: a value holding a handful of functions over that backend's own representation of a
+feature map. Requirements on a backend:
+
+* every function is pure: no argument is mutated, no global is read or written;
+* ``conv2d`` and ``max_pool2d`` accept a plain NCHW tensor too, so that the stem can start from the images;
+* ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
+* parameters, batch moments and gradients are in logical (torchvision's) channel order.
+
+Shapes: N batch, C channels, H and W height and width; activations NCHW, weights OIHW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+F = TypeVar("F")
+F_contra = TypeVar("F_contra", contravariant=True)
+F_co = TypeVar("F_co", covariant=True)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What a training-mode batch norm saw.
+
+    ``mean`` and ``invstd`` have shape (C,) and are float32 (float64 for float64 activations);
+    ``invstd`` is 1/sqrt(biased variance + eps). ``count`` is N*H*W, the number of values per channel.
+    Both are detached: running statistics carry no gradient. A pytree node with ``count`` as its static
+    context, because ``torch.func`` admits nothing but tensors as leaves of an auxiliary output.
+    """
+
+    mean: Tensor
+    invstd: Tensor
+    count: int
+
+
+def _moments_from(tensors: Iterable[Tensor], count: int) -> Moments:
+    mean, invstd = tensors
+    return Moments(mean, invstd, count)
+
+
+pytree.register_pytree_node(
+    Moments,
+    lambda moments: ([moments.mean, moments.invstd], moments.count),
+    _moments_from,
+    serialized_type_name="shufflenet_fn_backends.primitives.Moments",
+)
+
+
+class Conv2d(Protocol[F_contra, F_co]):
+    def __call__(
+        self, x: F_contra | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+    ) -> F_co:
+        """Bias-free convolution of NCHW ``x`` with OIHW ``weight``."""
+
+
+class BatchNormTrain(Protocol[F]):
+    def __call__(
+        self, x: F, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
+    ) -> tuple[F, Moments]:
+        """Normalise with the batch's own moments, then ReLU if asked. Returns the moments too."""
+
+
+class BatchNormEval(Protocol[F]):
+    def __call__(
+        self,
+        x: F,
+        weight: Tensor,
+        bias: Tensor,
+        mean: Tensor,
+        var: Tensor,
+        *,
+        eps: float,
+        relu: bool,
+    ) -> F:
+        """Normalise with the given running statistics, then ReLU if asked."""
+
+
+class MaxPool2d(Protocol[F_contra, F_co]):
+    def __call__(self, x: F_contra | Tensor, *, kernel: int, stride: int, padding: int) -> F_co:
+        """Spatial maximum."""
+
+
+class ChannelSplit(Protocol[F]):
+    def __call__(self, x: F) -> tuple[F, F]:
+        """First and second half of the channels (paper, section 3.2, "channel split")."""
+
+
+class ChannelShuffle(Protocol[F]):
+    def __call__(self, x1: F, x2: F) -> F:
+        """Concatenate and shuffle with two groups: channel 2i is ``x1[i]``, channel 2i+1 is ``x2[i]``."""
+
+
+class ToTensor(Protocol[F_contra]):
+    def __call__(self, x: F_contra) -> Tensor:
+        """The feature map as one NCHW tensor in logical channel order."""
+
+
+@dataclass(frozen=True)
+class Backend(Generic[F]):
+    """A named set of primitives over feature maps of type ``F``."""
+
+    name: str
+    conv2d: Conv2d[F, F]
+    batch_norm_train: BatchNormTrain[F]
+    batch_norm_eval: BatchNormEval[F]
+    max_pool2d: MaxPool2d[F, F]
+    channel_split: ChannelSplit[F]
+    channel_shuffle: ChannelShuffle[F]
+    to_tensor: ToTensor[F]

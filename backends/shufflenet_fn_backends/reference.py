@@ -1,0 +1,77 @@
+"""The paper's operations, literally: the oracle that every other backend is held against.
+
+A feature map is a plain NCHW tensor. Differentiable any number of times, in both modes, and usable under
+every ``torch.func`` transform and ``torch.compile(fullgraph=True)``.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from shufflenet_fn_backends.primitives import Backend, Moments
+
+
+def conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> Tensor:
+    return nnf.conv2d(x, weight, None, stride, padding, 1, groups)
+
+
+def batch_norm_train(
+    x: Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
+) -> tuple[Tensor, Moments]:
+    # Running statistics are not passed: torch would update them in place (silently under `grad`, an
+    # error under `vmap`). The kernel returns the batch's own, so no second reduction is paid for them.
+    y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    count = x.shape[0] * x.shape[2] * x.shape[3]
+    return _relu(y, relu), Moments(mean.detach(), invstd.detach(), count)
+
+
+def batch_norm_eval(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    return _relu(nnf.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), relu)
+
+
+def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
+    return nnf.max_pool2d(x, kernel, stride, padding)
+
+
+def channel_split(x: Tensor) -> tuple[Tensor, Tensor]:
+    x1, x2 = x.chunk(2, dim=1)
+    return x1, x2
+
+
+def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    x = torch.cat((x1, x2), dim=1)
+    n, c, h, w = x.shape
+    return x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def to_tensor(x: Tensor) -> Tensor:
+    return x
+
+
+def _relu(x: Tensor, active: bool) -> Tensor:
+    # In place on a tensor made here and seen by nobody else: batch norm's backward needs its input, not
+    # its output, so one activation less is alive at the peak.
+    return x.relu_() if active else x
+
+
+BACKEND: Backend[Tensor] = Backend(
+    name="reference",
+    conv2d=conv2d,
+    batch_norm_train=batch_norm_train,
+    batch_norm_eval=batch_norm_eval,
+    max_pool2d=max_pool2d,
+    channel_split=channel_split,
+    channel_shuffle=channel_shuffle,
+    to_tensor=to_tensor,
+)

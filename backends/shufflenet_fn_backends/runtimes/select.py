@@ -1,0 +1,67 @@
+"""Which device: an explicit choice fails loudly, ``auto`` says what it chose and why."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shufflenet_fn_backends.errors import DeviceError, UsageError
+from shufflenet_fn_backends.names import DEVICE_NAMES, suggestion
+from shufflenet_fn_backends.runtimes import cpu, cuda, npu
+from shufflenet_fn_backends.runtimes.base import Runtime
+
+
+class RuntimeSelection(NamedTuple):
+    """A runtime and why it was taken, for the run's log."""
+
+    runtime: Runtime
+    reason: str
+
+
+def select_runtime(name: str) -> RuntimeSelection:
+    """``auto``, ``cpu``, ``cuda`` or ``npu``.
+
+    Raises:
+        DeviceError: the named device is not available here.
+        UsageError: there is no such device name.
+    """
+    if name == "auto":
+        return _auto()
+    factories = {"cpu": cpu.runtime, "cuda": cuda.runtime, "npu": npu.runtime}
+    if name not in factories:
+        raise UsageError(
+            f"unknown device {name!r}{suggestion(name, DEVICE_NAMES)}. "
+            f"Valid devices: auto, {', '.join(DEVICE_NAMES)}."
+        )
+    return RuntimeSelection(factories[name](), f"device {name}: asked for")
+
+
+def check_device_indices(runtime: Runtime, indices: list[int]) -> None:
+    """Raise ``DeviceError`` unless the machine has all these devices. CPU processes share the cores."""
+    if runtime.name == "cpu":
+        return
+    count = runtime.device_count()
+    missing = [index for index in indices if index >= count]
+    if missing:
+        raise DeviceError(
+            f"{len(indices)} {runtime.name} devices were asked for (numbers {_listed(indices)}), but "
+            f"this machine has {count} (numbers {_listed(list(range(count)))}). "
+            f"Use --devices {count} or less, or --device-list."
+        )
+
+
+def _auto() -> RuntimeSelection:
+    no_npu = npu.unavailable_reason()
+    if no_npu is None:
+        return RuntimeSelection(npu.runtime(), "device npu: auto, an NPU is available")
+    no_cuda = cuda.unavailable_reason()
+    if no_cuda is None:
+        return RuntimeSelection(cuda.runtime(), f"device cuda: auto; {_short(no_npu)}")
+    return RuntimeSelection(cpu.runtime(), f"device cpu: auto; {_short(no_npu)}; {_short(no_cuda)}")
+
+
+def _short(reason: str) -> str:
+    return reason.split(". ")[0].replace("device ", "no ").replace(" is not available:", ":")
+
+
+def _listed(indices: list[int]) -> str:
+    return ",".join(map(str, indices)) if indices else "none"

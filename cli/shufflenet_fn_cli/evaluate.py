@@ -1,0 +1,49 @@
+"""``shufflenet-fn evaluate``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shufflenet_fn.run.eval_settings import EvalSettings
+from shufflenet_fn_cli.options import with_settings
+
+
+@with_settings(EvalSettings)
+def evaluate(
+    weights: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory (its best checkpoint), a checkpoint, or a weights file.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+    **given: Any,
+) -> None:
+    """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
+    from shufflenet_fn.distributed.launch import launch
+    from shufflenet_fn.distributed.world import World
+    from shufflenet_fn.run.score import plan_evaluation, run_evaluation
+
+    job = plan_evaluation(weights, EvalSettings(**given))
+    for note in job.notes:
+        print(note, file=sys.stderr)
+    devices = job.settings.devices
+    if devices == 1:
+        result = run_evaluation(job, World())
+    else:
+        result = launch(run_evaluation, job, processes=devices)
+    if as_json:
+        print(json.dumps(result))
+    else:
+        print(
+            f"Acc@1 {result['accuracy1']:.3f} Acc@5 {result['accuracy5']:.3f} "
+            f"Loss {result['loss']:.4f}, {result['num_images']} images, {result['images_per_s']:.0f} images/s"
+        )

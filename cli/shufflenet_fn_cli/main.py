@@ -1,0 +1,55 @@
+"""The ``shufflenet-fn`` command. Importing this module imports neither torch nor anything heavy."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_cli.bench import bench_app
+from shufflenet_fn_cli.evaluate import evaluate
+from shufflenet_fn_cli.train import train
+
+app = typer.Typer(
+    name="shufflenet-fn",
+    help="Train and study ShuffleNetV2 on Ascend NPUs, GPUs and CPUs.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(train)
+app.command()(evaluate)
+app.add_typer(bench_app, name="bench")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(version("shufflenet-fn"))
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show version.")
+    ] = False,
+) -> None:
+    """Train and study ShuffleNetV2 on Ascend NPUs, GPUs and CPUs."""
+
+
+def main() -> None:
+    """Entry point of the console script: a user's error is one message and an exit code."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

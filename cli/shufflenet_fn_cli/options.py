@@ -1,0 +1,59 @@
+"""From the declared settings to typer's parameters, so that the two cannot differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from shufflenet_fn.run.options import Declared, declared
+
+
+def with_settings(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command one option per setting; it receives the explicit ones as ``**given``.
+
+    The command's own parameters come first. An option that was not typed is ``None`` and left out of
+    ``given``: the command must be able to tell "not given" from "given with the default value".
+    """
+    items = list(declared(settings))
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        own = [
+            parameter
+            for parameter in inspect.signature(command, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        names = {item.name for item in items}
+
+        def wrapper(**values: Any) -> Any:
+            given = {k: v for k, v in values.items() if k in names and v is not None}
+            rest = {k: v for k, v in values.items() if k not in names}
+            return command(**rest, **given)
+
+        wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+        wrapper.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [*own, *map(_parameter, items)]
+        )
+        wrapper.__annotations__ = {}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(item: Declared) -> inspect.Parameter:
+    option = item.option
+    help_text = option.help
+    if option.choices:
+        help_text += f" One of: {', '.join(option.choices)}."
+    if item.default is not None:
+        shown = str(item.default).lower() if item.type is bool else item.default
+        help_text += f" (default: {shown})"
+    typed = typer.Option(
+        *option.flags, help=help_text, rich_help_panel=option.panel, show_default=False
+    )
+    annotation = Annotated.__class_getitem__((item.type | None, typed))  # type: ignore[attr-defined]
+    return inspect.Parameter(
+        item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
+    )

@@ -1,0 +1,89 @@
+"""ShuffleNetV2 as pure functions over parameter pytrees.
+
+>>> import torch
+>>> from shufflenet_fn import apply, get_config, init
+>>> config = get_config("x0_5", num_classes=10)
+>>> variables = init(config, torch.Generator().manual_seed(0))
+>>> logits, batch_stats = apply(config, variables, torch.zeros(2, 3, 64, 64), train=True)
+>>> logits.shape
+torch.Size([2, 10])
+
+The names below are the public ones. They are imported on first use (PEP 562), so that importing the
+package, which the command line does, costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+    from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
+    from shufflenet_fn.model.network import apply
+    from shufflenet_fn.model.variables import Variables, init
+    from shufflenet_fn.precision import Policy, get_policy
+    from shufflenet_fn.training.loss_scale import LossScaling
+    from shufflenet_fn.training.losses import cross_entropy
+    from shufflenet_fn.training.optim import GradientTransformation, sgd
+    from shufflenet_fn.training.state import TrainState, create_train_state
+    from shufflenet_fn.training.step import Examples, make_eval_step, make_train_step
+    from shufflenet_fn_backends.registry import get_backend
+
+_HOME = {
+    "ARCHITECTURES": "shufflenet_fn.model.config",
+    "Examples": "shufflenet_fn.training.step",
+    "GradientTransformation": "shufflenet_fn.training.optim",
+    "LossScaling": "shufflenet_fn.training.loss_scale",
+    "Policy": "shufflenet_fn.precision",
+    "ShuffleNetConfig": "shufflenet_fn.model.config",
+    "TrainState": "shufflenet_fn.training.state",
+    "Variables": "shufflenet_fn.model.variables",
+    "apply": "shufflenet_fn.model.network",
+    "create_train_state": "shufflenet_fn.training.state",
+    "cross_entropy": "shufflenet_fn.training.losses",
+    "from_torchvision": "shufflenet_fn.convert.torchvision",
+    "get_backend": "shufflenet_fn_backends.registry",
+    "get_config": "shufflenet_fn.model.config",
+    "get_policy": "shufflenet_fn.precision",
+    "init": "shufflenet_fn.model.variables",
+    "make_eval_step": "shufflenet_fn.training.step",
+    "make_train_step": "shufflenet_fn.training.step",
+    "sgd": "shufflenet_fn.training.optim",
+    "to_torchvision": "shufflenet_fn.convert.torchvision",
+}
+
+__all__ = [
+    "ARCHITECTURES",
+    "Examples",
+    "GradientTransformation",
+    "LossScaling",
+    "Policy",
+    "ShuffleNetConfig",
+    "TrainState",
+    "Variables",
+    "apply",
+    "create_train_state",
+    "cross_entropy",
+    "from_torchvision",
+    "get_backend",
+    "get_config",
+    "get_policy",
+    "init",
+    "make_eval_step",
+    "make_train_step",
+    "sgd",
+    "to_torchvision",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

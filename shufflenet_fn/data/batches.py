@@ -1,0 +1,103 @@
+"""Reading whole batches: decode and transform samples straight into one buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from shufflenet_fn.data.decode import RgbImage, decode_rgb
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.schedule import StepSchedule
+from shufflenet_fn.data.sources import ImageFolder
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+
+
+class Batch(NamedTuple):
+    """What a loader yields, on the CPU.
+
+    Attributes:
+      images: uint8 (N, 3, H, W) in channels_last memory.
+      labels: int64 (N,).
+      indices: int64 (N,), the samples' positions in their folder.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+
+class Stopped(Exception):
+    """The loader was closed while this batch was being read."""
+
+
+def train_batch(
+    step: int,
+    stopped: Callable[[], bool],
+    *,
+    folder: ImageFolder,
+    transform: TrainTransform,
+    schedule: StepSchedule,
+    seed: int,
+) -> Batch:
+    """The augmented batch of ``step``. Raises as ``read_batch``."""
+    epoch, indices = schedule(step)
+
+    def write(image: RgbImage, index: int, out: RgbImage) -> None:
+        transform(image, sample_rng(seed, epoch, index), out=out)
+
+    return read_batch(folder, indices, transform.size, write, stopped)
+
+
+def eval_batch(
+    number: int,
+    stopped: Callable[[], bool],
+    *,
+    folder: ImageFolder,
+    transform: EvalTransform,
+    share: range,
+    batch_size: int,
+) -> Batch:
+    """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
+    indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
+
+    def write(image: RgbImage, index: int, out: RgbImage) -> None:
+        transform(image, out=out)
+
+    return read_batch(folder, indices, transform.size, write, stopped)
+
+
+def read_batch(
+    folder: ImageFolder,
+    indices: npt.NDArray[np.int64],
+    size: int,
+    write: Callable[[RgbImage, int, RgbImage], None],
+    stopped: Callable[[], bool],
+) -> Batch:
+    """Read samples into one (N, size, size, 3) buffer, of which ``images`` is a permuted view.
+
+    Args:
+      folder: where the samples are.
+      indices: samples to read, int64 (N,).
+      size: side of the square images.
+      write: ``write(image, index, out)`` transforms a decoded image into its uint8 slot.
+      stopped: asked before every sample, so that closing a loader does not wait for a batch.
+
+    Raises:
+      UserError: a file cannot be read or decoded.
+      Stopped: ``stopped()`` was true.
+    """
+    buffer = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+    for slot, index in enumerate(indices.tolist()):
+        if stopped():
+            raise Stopped
+        image = decode_rgb(folder.read(index), path=folder.path(index))
+        write(image, index, buffer[slot])
+    return Batch(
+        images=torch.from_numpy(buffer).permute(0, 3, 1, 2),
+        labels=torch.from_numpy(folder.labels[indices]),
+        indices=torch.from_numpy(indices.copy()),
+    )

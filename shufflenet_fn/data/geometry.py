@@ -1,0 +1,105 @@
+"""Crop boxes and resizing of uint8 HWC images. Boxes are (top, left, height, width) in pixels."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.decode import RgbImage
+
+CROP_TRIES = 10
+CROP_DRAWS = 2 * CROP_TRIES + 2
+
+
+class Box(NamedTuple):
+    """A rectangle inside an image."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+def random_resized_crop_box(
+    height: int,
+    width: int,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float],
+    draws: npt.NDArray[np.float64],
+) -> Box:
+    """torchvision's ``RandomResizedCrop`` box: 10 tries at an area and an aspect, then the centre.
+
+    Args:
+      height, width: of the image.
+      scale: range of the crop's share of the image's area.
+      ratio: range of the crop's width / height, drawn log-uniformly.
+      draws: CROP_DRAWS uniform numbers in [0, 1): (area, aspect) of each try, then top and left.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for attempt in range(CROP_TRIES):
+        share, aspect_draw = draws[2 * attempt], draws[2 * attempt + 1]
+        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = math.exp(log_low + aspect_draw * (log_high - log_low))
+        crop_width = round(math.sqrt(area * aspect))
+        crop_height = round(math.sqrt(area / aspect))
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            top = int(draws[-2] * (height - crop_height + 1))
+            left = int(draws[-1] * (width - crop_width + 1))
+            return Box(top, left, crop_height, crop_width)
+    return _centre_box_within(height, width, ratio)
+
+
+def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> Box:
+    """The largest centred box whose aspect lies in ``ratio``."""
+    aspect = width / height
+    crop_height, crop_width = height, width
+    if aspect < ratio[0]:
+        crop_height = max(1, round(width / ratio[0]))
+    elif aspect > ratio[1]:
+        crop_width = max(1, round(height * ratio[1]))
+    return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
+    """(height, width) with the short side scaled to ``short_side``, rounded as torchvision."""
+    if height <= width:
+        return short_side, int(short_side * width / height)
+    return int(short_side * height / width), short_side
+
+
+def centre_box(height: int, width: int, size: int) -> Box:
+    """torchvision's ``CenterCrop`` box (half to even) of a square no larger than the image."""
+    return Box(round((height - size) / 2), round((width - size) / 2), size, size)
+
+
+def crop(image: RgbImage, box: Box) -> RgbImage:
+    """A view of ``image``."""
+    return image[box.top : box.top + box.height, box.left : box.left + box.width]
+
+
+def resize(image: RgbImage, height: int, width: int, *, out: RgbImage | None = None) -> RgbImage:
+    """Resample to (height, width, 3): area averaging to shrink, bilinear to enlarge, else a copy.
+
+    Averaging filters what shrinking would alias, as Pillow's antialiased bilinear does; cv2's plain
+    bilinear would not. A crop that shrinks along one side only is taken bilinearly.
+
+    Args:
+      image: uint8 (H, W, 3); a strided view is fine.
+      out: C-contiguous uint8 (height, width, 3) to fill, or None for a new array.
+    """
+    import cv2
+
+    if out is None:
+        out = np.empty((height, width, 3), dtype=np.uint8)
+    source_height, source_width = image.shape[:2]
+    if (source_height, source_width) == (height, width):
+        np.copyto(out, image)
+        return out
+    shrinks = source_height >= height and source_width >= width
+    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
+    return out

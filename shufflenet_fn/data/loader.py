@@ -1,0 +1,141 @@
+"""The loaders: one resumable sequence of steps to train, exact sharded coverage to evaluate."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
+from shufflenet_fn.data.schedule import StepSchedule, eval_share
+from shufflenet_fn.data.sources import ImageFolder
+from shufflenet_fn.data.threads import PrefetchIterator
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn_backends.errors import UsageError
+
+BatchIterator = PrefetchIterator[Batch]
+
+
+def train_loader(
+    folder: ImageFolder,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    global_batch: int,
+    rank: int = 0,
+    world_size: int = 1,
+    start_step: int = 0,
+    stop_step: int,
+    threads: int = 2,
+    prefetch: int | None = None,
+) -> BatchIterator:
+    """This rank's batches of steps ``start_step`` to ``stop_step - 1``.
+
+    Step k lies in epoch ``k // steps_per_epoch(len(folder), global_batch)``. The batch of a step,
+    its augmentation included, is a pure function of (seed, step): starting at any step, with any
+    number of threads, gives the same bytes. Concatenated over ranks it is the same batch for any
+    world size.
+
+    Args:
+      folder: the training split.
+      transform: the augmentation.
+      seed: of order and augmentation, 0 <= seed < 2**64.
+      global_batch: samples per step over all ranks, a multiple of ``world_size``.
+      rank: this process's share of every batch, ``[rank * B / world_size, (rank + 1) * B /
+        world_size)``.
+      world_size: number of ranks.
+      start_step: first step, counted from 0 over all epochs.
+      stop_step: one past the last step.
+      threads: reading threads; 0 reads in the calling thread.
+      prefetch: batches held ready or in work; ``None`` is two per thread.
+
+    Raises:
+      UsageError: an argument out of range, named with its value.
+      UserError: while iterating, a file that cannot be read or decoded.
+    """
+    schedule = StepSchedule(
+        seed=seed, n=len(folder), global_batch=global_batch, rank=rank, world_size=world_size
+    )
+    if not 0 <= start_step <= stop_step:
+        raise UsageError(
+            f"start_step must be from 0 to stop_step, got start_step={start_step} and "
+            f"stop_step={stop_step}."
+        )
+    read = functools.partial(
+        train_batch,
+        folder=folder,
+        transform=transform,
+        schedule=schedule,
+        seed=seed,
+    )
+    return _loader(read, start_step, stop_step, threads, prefetch)
+
+
+def eval_loader(
+    folder: ImageFolder,
+    transform: EvalTransform,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    threads: int = 2,
+    prefetch: int | None = None,
+) -> BatchIterator:
+    """This rank's share of ``folder``, each sample of the folder on exactly one rank, in order.
+
+    Nothing is padded or dropped: the last batch may be short, ranks may have different numbers of
+    batches, and with fewer samples than ranks some ranks get none. So no collective per batch.
+
+    Args:
+      folder: the split to evaluate.
+      transform: resize and crop.
+      batch_size: samples per batch on this rank.
+      rank, world_size: which share.
+      threads, prefetch: as ``train_loader``.
+
+    Raises:
+      UsageError, UserError: as ``train_loader``.
+    """
+    if batch_size < 1:
+        raise UsageError(f"the evaluation batch size must be at least 1, got {batch_size}.")
+    share = eval_share(len(folder), rank, world_size)
+    read = functools.partial(
+        eval_batch,
+        folder=folder,
+        transform=transform,
+        share=share,
+        batch_size=batch_size,
+    )
+    return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
+
+
+def _loader(
+    read: Callable[[int, Callable[[], bool]], Batch],
+    start: int,
+    stop: int,
+    threads: int,
+    prefetch: int | None,
+) -> BatchIterator:
+    if threads < 0:
+        raise UsageError(
+            f"the number of reading threads must be at least 0, got {threads}; 0 reads in the "
+            "calling thread."
+        )
+    ahead = 2 * threads if prefetch is None else prefetch
+    if ahead < threads:
+        raise UsageError(
+            f"a prefetch of {ahead} batches keeps only {ahead} of {threads} reading threads busy. "
+            f"Pass at least {threads}."
+        )
+    _single_threaded_cv2()
+    return PrefetchIterator(read, start, stop, threads=threads, prefetch=ahead)
+
+
+def _single_threaded_cv2() -> None:
+    """Keep OpenCV from spreading each call over a pool of its own.
+
+    Whole batches are already read in parallel; cv2's pool would have every reading thread contend
+    for all cores, with the training step as well. The setting holds for the process.
+    """
+    import cv2
+
+    cv2.setNumThreads(0)

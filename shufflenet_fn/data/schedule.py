@@ -1,0 +1,100 @@
+"""Which samples a step reads: a pure function of (seed, step), cut by rank.
+
+The global order is one sequence over all epochs. It does not depend on how many ranks or threads
+read it, so the state of the training loader is the number of the next step and nothing else.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.randomness import epoch_permutation
+from shufflenet_fn_backends.errors import UsageError
+
+
+class StepSamples(NamedTuple):
+    """The samples one rank reads in one step: their epoch and int64 indices of shape (N,)."""
+
+    epoch: int
+    indices: npt.NDArray[np.int64]
+
+
+class StepSchedule:
+    """The samples of any step for one rank. Safe to call from several threads.
+
+    Keeps the permutations of the two last epochs used: around an epoch's end, threads work on both.
+    """
+
+    def __init__(self, *, seed: int, n: int, global_batch: int, rank: int, world_size: int) -> None:
+        """Args and ``UsageError`` as ``train_loader``; ``n`` is the number of samples."""
+        check_rank(rank, world_size)
+        self.steps_per_epoch = steps_per_epoch(n, global_batch)
+        self.batch_size = rank_batch_size(global_batch, world_size)
+        self._global_batch = global_batch
+        self._rank = rank
+        self._lock = threading.Lock()
+        self._permutation = functools.lru_cache(maxsize=2)(
+            functools.partial(epoch_permutation, seed, n=n)
+        )
+        epoch_permutation(seed, 0, 0)  # a bad seed is the caller's error, not a thread's
+
+    def __call__(self, step: int) -> StepSamples:
+        """The samples of ``step``, counted from 0 over all epochs."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        # Under the lock, so that threads arriving together at a new epoch compute it once.
+        with self._lock:
+            permutation = self._permutation(epoch)
+        start = position * self._global_batch + self._rank * self.batch_size
+        return StepSamples(epoch, permutation[start : start + self.batch_size])
+
+
+def steps_per_epoch(n: int, global_batch: int) -> int:
+    """Full batches in ``n`` samples; the rest is left out of the epoch.
+
+    Raises:
+      UsageError: ``global_batch`` is not positive or larger than ``n``.
+    """
+    if global_batch < 1:
+        raise UsageError(f"the global batch size must be at least 1, got {global_batch}.")
+    if n < global_batch:
+        raise UsageError(
+            f"the training set has {n} images, fewer than one global batch of {global_batch}. Pass "
+            f"a smaller --batch-size, at most {n}."
+        )
+    return n // global_batch
+
+
+def rank_batch_size(global_batch: int, world_size: int) -> int:
+    """Samples per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
+    per_rank, rest = divmod(global_batch, world_size)
+    if rest == 0 and per_rank > 0:
+        return per_rank
+    nearest = [size for size in (per_rank * world_size, (per_rank + 1) * world_size) if size > 0]
+    raise UsageError(
+        f"a global batch of {global_batch} does not divide by {world_size} devices. Pass "
+        f"--batch-size {' or '.join(map(str, nearest))}, or another number of devices."
+    )
+
+
+def eval_share(n: int, rank: int, world_size: int) -> range:
+    """The contiguous share of ``n`` samples that ``rank`` evaluates.
+
+    Shares of all ranks are disjoint, cover every sample and differ in length by at most one; with
+    ``n < world_size`` some are empty.
+
+    Raises:
+      UsageError: ``rank`` is not in [0, world_size).
+    """
+    check_rank(rank, world_size)
+    return range(rank * n // world_size, (rank + 1) * n // world_size)
+
+
+def check_rank(rank: int, world_size: int) -> None:
+    """Raise ``UsageError`` unless ``0 <= rank < world_size``."""
+    if not 0 <= rank < world_size:
+        raise UsageError(f"rank {rank} is not among the {world_size} ranks 0 to {world_size - 1}.")

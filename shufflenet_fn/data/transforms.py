@@ -1,0 +1,121 @@
+"""What happens to a decoded image: crop, jitter and flip to train, resize and crop to evaluate.
+
+Both are pure functions of a uint8 (H, W, 3) image and, for training, of the generator's draws. All
+draws are made at once and each operation has its own, so switching one off leaves the others'
+values.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn_backends.errors import UsageError
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """Random-resized crop, colour jitter and horizontal flip.
+
+    Attributes:
+      size: side of the square result.
+      scale: range of the crop's share of the image's area.
+      ratio: range of the crop's width / height.
+      jitter: strength of brightness, contrast and saturation jitter; 0 is off.
+      flip: probability of a horizontal flip; 0 is off.
+
+    Raises:
+      UsageError: on construction, naming the field, its value and what is allowed.
+    """
+
+    size: int
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    jitter: float = 0.2
+    flip: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check(self.size >= 1, "size", self.size, "an integer of at least 1 pixel")
+        low, high = self.scale
+        _check(0 < low <= high <= 1, "scale", self.scale, "(low, high) with 0 < low <= high <= 1")
+        low, high = self.ratio
+        _check(0 < low <= high < math.inf, "ratio", self.ratio, "(low, high) with 0 < low <= high")
+        _check(
+            0 <= self.jitter < math.inf, "jitter", self.jitter, "a number of at least 0 (0 is off)"
+        )
+        _check(0 <= self.flip <= 1, "flip", self.flip, "a probability from 0 (off) to 1")
+
+    def __call__(
+        self, image: RgbImage, rng: np.random.Generator, *, out: RgbImage | None = None
+    ) -> RgbImage:
+        """Augment one image.
+
+        Args:
+          image: uint8 (H, W, 3); not modified.
+          rng: generator for this sample; exactly 27 uniform numbers are taken from it.
+          out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
+
+        Returns:
+          uint8 (size, size, 3).
+        """
+        import cv2
+
+        draws = rng.random(geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1)
+        height, width = image.shape[:2]
+        box = geometry.random_resized_crop_box(
+            height, width, scale=self.scale, ratio=self.ratio, draws=draws[: geometry.CROP_DRAWS]
+        )
+        result = geometry.resize(geometry.crop(image, box), self.size, self.size, out=out)
+        if self.jitter > 0:
+            jitter.color_jitter(result, self.jitter, draws[geometry.CROP_DRAWS : -1])
+        if draws[-1] < self.flip:
+            cv2.flip(result, 1, dst=result)
+        return result
+
+
+@dataclass(frozen=True)
+class EvalTransform:
+    """Short side to ``resize``, then the central square of ``size``.
+
+    The whole image is resized, not the crop alone: a crop taken first would have to begin and end
+    between source pixels to be the same picture.
+
+    Attributes:
+      resize: length of the short side after resizing.
+      size: side of the square result, at most ``resize``.
+
+    Raises:
+      UsageError: on construction, naming the field, its value and what is allowed.
+    """
+
+    resize: int = 256
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        _check(self.size >= 1, "size", self.size, "an integer of at least 1 pixel")
+        _check(self.resize >= self.size, "resize", self.resize, f"at least size, {self.size}")
+
+    def __call__(self, image: RgbImage, *, out: RgbImage | None = None) -> RgbImage:
+        """Resize and crop one image.
+
+        Args:
+          image: uint8 (H, W, 3); not modified.
+          out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
+
+        Returns:
+          uint8 (size, size, 3).
+        """
+        height, width = geometry.resized_shape(image.shape[0], image.shape[1], self.resize)
+        box = geometry.centre_box(height, width, self.size)
+        if image.shape[:2] != (height, width):
+            image = geometry.resize(image, height, width)
+        return geometry.resize(geometry.crop(image, box), self.size, self.size, out=out)
+
+
+def _check(valid: bool, field: str, value: object, allowed: str) -> None:
+    if not valid:
+        raise UsageError(f"transform: {field} is {value}, but must be {allowed}.")

@@ -1,0 +1,1 @@
+"""Data parallelism: the process group, the mean over ranks, the launcher."""

@@ -1,0 +1,70 @@
+"""The process group, and the few questions that ranks ask each other outside the step."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.tree import tree_paths
+from shufflenet_fn_backends.errors import UserError
+
+T = TypeVar("T")
+
+
+@contextmanager
+def process_group(world: World, backend: str, *, timeout_s: float = 600.0) -> Iterator[None]:
+    """Join the group for the body; nothing to join for one process.
+
+    The device must have been set before (``Runtime.set_device``). Addresses come from the environment.
+    """
+    if world.size == 1:
+        yield
+        return
+    dist.init_process_group(
+        backend,
+        rank=world.rank,
+        world_size=world.size,
+        timeout=timedelta(seconds=timeout_s),
+    )
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def gather(value: T, world: World) -> list[T]:
+    """``value`` of every rank, in rank order, on every rank. Any picklable value."""
+    if world.size == 1:
+        return [value]
+    values: list[Any] = [None] * world.size
+    dist.all_gather_object(values, value)
+    return values
+
+
+def tree_digest(tree: Any) -> str:
+    """SHA-256 over paths, dtypes, shapes and bytes of all leaves."""
+    digest = hashlib.sha256()
+    for path, leaf in tree_paths(tree):
+        tensor = leaf.detach().cpu().contiguous()
+        digest.update(f"{path}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_equal_on_all_ranks(tree: Any, world: World, what: str) -> None:
+    """Raise ``UserError`` on every rank unless all hold the same bytes."""
+    digests = gather(tree_digest(tree), world)
+    different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
+    if different:
+        raise UserError(
+            f"{what} differs between ranks: ranks {different} do not hold what rank 0 holds. Training "
+            "would compute nonsense, so it stops. All ranks must run the same versions of torch and "
+            "shufflenet-fn on the same kind of device."
+        )

@@ -1,0 +1,129 @@
+"""Starting one process per device through torch elastic, and bringing back one clear error."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import logging
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from shufflenet_fn.distributed.world import World, world_from_environment
+from shufflenet_fn_backends.errors import UserError
+
+A = TypeVar("A")
+R = TypeVar("R")
+
+DEFAULT_PORT = 29688
+"""Where machines meet if only an address is given: the port that the original has fixed."""
+
+
+class Nodes(NamedTuple):
+    """``num_nodes`` machines, of which this is number ``rank``. ``endpoint`` is HOST:PORT of machine 0."""
+
+    num_nodes: int = 1
+    rank: int = 0
+    endpoint: str | None = None
+
+
+class RankFailed(UserError):
+    """A rank ended with an error. Carries that rank's exit code."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.exit_code = code  # type: ignore[misc]  # a class default, overridden per instance
+
+
+def launch(
+    entry: Callable[[A, World], R], argument: A, *, processes: int, nodes: Nodes | None = None
+) -> R:
+    """Run ``entry(argument, world)`` in ``processes`` processes of this machine; the result of the first.
+
+    ``entry`` and ``argument`` are pickled: a module-level function and plain values. When one rank
+    fails, the others are stopped and the first failure is raised here.
+
+    Raises:
+        RankFailed: what the first failing rank said, with its exit code.
+    """
+    # Imported here: it takes a second, and a run on one device never needs it.
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    nodes = nodes or Nodes()
+    single = nodes.num_nodes == 1
+    with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as errors, _quiet_elastic():
+        config = LaunchConfig(
+            min_nodes=nodes.num_nodes,
+            max_nodes=nodes.num_nodes,
+            nproc_per_node=processes,
+            run_id="shufflenet-fn",
+            rdzv_backend="c10d" if single else "static",
+            rdzv_endpoint="localhost:0" if single else str(nodes.endpoint),
+            rdzv_configs={} if single else {"rank": nodes.rank},
+            max_restarts=0,
+            monitor_interval=0.1,
+            start_method="spawn",
+            logs_specs=DefaultLogsSpecs(),
+        )
+        try:
+            results: dict[int, R] = elastic_launch(config, _worker)(entry, argument, errors)
+        except ChildFailedError as failure:
+            raise _first_failure(Path(errors), failure.failures) from None
+    return results[min(results)]
+
+
+def _worker(entry: Callable[[A, World], R], argument: A, errors: str) -> R:
+    _die_with_parent()
+    world = world_from_environment()
+    if world is None:
+        raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
+    try:
+        return entry(argument, world)
+    except UserError as error:
+        report = {"time": time.time(), "rank": world.rank, "message": str(error)}
+        report["exit_code"] = error.exit_code
+        (Path(errors) / f"{world.rank}.json").write_text(json.dumps(report))
+        raise SystemExit(error.exit_code) from None
+
+
+def _first_failure(errors: Path, failures: dict[int, Any]) -> RankFailed:
+    reports = [json.loads(file.read_text()) for file in errors.glob("*.json")]
+    if reports:
+        first = min(reports, key=lambda report: report["time"])
+        return RankFailed(f"{first['message']} (rank {first['rank']})", first["exit_code"])
+    rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
+    code = failure.exitcode
+    if code < 0:
+        name = signal.Signals(-code).name
+        reason = f"was killed by {name}" + (
+            ", as the kernel does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
+        )
+    else:
+        reason = f"ended with exit code {code}; its traceback is above"
+    return RankFailed(f"rank {rank} {reason}. The other ranks were stopped.", 1)
+
+
+def _die_with_parent() -> None:
+    """Have the kernel end this process when the launcher goes, however that happens."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _quiet_elastic() -> Iterator[None]:
+    """Without elastic's own log lines: what they tell is raised as one error instead."""
+    logger = logging.getLogger("torch.distributed.elastic")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,67 @@
+"""The mean over ranks of everything that a step shares, by one collective per dtype."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from shufflenet_fn.training.step import Reduce, Reducible
+from shufflenet_fn.tree import tree_leaves, tree_lists, tree_unflatten
+
+T = TypeVar("T")
+
+
+def mean_over_ranks(
+    world_size: int,
+    rank: int,
+    *,
+    bn_stats: str = "mean",
+    on_seconds: Callable[[float], None] = lambda seconds: None,
+) -> Reduce:
+    """The ``reduce`` of ``make_train_step`` for ``world_size`` ranks of the default process group.
+
+    The algorithm of ``DistributedDataParallel``: gradients are divided by the number of ranks before
+    they are summed. They travel together with running statistics, metrics and flags in one flat buffer
+    per dtype, so a step costs one collective (9 MB for x1_0 in float32).
+
+    Args:
+        world_size: number of ranks.
+        rank: of this process.
+        bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0,
+            as the original kept them, at no further cost.
+        on_seconds: told how long this process spent in the collective.
+    """
+
+    def reduce(tree: Reducible) -> Reducible:
+        if bn_stats == "rank0":
+            # The sum below divides by world_size: only rank 0 contributes, and does so in full.
+            weight = float(world_size) if rank == 0 else 0.0
+            tree = tree._replace(
+                batch_stats=tree_lists(lambda s: torch._foreach_mul(s, weight), tree.batch_stats)
+            )
+        return all_reduce_mean(tree, world_size, on_seconds=on_seconds)
+
+    return reduce
+
+
+def all_reduce_mean(
+    tree: T, world_size: int, *, on_seconds: Callable[[float], None] = lambda seconds: None
+) -> T:
+    """The mean over ranks of every leaf of any tree. Leaves of the result are views of flat buffers."""
+    leaves = tree_leaves(tree)
+    reduced: list[Tensor] = list(leaves)
+    for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
+        members = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
+        flat = torch.cat([leaves[i].reshape(-1) for i in members]).div_(world_size)
+        start = time.perf_counter()
+        dist.all_reduce(flat)
+        on_seconds(time.perf_counter() - start)
+        parts = torch.split(flat, [leaves[i].numel() for i in members])
+        for i, part in zip(members, parts, strict=True):
+            reduced[i] = part.view(leaves[i].shape)
+    return tree_unflatten(tree, reduced)

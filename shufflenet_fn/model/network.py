@@ -1,0 +1,179 @@
+"""ShuffleNetV2 as pure functions, written as in the paper over a backend's primitives.
+
+N images, C channels, H×W pixels; activations NCHW, weights OIHW.
+Reference: Ma, Zhang, Zheng, Sun, "ShuffleNet V2", 2018, arXiv:1807.11164, figure 3 (c, d) and table 5.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.running_stats import MomentsTree, update_running_stats
+from shufflenet_fn.model.variables import BatchStats, Variables
+from shufflenet_fn.precision import Policy
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+
+
+class _Context(NamedTuple):
+    backend: Backend[Any]
+    eps: float
+    train: bool
+
+
+def apply(
+    config: ShuffleNetConfig,
+    variables: Variables,
+    x: Tensor,
+    *,
+    train: bool = False,
+    backend: Backend[Any] = REFERENCE,
+    policy: Policy | None = None,
+) -> tuple[Tensor, BatchStats]:
+    """The network's output and the batch statistics after it. Nothing is mutated.
+
+    Args:
+        config: the architecture that ``variables`` belong to.
+        variables: as from ``init`` or ``from_torchvision``.
+        x: images, normalised, (N, 3, H, W), floating point; H and W of any size from 1 up, 224 in the
+            paper.
+        train: normalise with the batch's own statistics and return updated running ones; otherwise
+            normalise with the running statistics and return them as they are.
+        backend: the primitives to compute with.
+        policy: dtypes to compute in (``get_policy``); ``None`` computes in the dtype of the arguments.
+
+    Returns:
+        ``logits`` (N, num_classes) and ``batch_stats``, in training as in evaluation.
+
+    Raises:
+        ValueError: ``x`` is not (N, 3, H, W).
+
+    Example:
+        >>> logits, batch_stats = apply(config, variables, torch.zeros(2, 3, 64, 64), train=True)
+        >>> logits.shape
+        torch.Size([2, 10])
+    """
+    logits, moments = forward(config, variables, x, train=train, backend=backend, policy=policy)
+    if not train:
+        return logits, variables.batch_stats
+    return logits, update_running_stats(config, variables.batch_stats, moments)
+
+
+def forward(
+    config: ShuffleNetConfig,
+    variables: Variables,
+    x: Tensor,
+    *,
+    train: bool,
+    backend: Backend[Any],
+    policy: Policy | None,
+) -> tuple[Tensor, MomentsTree]:
+    """``apply`` before the running statistics are updated: the logits and the batch's own moments.
+
+    The train step uses it to update the statistics of all layers at once, outside ``grad``.
+    """
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    if policy is None:
+        return _forward(config, variables, x, train=train, backend=backend)
+    params = policy.cast_params(variables.params)
+    with policy.autocast(x.device.type):
+        logits, moments = _forward(
+            config,
+            Variables(params, variables.batch_stats),
+            policy.cast_input(x),
+            train=train,
+            backend=backend,
+        )
+    return policy.cast_output(logits), moments
+
+
+def _forward(
+    config: ShuffleNetConfig,
+    variables: Variables,
+    x: Tensor,
+    *,
+    train: bool,
+    backend: Backend[Any],
+) -> tuple[Tensor, MomentsTree]:
+    ctx = _Context(backend, config.bn_eps, train)
+    params, stats = variables
+    moments: MomentsTree = {}
+    y, moments["conv1"] = _conv_bn(ctx, params["conv1"], stats["conv1"], x, kernel=3, stride=2)
+    y = backend.max_pool2d(y, kernel=3, stride=2, padding=1)
+    for stage in ("stage2", "stage3", "stage4"):
+        y, moments[stage] = _stage(ctx, params[stage], stats[stage], y)
+    y, moments["conv5"] = _conv_bn(ctx, params["conv5"], stats["conv5"], y)
+    features = backend.to_tensor(y).mean((2, 3))
+    return nnf.linear(features, params["fc"]["weight"], params["fc"]["bias"]), moments
+
+
+def _stage(
+    ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
+) -> tuple[Any, MomentsTree]:
+    moments: MomentsTree = {}
+    x, moments["0"] = _downsampling_unit(ctx, params["0"], stats["0"], x)
+    for unit in range(1, len(params)):
+        key = str(unit)
+        x, moments[key] = _basic_unit(ctx, params[key], stats[key], x)
+    return x, moments
+
+
+def _basic_unit(
+    ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
+) -> tuple[Any, MomentsTree]:
+    """Figure 3 (c): half of the channels pass, the other half goes through the branch."""
+    x1, x2 = ctx.backend.channel_split(x)
+    y, moments = _branch2(ctx, params["branch2"], stats["branch2"], x2, stride=1)
+    return ctx.backend.channel_shuffle(x1, y), {"branch2": moments}
+
+
+def _downsampling_unit(
+    ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
+) -> tuple[Any, MomentsTree]:
+    """Figure 3 (d): both branches see all channels; resolution halves."""
+    p, s = params["branch1"], stats["branch1"]
+    y1, dw = _conv_bn(ctx, p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)
+    y1, pw = _conv_bn(ctx, p["pw"], s["pw"], y1)
+    y2, moments = _branch2(ctx, params["branch2"], stats["branch2"], x, stride=2)
+    return ctx.backend.channel_shuffle(y1, y2), {
+        "branch1": {"dw": dw, "pw": pw},
+        "branch2": moments,
+    }
+
+
+def _branch2(
+    ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any, *, stride: int
+) -> tuple[Any, MomentsTree]:
+    x, pw1 = _conv_bn(ctx, params["pw1"], stats["pw1"], x)
+    x, dw = _conv_bn(
+        ctx, params["dw"], stats["dw"], x, kernel=3, stride=stride, depthwise=True, relu=False
+    )
+    x, pw2 = _conv_bn(ctx, params["pw2"], stats["pw2"], x)
+    return x, {"pw1": pw1, "dw": dw, "pw2": pw2}
+
+
+def _conv_bn(
+    ctx: _Context,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    x: Any,
+    *,
+    kernel: int = 1,
+    stride: int = 1,
+    depthwise: bool = False,
+    relu: bool = True,
+) -> tuple[Any, Any]:
+    """Output and, in training, the batch's ``Moments`` (an empty dict in evaluation)."""
+    weight, bn = params["conv"]["weight"], params["bn"]
+    groups = weight.shape[0] if depthwise else 1
+    y = ctx.backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
+    if ctx.train:
+        return ctx.backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=ctx.eps, relu=relu)
+    mean, var = stats["bn"]["mean"], stats["bn"]["var"]
+    y = ctx.backend.batch_norm_eval(y, bn["weight"], bn["bias"], mean, var, eps=ctx.eps, relu=relu)
+    return y, {}

@@ -1,0 +1,86 @@
+"""Running statistics of batch norm, as values: old statistics and the batch's moments in, new ones out.
+
+torch's conventions: ``running = (1 - momentum) * running + momentum * batch`` with momentum 0.1, and the
+*unbiased* batch variance n/(n-1) enters the running one, although the biased one normalises.
+The two functions compute the same; which one fits depends on where it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.variables import BatchStats
+from shufflenet_fn_backends.primitives import Moments
+
+MomentsTree = dict[str, Any]
+"""``Moments`` at the paths where ``batch_stats`` has ``{"bn": {"mean", "var"}}``."""
+
+
+def update_running_stats(
+    config: ShuffleNetConfig, batch_stats: BatchStats, moments: MomentsTree
+) -> BatchStats:
+    """New running statistics, tensor by tensor: composes with every ``torch.func`` transform."""
+    momentum, eps = config.bn_momentum, config.bn_eps
+
+    def visit(stats: dict[str, Any], batch: Any) -> dict[str, Any]:
+        if not isinstance(batch, Moments):
+            return {key: visit(stats[key], batch[key]) for key in stats}
+        mean, var = stats["bn"]["mean"], stats["bn"]["var"]
+        batch_var = (batch.invstd.pow(-2) - eps) * _bessel(batch.count)
+        return {
+            "bn": {
+                "mean": torch.lerp(mean, batch.mean.to(mean.dtype), momentum),
+                "var": torch.lerp(var, batch_var.to(var.dtype), momentum),
+            }
+        }
+
+    return visit(batch_stats, moments)
+
+
+def update_running_stats_foreach(
+    config: ShuffleNetConfig, batch_stats: BatchStats, moments: MomentsTree
+) -> BatchStats:
+    """The same in a handful of launches for all layers together, for use outside transforms.
+
+    (``torch._foreach_*`` has no batching rule, so this cannot run under ``vmap``.)
+    """
+    layers = _pairs(batch_stats, moments)
+    means = [stats["mean"] for stats, _ in layers]
+    variances = [stats["var"] for stats, _ in layers]
+    batch_variances = torch._foreach_pow([batch.invstd for _, batch in layers], -2.0)
+    torch._foreach_sub_(batch_variances, config.bn_eps)
+    torch._foreach_mul_(batch_variances, [_bessel(batch.count) for _, batch in layers])
+    batch_means = [batch.mean for _, batch in layers]
+    new_means = torch._foreach_lerp(means, _like(batch_means, means), config.bn_momentum)
+    new_variances = torch._foreach_lerp(
+        variances, _like(batch_variances, variances), config.bn_momentum
+    )
+    new = iter(zip(new_means, new_variances, strict=True))
+    return _rebuild(batch_stats, new)
+
+
+def _pairs(stats: dict[str, Any], moments: Any) -> list[tuple[dict[str, Tensor], Moments]]:
+    if isinstance(moments, Moments):
+        return [(stats["bn"], moments)]
+    return [pair for key in stats for pair in _pairs(stats[key], moments[key])]
+
+
+def _rebuild(stats: dict[str, Any], new: Any) -> dict[str, Any]:
+    if "bn" in stats:
+        mean, var = next(new)
+        return {"bn": {"mean": mean, "var": var}}
+    return {key: _rebuild(stats[key], new) for key in stats}
+
+
+def _like(tensors: list[Tensor] | tuple[Tensor, ...], others: list[Tensor]) -> list[Tensor]:
+    return [a.to(b.dtype) for a, b in zip(tensors, others, strict=True)]
+
+
+def _bessel(count: int) -> float:
+    # One value per channel has no unbiased variance; torch takes the biased one times 1/0 = inf there,
+    # which would poison the running statistics for good.
+    return count / (count - 1) if count > 1 else 1.0

@@ -1,0 +1,150 @@
+"""From settings to the functions and values that the loop needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.data.device_ops import normalizer
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn.model.config import ShuffleNetConfig, get_config
+from shufflenet_fn.model.variables import Variables, init, init_classifier
+from shufflenet_fn.precision import Policy, get_policy
+from shufflenet_fn.run.job import precision_name
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.training.loss_scale import LossScaling, parse_loss_scaling
+from shufflenet_fn.training.optim import (
+    GradientTransformation,
+    chain,
+    clip_by_global_norm,
+    decay_all,
+    decay_weights,
+    sgd,
+)
+from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
+from shufflenet_fn.tree import tree_cast, tree_to
+from shufflenet_fn_backends.runtimes.base import Runtime
+
+
+class InitialVariables(NamedTuple):
+    """``notes`` say where the weights came from."""
+
+    variables: Variables
+    notes: list[str]
+
+
+def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
+    """The learning-rate schedule that ``--schedule`` names."""
+    base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warm_up_epochs
+    total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
+    match settings.schedule:
+        case "epoch-cosine":
+            return epoch_cosine(
+                base, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup
+            )
+        case "cosine":
+            return cosine(base, total_steps=total, warmup_steps=warmup_steps)
+        case "linear":
+            return linear(base, total_steps=total, warmup_steps=warmup_steps)
+        case "constant":
+            return constant(base)
+        case other:
+            raise ValueError(f"no schedule {other!r}")
+
+
+def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTransformation:
+    """SGD as the settings say, behind clipping if asked for."""
+    optimizer = sgd(
+        schedule,
+        momentum=settings.momentum,
+        nesterov=settings.nesterov,
+        weight_decay=settings.weight_decay,
+        decay=decay_all if settings.decay_on == "all" else decay_weights,
+    )
+    if settings.clip_norm is None:
+        return optimizer
+    return chain(clip_by_global_norm(settings.clip_norm), optimizer)
+
+
+def build_precision(settings: TrainSettings) -> tuple[Policy, LossScaling]:
+    """Policy and loss scaling; ``--loss-scale auto`` is dynamic where float16 is computed in."""
+    policy = get_policy(precision_name(settings))
+    if settings.loss_scale != "auto":
+        return policy, parse_loss_scaling(settings.loss_scale)
+    return policy, LossScaling("dynamic" if policy.compute_dtype == torch.float16 else "none")
+
+
+def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTransform]:
+    """Augmentation for training, resize and crop for evaluation."""
+    size = settings.image_size
+    return (
+        TrainTransform(
+            size,
+            scale=(settings.crop_scale, 1.0),
+            jitter=settings.color_jitter,
+            flip=settings.flip,
+        ),
+        EvalTransform(settings.eval_resize or math.ceil(size * 256 / 224), size),
+    )
+
+
+def build_prepare(
+    memory_format: torch.memory_format, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """uint8 images to normalised float32 ones in the given layout, on the device."""
+    normalise = normalizer(device=device)
+    return lambda images: normalise(images.contiguous(memory_format=memory_format))
+
+
+def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
+    """The layout that ``--memory-format`` names; ``auto`` is the runtime's."""
+    named = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
+    return named.get(name, runtime.memory_format)
+
+
+def build_variables(
+    settings: TrainSettings, config: ShuffleNetConfig, policy: Policy, device: torch.device
+) -> InitialVariables:
+    """Fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
+    generator = torch.Generator().manual_seed(settings.seed)
+    if settings.pretrained is None:
+        variables, notes = init(config, generator), [f"weights: fresh, from seed {settings.seed}"]
+    else:
+        variables, notes = load_pretrained(Path(settings.pretrained), config, generator)
+    params = tree_cast(variables.params, policy.param_dtype)
+    return InitialVariables(tree_to(Variables(params, variables.batch_stats), device), notes)
+
+
+def load_pretrained(
+    path: Path, config: ShuffleNetConfig, generator: torch.Generator
+) -> InitialVariables:
+    """Weights from ``path``. A head of another width is replaced by a fresh one, and that is said."""
+    state_dict = read_state_dict(path)
+    head = next((v for k, v in state_dict.items() if k.endswith("fc.weight")), None)
+    width = config.num_classes if head is None else head.shape[0]
+    found = from_torchvision(state_dict, _with_classes(config, width))
+    found = tree_cast(found, torch.float32)
+    notes = [f"weights: from {path}"]
+    if width != config.num_classes:
+        found.params["fc"] = init_classifier(config, generator)
+        notes.append(
+            f"the classifier in {path} has {width} classes; it was replaced by a fresh one of "
+            f"{config.num_classes}"
+        )
+    return InitialVariables(found, notes)
+
+
+def build_config(settings: TrainSettings, num_classes: int) -> ShuffleNetConfig:
+    return get_config(settings.arch, num_classes=num_classes)
+
+
+def _with_classes(config: ShuffleNetConfig, num_classes: int) -> ShuffleNetConfig:
+    return replace(config, num_classes=num_classes)

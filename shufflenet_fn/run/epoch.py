@@ -1,0 +1,125 @@
+"""The training steps of one epoch, timed and read back two steps late."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+
+from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.run.events import EpochTrained, StepDone, StepTimes
+from shufflenet_fn.run.meters import EpochMeter
+from shufflenet_fn.run.training import Training
+from shufflenet_fn.training.step import Examples, Flags, Metrics, no_flags
+from shufflenet_fn_backends.errors import UserError
+
+READ_BACK = 2
+"""Steps between computing a value on the device and reading it on the host, so that neither waits."""
+
+MAX_SKIPPED = 100
+"""Consecutive skipped updates after which a run counts as diverged."""
+
+
+class Pending(NamedTuple):
+    """A step whose metrics have not been read back yet."""
+
+    step: int
+    times: StepTimes
+    metrics: Metrics
+    flags: Flags
+
+
+def train_epoch(
+    run: Training, batches: Iterator[Batch], epoch: int, steps: range, stop: int
+) -> EpochMeter:
+    """Take ``steps`` (numbers over all epochs) of ``epoch``; ``run.state`` is the state after them.
+
+    Args:
+        run: what to train with.
+        batches: the loader, standing at the first of ``steps``.
+        epoch: its number, from 0.
+        steps: steps to take.
+        stop: the step at which the whole run ends, for the estimate of the time left.
+
+    Raises:
+        UserError: the loss is no longer finite.
+    """
+    meter = EpochMeter(run.global_batch, len(steps))
+    pending: deque[Pending] = deque()
+    flags = no_flags(run.device)
+    streak = 0
+    for step in steps:
+        start = time.perf_counter()
+        batch: Batch = next(batches)
+        loaded = time.perf_counter()
+        examples = Examples(
+            batch.images.to(run.device, non_blocking=True),
+            batch.labels.to(run.device, non_blocking=True),
+        )
+        uploaded = time.perf_counter()
+        run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
+        if len(pending) == READ_BACK:
+            streak = _read_back(run, meter, pending.popleft(), epoch, steps, stop, streak)
+        total, reduce = time.perf_counter() - start, run.clock.take()
+        data, upload = loaded - start, uploaded - loaded
+        times = StepTimes(total, data, upload, total - data - upload - reduce, reduce)
+        pending.append(Pending(step, times, metrics, flags_out))
+    while pending:
+        streak = _read_back(run, meter, pending.popleft(), epoch, steps, stop, streak)
+    if run.world.is_main:
+        run.reporter.event(
+            EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
+        )
+    return meter
+
+
+def _read_back(
+    run: Training,
+    meter: EpochMeter,
+    done: Pending,
+    epoch: int,
+    steps: range,
+    stop: int,
+    streak: int,
+) -> int:
+    """Account for a finished step; returns how many updates in a row were skipped up to it."""
+    loss = float(done.metrics.loss)
+    values = (loss, 100 * float(done.metrics.accuracy1), 100 * float(done.metrics.accuracy5))
+    skipped = float(done.flags.skipped) > 0
+    streak = streak + 1 if skipped else 0
+    if (not skipped and not math.isfinite(loss)) or streak >= MAX_SKIPPED:
+        raise UserError(
+            f"training diverged: the loss is {loss} at step {done.step} (epoch {epoch}), with learning "
+            f"rate {_learning_rate(run, done.step):.4g}. Lower --learning-rate, lengthen "
+            "--warm-up-epochs, or clip with --clip-norm 1; the checkpoints of earlier epochs are kept "
+            f"in {run.job.run_dir}/checkpoints."
+        )
+    meter.add(done.times, values, skipped)
+    number = done.step - epoch * run.steps_per_epoch
+    due = number % run.job.settings.print_freq == 0 or done.step == steps[-1]
+    if run.world.is_main and due:
+        fps = meter.fps
+        run.reporter.event(
+            StepDone(
+                done.step,
+                epoch,
+                number,
+                *values,
+                *meter.mean_metrics,
+                learning_rate=_learning_rate(run, done.step),
+                times=done.times,
+                mean_times=meter.mean_times,
+                fps=fps,
+                eta_s=None if fps is None else (stop - done.step - 1) * run.global_batch / fps,
+                skipped=meter.skipped,
+            )
+        )
+    return streak
+
+
+def _learning_rate(run: Training, step: int) -> float:
+    return float(run.schedule(torch.tensor(step)))

@@ -1,0 +1,50 @@
+"""Exact evaluation over all ranks: every sample once, nothing padded, nothing dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+
+from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.distributed.group import gather
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.training.step import EvalStep, EvalSums, Examples
+
+
+class Scores(NamedTuple):
+    """Mean loss, accuracies in percent, and the number of images they are over."""
+
+    loss: float
+    accuracy1: float
+    accuracy5: float
+    num_images: int
+
+
+def evaluate(
+    eval_step: EvalStep,
+    variables: Variables,
+    batches: Iterable[Batch],
+    *,
+    device: torch.device,
+    world: World,
+) -> Scores:
+    """Scores over the shares of all ranks. ``batches`` is this rank's share (``eval_loader``).
+
+    Ranks may have different numbers of batches, so there is one exchange at the end and none before.
+    Sums are added in rank order in float64: the same on every rank.
+    """
+    sums: list[tuple[EvalSums, int]] = []
+    for batch in batches:
+        examples = Examples(batch.images.to(device), batch.labels.to(device))
+        sums.append((eval_step(variables, examples), batch.labels.shape[0]))
+    local = (
+        sum(float(s.loss) for s, _ in sums),
+        sum(int(s.correct1) for s, _ in sums),
+        sum(int(s.correct5) for s, _ in sums),
+        sum(count for _, count in sums),
+    )
+    loss, top1, top5, count = (sum(column) for column in zip(*gather(local, world), strict=True))
+    return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count))

@@ -1,0 +1,125 @@
+"""What a run tells those who watch it: the display, the log file, the metrics file."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+
+class StepTimes(NamedTuple):
+    """Seconds of one step, or their means. ``total`` is what FPS is made of; the rest is its split.
+
+    ``data``: waiting for the loader. ``upload``: host to device. ``reduce``: in the collective.
+    ``compute``: everything else. On an accelerator the split is the host's view: work that is still
+    queued shows up where the host next waits for the device.
+    """
+
+    total: float
+    data: float
+    upload: float
+    compute: float
+    reduce: float
+
+
+class RunStarted(NamedTuple):
+    """Everything that was decided before the first step. ``facts``: label and value, to be shown."""
+
+    run_dir: str
+    device: str
+    epochs: int
+    steps_per_epoch: int
+    first_step: int
+    total_steps: int
+    global_batch: int
+    facts: list[tuple[str, str]]
+
+
+class StepDone(NamedTuple):
+    """Reported every ``print_freq`` steps. ``step`` counts from 0 over all epochs.
+
+    Loss and accuracies (percent) are of the last step read back and, ``mean_*``, of the epoch so far.
+    ``times`` are the last step's, ``mean_times`` the epoch's so far. ``fps`` and ``eta_s`` are ``None``
+    until there is a step to measure.
+    """
+
+    step: int
+    epoch: int
+    step_in_epoch: int
+    loss: float
+    accuracy1: float
+    accuracy5: float
+    mean_loss: float
+    mean_accuracy1: float
+    mean_accuracy5: float
+    learning_rate: float
+    times: StepTimes
+    mean_times: StepTimes
+    fps: float | None
+    eta_s: float | None
+    skipped: int
+
+
+class EpochTrained(NamedTuple):
+    """The training part of an epoch is over. ``fps`` is the original's FPS@all."""
+
+    epoch: int
+    loss: float
+    accuracy1: float
+    accuracy5: float
+    fps: float | None
+    mean_times: StepTimes
+    skipped: int
+
+
+class Evaluated(NamedTuple):
+    """Exact over ``num_images`` images: each counted once. Accuracies in percent; ``weights``: raw or ema."""
+
+    epoch: int
+    loss: float
+    accuracy1: float
+    accuracy5: float
+    num_images: int
+    seconds: float
+    weights: str
+    is_best: bool
+
+
+class RunFinished(NamedTuple):
+    """``results`` is the content of ``results.json``; ``table`` that of ``results.md``."""
+
+    results: dict[str, Any]
+    table: str
+
+
+Event = RunStarted | StepDone | EpochTrained | Evaluated | RunFinished
+
+
+class Reporter(Protocol):
+    """Somebody who watches a run. Called on rank 0 only."""
+
+    def event(self, event: Event) -> None:
+        """Something happened."""
+
+    def note(self, text: str) -> None:
+        """A line for the user: a choice that was made, a file that was skipped."""
+
+    def warning(self, text: str) -> None:
+        """A line that the user should not miss."""
+
+
+class Reporters:
+    """Several reporters as one."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+
+    def event(self, event: Event) -> None:
+        for reporter in self._reporters:
+            reporter.event(event)
+
+    def note(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.note(text)
+
+    def warning(self, text: str) -> None:
+        for reporter in self._reporters:
+            reporter.warning(text)

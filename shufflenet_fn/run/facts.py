@@ -1,0 +1,42 @@
+"""The resolved run in a few lines, for the start of the log."""
+
+from __future__ import annotations
+
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.count import count_macs, count_params
+from shufflenet_fn.run.job import Job, precision_name
+from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.settings import TrainSettings
+
+
+def run_facts(
+    job: Job, config: ShuffleNetConfig, global_batch: int, threads: int, train_images: int
+) -> list[tuple[str, str]]:
+    """Label and value of what a user wants to see confirmed before a long run."""
+    settings = job.settings
+    macs = count_macs(config, height=settings.image_size, width=settings.image_size)
+    changed = [
+        f"{item.name}={getattr(settings, item.name)} [{job.resolved.origin[item.name]}]"
+        for item in declared(TrainSettings)
+        if job.resolved.origin.get(item.name, "default") != "default"
+    ]
+    return [
+        ("run directory", str(job.run_dir)),
+        (
+            "model",
+            f"{settings.arch}, {config.num_classes} classes, {count_params(config):,} parameters, "
+            f"{macs / 1e6:.1f} M multiply-accumulates at {settings.image_size}²",
+        ),
+        ("data", f"{settings.data}, {train_images:,} training images"),
+        (
+            "devices",
+            f"{job.world_size} × {job.device}, {threads} loader threads each",
+        ),
+        (
+            "batch",
+            f"{global_batch} images per update, {settings.batch_size // job.world_size} per device "
+            "and pass",
+        ),
+        ("precision", precision_name(settings)),
+        ("settings", ", ".join(changed) or "all defaults"),
+    ]

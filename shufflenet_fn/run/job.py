@@ -1,0 +1,221 @@
+"""What to run, decided and checked before any process is started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.checkpoint.store import checkpoints, pointed_to, verify
+from shufflenet_fn.data.demo import ensure_demo
+from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
+from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.run.directory import CONFIG
+from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.presets import PRESETS
+from shufflenet_fn.run.resolve import Resolved, checked
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.training.loss_scale import parse_loss_scaling
+from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+
+
+class Job(NamedTuple):
+    """Everything a worker process needs; picklable.
+
+    ``devices``: the local device numbers, one process each. ``notes`` and ``warnings`` are shown at the
+    start. ``resume``: the checkpoint to start from.
+    """
+
+    resolved: Resolved
+    device: str
+    devices: tuple[int, ...]
+    run_dir: Path
+    resume: Path | None
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def settings(self) -> TrainSettings:
+        return self.resolved.settings
+
+    @property
+    def world_size(self) -> int:
+        return self.settings.world_size * len(self.devices)
+
+
+def plan_job(resolved: Resolved) -> Job:
+    """Check ``resolved`` against this machine and its data. The run directory is not made yet.
+
+    Raises:
+        UsageError, DeviceError: with the one thing that is wrong.
+    """
+    settings = resolved.settings
+    runtime, reason = select_runtime(settings.device)
+    devices = _device_numbers(settings, runtime.device_count())
+    check_device_indices(runtime, list(devices))
+    if settings.dist_backend not in ("auto", runtime.dist_backend):
+        raise UsageError(
+            f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
+            f"collectives are {runtime.dist_backend}. Leave the option out."
+        )
+    notes = [reason, select_backend(settings.backend, runtime.name).reason]
+    warnings = []
+    if runtime.name == "cpu" and len(devices) > runtime.device_count():
+        warnings.append(
+            f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
+            f"--devices {runtime.device_count()}."
+        )
+    preset = PRESETS.get(resolved.preset or "")
+    if preset is not None:
+        notes.append(f"preset {resolved.preset}: {preset.source}")
+        if preset.warning:
+            warnings.append(f"preset {resolved.preset}: {preset.warning}")
+    get_policy(precision_name(settings))
+    if settings.loss_scale != "auto":
+        parse_loss_scaling(settings.loss_scale)
+    world_size = settings.world_size * len(devices)
+    rank_batch_size(settings.batch_size, world_size)
+    train, _ = open_data(settings)
+    steps_per_epoch(len(train), global_batch(settings, world_size))
+    num_classes_of(settings, train)
+    return Job(
+        resolved=resolved,
+        device=runtime.name,
+        devices=devices,
+        run_dir=Path(),
+        resume=None,
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def open_data(settings: TrainSettings) -> tuple[ImageFolder, ImageFolder]:
+    """The training and validation split that ``--data`` names."""
+    if settings.data is None:
+        raise UsageError(
+            "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+            "--data demo (or --preset demo) for the built-in set."
+        )
+    return open_train_val(ensure_demo() if settings.data == "demo" else Path(settings.data))
+
+
+def num_classes_of(settings: TrainSettings, train: ImageFolder) -> int:
+    """Width of the classifier: as asked for, else the number of classes in the data."""
+    found = len(train.classes)
+    if settings.num_classes is None:
+        return found
+    if settings.num_classes < found:
+        raise UsageError(
+            f"--num-classes {settings.num_classes} is less than the {found} classes in "
+            f"{train.root}. Leave it out, or give at least {found}."
+        )
+    return settings.num_classes
+
+
+def accumulation(settings: TrainSettings, world_size: int) -> int:
+    """Lanes per device. ``--benchmark 1`` is the original's: up to 2048 images per device and update."""
+    if settings.benchmark == 0:
+        return settings.accumulate
+    return max(1, 2048 // rank_batch_size(settings.batch_size, world_size))
+
+
+def global_batch(settings: TrainSettings, world_size: int) -> int:
+    """Images per update, over all devices."""
+    return settings.batch_size * accumulation(settings, world_size)
+
+
+def precision_name(settings: TrainSettings) -> str:
+    """The precision in effect: ``--precision``, or ``--opt-level`` with ``--amp``, or O0."""
+    if settings.precision:
+        return settings.precision
+    return settings.opt_level if settings.amp else "O0"
+
+
+def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path | None, list[str]]:
+    """Settings, checkpoint, run directory and notes for ``--resume path``.
+
+    ``path`` is a run directory or one of its checkpoints. The run's own settings are used again; what
+    the command line gives explicitly (``given``) replaces them and is named in the notes. Of a run
+    directory the newest undamaged checkpoint is taken.
+
+    Raises:
+        UsageError: nothing to resume there, or a checkpoint of another architecture.
+        UserError: all checkpoints are damaged.
+    """
+    checkpoint, manifest, notes = find_checkpoint(path)
+    stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
+    known = {item.name for item in declared(TrainSettings)}
+    settings = TrainSettings(**{key: stored[key] for key in stored if key in known})
+    wanted = {key: value for key, value in given.items() if key != "resume"}
+    changed = checked(replace(settings, **wanted))
+    if changed.arch != settings.arch:
+        raise UsageError(
+            f"the checkpoint {checkpoint} is of {settings.arch}, not of {changed.arch}. Leave --arch out, "
+            "or start a new run with --arch and without --resume."
+        )
+    for name in wanted:
+        if getattr(changed, name) != getattr(settings, name):
+            notes.append(
+                f"{name} changes at the resume from {getattr(settings, name)!r} to "
+                f"{getattr(changed, name)!r}"
+            )
+            origin[name] = "command line, at the resume"
+    run_dir = checkpoint.parent.parent
+    resolved = Resolved(changed, origin, manifest["preset"])
+    return resolved, checkpoint, run_dir if (run_dir / CONFIG).exists() else None, notes
+
+
+def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest undamaged checkpoint of a run directory, or ``path`` itself if it is a checkpoint.
+
+    Returns its path, its manifest, and a note on every damaged one that was passed over.
+    """
+    if not path.is_dir():
+        raise UsageError(f"nothing to resume at {path}: there is no such directory.")
+    if (path / "manifest.json").exists():
+        return path, verify(path), []
+    folder = path / "checkpoints"
+    candidates = checkpoints(folder)
+    latest = pointed_to(folder, "latest")
+    if latest in candidates:
+        candidates.remove(latest)
+        candidates.insert(0, latest)
+    if not candidates:
+        raise UsageError(
+            f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
+            "below checkpoints/."
+        )
+    notes: list[str] = []
+    for candidate in candidates:
+        try:
+            return candidate, verify(candidate), notes
+        except UserError as error:
+            notes.append(f"skipped: {error}")
+    raise UserError(f"every checkpoint in {folder} is damaged. " + " ".join(notes))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file that this library wrote."""
+    return json.loads(path.read_text())
+
+
+def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
+    if settings.device_list is not None:
+        try:
+            numbers = tuple(int(part) for part in settings.device_list.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise UsageError(
+                f"--device-list {settings.device_list!r} must be different device numbers with commas "
+                "between them, such as 0,1,2."
+            )
+        return numbers
+    if settings.devices is None and settings.multiprocessing_distributed:
+        return tuple(range(max(1, available)))
+    return tuple(range(settings.devices or 1))

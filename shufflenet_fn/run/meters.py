@@ -1,0 +1,54 @@
+"""Times and metrics of an epoch, and the original's definition of FPS."""
+
+from __future__ import annotations
+
+from shufflenet_fn.run.events import StepTimes
+
+SKIPPED_STEPS = 10
+
+
+class EpochMeter:
+    """Collects the steps of one epoch.
+
+    FPS is the original's: global batch / mean step time, waiting for data included, without the first
+    10 steps of the epoch. An epoch of 10 steps or fewer skips only its first step, where the original
+    prints nothing at all.
+    """
+
+    def __init__(self, global_batch: int, steps: int) -> None:
+        self._global_batch = global_batch
+        self._skip = SKIPPED_STEPS if steps > SKIPPED_STEPS else min(1, steps - 1)
+        self._seen = 0
+        self._timed = 0
+        self._times = [0.0] * len(StepTimes._fields)
+        self._sums = [0.0, 0.0, 0.0]
+        self.skipped = 0
+
+    def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
+        """One step: its times, its (loss, accuracy1, accuracy5), whether its update was skipped."""
+        self._seen += 1
+        if skipped:
+            # Its loss may be infinite; one such step must not blind the mean of the epoch.
+            self.skipped += 1
+        else:
+            self._sums = [a + b for a, b in zip(self._sums, metrics, strict=True)]
+        if self._seen > self._skip:
+            self._timed += 1
+            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
+
+    @property
+    def mean_metrics(self) -> tuple[float, float, float]:
+        """Mean (loss, accuracy1, accuracy5) of the steps that were not skipped."""
+        count = max(1, self._seen - self.skipped)
+        loss, accuracy1, accuracy5 = (total / count for total in self._sums)
+        return loss, accuracy1, accuracy5
+
+    @property
+    def mean_times(self) -> StepTimes:
+        """Mean of the measured steps; zeros before there is one."""
+        return StepTimes(*(total / max(1, self._timed) for total in self._times))
+
+    @property
+    def fps(self) -> float | None:
+        """Images per second over all devices; ``None`` before there is a measured step."""
+        return self._global_batch / self.mean_times.total if self._timed else None

@@ -1,0 +1,120 @@
+"""How a setting is declared: one place for its default, its flags, its limits and its help.
+
+The command line, the config file and the stored ``config.json`` are all read off these declarations, so a
+setting cannot exist in one of them only. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.names import suggestion
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting as a user can give it.
+
+    ``flags``: command-line spellings, ours first, then the original's. ``choices``: allowed values, empty
+    for any. ``minimum`` and ``maximum`` are inclusive, ``above`` and ``below`` exclusive.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    panel: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ``UsageError`` unless ``value`` is allowed."""
+        if value is None:
+            return
+        flag = self.flags[0]
+        if self.choices and value not in self.choices:
+            raise UsageError(
+                f"{flag} {value!r} is not valid{suggestion(str(value), self.choices)}. "
+                f"Choose one of: {', '.join(self.choices)}."
+            )
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            wrong = [
+                text
+                for bad, text in (
+                    (value != value, "a number"),
+                    (self.minimum is not None and value < self.minimum, f"at least {self.minimum}"),
+                    (self.maximum is not None and value > self.maximum, f"at most {self.maximum}"),
+                    (self.above is not None and value <= self.above, f"above {self.above}"),
+                    (self.below is not None and value >= self.below, f"below {self.below}"),
+                )
+                if bad
+            ]
+            if wrong:
+                raise UsageError(f"{flag} {value} is not valid: it must be {' and '.join(wrong)}.")
+
+
+def option(default: Any, *flags: str, help: str, panel: str, **limits: Any) -> Any:
+    """A dataclass field that carries its ``Option``."""
+    return dataclasses.field(
+        default=default, metadata={"option": Option(flags, help, panel, **limits)}
+    )
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field of a settings class: its name, plain type, whether ``None`` is allowed, default, option."""
+
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    option: Option
+
+
+def declared(settings: type) -> Iterator[Declared]:
+    """The declarations of a settings dataclass, in order."""
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        arguments = [a for a in typing.get_args(hints[field.name]) if a is not type(None)]
+        plain = arguments[0] if arguments else hints[field.name]
+        yield Declared(
+            name=field.name,
+            type=plain,
+            optional=bool(arguments),
+            default=field.default,
+            option=field.metadata["option"],
+        )
+
+
+def convert(item: Declared, value: Any, source: str) -> Any:
+    """``value`` from a config file in the declared type.
+
+    Raises:
+        UsageError: it is of another type.
+    """
+    if value is None and item.optional:
+        return None
+    if item.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if item.type is float and isinstance(value, str):
+        # YAML 1.1 reads 4e-5 as a string.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if item.type is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not item.type:
+        raise UsageError(
+            f"{item.name} in {source} is {value!r}, but must be {_NAMES.get(item.type, item.type)}."
+        )
+    return value
+
+
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}

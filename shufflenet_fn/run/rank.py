@@ -1,0 +1,65 @@
+"""One rank of a job, from the bare process to the results."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import torch
+
+from shufflenet_fn.distributed.group import process_group
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.events import Event, Reporter, Reporters
+from shufflenet_fn.run.files import RankLog, RunFiles
+from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.train import train
+from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import select_runtime
+
+
+class Silent:
+    """The reporter of ranks other than 0."""
+
+    def event(self, event: Event) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+    def warning(self, text: str) -> None:
+        pass
+
+
+def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
+    """Set up this process and train. ``display`` is used on rank 0 only; files are written besides."""
+    runtime = select_runtime(job.device).runtime
+    runtime.set_device(job.devices[world.local_rank])
+    threads = compute_threads(job, world)
+    torch.set_num_threads(threads)
+    # The log is opened inside the group: by then rank 0 has made the directory.
+    with process_group(world, runtime.dist_backend), contextlib.ExitStack() as stack:
+        log: RunFiles | RankLog
+        reporter: Reporter
+        if world.is_main:
+            log = stack.enter_context(contextlib.closing(RunFiles(job.run_dir)))
+            reporter = Reporters(display, log)
+        else:
+            log = stack.enter_context(contextlib.closing(RankLog(job.run_dir, world.rank)))
+            reporter = Silent()
+        log.note(
+            f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
+            f"{threads} compute threads"
+        )
+        try:
+            results = train(job, world, reporter)
+        except UserError as error:
+            log.note(f"error: {error}")
+            raise
+        log.note(f"rank {world.rank} is done")
+    return results
+
+
+def compute_threads(job: Job, world: World) -> int:
+    """``--threads``, or this process's share of the cores. The number decides the last bits of sums."""
+    return job.settings.threads or max(1, usable_cores() // world.local_size)

@@ -1,0 +1,128 @@
+"""From defaults, preset, config file and command line to one set of values, each with its origin."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.model.config import canonical_name
+from shufflenet_fn.run.options import convert, declared
+from shufflenet_fn.run.presets import get_preset
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.names import suggestion
+
+
+class Resolved(NamedTuple):
+    """``origin``: for each setting "default", "preset NAME", "FILE" or "command line"."""
+
+    settings: TrainSettings
+    origin: dict[str, str]
+    preset: str | None
+
+
+def resolve(
+    given: Mapping[str, Any], *, preset: str | None = None, config_file: Path | None = None
+) -> Resolved:
+    """Later ones win: defaults, preset, config file, ``given`` (the command line's explicit values).
+
+    A config file may name its preset under the key ``preset``.
+
+    Raises:
+        UsageError: an unknown name or a value that is not allowed.
+    """
+    from_file = read_config_file(config_file) if config_file else {}
+    preset = preset or from_file.pop("preset", None)
+    values: dict[str, Any] = {}
+    origin = {item.name: "default" for item in declared(TrainSettings)}
+    layers: list[tuple[str, Mapping[str, Any]]] = []
+    if preset:
+        layers.append((f"preset {preset}", get_preset(preset).values))
+    layers.append((str(config_file), from_file))
+    layers.append(("command line", given))
+    for source, layer in layers:
+        values.update(layer)
+        origin.update(dict.fromkeys(layer, source))
+    return Resolved(checked(TrainSettings(**values)), origin, preset)
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Settings from a YAML or JSON file: a flat mapping, or a run's ``config.json``.
+
+    Raises:
+        UsageError: it cannot be read, or has an unknown key or a value of the wrong type.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {path}: {error.strerror}.") from None
+    except yaml.YAMLError as error:
+        raise UsageError(f"the config file {path} is neither YAML nor JSON: {error}") from None
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        content = content["settings"]
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
+        )
+    known = {item.name: item for item in declared(TrainSettings)}
+    values: dict[str, Any] = {}
+    for key, value in content.items():
+        name = str(key).replace("-", "_")
+        if name == "preset":
+            values[name] = value
+        elif name in known:
+            values[name] = convert(known[name], value, str(path))
+        else:
+            raise UsageError(
+                f"unknown key {key!r} in the config file {path}{suggestion(name, known)}. "
+                f"Valid keys: preset, {', '.join(known)}."
+            )
+    return values
+
+
+def checked(settings: TrainSettings) -> TrainSettings:
+    """``settings`` with derived values filled in, or a ``UsageError`` for what cannot be."""
+    for item in declared(TrainSettings):
+        item.option.check(item.name, getattr(settings, item.name))
+    if settings.precision and settings.amp:
+        raise UsageError(
+            f"--precision {settings.precision} and --amp both choose the precision. "
+            "Drop one; --amp means --precision " + settings.opt_level + "."
+        )
+    if settings.nesterov and settings.momentum == 0:
+        raise UsageError("--nesterov needs a --momentum above 0, for example --momentum 0.9.")
+    if settings.warm_up_epochs >= settings.epochs and settings.warm_up_epochs:
+        raise UsageError(
+            f"--warm-up-epochs {settings.warm_up_epochs} leaves nothing of --epochs {settings.epochs}. "
+            "Make it smaller than the number of epochs."
+        )
+    if settings.rank >= settings.world_size:
+        raise UsageError(
+            f"--node-rank {settings.rank} does not exist among --nnodes {settings.world_size} machines; "
+            f"they are numbered from 0 to {settings.world_size - 1}."
+        )
+    resize = settings.eval_resize or math.ceil(settings.image_size * 256 / 224)
+    if resize < settings.image_size:
+        raise UsageError(
+            f"--eval-resize {resize} is smaller than --image-size {settings.image_size}: the evaluation "
+            "crop would not fit. Make it at least as large."
+        )
+    return dataclasses.replace(settings, arch=canonical_name(settings.arch), eval_resize=resize)
+
+
+def from_stored(path: Path) -> Resolved:
+    """The settings of a run directory's ``config.json``."""
+    try:
+        stored = json.loads(path.read_text())
+        settings, origin, preset = stored["settings"], stored["origin"], stored["preset"]
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} is not the config.json of a run: {error!r}.") from None
+    known = {item.name for item in declared(TrainSettings)}
+    values = {key: value for key, value in settings.items() if key in known}
+    return Resolved(checked(TrainSettings(**values)), origin, preset)

@@ -1,0 +1,184 @@
+"""Evaluating weights: the job behind ``shufflenet-fn evaluate``."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from shufflenet_fn.checkpoint.store import MANIFEST, pointed_to, verify
+from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.data.demo import ensure_demo
+from shufflenet_fn.data.loader import eval_loader
+from shufflenet_fn.data.sources import ImageFolder, open_image_folder
+from shufflenet_fn.data.transforms import EvalTransform
+from shufflenet_fn.distributed.group import process_group
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.config import canonical_name, get_config
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.run import build
+from shufflenet_fn.run.eval_settings import EvalSettings
+from shufflenet_fn.run.evaluation import evaluate
+from shufflenet_fn.run.job import find_checkpoint
+from shufflenet_fn.run.options import declared
+from shufflenet_fn.training.step import make_eval_step
+from shufflenet_fn.tree import tree_cast, tree_to
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+
+
+class EvalJob(NamedTuple):
+    """Everything resolved; picklable. ``source`` is a weights file or a checkpoint folder."""
+
+    source: Path
+    arch: str
+    data: str
+    split: str
+    image_size: int
+    eval_resize: int
+    settings: EvalSettings
+    device: str
+    notes: tuple[str, ...]
+
+
+def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
+    """Find the weights and fill in what their run knows.
+
+    Args:
+        weights: a weights file, a checkpoint, or a run directory (its best checkpoint).
+        settings: what the user gave.
+
+    Raises:
+        UsageError, DeviceError, UserError: with the one thing that is wrong.
+    """
+    for item in declared(EvalSettings):
+        item.option.check(item.name, getattr(settings, item.name))
+    get_policy(settings.precision)
+    runtime, reason = select_runtime(settings.device)
+    check_device_indices(runtime, list(range(settings.devices)))
+    source, stored, notes = _locate(weights)
+    arch = _arch(settings.arch, stored, source)
+    data = settings.data or stored.get("data")
+    if data is None:
+        raise UsageError("no data: give --data DIR, a folder with train/ and val/, or --data demo.")
+    size = settings.image_size or stored.get("image_size") or 224
+    resize = settings.eval_resize or (None if settings.image_size else stored.get("eval_resize"))
+    notes += [reason, select_backend(settings.backend, runtime.name).reason]
+    return EvalJob(
+        source=source,
+        arch=arch,
+        data=data,
+        split=settings.split,
+        image_size=size,
+        eval_resize=resize or math.ceil(size * 256 / 224),
+        settings=settings,
+        device=runtime.name,
+        notes=tuple(notes),
+    )
+
+
+def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
+    """Evaluate on this rank; the same result on every rank.
+
+    Returns:
+        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``seconds``, ``images_per_s``, and what was
+        evaluated.
+    """
+    settings = job.settings
+    runtime = select_runtime(job.device).runtime
+    runtime.set_device(world.local_rank)
+    cores = max(1, usable_cores() // world.local_size)
+    torch.set_num_threads(cores)
+    device = runtime.device(world.local_rank)
+    dataset = _open(job.data, job.split)
+    transform = EvalTransform(job.eval_resize, job.image_size)
+    state_dict = read_state_dict(job.source)
+    classes = _head_width(state_dict, job.source)
+    if classes < len(dataset.classes):
+        raise UsageError(
+            f"the weights in {job.source} know {classes} classes, but {job.data} has "
+            f"{len(dataset.classes)}. They belong to other data."
+        )
+    config = get_config(job.arch, num_classes=classes)
+    variables = tree_to(tree_cast(from_torchvision(state_dict, config), torch.float32), device)
+    eval_step = make_eval_step(
+        config,
+        policy=get_policy(settings.precision),
+        backend=select_backend(settings.backend, runtime.name).backend,
+        prepare=build.build_prepare(runtime.memory_format, device),
+    )
+    with process_group(world, runtime.dist_backend):
+        start = time.perf_counter()
+        with eval_loader(
+            dataset,
+            transform,
+            batch_size=settings.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            threads=cores if settings.workers is None else min(cores, settings.workers),
+        ) as batches:
+            scores = evaluate(eval_step, variables, batches, device=device, world=world)
+        seconds = time.perf_counter() - start
+    return {
+        **scores._asdict(),
+        "seconds": seconds,
+        "images_per_s": scores.num_images / seconds,
+        "weights": str(job.source),
+        "arch": job.arch,
+        "data": job.data,
+        "split": job.split,
+        "image_size": job.image_size,
+        "eval_resize": job.eval_resize,
+        "precision": settings.precision,
+        "device": job.device,
+        "devices": world.size,
+    }
+
+
+def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The weights' file or checkpoint, its run's settings (empty for a bare file), and notes."""
+    if not weights.is_dir():
+        return weights, {}, []
+    if (weights / MANIFEST).exists():
+        return weights, verify(weights)["settings"], []
+    best = pointed_to(weights / "checkpoints", "best")
+    if best is not None and best.exists():
+        return best, verify(best)["settings"], [f"weights: the run's best checkpoint, {best.name}"]
+    checkpoint, manifest, notes = find_checkpoint(weights)
+    return checkpoint, manifest["settings"], [*notes, f"weights: checkpoint {checkpoint.name}"]
+
+
+def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
+    if given is None and "arch" not in stored:
+        raise UsageError(
+            f"{source} does not say which architecture it is of: give --arch, such as --arch x1_0."
+        )
+    if given is None:
+        return str(stored["arch"])
+    arch = canonical_name(given)
+    if stored.get("arch", arch) != arch:
+        raise UsageError(
+            f"the checkpoint {source} is of {stored['arch']}, not of {arch}. Leave --arch out."
+        )
+    return arch
+
+
+def _open(data: str, split: str) -> ImageFolder:
+    root = ensure_demo() if data == "demo" else Path(data)
+    train = open_image_folder(root, "train")
+    return train if split == "train" else open_image_folder(root, split, classes=train.classes)
+
+
+def _head_width(state_dict: dict[str, torch.Tensor], source: Path) -> int:
+    for key, value in state_dict.items():
+        if key.removeprefix("module.") == "fc.weight":
+            return value.shape[0]
+    raise UsageError(
+        f"{source} has no 'fc.weight': it is not a ShuffleNetV2 of torchvision's layout."
+    )

@@ -1,0 +1,339 @@
+"""The settings of a training run. Every parameter of the original's table is here in its own spelling.
+
+Needs no torch: ``shufflenet-fn --help`` reads this.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shufflenet_fn.run.options import option
+from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
+
+_DATA = "Data"
+_MODEL = "Model"
+_RECIPE = "Recipe"
+_PRECISION = "Precision"
+_DEVICES = "Devices"
+_RUN = "Run"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Everything that defines a training run. Values are those that the command line shows."""
+
+    data: str | None = option(
+        None,
+        "--data",
+        "--data_path",
+        help="Folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or 'demo' for the built-in set.",
+        panel=_DATA,
+    )
+    image_size: int = option(
+        224,
+        "--image-size",
+        help="Side of the training and evaluation crop.",
+        panel=_DATA,
+        minimum=8,
+    )
+    eval_resize: int | None = option(
+        None,
+        "--eval-resize",
+        help="Short side before the evaluation crop; image size × 256/224 if not given.",
+        panel=_DATA,
+        minimum=8,
+    )
+    crop_scale: float = option(
+        0.08,
+        "--crop-scale",
+        help="Smallest share of the area that a training crop takes.",
+        panel=_DATA,
+        above=0,
+        maximum=1,
+    )
+    color_jitter: float = option(
+        0.2,
+        "--color-jitter",
+        help="Strength of brightness, contrast and saturation jitter.",
+        panel=_DATA,
+        minimum=0,
+        maximum=1,
+    )
+    flip: float = option(
+        0.5,
+        "--flip",
+        help="Probability of a horizontal flip.",
+        panel=_DATA,
+        minimum=0,
+        maximum=1,
+    )
+    workers: int | None = option(
+        None,
+        "--workers",
+        "-j",
+        help="Loader threads over all devices of this machine; its cores if not given.",
+        panel=_DATA,
+        minimum=0,
+    )
+    arch: str = option(
+        "shufflenet_v2_x1_0",
+        "--arch",
+        "-a",
+        help="shufflenet_v2_x0_5, …_x1_0, …_x1_5 or …_x2_0; the short forms do as well.",
+        panel=_MODEL,
+    )
+    num_classes: int | None = option(
+        None,
+        "--num-classes",
+        help="Width of the classifier; the number of classes in the data if not given.",
+        panel=_MODEL,
+        minimum=1,
+    )
+    pretrained: str | None = option(
+        None,
+        "--pretrained",
+        help="Start from these weights (.safetensors, .pth, .pth.tar, or a checkpoint of a run). "
+        "A head of another width is replaced by a fresh one.",
+        panel=_MODEL,
+    )
+    epochs: int = option(
+        90, "--epochs", "--epoch", help="Passes over the training data.", panel=_RECIPE, minimum=1
+    )
+    batch_size: int = option(
+        256,
+        "--batch-size",
+        "-b",
+        help="Images per step over all devices together.",
+        panel=_RECIPE,
+        minimum=1,
+    )
+    accumulate: int = option(
+        1,
+        "--accumulate",
+        help="Steps of --batch-size whose gradients are averaged for one update.",
+        panel=_RECIPE,
+        minimum=1,
+    )
+    benchmark: int = option(
+        0,
+        "--benchmark",
+        "-bm",
+        help="The original's switch: 1 accumulates up to 2048 images per device and update.",
+        panel=_RECIPE,
+        minimum=0,
+        maximum=1,
+    )
+    learning_rate: float = option(
+        0.1,
+        "--learning-rate",
+        "--lr",
+        help="Peak learning rate.",
+        panel=_RECIPE,
+        above=0,
+    )
+    schedule: str = option(
+        "epoch-cosine",
+        "--schedule",
+        help="epoch-cosine is the original's: constant within an epoch. The others change each step.",
+        panel=_RECIPE,
+        choices=("epoch-cosine", "cosine", "linear", "constant"),
+    )
+    warm_up_epochs: int = option(
+        0,
+        "--warm-up-epochs",
+        "--warm_up_epochs",
+        help="Epochs of linear warm-up.",
+        panel=_RECIPE,
+        minimum=0,
+    )
+    momentum: float = option(
+        0.9, "--momentum", help="Momentum of SGD.", panel=_RECIPE, minimum=0, below=1
+    )
+    nesterov: bool = option(
+        False, "--nesterov/--no-nesterov", help="Nesterov momentum.", panel=_RECIPE
+    )
+    weight_decay: float = option(
+        1e-4, "--weight-decay", "--wd", help="L2 weight decay.", panel=_RECIPE, minimum=0
+    )
+    decay_on: str = option(
+        "all",
+        "--decay-on",
+        help="Decay all parameters (the original) or only weights with 2 and more axes (the paper).",
+        panel=_RECIPE,
+        choices=("all", "weights"),
+    )
+    label_smoothing: float = option(
+        0.0,
+        "--label-smoothing",
+        help="ε of (1-ε)·one-hot + ε/K.",
+        panel=_RECIPE,
+        minimum=0,
+        below=1,
+    )
+    clip_norm: float | None = option(
+        None, "--clip-norm", help="Clip the global gradient norm to this.", panel=_RECIPE, above=0
+    )
+    ema_decay: float | None = option(
+        None,
+        "--ema-decay",
+        help="Keep, evaluate and save an average of the weights with this decay, such as 0.999.",
+        panel=_RECIPE,
+        above=0,
+        below=1,
+    )
+    bn_stats: str = option(
+        "mean",
+        "--bn-stats",
+        help="Running statistics over devices: their mean, or those of rank 0 (the original).",
+        panel=_RECIPE,
+        choices=("mean", "rank0"),
+    )
+    seed: int = option(
+        49,
+        "--seed",
+        help="Seed of initial weights, data order and augmentation.",
+        panel=_RECIPE,
+        minimum=0,
+        below=2**63,
+    )
+    amp: bool = option(
+        False, "--amp/--no-amp", help="Mixed precision as --opt-level says.", panel=_PRECISION
+    )
+    opt_level: str = option(
+        "O2",
+        "--opt-level",
+        help="apex's levels, used with --amp: O1 autocast, O2 float16 with float32 batch norm and "
+        "master weights, O3 float16 throughout.",
+        panel=_PRECISION,
+        choices=("O0", "O1", "O2", "O3"),
+    )
+    precision: str | None = option(
+        None,
+        "--precision",
+        help="fp32, bf16, O0 to O3, or like 'p=f32,c=bf16,o=f32'. Not together with --amp.",
+        panel=_PRECISION,
+    )
+    loss_scale: str = option(
+        "auto",
+        "--loss-scale",
+        help="A number (static), 'dynamic' or 'none'. auto: dynamic for float16, else none.",
+        panel=_PRECISION,
+    )
+    device: str = option(
+        "auto",
+        "--device",
+        help="auto takes npu, then cuda, then cpu, and says why.",
+        panel=_DEVICES,
+        choices=("auto", *DEVICE_NAMES),
+    )
+    devices: int | None = option(
+        None,
+        "--devices",
+        "--device-num",
+        "--device_num",
+        help="Devices of this machine, one process each; 1 if not given.",
+        panel=_DEVICES,
+        minimum=1,
+    )
+    device_list: str | None = option(
+        None,
+        "--device-list",
+        help="Which devices, such as 0,2,5; wins over --devices.",
+        panel=_DEVICES,
+    )
+    backend: str = option(
+        "auto",
+        "--backend",
+        help="Primitives that the network computes with.",
+        panel=_DEVICES,
+        choices=("auto", *BACKEND_NAMES),
+    )
+    memory_format: str = option(
+        "auto",
+        "--memory-format",
+        help="Layout of activations; auto is what the device's runtime advises.",
+        panel=_DEVICES,
+        choices=("auto", "nchw", "channels_last"),
+    )
+    threads: int | None = option(
+        None,
+        "--threads",
+        help="Compute threads per process; cores / devices if not given.",
+        panel=_DEVICES,
+        minimum=1,
+    )
+    dist_backend: str = option(
+        "auto",
+        "--dist-backend",
+        help="Collectives: hccl on npu, nccl on cuda, gloo on cpu.",
+        panel=_DEVICES,
+        choices=("auto", "hccl", "nccl", "gloo"),
+    )
+    multiprocessing_distributed: bool = option(
+        False,
+        "--multiprocessing-distributed/--no-multiprocessing-distributed",
+        help="The original's switch for data-parallel training: all devices if no number is given.",
+        panel=_DEVICES,
+    )
+    world_size: int = option(
+        1,
+        "--nnodes",
+        "--world-size",
+        help="Number of machines.",
+        panel=_DEVICES,
+        minimum=1,
+    )
+    rank: int = option(
+        0, "--node-rank", "--rank", help="Number of this machine.", panel=_DEVICES, minimum=0
+    )
+    addr: str | None = option(
+        None, "--addr", help="Host name or address of machine 0.", panel=_DEVICES
+    )
+    dist_url: str | None = option(
+        None,
+        "--rdzv-endpoint",
+        "--dist-url",
+        help="HOST:PORT (or tcp://HOST:PORT) where the machines meet; port 29688 if only --addr is given.",
+        panel=_DEVICES,
+    )
+    run_dir: str | None = option(
+        None, "--run-dir", help="Directory of this run; must be new or empty.", panel=_RUN
+    )
+    output: str = option(
+        "runs",
+        "--output",
+        "--workspace",
+        help="Where a run directory ARCH-NNN is made if --run-dir is not given.",
+        panel=_RUN,
+    )
+    resume: str | None = option(
+        None,
+        "--resume",
+        help="Go on with this run directory or checkpoint; its settings are used again.",
+        panel=_RUN,
+    )
+    print_freq: int = option(
+        10, "--print-freq", "-p", help="Steps between log lines.", panel=_RUN, minimum=1
+    )
+    eval_freq: int = option(
+        1,
+        "--eval-freq",
+        "-ef",
+        help="Epochs between evaluations; the last tenth of the epochs is always evaluated.",
+        panel=_RUN,
+        minimum=1,
+    )
+    keep: int = option(
+        2,
+        "--keep",
+        help="Checkpoints kept beside the best one.",
+        panel=_RUN,
+        minimum=1,
+    )
+    max_steps: int | None = option(
+        None,
+        "--max-steps",
+        help="Stop after this many updates, for trials. The schedule is that of the full run.",
+        panel=_RUN,
+        minimum=1,
+    )

@@ -1,0 +1,171 @@
+"""A whole training run, on one rank."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import torch
+
+from shufflenet_fn.checkpoint.store import point_to, prune, save_checkpoint
+from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.run.epoch import train_epoch
+from shufflenet_fn.run.evaluation import evaluate
+from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarted
+from shufflenet_fn.run.facts import run_facts
+from shufflenet_fn.run.job import Job, precision_name
+from shufflenet_fn.run.report import Results, write_results
+from shufflenet_fn.run.training import Best, Training, build_training
+
+
+def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
+    """Run ``job`` on this rank, inside its process group, and return ``results.json``'s content.
+
+    Every rank computes; rank 0 reports and writes.
+
+    Raises:
+        UserError: the run cannot go on; the message says why and what to do.
+    """
+    settings = job.settings
+    started = time.time()
+    run = build_training(job, world, reporter)
+    check_equal_on_all_ranks(run.state, world, "the initial state")
+    first = int(run.state.step)
+    total = settings.epochs * run.steps_per_epoch
+    stop = min(total, settings.max_steps or total)
+    if world.is_main:
+        reporter.event(
+            RunStarted(
+                run_dir=str(job.run_dir),
+                device=job.device,
+                epochs=settings.epochs,
+                steps_per_epoch=run.steps_per_epoch,
+                first_step=first,
+                total_steps=stop,
+                global_batch=run.global_batch,
+                facts=run_facts(job, run.config, run.global_batch, run.threads, len(run.train_set)),
+            )
+        )
+    fps: list[float] = []
+    with train_loader(
+        run.train_set,
+        run.train_transform,
+        seed=settings.seed,
+        global_batch=run.global_batch,
+        rank=world.rank,
+        world_size=world.size,
+        start_step=first,
+        stop_step=max(first, stop),
+        threads=run.threads,
+    ) as batches:
+        step = first
+        while step < stop:
+            epoch = step // run.steps_per_epoch
+            end = min(stop, (epoch + 1) * run.steps_per_epoch)
+            meter = train_epoch(run, batches, epoch, range(step, end), stop)
+            if meter.fps is not None:
+                fps.append(meter.fps)
+            is_best = False
+            if end == stop or evaluation_is_due(epoch, settings.epochs, settings.eval_freq):
+                is_best = _evaluate(run, epoch)
+            _checkpoint(run, epoch, is_best)
+            step = end
+    if run.last is None:
+        _evaluate(run, max(0, first - 1) // run.steps_per_epoch)
+    return _finish(run, fps, started)
+
+
+def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
+    """The original's rule: every ``eval_freq`` epochs, the last one, and all in the last tenth."""
+    return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
+
+
+def _evaluate(run: Training, epoch: int) -> bool:
+    """Evaluate raw and, if kept, averaged weights; True if the latter (else the former) are the best."""
+    candidates: list[tuple[str, Variables]] = [("raw", run.state.variables)]
+    if isinstance(run.state.ema, Variables):
+        candidates.append(("ema", run.state.ema))
+    is_best = False
+    for name, variables in candidates:
+        start = time.perf_counter()
+        with eval_loader(
+            run.eval_set,
+            run.eval_transform,
+            batch_size=max(1, run.job.settings.batch_size // run.world.size),
+            rank=run.world.rank,
+            world_size=run.world.size,
+            threads=run.threads,
+        ) as batches:
+            scores = evaluate(run.eval_step, variables, batches, device=run.device, world=run.world)
+        run.last = scores
+        if name == candidates[-1][0]:
+            is_best = run.best is None or scores.accuracy1 > run.best.accuracy1
+            if is_best:
+                run.best = Best(scores.accuracy1, epoch)
+        if run.world.is_main:
+            seconds = time.perf_counter() - start
+            run.reporter.event(Evaluated(epoch, *scores, seconds, name, is_best))
+    return is_best
+
+
+def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
+    check_equal_on_all_ranks(run.state, run.world, f"the state after epoch {epoch}")
+    if run.world.is_main:
+        resolved = run.job.resolved
+        folder = run.job.run_dir / "checkpoints"
+        path = save_checkpoint(
+            folder,
+            run.config,
+            run.state,
+            {
+                "arch": run.job.settings.arch,
+                "num_classes": run.config.num_classes,
+                "classes": list(run.train_set.classes),
+                "epoch": epoch,
+                "steps_per_epoch": run.steps_per_epoch,
+                "best": run.best._asdict() if run.best else None,
+                "scores": run.last._asdict() if run.last else None,
+                "torch": torch.__version__,
+                "device": run.job.device,
+                "world_size": run.world.size,
+                "settings": dataclasses.asdict(resolved.settings),
+                "origin": resolved.origin,
+                "preset": resolved.preset,
+            },
+        )
+        point_to(folder, "latest", path)
+        if is_best:
+            point_to(folder, "best", path)
+        prune(folder, run.job.settings.keep)
+    gather(None, run.world)  # nobody goes on before the checkpoint is safe
+
+
+def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
+    assert run.last is not None
+    results = Results(
+        name=f"{run.world.size}p-{run.job.device.upper()}",
+        arch=run.job.settings.arch,
+        accuracy1=run.last.accuracy1,
+        accuracy5=run.last.accuracy5,
+        loss=run.last.loss,
+        num_images=run.last.num_images,
+        best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
+        best_epoch=run.best.epoch if run.best else 0,
+        fps=sum(fps) / len(fps) if fps else None,
+        epochs=run.job.settings.epochs,
+        steps=int(run.state.step),
+        precision=precision_name(run.job.settings),
+        torch_version=torch.__version__,
+        seconds=time.time() - started,
+        memory_peak_bytes=run.runtime.memory_peak(),
+    )
+    if run.world.is_main:
+        table, notes = write_results(run.job.run_dir, results)
+        for note in notes:
+            run.reporter.note(note)
+        run.reporter.event(RunFinished(results._asdict(), table))
+    return results._asdict()

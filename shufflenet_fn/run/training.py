@@ -1,0 +1,163 @@
+"""What the training loop works with, built from a job."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import torch
+
+from shufflenet_fn.checkpoint.store import load_state
+from shufflenet_fn.data.schedule import steps_per_epoch
+from shufflenet_fn.data.sources import ImageFolder
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn.distributed.reduce import mean_over_ranks
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.run import build
+from shufflenet_fn.run.evaluation import Scores
+from shufflenet_fn.run.events import Reporter
+from shufflenet_fn.run.job import (
+    Job,
+    accumulation,
+    global_batch,
+    num_classes_of,
+    open_data,
+    read_json,
+)
+from shufflenet_fn.training.schedules import Schedule
+from shufflenet_fn.training.state import TrainState, create_train_state
+from shufflenet_fn.training.step import (
+    EvalStep,
+    TrainStep,
+    make_eval_step,
+    make_train_step,
+    no_reduce,
+)
+from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import select_runtime
+
+
+class Best(NamedTuple):
+    """The best evaluation so far."""
+
+    accuracy1: float
+    epoch: int
+
+
+@dataclasses.dataclass
+class ReduceClock:
+    """Seconds that the current step spent in the collective."""
+
+    seconds: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.seconds += seconds
+
+    def take(self) -> float:
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+@dataclasses.dataclass
+class Training:
+    """What the loop works with. ``state`` and ``best`` are replaced as it goes on."""
+
+    job: Job
+    world: World
+    reporter: Reporter
+    runtime: Runtime
+    device: torch.device
+    config: ShuffleNetConfig
+    train_set: ImageFolder
+    eval_set: ImageFolder
+    train_transform: TrainTransform
+    eval_transform: EvalTransform
+    schedule: Schedule
+    train_step: TrainStep
+    eval_step: EvalStep
+    clock: ReduceClock
+    threads: int
+    steps_per_epoch: int
+    global_batch: int
+    state: TrainState
+    best: Best | None
+    last: Scores | None = None
+
+
+def build_training(job: Job, world: World, reporter: Reporter) -> Training:
+    """Everything before the first step; says on rank 0 what was decided."""
+    settings = job.settings
+    runtime = select_runtime(job.device).runtime
+    device = runtime.device(job.devices[world.local_rank])
+    train_set, eval_set = open_data(settings)
+    config = build.build_config(settings, num_classes_of(settings, train_set))
+    batch = global_batch(settings, world.size)
+    epoch_steps = steps_per_epoch(len(train_set), batch)
+    policy, scaling = build.build_precision(settings)
+    schedule = build.build_schedule(settings, epoch_steps)
+    optimizer = build.build_optimizer(settings, schedule)
+    initial = build.build_variables(settings, config, policy, device)
+    state = create_train_state(
+        initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
+    )
+    notes, best = initial.notes, None
+    if job.resume is not None:
+        state = load_state(job.resume, config, state)
+        stored = read_json(job.resume / "manifest.json")["best"]
+        best = Best(**stored) if stored else None
+        notes = [f"resumed from {job.resume} at step {int(state.step)}"]
+    if world.is_main:
+        for note in (*job.notes, *notes):
+            reporter.note(note)
+        for warning in job.warnings:
+            reporter.warning(warning)
+    clock = ReduceClock()
+    train_transform, eval_transform = build.build_transforms(settings)
+    prepare = build.build_prepare(build.memory_format_of(settings.memory_format, runtime), device)
+    backend = select_backend(settings.backend, runtime.name).backend
+    return Training(
+        job=job,
+        world=world,
+        reporter=reporter,
+        runtime=runtime,
+        device=device,
+        config=config,
+        train_set=train_set,
+        eval_set=eval_set,
+        train_transform=train_transform,
+        eval_transform=eval_transform,
+        schedule=schedule,
+        train_step=make_train_step(
+            config,
+            optimizer,
+            policy=policy,
+            backend=backend,
+            loss_scaling=scaling,
+            label_smoothing=settings.label_smoothing,
+            lanes=accumulation(settings, world.size),
+            ema_decay=settings.ema_decay,
+            prepare=prepare,
+            reduce=no_reduce
+            if world.size == 1
+            else mean_over_ranks(
+                world.size, world.rank, bn_stats=settings.bn_stats, on_seconds=clock.add
+            ),
+        ),
+        eval_step=make_eval_step(config, policy=policy, backend=backend, prepare=prepare),
+        clock=clock,
+        threads=loader_threads(settings.workers, world.local_size),
+        steps_per_epoch=epoch_steps,
+        global_batch=batch,
+        state=state,
+        best=best,
+    )
+
+
+def loader_threads(workers: int | None, local_size: int) -> int:
+    """Loader threads of one process: its share of ``--workers``, no more than its share of the cores."""
+    cores = max(1, usable_cores() // local_size)
+    return cores if workers is None else min(cores, math.ceil(workers / local_size))

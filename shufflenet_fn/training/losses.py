@@ -1,0 +1,33 @@
+"""Losses and the counts that accuracy is made of."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy over the batch, in float32 or wider.
+
+    With smoothing ε the target is ``(1 - ε) * one_hot + ε / K`` over all K classes, as in megvii's recipe
+    and in ``torch.nn.functional.cross_entropy`` (the Ascend label-smoothing module divides by K - 1).
+
+    Args:
+        logits: (N, K), floating point.
+        labels: (N,), int64.
+        label_smoothing: ε in [0, 1).
+    """
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return nnf.cross_entropy(wide, labels, label_smoothing=label_smoothing)
+
+
+def correct_counts(logits: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[Tensor]:
+    """For every k the number of samples whose label is among the k largest logits: 0-dim int64 each.
+
+    With fewer than k classes every sample counts. A row with a NaN counts as wrong.
+    """
+    largest = min(max(ks), logits.shape[1])
+    hits = logits.topk(largest, dim=1).indices == labels[:, None]
+    hits = hits & ~logits.isnan().any(dim=1, keepdim=True)
+    return [hits[:, : min(k, largest)].sum() for k in ks]

@@ -1,0 +1,164 @@
+"""Optimizers as pairs of pure functions, after optax (github.com/google-deepmind/optax).
+
+``init(params) -> opt_state`` and ``update(grads, opt_state, params, step) -> (updates, opt_state)``; the new
+parameters are ``params + updates``. Everything works on whole trees through ``torch._foreach_*``: an
+update is a handful of launches and not one per tensor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.model.variables import Params
+from shufflenet_fn.training.schedules import Schedule
+from shufflenet_fn.tree import (
+    global_norm,
+    tree_leaves,
+    tree_lists,
+    tree_paths,
+    tree_unflatten,
+    tree_zeros_like,
+)
+
+OptState = Any
+DecayFilter = Callable[[str, Tensor], bool]
+
+
+class InitFn(Protocol):
+    def __call__(self, params: Params) -> OptState: ...
+
+
+class UpdateFn(Protocol):
+    def __call__(
+        self, grads: Params, state: OptState, params: Params, step: Tensor
+    ) -> tuple[Params, OptState]: ...
+
+
+class GradientTransformation(NamedTuple):
+    """``init`` makes the state, ``update`` turns gradients into updates."""
+
+    init: InitFn
+    update: UpdateFn
+
+
+class SGDState(NamedTuple):
+    """``momentum``: velocities, a tree like ``params``; ``()`` for plain SGD."""
+
+    momentum: Any
+
+
+def decay_all(path: str, leaf: Tensor) -> bool:
+    """Weight decay on every parameter, batch norms and biases included: the original recipe."""
+    return True
+
+
+def decay_weights(path: str, leaf: Tensor) -> bool:
+    """Weight decay on convolution and classifier weights only: the paper's recipe (megvii)."""
+    return leaf.ndim > 1
+
+
+def sgd(
+    schedule: Schedule,
+    *,
+    momentum: float = 0.0,
+    nesterov: bool = False,
+    weight_decay: float = 0.0,
+    decay: DecayFilter = decay_all,
+) -> GradientTransformation:
+    """Stochastic gradient descent, the rule of ``torch.optim.SGD``.
+
+    ``g += weight_decay * p``; ``v = momentum * v + g``; ``p -= lr * (v or, with Nesterov, g + momentum * v)``.
+
+    Args:
+        schedule: step number to learning rate, both 0-dim tensors (``shufflenet_fn.training.schedules``).
+        momentum: in [0, 1).
+        nesterov: needs momentum (Sutskever et al., 2013).
+        weight_decay: L2, added to the gradient.
+        decay: which leaves it is added to, by dotted path and tensor.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if not 0.0 <= momentum < 1.0:
+        raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
+    if nesterov and momentum == 0.0:
+        raise ValueError("nesterov needs a momentum above 0")
+    if weight_decay < 0.0:
+        raise ValueError(f"weight_decay must not be negative, not {weight_decay}")
+
+    def init(params: Params) -> SGDState:
+        return SGDState(tree_zeros_like(params) if momentum else ())
+
+    def update(
+        grads: Params, state: SGDState, params: Params, step: Tensor
+    ) -> tuple[Params, SGDState]:
+        if weight_decay:
+            grads = _add_decay(grads, params, weight_decay, decay)
+        direction, velocity = grads, state.momentum
+        if momentum:
+            # One scaled copy, then in place on that copy: never on the state that came in.
+            velocity = tree_lists(
+                lambda v, g: torch._foreach_add(torch._foreach_mul(v, momentum), g), velocity, grads
+            )
+            direction = (
+                tree_lists(lambda g, v: torch._foreach_add(g, v, alpha=momentum), grads, velocity)
+                if nesterov
+                else velocity
+            )
+        rate = -schedule(step)
+        return tree_lists(lambda d: torch._foreach_mul(d, rate), direction), SGDState(velocity)
+
+    return GradientTransformation(init, update)
+
+
+def clip_by_global_norm(max_norm: float) -> GradientTransformation:
+    """Scale all gradients together so that their Euclidean norm is at most ``max_norm`` (1211.5063)."""
+    if max_norm <= 0.0:
+        raise ValueError(f"max_norm must be positive, not {max_norm}")
+
+    def update(grads: Params, state: OptState, params: Params, step: Tensor) -> tuple[Params, Any]:
+        factor = (max_norm / (global_norm(grads) + 1e-6)).clamp(max=1.0)
+        return tree_lists(lambda g: torch._foreach_mul(g, factor), grads), ()
+
+    return GradientTransformation(lambda params: (), update)
+
+
+def chain(*transformations: GradientTransformation) -> GradientTransformation:
+    """Apply several in order; each sees the previous one's output as its gradients."""
+
+    def init(params: Params) -> OptState:
+        return tuple(t.init(params) for t in transformations)
+
+    def update(
+        grads: Params, state: OptState, params: Params, step: Tensor
+    ) -> tuple[Params, OptState]:
+        new_states = []
+        for transformation, inner in zip(transformations, state, strict=True):
+            grads, new_inner = transformation.update(grads, inner, params, step)
+            new_states.append(new_inner)
+        return grads, tuple(new_states)
+
+    return GradientTransformation(init, update)
+
+
+def apply_updates(params: Params, updates: Params) -> Params:
+    """``params + updates``, new tensors."""
+    return tree_lists(torch._foreach_add, params, updates)
+
+
+def _add_decay(grads: Params, params: Params, weight_decay: float, decay: DecayFilter) -> Params:
+    leaves = tree_leaves(grads)
+    weights = tree_leaves(params)
+    chosen = [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
+    if not chosen:
+        return grads
+    decayed = torch._foreach_add(
+        [leaves[i] for i in chosen], [weights[i] for i in chosen], alpha=weight_decay
+    )
+    for i, leaf in zip(chosen, decayed, strict=True):
+        leaves[i] = leaf
+    return tree_unflatten(grads, leaves)

@@ -1,0 +1,58 @@
+"""Everything that training changes, in one pytree."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.model.variables import BatchStats, Params, Variables
+from shufflenet_fn.training.ema import init_ema
+from shufflenet_fn.training.loss_scale import LossScale, LossScaling, init_loss_scale
+from shufflenet_fn.training.optim import GradientTransformation
+
+
+class TrainState(NamedTuple):
+    """The state between two steps. A new one is made by each step; none is changed in place.
+
+    ``step``: 0-dim int64, updates done so far. ``loss_scale``: ``LossScale`` or ``()``.
+    ``ema``: averaged ``Variables`` or ``()``.
+    """
+
+    step: Tensor
+    params: Params
+    batch_stats: BatchStats
+    opt_state: Any
+    loss_scale: LossScale | tuple[()]
+    ema: Variables | tuple[()]
+
+    @property
+    def variables(self) -> Variables:
+        return Variables(self.params, self.batch_stats)
+
+
+def create_train_state(
+    variables: Variables,
+    optimizer: GradientTransformation,
+    *,
+    loss_scaling: LossScaling | None = None,
+    ema: bool = False,
+) -> TrainState:
+    """The state before the first step, on the device of ``variables``.
+
+    Args:
+        variables: from ``init`` or ``from_torchvision``, in the policy's ``param_dtype``.
+        optimizer: its ``init`` makes ``opt_state``.
+        loss_scaling: ``None`` for no scaling.
+        ema: keep an average of the variables.
+    """
+    device = variables.params["fc"]["weight"].device
+    return TrainState(
+        step=torch.tensor(0, dtype=torch.int64, device=device),
+        params=variables.params,
+        batch_stats=variables.batch_stats,
+        opt_state=optimizer.init(variables.params),
+        loss_scale=init_loss_scale(loss_scaling or LossScaling(), device),
+        ema=init_ema(variables) if ema else (),
+    )

@@ -1,0 +1,210 @@
+"""One optimizer step as a pure function, and one evaluation step.
+
+``step(state, batch, flags) -> (state, metrics, flags)``. Nothing is read back to the host inside; the
+averaging over ranks is an injected function, so this module knows nothing of ``torch.distributed``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.network import apply, forward
+from shufflenet_fn.model.running_stats import update_running_stats_foreach
+from shufflenet_fn.model.variables import BatchStats, Params, Variables
+from shufflenet_fn.precision import Policy
+from shufflenet_fn.training.ema import update_ema
+from shufflenet_fn.training.gradients import grads_and_aux
+from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
+from shufflenet_fn.training.losses import correct_counts, cross_entropy
+from shufflenet_fn.training.optim import GradientTransformation, apply_updates
+from shufflenet_fn.training.state import TrainState
+from shufflenet_fn.tree import all_finite, tree_lists, tree_select
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+
+
+class Metrics(NamedTuple):
+    """Means over the global batch, 0-dim float32 each. Accuracies are fractions in [0, 1]."""
+
+    loss: Tensor
+    accuracy1: Tensor
+    accuracy5: Tensor
+
+
+class Flags(NamedTuple):
+    """What ranks tell each other with every step, 0-dim float32 each, on the gradient's collective.
+
+    ``stop``: in, 1 where this rank was asked to stop; out, above 0 if any rank was.
+    ``skipped``: in, 1 where this rank's device reported an overflow; out, 1 if the step changed nothing
+    because a gradient was not finite.
+    """
+
+    stop: Tensor
+    skipped: Tensor
+
+
+class Reducible(NamedTuple):
+    """What a step averages over ranks."""
+
+    grads: Params
+    batch_stats: BatchStats
+    metrics: Metrics
+    flags: Flags
+
+
+Reduce = Callable[[Reducible], Reducible]
+"""The mean over all ranks of every leaf (see ``shufflenet_fn.distributed.reduce``)."""
+
+
+class Examples(NamedTuple):
+    """``images``: (N, 3, H, W), in whatever form ``prepare`` takes; ``labels``: (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class EvalSums(NamedTuple):
+    """Sums over the samples of one batch, so that batches and ranks can be added.
+
+    ``loss``: float32, ``correct1`` and ``correct5``: int64, all 0-dim.
+    """
+
+    loss: Tensor
+    correct1: Tensor
+    correct5: Tensor
+
+
+TrainStep = Callable[[TrainState, Examples, Flags], tuple[TrainState, Metrics, Flags]]
+EvalStep = Callable[[Variables, Examples], EvalSums]
+
+
+def no_reduce(tree: Reducible) -> Reducible:
+    """One rank: the mean over ranks is the value itself."""
+    return tree
+
+
+def identity(images: Tensor) -> Tensor:
+    """Images that are normalised already."""
+    return images
+
+
+def make_train_step(
+    config: ShuffleNetConfig,
+    optimizer: GradientTransformation,
+    *,
+    policy: Policy | None = None,
+    backend: Backend[Any] = REFERENCE,
+    loss_scaling: LossScaling | None = None,
+    label_smoothing: float = 0.0,
+    lanes: int = 1,
+    ema_decay: float | None = None,
+    prepare: Callable[[Tensor], Tensor] = identity,
+    reduce: Reduce = no_reduce,
+) -> TrainStep:
+    """Build the step.
+
+    Args:
+        config: the architecture.
+        optimizer: as ``sgd(...)``, possibly chained behind ``clip_by_global_norm``.
+        policy: precision; ``None`` computes in the parameters' dtype.
+        backend: the primitives.
+        loss_scaling: for float16; must be what ``create_train_state`` was given.
+        label_smoothing: ε of ``cross_entropy``.
+        lanes: the batch is cut in this many equal parts which are computed one after the other
+            (gradient accumulation). Each lane normalises with its own statistics, and gradients,
+            running statistics and metrics are means over lanes, exactly as over ranks: 2 ranks of 1
+            lane compute what 1 rank of 2 lanes computes.
+        ema_decay: keep ``state.ema``; ``None`` for none.
+        prepare: from the batch's images to normalised ones, on the device, lane by lane.
+        reduce: mean over ranks; the identity for one.
+    """
+    scaling = loss_scaling or LossScaling()
+
+    def loss_fn(params: Params, state: TrainState, images: Tensor, labels: Tensor) -> Any:
+        variables = Variables(params, state.batch_stats)
+        logits, moments = forward(
+            config, variables, images, train=True, backend=backend, policy=policy
+        )
+        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        return scale_loss(state.loss_scale, loss), (loss, logits, moments)
+
+    def lane(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Any, Any, Metrics]:
+        grads, (loss, logits, moments) = grads_and_aux(
+            lambda params: loss_fn(params, state, prepare(images), labels), state.params
+        )
+        batch_stats = update_running_stats_foreach(config, state.batch_stats, moments)
+        top1, top5 = correct_counts(logits, labels)
+        count = labels.shape[0]
+        return grads, batch_stats, Metrics(loss.float(), top1 / count, top5 / count)
+
+    def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
+        local = _mean(lane(state, *part) for part in _cut(batch, lanes))
+        grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
+        grads = unscale(state.loss_scale, grads)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
+        new = state._replace(
+            params=apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+        )
+        if ema_decay is not None and isinstance(state.ema, Variables):
+            new = new._replace(ema=update_ema(state.ema, new.variables, decay=ema_decay))
+        if scaling.kind != "none":
+            finite = all_finite(grads) & (flags.skipped == 0)
+            new = tree_select(finite, new, state)
+            new = new._replace(loss_scale=adjust(scaling, state.loss_scale, finite))
+            flags = flags._replace(skipped=1.0 - finite.float())
+        # A skipped step still counts: the schedule and the order of the data go on.
+        return new._replace(step=state.step + 1), metrics, flags
+
+    return step
+
+
+def make_eval_step(
+    config: ShuffleNetConfig,
+    *,
+    policy: Policy | None = None,
+    backend: Backend[Any] = REFERENCE,
+    prepare: Callable[[Tensor], Tensor] = identity,
+) -> EvalStep:
+    """``eval_step(variables, batch) -> EvalSums`` with plain cross-entropy, without gradients."""
+
+    def step(variables: Variables, batch: Examples) -> EvalSums:
+        with torch.no_grad():
+            logits, _ = apply(
+                config, variables, prepare(batch.images), backend=backend, policy=policy
+            )
+            loss = cross_entropy(logits, batch.labels)
+            top1, top5 = correct_counts(logits, batch.labels)
+        return EvalSums(loss * batch.labels.shape[0], top1, top5)
+
+    return step
+
+
+def no_flags(device: torch.device | str = "cpu") -> Flags:
+    """Flags of a rank with nothing to say."""
+    return Flags(torch.zeros((), device=device), torch.zeros((), device=device))
+
+
+def _cut(batch: Examples, lanes: int) -> list[tuple[Tensor, Tensor]]:
+    if lanes == 1:
+        return [(batch.images, batch.labels)]
+    count = batch.labels.shape[0]
+    if count % lanes:
+        raise ValueError(f"a batch of {count} samples cannot be cut in {lanes} equal lanes")
+    return list(zip(batch.images.chunk(lanes), batch.labels.chunk(lanes), strict=True))
+
+
+def _mean(results: Iterator[tuple[Any, Any, Metrics]]) -> tuple[Any, Any, Metrics]:
+    total, count = next(results), 1
+    for result in results:
+        total = tree_lists(torch._foreach_add, total, result)
+        count += 1
+    if count == 1:
+        return total
+    return tree_lists(lambda leaves: torch._foreach_div(leaves, float(count)), total)

@@ -1,0 +1,88 @@
+"""Pytrees: the few operations that the library needs, over nested dicts and NamedTuples of tensors.
+
+An absent part of a state is the empty tuple ``()`` and not ``None``: torch counts ``None`` as a leaf.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+T = TypeVar("T")
+PyTree = Any
+
+
+def tree_map(function: Callable[..., Any], tree: T, *rest: T) -> T:
+    """Apply ``function`` leaf by leaf. The trees must have one structure (``ValueError`` otherwise)."""
+    return cast(T, pytree.tree_map(function, tree, *rest))
+
+
+def tree_leaves(tree: PyTree) -> list[Tensor]:
+    """The leaves in a fixed order: that of insertion for dicts, of the fields for NamedTuples."""
+    return pytree.tree_leaves(tree)
+
+
+def tree_unflatten(tree: T, leaves: list[Tensor]) -> T:
+    """A tree of the structure of ``tree`` with other leaves."""
+    return cast(T, pytree.tree_unflatten(leaves, pytree.tree_structure(tree)))
+
+
+def tree_lists(function: Callable[..., Any], tree: T, *rest: T) -> T:
+    """Apply a function of whole leaf lists, such as a ``torch._foreach_*`` one: one call for the tree."""
+    leaves = tree_leaves(tree)
+    if not leaves:
+        return tree
+    return tree_unflatten(tree, list(function(leaves, *(tree_leaves(other) for other in rest))))
+
+
+def tree_paths(tree: PyTree) -> Iterator[tuple[str, Tensor]]:
+    """Dotted path and leaf of every leaf: ``("stage2.0.branch1.dw.conv.weight", tensor)``."""
+    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
+        yield ".".join(_key_name(key) for key in path), leaf
+
+
+def tree_cast(tree: T, dtype: torch.dtype) -> T:
+    """Floating-point leaves in ``dtype``, others as they are."""
+    return tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
+
+
+def tree_to(tree: T, device: torch.device) -> T:
+    """Every leaf on ``device``."""
+    return tree_map(lambda leaf: leaf.to(device), tree)
+
+
+def tree_zeros_like(tree: T) -> T:
+    return tree_map(torch.zeros_like, tree)
+
+
+def tree_select(condition: Tensor, if_true: T, if_false: T) -> T:
+    """``if_true`` where the 0-dim bool tensor ``condition`` holds, else ``if_false``; no host sync."""
+    return tree_map(lambda a, b: torch.where(condition, a, b), if_true, if_false)
+
+
+def all_finite(tree: PyTree) -> Tensor:
+    """A 0-dim bool tensor: no leaf holds an infinity or a NaN. One pass over the leaves."""
+    norms = torch._foreach_norm(tree_leaves(tree), float("inf"))
+    return torch.isfinite(torch.stack(norms)).all()
+
+
+def global_norm(tree: PyTree) -> Tensor:
+    """The Euclidean norm of all leaves together, a 0-dim tensor."""
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tree_leaves(tree), 2)))
+    return norm
+
+
+def _key_name(key: object) -> str:
+    match key:
+        case pytree.MappingKey():
+            return str(key.key)
+        case pytree.GetAttrKey():
+            return key.name
+        case pytree.SequenceKey():
+            return str(key.idx)
+        case _:
+            return str(key)

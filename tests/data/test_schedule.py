@@ -1,0 +1,106 @@
+"""Which samples a step reads, as arithmetic."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shufflenet_fn.data import schedule
+from shufflenet_fn.data.randomness import epoch_permutation
+from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, steps_per_epoch
+from shufflenet_fn_backends.errors import UsageError
+
+
+@given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 4), st.integers(0, 500))
+def test_ranks_cut_one_sequence(extra: int, per_rank: int, world_size: int, step: int) -> None:
+    batch = per_rank * world_size
+    n = batch + extra
+    parts = [
+        StepSchedule(seed=3, n=n, global_batch=batch, rank=rank, world_size=world_size)(step)
+        for rank in range(world_size)
+    ]
+    epoch, position = divmod(step, n // batch)
+    assert {part.epoch for part in parts} == {epoch}
+    expected = epoch_permutation(3, epoch, n)[position * batch : (position + 1) * batch]
+    np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), expected)
+
+
+def test_an_epoch_visits_no_sample_twice() -> None:
+    steps = StepSchedule(seed=0, n=23, global_batch=4, rank=0, world_size=1)
+    assert steps.steps_per_epoch == 5
+    for epoch in range(3):
+        seen = np.concatenate([steps(5 * epoch + k).indices for k in range(5)])
+        assert len(set(seen.tolist())) == 20
+
+
+def test_a_permutation_is_computed_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[int, int]] = []
+
+    def counted(seed: int, epoch: int, n: int) -> Any:
+        if n:
+            calls.append((seed, epoch))
+        return epoch_permutation(seed, epoch, n)
+
+    monkeypatch.setattr(schedule, "epoch_permutation", counted)
+    steps = StepSchedule(seed=0, n=8, global_batch=4, rank=0, world_size=1)
+    barrier = threading.Barrier(6)
+
+    def read(step: int) -> None:
+        barrier.wait()
+        for _ in range(20):
+            steps(step)
+
+    threads = [threading.Thread(target=read, args=(step,)) for step in (0, 1, 2, 3, 1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(calls) == [(0, 0), (0, 1)]
+
+
+@given(st.integers(0, 400), st.integers(1, 40))
+def test_eval_shares_cover_every_sample_once(n: int, world_size: int) -> None:
+    shares = [eval_share(n, rank, world_size) for rank in range(world_size)]
+    assert [index for share in shares for index in share] == list(range(n))
+    lengths = [len(share) for share in shares]
+    assert max(lengths) - min(lengths) <= 1
+
+
+def test_steps_per_epoch() -> None:
+    assert steps_per_epoch(10, 3) == 3
+    assert steps_per_epoch(3, 3) == 1
+
+
+def test_batch_larger_than_the_set() -> None:
+    with pytest.raises(UsageError, match=r"has 10 images, fewer than .* of 16\. .*at most 10"):
+        steps_per_epoch(10, 16)
+
+
+def test_batch_not_positive() -> None:
+    with pytest.raises(UsageError, match="batch size must be at least 1, got 0"):
+        steps_per_epoch(10, 0)
+
+
+@pytest.mark.parametrize(
+    ("batch", "world_size", "nearest"), [(10, 4, "8 or 12"), (3, 8, "8"), (257, 8, "256 or 264")]
+)
+def test_batch_that_does_not_divide(batch: int, world_size: int, nearest: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        rank_batch_size(batch, world_size)
+    assert str(caught.value) == (
+        f"a global batch of {batch} does not divide by {world_size} devices. Pass --batch-size "
+        f"{nearest}, or another number of devices."
+    )
+
+
+@pytest.mark.parametrize("rank", [-1, 2])
+def test_rank_out_of_range(rank: int) -> None:
+    with pytest.raises(UsageError, match=f"rank {rank} is not among the 2 ranks 0 to 1"):
+        eval_share(10, rank, 2)
+    with pytest.raises(UsageError, match=f"rank {rank} is not among"):
+        StepSchedule(seed=0, n=8, global_batch=4, rank=rank, world_size=2)

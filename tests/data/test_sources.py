@@ -1,0 +1,122 @@
+"""Listing image folders, and a clear error for every bad layout."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn.data.sources import open_image_folder, open_train_val
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+from .conftest import WriteTree
+
+
+def test_hidden_names_are_skipped(tree: WriteTree) -> None:
+    root = tree(
+        {"train/a/1.jpg": b"", "train/a/._1.jpg": b"", "train/.ipynb_checkpoints/1.jpg": b""}
+    )
+    folder = open_image_folder(root, "train")
+    assert folder.classes == ("a",)
+    assert folder.paths == ("a/1.jpg",)
+
+
+def test_a_linked_class_folder_is_listed(tree: WriteTree, tmp_path: Path) -> None:
+    root = tree({"train/a/1.jpg": b"", "elsewhere/2.jpg": b""})
+    (root / "train" / "b").symlink_to(root / "elsewhere")
+    assert open_image_folder(root, "train").paths == ("a/1.jpg", "b/2.jpg")
+
+
+def test_val_labels_index_the_training_classes(tree: WriteTree) -> None:
+    files = {f"train/{name}/1.jpg": b"" for name in ("a", "b", "c")} | {"val/c/1.jpg": b""}
+    train, val = open_train_val(tree(files))
+    assert train.labels.tolist() == [0, 1, 2]
+    assert val.classes == ("a", "b", "c")
+    assert val.labels.tolist() == [2]
+
+
+def test_missing_root(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"folder \S*nowhere does not exist .*Pass --data .*train/"
+    ):
+        open_train_val(tmp_path / "nowhere")
+
+
+def test_root_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "data.tar").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"data\.tar is a file, not a folder. Unpack it"):
+        open_train_val(tmp_path / "data.tar")
+
+
+@pytest.mark.parametrize(
+    ("files", "missing", "found"),
+    [
+        ({"val/a/1.jpg": b""}, "train", "it has val"),
+        ({"train/a/1.jpg": b""}, "val", "it has train"),
+        ({"test/a/1.jpg": b"", "validation/a/1.jpg": b""}, "train", "it has test, validation"),
+        ({"a.jpg": b""}, "train", "it has no sub-folders"),
+        ({f"c{i}/1.jpg": b"" for i in range(8)}, "train", "it has c0, c1, c2, c3, c4 and 3 more"),
+    ],
+)
+def test_missing_split(tree: WriteTree, files: dict[str, bytes], missing: str, found: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_train_val(tree(files))
+    message = str(caught.value)
+    assert f"has no sub-folder {missing}/; {found}." in message
+    assert "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG" in message
+
+
+def test_split_folder_given_as_root(tree: WriteTree) -> None:
+    root = tree({"train/a/1.jpg": b"", "val/a/1.jpg": b""})
+    with pytest.raises(UsageError, match=f"Pass its parent, {root}, instead"):
+        open_train_val(root / "train")
+
+
+def test_split_without_class_folders(tree: WriteTree) -> None:
+    with pytest.raises(
+        UsageError, match=r"train has no class folder\. Unpack the data set into it"
+    ):
+        open_image_folder(tree({"train/readme.txt": b""}), "train")
+
+
+def test_images_directly_in_the_split(tree: WriteTree) -> None:
+    with pytest.raises(
+        UsageError, match=r"train has 2 images directly in it and no class folder\."
+    ):
+        open_image_folder(tree({"train/1.jpg": b"", "train/2.jpg": b""}), "train")
+
+
+def test_classes_without_images_are_named(tree: WriteTree) -> None:
+    root = tree({"train/a/1.jpg": b"", "train/b/1.txt": b"", "train/c/x/1.gif": b""})
+    with pytest.raises(
+        UsageError, match=r"2 class folders without any image: b, c\. .*\.jpg, \.jpeg"
+    ):
+        open_image_folder(root, "train")
+
+
+def test_class_only_in_val(tree: WriteTree) -> None:
+    root = tree({"train/goldfish/1.jpg": b"", "train/shark/1.jpg": b"", "val/gold_fish/1.jpg": b""})
+    with pytest.raises(UsageError) as caught:
+        open_train_val(root)
+    message = str(caught.value)
+    assert "1 class that the training split lacks: gold_fish (did you mean 'goldfish'?)" in message
+    assert "The training split has 2: goldfish, shark." in message
+
+
+def test_unreadable_file_is_named(tree: WriteTree) -> None:
+    folder = open_image_folder(tree({"train/a/1.jpg": b""}), "train")
+    folder.path(0).unlink()
+    with pytest.raises(UserError, match=r"cannot read image \S*train/a/1.jpg: No such file"):
+        folder.read(0)
+
+
+def test_listing_is_fast(tmp_path: Path) -> None:
+    for name in range(20):
+        folder = tmp_path / "train" / str(name)
+        folder.mkdir(parents=True)
+        for number in range(250):
+            (folder / f"{number}.jpg").touch()
+    start = time.perf_counter()
+    assert len(open_image_folder(tmp_path, "train")) == 5000
+    assert time.perf_counter() - start < 1.0

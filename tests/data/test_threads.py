@@ -1,0 +1,178 @@
+"""Prefetching: order, early close, quiet imports and a clean exit."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from shufflenet_fn.data.threads import PrefetchIterator
+
+Stopped = Callable[[], bool]
+
+
+def prefetch_threads() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+
+
+def wait_until_none(seconds: float = 5.0) -> None:
+    end = time.monotonic() + seconds
+    while prefetch_threads() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not prefetch_threads()
+
+
+def slow(number: int, stopped: Stopped) -> int:
+    for _ in range(200):
+        if stopped():
+            raise RuntimeError("stopped")
+        time.sleep(0.05)
+    return number
+
+
+def run(code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 1, 4])
+def test_results_come_in_order(threads: int) -> None:
+    def read(number: int, stopped: Stopped) -> int:
+        time.sleep(0.002 * (number % 3))
+        return number
+
+    results = PrefetchIterator(read, 3, 20, threads=threads, prefetch=6)
+    assert list(results) == list(range(3, 20))
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_an_empty_range(threads: int) -> None:
+    assert list(PrefetchIterator(slow, 4, 4, threads=threads, prefetch=2)) == []
+
+
+def test_zero_threads_read_in_the_calling_thread() -> None:
+    def read(number: int, stopped: Stopped) -> int:
+        return threading.get_ident()
+
+    results = PrefetchIterator(read, 0, 3, threads=0, prefetch=0)
+    assert set(results) == {threading.get_ident()}
+
+
+def test_reading_starts_before_it_is_asked_for() -> None:
+    started = threading.Event()
+
+    def read(number: int, stopped: Stopped) -> int:
+        started.set()
+        return number
+
+    with PrefetchIterator(read, 0, 3, threads=1, prefetch=1):
+        assert started.wait(5)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_errors_keep_their_place_and_identity(threads: int) -> None:
+    error = KeyError("third")
+
+    def read(number: int, stopped: Stopped) -> int:
+        if number == 3:
+            raise error
+        return number
+
+    results = PrefetchIterator(read, 0, 10, threads=threads, prefetch=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(KeyError) as caught:
+        next(results)
+    assert caught.value is error
+    assert list(results) == []
+
+
+def test_close_stops_work_in_progress() -> None:
+    start = time.monotonic()
+    with PrefetchIterator(slow, 0, 1000, threads=3, prefetch=9) as results:
+        pass
+    wait_until_none()
+    assert time.monotonic() - start < 3
+    assert list(results) == []
+    results.close()
+
+
+def test_dropping_the_iterator_stops_its_threads() -> None:
+    results = PrefetchIterator(slow, 0, 1000, threads=3, prefetch=9)
+    assert prefetch_threads()
+    del results
+    gc.collect()
+    wait_until_none()
+
+
+def test_an_unfinished_iterator_does_not_hold_up_the_exit() -> None:
+    code = """
+import time
+from shufflenet_fn.data.threads import PrefetchIterator
+def read(number, stopped):
+    for _ in range(1000):
+        if stopped():
+            return number
+        time.sleep(0.01)
+results = PrefetchIterator(read, 0, 1000, threads=2, prefetch=8)
+raise SystemExit(7)
+"""
+    # 8 reads of 10 s on 2 threads are queued: without help the exit would take 40 s.
+    done = run(code, timeout=20)
+    assert (done.returncode, done.stderr) == (7, "")
+
+
+def test_building_a_loader_prints_nothing_and_leaves_logging_alone() -> None:
+    code = """
+import logging
+from shufflenet_fn.data.threads import import_grain
+import_grain(); import_grain()
+assert logging.root.handlers == [], logging.root.handlers
+assert len(logging.getLogger("absl").filters) == 1
+"""
+    done = run(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_other_absl_messages_still_pass(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    from shufflenet_fn.data.threads import import_grain
+
+    import_grain()
+    logging.getLogger("absl").warning("from this test")
+    assert "from this test" in caplog.text
+
+
+def test_importing_the_package_imports_no_data_library() -> None:
+    code = """
+import sys, shufflenet_fn.data
+heavy = {"torch", "grain", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
+assert heavy <= {"torch"}, heavy
+import shufflenet_fn.data.sources, shufflenet_fn.data.demo, shufflenet_fn.data.transforms
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+
+
+def test_sources_and_demo_do_not_import_torch() -> None:
+    code = """
+import sys
+import shufflenet_fn.data
+before = "torch" in sys.modules
+import shufflenet_fn.data.sources, shufflenet_fn.data.demo
+assert before or "torch" not in sys.modules
+assert not {"grain", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
+"""
+    done = run(code)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,167 @@
+"""The data path against torchvision as the oracle.
+
+Gathered in one file, because torchvision cannot be imported beside every build of torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
+from shufflenet_fn.data.sources import IMAGE_EXTENSIONS, open_image_folder
+from shufflenet_fn.data.transforms import EvalTransform
+
+from .conftest import Array, WriteTree
+
+pytest.importorskip("torchvision")
+
+from torchvision import datasets, transforms
+from torchvision.transforms import InterpolationMode, functional
+
+Picture = Callable[..., Array]
+NESTED = {
+    "train/b/2.jpg": b"",
+    "train/b/10.JPEG": b"",
+    "train/b/sub/1.png": b"",
+    "train/b/sub-a/1.png": b"",
+    "train/b/sub/deep/0.webp": b"",
+    "train/b/zz.tiff": b"",
+    "train/b/notes.txt": b"",
+    "train/B/1.jpg": b"",
+    "train/a a/x.jpg": b"",
+    "train/readme.md": b"",
+}
+
+
+def test_extensions() -> None:
+    assert IMAGE_EXTENSIONS == datasets.folder.IMG_EXTENSIONS
+
+
+def test_folder_order_and_labels(tree: WriteTree) -> None:
+    root = tree(NESTED)
+    ours = open_image_folder(root, "train")
+    theirs = datasets.ImageFolder(str(root / "train"))
+    assert list(ours.classes) == theirs.classes
+    assert [str(ours.path(i)) for i in range(len(ours))] == [path for path, _ in theirs.samples]
+    assert ours.labels.tolist() == theirs.targets
+    assert ours.labels.dtype == np.int64
+    assert not ours.labels.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(375, 500), (500, 333), (64, 64), (30, 400), (400, 30), (7, 5)]
+)
+def test_crop_box_algorithm(monkeypatch: pytest.MonkeyPatch, height: int, width: int) -> None:
+    """The same uniform draws, fed to torchvision in the order it asks, give the same box."""
+    scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    for seed in range(40):
+        draws = np.random.default_rng(seed).random(geometry.CROP_DRAWS)
+        ours = geometry.random_resized_crop_box(
+            height, width, scale=scale, ratio=ratio, draws=draws
+        )
+        uniform, randint = _fed_from(draws)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.Tensor, "uniform_", uniform)
+            patch.setattr(torch, "randint", randint)
+            # In float64, as ours: torchvision's float32 logarithms could round a side differently.
+            patch.setattr(torch, "log", lambda x: torch.tensor(np.log(ratio)))
+            theirs = transforms.RandomResizedCrop.get_params(
+                Image.new("RGB", (width, height)), list(scale), list(ratio)
+            )
+        assert tuple(ours) == tuple(theirs), f"seed {seed}"
+
+
+def _fed_from(draws: Array) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Stand-ins for ``Tensor.uniform_`` and ``torch.randint`` that take their numbers from draws."""
+    uniforms, corners = iter(draws[:-2].tolist()), iter(draws[-2:].tolist())
+
+    def uniform(tensor: torch.Tensor, low: Any, high: Any) -> torch.Tensor:
+        return torch.tensor([low + next(uniforms) * (high - low)], dtype=torch.float64)
+
+    def randint(low: int, high: int, size: object) -> torch.Tensor:
+        return torch.tensor([int(low + next(corners) * (high - low))])
+
+    return uniform, randint
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.6, 0.8, 1.0, 1.2, 1.7])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter(picture: Picture, name: str, factor: float) -> None:
+    image = picture(40, 50)
+    theirs = getattr(functional, f"adjust_{name}")(Image.fromarray(image), factor)
+    ours = image.copy()
+    getattr(jitter, f"adjust_{name}")(ours, factor)
+    # Pillow truncates where OpenCV rounds; a grey level of difference is then scaled by the factor.
+    assert abs(ours.astype(int) - np.asarray(theirs)).max() <= (2 if name == "saturation" else 1)
+
+
+def test_jitter_draws_give_torchvisions_factors_and_order(picture: Picture) -> None:
+    image = picture(40, 50)
+    for code, order in enumerate(["bcs", "bsc", "cbs", "csb", "sbc", "scb"]):
+        ours = image.copy()
+        jitter.color_jitter(ours, 0.2, np.array([code / 6 + 0.01, 0.0, 0.75, 1.0]))
+        theirs = Image.fromarray(image)
+        for letter in order:
+            name = {"b": "brightness", "c": "contrast", "s": "saturation"}[letter]
+            factor = {"b": 0.8, "c": 1.1, "s": 1.2}[letter]
+            theirs = getattr(functional, f"adjust_{name}")(theirs, factor)
+        assert abs(ours.astype(int) - np.asarray(theirs)).max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(375, 500), (500, 333), (257, 256), (256, 300), (100, 150), (900, 1201)]
+)
+def test_eval_geometry(height: int, width: int) -> None:
+    """Sizes and offsets agree: a coordinate ramp comes out within a pixel's rounding."""
+    rows, columns = np.mgrid[0:height, 0:width].astype(np.float64)
+    ramp = np.stack([255 * rows / height, 255 * columns / width, 0 * rows], axis=2)
+    image = ramp.round().astype(np.uint8)
+    theirs = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
+    expected = np.asarray(theirs(Image.fromarray(image))).astype(int)
+    ours = EvalTransform(256, 224)(image).astype(int)
+    assert ours.shape == expected.shape == (224, 224, 3)
+    assert abs(ours - expected).max() <= 1
+
+
+@pytest.mark.parametrize("height", range(225, 260, 3))
+def test_centre_crop_offsets(height: int) -> None:
+    image = np.arange(height * 240 * 3, dtype=np.int64).reshape(height, 240, 3).astype(np.uint8)
+    expected = np.asarray(transforms.CenterCrop(224)(Image.fromarray(image)))
+    np.testing.assert_array_equal(
+        geometry.crop(image, geometry.centre_box(height, 240, 224)), expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "mean_bound"),
+    [((375, 500), 0.6), ((280, 300), 0.6), ((120, 150), 0.3), ((1200, 900), 0.4)],
+)
+def test_resampling_is_close_to_pillows(
+    picture: Picture, source: tuple[int, int], mean_bound: float
+) -> None:
+    """Bounds on the difference between area averaging and Pillow's antialiased bilinear."""
+    image = picture(*source, seed=3)
+    theirs = functional.resize(Image.fromarray(image), [224, 224], InterpolationMode.BILINEAR)
+    gap = abs(geometry.resize(image, 224, 224).astype(int) - np.asarray(theirs))
+    assert gap.mean() < mean_bound
+    assert np.percentile(gap, 99) <= 6
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalize(memory_format: torch.memory_format) -> None:
+    images = torch.arange(2 * 3 * 16 * 16).view(2, 3, 16, 16).to(torch.uint8)
+    images = images.contiguous(memory_format=memory_format)
+    oracle = transforms.Compose(
+        [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
+    )
+    expected = torch.stack([oracle(image.permute(1, 2, 0).numpy()) for image in images])
+    ours = normalize(images)
+    torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)
+    assert ours.is_contiguous(memory_format=memory_format)

@@ -1,0 +1,146 @@
+"""Transforms: shapes, ranges, determinism and validation. See also test_torchvision_parity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shufflenet_fn.data.geometry import CROP_DRAWS, crop, random_resized_crop_box, resize
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn_backends.errors import UsageError
+
+from .conftest import Array
+
+Picture = Callable[..., Array]
+SIDES = st.integers(1, 700)
+
+
+@given(SIDES, SIDES, st.integers(0, 2**32))
+def test_crop_box_lies_inside(height: int, width: int, seed: int) -> None:
+    draws = np.random.default_rng(seed).random(CROP_DRAWS)
+    box = random_resized_crop_box(
+        height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), draws=draws
+    )
+    assert box.height > 0
+    assert box.width > 0
+    assert 0 <= box.top <= height - box.height
+    assert 0 <= box.left <= width - box.width
+
+
+def test_crop_box_follows_its_distribution() -> None:
+    shares, aspects = [], []
+    for index in range(3000):
+        draws = sample_rng(0, 0, index).random(CROP_DRAWS)
+        box = random_resized_crop_box(1000, 1000, scale=(0.2, 0.5), ratio=(0.5, 2.0), draws=draws)
+        shares.append(box.height * box.width / 1e6)
+        aspects.append(math.log(box.width / box.height))
+    assert min(shares) > 0.199
+    assert max(shares) < 0.501
+    assert np.mean(shares) == pytest.approx(0.35, abs=0.01)
+    assert np.mean(aspects) == pytest.approx(0.0, abs=0.03)
+    assert np.std(aspects) == pytest.approx(math.log(4) / math.sqrt(12), abs=0.02)
+
+
+def test_crop_copies_nothing(picture: Picture) -> None:
+    image = picture(30, 40)
+    box = random_resized_crop_box(
+        30, 40, scale=(0.3, 0.5), ratio=(1.0, 1.0), draws=np.full(CROP_DRAWS, 0.5)
+    )
+    assert np.shares_memory(crop(image, box), image)
+
+
+def test_resize_to_the_same_size_is_a_copy(picture: Picture) -> None:
+    image = picture(30, 40)
+    same = resize(image, 30, 40)
+    np.testing.assert_array_equal(same, image)
+    assert not np.shares_memory(same, image)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (64, 64), (300, 200), (50, 90), (1, 1)])
+def test_train_transform_fills_out(picture: Picture, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    before = image.copy()
+    buffer = np.zeros((3, 48, 48, 3), dtype=np.uint8)
+    transform = TrainTransform(48)
+    result = transform(image, sample_rng(0, 0, 1), out=buffer[1])
+    assert np.shares_memory(result, buffer)
+    np.testing.assert_array_equal(buffer[1], transform(image, sample_rng(0, 0, 1)))
+    assert not buffer[0].any()
+    assert not buffer[2].any()
+    np.testing.assert_array_equal(image, before)
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (20, 61), (300, 200)])
+def test_eval_transform_fills_out(picture: Picture, shape: tuple[int, int]) -> None:
+    image = picture(*shape)
+    before = image.copy()
+    buffer = np.zeros((3, 28, 28, 3), dtype=np.uint8)
+    transform = EvalTransform(32, 28)
+    transform(image, out=buffer[1])
+    np.testing.assert_array_equal(buffer[1], transform(image))
+    assert buffer[1].any()
+    assert not buffer[0].any()
+    np.testing.assert_array_equal(image, before)
+
+
+def test_everything_off_is_the_identity(picture: Picture) -> None:
+    image = picture(32, 32)
+    off = TrainTransform(32, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.0)
+    np.testing.assert_array_equal(off(image, sample_rng(0, 0, 0)), image)
+    np.testing.assert_array_equal(EvalTransform(32, 32)(image), image)
+
+
+def test_always_flipping_mirrors(picture: Picture) -> None:
+    image = picture(32, 32)
+    flip = TrainTransform(32, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=1.0)
+    np.testing.assert_array_equal(flip(image, sample_rng(0, 0, 0)), image[:, ::-1])
+
+
+def test_flip_has_its_probability(picture: Picture) -> None:
+    image = picture(8, 8)
+    transform = TrainTransform(8, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.3)
+    flipped = sum(
+        not np.array_equal(transform(image, sample_rng(0, 0, i)), image) for i in range(1000)
+    )
+    assert abs(flipped - 300) < 60
+
+
+def test_one_operation_off_leaves_the_others(picture: Picture) -> None:
+    image = picture(60, 80)
+    whole, no_flip = TrainTransform(32, flip=1.0), TrainTransform(32, flip=0.0)
+    np.testing.assert_array_equal(
+        whole(image, sample_rng(0, 0, 9)), no_flip(image, sample_rng(0, 0, 9))[:, ::-1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"size": 0}, "size is 0, but must be an integer of at least 1"),
+        ({"scale": (0.0, 1.0)}, r"scale is \(0.0, 1.0\), but must be \(low, high\) with 0 < low"),
+        ({"scale": (0.5, 0.2)}, "scale is"),
+        ({"scale": (0.5, 1.2)}, "scale is"),
+        ({"ratio": (2.0, 1.0)}, "ratio is"),
+        ({"ratio": (0.0, 1.0)}, "ratio is"),
+        ({"jitter": -0.1}, r"jitter is -0.1, but must be a number of at least 0 \(0 is off\)"),
+        ({"jitter": math.nan}, "jitter is nan"),
+        ({"flip": 1.5}, "flip is 1.5, but must be a probability from 0"),
+    ],
+)
+def test_train_transform_validates(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainTransform(**{"size": 32, **fields})
+
+
+def test_eval_transform_validates() -> None:
+    with pytest.raises(UsageError, match="resize is 100, but must be at least size, 224"):
+        EvalTransform(100, 224)
+    with pytest.raises(UsageError, match="size is 0"):
+        EvalTransform(0, 0)

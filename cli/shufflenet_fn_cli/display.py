@@ -130,7 +130,7 @@ def finish_line(event: RunFinished) -> str:
     results = event.results
     return (
         f"done in {duration(results['seconds'])}: Acc@1 {results['accuracy1']:.2f}, best "
-        f"{results['best_accuracy1']:.2f} in epoch {results['best_epoch']}"
+        f"{results['best_accuracy1']:.2f} after epoch {results['best_epoch']} of {results['epochs']}"
     )
 
 

@@ -6,7 +6,7 @@ A checkpoint is a folder ``step-00001234/``:
   ``torchvision.models.shufflenet_v2_*`` loads it with ``strict=True``;
 * ``ema.safetensors``: the averaged weights in the same form, if the run keeps them;
 * ``state.safetensors``: optimizer state, loss scale and step, under dotted paths;
-* ``manifest.json``: what it is of, and the SHA-256 of every file beside it.
+* ``manifest.json``: what it is of, and the SHA-256 of every file beside it and of itself.
 
 It is written aside, flushed to disk, renamed, read back and verified; only then ``latest.json`` (and
 ``best.json``) point to it, and only after that old ones are removed.
@@ -29,7 +29,7 @@ from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
+from shufflenet_fn.tree import tree_paths, tree_unflatten
 from shufflenet_fn_backends.errors import UserError
 
 MANIFEST: Final = "manifest.json"
@@ -37,6 +37,8 @@ WEIGHTS: Final = "weights.safetensors"
 EMA: Final = "ema.safetensors"
 STATE: Final = "state.safetensors"
 FORMAT: Final = 1
+_OWN_HASH: Final = "sha256_of_this_file_with_zeros_here"
+_ZEROS: Final = "0" * 64
 
 
 def save_checkpoint(
@@ -61,10 +63,12 @@ def save_checkpoint(
     if isinstance(state.ema, Variables):
         files[EMA] = to_torchvision(state.ema, config, num_batches_tracked=step)
     try:
+        # Left by a process killed while writing; in containers process numbers repeat.
+        shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         hashes = {name: _write(aside / name, _on_cpu(tensors)) for name, tensors in files.items()}
         content = {**manifest, "format": FORMAT, "step": step, "sha256": hashes}
-        _write_durably(aside / MANIFEST, json.dumps(content, indent=2).encode())
+        _write_durably(aside / MANIFEST, _with_own_hash(content))
         if final.exists():
             shutil.rmtree(final)
         aside.rename(final)
@@ -87,9 +91,13 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         UserError: a file is missing or its hash is not the manifest's.
     """
     try:
-        manifest: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text())
+        content = (checkpoint / MANIFEST).read_bytes()
+        manifest: dict[str, Any] = json.loads(content)
         hashes = manifest["sha256"]
         damaged = [name for name, sha in hashes.items() if _sha256(checkpoint / name) != sha]
+        own = manifest[_OWN_HASH]
+        if _hash(content.replace(own.encode(), _ZEROS.encode(), 1)) != own:
+            damaged.append(MANIFEST)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"the checkpoint {checkpoint} is damaged: {error!r}.") from None
     if damaged:
@@ -111,12 +119,20 @@ def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> 
     rest = _rest(like)
     expected = dict(tree_paths(rest))
     wrong = sorted(expected.keys() ^ stored.keys()) or [
-        path for path, leaf in expected.items() if stored[path].shape != leaf.shape
+        path
+        for path, leaf in expected.items()
+        if (stored[path].shape, stored[path].dtype) != (leaf.shape, leaf.dtype)
     ]
     if wrong:
         raise UserError(
             f"the checkpoint {checkpoint} was written with other settings: {', '.join(wrong[:4])} "
-            "do not match. Momentum, clipping and loss scale must be those of the run it is from."
+            "do not match. Momentum, clipping, loss scale and precision must be those of the run it is "
+            "from."
+        )
+    if isinstance(like.ema, Variables) and not (checkpoint / EMA).exists():
+        raise UserError(
+            f"the checkpoint {checkpoint} was written with other settings: it holds no averaged weights "
+            f"({EMA}). Leave EMA off, as in the run it is from."
         )
     restored = tree_unflatten(rest, [stored[path].to(device) for path in expected])
     variables = _load_variables(checkpoint / WEIGHTS, config, like.variables)
@@ -173,10 +189,9 @@ def _state_tensors(state: TrainState) -> dict[str, Tensor]:
 
 def _load_variables(path: Path, config: ShuffleNetConfig, like: Variables) -> Variables:
     loaded = from_torchvision(_read(path), config)
-    matched = [
-        new.to(device=old.device, dtype=old.dtype)
-        for new, old in zip(tree_leaves(loaded), tree_leaves(like), strict=True)
-    ]
+    # By path and not by position: two trees may have the same keys in another order.
+    new = dict(tree_paths(loaded))
+    matched = [new[path].to(device=old.device, dtype=old.dtype) for path, old in tree_paths(like)]
     return tree_unflatten(like, matched)
 
 
@@ -195,6 +210,15 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _write(path: Path, tensors: dict[str, Tensor]) -> str:
     content = safetensors.torch.save(tensors, metadata={"format": "pt"})
     _write_durably(path, content)
+    return _hash(content)
+
+
+def _with_own_hash(manifest: dict[str, Any]) -> bytes:
+    blank = json.dumps({_OWN_HASH: _ZEROS, **manifest}, indent=2)
+    return blank.replace(_ZEROS, _hash(blank.encode()), 1).encode()
+
+
+def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             f"that holds {WEIGHTS}."
         )
     try:
-        content: Any = (
-            safetensors.torch.load_file(file)
-            if file.suffix == ".safetensors"
-            else torch.load(file, map_location="cpu", weights_only=True)
-        )
-    except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, ValueError, KeyError) as error:
-        raise UsageError(f"cannot read weights from {file}: {_first_line(error)}") from error
-    except safetensors.SafetensorError as error:
-        raise UsageError(f"cannot read weights from {file}: {error}") from error
+        content = _load(file)
+    except OSError as error:
+        raise UsageError(f"cannot read weights from {file}: {error.strerror or error}.") from error
+    # A damaged pickle makes the unpickler raise anything: IndexError, struct.error, AssertionError.
+    except Exception as error:
+        raise UsageError(
+            f"cannot read weights from {file}: it is damaged, it is no weights file, or it is a pickle "
+            "that holds more than tensors and plain containers, which is not loaded because it could "
+            "run code. If you trust it, save its state_dict anew as .safetensors. "
+            f"({type(error).__name__})"
+        ) from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -57,5 +59,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _load(file: Path) -> Any:
+    if file.suffix == ".safetensors":
+        return safetensors.torch.load_file(file)
+    with warnings.catch_warnings():
+        # Of a file that another tool pickled; what matters is whether it holds weights.
+        warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+        return torch.load(file, map_location="cpu", weights_only=True)

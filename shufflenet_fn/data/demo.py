@@ -126,8 +126,9 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 def _move_into_place(fresh: Path, folder: Path, *, aside: Path) -> None:
     """Rename ``fresh`` to ``folder``, unless another run has finished a good set there."""
-    if folder.exists() and not is_complete(folder):
-        os.rename(folder, aside)
+    if not is_complete(folder):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, aside)
     try:
         os.rename(fresh, folder)
     except OSError:

@@ -93,9 +93,9 @@ def _checker(canvas: Mask) -> None:
 
 
 def _dots(canvas: Mask) -> None:
-    for row in (26, 64, 102):
-        for column in (26, 64, 102):
-            _circle(canvas, column, row, 14, 255)
+    for row in (37, 91):
+        for column in (37, 91):
+            _circle(canvas, column, row, 22, 255)
 
 
 _DRAWINGS: dict[str, Callable[[Mask], None]] = {

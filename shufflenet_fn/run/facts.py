@@ -15,11 +15,6 @@ def run_facts(
     """Label and value of what a user wants to see confirmed before a long run."""
     settings = job.settings
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
-    changed = [
-        f"{item.name}={getattr(settings, item.name)} [{job.resolved.origin[item.name]}]"
-        for item in declared(TrainSettings)
-        if job.resolved.origin.get(item.name, "default") != "default"
-    ]
     return [
         ("run directory", str(job.run_dir)),
         (
@@ -38,5 +33,17 @@ def run_facts(
             "and pass",
         ),
         ("precision", precision_name(settings)),
-        ("settings", ", ".join(changed) or "all defaults"),
+        *_settings_by_origin(job),
     ]
+
+
+def _settings_by_origin(job: Job) -> list[tuple[str, str]]:
+    groups: dict[str, list[str]] = {}
+    for item in declared(TrainSettings):
+        origin = job.resolved.origin.get(item.name, "default")
+        groups.setdefault(origin, []).append(f"{item.name}={getattr(job.settings, item.name)}")
+    return [
+        (f"from {origin}", " ".join(values))
+        for origin, values in groups.items()
+        if origin != "default"
+    ] + [("defaults", " ".join(groups.get("default", [])))]

@@ -12,7 +12,7 @@ class Results(NamedTuple):
     """``results.json``. Accuracies in percent over exactly ``num_images`` images.
 
     ``accuracy1`` is that of the last evaluation, not of the best: ``best_accuracy1`` is picked on the
-    validation set and so flattered.
+    validation set and so flattered. ``best_epoch`` counts from 1.
     """
 
     name: str

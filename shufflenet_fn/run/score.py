@@ -87,8 +87,8 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     """Evaluate on this rank; the same result on every rank.
 
     Returns:
-        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``seconds``, ``images_per_s``, and what was
-        evaluated.
+        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``seconds``, ``images_per_s``,
+        and what was evaluated.
     """
     settings = job.settings
     runtime = select_runtime(job.device).runtime

@@ -154,7 +154,7 @@ def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
         loss=run.last.loss,
         num_images=run.last.num_images,
         best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
-        best_epoch=run.best.epoch if run.best else 0,
+        best_epoch=run.best.epoch + 1 if run.best else 0,
         fps=sum(fps) / len(fps) if fps else None,
         epochs=run.job.settings.epochs,
         steps=int(run.state.step),

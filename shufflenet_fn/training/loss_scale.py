@@ -93,10 +93,12 @@ def adjust(
     if scaling.kind != "dynamic" or not isinstance(state, LossScale):
         return state
     good = state.good_steps + 1
-    grow = good >= scaling.growth_interval
+    larger = state.scale * scaling.growth_factor
+    # A scale of infinity would come back from no backoff: every later step would be skipped.
+    grow = (good >= scaling.growth_interval) & torch.isfinite(larger)
     zero = torch.zeros_like(good)
     grown = LossScale(
-        torch.where(grow, state.scale * scaling.growth_factor, state.scale),
+        torch.where(grow, larger, state.scale),
         torch.where(grow, zero, good),
     )
     shrunk = LossScale(

@@ -71,7 +71,8 @@ def sgd(
 ) -> GradientTransformation:
     """Stochastic gradient descent, the rule of ``torch.optim.SGD``.
 
-    ``g += weight_decay * p``; ``v = momentum * v + g``; ``p -= lr * (v or, with Nesterov, g + momentum * v)``.
+    ``g += weight_decay * p``; ``v = momentum * v + g``; ``p -= lr * v``, or with Nesterov
+    ``p -= lr * (g + momentum * v)``.
 
     Args:
         schedule: step number to learning rate, both 0-dim tensors (``shufflenet_fn.training.schedules``).

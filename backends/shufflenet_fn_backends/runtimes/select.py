@@ -60,7 +60,8 @@ def _auto() -> RuntimeSelection:
 
 
 def _short(reason: str) -> str:
-    return reason.split(". ")[0].replace("device ", "no ").replace(" is not available:", ":")
+    sentence = reason.split(". ")[0].removeprefix("device ")
+    return "no " + sentence.replace(" is not available:", ":")
 
 
 def _listed(indices: list[int]) -> str:

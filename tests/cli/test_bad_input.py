@@ -1,0 +1,195 @@
+"""Every mistake a user can make ends in one message, the right exit code, and no traceback."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn.model.config import get_config
+from shufflenet_fn.model.variables import init
+
+Command = Callable[..., tuple[int, str, str]]
+
+TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
+
+
+def check_refused(outcome: tuple[int, str, str], code: int, *words: str) -> None:
+    """One error message with all ``words``, the exit code, and nothing that looks like a traceback."""
+    got, out, err = outcome
+    assert got == code, err
+    assert "Traceback" not in out + err
+    for word in words:
+        assert word in err, f"{word!r} is not in: {err}"
+
+
+def check_one_line(outcome: tuple[int, str, str]) -> None:
+    errors = [line for line in outcome[2].splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1, outcome[2]
+
+
+@pytest.fixture
+def broken_copy(image_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the image folder that a test may damage."""
+    return Path(shutil.copytree(image_folder, tmp_path / "data"))
+
+
+def test_no_data(command: Command) -> None:
+    outcome = command("train", *TINY)
+    check_refused(outcome, 2, "no training data", "--data", "demo")
+    check_one_line(outcome)
+
+
+def test_missing_data_folder(command: Command) -> None:
+    outcome = command("train", *TINY, "--data", "nowhere")
+    check_refused(outcome, 2, "nowhere")
+    check_one_line(outcome)
+
+
+def test_empty_data_folder(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    check_refused(command("train", *TINY, "--data", "empty"), 2, "empty", "train")
+
+
+def test_class_in_val_that_train_lacks(command: Command, broken_copy: Path) -> None:
+    (broken_copy / "val" / "red").rename(broken_copy / "val" / "rde")
+    check_refused(command("train", *TINY, "--data", broken_copy), 2, "rde", "red")
+
+
+def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
+    (broken_copy / "train" / "red" / "03.jpg").write_text("this is not an image")
+    outcome = command("train", *TINY, "--data", broken_copy, "--run-dir", "run")
+    check_refused(outcome, 1, "03.jpg")
+    check_one_line(outcome)
+    assert "03.jpg" in (broken_copy.parent / "run" / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--arch", "x1_1"), ("x1_1", "did you mean", "shufflenet_v2_x1_0", "x2_0")),
+        (("--preset", "ascend-8"), ("ascend-8", "did you mean 'ascend-8p'", "demo")),
+        (("--schedule", "cosin"), ("cosin", "did you mean 'cosine'", "epoch-cosine")),
+        (("--precision", "bf61"), ("bf61", "did you mean 'bf16'", "O2")),
+        (("--backend", "refrence"), ("refrence", "did you mean 'reference'")),
+        (("--device", "gpu"), ("gpu", "cuda", "npu")),
+        (("--loss-scale", "-1"), ("-1", "dynamic", "64")),
+        (("--momentum", "1.5"), ("--momentum", "1.5", "below 1")),
+        (("--learning-rate", "0"), ("--learning-rate", "above 0")),
+        (("--learning-rate", "nan"), ("--learning-rate", "nan")),
+        (("--nesterov", "--momentum", "0"), ("--nesterov", "--momentum")),
+        (("--warm-up-epochs", "1"), ("--warm-up-epochs 1", "--epochs 1")),
+        (("--eval-resize", "16"), ("--eval-resize 16", "--image-size 32")),
+        (("--amp", "--precision", "bf16"), ("--amp", "--precision")),
+        (("--num-classes", "2"), ("--num-classes 2", "3 classes")),
+        (("--batch-size", "48"), ("48", "24")),
+        (("--dist-backend", "hccl"), ("hccl", "gloo")),
+        (("--node-rank", "3"), ("--node-rank 3", "--nnodes 1")),
+        (("--device-list", "0,0"), ("0,0",)),
+        (("--pretrained", "none.pth"), ("none.pth",)),
+        (("--resume", "none"), ("none",)),
+        (("--config", "none.yaml"), ("none.yaml",)),
+        (("--run-dir", "/proc/nothing/here"), ("/proc/nothing/here", "--run-dir")),
+    ],
+)
+def test_value_that_is_not_allowed(
+    command: Command, image_folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    outcome = command("train", *TINY, "--data", image_folder, *arguments)
+    check_refused(outcome, 2, *words)
+    check_one_line(outcome)
+
+
+def test_unknown_option_suggests_one(command: Command) -> None:
+    check_refused(command("train", "--learning-rat", "1"), 2, "--learning-rat", "--learning-rate")
+
+
+def test_batch_that_does_not_divide(command: Command, image_folder: Path) -> None:
+    outcome = command("train", *TINY, "--data", image_folder, "--devices", 2, "--batch-size", 7)
+    check_refused(outcome, 2, "7", "2 devices", "6", "8")
+    check_one_line(outcome)
+
+
+@pytest.mark.parametrize("device", ["npu", "cuda"])
+def test_devices_that_are_not_there(command: Command, image_folder: Path, device: str) -> None:
+    outcome = command("train", *TINY, "--data", image_folder, "--device", device, "--devices", 8)
+    check_refused(outcome, 3, f"device {device} is not available", "--device cpu")
+    check_one_line(outcome)
+
+
+def test_run_directory_below_a_file(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "file/run")
+    check_refused(outcome, 2, "file/run", "--run-dir")
+
+
+def test_run_directory_of_another_run(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
+    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
+    check_refused(outcome, 2, "run", "--resume")
+    assert (tmp_path / "run" / "config.json").read_text() == "{}"
+
+
+def test_config_file_with_unknown_key(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("lerning_rate: 0.1\n")
+    outcome = command("train", *TINY, "--data", image_folder, "--config", "c.yaml")
+    check_refused(outcome, 2, "lerning_rate", "did you mean 'learning_rate'")
+
+
+def test_config_file_with_a_value_of_the_wrong_type(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("epochs: many\n")
+    check_refused(command("train", "--config", "c.yaml"), 2, "epochs", "many", "integer")
+
+
+def test_checkpoint_of_another_architecture(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    done = command("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 1)
+    assert done.code == 0, done.err
+    outcome = command("train", "--resume", "run", "--arch", "x1_0")
+    check_refused(outcome, 2, "shufflenet_v2_x0_5", "shufflenet_v2_x1_0")
+    outcome = command("evaluate", "run", "--arch", "x1_0")
+    check_refused(outcome, 2, "shufflenet_v2_x0_5", "shufflenet_v2_x1_0")
+    weights = next((tmp_path / "run" / "checkpoints").glob("step-*")) / "weights.safetensors"
+    outcome = command("evaluate", weights, "--arch", "x1_0", "--data", image_folder)
+    check_refused(outcome, 2, "do not fit", "x1_0")
+    outcome = command("evaluate", weights, "--data", image_folder)
+    check_refused(outcome, 2, "--arch")
+
+
+def test_weights_for_other_classes(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    import torch
+
+    from shufflenet_fn.convert.torchvision import to_torchvision
+
+    config = get_config("x0_5", num_classes=2)
+    weights = to_torchvision(init(config, torch.Generator()), config)
+    torch.save(weights, tmp_path / "w.pth")
+    outcome = command("evaluate", "w.pth", "--arch", "x0_5", "--data", image_folder)
+    check_refused(outcome, 2, "2 classes", "3")
+
+
+def test_damaged_checkpoint_is_skipped(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    arguments = (*TINY, "--epochs", 2, "--data", image_folder, "--run-dir", "run")
+    assert command("train", *arguments).code == 0
+    newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]
+    file = newest / "weights.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+    done = command("train", "--resume", "run")
+    assert done.code == 0, done.err
+    assert "skipped" in done.out and newest.name in done.out
+    assert "at step 3" in done.out
+
+
+def test_error_in_one_of_two_processes(process: Command, broken_copy: Path) -> None:
+    (broken_copy / "train" / "red" / "03.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut short")
+    outcome = process("train", *TINY, "--data", broken_copy, "--devices", 2)
+    check_refused(outcome, 1, "03.jpg", "rank")
+    check_one_line(outcome)

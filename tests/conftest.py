@@ -1,0 +1,90 @@
+"""Fixtures for the whole suite. Nothing here reads anything that is not in the repository."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The demo data set and everything else cached goes to a folder of this test session."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+class Outcome(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Command:
+    """Run ``shufflenet-fn`` through its entry point, in this process and in ``tmp_path``."""
+    from shufflenet_fn_cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["shufflenet-fn", *map(str, arguments)])
+        code: object = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+        captured = capsys.readouterr()
+        return Outcome(int(str(code or 0)), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def process(tmp_path: Path) -> Command:
+    """Run ``shufflenet-fn`` as a process of its own in ``tmp_path``."""
+
+    def run(*arguments: object, timeout: float = 120.0) -> Outcome:
+        done = subprocess.run(
+            [sys.executable, "-m", "shufflenet_fn_cli.main", *map(str, arguments)],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small learnable ImageFolder: 3 classes told apart by colour, 24 + 10 JPEGs of 40×48."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for split, per_class in (("train", 8), ("val", 4)):
+        for label, name in enumerate(("blue", "green", "red")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(per_class - (1 if split == "val" and label else 0)):
+                pixels = rng.integers(0, 90, (40, 48, 3), dtype=np.uint8)
+                pixels[..., 2 - label] += 150
+                Image.fromarray(pixels).save(folder / f"{number:02d}.jpg", quality=95)
+    return root

@@ -1,0 +1,106 @@
+"""Where a setting's value comes from, and the presets' exact numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn.run.job import accumulation, global_batch
+from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.presets import PRESETS
+from shufflenet_fn.run.resolve import checked, resolve
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_backends.errors import UsageError
+
+
+def test_ascend_presets_are_the_originals_numbers() -> None:
+    one = resolve({}, preset="ascend-1p").settings
+    assert (one.batch_size, one.learning_rate, one.warm_up_epochs) == (1536, 0.75, 1)
+    assert (one.momentum, one.weight_decay, one.epochs) == (0.0, 3.0517578125e-05, 240)
+    assert (one.workers, one.print_freq, one.devices) == (128, 10, 1)
+    eight = resolve({}, preset="ascend-8p").settings
+    assert (eight.batch_size, eight.learning_rate, eight.warm_up_epochs) == (8192, 4.0, 5)
+    assert (eight.momentum, eight.weight_decay, eight.epochs) == (0.0, 1e-4, 240)
+    assert (eight.workers, eight.print_freq, eight.devices) == (184, 1, 8)
+    for settings in (one, eight):
+        assert settings.amp and settings.opt_level == "O2" and settings.loss_scale == "64"
+        assert settings.arch == "shufflenet_v2_x1_0" and settings.seed == 49
+        assert settings.eval_freq == 5 and settings.color_jitter == 0.2
+        assert settings.schedule == "epoch-cosine" and settings.label_smoothing == 0.0
+        assert settings.decay_on == "all"
+    for name in ("ascend-1p", "ascend-8p"):
+        assert "momentum 0" in str(PRESETS[name].warning)
+
+
+def test_every_preset_names_real_settings_and_passes_the_checks() -> None:
+    known = {item.name for item in declared(TrainSettings)}
+    for name, preset in PRESETS.items():
+        assert set(preset.values) <= known
+        assert resolve({}, preset=name).preset == name
+        assert preset.source
+
+
+def test_order_of_precedence_and_origins(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("preset: paper\nmomentum: 0.5\nbatch-size: 32\n")
+    resolved = resolve({"batch_size": 16}, config_file=file)
+    assert resolved.settings.learning_rate == 0.5
+    assert resolved.origin["learning_rate"] == "preset paper"
+    assert resolved.settings.momentum == 0.5 and resolved.origin["momentum"] == str(file)
+    assert resolved.settings.batch_size == 16
+    assert resolved.origin["batch_size"] == "command line"
+    assert resolved.origin["seed"] == "default"
+
+
+@pytest.mark.parametrize("name", [item.name for item in declared(TrainSettings)])
+def test_every_setting_has_help_and_a_valid_default(name: str) -> None:
+    item = next(i for i in declared(TrainSettings) if i.name == name)
+    assert item.option.help and item.option.panel
+    assert all(flag.startswith("-") for flag in item.option.flags)
+    item.option.check(item.name, item.default)
+    assert item.default is None or type(item.default) is item.type
+
+
+def test_no_two_settings_share_a_flag() -> None:
+    flags = [
+        flag for item in declared(TrainSettings) for flags in item.option.flags for flag in [flags]
+    ]
+    assert len(flags) == len(set(flags))
+
+
+def test_the_originals_table_is_complete() -> None:
+    spellings = {
+        part
+        for item in declared(TrainSettings)
+        for flag in item.option.flags
+        for part in flag.split("/")
+    }
+    table = (
+        "--data --addr --seed --workers --learning-rate --print-freq --eval-freq --arch "
+        "--dist-backend --batch-size --epoch --warm_up_epochs --rank --amp --momentum --wd "
+        "--device-list --benchmark --device_num --dist-url --multiprocessing-distributed "
+        "--world-size"
+    )
+    assert set(table.split()) <= spellings
+
+
+def test_eval_resize_follows_the_image_size() -> None:
+    assert checked(TrainSettings()).eval_resize == 256
+    assert checked(TrainSettings(image_size=112)).eval_resize == 128
+    assert checked(TrainSettings(image_size=64, eval_resize=64)).eval_resize == 64
+
+
+def test_benchmark_accumulates_as_the_original_does() -> None:
+    settings = TrainSettings(batch_size=1024, benchmark=1)
+    assert accumulation(settings, world_size=8) == 16
+    assert global_batch(settings, world_size=8) == 16384
+    # The original divides by zero where a device's batch is over 2048.
+    assert accumulation(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
+    assert accumulation(TrainSettings(accumulate=3), world_size=1) == 3
+
+
+def test_short_architecture_names_are_completed() -> None:
+    assert resolve({"arch": "x2_0"}).settings.arch == "shufflenet_v2_x2_0"
+    with pytest.raises(UsageError, match="x2_0"):
+        resolve({"arch": "x20"})

@@ -1,0 +1,60 @@
+"""What `import shufflenet_fn` offers, and what importing does not cost."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+import shufflenet_fn
+
+
+def loaded_after(statement: str) -> set[str]:
+    """Top-level modules in a fresh interpreter after ``statement``."""
+    code = f"{statement}\nimport sys; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(shufflenet_fn.__all__) == shufflenet_fn.__all__ == dir(shufflenet_fn)
+    for name in shufflenet_fn.__all__:
+        assert getattr(shufflenet_fn, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        shufflenet_fn.nonsense  # noqa: B018
+
+
+def test_public_functions_are_documented() -> None:
+    for name in shufflenet_fn.__all__:
+        value = getattr(shufflenet_fn, name)
+        if callable(value):
+            assert (value.__doc__ or "").strip(), name
+
+
+def test_import_is_light() -> None:
+    heavy = {"torch", "torchvision", "grain", "cv2", "simplejpeg", "PIL", "matplotlib", "typer"}
+    assert not loaded_after("import shufflenet_fn") & heavy
+    assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
+
+
+def test_help_does_not_import_torch() -> None:
+    statement = (
+        "import sys; sys.argv = ['shufflenet-fn', 'train', '--help']\n"
+        "import io, contextlib\n"
+        "from shufflenet_fn_cli.main import main\n"
+        "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main()"
+    )
+    assert not loaded_after(statement) & {"torch", "numpy", "grain", "cv2", "yaml"}
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["shufflenet_fn", "shufflenet_fn.model.config", "shufflenet_fn.precision"],
+)
+def test_examples_in_docstrings(module: str) -> None:
+    result = doctest.testmod(importlib.import_module(module))
+    assert result.attempted > 0
+    assert result.failed == 0

@@ -22,6 +22,7 @@ def batch_norm_train(
 ) -> tuple[Tensor, Moments]:
     # Running statistics are not passed: torch would update them in place (silently under `grad`, an
     # error under `vmap`). The kernel returns the batch's own, so no second reduction is paid for them.
+    weight, bias = _wide(weight), _wide(bias)
     y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
     count = x.shape[0] * x.shape[2] * x.shape[3]
     return _relu(y, relu), Moments(mean.detach(), invstd.detach(), count)
@@ -37,7 +38,8 @@ def batch_norm_eval(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    return _relu(nnf.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), relu)
+    y = nnf.batch_norm(x, mean, var, _wide(weight), _wide(bias), False, 0.0, eps)
+    return _relu(y, relu)
 
 
 def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
@@ -57,6 +59,12 @@ def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
 
 def to_tensor(x: Tensor) -> Tensor:
     return x
+
+
+def _wide(parameter: Tensor) -> Tensor:
+    # Half activations go with float32 parameters and statistics, but half parameters (O3) would need half
+    # statistics on the CPU, and give them: too narrow for an average over many steps.
+    return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _relu(x: Tensor, active: bool) -> Tensor:

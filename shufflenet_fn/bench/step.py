@@ -12,7 +12,7 @@ import torch
 from shufflenet_fn.bench.contenders import OURS, PEERS, build_step
 from shufflenet_fn.bench.ratios import interval, paired_ratios
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.turns import take_turns
+from shufflenet_fn.bench.turns import peak_memory, take_turns
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.run.options import declared
@@ -27,7 +27,7 @@ def run_step_bench(
 
     ``ours_img_s`` and ``peers`` are medians over rounds in images per second. ``ratios`` are medians of the
     rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 % bootstrap intervals, and
-    ``ratio_best_peer`` the one to the fastest peer. Peak memory is the resident set of the process.
+    ``ratio_best_peer`` the one to the fastest peer. Peak memory is that of the process, see ``peak_memory``.
     """
     for item in declared(StepBenchSettings):
         item.option.check(item.name, getattr(settings, item.name))
@@ -36,7 +36,7 @@ def run_step_bench(
     progress(backend.reason)
     threads = settings.threads or usable_cores()
     names = [OURS, *PEERS]
-    turns = take_turns(
+    seconds = take_turns(
         names,
         build_step,
         settings,
@@ -46,7 +46,7 @@ def run_step_bench(
         progress=progress,
     )
     images = settings.batch_size * settings.steps
-    columns = list(zip(*turns.seconds, strict=True))
+    columns = list(zip(*seconds, strict=True))
     rates = [images / statistics.median(column) for column in columns]
     peers = dict(zip(names[1:], rates[1:], strict=True))
     ratios = {
@@ -54,7 +54,8 @@ def run_step_bench(
         for name, column in zip(names[1:], columns[1:], strict=True)
     }
     best = max(peers, key=lambda name: peers[name])
-    peaks = dict(zip(names, turns.peak_bytes, strict=True))
+    progress("peak memory of each contender, in a fresh process")
+    peaks = dict(zip(names, peak_memory(names, build_step, settings, threads=threads), strict=True))
     return {
         "arch": settings.arch,
         "image_size": settings.image_size,

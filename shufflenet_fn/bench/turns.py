@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 from shufflenet_fn_backends.errors import UserError
-
-
-class Turns(NamedTuple):
-    """``seconds[round][contender]`` of one turn, and each contender's peak resident set in bytes."""
-
-    seconds: list[list[float]]
-    peak_bytes: list[int]
-
 
 Build = Callable[[str, Any], Callable[[], None]]
 
@@ -31,11 +24,14 @@ def take_turns(
     rounds: int,
     steps: int,
     progress: Callable[[str], None],
-) -> Turns:
+) -> list[list[float]]:
     """Run ``steps`` steps of each contender in turn, ``rounds`` times, one at a time.
 
-    Every contender lives in its own process, so that none profits from another's warm allocator, and its
-    peak memory is its own. The order turns around every round. The first turn is a warm-up.
+    Every contender lives in its own process, so that none profits from another's warm allocator. The
+    order turns around every round. The first turn is a warm-up.
+
+    Returns:
+        Seconds of a turn, by round and contender.
 
     Raises:
         UserError: a contender failed.
@@ -57,7 +53,40 @@ def take_turns(
                 f"round {number + 1}/{rounds}: "
                 + ", ".join(f"{name} {s:.3f} s" for name, s in zip(names, row, strict=True))
             )
-        return Turns(seconds, [_ask(worker, "peak") for worker in workers])
+        return seconds
+
+
+def peak_memory(
+    names: list[str], build: Build, settings: Any, *, threads: int, steps: int = 2
+) -> list[int]:
+    """Peak resident set in bytes of each contender, over ``steps`` steps in a fresh process.
+
+    The C library gets blocks of 1 MiB and more from the kernel one by one and gives them back at once
+    here (``MALLOC_MMAP_THRESHOLD_``, glibc). With its default the peak is that of a heap whose holes
+    depend on which libraries happen to be imported: 160 MB more or less for the same step.
+    """
+    peaks = []
+    for name in names:
+        with (
+            _environment("MALLOC_MMAP_THRESHOLD_", str(2**20)),
+            _worker(name, build, settings, threads, steps) as worker,
+        ):
+            _turn(worker)
+            peaks.append(int(_ask(worker, "peak")))
+    return peaks
+
+
+@contextlib.contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
 
 
 @contextlib.contextmanager

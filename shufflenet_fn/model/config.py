@@ -63,7 +63,7 @@ class ShuffleNetConfig:
             raise ValueError(f"num_classes must be at least 1, not {self.num_classes}")
         if not 0.0 <= self.bn_momentum <= 1.0:
             raise ValueError(f"bn_momentum must lie in [0, 1], not {self.bn_momentum}")
-        if self.bn_eps <= 0.0:
+        if not self.bn_eps > 0.0:
             raise ValueError(f"bn_eps must be positive, not {self.bn_eps}")
 
 

@@ -88,7 +88,7 @@ def sgd(
         raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
     if nesterov and momentum == 0.0:
         raise ValueError("nesterov needs a momentum above 0")
-    if weight_decay < 0.0:
+    if not weight_decay >= 0.0:
         raise ValueError(f"weight_decay must not be negative, not {weight_decay}")
 
     def init(params: Params) -> SGDState:
@@ -118,7 +118,7 @@ def sgd(
 
 def clip_by_global_norm(max_norm: float) -> GradientTransformation:
     """Scale all gradients together so that their Euclidean norm is at most ``max_norm`` (1211.5063)."""
-    if max_norm <= 0.0:
+    if not max_norm > 0.0:
         raise ValueError(f"max_norm must be positive, not {max_norm}")
 
     def update(grads: Params, state: OptState, params: Params, step: Tensor) -> tuple[Params, Any]:

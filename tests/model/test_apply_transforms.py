@@ -1,0 +1,276 @@
+"""``apply`` under every ``torch.func`` transform, ``torch.compile``, and a watch on its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jacfwd, jacrev, jvp, vjp, vmap
+
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.tree import tree_leaves, tree_map, tree_unflatten
+from tests.model.support import (
+    TINY,
+    assert_close_to_scale,
+    assert_trees_close,
+    examples,
+    generator,
+    tiny_variables,
+    unchanged,
+)
+
+# torch's own use, at the first forward-mode derivative in a process.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+
+DOUBLE = torch.float64
+TOLERANCE = 1e-11
+LAYERS = (
+    ("conv1", "conv"),
+    ("stage2", "0", "branch1", "dw", "conv"),
+    ("stage3", "0", "branch2", "pw1", "conv"),
+    ("stage3", "1", "branch2", "dw", "bn"),
+    ("stage4", "1", "branch2", "pw2", "conv"),
+    ("conv5", "bn"),
+    ("fc",),
+)
+
+
+def loss_of(
+    variables: Variables, images: Tensor, labels: Tensor, *, train: bool = False
+) -> Callable[[Any], Tensor]:
+    """``params -> loss``."""
+
+    def loss(params: Any) -> Tensor:
+        logits, _ = apply(TINY, Variables(params, variables.batch_stats), images, train=train)
+        return cross_entropy(logits, labels)
+
+    return loss
+
+
+def random_like(tree: Any, seed: int) -> Any:
+    rng = generator(seed)
+    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=a.dtype), tree)
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return torch.stack([(x * y).sum() for x, y in pairs]).sum()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_grad_is_autograds(train: bool) -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    loss = loss_of(variables, *examples(4, dtype=DOUBLE), train=train)
+    leaves = [leaf.clone().requires_grad_() for leaf in tree_leaves(variables.params)]
+    params = tree_unflatten(variables.params, leaves)
+    expected = tree_unflatten(params, list(torch.autograd.grad(loss(params), leaves)))
+    assert_close_to_scale(grad(loss)(variables.params), expected, TOLERANCE)
+
+
+def test_per_sample_gradients() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, labels = examples(3, dtype=DOUBLE)
+
+    def one(params: Any, image: Tensor, label: Tensor) -> Tensor:
+        return loss_of(variables, image[None], label[None])(params)
+
+    per_sample = vmap(grad(one), in_dims=(None, 0, 0))(variables.params, images, labels)
+    singly = [grad(one)(variables.params, *pair) for pair in zip(images, labels, strict=True)]
+    assert_close_to_scale(per_sample, tree_map(lambda *a: torch.stack(a), *singly), TOLERANCE)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("own_images", [False, True])
+def test_an_ensemble_is_its_members(train: bool, own_images: bool) -> None:
+    members = [tiny_variables(seed, dtype=DOUBLE) for seed in range(3)]
+    stacked = tree_map(lambda *a: torch.stack(a), *members)
+    images = torch.stack([examples(4, seed=seed, dtype=DOUBLE)[0] for seed in range(3)])
+
+    def member(variables: Variables, x: Tensor) -> tuple[Tensor, Any]:
+        return apply(TINY, variables, x, train=train)
+
+    if own_images:
+        together = vmap(member)(stacked, images)
+        singly = [member(m, x) for m, x in zip(members, images, strict=True)]
+    else:
+        together = vmap(member, in_dims=(0, None))(stacked, images[0])
+        singly = [member(m, images[0]) for m in members]
+
+    expected = tree_map(lambda *a: torch.stack(a), *singly)
+    assert_trees_close(together, expected, rtol=1e-10, atol=1e-12)
+    assert not torch.equal(together[0][0], together[0][1])
+
+
+def test_an_ensemble_is_trained_as_its_members() -> None:
+    members = [tiny_variables(seed, dtype=DOUBLE) for seed in range(2)]
+    stacked = tree_map(lambda *a: torch.stack(a), *members)
+    images, labels = examples(4, dtype=DOUBLE)
+
+    def gradient(variables: Variables) -> Any:
+        return grad(loss_of(variables, images, labels, train=True))(variables.params)
+
+    expected = tree_map(lambda *a: torch.stack(a), *map(gradient, members))
+    assert_close_to_scale(vmap(gradient)(stacked), expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_jvp_is_the_transpose_of_vjp(train: bool) -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(4, dtype=DOUBLE)
+
+    def logits_of(params: Any) -> Tensor:
+        return apply(TINY, Variables(params, variables.batch_stats), images, train=train)[0]
+
+    tangent = random_like(variables.params, 5)
+    logits, pushed = jvp(logits_of, (variables.params,), (tangent,))
+    cotangent = random_like(logits, 6)
+    (pulled,) = vjp(logits_of, variables.params)[1](cotangent)
+    assert pushed.abs().max() > 1e-3
+    torch.testing.assert_close(inner(pushed, cotangent), inner(tangent, pulled), rtol=1e-9, atol=0)
+
+
+def test_jvp_is_a_finite_difference() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    loss = loss_of(variables, *examples(4, dtype=DOUBLE), train=True)
+    tangent = random_like(variables.params, 5)
+    _, slope = jvp(loss, (variables.params,), (tangent,))
+    eps = 1e-7
+    ahead, behind = (
+        loss(tree_map(lambda p, t, s=sign: p + s * eps * t, variables.params, tangent))
+        for sign in (1, -1)
+    )
+    torch.testing.assert_close(slope, (ahead - behind) / (2 * eps), rtol=1e-5, atol=1e-8)
+
+
+def test_jacobians_by_row_and_by_column_agree() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(2, dtype=DOUBLE)
+
+    def logits_of(head: Any) -> Tensor:
+        params = {**variables.params, "fc": head}
+        return apply(TINY, Variables(params, variables.batch_stats), images)[0]
+
+    rows = jacrev(logits_of)(variables.params["fc"])
+    assert rows["weight"].shape == (2, 5, 5, 32)
+    assert torch.equal(rows["bias"], torch.eye(5, dtype=DOUBLE).expand(2, 5, 5))
+    columns = jacfwd(logits_of)(variables.params["fc"])
+    assert_trees_close(columns, rows, rtol=1e-12, atol=1e-14)
+
+
+def test_jacobian_by_the_image() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(2, 16, dtype=DOUBLE)
+    jacobian = jacrev(lambda x: apply(TINY, variables, x)[0])(images)
+    assert jacobian.shape == (2, 5, 2, 3, 16, 16)
+    assert jacobian[0, :, 0].abs().max() > 0
+    # In evaluation no image can have an influence on another's logits.
+    assert not jacobian[0, :, 1].any() and not jacobian[1, :, 0].any()
+
+
+def test_second_derivatives() -> None:
+    """Hessian times vector, once as grad of grad and once as a difference of gradients."""
+    variables = tiny_variables(dtype=DOUBLE)
+    loss = loss_of(variables, *examples(4, dtype=DOUBLE), train=True)
+    tangent = random_like(variables.params, 7)
+    exact = grad(lambda p: inner(grad(loss)(p), tangent))(variables.params)
+    eps = 1e-7
+    ahead, behind = (
+        grad(loss)(tree_map(lambda p, t, s=sign: p + s * eps * t, variables.params, tangent))
+        for sign in (1, -1)
+    )
+    numeric = tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
+    assert_close_to_scale(exact, numeric, 1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("path", LAYERS, ids=".".join)
+def test_gradcheck(path: tuple[str, ...], train: bool) -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(3, 16, dtype=DOUBLE)
+    layer = variables.params
+    for key in path:
+        layer = layer[key]
+
+    def replaced(tree: Any, keys: tuple[str, ...], value: Any) -> Any:
+        if not keys:
+            return value
+        return {**tree, keys[0]: replaced(tree[keys[0]], keys[1:], value)}
+
+    def logits_of(*leaves: Tensor) -> Tensor:
+        params = replaced(variables.params, path, dict(zip(layer, leaves, strict=True)))
+        return apply(TINY, Variables(params, variables.batch_stats), images, train=train)[0]
+
+    leaves = [leaf.clone().requires_grad_() for leaf in layer.values()]
+    assert torch.autograd.gradcheck(logits_of, leaves, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("train", [False, True])
+def test_compile_without_a_graph_break(backend: str, train: bool) -> None:
+    variables = tiny_variables()
+    images, _ = examples(4)
+
+    def network(v: Variables, x: Tensor) -> tuple[Tensor, Any]:
+        return apply(TINY, v, x, train=train)
+
+    torch.compiler.reset()
+    compiled = torch.compile(network, fullgraph=True, backend=backend)
+    with torch.no_grad():
+        assert_trees_close(
+            compiled(variables, images), network(variables, images), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_compile_a_gradient_without_a_graph_break() -> None:
+    variables = tiny_variables()
+    images, labels = examples(4)
+
+    def gradient(params: Any, x: Tensor) -> Any:
+        return grad_and_value(loss_of(variables, x, labels, train=True))(params)
+
+    torch.compiler.reset()
+    compiled = torch.compile(gradient, fullgraph=True, backend="eager")
+    grads, loss = compiled(variables.params, images)
+    expected, expected_loss = gradient(variables.params, images)
+    torch.testing.assert_close(loss, expected_loss)
+    assert_close_to_scale(grads, expected, 1e-5)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_no_argument_is_written_to(train: bool) -> None:
+    variables = tiny_variables()
+    images, labels = examples(4)
+    with unchanged(variables, images, labels):
+        logits, batch_stats = apply(TINY, variables, images, train=train)
+        grad(loss_of(variables, images, labels, train=train))(variables.params)
+    assert logits.shape == (4, TINY.num_classes)
+    if train:
+        old = {leaf.data_ptr() for leaf in tree_leaves(variables)}
+        assert not old & {leaf.data_ptr() for leaf in tree_leaves(batch_stats)}
+
+
+def test_the_first_convolutions_argument_is_not_the_images_themselves_rectified() -> None:
+    """ReLU works in place inside; an image that needs no gradient must not be what it writes to."""
+    images = -examples(2)[0].abs()
+    with unchanged(images):
+        apply(TINY, tiny_variables(), images, train=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32)])
+def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"\(N, 3, H, W\)") as error:
+        apply(TINY, tiny_variables(), torch.zeros(shape))
+    assert str(shape) in str(error.value)
+
+
+def test_evaluation_does_not_mix_images() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(4, dtype=DOUBLE)
+    together, _ = apply(TINY, variables, images)
+    singly = torch.cat([apply(TINY, variables, image[None])[0] for image in images])
+    torch.testing.assert_close(together, singly, rtol=1e-11, atol=1e-12)

@@ -1,0 +1,136 @@
+"""The network against torchvision's, with the same weights: what it computes, learns and remembers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor, nn
+
+from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.model.config import ShuffleNetConfig, get_config
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import Variables
+from tests.model.support import assert_close_to_scale, assert_trees_close, examples
+
+pytest.importorskip("torchvision")
+
+from tests.model.peers import WIDTHS, peer
+
+SIZES = ((224, 224), (97, 130), (64, 64), (33, 31), (1, 1))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
+def test_logits_in_evaluation_are_bit_equal(width: str, size: tuple[int, int]) -> None:
+    module = peer(width).eval()
+    config = get_config(width, num_classes=10)
+    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3))
+
+    with torch.no_grad():
+        expected = module(images)
+        logits, _ = apply(config, from_torchvision(module.state_dict(), config), images)
+
+    assert expected.std() > 0
+    assert torch.equal(logits, expected)
+
+
+def test_logits_of_a_thousand_classes_are_bit_equal() -> None:
+    module = peer("x1_0", num_classes=1000).eval()
+    config = get_config("x1_0")
+    images, _ = examples(3, 128)
+
+    with torch.no_grad():
+        logits, _ = apply(config, from_torchvision(module.state_dict(), config), images)
+        assert torch.equal(logits, module(images))
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_training_pass_in_float64(width: str) -> None:
+    """Loss, every gradient and every running statistic. Measured: equal but for 2e-16 in variances."""
+    _assert_same_training_pass(width, torch.float64, tolerance=1e-11)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_training_pass_in_float32(width: str) -> None:
+    """Measured: equal but for 2e-7 in variances; the room is for kernels that sum in another order."""
+    _assert_same_training_pass(width, torch.float32, tolerance=2e-5)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.25, 1.0])
+def test_batch_norm_momentum_is_torchs(momentum: float) -> None:
+    module = peer("x0_5", dtype=torch.float64).train()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum = momentum
+    config = get_config("x0_5", num_classes=10, bn_momentum=momentum)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(4, 64, dtype=torch.float64)
+
+    _, batch_stats = apply(config, variables, images, train=True)
+    module(images)
+
+    expected = from_torchvision(module.state_dict(), config)
+    assert_trees_close(batch_stats, expected.batch_stats, rtol=1e-11, atol=1e-13)
+
+
+def test_batch_norm_epsilon_is_torchs() -> None:
+    module = peer("x0_5", dtype=torch.float64).train()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.eps = 0.1
+    config = get_config("x0_5", num_classes=10, bn_eps=0.1)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(4, 64, dtype=torch.float64)
+
+    logits, batch_stats = apply(config, variables, images, train=True)
+
+    torch.testing.assert_close(logits, module(images), rtol=1e-11, atol=1e-11)
+    expected = from_torchvision(module.state_dict(), config)
+    assert_trees_close(batch_stats, expected.batch_stats, rtol=1e-10, atol=1e-12)
+
+
+def test_channels_last_images_give_the_same_logits() -> None:
+    module = peer("x0_5").eval()
+    config = get_config("x0_5", num_classes=10)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(2, 64)
+
+    logits, _ = apply(config, variables, images.to(memory_format=torch.channels_last))
+
+    torch.testing.assert_close(logits, module(images), rtol=1e-4, atol=1e-5)
+
+
+def _assert_same_training_pass(width: str, dtype: torch.dtype, *, tolerance: float) -> None:
+    config = get_config(width, num_classes=10)
+    module = peer(width, dtype=dtype).train()
+    variables = from_torchvision(module.state_dict(), config)
+    images, labels = examples(4, 64, num_classes=10, dtype=dtype)
+
+    loss, grads, batch_stats = _ours(config, variables, images, labels)
+    expected_loss = nnf.cross_entropy(module(images), labels)
+    expected_loss.backward()
+
+    torch.testing.assert_close(loss, expected_loss.detach(), rtol=tolerance, atol=0.0)
+    parameters = dict(module.named_parameters())
+    state_dict = {**module.state_dict(), **{key: p.grad for key, p in parameters.items()}}
+    expected = from_torchvision(state_dict, config)
+    assert_close_to_scale(grads, expected.params, tolerance)
+    assert_close_to_scale(batch_stats, expected.batch_stats, tolerance)
+    # As many as torchvision has, so none was left out of the comparison.
+    assert len(to_torchvision(Variables(grads, batch_stats), config)) == len(module.state_dict())
+
+
+def _ours(
+    config: ShuffleNetConfig, variables: Variables, images: Tensor, labels: Tensor
+) -> tuple[Tensor, Any, Any]:
+    def loss_fn(params: Any) -> tuple[Tensor, Any]:
+        logits, batch_stats = apply(
+            config, Variables(params, variables.batch_stats), images, train=True
+        )
+        return nnf.cross_entropy(logits, labels), batch_stats
+
+    grads, (loss, batch_stats) = torch.func.grad_and_value(loss_fn, has_aux=True)(variables.params)
+    return loss, grads, batch_stats

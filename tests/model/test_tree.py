@@ -1,0 +1,91 @@
+"""The few operations on pytrees."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shufflenet_fn.tree import (
+    all_finite,
+    global_norm,
+    tree_cast,
+    tree_leaves,
+    tree_lists,
+    tree_map,
+    tree_paths,
+    tree_select,
+    tree_unflatten,
+    tree_zeros_like,
+)
+from tests.model.support import assert_trees_equal, tiny_variables
+
+
+def sample() -> dict[str, Any]:
+    return {
+        "b": {"x": torch.tensor([3.0, 4.0]), "y": torch.tensor(1, dtype=torch.int64)},
+        "a": (torch.tensor([[12.0]]), ()),
+    }
+
+
+def test_paths_are_dotted_and_in_the_order_of_the_leaves() -> None:
+    paths = dict(tree_paths(sample()))
+    assert list(paths) == ["b.x", "b.y", "a.0"]
+    for left, right in zip(paths.values(), tree_leaves(sample()), strict=True):
+        assert torch.equal(left, right)
+    assert next(tree_paths(tiny_variables()))[0] == "params.conv1.conv.weight"
+
+
+def test_map_refuses_trees_of_different_structure() -> None:
+    with pytest.raises(ValueError):
+        tree_map(torch.add, sample(), {"b": torch.ones(1)})
+
+
+def test_unflatten_is_the_inverse_of_leaves() -> None:
+    assert_trees_equal(tree_unflatten(sample(), tree_leaves(sample())), sample())
+
+
+def test_cast_leaves_integers_alone() -> None:
+    cast = tree_cast(sample(), torch.float16)
+    assert [leaf.dtype for leaf in tree_leaves(cast)] == [
+        torch.float16,
+        torch.int64,
+        torch.float16,
+    ]
+
+
+def test_select_takes_one_side_whole() -> None:
+    left, right = sample(), tree_zeros_like(sample())
+    assert_trees_equal(tree_select(torch.tensor(True), left, right), left)
+    assert_trees_equal(tree_select(torch.tensor(False), left, right), right)
+
+
+def test_select_keeps_out_what_is_not_finite() -> None:
+    bad = {"w": torch.tensor([float("nan"), float("inf")])}
+    good = {"w": torch.tensor([1.0, 2.0])}
+    assert_trees_equal(tree_select(torch.tensor(False), bad, good), good)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_one_value_that_is_not_finite_is_found(value: float, dtype: torch.dtype) -> None:
+    tree = {"a": torch.ones(3, 4, dtype=dtype), "b": torch.zeros(2, dtype=dtype)}
+    assert all_finite(tree)
+    tree["a"][2, 3] = value
+    assert not all_finite(tree)
+
+
+def test_the_largest_finite_values_are_finite() -> None:
+    assert all_finite({"a": torch.full((100,), torch.finfo(torch.float16).max).half()})
+
+
+def test_global_norm() -> None:
+    tree: dict[str, Tensor] = {"a": torch.tensor([3.0, 4.0]), "b": torch.tensor([[12.0]])}
+    assert math.isclose(global_norm(tree).item(), 13.0, rel_tol=1e-6)
+
+
+def test_lists_of_an_empty_tree() -> None:
+    assert tree_lists(lambda leaves: torch._foreach_mul(leaves, 2.0), ()) == ()

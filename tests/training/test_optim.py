@@ -1,0 +1,231 @@
+"""Optimizers against torch's own, on random trees in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from shufflenet_fn.training import schedules
+from shufflenet_fn.training.optim import (
+    GradientTransformation,
+    SGDState,
+    apply_updates,
+    chain,
+    clip_by_global_norm,
+    decay_weights,
+    sgd,
+)
+from shufflenet_fn.tree import global_norm, tree_leaves, tree_map, tree_paths
+from tests.model.support import (
+    assert_trees_close,
+    assert_trees_equal,
+    generator,
+    unchanged,
+)
+
+DOUBLE = torch.float64
+RATE = 0.125  # exact in float32, which rates are computed in
+
+
+def random_tree(seed: int, *, dtype: torch.dtype = DOUBLE) -> dict[str, Any]:
+    rng = generator(seed)
+
+    def leaf(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=rng, dtype=DOUBLE).to(dtype)
+
+    return {
+        "stem": {"conv": {"weight": leaf(4, 3, 3, 3)}, "bn": {"weight": leaf(4), "bias": leaf(4)}},
+        "fc": {"weight": leaf(5, 4), "bias": leaf(5)},
+    }
+
+
+def run(optimizer: GradientTransformation, params: Any, grads: list[Any]) -> tuple[Any, Any]:
+    """Parameters and state after one update with each of ``grads``."""
+    state = optimizer.init(params)
+    for number, grad in enumerate(grads):
+        updates, state = optimizer.update(grad, state, params, torch.tensor(number))
+        params = apply_updates(params, updates)
+    return params, state
+
+
+def run_torch(params: Any, grads: list[Any], groups: Any, **options: Any) -> Any:
+    """The same with ``torch.optim.SGD``; ``groups(path, leaf)`` gives a leaf's weight decay."""
+    owned = tree_map(lambda leaf: leaf.clone().requires_grad_(), params)
+    optimizer = torch.optim.SGD(
+        [
+            {"params": [leaf], "weight_decay": groups(path, leaf)}
+            for path, leaf in tree_paths(owned)
+        ],
+        **options,
+    )
+    for grad in grads:
+        for leaf, value in zip(tree_leaves(owned), tree_leaves(grad), strict=True):
+            leaf.grad = value.clone()
+        optimizer.step()
+    return tree_map(lambda leaf: leaf.detach(), owned)
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.04])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_is_torchs(momentum: float, weight_decay: float, nesterov: bool) -> None:
+    nesterov = nesterov and momentum > 0
+    params, grads = random_tree(0), [random_tree(seed) for seed in range(1, 9)]
+    optimizer = sgd(
+        schedules.constant(RATE), momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
+    )
+    ours, _ = run(optimizer, params, grads)
+    theirs = run_torch(
+        params,
+        grads,
+        lambda path, leaf: weight_decay,
+        lr=RATE,
+        momentum=momentum,
+        nesterov=nesterov,
+    )
+    assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
+
+
+def test_decay_of_chosen_leaves_is_that_of_parameter_groups() -> None:
+    params, grads = random_tree(0), [random_tree(seed) for seed in range(1, 6)]
+    rule = sgd(schedules.constant(RATE), momentum=0.9, weight_decay=0.5, decay=decay_weights)
+    ours, _ = run(rule, params, grads)
+    theirs = run_torch(
+        params, grads, lambda path, leaf: 0.5 * (leaf.ndim > 1), lr=RATE, momentum=0.9
+    )
+    assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
+
+
+def test_decay_may_be_chosen_by_path() -> None:
+    params, grads = random_tree(0), [random_tree(1)]
+    rule = sgd(
+        schedules.constant(RATE), weight_decay=0.5, decay=lambda path, leaf: path == "fc.bias"
+    )
+    ours, _ = run(rule, params, grads)
+    theirs = run_torch(params, grads, lambda path, leaf: 0.5 * (path == "fc.bias"), lr=RATE)
+    assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
+
+
+def test_decay_of_no_leaf_is_no_decay() -> None:
+    params, grads = random_tree(0), [random_tree(1)]
+    none = sgd(schedules.constant(RATE), weight_decay=0.5, decay=lambda path, leaf: False)
+    assert_trees_equal(
+        run(none, params, grads)[0], run(sgd(schedules.constant(RATE)), params, grads)[0]
+    )
+
+
+def test_the_rate_follows_the_step() -> None:
+    params, grads = random_tree(0), [random_tree(1), random_tree(2)]
+    schedule = schedules.linear(0.5, total_steps=4)
+    ours, _ = run(sgd(schedule), params, grads)
+    expected = tree_map(lambda p, a, b: p - 0.5 * a - 0.375 * b, params, *grads)
+    assert_trees_close(ours, expected, rtol=1e-13, atol=1e-14)
+
+
+def test_plain_sgd_keeps_no_velocity() -> None:
+    assert sgd(schedules.constant(RATE)).init(random_tree(0)) == SGDState(())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_updates_and_state_keep_the_parameters_dtype(dtype: torch.dtype) -> None:
+    params, grads = random_tree(0, dtype=dtype), random_tree(1, dtype=dtype)
+    rule = chain(
+        clip_by_global_norm(1.0),
+        sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1),
+    )
+    new, state = run(rule, params, [grads])
+    assert {leaf.dtype for leaf in tree_leaves((new, state))} == {dtype}
+
+
+def test_no_argument_is_written_to() -> None:
+    params, grads = random_tree(0), random_tree(1)
+    rule = chain(
+        clip_by_global_norm(0.1),
+        sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1),
+    )
+    _, state = run(rule, params, [grads])
+    step = torch.tensor(3)
+    with unchanged(params, grads, state, step):
+        updates, new_state = rule.update(grads, state, params, step)
+        apply_updates(params, updates)
+    old = {leaf.data_ptr() for leaf in tree_leaves((params, grads, state))}
+    assert not old & {leaf.data_ptr() for leaf in tree_leaves((updates, new_state))}
+
+
+@pytest.mark.parametrize("max_norm", [0.01, 1.0, 5.0, 1e6])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_clipping_is_torchs(max_norm: float, dtype: torch.dtype) -> None:
+    grads = random_tree(1, dtype=dtype)
+    owned = [torch.nn.Parameter(torch.zeros_like(leaf)) for leaf in tree_leaves(grads)]
+    for leaf, value in zip(owned, tree_leaves(grads), strict=True):
+        leaf.grad = value.clone()
+    torch.nn.utils.clip_grad_norm_(owned, max_norm)
+
+    clipped, state = clip_by_global_norm(max_norm).update(grads, (), grads, torch.tensor(0))
+
+    assert state == ()
+    rtol = 1e-13 if dtype == DOUBLE else 1e-6
+    for leaf, parameter in zip(tree_leaves(clipped), owned, strict=True):
+        torch.testing.assert_close(leaf, parameter.grad, rtol=rtol, atol=0.0)
+    assert global_norm(clipped) <= max_norm * (1 + 1e-6)
+
+
+def test_a_second_clip_changes_nothing() -> None:
+    clip = clip_by_global_norm(1.0)
+    grads = random_tree(1)
+    assert global_norm(grads) > 2
+    once, _ = clip.update(grads, (), grads, torch.tensor(0))
+    assert 1 - 1e-5 < global_norm(once) <= 1.0
+    twice, _ = clip.update(once, (), grads, torch.tensor(0))
+    # Nothing but torch's 1e-6 in the denominator.
+    assert_trees_close(twice, once, rtol=2e-6, atol=0.0)
+
+
+def test_gradients_below_the_bound_pass_as_they_are() -> None:
+    grads = random_tree(1)
+    clipped, _ = clip_by_global_norm(1e3).update(grads, (), grads, torch.tensor(0))
+    assert_trees_equal(clipped, grads)
+
+
+def test_chain_feeds_one_into_the_next() -> None:
+    params, grads = random_tree(0), [random_tree(1), random_tree(2)]
+    clip, rule = clip_by_global_norm(1.0), sgd(schedules.constant(RATE), momentum=0.9)
+    clipped = [clip.update(grad, (), params, torch.tensor(0))[0] for grad in grads]
+    expected, inner = run(rule, params, clipped)
+    chained, state = run(chain(clip, rule), params, grads)
+    assert_trees_equal(chained, expected)
+    assert state[0] == ()
+    assert_trees_equal(state[1], inner)
+    # In the other order the update and not the gradient is bounded.
+    other, _ = run(chain(rule, clip), params, grads)
+    assert not torch.equal(other["fc"]["bias"], expected["fc"]["bias"])
+
+
+def test_a_chain_of_nothing_is_the_identity() -> None:
+    grads = random_tree(1)
+    assert chain().update(grads, (), grads, torch.tensor(0)) == (grads, ())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum": 1.0}, "momentum must lie in"),
+        ({"momentum": -0.1}, "momentum must lie in"),
+        ({"momentum": float("nan")}, "momentum must lie in"),
+        ({"nesterov": True}, "nesterov needs a momentum"),
+        ({"weight_decay": -1e-4}, "weight_decay must not be negative"),
+        ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
+    ],
+)
+def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sgd(schedules.constant(0.1), **options)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])
+def test_a_bound_must_be_positive(max_norm: float) -> None:
+    with pytest.raises(ValueError, match="max_norm must be positive"):
+        clip_by_global_norm(max_norm)

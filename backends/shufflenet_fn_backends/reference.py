@@ -54,6 +54,11 @@ def channel_split(x: Tensor) -> tuple[Tensor, Tensor]:
 def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
     x = torch.cat((x1, x2), dim=1)
     n, c, h, w = x.shape
+    if x.stride(1) == 1:
+        # channels_last: the same shuffle on the NHWC view, or the result would come out as NCHW and
+        # every convolution after it would convert. (`is_contiguous(memory_format=...)` raises under vmap.)
+        nhwc = x.permute(0, 2, 3, 1).reshape(n, h, w, 2, c // 2)
+        return nhwc.transpose(3, 4).reshape(n, h, w, c).permute(0, 3, 1, 2)
     return x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
 
 

@@ -71,7 +71,7 @@ class Examples(NamedTuple):
 class EvalSums(NamedTuple):
     """Sums over the samples of one batch, so that batches and ranks can be added.
 
-    ``loss``: float32, ``correct1`` and ``correct5``: int64, all 0-dim.
+    ``loss``: float32 (float64 for float64 logits), ``correct1`` and ``correct5``: int64, all 0-dim.
     """
 
     loss: Tensor

@@ -136,8 +136,10 @@ def test_parse_errors_name_the_value_and_what_is_allowed(text: str) -> None:
         assert part in str(error.value)
 
 
-def build(scaling: LossScaling | None, *, ema: bool = True) -> tuple[TrainStep, TrainState]:
-    optimizer = sgd(schedules.constant(0.125), momentum=0.9, weight_decay=0.01)
+def build(
+    scaling: LossScaling | None, *, ema: bool = True, rate: float = 0.125
+) -> tuple[TrainStep, TrainState]:
+    optimizer = sgd(schedules.constant(rate), momentum=0.9, weight_decay=0.01)
     step = make_train_step(TINY, optimizer, loss_scaling=scaling, ema_decay=0.75 if ema else None)
     return step, create_train_state(tiny_variables(), optimizer, loss_scaling=scaling, ema=ema)
 
@@ -202,7 +204,7 @@ def test_a_scaled_float32_run_is_the_unscaled_one(initial: float) -> None:
     """Bit for bit where the scale is a power of two."""
     runs = []
     for scaling in (None, LossScaling("static", initial=initial)):
-        step, state = build(scaling)
+        step, state = build(scaling, rate=2.0**-8)
         losses: list[Tensor] = []
         for seed in range(4):
             state, metrics, _ = step(state, Examples(*examples(4, seed=seed)), no_flags())

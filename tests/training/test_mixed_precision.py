@@ -14,15 +14,16 @@ from shufflenet_fn.training.step import Examples, make_eval_step, make_train_ste
 from shufflenet_fn.tree import tree_leaves
 from tests.model.support import TINY, examples, tiny_variables
 
-# Name, loss scale, how far the losses of five steps may be from those of float32 (measured below it).
+# Name, loss scale, how far the losses of five steps may be from those of float32. Measured, at losses
+# about 1.6: O1 and O2 0.0004, O3 0.0026, bf16 0.0035.
 LEVELS = [
     ("O0", "none", 0.0),
     ("O0", "64", 0.0),
-    ("O1", "dynamic", 0.03),
-    ("O2", "64", 0.03),
-    ("O2", "dynamic", 0.03),
-    ("O3", "none", 0.03),
-    ("bf16", "none", 0.1),
+    ("O1", "dynamic", 0.004),
+    ("O2", "64", 0.004),
+    ("O2", "dynamic", 0.004),
+    ("O3", "none", 0.02),
+    ("bf16", "none", 0.02),
 ]
 
 
@@ -32,13 +33,13 @@ def train(name: str, scale: str, *, steps: int = 5) -> tuple[list[float], TrainS
     if scaling.kind == "dynamic":
         # apex starts at 2**16 and needs the first steps to come down; here the steps are few.
         scaling = LossScaling("dynamic", initial=128.0)
-    optimizer = sgd(schedules.constant(0.03125), momentum=0.9, nesterov=True, weight_decay=1e-4)
+    optimizer = sgd(schedules.constant(2.0**-7), momentum=0.9, nesterov=True, weight_decay=1e-4)
     step = make_train_step(TINY, optimizer, policy=policy, loss_scaling=scaling, ema_decay=0.9)
     variables = tiny_variables(dtype=policy.param_dtype)
     state = create_train_state(variables, optimizer, loss_scaling=scaling, ema=True)
     losses = []
     for number in range(steps):
-        state, metrics, flags = step(state, Examples(*examples(16)), no_flags())
+        state, metrics, flags = step(state, Examples(*examples(16, 64)), no_flags())
         assert flags.skipped.item() == 0.0, f"step {number} was skipped"
         losses.append(metrics.loss.item())
     return losses, state
@@ -74,7 +75,7 @@ def test_master_weights_take_updates_that_half_cannot_hold() -> None:
         variables = tiny_variables(dtype=policy.param_dtype)
         state = create_train_state(variables, optimizer)
         step = make_train_step(TINY, optimizer, policy=policy)
-        new, _, _ = step(state, Examples(*examples(16)), no_flags())
+        new, _, _ = step(state, Examples(*examples(16, 64)), no_flags())
         pair = (new.params["conv5"]["bn"]["weight"], state.params["conv5"]["bn"]["weight"])
         moved[name] = not torch.equal(*pair)
     assert moved == {"O2": True, "O3": False}
@@ -92,7 +93,7 @@ def test_half_without_a_scale_loses_gradients_that_a_scale_keeps() -> None:
         variables = variables._replace(params={**variables.params, "fc": head})
         state = create_train_state(variables, optimizer, loss_scaling=scaling)
         step = make_train_step(TINY, optimizer, policy=policy, loss_scaling=scaling)
-        new, _, flags = step(state, Examples(*examples(16)), no_flags())
+        new, _, flags = step(state, Examples(*examples(16, 64)), no_flags())
         assert flags.skipped.item() == 0.0
         before, after = (s.params["conv5"]["conv"]["weight"] for s in (state, new))
         zeros[scale] = (before == after).double().mean().item()

@@ -292,7 +292,7 @@ def test_evaluation_gives_sums_that_add_up() -> None:
     torch.testing.assert_close(
         whole.loss.double(), 9 * cross_entropy(logits, labels), rtol=1e-6, atol=0
     )
-    assert whole.loss.dtype == torch.float32
+    assert whole.loss.dtype == DOUBLE
     assert whole.correct1.dtype == whole.correct5.dtype == torch.int64
 
 

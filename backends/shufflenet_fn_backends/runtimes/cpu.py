@@ -22,7 +22,7 @@ def runtime() -> Runtime:
     return Runtime(
         name="cpu",
         dist_backend="gloo",
-        memory_format=torch.contiguous_format,
+        memory_format=torch.channels_last,
         device_count=usable_cores,
         set_device=lambda index: None,
         synchronize=lambda: None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +43,7 @@ def train(
 
     world = world_from_environment()
     job = prepare_job(given, preset=preset, config_file=config, argv=sys.argv, world=world)
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if world is not None:
             run_with_display(job, world)
@@ -54,13 +56,14 @@ def train(
                 processes=len(job.devices),
                 nodes=_nodes(job.settings),
             )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
         print(
-            f"\ninterrupted. Go on from the last checkpoint with: "
+            f"\nstopped by {signal.Signals(number).name}. Go on from the last checkpoint with: "
             f"shufflenet-fn train --resume {job.run_dir}",
             file=sys.stderr,
         )
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + number) from None
 
 
 def run_with_display(job: Job, world: World) -> dict[str, Any]:
@@ -70,6 +73,10 @@ def run_with_display(job: Job, world: World) -> dict[str, Any]:
 
     with open_display() as display:
         return run_rank(job, world, display)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(number)
 
 
 def _nodes(settings: Settings) -> Nodes:

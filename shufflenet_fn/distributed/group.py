@@ -33,10 +33,10 @@ def process_group(world: World, backend: str, *, timeout_s: float = 600.0) -> It
         world_size=world.size,
         timeout=timedelta(seconds=timeout_s),
     )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    yield
+    # Not after an error: taking the group down waits for the others' collectives on some devices, and on
+    # all it tells them of a lost connection before this process has said what went wrong.
+    dist.destroy_process_group()
 
 
 def gather(value: T, world: World) -> list[T]:

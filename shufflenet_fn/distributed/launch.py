@@ -10,6 +10,7 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -22,6 +23,8 @@ R = TypeVar("R")
 
 DEFAULT_PORT = 29688
 """Where machines meet if only an address is given: the port that the original has fixed."""
+
+_PEERS_FIRST_S = 1.0
 
 
 class Nodes(NamedTuple):
@@ -50,9 +53,11 @@ def launch(
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.
+        KeyboardInterrupt: this process was told to stop; its argument is the signal's number.
     """
     # Imported here: it takes a second, and a run on one device never needs it.
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -76,6 +81,9 @@ def launch(
             results: dict[int, R] = elastic_launch(config, _worker)(entry, argument, errors)
         except ChildFailedError as failure:
             raise _first_failure(Path(errors), failure.failures) from None
+        except SignalException as stopped:
+            # Elastic has ended the workers by now.
+            raise KeyboardInterrupt(int(stopped.sigval)) from None
     return results[min(results)]
 
 
@@ -84,20 +92,33 @@ def _worker(entry: Callable[[A, World], R], argument: A, errors: str) -> R:
     world = world_from_environment()
     if world is None:
         raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
+    report: dict[str, Any] = {"rank": world.rank}
     try:
         return entry(argument, world)
     except UserError as error:
-        report = {"time": time.time(), "rank": world.rank, "message": str(error)}
-        report["exit_code"] = error.exit_code
-        (Path(errors) / f"{world.rank}.json").write_text(json.dumps(report))
+        report.update(time=time.time(), message=str(error), exit_code=error.exit_code)
+        _write_report(Path(errors), report)
         raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        report.update(time=time.time(), message=repr(error), traceback=traceback.format_exc())
+        # A rank whose peer died fails too, in its collective. The launcher looks ten times a second, so
+        # it finds the peer first if this one waits.
+        time.sleep(_PEERS_FIRST_S)
+        _write_report(Path(errors), report)
+        raise
+
+
+def _write_report(errors: Path, report: dict[str, Any]) -> None:
+    (errors / f"{report['rank']}.json").write_text(json.dumps(report))
 
 
 def _first_failure(errors: Path, failures: dict[int, Any]) -> RankFailed:
+    """What went wrong first: a user error, a death by signal, a bug with its traceback, in this order."""
     reports = [json.loads(file.read_text()) for file in errors.glob("*.json")]
-    if reports:
-        first = min(reports, key=lambda report: report["time"])
-        return RankFailed(f"{first['message']} (rank {first['rank']})", first["exit_code"])
+    reports.sort(key=lambda report: float(report["time"]))
+    for report in reports:
+        if "exit_code" in report:
+            return RankFailed(f"{report['message']} (rank {report['rank']})", report["exit_code"])
     rank, failure = min(failures.items(), key=lambda item: item[1].timestamp)
     code = failure.exitcode
     if code < 0:
@@ -105,8 +126,12 @@ def _first_failure(errors: Path, failures: dict[int, Any]) -> RankFailed:
         reason = f"was killed by {name}" + (
             ", as the kernel does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
         )
+    elif reports:
+        rank = reports[0]["rank"]
+        print(reports[0]["traceback"], file=sys.stderr, end="")
+        reason = f"failed with {reports[0]['message']}; its traceback is above"
     else:
-        reason = f"ended with exit code {code}; its traceback is above"
+        reason = f"ended with exit code {code}"
     return RankFailed(f"rank {rank} {reason}. The other ranks were stopped.", 1)
 
 
@@ -120,10 +145,15 @@ def _die_with_parent() -> None:
 @contextlib.contextmanager
 def _quiet_elastic() -> Iterator[None]:
     """Without elastic's own log lines: what they tell is raised as one error instead."""
-    logger = logging.getLogger("torch.distributed.elastic")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    loggers = [
+        logging.getLogger(name)
+        for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -253,8 +253,13 @@ def test_live_display_on_a_terminal(image_folder: Path, tmp_path: Path) -> None:
         assert word in text, word
 
 
-def test_interrupt_says_how_to_go_on(image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_and_says_how_to_go_on(
+    image_folder: Path, tmp_path: Path, devices: int, number: signal.Signals
+) -> None:
     arguments = ["train", *TINY, "--data", image_folder, "--epochs", 5000, "--run-dir", "run"]
+    arguments += ["--devices", devices]
     child = subprocess.Popen(
         [sys.executable, "-m", "shufflenet_fn_cli.main", *map(str, arguments)],
         cwd=tmp_path,
@@ -268,7 +273,27 @@ def test_interrupt_says_how_to_go_on(image_folder: Path, tmp_path: Path) -> None
         metrics.exists() and '"eval"' in metrics.read_text()
     ):
         time.sleep(0.1)
-    child.send_signal(signal.SIGINT)
+    workers = children_of(child.pid)
+    child.send_signal(number)
     _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert "--resume run" in err and "Traceback" not in err
+    assert child.returncode == 128 + number, err
+    assert f"stopped by {number.name}" in err and "--resume run" in err
+    assert "Traceback" not in err
+    # multiprocessing's resource tracker notices a moment later than the workers.
+    deadline = time.monotonic() + 20
+    while any(Path(f"/proc/{worker}").exists() for worker in workers):
+        assert time.monotonic() < deadline, workers
+        time.sleep(0.1)
+
+
+def children_of(parent: int) -> list[int]:
+    """Direct child processes, from /proc."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(entry.name))
+    return found

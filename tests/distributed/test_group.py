@@ -1,0 +1,128 @@
+"""Digests, worlds, and the launcher: one result, or one clear error in bounded time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.distributed.group import (
+    check_equal_on_all_ranks,
+    gather,
+    process_group,
+    tree_digest,
+)
+from shufflenet_fn.distributed.launch import RankFailed, launch
+from shufflenet_fn.distributed.world import World, world_from_environment
+from shufflenet_fn.errors import UserError
+from tests.distributed.rank_functions import (
+    bug_while_the_other_waits,
+    fail_while_the_other_waits,
+    killed_while_the_other_waits,
+)
+from tests.model.support import tiny_variables
+
+# A start of two processes takes about 4 s here; what is bounded is the end.
+BOUND_S = 60.0
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    start = time.monotonic()
+    yield
+    assert time.monotonic() - start < BOUND_S
+
+
+@pytest.mark.parametrize("waiting", ["in a collective", "asleep"])
+def test_the_message_of_a_failing_rank_arrives_with_its_exit_code(
+    waiting: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with bounded(), pytest.raises(RankFailed) as error:
+        launch(fail_while_the_other_waits, waiting, processes=2)
+    assert str(error.value) == "the folder /nowhere is missing (rank 1)"
+    assert error.value.exit_code == 2
+    assert isinstance(error.value, UserError)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_killed_rank_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    with bounded(), pytest.raises(RankFailed) as error:
+        launch(killed_while_the_other_waits, "in a collective", processes=2)
+    assert "rank 1 was killed by SIGKILL" in str(error.value)
+    assert "memory" in str(error.value)
+    assert error.value.exit_code == 1
+    assert capfd.readouterr().err == ""
+
+
+def test_a_bug_on_one_rank_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with bounded(), pytest.raises(RankFailed) as error:
+        launch(bug_while_the_other_waits, "in a collective", processes=2)
+    assert "rank 1 failed with ZeroDivisionError" in str(error.value)
+    assert "traceback is above" in str(error.value)
+    assert error.value.exit_code == 1
+    shown = capfd.readouterr().err
+    assert "in bug_while_the_other_waits" in shown
+    assert "ZeroDivisionError: a bug, not the user's to mend" in shown
+    assert "SIGTERM" not in shown and shown.count("Traceback") == 1
+
+
+def test_a_digest_is_of_paths_dtypes_shapes_and_bytes() -> None:
+    def digest(tree: Any) -> str:
+        return tree_digest(tree)
+
+    base = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3)}
+    others = [
+        {"a": torch.tensor([1.0, 2.0]), "c": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0000002]), "b": torch.tensor(3)},
+        {"a": torch.tensor([[1.0, 2.0]]), "b": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0]).view(torch.int32), "b": torch.tensor(3)},
+        {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor(3, dtype=torch.int32)},
+        {"a": torch.tensor([1.0, 2.0])},
+        {},
+    ]
+    digests = [digest(base), *map(digest, others)]
+    assert len(set(digests)) == len(digests)
+    assert (
+        digest({"a": torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0], "b": torch.tensor(3)})
+        == (digests[0])
+    )
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool], ids=str
+)
+def test_a_digest_takes_every_dtype_and_shape(dtype: torch.dtype) -> None:
+    trees = [{"a": torch.ones(shape).to(dtype)} for shape in ((), (0,), (3,), (2, 3))]
+    assert len({tree_digest(tree) for tree in trees}) == 4
+    assert tree_digest(tree_of_zero := {"a": torch.zeros(3).to(dtype)}) != tree_digest(trees[2])
+    assert tree_digest(tree_of_zero) == tree_digest({"a": torch.zeros(3).to(dtype)})
+
+
+def test_zeros_of_either_sign_differ() -> None:
+    assert tree_digest({"a": torch.tensor(0.0)}) != tree_digest({"a": torch.tensor(-0.0)})
+
+
+def test_a_world_of_one_needs_no_group() -> None:
+    world = World()
+    with process_group(world, "no such backend"):
+        assert not torch.distributed.is_initialized()
+        assert gather({"a": 1}, world) == [{"a": 1}]
+        check_equal_on_all_ranks(tiny_variables(), world, "the state")
+
+
+def test_the_world_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    assert world_from_environment() is None
+    monkeypatch.setenv("RANK", "5")
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert world_from_environment() is None
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    assert world_from_environment() == World(rank=5, size=8, local_rank=5, local_size=8)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert world_from_environment() == World(rank=5, size=8, local_rank=1, local_size=4)

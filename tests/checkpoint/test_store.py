@@ -124,7 +124,7 @@ def test_a_state_comes_back_byte_for_byte(folder: Path) -> None:
         ({"dtype": torch.float16}, {WEIGHTS, EMA, STATE, MANIFEST}),
         ({"dtype": torch.float64}, {WEIGHTS, EMA, STATE, MANIFEST}),
     ],
-    ids=str,
+    ids=["no average", "no scale", "plain", "float16", "float64"],
 )
 def test_states_of_other_shapes(folder: Path, options: dict[str, Any], files: Names) -> None:
     state = at_step(fresh(**options), 12)

@@ -57,8 +57,11 @@ def test_the_unbiased_variance_enters_with_torchs_momentum(
 
 def test_moments_are_the_batchs_own_and_detached() -> None:
     variables = tiny_variables(dtype=torch.float64)
+    for leaf in tree_leaves(variables.params):
+        leaf.requires_grad_()
     images, _ = examples(3, dtype=torch.float64)
-    _, moments = forward(TINY, variables, images, train=True, backend=REFERENCE, policy=None)
+    logits, moments = forward(TINY, variables, images, train=True, backend=REFERENCE, policy=None)
+    assert logits.requires_grad
     first = moments["conv1"]
     x = REFERENCE.conv2d(
         images, variables.params["conv1"]["conv"]["weight"], stride=2, padding=1, groups=1

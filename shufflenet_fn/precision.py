@@ -9,8 +9,8 @@ name    params     convs    batch norm  output  loss scale by default
 ======  =========  =======  ==========  ======  ===========================================
 O0      float32    float32  float32     float32 none
 O1      float32    autocast autocast    float32 dynamic for float16
-O2      float32    float16  float32     float32 dynamic (the original: static 64)
-O3      float16    float16  float16     float32 none, as in apex
+O2      float32    float16  float32     float32 dynamic (original: 64)
+O3      float16    float16  float16     float32 dynamic for float16
 bf16    float32    bfloat16 float32     float32 none
 ======  =========  =======  ==========  ======  ===========================================
 

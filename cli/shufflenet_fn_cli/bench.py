@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import Annotated, Any
 
@@ -30,12 +29,13 @@ def step(
     are medians over rounds, ratios as medians of the rounds' ratios, and peak memory per process.
     """
     from shufflenet_fn.bench.step import run_step_bench
+    from shufflenet_fn.run.json_text import to_json
 
     result = run_step_bench(
         StepBenchSettings(**given), progress=lambda text: print(text, file=sys.stderr)
     )
     if as_json:
-        print(json.dumps(result))
+        print(to_json(result))
         return
     from shufflenet_fn_cli.bench_table import print_step_table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,19 +28,23 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
     from shufflenet_fn.distributed.launch import launch
-    from shufflenet_fn.distributed.world import World
+    from shufflenet_fn.distributed.world import World, world_from_environment
+    from shufflenet_fn.run.json_text import to_json
     from shufflenet_fn.run.score import plan_evaluation, run_evaluation
 
     job = plan_evaluation(weights, EvalSettings(**given))
     for note in job.notes:
         print(note, file=sys.stderr)
     devices = job.settings.devices
-    if devices == 1:
-        result = run_evaluation(job, World())
+    world = world_from_environment()
+    if world is not None or devices == 1:
+        result = run_evaluation(job, world or World())
     else:
         result = launch(run_evaluation, job, processes=devices)
+    if world is not None and not world.is_main:
+        return
     if as_json:
-        print(json.dumps(result))
+        print(to_json(result))
     else:
         print(
             f"Acc@1 {result['accuracy1']:.3f} Acc@5 {result['accuracy5']:.3f} "

@@ -53,7 +53,7 @@ def _parameter(item: Declared) -> inspect.Parameter:
     typed = typer.Option(
         *option.flags, help=help_text, rich_help_panel=option.panel, show_default=False
     )
-    annotation = Annotated.__class_getitem__((item.type | None, typed))  # type: ignore[attr-defined]
+    annotation = Annotated[item.type | None, typed]  # type: ignore[name-defined]  # a type at run time
     return inspect.Parameter(
         item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
     )

@@ -14,10 +14,8 @@ from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
-    from shufflenet_fn.distributed.launch import Nodes
     from shufflenet_fn.distributed.world import World
     from shufflenet_fn.run.job import Job
-    from shufflenet_fn.run.settings import TrainSettings as Settings
 
 
 @with_settings(TrainSettings)
@@ -43,54 +41,43 @@ def train(
 
     world = world_from_environment()
     job = prepare_job(given, preset=preset, config_file=config, argv=sys.argv, world=world)
-    signal.signal(signal.SIGTERM, _interrupt)
     try:
         if world is not None:
             run_with_display(job, world)
         elif job.world_size == 1:
+            # Only here: a handler in Python does not run while a rank waits for others in C++.
+            signal.signal(signal.SIGTERM, _interrupt)
             run_with_display(job, World())
         else:
+            if job.nodes.rank:
+                print(f"waiting for machine 0 at {job.nodes.endpoint}", file=sys.stderr)
             launch(
                 run_with_display,
                 job,
                 processes=len(job.devices),
-                nodes=_nodes(job.settings),
+                nodes=job.nodes,
             )
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        print(
-            f"\nstopped by {signal.Signals(number).name}. Go on from the last checkpoint with: "
-            f"shufflenet-fn train --resume {job.run_dir}",
-            file=sys.stderr,
+        hint = (
+            f"Go on from the last checkpoint with: shufflenet-fn train --resume {job.run_dir}"
+            if (job.run_dir / "checkpoints" / "latest.json").exists()
+            else "There is no checkpoint yet to go on from."
         )
+        print(f"\nstopped by {signal.Signals(number).name}. {hint}", file=sys.stderr)
         raise typer.Exit(128 + number) from None
 
 
 def run_with_display(job: Job, world: World) -> dict[str, Any]:
     """One rank with its display. Module-level, because worker processes import it by name."""
-    from shufflenet_fn.run.rank import run_rank
+    from shufflenet_fn.run.rank import Silent, run_rank
     from shufflenet_fn_cli.display import open_display
 
+    if not world.is_main:
+        return run_rank(job, world, Silent())
     with open_display() as display:
         return run_rank(job, world, display)
 
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt(number)
-
-
-def _nodes(settings: Settings) -> Nodes:
-    from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
-    from shufflenet_fn_backends.errors import UsageError
-
-    if settings.world_size == 1:
-        return Nodes()
-    endpoint = (settings.dist_url or "").removeprefix("tcp://")
-    if not endpoint and settings.addr:
-        endpoint = f"{settings.addr}:{DEFAULT_PORT}"
-    if not endpoint:
-        raise UsageError(
-            f"--nnodes {settings.world_size} needs to know where the machines meet: give "
-            "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
-        )
-    return Nodes(settings.world_size, settings.rank, endpoint)

@@ -30,7 +30,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import tree_paths, tree_unflatten
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.errors import UsageError, UserError
 
 MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
@@ -56,6 +56,7 @@ def save_checkpoint(
     step = int(state.step)
     final = folder / f"step-{step:08d}"
     aside = folder / f".{final.name}.partial-{os.getpid()}"
+    replaced = folder / f".{final.name}.replaced-{os.getpid()}"
     files = {
         WEIGHTS: to_torchvision(state.variables, config, num_batches_tracked=step),
         STATE: _state_tensors(state),
@@ -70,7 +71,7 @@ def save_checkpoint(
         content = {**manifest, "format": FORMAT, "step": step, "sha256": hashes}
         _write_durably(aside / MANIFEST, _with_own_hash(content))
         if final.exists():
-            shutil.rmtree(final)
+            final.rename(replaced)
         aside.rename(final)
         _flush_folder(folder)
     except OSError as error:
@@ -81,6 +82,7 @@ def save_checkpoint(
     finally:
         shutil.rmtree(aside, ignore_errors=True)
     verify(final)
+    shutil.rmtree(replaced, ignore_errors=True)
     return final
 
 
@@ -111,7 +113,8 @@ def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> 
     """The train state in ``checkpoint``, with the structure and on the device of ``like``.
 
     Raises:
-        UserError: it is damaged, or was written with other settings (say, without EMA).
+        UserError: it is damaged.
+        UsageError: it was written with other settings (say, without EMA).
     """
     verify(checkpoint)
     device = like.step.device
@@ -124,13 +127,13 @@ def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> 
         if (stored[path].shape, stored[path].dtype) != (leaf.shape, leaf.dtype)
     ]
     if wrong:
-        raise UserError(
+        raise UsageError(
             f"the checkpoint {checkpoint} was written with other settings: {', '.join(wrong[:4])} "
             "do not match. Momentum, clipping, loss scale and precision must be those of the run it is "
             "from."
         )
     if isinstance(like.ema, Variables) and not (checkpoint / EMA).exists():
-        raise UserError(
+        raise UsageError(
             f"the checkpoint {checkpoint} was written with other settings: it holds no averaged weights "
             f"({EMA}). Leave EMA off, as in the run it is from."
         )
@@ -171,10 +174,10 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def prune(folder: Path, keep: int) -> None:
-    """Remove all but the ``keep`` newest checkpoints and the best one."""
-    best = pointed_to(folder, "best")
+    """Remove all but the ``keep`` newest checkpoints, the best one and the latest."""
+    needed = {pointed_to(folder, "best"), pointed_to(folder, "latest")}
     for checkpoint in checkpoints(folder)[keep:]:
-        if checkpoint != best:
+        if checkpoint not in needed:
             shutil.rmtree(checkpoint)
 
 

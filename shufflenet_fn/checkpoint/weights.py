@@ -11,20 +11,23 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.store import EMA, WEIGHTS
+from shufflenet_fn.checkpoint.store import EMA, WEIGHTS, pointed_to
 from shufflenet_fn_backends.errors import UsageError
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """The ``state_dict`` in a file or checkpoint folder, on the CPU.
 
-    A checkpoint folder gives its averaged weights if it has them. A ``.pth``, ``.pt`` or ``.pth.tar`` may
-    hold the ``state_dict`` itself or a dict with it under ``state_dict`` or ``model``. Only tensors and
-    plain containers are unpickled (``weights_only=True``).
+    A run directory gives its best checkpoint. A checkpoint folder gives its averaged weights if it has
+    them. A ``.pth``, ``.pt`` or ``.pth.tar`` may hold the ``state_dict`` itself or a dict with it under
+    ``state_dict`` or ``model``. Only tensors and plain containers are unpickled (``weights_only=True``).
 
     Raises:
         UsageError: there is no such file, or it holds no weights.
     """
+    if (path / "checkpoints").is_dir():
+        folder = path / "checkpoints"
+        path = pointed_to(folder, "best") or pointed_to(folder, "latest") or path
     if path.is_dir():
         file = path / EMA if (path / EMA).exists() else path / WEIGHTS
     else:

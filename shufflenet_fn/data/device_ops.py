@@ -45,6 +45,6 @@ def normalizer(
     bias = bias.view(1, -1, 1, 1)
 
     def apply(images: Tensor) -> Tensor:
-        return images.to(torch.float32).mul_(scale).add_(bias).to(dtype)
+        return images.to(torch.float32, copy=True).mul_(scale).add_(bias).to(dtype)
 
     return apply

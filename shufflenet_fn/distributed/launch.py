@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -25,6 +26,10 @@ DEFAULT_PORT = 29688
 """Where machines meet if only an address is given: the port that the original has fixed."""
 
 _PEERS_FIRST_S = 1.0
+
+
+JOIN_TIMEOUT_S = 300
+"""How long machines wait for each other at the start."""
 
 
 class Nodes(NamedTuple):
@@ -56,6 +61,7 @@ def launch(
         KeyboardInterrupt: this process was told to stop; its argument is the signal's number.
     """
     # Imported here: it takes a second, and a run on one device never needs it.
+    import torch.distributed as dist
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -71,7 +77,7 @@ def launch(
             run_id="shufflenet-fn",
             rdzv_backend="c10d" if single else "static",
             rdzv_endpoint="localhost:0" if single else str(nodes.endpoint),
-            rdzv_configs={} if single else {"rank": nodes.rank},
+            rdzv_configs={} if single else {"rank": nodes.rank, "timeout": JOIN_TIMEOUT_S},
             max_restarts=0,
             monitor_interval=0.1,
             start_method="spawn",
@@ -81,6 +87,12 @@ def launch(
             results: dict[int, R] = elastic_launch(config, _worker)(entry, argument, errors)
         except ChildFailedError as failure:
             raise _first_failure(Path(errors), failure.failures) from None
+        except dist.DistError as error:
+            raise UserError(
+                f"the {nodes.num_nodes} machines did not come together at {nodes.endpoint} within "
+                f"{JOIN_TIMEOUT_S} s ({str(error).splitlines()[0]}). Start the same command on all of them, "
+                "with --node-rank 0 on the one that --rdzv-endpoint names."
+            ) from error
         except SignalException as stopped:
             # Elastic has ended the workers by now.
             raise KeyboardInterrupt(int(stopped.sigval)) from None
@@ -89,6 +101,8 @@ def launch(
 
 def _worker(entry: Callable[[A, World], R], argument: A, errors: str) -> R:
     _die_with_parent()
+    # Ctrl-C reaches every process of the terminal; what to say about it is the launcher's business.
+    signal.signal(signal.SIGINT, lambda number, frame: os._exit(128 + number))
     world = world_from_environment()
     if world is None:
         raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
@@ -145,9 +159,11 @@ def _die_with_parent() -> None:
 @contextlib.contextmanager
 def _quiet_elastic() -> Iterator[None]:
     """Without elastic's own log lines: what they tell is raised as one error instead."""
+    # Each of its modules has set a level of its own, so the common parent's would not do.
     loggers = [
         logging.getLogger(name)
-        for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn")
+        for name in list(logging.root.manager.loggerDict)
+        if name.startswith("torch.distributed.elastic") or name == "torch.multiprocessing.spawn"
     ]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shufflenet_fn.training.step import Reduce, Reducible
-from shufflenet_fn.tree import tree_leaves, tree_lists, tree_unflatten
+from shufflenet_fn.tree import tree_leaves, tree_lists, tree_unflatten, tree_zeros_like
 
 T = TypeVar("T")
 
@@ -38,13 +38,13 @@ def mean_over_ranks(
     """
 
     def reduce(tree: Reducible) -> Reducible:
-        if bn_stats == "rank0":
-            # The sum below divides by world_size: only rank 0 contributes, and does so in full.
-            weight = float(world_size) if rank == 0 else 0.0
-            tree = tree._replace(
-                batch_stats=tree_lists(lambda s: torch._foreach_mul(s, weight), tree.batch_stats)
-            )
-        return all_reduce_mean(tree, world_size, on_seconds=on_seconds)
+        if bn_stats == "mean":
+            return all_reduce_mean(tree, world_size, on_seconds=on_seconds)
+        # Only rank 0 contributes its statistics, undivided, so the sum is exactly them.
+        others = tree._replace(batch_stats={})
+        shares = tree_lists(lambda leaves: torch._foreach_div(leaves, float(world_size)), others)
+        stats = tree.batch_stats if rank == 0 else tree_zeros_like(tree.batch_stats)
+        return all_reduce_sum(shares._replace(batch_stats=stats), on_seconds=on_seconds)
 
     return reduce
 
@@ -53,11 +53,22 @@ def all_reduce_mean(
     tree: T, world_size: int, *, on_seconds: Callable[[float], None] = lambda seconds: None
 ) -> T:
     """The mean over ranks of every leaf of any tree. Leaves of the result are views of flat buffers."""
+    return _all_reduce(tree, world_size, on_seconds)
+
+
+def all_reduce_sum(tree: T, *, on_seconds: Callable[[float], None] = lambda seconds: None) -> T:
+    """The sum over ranks of every leaf of any tree, as ``all_reduce_mean``."""
+    return _all_reduce(tree, 1, on_seconds)
+
+
+def _all_reduce(tree: T, divisor: int, on_seconds: Callable[[float], None]) -> T:
     leaves = tree_leaves(tree)
     reduced: list[Tensor] = list(leaves)
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
         members = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
-        flat = torch.cat([leaves[i].reshape(-1) for i in members]).div_(world_size)
+        flat = torch.cat([leaves[i].reshape(-1) for i in members])
+        if divisor != 1:
+            flat.div_(divisor)
         start = time.perf_counter()
         dist.all_reduce(flat)
         on_seconds(time.perf_counter() - start)

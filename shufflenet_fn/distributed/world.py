@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
+from shufflenet_fn_backends.errors import UsageError
+
 
 class World(NamedTuple):
     """``rank`` of ``size`` processes over all machines; ``local_rank`` of ``local_size`` on this one."""
@@ -20,13 +22,20 @@ class World(NamedTuple):
 
 
 def world_from_environment() -> World | None:
-    """What torchrun or our launcher says in the environment; ``None`` when started by hand."""
+    """What torchrun or our launcher says in the environment; ``None`` when started by hand.
+
+    Raises:
+        UsageError: it is there in part, or not in numbers.
+    """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env or "MASTER_ADDR" not in env:
         return None
-    return World(
-        rank=int(env["RANK"]),
-        size=int(env["WORLD_SIZE"]),
-        local_rank=int(env.get("LOCAL_RANK", env["RANK"])),
-        local_size=int(env.get("LOCAL_WORLD_SIZE", env["WORLD_SIZE"])),
-    )
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    values = [env.get(name, "") for name in names]
+    if not all(value.isdigit() for value in values):
+        given = " ".join(f"{name}={value}" for name, value in zip(names, values, strict=True))
+        raise UsageError(
+            f"the environment says that this is one process of several, but not which ({given}). Start it "
+            "with torchrun, set all four to numbers, or unset RANK and WORLD_SIZE."
+        )
+    return World(*map(int, values))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.precision import Policy, get_policy
-from shufflenet_fn.run.job import precision_name
+from shufflenet_fn.run.derived import eval_resize, precision_name
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import LossScaling, parse_loss_scaling
 from shufflenet_fn.training.optim import (
@@ -92,7 +91,7 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
             jitter=settings.color_jitter,
             flip=settings.flip,
         ),
-        EvalTransform(settings.eval_resize or math.ceil(size * 256 / 224), size),
+        EvalTransform(eval_resize(size, settings.eval_resize), size),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.resolve import Resolved
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.errors import UsageError, UserError
 
 CONFIG = "config.json"
 _PACKAGES = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "grain", "safetensors")
@@ -60,8 +60,14 @@ def write_description(path: Path, resolved: Resolved, argv: Sequence[str]) -> No
         "settings": dataclasses.asdict(resolved.settings),
         "origin": resolved.origin,
     }
-    (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-    (path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    try:
+        (path / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+        (path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot write in the run directory {path}: {error.strerror or error}. Free some space, or "
+            "choose another --run-dir."
+        ) from error
 
 
 def environment() -> dict[str, Any]:

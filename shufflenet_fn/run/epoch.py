@@ -51,7 +51,6 @@ def train_epoch(
     meter = EpochMeter(run.global_batch, len(steps))
     pending: deque[Pending] = deque()
     flags = no_flags(run.device)
-    streak = 0
     for step in steps:
         start = time.perf_counter()
         batch: Batch = next(batches)
@@ -63,13 +62,16 @@ def train_epoch(
         uploaded = time.perf_counter()
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:
-            streak = _read_back(run, meter, pending.popleft(), epoch, steps, stop, streak)
+            _read_back(run, meter, pending.popleft(), epoch, steps, stop)
         total, reduce = time.perf_counter() - start, run.clock.take()
         data, upload = loaded - start, uploaded - loaded
         times = StepTimes(total, data, upload, total - data - upload - reduce, reduce)
         pending.append(Pending(step, times, metrics, flags_out))
     while pending:
-        streak = _read_back(run, meter, pending.popleft(), epoch, steps, stop, streak)
+        _read_back(run, meter, pending.popleft(), epoch, steps, stop)
+    if meter.skipped == len(steps) and run.scaling.kind == "static":
+        # A dynamic scale finds a smaller value; a static one will overflow for ever.
+        raise diverged(run, f"every update of epoch {epoch} was skipped", steps[-1])
     if run.world.is_main:
         run.reporter.event(
             EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
@@ -78,26 +80,15 @@ def train_epoch(
 
 
 def _read_back(
-    run: Training,
-    meter: EpochMeter,
-    done: Pending,
-    epoch: int,
-    steps: range,
-    stop: int,
-    streak: int,
-) -> int:
-    """Account for a finished step; returns how many updates in a row were skipped up to it."""
+    run: Training, meter: EpochMeter, done: Pending, epoch: int, steps: range, stop: int
+) -> None:
+    """Account for a finished step."""
     loss = float(done.metrics.loss)
     values = (loss, 100 * float(done.metrics.accuracy1), 100 * float(done.metrics.accuracy5))
     skipped = float(done.flags.skipped) > 0
-    streak = streak + 1 if skipped else 0
-    if (not skipped and not math.isfinite(loss)) or streak >= MAX_SKIPPED:
-        raise UserError(
-            f"training diverged: the loss is {loss} at step {done.step} (epoch {epoch}), with learning "
-            f"rate {_learning_rate(run, done.step):.4g}. Lower --learning-rate, lengthen "
-            "--warm-up-epochs, or clip with --clip-norm 1; the checkpoints of earlier epochs are kept "
-            f"in {run.job.run_dir}/checkpoints."
-        )
+    run.skipped_in_a_row = run.skipped_in_a_row + 1 if skipped else 0
+    if (not skipped and not math.isfinite(loss)) or run.skipped_in_a_row >= MAX_SKIPPED:
+        raise diverged(run, f"the loss is {loss} at step {done.step} (epoch {epoch})", done.step)
     meter.add(done.times, values, skipped)
     number = done.step - epoch * run.steps_per_epoch
     due = number % run.job.settings.print_freq == 0 or done.step == steps[-1]
@@ -118,7 +109,15 @@ def _read_back(
                 skipped=meter.skipped,
             )
         )
-    return streak
+
+
+def diverged(run: Training, what: str, step: int) -> UserError:
+    """The error for a run whose numbers are no longer any."""
+    return UserError(
+        f"training diverged: {what}, with learning rate {_learning_rate(run, step):.4g}. Lower "
+        "--learning-rate, lengthen --warm-up-epochs, or clip with --clip-norm 1; the checkpoints of "
+        f"earlier epochs are kept in {run.job.run_dir}/checkpoints."
+    )
 
 
 def _learning_rate(run: Training, step: int) -> float:

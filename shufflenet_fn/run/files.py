@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from shufflenet_fn.run.events import (
     RunStarted,
     StepDone,
 )
+from shufflenet_fn.run.json_text import to_json
 from shufflenet_fn.run.lines import event_lines
 
 
@@ -36,7 +36,7 @@ class RunFiles:
         for line in event_lines(event, device=self._device, steps_per_epoch=self._steps_per_epoch):
             print(line, file=self._log)
         record = {"kind": _KINDS[type(event)], "time": time.time(), **_plain(event)}
-        print(json.dumps(record), file=self._metrics)
+        print(to_json(record), file=self._metrics)
 
     def note(self, text: str) -> None:
         print(text, file=self._log)
@@ -45,8 +45,10 @@ class RunFiles:
         print(f"warning: {text}", file=self._log)
 
     def close(self) -> None:
-        self._log.close()
-        self._metrics.close()
+        try:
+            self._log.close()
+        finally:  # on a full disk closing the first one fails
+            self._metrics.close()
 
 
 class RankLog:

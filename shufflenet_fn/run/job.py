@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from shufflenet_fn.checkpoint.store import checkpoints, pointed_to, verify
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
+from shufflenet_fn.run import build
+from shufflenet_fn.run.derived import global_batch, num_classes_of, precision_name
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.resolve import Resolved, checked
+from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
@@ -36,6 +41,7 @@ class Job(NamedTuple):
     devices: tuple[int, ...]
     run_dir: Path
     resume: Path | None
+    nodes: Nodes
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -82,13 +88,18 @@ def plan_job(resolved: Resolved) -> Job:
     rank_batch_size(settings.batch_size, world_size)
     train, _ = open_data(settings)
     steps_per_epoch(len(train), global_batch(settings, world_size))
-    num_classes_of(settings, train)
+    num_classes = num_classes_of(settings, train)
+    if settings.pretrained is not None:
+        # Read once here, so that weights that do not fit are refused before anything is made.
+        config = build.build_config(settings, num_classes)
+        build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
     return Job(
         resolved=resolved,
         device=runtime.name,
         devices=devices,
         run_dir=Path(),
         resume=None,
+        nodes=_nodes(settings),
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
@@ -104,38 +115,6 @@ def open_data(settings: TrainSettings) -> tuple[ImageFolder, ImageFolder]:
     return open_train_val(ensure_demo() if settings.data == "demo" else Path(settings.data))
 
 
-def num_classes_of(settings: TrainSettings, train: ImageFolder) -> int:
-    """Width of the classifier: as asked for, else the number of classes in the data."""
-    found = len(train.classes)
-    if settings.num_classes is None:
-        return found
-    if settings.num_classes < found:
-        raise UsageError(
-            f"--num-classes {settings.num_classes} is less than the {found} classes in "
-            f"{train.root}. Leave it out, or give at least {found}."
-        )
-    return settings.num_classes
-
-
-def accumulation(settings: TrainSettings, world_size: int) -> int:
-    """Lanes per device. ``--benchmark 1`` is the original's: up to 2048 images per device and update."""
-    if settings.benchmark == 0:
-        return settings.accumulate
-    return max(1, 2048 // rank_batch_size(settings.batch_size, world_size))
-
-
-def global_batch(settings: TrainSettings, world_size: int) -> int:
-    """Images per update, over all devices."""
-    return settings.batch_size * accumulation(settings, world_size)
-
-
-def precision_name(settings: TrainSettings) -> str:
-    """The precision in effect: ``--precision``, or ``--opt-level`` with ``--amp``, or O0."""
-    if settings.precision:
-        return settings.precision
-    return settings.opt_level if settings.amp else "O0"
-
-
 def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path | None, list[str]]:
     """Settings, checkpoint, run directory and notes for ``--resume path``.
 
@@ -149,9 +128,17 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
     """
     checkpoint, manifest, notes = find_checkpoint(path)
     stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
+    for name in ("run_dir", "output"):
+        if name in given:
+            raise UsageError(
+                f"--{name.replace('_', '-')} has no place beside --resume: the run goes on in its own "
+                f"directory. To start another run from these weights, use --pretrained {path}."
+            )
     known = {item.name for item in declared(TrainSettings)}
     settings = TrainSettings(**{key: stored[key] for key in stored if key in known})
-    wanted = {key: value for key, value in given.items() if key != "resume"}
+    # A limit for trials is not part of the recipe: a run cut short by it goes on to its end.
+    settings = replace(settings, max_steps=None)
+    wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
     changed = checked(replace(settings, **wanted))
     if changed.arch != settings.arch:
         raise UsageError(
@@ -199,9 +186,23 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     raise UserError(f"every checkpoint in {folder} is damaged. " + " ".join(notes))
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file that this library wrote."""
-    return json.loads(path.read_text())
+def _nodes(settings: TrainSettings) -> Nodes:
+    if settings.world_size == 1:
+        return Nodes()
+    endpoint = (settings.dist_url or "").removeprefix("tcp://")
+    if not endpoint and settings.addr:
+        endpoint = f"{settings.addr}:{DEFAULT_PORT}"
+    if not endpoint:
+        raise UsageError(
+            f"--nnodes {settings.world_size} needs to know where the machines meet: give "
+            "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
+        )
+    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):\d{1,5}", endpoint):
+        raise UsageError(
+            f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
+            "port on it, such as host0:29500."
+        )
+    return Nodes(settings.world_size, settings.rank, endpoint)
 
 
 def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from shufflenet_fn.run.events import StepTimes
 
 SKIPPED_STEPS = 10
@@ -38,8 +40,10 @@ class EpochMeter:
 
     @property
     def mean_metrics(self) -> tuple[float, float, float]:
-        """Mean (loss, accuracy1, accuracy5) of the steps that were not skipped."""
-        count = max(1, self._seen - self.skipped)
+        """Mean (loss, accuracy1, accuracy5) of the steps that were not skipped; NaN if all were."""
+        count = self._seen - self.skipped
+        if count == 0:
+            return math.nan, math.nan, math.nan
         loss, accuracy1, accuracy5 = (total / count for total in self._sums)
         return loss, accuracy1, accuracy5
 

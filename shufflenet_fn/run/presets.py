@@ -95,7 +95,6 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
                 "data": "demo",
                 "arch": "shufflenet_v2_x0_5",
                 "image_size": 64,
-                "eval_resize": 64,
                 "epochs": 12,
                 "batch_size": 32,
                 "learning_rate": 0.03,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from typing import Any
 
 import torch
@@ -16,6 +17,8 @@ from shufflenet_fn.run.train import train
 from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 
 class Silent:
@@ -32,7 +35,23 @@ class Silent:
 
 
 def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
-    """Set up this process and train. ``display`` is used on rank 0 only; files are written besides."""
+    """Set up this process and train. ``display`` is used on rank 0 only; files are written besides.
+
+    Raises:
+        UserError: the run cannot go on; the message says why.
+    """
+    try:
+        return _run_rank(job, world, display)
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise UserError(
+            f"cannot write in the run directory {job.run_dir}: {error.strerror}. Free some space or make it "
+            f"writable, then go on with --resume {job.run_dir}."
+        ) from error
+
+
+def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
     runtime = select_runtime(job.device).runtime
     runtime.set_device(job.devices[world.local_rank])
     threads = compute_threads(job, world)

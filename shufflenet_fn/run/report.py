@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shufflenet_fn.run.json_text import to_json
+
 
 class Results(NamedTuple):
     """``results.json``. Accuracies in percent over exactly ``num_images`` images.
@@ -34,7 +36,7 @@ class Results(NamedTuple):
 
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
     """Write the files; returns the table and notes on what was not written."""
-    (run_dir / "results.json").write_text(json.dumps(results._asdict(), indent=2) + "\n")
+    (run_dir / "results.json").write_text(to_json(results._asdict(), indent=2) + "\n")
     table = results_table(results)
     (run_dir / "results.md").write_text(table + "\n")
     if importlib.util.find_spec("matplotlib") is None:

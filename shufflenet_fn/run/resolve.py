@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +13,8 @@ from shufflenet_fn.run.presets import get_preset
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
+
+_IDENTITY = ("run_dir", "resume")
 
 
 class Resolved(NamedTuple):
@@ -36,7 +36,8 @@ def resolve(
         UsageError: an unknown name or a value that is not allowed.
     """
     from_file = read_config_file(config_file) if config_file else {}
-    preset = preset or from_file.pop("preset", None)
+    file_preset = from_file.pop("preset", None)
+    preset = preset or file_preset
     values: dict[str, Any] = {}
     origin = {item.name: "default" for item in declared(TrainSettings)}
     layers: list[tuple[str, Mapping[str, Any]]] = []
@@ -45,9 +46,28 @@ def resolve(
     layers.append((str(config_file), from_file))
     layers.append(("command line", given))
     for source, layer in layers:
+        layer = settle_conflicts(layer)
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
-    return Resolved(checked(TrainSettings(**values)), origin, preset)
+    settings = checked(TrainSettings(**values))
+    if "opt_level" in given and not settings.amp:
+        raise UsageError(
+            f"--opt-level {settings.opt_level} has an effect only with --amp. Add --amp, or say "
+            f"--precision {settings.opt_level}."
+        )
+    return Resolved(settings, origin, preset)
+
+
+def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """``layer`` with what it implies: a precision switches off a lower layer's ``amp``, and so on."""
+    settled = dict(layer)
+    if layer.get("precision"):
+        settled.setdefault("amp", False)
+    elif layer.get("amp"):
+        settled.setdefault("precision", None)
+    if layer.get("devices"):
+        settled.setdefault("device_list", None)
+    return settled
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
@@ -62,10 +82,13 @@ def read_config_file(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"the config file {path} is not text.") from None
     except yaml.YAMLError as error:
         raise UsageError(f"the config file {path} is neither YAML nor JSON: {error}") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        content = content["settings"]
+        # A run's config.json: its recipe, but not its identity.
+        content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
     if not isinstance(content, dict):
         raise UsageError(
             f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
@@ -74,8 +97,15 @@ def read_config_file(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in content.items():
         name = str(key).replace("-", "_")
-        if name == "preset":
+        if name == "preset" and isinstance(value, str):
             values[name] = value
+        elif name == "preset":
+            raise UsageError(f"preset in {path} is {value!r}, but must be the name of one.")
+        elif name == "resume":
+            raise UsageError(
+                f"the config file {path} has the key 'resume'. A resumed run takes all its settings from "
+                "the run itself: give --resume on the command line, without --config."
+            )
         elif name in known:
             values[name] = convert(known[name], value, str(path))
         else:
@@ -107,22 +137,14 @@ def checked(settings: TrainSettings) -> TrainSettings:
             f"--node-rank {settings.rank} does not exist among --nnodes {settings.world_size} machines; "
             f"they are numbered from 0 to {settings.world_size - 1}."
         )
-    resize = settings.eval_resize or math.ceil(settings.image_size * 256 / 224)
-    if resize < settings.image_size:
+    if settings.benchmark and settings.accumulate > 1:
+        raise UsageError(
+            f"--benchmark 1 and --accumulate {settings.accumulate} both choose the accumulation. Drop one."
+        )
+    resize = settings.eval_resize
+    if resize is not None and resize < settings.image_size:
         raise UsageError(
             f"--eval-resize {resize} is smaller than --image-size {settings.image_size}: the evaluation "
             "crop would not fit. Make it at least as large."
         )
-    return dataclasses.replace(settings, arch=canonical_name(settings.arch), eval_resize=resize)
-
-
-def from_stored(path: Path) -> Resolved:
-    """The settings of a run directory's ``config.json``."""
-    try:
-        stored = json.loads(path.read_text())
-        settings, origin, preset = stored["settings"], stored["origin"], stored["preset"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UsageError(f"{path} is not the config.json of a run: {error!r}.") from None
-    known = {item.name for item in declared(TrainSettings)}
-    values = {key: value for key, value in settings.items() if key in known}
-    return Resolved(checked(TrainSettings(**values)), origin, preset)
+    return dataclasses.replace(settings, arch=canonical_name(settings.arch))

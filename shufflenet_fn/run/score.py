@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +20,12 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
+from shufflenet_fn.run.derived import eval_resize
 from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.job import find_checkpoint
 from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.training.step import make_eval_step
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.errors import UsageError
@@ -45,6 +46,7 @@ class EvalJob(NamedTuple):
     settings: EvalSettings
     device: str
     notes: tuple[str, ...]
+    classes: tuple[str, ...] | None
 
 
 def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
@@ -62,7 +64,8 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     get_policy(settings.precision)
     runtime, reason = select_runtime(settings.device)
     check_device_indices(runtime, list(range(settings.devices)))
-    source, stored, notes = _locate(weights)
+    source, manifest, notes = _locate(weights)
+    stored = manifest.get("settings", {})
     arch = _arch(settings.arch, stored, source)
     data = settings.data or stored.get("data")
     if data is None:
@@ -76,10 +79,11 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
         data=data,
         split=settings.split,
         image_size=size,
-        eval_resize=resize or math.ceil(size * 256 / 224),
+        eval_resize=eval_resize(size, resize),
         settings=settings,
         device=runtime.name,
         notes=tuple(notes),
+        classes=tuple(manifest["classes"]) if manifest else None,
     )
 
 
@@ -96,7 +100,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     cores = max(1, usable_cores() // world.local_size)
     torch.set_num_threads(cores)
     device = runtime.device(world.local_rank)
-    dataset = _open(job.data, job.split)
+    dataset = _open(job)
     transform = EvalTransform(job.eval_resize, job.image_size)
     state_dict = read_state_dict(job.source)
     classes = _head_width(state_dict, job.source)
@@ -121,7 +125,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
             batch_size=settings.batch_size,
             rank=world.rank,
             world_size=world.size,
-            threads=cores if settings.workers is None else min(cores, settings.workers),
+            threads=loader_threads(settings.workers, world.local_size),
         ) as batches:
             scores = evaluate(eval_step, variables, batches, device=device, world=world)
         seconds = time.perf_counter() - start
@@ -142,16 +146,16 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
 
 
 def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The weights' file or checkpoint, its run's settings (empty for a bare file), and notes."""
+    """The weights' file or checkpoint, its manifest (empty for a bare file), and notes."""
     if not weights.is_dir():
         return weights, {}, []
     if (weights / MANIFEST).exists():
-        return weights, verify(weights)["settings"], []
+        return weights, verify(weights), []
     best = pointed_to(weights / "checkpoints", "best")
     if best is not None and best.exists():
-        return best, verify(best)["settings"], [f"weights: the run's best checkpoint, {best.name}"]
+        return best, verify(best), [f"weights: the run's best checkpoint, {best.name}"]
     checkpoint, manifest, notes = find_checkpoint(weights)
-    return checkpoint, manifest["settings"], [*notes, f"weights: checkpoint {checkpoint.name}"]
+    return checkpoint, manifest, [*notes, f"weights: checkpoint {checkpoint.name}"]
 
 
 def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
@@ -169,10 +173,16 @@ def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
     return arch
 
 
-def _open(data: str, split: str) -> ImageFolder:
-    root = ensure_demo() if data == "demo" else Path(data)
-    train = open_image_folder(root, "train")
-    return train if split == "train" else open_image_folder(root, split, classes=train.classes)
+def _open(job: EvalJob) -> ImageFolder:
+    """The split, with labels as the weights know them: their run's classes, else those of train/."""
+    root = ensure_demo() if job.data == "demo" else Path(job.data)
+    classes = job.classes
+    if classes is None:
+        train = open_image_folder(root, "train")
+        if job.split == "train":
+            return train
+        classes = train.classes
+    return open_image_folder(root, job.split, classes=classes)
 
 
 def _head_width(state_dict: dict[str, torch.Tensor], source: Path) -> int:

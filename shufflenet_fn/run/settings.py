@@ -92,7 +92,7 @@ class TrainSettings:
     pretrained: str | None = option(
         None,
         "--pretrained",
-        help="Start from these weights (.safetensors, .pth, .pth.tar, or a checkpoint of a run). "
+        help="Start from these weights (.safetensors, .pth, .pth.tar, a checkpoint or a run directory). "
         "A head of another width is replaced by a fresh one.",
         panel=_MODEL,
     )

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from shufflenet_fn.checkpoint.store import verify
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import create_run_dir, write_description
 from shufflenet_fn.run.job import Job, plan_job, resumed
 from shufflenet_fn.run.resolve import Resolved, resolve
+from shufflenet_fn.run.resumption import rewind
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -49,14 +51,24 @@ def prepare_job(
     if world is not None:
         resolved = _under_torchrun(resolved, world)
     job = plan_job(resolved)
+    is_main = world is None or world.is_main
     if run_dir is None:
         run_dir = _run_dir(resolved, world)
-        if world is None or world.is_main:
-            write_description(run_dir, resolved, argv)
+    elif checkpoint is not None and is_main and resolved.settings.rank == 0:
+        manifest = verify(checkpoint)
+        notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"])
+    if is_main and resolved.settings.rank == 0:
+        write_description(run_dir, resolved, argv)
     return job._replace(run_dir=run_dir, resume=checkpoint, notes=(*job.notes, *notes))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
+    listed = resolved.settings.device_list
+    if listed is not None and len(listed.split(",")) != world.local_size:
+        raise UsageError(
+            f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
+            "torchrun started on this machine (--nproc-per-node)."
+        )
     settings = replace(
         resolved.settings,
         devices=world.local_size,

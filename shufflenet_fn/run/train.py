@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from typing import Any
 
@@ -13,11 +14,12 @@ from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarted
 from shufflenet_fn.run.facts import run_facts
-from shufflenet_fn.run.job import Job, precision_name
+from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.report import Results, write_results
 from shufflenet_fn.run.training import Best, Training, build_training
 
@@ -101,6 +103,11 @@ def _evaluate(run: Training, epoch: int) -> bool:
             threads=run.threads,
         ) as batches:
             scores = evaluate(run.eval_step, variables, batches, device=run.device, world=run.world)
+        if not math.isfinite(scores.loss) and run.world.is_main:
+            # Not the end: in float16 an early evaluation can overflow where training does not.
+            run.reporter.warning(
+                f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
+            )
         run.last = scores
         if name == candidates[-1][0]:
             is_best = run.best is None or scores.accuracy1 > run.best.accuracy1
@@ -132,6 +139,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
                 "torch": torch.__version__,
                 "device": run.job.device,
                 "world_size": run.world.size,
+                "threads": torch.get_num_threads(),
                 "settings": dataclasses.asdict(resolved.settings),
                 "origin": resolved.origin,
                 "preset": resolved.preset,

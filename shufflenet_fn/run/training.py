@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.store import load_state
+from shufflenet_fn.checkpoint.store import load_state, pointed_to, verify
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -16,16 +16,12 @@ from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
+from shufflenet_fn.run.derived import accumulation, global_batch, num_classes_of
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
-from shufflenet_fn.run.job import (
-    Job,
-    accumulation,
-    global_batch,
-    num_classes_of,
-    open_data,
-    read_json,
-)
+from shufflenet_fn.run.job import Job, open_data
+from shufflenet_fn.run.resumption import differences
+from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import (
@@ -77,6 +73,7 @@ class Training:
     train_transform: TrainTransform
     eval_transform: EvalTransform
     schedule: Schedule
+    scaling: LossScaling
     train_step: TrainStep
     eval_step: EvalStep
     clock: ReduceClock
@@ -86,6 +83,7 @@ class Training:
     state: TrainState
     best: Best | None
     last: Scores | None = None
+    skipped_in_a_row: int = 0
 
 
 def build_training(job: Job, world: World, reporter: Reporter) -> Training:
@@ -104,16 +102,25 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     state = create_train_state(
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )
-    notes, best = initial.notes, None
+    notes, warnings, best = initial.notes, list(job.warnings), None
     if job.resume is not None:
         state = load_state(job.resume, config, state)
-        stored = read_json(job.resume / "manifest.json")["best"]
-        best = Best(**stored) if stored else None
+        manifest = verify(job.resume)
+        warnings += differences(
+            manifest,
+            classes=train_set.classes,
+            steps_per_epoch=epoch_steps,
+            device=job.device,
+            world_size=world.size,
+        )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
+        stored = manifest["best"]
+        if stored and pointed_to(job.run_dir / "checkpoints", "best") is not None:
+            best = Best(**stored)
     if world.is_main:
         for note in (*job.notes, *notes):
             reporter.note(note)
-        for warning in job.warnings:
+        for warning in warnings:
             reporter.warning(warning)
     clock = ReduceClock()
     train_transform, eval_transform = build.build_transforms(settings)
@@ -131,6 +138,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         train_transform=train_transform,
         eval_transform=eval_transform,
         schedule=schedule,
+        scaling=scaling,
         train_step=make_train_step(
             config,
             optimizer,

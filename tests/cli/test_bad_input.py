@@ -87,6 +87,10 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--batch-size", "48"), ("48", "24")),
         (("--dist-backend", "hccl"), ("hccl", "gloo")),
         (("--node-rank", "3"), ("--node-rank 3", "--nnodes 1")),
+        (("--nnodes", "2"), ("--nnodes 2", "--rdzv-endpoint", "--addr")),
+        (("--nnodes", "2", "--rdzv-endpoint", "host"), ("'host'", "HOST:PORT")),
+        (("--nnodes", "2", "--rdzv-endpoint", "host:port"), ("'host:port'", "host0:29500")),
+        (("--opt-level", "O3"), ("--opt-level O3", "--amp")),
         (("--device-list", "0,0"), ("0,0",)),
         (("--pretrained", "none.pth"), ("none.pth",)),
         (("--resume", "none"), ("none",)),
@@ -97,9 +101,12 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
 def test_value_that_is_not_allowed(
     command: Command, image_folder: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
+    before = {path.name for path in Path.cwd().iterdir()}
     outcome = command("train", *TINY, "--data", image_folder, *arguments)
     check_refused(outcome, 2, *words)
     check_one_line(outcome)
+    # Nothing is left that would be in the way of the corrected command.
+    assert {path.name for path in Path.cwd().iterdir()} == before
 
 
 def test_unknown_option_suggests_one(command: Command) -> None:
@@ -193,3 +200,51 @@ def test_error_in_one_of_two_processes(process: Command, broken_copy: Path) -> N
     outcome = process("train", *TINY, "--data", broken_copy, "--devices", 2)
     check_refused(outcome, 1, "03.jpg", "rank")
     check_one_line(outcome)
+
+
+def test_updates_that_are_all_skipped_are_a_failure(command: Command, image_folder: Path) -> None:
+    outcome = command(
+        *("train", *TINY, "--data", image_folder, "--amp", "--loss-scale", 64, "--lr", 1e20),
+        *("--epochs", 3, "--run-dir", "run"),
+    )
+    check_refused(outcome, 1, "diverged")
+    check_one_line(outcome)
+
+
+def test_full_disk(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    arguments = ("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 1)
+    assert command(*arguments).code == 0
+    (tmp_path / "run" / "log.txt").unlink()
+    (tmp_path / "run" / "log.txt").symlink_to("/dev/full")
+    outcome = command("train", "--resume", "run")
+    check_refused(outcome, 1, "No space left", "--resume run")
+    check_one_line(outcome)
+
+
+@pytest.mark.parametrize(
+    ("environment", "words"),
+    [
+        ({"RANK": "1", "WORLD_SIZE": "2"}, ("RANK=1", "LOCAL_RANK=", "torchrun")),
+        (
+            {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"},
+            ("RANK=x", "torchrun"),
+        ),
+        (
+            {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
+            ("--device-list 0", "--nproc-per-node"),
+        ),
+    ],
+)
+def test_environment_of_torchrun_that_does_not_fit(
+    command: Command,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    words: tuple[str, ...],
+) -> None:
+    for name, value in {**environment, "MASTER_ADDR": "localhost"}.items():
+        monkeypatch.setenv(name, value)
+    outcome = command(
+        *("train", *TINY, "--data", image_folder, "--run-dir", "r", "--device-list", "0")
+    )
+    check_refused(outcome, 2, *words)

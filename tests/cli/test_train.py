@@ -104,9 +104,10 @@ def test_resume_is_byte_exact(train: Command, command: Command, tmp_path: Path) 
     recipe = ("--epochs", 3, "--ema-decay", 0.9, "--clip-norm", 1, "--print-freq", 1)
     train(*recipe, "--run-dir", "whole")
     train(*recipe, "--run-dir", "cut", "--max-steps", 5)
-    resumed = command("train", "--resume", "cut", "--max-steps", 9)
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "st')  # as a kill in the middle of a line leaves it
+    resumed = command("train", "--resume", "cut")
     assert resumed.code == 0, resumed.err
-    assert "max_steps changes at the resume from 5 to 9" in resumed.out
     for file in ("weights.safetensors", "ema.safetensors", "state.safetensors"):
         check_equal(
             safetensors.torch.load_file(newest(tmp_path / "whole") / file),
@@ -267,18 +268,16 @@ def test_a_signal_ends_it_and_says_how_to_go_on(
         stderr=subprocess.PIPE,
         text=True,
     )
-    metrics = tmp_path / "run" / "metrics.jsonl"
+    latest = tmp_path / "run" / "checkpoints" / "latest.json"
     deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (
-        metrics.exists() and '"eval"' in metrics.read_text()
-    ):
+    while time.monotonic() < deadline and not latest.exists():
         time.sleep(0.1)
     workers = children_of(child.pid)
     child.send_signal(number)
     _, err = child.communicate(timeout=60)
     assert child.returncode == 128 + number, err
     assert f"stopped by {number.name}" in err and "--resume run" in err
-    assert "Traceback" not in err
+    assert "Traceback" not in err and "death signal" not in err
     # multiprocessing's resource tracker notices a moment later than the workers.
     deadline = time.monotonic() + 20
     while any(Path(f"/proc/{worker}").exists() for worker in workers):

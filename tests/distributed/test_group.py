@@ -18,7 +18,7 @@ from shufflenet_fn.distributed.group import (
 )
 from shufflenet_fn.distributed.launch import RankFailed, launch
 from shufflenet_fn.distributed.world import World, world_from_environment
-from shufflenet_fn.errors import UserError
+from shufflenet_fn.errors import UsageError, UserError
 from tests.distributed.rank_functions import (
     bug_while_the_other_waits,
     fail_while_the_other_waits,
@@ -122,7 +122,8 @@ def test_the_world_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert world_from_environment() is None
     monkeypatch.setenv("MASTER_ADDR", "localhost")
-    assert world_from_environment() == World(rank=5, size=8, local_rank=5, local_size=8)
+    with pytest.raises(UsageError, match="LOCAL_RANK"):
+        world_from_environment()
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert world_from_environment() == World(rank=5, size=8, local_rank=1, local_size=4)

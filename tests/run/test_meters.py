@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from shufflenet_fn.run.events import StepTimes
+from shufflenet_fn.run.json_text import to_json
 from shufflenet_fn.run.meters import EpochMeter
 from shufflenet_fn.run.train import evaluation_is_due
 
@@ -48,3 +51,13 @@ def test_evaluations_of_a_240_epoch_run_are_the_originals() -> None:
     assert len(due) == 66
     assert due[:2] == [4, 9] and due[-1] == 239
     assert [epoch for epoch in range(10) if evaluation_is_due(epoch, 10, 1)] == list(range(10))
+
+
+def test_an_epoch_without_a_usable_step_has_no_mean() -> None:
+    meter = EpochMeter(global_batch=10, steps=1)
+    meter.add(times(1.0), (float("inf"), 0.0, 0.0), skipped=True)
+    assert all(value != value for value in meter.mean_metrics)
+    assert json.loads(to_json({"a": meter.mean_metrics, "b": float("inf")})) == {
+        "a": [None, None, None],
+        "b": None,
+    }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.run.job import accumulation, global_batch
+from shufflenet_fn.run.derived import accumulation, eval_resize, global_batch
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import checked, resolve
@@ -86,9 +86,47 @@ def test_the_originals_table_is_complete() -> None:
 
 
 def test_eval_resize_follows_the_image_size() -> None:
-    assert checked(TrainSettings()).eval_resize == 256
-    assert checked(TrainSettings(image_size=112)).eval_resize == 128
-    assert checked(TrainSettings(image_size=64, eval_resize=64)).eval_resize == 64
+    assert eval_resize(224, None) == 256
+    assert eval_resize(112, None) == 128
+    assert eval_resize(64, 64) == 64
+    # Derived where it is used: what is stored must not tie a later run to this one's size.
+    assert checked(TrainSettings(image_size=112)).eval_resize is None
+    assert resolve({"image_size": 128}, preset="demo").settings.image_size == 128
+
+
+def test_an_explicit_precision_wins_over_a_presets() -> None:
+    settings = resolve({"precision": "bf16"}, preset="ascend-8p").settings
+    assert settings.precision == "bf16" and not settings.amp
+    settings = resolve({"amp": True}, preset="ascend-8p").settings
+    assert settings.amp and settings.precision is None
+    with pytest.raises(UsageError, match="--opt-level O3 has an effect only with --amp"):
+        resolve({"opt_level": "O3"})
+    with pytest.raises(UsageError, match="--accumulate 3"):
+        resolve({"benchmark": 1, "accumulate": 3})
+
+
+def test_a_stored_config_brings_its_recipe_and_not_its_identity(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"settings": {"epochs": 7, "run_dir": "there", "resume": null}}')
+    settings = resolve({}, config_file=file).settings
+    assert settings.epochs == 7 and settings.run_dir is None
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"resume: runs/x", "resume"),
+        (b"preset: 5", "preset"),
+        (b"\xff\xfe\x00\x01", "not text"),
+        (b"- 1\n- 2", "key: value"),
+        (b"a: [", "neither YAML nor JSON"),
+    ],
+)
+def test_config_files_that_cannot_be_used(tmp_path: Path, content: bytes, words: str) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=words):
+        resolve({}, config_file=file)
 
 
 def test_benchmark_accumulates_as_the_original_does() -> None:

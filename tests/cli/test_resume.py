@@ -1,0 +1,91 @@
+"""Resuming: nothing is lost, nothing is silently different."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
+
+
+@pytest.fixture
+def data(image_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the image folder that a test may change."""
+    return Path(shutil.copytree(image_folder, tmp_path / "data"))
+
+
+@pytest.fixture
+def run(command: Command, data: Path, tmp_path: Path) -> Path:
+    """A finished run of three epochs of three steps, all checkpoints kept."""
+    outcome = command(
+        *("train", *TINY, "--data", data, "--epochs", 3, "--keep", 9, "--run-dir", "run")
+    )
+    assert outcome.code == 0, outcome.err
+    return tmp_path / "run"
+
+
+def steps(run: Path) -> list[str]:
+    return sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
+
+
+def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
+    command: Command, run: Path
+) -> None:
+    first = run / "checkpoints" / "step-00000003"
+    outcome = command("train", "--resume", first, "--max-steps", 4, "--keep", 1)
+    assert outcome.code == 0, outcome.err
+    assert "renamed to superseded-step-00000009" in outcome.out
+    assert "step-00000004" in steps(run)
+    assert {"superseded-step-00000006", "superseded-step-00000009"} <= set(steps(run))
+    again = command("train", "--resume", run)
+    assert again.code == 0, again.err
+    assert "at step 4" in again.out and steps(run)[-1].startswith("superseded")
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["epoch"] for r in records if r["kind"] == "eval"] == [0, 1, 2]
+
+
+def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> None:
+    for split in ("train", "val"):
+        (data / split / "red").rename(data / split / "rouge")
+    outcome = command("train", "--resume", run / "checkpoints" / "step-00000006")
+    assert outcome.code == 2
+    assert "rouge" in outcome.err and "--pretrained" in outcome.err
+
+
+def test_other_circumstances_are_named(command: Command, run: Path, data: Path) -> None:
+    for number in range(8):
+        shutil.copy(data / "train" / "red" / "00.jpg", data / "train" / "red" / f"x{number}.jpg")
+    outcome = command("train", "--resume", run / "checkpoints" / "step-00000006", "--max-steps", 7)
+    assert outcome.code == 0, outcome.err
+    assert "steps_per_epoch is 4, and was 3" in outcome.err
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--output"])
+def test_another_directory_is_refused(command: Command, run: Path, option: str) -> None:
+    outcome = command("train", "--resume", run, option, "elsewhere")
+    assert outcome.code == 2 and option in outcome.err and "--pretrained" in outcome.err
+
+
+def test_unfit_settings_are_refused(command: Command, run: Path) -> None:
+    outcome = command("train", "--resume", run, "--ema-decay", 0.9)
+    assert outcome.code == 2 and "other settings" in outcome.err
+
+
+def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: Path) -> None:
+    whole = json.loads(command("evaluate", run, "--json").out)
+    for split in ("train", "val"):
+        shutil.rmtree(data / split / "blue")
+    part = json.loads(command("evaluate", run, "--json").out)
+    assert (whole["num_images"], part["num_images"]) == (10, 6)
+    # Green and red keep labels 1 and 2: what is right of them was right before.
+    right = [round(r["accuracy1"] * r["num_images"] / 100) for r in (whole, part)]
+    assert right[0] - 4 <= right[1] <= right[0]
+    shutil.rmtree(data / "train")  # evaluating needs the evaluated split only
+    assert command("evaluate", run, "--json").code == 0

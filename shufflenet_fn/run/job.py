@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.store import checkpoints, pointed_to, verify
+from shufflenet_fn.checkpoint.store import MANIFEST, checkpoints, pointed_to, verify
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
@@ -54,8 +54,10 @@ class Job(NamedTuple):
         return self.settings.world_size * len(self.devices)
 
 
-def plan_job(resolved: Resolved) -> Job:
+def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
+
+    With ``resume``, a checkpoint, the weights are its: those that the run once started from may be gone.
 
     Raises:
         UsageError, DeviceError: with the one thing that is wrong.
@@ -89,7 +91,7 @@ def plan_job(resolved: Resolved) -> Job:
     train, _ = open_data(settings)
     steps_per_epoch(len(train), global_batch(settings, world_size))
     num_classes = num_classes_of(settings, train)
-    if settings.pretrained is not None:
+    if settings.pretrained is not None and resume is None:
         # Read once here, so that weights that do not fit are refused before anything is made.
         config = build.build_config(settings, num_classes)
         build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
@@ -98,7 +100,7 @@ def plan_job(resolved: Resolved) -> Job:
         device=runtime.name,
         devices=devices,
         run_dir=Path(),
-        resume=None,
+        resume=resume,
         nodes=_nodes(settings),
         notes=tuple(notes),
         warnings=tuple(warnings),
@@ -164,7 +166,7 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """
     if not path.is_dir():
         raise UsageError(f"nothing to resume at {path}: there is no such directory.")
-    if (path / "manifest.json").exists():
+    if (path / MANIFEST).exists():
         return path, verify(path), []
     folder = path / "checkpoints"
     candidates = checkpoints(folder)

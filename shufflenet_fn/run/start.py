@@ -50,7 +50,7 @@ def prepare_job(
         resolved = resolve(given, preset=preset, config_file=config_file)
     if world is not None:
         resolved = _under_torchrun(resolved, world)
-    job = plan_job(resolved)
+    job = plan_job(resolved, resume=checkpoint)
     is_main = world is None or world.is_main
     if run_dir is None:
         run_dir = _run_dir(resolved, world)
@@ -59,7 +59,7 @@ def prepare_job(
         notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"])
     if is_main and resolved.settings.rank == 0:
         write_description(run_dir, resolved, argv)
-    return job._replace(run_dir=run_dir, resume=checkpoint, notes=(*job.notes, *notes))
+    return job._replace(run_dir=run_dir, notes=(*job.notes, *notes))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:

@@ -98,7 +98,10 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     policy, scaling = build.build_precision(settings)
     schedule = build.build_schedule(settings, epoch_steps)
     optimizer = build.build_optimizer(settings, schedule)
-    initial = build.build_variables(settings, config, policy, device)
+    weights_from = (
+        settings if job.resume is None else dataclasses.replace(settings, pretrained=None)
+    )
+    initial = build.build_variables(weights_from, config, policy, device)
     state = create_train_state(
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )

@@ -89,3 +89,19 @@ def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: 
     assert right[0] - 4 <= right[1] <= right[0]
     shutil.rmtree(data / "train")  # evaluating needs the evaluated split only
     assert command("evaluate", run, "--json").code == 0
+
+
+def test_weights_that_the_run_started_from_may_be_gone(
+    command: Command, run: Path, data: Path, tmp_path: Path
+) -> None:
+    first = run.rename(tmp_path / "first")
+    outcome = command(
+        *("train", *TINY, "--data", data, "--epochs", 2, "--max-steps", 2, "--run-dir", "second"),
+        *("--pretrained", first),
+    )
+    assert outcome.code == 0, outcome.err
+    shutil.rmtree(first)
+    outcome = command("train", "--resume", "second")
+    assert outcome.code == 0, outcome.err
+    stored = json.loads((tmp_path / "second" / "config.json").read_text())
+    assert stored["settings"]["pretrained"] == str(first)

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,7 +22,6 @@ TRAIN_PER_CLASS = 300
 VAL_PER_CLASS = 50
 MANIFEST = "demo.json"
 _JPEG_QUALITY = 90
-_STALE_SECONDS = 3600.0
 
 
 def ensure_demo(cache_root: Path | None = None) -> Path:
@@ -56,8 +54,9 @@ def write_demo(
     """Write a demo set: ``folder/{train,val}/CLASS/*.jpg`` and a manifest.
 
     The same arguments give the same bytes. The set is written beside ``folder`` and renamed, so
-    that ``folder`` is complete or absent at any time, also if this process is killed or runs twice
-    at once. A damaged set in its place is replaced.
+    that ``folder`` is complete or absent at any time, also if this process is killed. Of several
+    processes that start at once one writes and the others wait for it. A complete set is left as it
+    is, a damaged one is replaced.
 
     Raises:
       UserError: ``folder`` is something other than a demo set, or cannot be written.
@@ -68,14 +67,18 @@ def write_demo(
             f"cannot write the demo set to {folder}: it exists and has no {MANIFEST}, so it is "
             "something else. Name another folder, or remove this one."
         )
-    with _explained(folder), _workspace(folder) as workspace:
+    with _explained(folder), _alone(folder), _workspace(folder) as workspace:
+        if is_complete(folder):  # another process wrote it while this one waited
+            return folder
         fresh = workspace / "new"
         _write_split(fresh / "train", seed, 0, train_per_class)
         _write_split(fresh / "val", seed, 1, val_per_class)
         files, size = _measure(fresh)
         manifest = {"version": DEMO_VERSION, "seed": seed, "files": files, "bytes": size}
         (fresh / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-        _move_into_place(fresh, folder, aside=workspace / "old")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, workspace / "old")
+        os.rename(fresh, folder)
     return folder
 
 
@@ -109,31 +112,26 @@ def _measure(folder: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Holds the lock ``folder.lock``, which the system releases if this process is killed."""
+    from filelock import FileLock
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        yield
+
+
+@contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
     """A folder beside ``folder``, on the same file system, that is removed at the end."""
     prefix = f".{folder.name}."
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.parent.glob(f"{prefix}*"):
-        # A run that was killed could not clean up; a younger folder may be another run at work.
-        if time.time() - left_over.stat().st_mtime > _STALE_SECONDS:
-            shutil.rmtree(left_over, ignore_errors=True)
+    for left_over in folder.parent.glob(f"{prefix}*"):  # a run that was killed could not clean up
+        shutil.rmtree(left_over, ignore_errors=True)
     workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
         yield workspace
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
-
-
-def _move_into_place(fresh: Path, folder: Path, *, aside: Path) -> None:
-    """Rename ``fresh`` to ``folder``, unless another run has finished a good set there."""
-    if not is_complete(folder):
-        with contextlib.suppress(FileNotFoundError):
-            os.rename(folder, aside)
-    try:
-        os.rename(fresh, folder)
-    except OSError:
-        if not is_complete(folder):
-            raise
 
 
 @contextlib.contextmanager

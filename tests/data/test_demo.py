@@ -69,7 +69,7 @@ def test_the_full_set_is_an_image_folder(cache: Path) -> None:
     assert np.bincount(val.labels).tolist() == [VAL_PER_CLASS] * 10
     for index in range(0, len(train), 97):
         assert decode_rgb(train.read(index), path="x").shape == (64, 64, 3)
-    assert os.listdir(cache) == ["demo-v1-seed0"]
+    assert contents(cache) == ["demo-v1-seed0"]
 
 
 def test_no_two_images_are_equal(cache: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_damaged_set_is_replaced(tmp_path: Path, quick: None, damage: str) -> 
         (folder / "demo.json").write_text("{")
     assert not is_complete(folder)
     assert digest(ensure_demo(tmp_path)) == before
-    assert os.listdir(tmp_path) == ["demo-v1-seed0"]
+    assert contents(tmp_path) == ["demo-v1-seed0"]
 
 
 def test_a_killed_run_leaves_nothing_in_the_sets_place(tmp_path: Path) -> None:
@@ -148,14 +148,9 @@ write_demo(Path({str(tmp_path / "set")!r}), train_per_class=100000)
     process.kill()
     process.wait()
     assert not (tmp_path / "set").exists()
-    left_over = next(tmp_path.glob(".set.*"))
     small(tmp_path / "set")
     assert is_complete(tmp_path / "set")
-    assert left_over.exists(), "it may be another run at work"
-    os.utime(left_over, (0, 0))
-    (tmp_path / "set" / "demo.json").write_text("{}")
-    small(tmp_path / "set")
-    assert os.listdir(tmp_path) == ["set"]
+    assert contents(tmp_path) == ["set"]
 
 
 def test_a_failed_run_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +160,12 @@ def test_a_failed_run_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(demo, "_measure", interrupt)
     with pytest.raises(KeyboardInterrupt):
         small(tmp_path / "set")
-    assert os.listdir(tmp_path) == []
+    assert contents(tmp_path) == []
+
+
+def contents(folder: Path) -> list[str]:
+    """What a user sees in a folder; the lock file stays, as locks do."""
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
 
 
 def test_several_first_runs_at_once(tmp_path: Path) -> None:
@@ -175,10 +175,10 @@ from pathlib import Path
 from shufflenet_fn.data.demo import write_demo
 write_demo(Path({str(tmp_path / "set")!r}), train_per_class=3, val_per_class=2)
 """
-    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(3)]
-    assert [run.wait(60) for run in runs] == [0, 0, 0]
+    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
+    assert [run.wait(60) for run in runs] == [0] * 6
     assert is_complete(tmp_path / "set")
-    assert os.listdir(tmp_path) == ["set"]
+    assert contents(tmp_path) == ["set"]
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

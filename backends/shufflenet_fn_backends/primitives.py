@@ -7,7 +7,9 @@ feature map. Requirements on a backend:
 * every function is pure: no argument is mutated, no global is read or written;
 * ``conv2d`` and ``max_pool2d`` accept a plain NCHW tensor too, so that the stem can start from the images;
 * ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
-* parameters, batch moments and gradients are in logical (torchvision's) channel order.
+* parameters, batch moments and gradients are in logical (torchvision's) channel order. A backend whose
+  feature maps lie in another, physical order may have a twin, ``physical``, that takes and returns
+  parameters and moments in that order, so that a step need not permute them.
 
 Shapes: N batch, C channels, H and W height and width; activations NCHW, weights OIHW.
 """
@@ -61,6 +63,21 @@ class Conv2d(Protocol[F_contra, F_co]):
         """Bias-free convolution of NCHW ``x`` with OIHW ``weight``."""
 
 
+class Conv2dBias(Protocol[F_contra, F_co]):
+    def __call__(
+        self,
+        x: F_contra | Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        *,
+        stride: int,
+        padding: int,
+        groups: int,
+        relu: bool,
+    ) -> F_co:
+        """Convolution with a bias per output channel, then ReLU if asked: a batch norm folded in."""
+
+
 class BatchNormTrain(Protocol[F]):
     def __call__(
         self, x: F, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
@@ -105,13 +122,19 @@ class ToTensor(Protocol[F_contra]):
 
 @dataclass(frozen=True)
 class Backend(Generic[F]):
-    """A named set of primitives over feature maps of type ``F``."""
+    """A named set of primitives over feature maps of type ``F``.
+
+    ``physical`` is the twin with parameters in physical channel order; ``None`` where that is the logical
+    order, and for the twin itself.
+    """
 
     name: str
     conv2d: Conv2d[F, F]
+    conv2d_bias: Conv2dBias[F, F]
     batch_norm_train: BatchNormTrain[F]
     batch_norm_eval: BatchNormEval[F]
     max_pool2d: MaxPool2d[F, F]
     channel_split: ChannelSplit[F]
     channel_shuffle: ChannelShuffle[F]
     to_tensor: ToTensor[F]
+    physical: Backend[F] | None = None

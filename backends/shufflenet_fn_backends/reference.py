@@ -17,6 +17,19 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int)
     return nnf.conv2d(x, weight, None, stride, padding, 1, groups)
 
 
+def conv2d_bias(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Tensor:
+    return _relu(nnf.conv2d(x, weight, bias, stride, padding, 1, groups), relu)
+
+
 def batch_norm_train(
     x: Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
 ) -> tuple[Tensor, Moments]:
@@ -81,6 +94,7 @@ def _relu(x: Tensor, active: bool) -> Tensor:
 BACKEND: Backend[Tensor] = Backend(
     name="reference",
     conv2d=conv2d,
+    conv2d_bias=conv2d_bias,
     batch_norm_train=batch_norm_train,
     batch_norm_eval=batch_norm_eval,
     max_pool2d=max_pool2d,

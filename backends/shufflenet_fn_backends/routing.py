@@ -5,21 +5,21 @@ after the other, part by part, are the *physical* ones; ``order`` says which *lo
 paper and of torchvision) each of them is. Splitting and shuffling then only change which parts there are
 and what they are called. Integers and tuples alone: what a part is, is the caller's affair.
 
-Why it works (ROUTING, point 2). A part is *ascending* if its logical channels are:
+Why halves consist of few ranges (ROUTING, point 2). Call a part *ascending* if its logical channels are:
 
 * what a layer makes is one part in logical order, so ascending;
 * ``interleave`` maps logical channel i to 2i or 2i + 1, so ascending parts stay ascending;
 * the first half is the logical channels below a bound. In an ascending part these are a prefix, and the
-  rest a suffix: both are contiguous ranges, and ranges of an ascending part are ascending.
+  rest a suffix: each half takes at most one range of it, and ranges of an ascending part are ascending.
 
-So every half that ever arises consists of contiguous ranges of parts. ``split`` still checks it.
+Every part that arises in the network is ascending. One that is not, say the output of a depthwise layer
+that saw a map of several parts, is cut as often as needed.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from functools import lru_cache
-from itertools import accumulate, pairwise
+from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
 # Of one network about 40 different arguments are seen; the bound is for those who build networks in a loop.
@@ -30,7 +30,7 @@ class Layout(NamedTuple):
     """How a feature map lies.
 
     ``sizes``: channels of each part. ``order[k]``: the logical channel that physical channel k is; a
-    permutation of ``range(sum(sizes))``, ascending within each part.
+    permutation of ``range(sum(sizes))``.
     """
 
     sizes: tuple[int, ...]
@@ -64,13 +64,13 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
 
     Args:
         layout: of a feature map with an even number of channels.
-        depth: make the cuts of this many splits at once. With 1 a part gives at most one range to each
-            half. With more, a part that has to be cut is also cut where the splits that follow will cut
-            what is left of it, if each of them is followed by an ``interleave`` with the first half in
-            front, as in the network. A part that need not be cut now never is.
+        depth: make the cuts of this many splits at once. With 1, an ascending part gives at most one range
+            to each half. With more, a part that has to be cut is cut at once where the splits that follow
+            will cut what is left of it, if an ``interleave`` with the first half in front comes between
+            them, as in the network.
 
     Returns:
-        Both halves. Every channel of every part is in exactly one range of one half; ranges are in the
+        Both halves. Every channel of every part is in exactly one range of one half. Ranges are in the
         order of the parts and of their channels, so ``order`` does not depend on ``depth``.
 
     Raises:
@@ -80,23 +80,29 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
     if channels % 2:
         raise ValueError(f"{channels} channels cannot be split in halves")
     half = channels // 2
+    # After k more rounds of interleave and split, channel c of the first half has become c * 2^k.
+    bounds = [-(-half >> k) for k in range(depth)]
     ranges: tuple[list[Range], list[Range]] = ([], [])
     orders: tuple[list[int], list[int]] = ([], [])
     for part, (begin, end) in enumerate(pairwise(accumulate(layout.sizes, initial=0))):
         logical = layout.order[begin:end]
-        assert all(a < b for a, b in pairwise(logical)), f"part {part} is not ascending"
-        cuts = {0, len(logical), middle := bisect_left(logical, half)}
-        if 0 < middle < len(logical):
-            # After k more rounds of split and interleave, channel c of the first half is channel c * 2^k.
-            cuts.update(bisect_left(logical, -(-half >> k)) for k in range(1, depth))
-        for start, stop in pairwise(sorted(cuts)):
-            side = int(start >= middle)
+        # How many splits, from this one on, see the channel in the first half.
+        stays = [sum(channel < bound for bound in bounds) for channel in logical]
+        if 0 not in stays:
+            stays = [1] * len(stays)  # not cut now, so not cut in advance either
+        start = 0
+        for survives, run in groupby(stays):
+            stop = start + len(tuple(run))
+            side = 0 if survives else 1
             ranges[side].append(Range(part, start, stop))
             orders[side].extend(channel - side * half for channel in logical[start:stop])
+            start = stop
     first, second = (
-        Half(tuple(taken), _checked([r.stop - r.start for r in taken], order))
+        Half(tuple(taken), Layout(tuple(r.stop - r.start for r in taken), tuple(order)))
         for taken, order in zip(ranges, orders, strict=True)
     )
+    for found in (first, second):
+        assert sorted(found.layout.order) == list(range(half)), "order must be a permutation"
     return first, second
 
 
@@ -120,6 +126,11 @@ def interleave(first: Layout, second: Layout) -> Layout:
     )
 
 
+def join(layout: Layout) -> Layout:
+    """The same channels in the same places, as one part."""
+    return Layout((len(layout.order),), layout.order)
+
+
 @lru_cache(_CACHED)
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
     """Where each logical channel lies: ``inverse(order)[order[k]] == k``."""
@@ -130,8 +141,3 @@ def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
 def is_natural(order: tuple[int, ...]) -> bool:
     """Whether physical and logical order are the same, so that nothing has to be permuted."""
     return order == tuple(range(len(order)))
-
-
-def _checked(sizes: list[int], order: list[int]) -> Layout:
-    assert sorted(order) == list(range(len(order))), "a half has a channel twice or not at all"
-    return Layout(tuple(sizes), tuple(order))

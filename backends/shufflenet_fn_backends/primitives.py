@@ -115,6 +115,16 @@ class ChannelShuffle(Protocol[F]):
         """Concatenate and shuffle with two groups: channel 2i is ``x1[i]``, channel 2i+1 is ``x2[i]``."""
 
 
+class Shared(Protocol[F]):
+    def __call__(self, x: F) -> F:
+        """``x`` for several readers: what each of them would have to do to it is done once, here."""
+
+
+def as_it_is(x: F) -> F:
+    """``Shared`` where a reader has nothing to do before it reads."""
+    return x
+
+
 class ToTensor(Protocol[F_contra]):
     def __call__(self, x: F_contra) -> Tensor:
         """The feature map as one NCHW tensor in logical channel order."""
@@ -124,8 +134,9 @@ class ToTensor(Protocol[F_contra]):
 class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
 
-    ``physical`` is the twin with parameters in physical channel order; ``None`` where that is the logical
-    order, and for the twin itself.
+    ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the twin
+    with parameters in physical channel order; ``None`` where that is the logical order, and for the twin
+    itself.
     """
 
     name: str
@@ -137,4 +148,5 @@ class Backend(Generic[F]):
     channel_split: ChannelSplit[F]
     channel_shuffle: ChannelShuffle[F]
     to_tensor: ToTensor[F]
+    shared: Shared[F] = as_it_is
     physical: Backend[F] | None = None

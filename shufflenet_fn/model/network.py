@@ -136,6 +136,7 @@ def _downsampling_unit(
     ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
 ) -> tuple[Any, MomentsTree]:
     """Figure 3 (d): both branches see all channels; resolution halves."""
+    x = ctx.backend.shared(x)
     p, s = params["branch1"], stats["branch1"]
     y1, dw = _conv_bn(ctx, p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)
     y1, pw = _conv_bn(ctx, p["pw"], s["pw"], y1)

@@ -1,0 +1,206 @@
+"""No channel is moved to be split or shuffled: a feature map is parts and the order they are in.
+
+``channel_split`` cuts parts and ``channel_shuffle`` lists them; both only keep the book (``routing``). Who
+pays is the next 1x1 convolution: it concatenates the parts that it needs, which are half of the channels,
+and reads its weight's input axis in their order. Depthwise convolutions and batch norms work in whatever
+order their input is in, with their parameters in that order.
+
+``BACKEND`` takes and returns parameters, moments and gradients in logical order and permutes them on the
+way. Its twin ``BACKEND.physical`` takes and returns them in physical order, so that nothing is permuted at
+all; ``shufflenet_fn.model.channel_order`` converts whole trees between the two.
+
+Plain torch operations alone: differentiable any number of times in both modes, usable under every
+``torch.func`` transform and ``torch.compile(fullgraph=True)``, on every device and dtype.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from torch import Tensor
+
+from shufflenet_fn_backends import reference
+from shufflenet_fn_backends.primitives import Backend, Moments
+from shufflenet_fn_backends.routed_map import (
+    Routed,
+    channel_shuffle,
+    channel_split,
+    concatenated,
+    inverse_order,
+    natural_order,
+    one_part,
+    permuted,
+    routed,
+    to_tensor,
+)
+
+
+def shared(x: Routed) -> Routed:
+    """``x`` in one part, for several readers that would each have to concatenate it."""
+    if len(x.parts) == 1:
+        return x
+    return one_part(concatenated(x), x.layout.order)
+
+
+def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) -> Routed:
+    x = routed(x)
+    pooled = (
+        reference.max_pool2d(part, kernel=kernel, stride=stride, padding=padding)
+        for part in x.parts
+    )
+    return Routed(tuple(pooled), x.layout)
+
+
+def _physical_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d(tensor, weight, stride=stride, padding=padding, groups=groups)
+    return one_part(y, order)
+
+
+def _physical_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d_bias(
+        tensor, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
+    return one_part(y, order)
+
+
+def _physical_batch_norm_train(
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
+) -> tuple[Routed, Moments]:
+    x = routed(x)
+    y, moments = reference.batch_norm_train(concatenated(x), weight, bias, eps=eps, relu=relu)
+    return one_part(y, x.layout.order), moments
+
+
+def _physical_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    y = reference.batch_norm_eval(concatenated(x), weight, bias, mean, var, eps=eps, relu=relu)
+    return one_part(y, x.layout.order)
+
+
+def _logical_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    x = routed(x)
+    weight = _physical_weight(x, weight, groups)
+    return _physical_conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+
+
+def _logical_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    bias = permuted(bias, _output_order(x, weight, groups))
+    weight = _physical_weight(x, weight, groups)
+    return _physical_conv2d_bias(
+        x, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
+
+
+def _logical_batch_norm_train(
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
+) -> tuple[Routed, Moments]:
+    x = routed(x)
+    order = x.layout.order
+    y, moments = _physical_batch_norm_train(
+        x, permuted(weight, order), permuted(bias, order), eps=eps, relu=relu
+    )
+    back = inverse_order(order)
+    mean, invstd = permuted(moments.mean, back), permuted(moments.invstd, back)
+    return y, Moments(mean, invstd, moments.count)
+
+
+def _logical_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    weight, bias, mean, var = (
+        permuted(parameter, x.layout.order) for parameter in (weight, bias, mean, var)
+    )
+    return _physical_batch_norm_eval(x, weight, bias, mean, var, eps=eps, relu=relu)
+
+
+def _is_depthwise(x: Routed, weight: Tensor, groups: int) -> bool:
+    return groups > 1 and groups == weight.shape[0] == len(x.layout.order)
+
+
+def _conv_operands(
+    x: Routed | Tensor, weight: Tensor, groups: int
+) -> tuple[Tensor, tuple[int, ...]]:
+    """The input as one tensor and the order that the output will be in."""
+    x = routed(x)
+    if groups == 1 or _is_depthwise(x, weight, groups):
+        return concatenated(x), _output_order(x, weight, groups)
+    # Groups of several channels: which channel is in which group matters.
+    return to_tensor(x), _output_order(x, weight, groups)
+
+
+def _output_order(x: Routed, weight: Tensor, groups: int) -> tuple[int, ...]:
+    if _is_depthwise(x, weight, groups):
+        return x.layout.order
+    return natural_order(weight.shape[0])
+
+
+def _physical_weight(x: Routed, weight: Tensor, groups: int) -> Tensor:
+    if groups == 1:
+        return permuted(weight, x.layout.order, 1)
+    return permuted(weight, x.layout.order) if _is_depthwise(x, weight, groups) else weight
+
+
+_PHYSICAL: Final[Backend[Routed]] = Backend(
+    name="routed",
+    conv2d=_physical_conv2d,
+    conv2d_bias=_physical_conv2d_bias,
+    batch_norm_train=_physical_batch_norm_train,
+    batch_norm_eval=_physical_batch_norm_eval,
+    max_pool2d=max_pool2d,
+    channel_split=channel_split,
+    channel_shuffle=channel_shuffle,
+    to_tensor=to_tensor,
+    shared=shared,
+)
+
+BACKEND: Final[Backend[Routed]] = replace(
+    _PHYSICAL,
+    conv2d=_logical_conv2d,
+    conv2d_bias=_logical_conv2d_bias,
+    batch_norm_train=_logical_batch_norm_train,
+    batch_norm_eval=_logical_batch_norm_eval,
+    physical=_PHYSICAL,
+)

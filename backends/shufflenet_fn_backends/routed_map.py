@@ -1,0 +1,172 @@
+"""The feature map of ``routed``: parts, and the order that their channels are in. What is done to it."""
+
+from __future__ import annotations
+
+import operator
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from shufflenet_fn_backends import routing
+from shufflenet_fn_backends.routing import Layout
+
+DEPTH: Final = 4
+"""Splits whose cuts are made at once. Cutting a tensor one split after the other would copy its gradient
+once for every cut; cutting it in all pieces at first would leave the convolutions many of a few channels."""
+
+_CHANNEL_AXIS: Final = 1
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Routed:
+    """A feature map: ``parts`` are (N, C_i, H, W), one after the other in the order of ``layout``.
+
+    A registered pytree node with the tensors as leaves and ``layout`` as static context, as ``torch.func``
+    and ``torch.compile`` need it.
+    """
+
+    parts: tuple[Tensor, ...]
+    layout: Layout
+
+
+pytree.register_pytree_node(
+    Routed,
+    lambda x: (list(x.parts), x.layout),
+    lambda parts, layout: Routed(tuple(parts), layout),
+)
+
+
+class _Cuts(NamedTuple):
+    """Of each part: the pieces' sizes, and of each piece the half (0 or 1) that it goes to."""
+
+    parts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
+    layouts: tuple[Layout, Layout]
+
+
+def _constant(function: _Function) -> _Function:
+    # Dynamo would trace the bookkeeping integer by integer, and warns of the caches inside. It can take the
+    # result as a constant instead, but only if arguments are plain tuples and integers.
+    return cast(_Function, torch.compiler.assume_constant_result(function))  # type: ignore[no-untyped-call]
+
+
+@_constant
+def _natural(channels: int) -> Layout:
+    return routing.natural(channels)
+
+
+@_constant
+def _interleave(
+    sizes1: tuple[int, ...],
+    order1: tuple[int, ...],
+    sizes2: tuple[int, ...],
+    order2: tuple[int, ...],
+) -> Layout:
+    return routing.interleave(Layout(sizes1, order1), Layout(sizes2, order2))
+
+
+@_constant
+def _is_natural(order: tuple[int, ...]) -> bool:
+    return routing.is_natural(order)
+
+
+@_constant
+def inverse_order(order: tuple[int, ...]) -> tuple[int, ...]:
+    """Where each logical channel lies."""
+    return routing.inverse(order)
+
+
+@_constant
+def _cuts(sizes: tuple[int, ...], order: tuple[int, ...]) -> _Cuts:
+    return _cached_cuts(Layout(sizes, order))
+
+
+@lru_cache(4096)
+def _cached_cuts(layout: Layout) -> _Cuts:
+    first, second = routing.split(layout, depth=DEPTH)
+    pieces: list[list[tuple[int, int, int]]] = [[] for _ in layout.sizes]
+    for side, half in enumerate((first, second)):
+        for part, start, stop in half.ranges:
+            pieces[part].append((start, stop - start, side))
+    of_parts = (tuple(zip(*sorted(of_part), strict=True)) for of_part in pieces)
+    return _Cuts(
+        tuple((sizes, sides) for _, sizes, sides in of_parts), (first.layout, second.layout)
+    )
+
+
+def channel_split(x: Routed | Tensor) -> tuple[Routed, Routed]:
+    x = routed(x)
+    cuts = _cuts(x.layout.sizes, x.layout.order)
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for part, (sizes, sides) in zip(x.parts, cuts.parts, strict=True):
+        pieces = torch.split_with_sizes(part, sizes, _CHANNEL_AXIS) if len(sizes) > 1 else (part,)
+        for piece, side in zip(pieces, sides, strict=True):
+            halves[side].append(piece)
+    return (
+        Routed(tuple(halves[0]), cuts.layouts[0]),
+        Routed(tuple(halves[1]), cuts.layouts[1]),
+    )
+
+
+def channel_shuffle(x1: Routed | Tensor, x2: Routed | Tensor) -> Routed:
+    x1, x2 = routed(x1), routed(x2)
+    layout = _interleave(x1.layout.sizes, x1.layout.order, x2.layout.sizes, x2.layout.order)
+    return Routed(x1.parts + x2.parts, layout)
+
+
+def to_tensor(x: Routed | Tensor) -> Tensor:
+    x = routed(x)
+    return permuted(concatenated(x), inverse_order(x.layout.order), _CHANNEL_AXIS)
+
+
+def natural_order(channels: int) -> tuple[int, ...]:
+    """That of a map which a layer made."""
+    # (`index`, because Dynamo may have made the size a symbol.)
+    return _natural(operator.index(channels)).order
+
+
+def routed(x: Routed | Tensor) -> Routed:
+    """A plain tensor is a map in one part and logical order."""
+    if isinstance(x, Routed):
+        return x
+    return one_part(x, natural_order(x.shape[_CHANNEL_AXIS]))
+
+
+def one_part(tensor: Tensor, order: tuple[int, ...]) -> Routed:
+    """A map in one part."""
+    return Routed((tensor,), Layout((len(order),), order))
+
+
+def concatenated(x: Routed) -> Tensor:
+    """The channels in physical order. Copies unless there is one part."""
+    return x.parts[0] if len(x.parts) == 1 else torch.cat(x.parts, _CHANNEL_AXIS)
+
+
+def permuted(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
+    """``tensor`` with entry ``order[k]`` of ``axis`` at place k."""
+    if _is_natural(order):
+        return tensor
+    return tensor.index_select(axis, _index(order, tensor.device))
+
+
+def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
+    if torch.compiler.is_compiling():
+        return torch.tensor(order, device=device)
+    return _cached_index(order, device)
+
+
+@lru_cache(4096)
+def _cached_index(order: tuple[int, ...], device: torch.device) -> Tensor:
+    # Made in a thread of its own, which is in none of the caller's transforms and modes: a tensor made
+    # under `torch.func.grad` belongs to that call, and one made in inference mode refuses autograd.
+    made: list[Tensor] = []
+    thread = threading.Thread(target=lambda: made.append(torch.tensor(order, device=device)))
+    thread.start()
+    thread.join()
+    return made[0]

@@ -1,0 +1,136 @@
+"""Trees in the channel order that a routed backend computes in, and back.
+
+A backend that routes channels (``Backend.physical`` is not ``None``) reads the parameters of layers behind a
+split or shuffle in another order than torchvision's. The two functions here permute a whole tree from
+one order to the other; they are exact, and each undoes the other bit by bit. Every layer is permuted as
+one, so training rules that treat channels alike (SGD, clipping, averages) commute with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn.model.architecture import conv_layers
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import init
+from shufflenet_fn.tree import tree_paths, tree_to, tree_unflatten
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.routed import BACKEND as ROUTED
+from shufflenet_fn_backends.routed_map import Routed
+from shufflenet_fn_backends.routing import inverse, is_natural
+
+T = TypeVar("T")
+
+_TOP: Final = ("conv1", "stage2", "stage3", "stage4", "conv5", "fc")
+
+
+class _Permutation(NamedTuple):
+    """``order[k]``: the logical channel at place k. ``axis`` counts from the end, past stacked members."""
+
+    axis: int
+    order: tuple[int, ...]
+
+
+def to_physical(config: ShuffleNetConfig, tree: T) -> T:
+    """``tree``, given in logical (torchvision's) channel order, in physical order.
+
+    Args:
+        config: the architecture that the tree belongs to.
+        tree: ``params``, ``batch_stats``, ``Variables``, a ``TrainState``, or anything that holds such trees:
+            whatever lies at the path of a layer's leaf is permuted as that leaf, gradients, velocities and
+            averages alike. Leaves may have additional axes in front (a stacked ensemble).
+
+    Returns:
+        A tree of the same structure. Leaves that are the same in both orders are shared, not copied.
+
+    Raises:
+        ValueError: a leaf does not have the channels that ``config`` gives it, or the tree is only a part
+            of such a tree, so that its paths do not say which layers it is of.
+    """
+    return _permuted(tree, _physical_order(config))
+
+
+def to_logical(config: ShuffleNetConfig, tree: T) -> T:
+    """``tree``, given in physical channel order, in logical (torchvision's) order: see ``to_physical``."""
+    back = {
+        path: _Permutation(axis, inverse(order))
+        for path, (axis, order) in _physical_order(config).items()
+    }
+    return _permuted(tree, back)
+
+
+def in_order_of(config: ShuffleNetConfig, tree: T, backend: Backend[Any]) -> tuple[T, Backend[Any]]:
+    """``tree``, given in logical order, as ``backend`` takes it without permuting; and that backend."""
+    if backend.physical is None:
+        return tree, backend
+    return to_physical(config, tree), backend.physical
+
+
+def _permuted(tree: T, permutations: Mapping[str, _Permutation]) -> T:
+    leaves = []
+    for path, leaf in tree_paths(tree):
+        permutation = permutations.get(_within_model(path))
+        leaves.append(leaf if permutation is None else _permuted_leaf(path, leaf, *permutation))
+    return tree_unflatten(tree, leaves)
+
+
+def _permuted_leaf(path: str, leaf: Tensor, axis: int, order: tuple[int, ...]) -> Tensor:
+    if leaf.ndim < -axis or leaf.shape[axis] != len(order):
+        raise ValueError(
+            f"{path} has shape {tuple(leaf.shape)}, but this architecture has {len(order)} channels on "
+            f"axis {axis} there"
+        )
+    return leaf.index_select(axis, torch.tensor(order, device=leaf.device))
+
+
+def _within_model(path: str) -> str:
+    """``opt_state.momentum.stage2.0.…`` becomes ``stage2.0.…``, and ``step`` nothing."""
+    keys = path.split(".")
+    start = next((i for i, key in enumerate(keys) if key in _TOP), len(keys))
+    if start == len(keys) and not {"conv", "bn"}.isdisjoint(keys):
+        raise ValueError(
+            f"{path} does not say where in the network it belongs. Give whole trees: params, batch_stats, "
+            "Variables or a TrainState."
+        )
+    return ".".join(keys[start:])
+
+
+@lru_cache(64)
+def _physical_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
+    """What is permuted, by dotted path within the model.
+
+    Read off a run of the network itself on the meta device: nothing is computed, and there is no second
+    derivation of where channels go.
+    """
+    seen: list[tuple[tuple[int, ...], int]] = []
+
+    def watching_conv2d(
+        x: Routed | Tensor, weight: Tensor, *, groups: int, **options: int
+    ) -> Routed:
+        seen.append((x.layout.order if isinstance(x, Routed) else (0,), groups))
+        return ROUTED.conv2d(x, weight, groups=groups, **options)
+
+    meta = torch.device("meta")
+    variables = tree_to(init(config, torch.Generator()), meta)
+    image = torch.empty(1, 3, 32, 32, device=meta)
+    apply(config, variables, image, backend=replace(ROUTED, conv2d=watching_conv2d))
+    permutations = {}
+    for layer, (order, groups) in zip(conv_layers(config), seen, strict=True):
+        if is_natural(order):
+            continue
+        path = ".".join(layer.path)
+        if groups == 1:
+            permutations[f"{path}.conv.weight"] = _Permutation(-3, order)
+            continue
+        permutations[f"{path}.conv.weight"] = _Permutation(-4, order)
+        for name in ("weight", "bias", "mean", "var"):
+            permutations[f"{path}.bn.{name}"] = _Permutation(-1, order)
+    return MappingProxyType(permutations)

@@ -6,7 +6,13 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
-BACKEND_NAMES: Final = ("reference",)
+BACKEND_NAMES: Final = (
+    "reference",
+    "native",
+    "gather",
+    "routed",
+    "npu",
+)
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
 from shufflenet_fn_backends.primitives import Backend, Moments
 
 
@@ -60,11 +61,13 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
 
 
 def channel_split(x: Tensor) -> tuple[Tensor, Tensor]:
+    half_of_channels(x)  # `chunk` would give unequal halves
     x1, x2 = x.chunk(2, dim=1)
     return x1, x2
 
 
 def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    check_equal_halves(x1, x2)
     x = torch.cat((x1, x2), dim=1)
     n, c, h, w = x.shape
     if x.stride(1) == 1:

@@ -38,10 +38,8 @@ def select_backend(name: str, device_type: str) -> Selection:
     """Resolve ``name`` (``auto`` or an explicit name) for ``cpu``, ``cuda`` or ``npu``."""
     if name != "auto":
         return Selection(get_backend(name), f"backend {name}: asked for")
-    return Selection(
-        get_backend("reference"),
-        f"backend reference: the only one implemented for {device_type} in this version",
-    )
+    choice, why = _CHOSEN_FOR[device_type]
+    return Selection(get_backend(choice), f"backend {choice}: {why}")
 
 
 def _reference() -> Backend[Any]:
@@ -50,4 +48,44 @@ def _reference() -> Backend[Any]:
     return BACKEND
 
 
-_FACTORIES: Mapping[str, Callable[[], Backend[Any]]] = MappingProxyType({"reference": _reference})
+def _native() -> Backend[Any]:
+    from shufflenet_fn_backends.native import BACKEND
+
+    return BACKEND
+
+
+def _gather() -> Backend[Any]:
+    from shufflenet_fn_backends.gather import BACKEND
+
+    return BACKEND
+
+
+def _routed() -> Backend[Any]:
+    from shufflenet_fn_backends.routed import BACKEND
+
+    return BACKEND
+
+
+def _npu() -> Backend[Any]:
+    from shufflenet_fn_backends.npu import BACKEND
+
+    return BACKEND
+
+
+_FACTORIES: Mapping[str, Callable[[], Backend[Any]]] = MappingProxyType(
+    {
+        "reference": _reference,
+        "native": _native,
+        "gather": _gather,
+        "routed": _routed,
+        "npu": _npu,
+    }
+)
+
+_CHOSEN_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "cpu": ("reference", "the paper's operations"),
+        "cuda": ("reference", "the paper's operations; no other was measured on cuda yet"),
+        "npu": ("npu", "the map of primitives made for it"),
+    }
+)

@@ -1,0 +1,37 @@
+"""``reference`` with one operator for the shuffle: ``aten::channel_shuffle``.
+
+torch_npu sends it to CANN's ChannelShuffle kernel, which replaces the transposed copy; the ``cat`` before
+it and the split after it remain. A feature map is a plain NCHW tensor. The operator has derivatives of
+any order in both modes, batching rules and a meta kernel, so nothing has to be wrapped (torch 2.14).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+
+from shufflenet_fn_backends import reference
+from shufflenet_fn_backends.checks import check_equal_halves
+from shufflenet_fn_backends.primitives import Backend
+
+
+def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    if x1.stride(1) == 1 and _drops_channels_last(x1.device):
+        return reference.channel_shuffle(x1, x2)
+    check_equal_halves(x1, x2)
+    return nnf.channel_shuffle(torch.cat((x1, x2), dim=1), 2)
+
+
+def _drops_channels_last(device: torch.device) -> bool:
+    # The CPU's kernel keeps channels_last. CUDA's is a transpose to NCHW, and so is what a compiler sees on
+    # any device: every convolution after it would convert. The reference shuffles the NHWC view.
+    # (NPU tensors are never channels_last, but 1×1 maps look so: CANN's kernel must have them too.)
+    return device.type == "cuda" or torch.compiler.is_compiling()
+
+
+BACKEND: Backend[Tensor] = replace(
+    reference.BACKEND, name="native", channel_shuffle=channel_shuffle
+)

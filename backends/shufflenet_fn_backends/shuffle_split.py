@@ -1,0 +1,321 @@
+"""The channel shuffle, alone or fused with the split that follows it, as dispatcher operators.
+
+Four operators, each other's inverse and, being permutations of channels, each other's adjoint:
+
+* ``shufflenet_fn::shuffle_split(x1, x2) -> (y1, y2)`` and back, ``unshuffle_split(y1, y2) -> (x1, x2)``:
+  "Half", the two halves of the shuffled map;
+* ``shufflenet_fn::shuffle(x1, x2) -> y`` and back, ``unshuffle(y) -> (x1, x2)``: "Full", the map itself.
+
+Forward and backward both gather channels with indices made once; nothing is scattered or added. Each
+operator is one node under ``torch.export`` and ``torch.compile``, and a kernel of a device's own can take
+the place of the one registered here. They are called through the functions of the same name, which are
+differentiable any number of times, in both modes, and work under every ``torch.func`` transform.
+
+Three ways to a derivative, because torch 2.14 has no single one that works everywhere:
+
+* reverse mode goes through a ``torch.autograd.Function``, whose backward gathers again;
+* forward mode goes through views and copies (``_literal_*``): a Function with a ``jvp`` rule cannot be
+  compiled, and one without raises;
+* the operators themselves have a derivative as well, by the same views. Dynamo drops a Function's backward
+  when it compiles ``torch.func.grad`` over it, and differentiates the operator inside; without a
+  derivative of its own the result was zero, silently.
+
+Tensors are (..., C, H, W) of any dtype, in NCHW or channels_last layout, and results keep the layout.
+Source: the index arithmetic is that of Ascend ModelZoo-PyTorch's ShuffleNetV2 (channel_shuffle.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import Function
+from torch.library import Library, register_fake, register_vmap
+
+from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
+
+Pair = tuple[Tensor, Tensor]
+
+# (Most of torch.library, and `Tensor.unflatten`, have no annotations.)
+_LIBRARY: Any = Library("shufflenet_fn", "FRAGMENT")  # type: ignore[no-untyped-call]
+_DEVICES = ("CPU", "CUDA", "PrivateUse1")
+
+
+def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
+    """Both halves of the shuffle of ``x1`` and ``x2`` with two groups.
+
+    Args:
+        x1: first half of the channels, (..., C/2, H, W).
+        x2: second half, of the same shape. Of two dtypes the wider one is taken, as by ``torch.cat``.
+
+    Returns:
+        Channels 0 to C/2 and C/2 to C of the map whose channel 2i is ``x1[i]`` and 2i+1 is ``x2[i]``.
+
+    Raises:
+        ValueError: the shapes differ, or are not (..., C, H, W).
+    """
+    x1, x2 = same_kind(x1, x2)
+    if _forward_mode():
+        return _literal_shuffle_split(x1, x2)
+    return cast(Pair, _ShuffleSplit.apply(x1, x2))
+
+
+def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
+    """The inverse of ``shuffle_split``: the even and the odd channels of ``y1`` and ``y2`` in a row."""
+    y1, y2 = same_kind(y1, y2)
+    if _forward_mode():
+        return _literal_unshuffle_split(y1, y2)
+    return cast(Pair, _UnshuffleSplit.apply(y1, y2))
+
+
+def shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    """As ``shuffle_split``, with both halves in one tensor (..., C, H, W)."""
+    x1, x2 = same_kind(x1, x2)
+    if _forward_mode():
+        return _literal_shuffle(x1, x2)
+    return cast(Tensor, _Shuffle.apply(x1, x2))
+
+
+def unshuffle(y: Tensor) -> Pair:
+    """The inverse of ``shuffle``: the even and the odd channels.
+
+    Raises:
+        ValueError: the number of channels is odd, or ``y`` is not (..., C, H, W).
+    """
+    half_of_channels(y)
+    if _forward_mode():
+        return _literal_unshuffle(y)
+    return cast(Pair, _Unshuffle.apply(y))
+
+
+def same_kind(x1: Tensor, x2: Tensor) -> Pair:
+    """Both halves in one dtype, or a ``ValueError`` if they cannot be shuffled."""
+    check_equal_halves(x1, x2)
+    if x1.dtype == x2.dtype:
+        return x1, x2
+    dtype = torch.promote_types(x1.dtype, x2.dtype)
+    return x1.to(dtype), x2.to(dtype)
+
+
+# ---- kernels: what runs on a device ----
+
+
+class _Indices(NamedTuple):
+    shuffled: Tensor
+    first: Tensor
+    second: Tensor
+    even: Tensor
+    odd: Tensor
+
+
+@lru_cache(maxsize=256)
+def _indices(channels: int, device: torch.device) -> _Indices:
+    # Only kernels call this, so what is cached is always a real tensor of the device and never a fake or a
+    # wrapped one. Made on the device: a copy from the host would make a step wait for it.
+    # The NPU gathers by int32 in its vector cores and falls back to its AI CPU for int64.
+    dtype = torch.int64 if device.type in ("cpu", "cuda") else torch.int32
+    with torch.inference_mode(False):
+        natural = torch.arange(channels, dtype=dtype, device=device)
+        shuffled = natural.view(2, channels // 2).t().reshape(-1)
+        first, second = shuffled.view(2, channels // 2)
+        even, odd = natural.view(channels // 2, 2).t().contiguous()
+    return _Indices(shuffled, first, second, even, odd)
+
+
+def _gather(xs: Sequence[Tensor], *which: str) -> list[Tensor]:
+    """Join ``xs`` and pick one result by each of the named indices."""
+    dim = _channel_dim(xs)
+    moved = [x.movedim(-3, dim) for x in xs]
+    joined = torch.cat(moved, dim) if len(moved) > 1 else moved[0]
+    indices = _indices(joined.shape[dim], joined.device)
+    return [joined.index_select(dim, getattr(indices, name)).movedim(dim, -3) for name in which]
+
+
+def _channel_dim(xs: Sequence[Tensor]) -> int:
+    """Where the channels of these tensors lie in memory: -1 if channels_last, else -3."""
+    # Not `is_contiguous(memory_format=…)`: it raises under vmap, and is for four dimensions only.
+    return -1 if all(x.stride(-3) == 1 for x in xs) else -3
+
+
+def _kernel_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
+    y1, y2 = _gather(same_kind(x1, x2), "first", "second")
+    return y1, y2
+
+
+def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
+    x1, x2 = _gather(same_kind(y1, y2), "even", "odd")
+    return x1, x2
+
+
+def _kernel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    (y,) = _gather(same_kind(x1, x2), "shuffled")
+    return y
+
+
+def _kernel_unshuffle(y: Tensor) -> Pair:
+    half_of_channels(y)
+    x1, x2 = _gather((y,), "even", "odd")
+    return x1, x2
+
+
+# ---- the same by views and copies: differentiable by torch, and with the same shapes and strides ----
+
+
+def _literal_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+    x1, x2 = same_kind(x1, x2)
+    dim = _channel_dim((x1, x2))
+    pairs = torch.stack((x1.movedim(-3, dim), x2.movedim(-3, dim)), dim)
+    return pairs.flatten(dim - 1, dim).movedim(dim, -3)
+
+
+def _literal_unshuffle(y: Tensor) -> Pair:
+    half_of_channels(y)
+    dim = _channel_dim((y,))
+    pairs = y.movedim(-3, dim).unflatten(dim, (-1, 2))  # type: ignore[no-untyped-call]
+    x1, x2 = (_fresh(pairs.select(dim, i)).movedim(dim, -3) for i in range(2))
+    return x1, x2
+
+
+def _literal_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
+    dim = _channel_dim((x1, x2))
+    halves = _literal_shuffle(x1, x2).movedim(-3, dim).unflatten(dim, (2, -1))  # type: ignore[no-untyped-call]
+    y1, y2 = (_fresh(halves.select(dim - 1, i)).movedim(dim, -3) for i in range(2))
+    return y1, y2
+
+
+def _literal_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
+    y1, y2 = same_kind(y1, y2)
+    dim = _channel_dim((y1, y2))
+    joined = torch.cat((y1.movedim(-3, dim), y2.movedim(-3, dim)), dim)
+    return _literal_unshuffle(joined.movedim(dim, -3))
+
+
+def _fresh(x: Tensor) -> Tensor:
+    # An operator must not return a view of its input, or of its other result.
+    return x.clone(memory_format=torch.contiguous_format)
+
+
+# ---- what a Function needs ----
+
+
+def _forward_mode() -> bool:
+    # The public `unpack_dual` does not see a tangent below a `vmap`; the level covers every nesting.
+    return forward_ad._current_level >= 0
+
+
+def _saves_nothing(ctx: Any, inputs: Any, output: Any) -> None:
+    pass
+
+
+def _batch_first(info: Any, in_dims: Sequence[int | None], xs: Sequence[Tensor]) -> list[Tensor]:
+    return [
+        x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+        for x, dim in zip(xs, in_dims, strict=True)
+    ]
+
+
+class _ShuffleSplit(Function):
+    setup_context = staticmethod(_saves_nothing)
+
+    @staticmethod
+    def forward(x1: Tensor, x2: Tensor) -> Any:
+        return torch.ops.shufflenet_fn.shuffle_split(x1, x2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return unshuffle_split(*grads)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *xs: Tensor) -> Any:
+        return shuffle_split(*_batch_first(info, in_dims, xs)), (0, 0)
+
+
+class _UnshuffleSplit(Function):
+    setup_context = staticmethod(_saves_nothing)
+
+    @staticmethod
+    def forward(y1: Tensor, y2: Tensor) -> Any:
+        return torch.ops.shufflenet_fn.unshuffle_split(y1, y2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return shuffle_split(*grads)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *ys: Tensor) -> Any:
+        return unshuffle_split(*_batch_first(info, in_dims, ys)), (0, 0)
+
+
+class _Shuffle(Function):
+    setup_context = staticmethod(_saves_nothing)
+
+    @staticmethod
+    def forward(x1: Tensor, x2: Tensor) -> Any:
+        return torch.ops.shufflenet_fn.shuffle(x1, x2)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return unshuffle(*grads)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *xs: Tensor) -> Any:
+        return shuffle(*_batch_first(info, in_dims, xs)), 0
+
+
+class _Unshuffle(Function):
+    setup_context = staticmethod(_saves_nothing)
+
+    @staticmethod
+    def forward(y: Tensor) -> Any:
+        return torch.ops.shufflenet_fn.unshuffle(y)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return shuffle(*grads)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, *ys: Tensor) -> Any:
+        return unshuffle(*_batch_first(info, in_dims, ys)), (0, 0)
+
+
+# ---- registration: once, when a backend that needs the operators is asked for ----
+
+
+def _register(signature: str, kernel: Callable[..., Any], literal: Callable[..., Any]) -> None:
+    name = signature.partition("(")[0]
+    _LIBRARY.define(signature)
+    operator = getattr(torch.ops.shufflenet_fn, name).default
+    for device in _DEVICES:
+        _LIBRARY.impl(name, kernel, device)
+
+    def derivative(*xs: Tensor) -> Any:
+        if _forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in xs)):
+            return literal(*xs)
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*xs)
+
+    def batching_rule(info: Any, in_dims: Any, *xs: Tensor) -> Any:
+        out = operator(*_batch_first(info, in_dims, xs))
+        return out, 0 if isinstance(out, Tensor) else (0, 0)
+
+    _LIBRARY.impl(name, derivative, "Autograd")
+    register_fake(f"shufflenet_fn::{name}", literal, lib=_LIBRARY)
+    register_vmap(f"shufflenet_fn::{name}", batching_rule, lib=_LIBRARY)
+
+
+_register(
+    "shuffle_split(Tensor x1, Tensor x2) -> (Tensor, Tensor)",
+    _kernel_shuffle_split,
+    _literal_shuffle_split,
+)
+_register(
+    "unshuffle_split(Tensor y1, Tensor y2) -> (Tensor, Tensor)",
+    _kernel_unshuffle_split,
+    _literal_unshuffle_split,
+)
+_register("shuffle(Tensor x1, Tensor x2) -> Tensor", _kernel_shuffle, _literal_shuffle)
+_register("unshuffle(Tensor y) -> (Tensor, Tensor)", _kernel_unshuffle, _literal_unshuffle)

@@ -18,7 +18,7 @@ from shufflenet_fn.model.running_stats import update_running_stats_foreach
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.precision import Policy
 from shufflenet_fn.training.ema import update_ema
-from shufflenet_fn.training.gradients import grads_and_aux
+from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
 from shufflenet_fn.training.losses import correct_counts, cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
@@ -105,6 +105,7 @@ def make_train_step(
     ema_decay: float | None = None,
     prepare: Callable[[Tensor], Tensor] = identity,
     reduce: Reduce = no_reduce,
+    gradients: Gradients = grads_by_func,
 ) -> TrainStep:
     """Build the step.
 
@@ -112,7 +113,11 @@ def make_train_step(
         config: the architecture.
         optimizer: as ``sgd(...)``, possibly chained behind ``clip_by_global_norm``.
         policy: precision; ``None`` computes in the parameters' dtype.
-        backend: the primitives.
+        backend: the primitives. States are in the channel order that it takes: in torchvision's order for
+            every backend by its name. For ``backend.physical``, the twin of one that routes channels,
+            which spares every step the permutation of weights, convert the state with
+            ``shufflenet_fn.model.channel_order.to_physical`` before the first step and with ``to_logical``
+            before saving.
         loss_scaling: for float16; must be what ``create_train_state`` was given.
         label_smoothing: ε of ``cross_entropy``.
         lanes: the batch is cut in this many equal parts which are computed one after the other
@@ -122,6 +127,8 @@ def make_train_step(
         ema_decay: keep ``state.ema``; ``None`` for none.
         prepare: from the batch's images to normalised ones, on the device, lane by lane.
         reduce: mean over ranks; the identity for one.
+        gradients: ``grads_by_func`` composes with transforms around the step, ``grads_by_engine`` is faster
+            without.
     """
     scaling = loss_scaling or LossScaling()
 
@@ -134,7 +141,7 @@ def make_train_step(
         return scale_loss(state.loss_scale, loss), (loss, logits, moments)
 
     def lane(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Any, Any, Metrics]:
-        grads, (loss, logits, moments) = grads_and_aux(
+        grads, (loss, logits, moments) = gradients(
             lambda params: loss_fn(params, state, prepare(images), labels), state.params
         )
         batch_stats = update_running_stats_foreach(config, state.batch_stats, moments)
@@ -172,7 +179,10 @@ def make_eval_step(
     backend: Backend[Any] = REFERENCE,
     prepare: Callable[[Tensor], Tensor] = identity,
 ) -> EvalStep:
-    """``eval_step(variables, batch) -> EvalSums`` with plain cross-entropy, without gradients."""
+    """``eval_step(variables, batch) -> EvalSums`` with plain cross-entropy, without gradients.
+
+    ``variables`` are in the channel order that ``backend`` takes: see ``make_train_step``.
+    """
 
     def step(variables: Variables, batch: Examples) -> EvalSums:
         with torch.no_grad():

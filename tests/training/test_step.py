@@ -12,7 +12,7 @@ from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.ema import init_ema, update_ema
-from shufflenet_fn.training.gradients import grads_and_aux
+from shufflenet_fn.training.gradients import grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.optim import (
@@ -78,7 +78,7 @@ def test_gradients_are_those_of_func_grad() -> None:
     variables = tiny_variables(dtype=DOUBLE)
     loss_fn = loss_and_stats(variables, Examples(*examples(4, dtype=DOUBLE)))
     with unchanged(variables):
-        grads, batch_stats = grads_and_aux(loss_fn, variables.params)
+        grads, batch_stats = grads_by_func(loss_fn, variables.params)
     expected, expected_stats = torch.func.grad(loss_fn, has_aux=True)(variables.params)
     assert_close_to_scale(grads, expected, 1e-12)
     assert_trees_equal(batch_stats, expected_stats)

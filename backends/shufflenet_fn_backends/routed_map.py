@@ -152,10 +152,11 @@ def permuted(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
     """``tensor`` with entry ``order[k]`` of ``axis`` at place k."""
     if _is_natural(order):
         return tensor
-    return tensor.index_select(axis, _index(order, tensor.device))
+    return tensor.index_select(axis, index_constant(order, tensor.device))
 
 
-def _index(order: tuple[int, ...], device: torch.device) -> Tensor:
+def index_constant(order: tuple[int, ...], device: torch.device) -> Tensor:
+    """``order`` as an int64 tensor that is made once for each device."""
     if torch.compiler.is_compiling():
         return torch.tensor(order, device=device)
     return _cached_index(order, device)

@@ -1,0 +1,115 @@
+"""From the C++ sources to a shared library in the cache, once for each machine and version.
+
+Nothing is built at installation. Needs a C++17 compiler with OpenMP: ``$CXX``, ``g++`` or ``clang++``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from shufflenet_fn_backends.errors import DeviceError
+
+SOURCES = Path(__file__).with_name("kernels")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fopenmp",
+    "-fPIC",
+    "-fvisibility=hidden",
+)
+ADVICE = (
+    "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), name "
+    "yours in $CXX, or take --backend routed, which needs none."
+)
+
+
+def find_compiler() -> str | None:
+    """Path of the C++ compiler that would be used: ``$CXX``, ``g++`` or ``clang++``."""
+    asked = os.environ.get("CXX")
+    for name in (asked,) if asked else ("g++", "clang++"):
+        found = shutil.which(name)
+        if found:
+            return found
+    return None
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    return root / "shufflenet-fn" / "kernels"
+
+
+def build(compiler: str, folder: Path) -> Path:
+    """The library, built in ``folder`` if it is not there yet.
+
+    Its name holds a hash of the sources, the flags, the compiler's version and the processor's features, so
+    that a shared home folder serves different machines. Several processes may call this at once.
+
+    Raises:
+        DeviceError: the compiler failed, or the folder cannot be written; with the compiler's words.
+    """
+    from filelock import FileLock
+
+    library = folder / f"kernels-{_fingerprint(compiler)}.so"
+    if library.is_file():
+        return library
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "build.lock"):
+            if not library.is_file():
+                _compile(compiler, library)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot build the CPU kernels in {folder}: {error.strerror or error}. Make the folder "
+            "writable, set XDG_CACHE_HOME to one that is, or take --backend routed."
+        ) from error
+    return library
+
+
+def _compile(compiler: str, library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        built = Path(scratch) / "kernels.so"
+        compiled = Path(scratch) / "kernels.o"
+        _run([compiler, *FLAGS, "-c", str(SOURCES / "api.cpp"), "-o", str(compiled)])
+        # Linked without -fopenmp: torch has loaded its own copy of the OpenMP runtime, and a second one
+        # would bring a second pool of threads that fights the first for the cores.
+        _run([compiler, "-shared", str(compiled), "-o", str(built)])
+        os.replace(built, library)
+
+
+def _run(command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = "\n".join(done.stderr.strip().splitlines()[:5])
+        raise DeviceError(
+            f"cannot build the CPU kernels: {command[0]} failed with exit code {done.returncode}.\n"
+            f"{words}\n{ADVICE}"
+        )
+
+
+def _fingerprint(compiler: str) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(SOURCES.glob("*.[ch]pp")):
+        digest.update(source.name.encode() + source.read_bytes())
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    for fact in (*FLAGS, version.stdout, platform.machine(), _processor_features()):
+        digest.update(fact.encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    # x86-64 calls them flags, aarch64 Features.
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

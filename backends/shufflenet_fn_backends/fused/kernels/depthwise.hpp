@@ -1,0 +1,187 @@
+// 3x3 depthwise convolution, padding 1, stride 1 or 2: one image and VL channels at a time, in a plane that
+// the cache holds.
+#pragma once
+#include <memory>
+
+#include "parts.hpp"
+#include "scratch.hpp"
+
+namespace sfn {
+
+template <class T>
+struct Depthwise {
+  Part<T> part;
+  int64_t images, height, width, stride;
+  const float* weight;  // [channels][9]
+  int64_t threads;
+
+  int64_t out_height() const { return (height - 1) / stride + 1; }
+  int64_t out_width() const { return (width - 1) / stride + 1; }
+  int64_t items() const { return images * strips(part.channels); }
+
+  struct Taps {
+    vf w[9];
+  };
+  Taps taps(Strip at) const {
+    Taps taps;
+    for (int k = 0; k < 9; ++k) {
+      taps.w[k] = vf{};
+      for (int64_t l = 0; l < at.lanes; ++l) taps.w[k][l] = weight[(at.start + l) * 9 + k];
+    }
+    return taps;
+  }
+  int64_t plane_floats() const { return (height + 2) * (width + 2) * VL; }
+
+  // Normalised values with a border of zeros.
+  void load_plane(int64_t image, Strip at, float* plane) const {
+    Affine affine(part, at);
+    int64_t ld = (width + 2) * VL;
+    const T* z = part.z + image * height * width * part.stride + at.start;
+    std::memset(plane, 0, ld * 4);
+    std::memset(plane + (height + 1) * ld, 0, ld * 4);
+    for (int64_t h = 0; h < height; ++h) {
+      float* row = plane + (h + 1) * ld;
+      store(row, vf{});
+      for (int64_t w = 0; w < width; ++w, z += part.stride)
+        store(row + (w + 1) * VL, affine(load_n(z, at.lanes)));
+      store(row + (width + 1) * VL, vf{});
+    }
+  }
+};
+
+template <class T>
+void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean,
+                       float* var) {
+  int64_t oh = op.out_height(), ow = op.out_width(), per_image = strips(op.part.channels);
+  bool wanted = mean != nullptr;
+  std::vector<std::unique_ptr<Moments>> moments(op.threads);
+#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
+  for (int64_t t = 0; t < op.threads; ++t) {
+    static thread_local Scratch scratch;
+    float* plane = scratch.floats(op.plane_floats());
+    if (wanted) moments[t] = std::make_unique<Moments>(out.channels);
+    Share mine = share(op.items(), t, op.threads);
+    for (int64_t item = mine.begin; item < mine.end; ++item) {
+      int64_t image = item / per_image;
+      Strip at = strip(op.part.channels, item % per_image);
+      op.load_plane(image, at, plane);
+      auto taps = op.taps(at);
+      vf bias = out.bias == nullptr ? vf{} : load_n(out.bias + at.start, at.lanes);
+      T* z = out.z + image * oh * ow * out.channels + at.start;
+      vf origin{}, sum{}, squares{};
+      int64_t ld = (op.width + 2) * VL;
+      for (int64_t h = 0; h < oh; ++h) {
+        const float* top = plane + h * op.stride * ld;
+        for (int64_t w = 0; w < ow; ++w, z += out.channels) {
+          const float* p = top + w * op.stride * VL;
+          vf v = bias;
+          for (int kh = 0; kh < 3; ++kh)
+            for (int kw = 0; kw < 3; ++kw)
+              v += taps.w[kh * 3 + kw] * load(p + kh * ld + kw * VL);
+          if (out.relu) v = relu(v);
+          store_n(z, v, at.lanes);
+          if (wanted) {
+            v = kept(v, z);
+            if (h == 0 && w == 0) origin = v;
+            vf d = v - origin;
+            sum += d;
+            squares += d * d;
+          }
+        }
+      }
+      if (wanted)
+        for (int64_t l = at.fresh; l < at.lanes; ++l)
+          moments[t]->add(at.start + l, oh * ow, origin[l], sum[l], squares[l]);
+    }
+  }
+  if (!wanted) return;
+  for (int64_t t = 1; t < op.threads; ++t) moments[0]->add(*moments[t]);
+  moments[0]->write(mean, var);
+}
+
+// The gradient of one input pixel: the taps of the outputs that saw it. `g` has a border of zeros.
+inline vf gathered(const float* g, int64_t ld, int64_t h, int64_t w, int64_t stride, const vf* taps) {
+  vf v{};
+  if (stride == 1) {
+    const float* p = g + h * ld + w * VL;
+    for (int kh = 0; kh < 3; ++kh)
+      for (int kw = 0; kw < 3; ++kw)
+        v += taps[8 - kh * 3 - kw] * load(p + kh * ld + kw * VL);
+    return v;
+  }
+  // Output row o saw input rows 2o-1, 2o, 2o+1: an even row is seen by one output, an odd one by two.
+  int64_t h0 = h / 2 + 1, w0 = w / 2 + 1;
+  int last_h = h % 2, last_w = w % 2;
+  for (int i = 0; i <= last_h; ++i)
+    for (int j = 0; j <= last_w; ++j) {
+      int kh = last_h == 0 ? 1 : 2 - 2 * i, kw = last_w == 0 ? 1 : 2 - 2 * j;
+      v += taps[kh * 3 + kw] * load(g + (h0 + i) * ld + (w0 + j) * VL);
+    }
+  return v;
+}
+
+// Fills the part's gradients and dweight [channels][9].
+template <class T>
+void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradient, float* dweight) {
+  int64_t channels = op.part.channels, per_image = strips(channels);
+  int64_t oh = op.out_height(), ow = op.out_width();
+  int64_t ld = (op.width + 2) * VL, g_ld = (ow + 3) * VL, g_floats = (oh + 3) * g_ld;
+  std::vector<std::unique_ptr<AffineGradient>> sums(op.threads);
+  std::vector<std::vector<double>> partial(op.threads);
+#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
+  for (int64_t t = 0; t < op.threads; ++t) {
+    static thread_local Scratch scratch;
+    float* plane = scratch.floats(op.plane_floats() + g_floats);
+    float* g = plane + op.plane_floats();
+    std::memset(g, 0, g_floats * 4);
+    sums[t] = std::make_unique<AffineGradient>(channels);
+    partial[t].assign(channels * 9, 0.0);
+    Share mine = share(op.items(), t, op.threads);
+    for (int64_t item = mine.begin; item < mine.end; ++item) {
+      int64_t image = item / per_image;
+      Strip at = strip(channels, item % per_image);
+      op.load_plane(image, at, plane);
+      auto k = gradient.coefficients(at);
+      for (int64_t h = 0; h < oh; ++h)
+        for (int64_t w = 0; w < ow; ++w)
+          store(g + (h + 1) * g_ld + (w + 1) * VL,
+                gradient.at_pixel((image * oh + h) * ow + w, at, k));
+      vf dw[9] = {};
+      for (int64_t h = 0; h < oh; ++h)
+        for (int64_t w = 0; w < ow; ++w) {
+          vf gv = load(g + (h + 1) * g_ld + (w + 1) * VL);
+          const float* p = plane + h * op.stride * ld + w * op.stride * VL;
+          for (int kh = 0; kh < 3; ++kh)
+            for (int kw = 0; kw < 3; ++kw) dw[kh * 3 + kw] += gv * load(p + kh * ld + kw * VL);
+        }
+      for (int64_t l = at.fresh; l < at.lanes; ++l)
+        for (int j = 0; j < 9; ++j) partial[t][(at.start + l) * 9 + j] += dw[j][l];
+      if (op.part.dz == nullptr) continue;
+      auto taps = op.taps(at);
+      Affine affine(op.part, at);
+      const T* z = op.part.z + image * op.height * op.width * op.part.stride + at.start;
+      T* dz = op.part.dz + image * op.height * op.width * op.part.dz_stride + at.start;
+      vf beta{}, scale{};
+      for (int64_t h = 0; h < op.height; ++h)
+        for (int64_t w = 0; w < op.width; ++w, z += op.part.stride, dz += op.part.dz_stride) {
+          vf d = gathered(g, g_ld, h, w, op.stride, taps.w);
+          if (affine.rectify) d = (vf)((vi)d & ~(load(plane + (h + 1) * ld + (w + 1) * VL) <= 0.0f));
+          if (affine.active) {
+            beta += d;
+            scale += d * (load_n(z, at.lanes) - affine.mean);
+            d *= affine.scale;
+          }
+          store_n(dz, d, at.lanes);
+        }
+      if (affine.active) sums[t]->add(at, 0, beta, scale);
+    }
+  }
+  for (int64_t t = 1; t < op.threads; ++t) {
+    sums[0]->add(*sums[t]);
+    for (size_t i = 0; i < partial[0].size(); ++i) partial[0][i] += partial[t][i];
+  }
+  for (size_t i = 0; i < partial[0].size(); ++i) dweight[i] = float(partial[0][i]);
+  sums[0]->write(op.part, 0);
+}
+
+}  // namespace sfn

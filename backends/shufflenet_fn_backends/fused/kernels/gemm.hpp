@@ -1,0 +1,75 @@
+// C[m][n] (+)= sum over k of A[m][k] B[k][n], in float, for blocks that lie in the cache.
+#pragma once
+#include "vec.hpp"
+
+namespace sfn {
+
+// Rows by vectors of the accumulator tile: 24 of 32 registers, or 12 of 16 with AVX2.
+constexpr int kMaxVectors = VL == 8 ? 2 : 4;
+constexpr int tile_rows(int vectors) {
+  constexpr int registers = VL == 8 ? 12 : 24;
+  return registers / vectors;
+}
+
+template <int ROWS, int VECTORS>
+inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b,
+                 int64_t b_depth, float* c, int64_t c_row, bool accumulate) {
+  vf sum[ROWS][VECTORS];
+  for (int i = 0; i < ROWS; ++i)
+    for (int j = 0; j < VECTORS; ++j)
+      sum[i][j] = accumulate ? load(c + i * c_row + j * VL) : vf{};
+  for (int64_t k = 0; k < depth; ++k) {
+    vf right[VECTORS];
+    for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_depth + j * VL);
+    for (int i = 0; i < ROWS; ++i) {
+      vf left = splat(a[i * a_row + k * a_depth]);
+      for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
+    }
+  }
+  for (int i = 0; i < ROWS; ++i)
+    for (int j = 0; j < VECTORS; ++j) store(c + i * c_row + j * VL, sum[i][j]);
+}
+
+template <int VECTORS>
+inline void panel(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
+                  const float* b, int64_t b_depth, float* c, int64_t c_row, bool accumulate) {
+  constexpr int ROWS = tile_rows(VECTORS);
+  int64_t m = 0;
+  for (; m + ROWS <= rows; m += ROWS)
+    tile<ROWS, VECTORS>(depth, a + m * a_row, a_row, a_depth, b, b_depth, c + m * c_row, c_row,
+                        accumulate);
+  for (; m + 2 <= rows; m += 2)
+    tile<2, VECTORS>(depth, a + m * a_row, a_row, a_depth, b, b_depth, c + m * c_row, c_row,
+                     accumulate);
+  for (; m < rows; ++m)
+    tile<1, VECTORS>(depth, a + m * a_row, a_row, a_depth, b, b_depth, c + m * c_row, c_row,
+                     accumulate);
+}
+
+// `columns` is a multiple of VL; rows of B and C lie b_depth and c_row floats apart.
+inline void gemm(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row,
+                 int64_t a_depth, const float* b, int64_t b_depth, float* c, int64_t c_row,
+                 bool accumulate) {
+  for (int64_t n = 0; n < columns; n += kMaxVectors * VL) {
+    int64_t vectors = least(kMaxVectors, (columns - n) / VL);
+    const float* right = b + n;
+    float* out = c + n;
+    switch (vectors) {
+      case 1:
+        panel<1>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        break;
+      case 2:
+        panel<2>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        break;
+#if !defined(__AVX__) || defined(__AVX512F__)
+      case 3:
+        panel<3>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        break;
+      default:
+        panel<4>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+#endif
+    }
+  }
+}
+
+}  // namespace sfn

@@ -1,0 +1,205 @@
+// A feature map as parts: ranges of channels of NHWC tensors, each with a batch norm (and ReLU) still to be
+// applied: y = (z - mean) * scale + beta. Whoever reads a part applies it on the way into the cache.
+#pragma once
+#include <vector>
+
+#include "moments.hpp"
+
+namespace sfn {
+
+template <class T>
+struct Part {
+  const T* z;
+  int64_t stride;  // elements from a pixel to the next
+  int64_t channels;
+  const float *mean, *scale, *beta;  // all null: z is taken as it is
+  bool relu;
+  T* dz;  // gradients, for a backward pass only
+  int64_t dz_stride;
+  float *dmean, *dscale, *dbeta;
+
+  bool affine() const { return mean != nullptr; }
+};
+
+constexpr int kPartFields = 12;
+
+template <class T>
+std::vector<Part<T>> read_parts(const int64_t* fields, int64_t count) {
+  std::vector<Part<T>> parts;
+  for (int64_t i = 0; i < count; ++i, fields += kPartFields)
+    parts.push_back({(const T*)fields[0], fields[1], fields[2], (const float*)fields[3],
+                     (const float*)fields[4], (const float*)fields[5], fields[6] != 0,
+                     (T*)fields[7], fields[8], (float*)fields[9], (float*)fields[10],
+                     (float*)fields[11]});
+  return parts;
+}
+
+// The pending normalisation of one vector of channels.
+struct Affine {
+  vf mean, scale, beta;
+  bool active, rectify;
+
+  template <class T>
+  Affine(const Part<T>& part, Strip at) : active(part.affine()), rectify(part.relu) {
+    mean = active ? load_n(part.mean + at.start, at.lanes) : vf{};
+    scale = active ? load_n(part.scale + at.start, at.lanes) : splat(1.0f);
+    beta = active ? load_n(part.beta + at.start, at.lanes) : vf{};
+  }
+
+  vf operator()(vf z) const {
+    vf y = active ? (z - mean) * scale + beta : z;
+    return rectify ? relu(y) : y;
+  }
+};
+
+// rows x channels of a part, normalised, to out[row][channel].
+template <class T>
+inline void load_rows(const Part<T>& part, int64_t first, int64_t rows, float* out, int64_t ld) {
+  for (int64_t s = 0; s < strips(part.channels); ++s) {
+    Strip at = strip(part.channels, s);
+    Affine affine(part, at);
+    const T* z = part.z + first * part.stride + at.start;
+    float* to = out + at.start;
+    if (at.lanes == VL)
+      for (int64_t r = 0; r < rows; ++r) store(to + r * ld, affine(load(z + r * part.stride)));
+    else
+      for (int64_t r = 0; r < rows; ++r)
+        store_n(to + r * ld, affine(load_n(z + r * part.stride, at.lanes)), at.lanes);
+  }
+}
+
+// Sums over pixels of the gradients of beta and scale, in double between blocks.
+struct AffineGradient {
+  std::vector<double> beta, scale;
+  explicit AffineGradient(int64_t channels) : beta(channels), scale(channels) {}
+
+  void add(Strip at, int64_t offset, vf beta_sum, vf scale_sum) {
+    for (int64_t l = at.fresh; l < at.lanes; ++l) {
+      beta[offset + at.start + l] += beta_sum[l];
+      scale[offset + at.start + l] += scale_sum[l];
+    }
+  }
+  void add(const AffineGradient& other) {
+    for (size_t c = 0; c < beta.size(); ++c) beta[c] += other.beta[c], scale[c] += other.scale[c];
+  }
+  template <class T>
+  void write(const Part<T>& part, int64_t offset) const {
+    if (part.dbeta == nullptr) return;
+    for (int64_t c = 0; c < part.channels; ++c) {
+      part.dbeta[c] = float(beta[offset + c]);
+      part.dscale[c] = float(scale[offset + c]);
+      part.dmean[c] = float(-double(part.scale[c]) * beta[offset + c]);
+    }
+  }
+};
+
+// From the gradient of the normalised part (`da`) to that of z, with y the normalised values.
+template <class T>
+inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows, const float* y,
+                                const float* da, int64_t ld, int64_t offset, AffineGradient& sums) {
+  for (int64_t s = 0; s < strips(part.channels); ++s) {
+    Strip at = strip(part.channels, s);
+    Affine affine(part, at);
+    const T* z = part.z + first * part.stride + at.start;
+    T* dz = part.dz + first * part.dz_stride + at.start;
+    vf beta{}, scale{};
+    auto pixel = [&](vf zv, vf yv, vf g) {
+      if (affine.rectify) g = (vf)((vi)g & ~(yv <= 0.0f));
+      if (affine.active) beta += g, scale += g * (zv - affine.mean), g *= affine.scale;
+      return g;
+    };
+    if (at.lanes == VL) {
+      for (int64_t r = 0; r < rows; ++r)
+        store(dz + r * part.dz_stride, pixel(load(z + r * part.stride),
+                                             load(y + r * ld + at.start),
+                                             load(da + r * ld + at.start)));
+    } else {
+      for (int64_t r = 0; r < rows; ++r)
+        store_n(dz + r * part.dz_stride,
+                pixel(load_n(z + r * part.stride, at.lanes),
+                      load_n(y + r * ld + at.start, at.lanes),
+                      load_n(da + r * ld + at.start, at.lanes)),
+                at.lanes);
+    }
+    if (affine.active) sums.add(at, offset, beta, scale);
+  }
+}
+
+// The result of a convolution: where it goes, and what is done to it on the way.
+template <class T>
+struct Output {
+  T* z;
+  int64_t channels;
+  const float* bias;  // may be null
+  bool relu;
+};
+
+// Convolution results c[row][channel] to memory, and their moments if asked for.
+template <class T>
+inline void store_rows(const Output<T>& out, int64_t first, int64_t rows, const float* c,
+                       int64_t ld, Moments* moments) {
+  for (int64_t s = 0; s < strips(out.channels); ++s) {
+    Strip at = strip(out.channels, s);
+    vf bias = out.bias == nullptr ? vf{} : load_n(out.bias + at.start, at.lanes);
+    T* z = out.z + first * out.channels + at.start;
+    const float* from = c + at.start;
+    vf origin = kept(load_n(from, at.lanes) + bias, z), sum{}, squares{};
+    for (int64_t r = 0; r < rows; ++r) {
+      vf v = load_n(from + r * ld, at.lanes) + bias;
+      if (out.relu) v = relu(v);
+      store_n(z + r * out.channels, v, at.lanes);
+      if (moments != nullptr) {
+        vf d = kept(v, z) - origin;
+        sum += d;
+        squares += d * d;
+      }
+    }
+    if (moments != nullptr)
+      for (int64_t l = at.fresh; l < at.lanes; ++l)
+        moments->add(at.start + l, rows, origin[l], sum[l], squares[l]);
+  }
+}
+
+// The gradient of a convolution's result: its own, and what flows back through its moments,
+// dz = g + dmean / n + 2 dvar (z - mean) / n.
+template <class T>
+struct OutputGradient {
+  const T* g;  // null where nothing but the moments was used
+  int64_t g_stride;
+  const T* z;  // null where the moments were not used
+  int64_t z_stride;
+  const float *mean, *dmean, *dvar;
+  int64_t channels;
+  double count;
+
+  struct Coefficients {
+    vf mean{}, constant{}, slope{};
+  };
+  Coefficients coefficients(Strip at) const {
+    Coefficients k;
+    if (z == nullptr) return k;
+    for (int64_t l = 0; l < at.lanes; ++l) {
+      int64_t c = at.start + l;
+      k.mean[l] = mean[c];
+      k.constant[l] = float(double(dmean[c]) / count);
+      k.slope[l] = float(2.0 * double(dvar[c]) / count);
+    }
+    return k;
+  }
+  vf at_pixel(int64_t row, Strip at, const Coefficients& k) const {
+    vf v = g == nullptr ? vf{} : load_n(g + row * g_stride + at.start, at.lanes);
+    if (z == nullptr) return v;
+    vf zv = load_n(z + row * z_stride + at.start, at.lanes);
+    return v + k.constant + k.slope * (zv - k.mean);
+  }
+  void load_rows(int64_t first, int64_t rows, float* out, int64_t ld) const {
+    for (int64_t s = 0; s < strips(channels); ++s) {
+      Strip at = strip(channels, s);
+      Coefficients k = coefficients(at);
+      for (int64_t r = 0; r < rows; ++r)
+        store_n(out + r * ld + at.start, at_pixel(first + r, at, k), at.lanes);
+    }
+  }
+};
+
+}  // namespace sfn

@@ -1,0 +1,148 @@
+"""How tensors lie in memory, in the terms of the kernels."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+AFFINE, RELU = 1, 2
+"""Bits of a part's flag: a normalisation is still to be applied to it; ReLU after that."""
+
+Fields = ctypes.Array[ctypes.c_int64]
+
+
+class Shape(NamedTuple):
+    """Extent of a feature map without its channels."""
+
+    images: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        return self.images * self.height * self.width
+
+    def halved(self) -> Shape:
+        """After a 3x3 window with padding 1 and stride 2."""
+        return Shape(self.images, (self.height - 1) // 2 + 1, (self.width - 1) // 2 + 1)
+
+
+def shape_of(x: Tensor) -> Shape:
+    n, _, h, w = x.shape
+    return Shape(n, h, w)
+
+
+def empty(shape: Shape, channels: int, dtype: torch.dtype) -> Tensor:
+    """Uninitialised (N, C, H, W) in channels_last."""
+    n, h, w = shape
+    # (torch.empty with memory_format takes another 3 µs.)
+    strides = (h * w * channels, 1, w * channels, channels)
+    return torch.empty_strided((n, channels, h, w), strides, dtype=dtype)
+
+
+def pixel_stride(x: Tensor) -> int:
+    """Elements from a pixel of an NCHW tensor to the next one, or 0 if that is not one number.
+
+    The channels of a pixel must lie side by side; a range of channels of a wider tensor will do.
+    """
+    n, c, h, w = x.shape
+    sn, sc, sh, sw = x.stride()
+    if sc != 1 and c > 1:
+        return 0
+    step = sw if w > 1 else sh if h > 1 else sn if n > 1 else c
+    if step < c or (h > 1 and sh != w * step) or (n > 1 and sn != h * w * step):
+        return 0
+    return step
+
+
+def dense(x: Tensor) -> Tensor:
+    """``x`` if the kernels can walk over it as it lies, else a copy in channels_last."""
+    return x if pixel_stride(x) else x.contiguous(memory_format=torch.channels_last)
+
+
+def fields(*values: int) -> Fields:
+    """Arguments of a kernel."""
+    return (ctypes.c_int64 * len(values))(*values)
+
+
+class Parts:
+    """The parts of a feature map as the kernels take them.
+
+    Args:
+        tensors: for each part z (N, C, H, W), float32 or bfloat16, and where its flag has ``AFFINE`` mean,
+            scale and beta (3, C), float32, of a normalisation y = (z - mean) * scale + beta.
+        flags: of each part.
+        gradients: make room for the gradients of all tensors, in ``gradients``.
+    """
+
+    def __init__(
+        self, tensors: Sequence[Tensor], flags: Sequence[int], *, gradients: bool = False
+    ) -> None:
+        self.gradients: list[Tensor] = []
+        self.channels = 0
+        self._alive: list[Tensor] = []
+        values: list[int] = []
+        position = 0
+        for flag in flags:
+            z = dense(tensors[position])
+            channels = z.shape[1]
+            self.channels += channels
+            values += (z.data_ptr(), pixel_stride(z), channels)
+            dz = empty(shape_of(z), channels, z.dtype) if gradients else None
+            into = [] if dz is None else [dz.data_ptr(), channels]
+            self._alive.append(z)
+            if dz is not None:
+                self.gradients.append(dz)
+            if flag & AFFINE:
+                affine = tensors[position + 1]
+                values += _rows(affine)
+                if dz is not None:
+                    daffine = torch.empty(3, channels)
+                    self.gradients.append(daffine)
+                    into += _rows(daffine)
+            else:
+                values += (0, 0, 0)
+            position += 2 if flag & AFFINE else 1
+            values.append(flag & RELU)
+            values += into + [0] * (5 - len(into))
+        self.fields = fields(*values)
+        self.count = len(flags)
+        self.shape = shape_of(tensors[0])
+        self.dtype = tensors[0].dtype
+
+
+def _rows(affine: Tensor) -> tuple[int, int, int]:
+    """Addresses of mean, scale and beta."""
+    start, step = affine.data_ptr(), affine.stride(0) * affine.element_size()
+    return start, start + step, start + 2 * step
+
+
+class OutputGradient:
+    """The gradient of a convolution's result: its own and what flows back through its moments.
+
+    Args:
+        z: the result, (N, C, H, W).
+        mean: of its moments, (C,).
+        grads: of z and of its mean and variance.
+    """
+
+    def __init__(self, z: Tensor, mean: Tensor, grads: Sequence[Tensor]) -> None:
+        dz, dmean, dvar = grads
+        dz = dense(dz.to(z.dtype))
+        self._alive = (dz, dmean.contiguous(), dvar.contiguous())
+        _, dmean, dvar = self._alive
+        self.fields = fields(
+            dz.data_ptr(),
+            pixel_stride(dz),
+            z.data_ptr(),
+            pixel_stride(z),
+            mean.data_ptr(),
+            dmean.data_ptr(),
+            dvar.data_ptr(),
+            z.shape[1],
+            shape_of(z).pixels,
+        )

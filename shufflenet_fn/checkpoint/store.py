@@ -46,6 +46,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``state`` below ``folder`` and return the new checkpoint's path.
 
+    ``state`` must be in logical channel order, torchvision's: a training state that is kept in a backend's
+    physical order is converted first (``shufflenet_fn.model.channel_order.to_logical``).
     ``manifest`` is any JSON object; the format number and the hashes are added to it. A checkpoint of
     the same step is replaced.
 
@@ -111,6 +113,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
 
 def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> TrainState:
     """The train state in ``checkpoint``, with the structure and on the device of ``like``.
+
+    It is in logical channel order, as every checkpoint; of ``like`` only shapes and dtypes matter.
 
     Raises:
         UserError: it is damaged.

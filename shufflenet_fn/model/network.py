@@ -38,7 +38,8 @@ def apply(
 
     Args:
         config: the architecture that ``variables`` belong to.
-        variables: as from ``init`` or ``from_torchvision``.
+        variables: as from ``init`` or ``from_torchvision``; in physical channel order
+            (``channel_order.to_physical``) if ``backend`` is the ``physical`` twin of a backend.
         x: images, normalised, (N, 3, H, W), floating point; H and W of any size from 1 up, 224 in the
             paper.
         train: normalise with the batch's own statistics and return updated running ones; otherwise

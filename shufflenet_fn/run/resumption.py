@@ -21,6 +21,7 @@ def differences(
     classes: Sequence[str],
     steps_per_epoch: int,
     device: str,
+    backend: str,
     world_size: int,
 ) -> list[str]:
     """Warnings about what is no longer as it was when the checkpoint was written.
@@ -38,6 +39,7 @@ def differences(
         "steps_per_epoch": steps_per_epoch,
         "torch": torch.__version__,
         "device": device,
+        "backend": backend,
         "world_size": world_size,
         "threads": torch.get_num_threads(),
     }

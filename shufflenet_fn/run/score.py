@@ -17,6 +17,7 @@ from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
@@ -111,10 +112,12 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         )
     config = get_config(job.arch, num_classes=classes)
     variables = tree_to(tree_cast(from_torchvision(state_dict, config), torch.float32), device)
+    backend = select_backend(settings.backend, runtime.name).backend
+    variables, backend = in_order_of(config, variables, backend)
     eval_step = make_eval_step(
         config,
         policy=get_policy(settings.precision),
-        backend=select_backend(settings.backend, runtime.name).backend,
+        backend=backend,
         prepare=build.build_prepare(runtime.memory_format, device),
     )
     with process_group(world, runtime.dist_backend):

@@ -127,7 +127,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
         path = save_checkpoint(
             folder,
             run.config,
-            run.state,
+            run.saved_state,
             {
                 "arch": run.job.settings.arch,
                 "num_classes": run.config.num_classes,
@@ -138,6 +138,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
                 "scores": run.last._asdict() if run.last else None,
                 "torch": torch.__version__,
                 "device": run.job.device,
+                "backend": run.backend,
                 "world_size": run.world.size,
                 "threads": torch.get_num_threads(),
                 "settings": dataclasses.asdict(resolved.settings),

@@ -14,6 +14,7 @@ from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.derived import accumulation, global_batch, num_classes_of
@@ -60,7 +61,11 @@ class ReduceClock:
 
 @dataclasses.dataclass
 class Training:
-    """What the loop works with. ``state`` and ``best`` are replaced as it goes on."""
+    """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
+
+    ``state`` is in the channel order of ``backend``, which is physical where it routes; ``saved_state`` is
+    it in torchvision's order, the only one that leaves the process.
+    """
 
     job: Job
     world: World
@@ -74,6 +79,8 @@ class Training:
     eval_transform: EvalTransform
     schedule: Schedule
     scaling: LossScaling
+    backend: str
+    physical: bool
     train_step: TrainStep
     eval_step: EvalStep
     clock: ReduceClock
@@ -84,6 +91,10 @@ class Training:
     best: Best | None
     last: Scores | None = None
     skipped_in_a_row: int = 0
+
+    @property
+    def saved_state(self) -> TrainState:
+        return to_logical(self.config, self.state) if self.physical else self.state
 
 
 def build_training(job: Job, world: World, reporter: Reporter) -> Training:
@@ -106,6 +117,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )
     notes, warnings, best = initial.notes, list(job.warnings), None
+    backend = select_backend(settings.backend, runtime.name).backend
     if job.resume is not None:
         state = load_state(job.resume, config, state)
         manifest = verify(job.resume)
@@ -114,6 +126,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             classes=train_set.classes,
             steps_per_epoch=epoch_steps,
             device=job.device,
+            backend=backend.name,
             world_size=world.size,
         )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
@@ -128,7 +141,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     clock = ReduceClock()
     train_transform, eval_transform = build.build_transforms(settings)
     prepare = build.build_prepare(build.memory_format_of(settings.memory_format, runtime), device)
-    backend = select_backend(settings.backend, runtime.name).backend
+    state, computing = in_order_of(config, state, backend)
     return Training(
         job=job,
         world=world,
@@ -142,11 +155,13 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         eval_transform=eval_transform,
         schedule=schedule,
         scaling=scaling,
+        backend=backend.name,
+        physical=computing is not backend,
         train_step=make_train_step(
             config,
             optimizer,
             policy=policy,
-            backend=backend,
+            backend=computing,
             loss_scaling=scaling,
             label_smoothing=settings.label_smoothing,
             lanes=accumulation(settings, world.size),
@@ -158,7 +173,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
                 world.size, world.rank, bn_stats=settings.bn_stats, on_seconds=clock.add
             ),
         ),
-        eval_step=make_eval_step(config, policy=policy, backend=backend, prepare=prepare),
+        eval_step=make_eval_step(config, policy=policy, backend=computing, prepare=prepare),
         clock=clock,
         threads=loader_threads(settings.workers, world.local_size),
         steps_per_epoch=epoch_steps,

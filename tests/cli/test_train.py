@@ -19,6 +19,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.model.support import assert_close_to_scale
+
 Command = Callable[..., Any]
 
 TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
@@ -100,8 +102,12 @@ def test_weights_load_into_torchvision(train: Command, tmp_path: Path) -> None:
     assert model.conv1[1].num_batches_tracked == 3
 
 
-def test_resume_is_byte_exact(train: Command, command: Command, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["auto", "routed"])
+def test_resume_is_byte_exact(
+    train: Command, command: Command, tmp_path: Path, backend: str
+) -> None:
     recipe = ("--epochs", 3, "--ema-decay", 0.9, "--clip-norm", 1, "--print-freq", 1)
+    recipe = (*recipe, "--backend", backend)
     train(*recipe, "--run-dir", "whole")
     train(*recipe, "--run-dir", "cut", "--max-steps", 5)
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
@@ -114,6 +120,38 @@ def test_resume_is_byte_exact(train: Command, command: Command, tmp_path: Path) 
             safetensors.torch.load_file(newest(tmp_path / "cut") / file),
         )
     assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+
+
+def test_files_are_in_torchvisions_order_whatever_the_backend_computes_in(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    """After one step: backends add in different orders, and a few steps here multiply the difference."""
+    recipe = ("--epochs", 1, "--ema-decay", 0.5, "--max-steps", 1)
+    for backend in ("reference", "routed"):
+        train(*recipe, "--backend", backend, "--run-dir", backend)
+    for file in ("weights.safetensors", "ema.safetensors", "state.safetensors"):
+        expected, found = (
+            safetensors.torch.load_file(newest(tmp_path / run) / file)
+            for run in ("reference", "routed")
+        )
+        assert_close_to_scale(found, expected, 1e-3)
+    scores = [
+        json.loads(command("evaluate", "routed", "--backend", backend, "--json").out)["loss"]
+        for backend in ("reference", "routed")
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-5)
+
+
+def test_a_run_may_be_resumed_with_another_backend_which_is_said(
+    train: Command, command: Command, tmp_path: Path
+) -> None:
+    recipe = ("--epochs", 2, "--backend", "reference")
+    train(*recipe, "--run-dir", "whole", "--max-steps", 4)
+    train(*recipe, "--run-dir", "cut", "--max-steps", 3)
+    resumed = command("train", "--resume", "cut", "--backend", "routed", "--max-steps", 4)
+    assert resumed.code == 0, resumed.err
+    assert "backend is routed, and was reference" in resumed.err
+    assert_close_to_scale(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"), 1e-3)
 
 
 def test_nothing_left_to_resume(train: Command, command: Command) -> None:

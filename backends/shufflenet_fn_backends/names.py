@@ -11,6 +11,7 @@ BACKEND_NAMES: Final = (
     "native",
     "gather",
     "routed",
+    "cpu",
     "npu",
 )
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, suggestion
 from shufflenet_fn_backends.primitives import Backend
 
@@ -23,6 +23,7 @@ def get_backend(name: str) -> Backend[Any]:
 
     Raises:
         UsageError: there is none of that name; the message lists the valid ones.
+        DeviceError: it needs something that is not there.
     """
     try:
         factory = _FACTORIES[name]
@@ -35,11 +36,22 @@ def get_backend(name: str) -> Backend[Any]:
 
 
 def select_backend(name: str, device_type: str) -> Selection:
-    """Resolve ``name`` (``auto`` or an explicit name) for ``cpu``, ``cuda`` or ``npu``."""
+    """Resolve ``name`` (``auto`` or an explicit name) for ``cpu``, ``cuda`` or ``npu``.
+
+    Where the device's own map needs something that is not there (the CPU's a C++ compiler), ``auto`` takes
+    ``routed`` and says why; an explicit name raises.
+    """
     if name != "auto":
         return Selection(get_backend(name), f"backend {name}: asked for")
     choice, why = _CHOSEN_FOR[device_type]
-    return Selection(get_backend(choice), f"backend {choice}: {why}")
+    try:
+        return Selection(get_backend(choice), f"backend {choice}: {why}")
+    except DeviceError as error:
+        return Selection(get_backend("routed"), f"backend routed: {_first_sentence(error)}")
+
+
+def _first_sentence(error: Exception) -> str:
+    return str(error).split(". ")[0].splitlines()[0]
 
 
 def _reference() -> Backend[Any]:
@@ -66,6 +78,15 @@ def _routed() -> Backend[Any]:
     return BACKEND
 
 
+def _cpu() -> Backend[Any]:
+    from shufflenet_fn_backends.fused.library import kernels
+
+    kernels()  # built now, so that a missing compiler is told before anything else is done
+    from shufflenet_fn_backends.cpu import BACKEND
+
+    return BACKEND
+
+
 def _npu() -> Backend[Any]:
     from shufflenet_fn_backends.npu import BACKEND
 
@@ -78,14 +99,15 @@ _FACTORIES: Mapping[str, Callable[[], Backend[Any]]] = MappingProxyType(
         "native": _native,
         "gather": _gather,
         "routed": _routed,
+        "cpu": _cpu,
         "npu": _npu,
     }
 )
 
 _CHOSEN_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
-        "cpu": ("reference", "the paper's operations"),
-        "cuda": ("reference", "the paper's operations; no other was measured on cuda yet"),
-        "npu": ("npu", "the map of primitives made for it"),
+        "cpu": ("cpu", "auto, the map of primitives made for it"),
+        "cuda": ("reference", "auto, the paper's operations; no other was measured on cuda yet"),
+        "npu": ("npu", "auto, the map of primitives made for it"),
     }
 )

@@ -56,6 +56,7 @@ def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
     runtime.set_device(job.devices[world.local_rank])
     threads = compute_threads(job, world)
     torch.set_num_threads(threads)
+    tuned = runtime.tune()
     # The log is opened inside the group: by then rank 0 has made the directory.
     with process_group(world, runtime.dist_backend), contextlib.ExitStack() as stack:
         log: RunFiles | RankLog
@@ -70,6 +71,8 @@ def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
             f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
             f"{threads} compute threads"
         )
+        for note in tuned:
+            reporter.note(note)
         try:
             results = train(job, world, reporter)
         except UserError as error:

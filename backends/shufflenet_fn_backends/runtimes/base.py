@@ -19,6 +19,7 @@ class Runtime:
         device_count: how many devices of this kind a process can use here.
         set_device: make one the current device of this process; before any process group is made.
         synchronize: wait until all work queued on the current device is done.
+        tune: set what training profits from in this process, unless the user has; says what it did.
         memory_peak: bytes, the most that tensors took so far; for the CPU the resident set of the process.
     """
 
@@ -29,6 +30,7 @@ class Runtime:
     set_device: Callable[[int], None]
     synchronize: Callable[[], None]
     memory_peak: Callable[[], int]
+    tune: Callable[[], tuple[str, ...]] = tuple
 
     def device(self, index: int) -> torch.device:
         """The ``torch.device`` number ``index``; the CPU has one."""

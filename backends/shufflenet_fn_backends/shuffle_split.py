@@ -129,16 +129,25 @@ def _indices(channels: int, device: torch.device) -> _Indices:
 def _gather(xs: Sequence[Tensor], *which: str) -> list[Tensor]:
     """Join ``xs`` and pick one result by each of the named indices."""
     dim = _channel_dim(xs)
-    moved = [x.movedim(-3, dim) for x in xs]
+    moved = [_laid_out(x, dim) for x in xs]
     joined = torch.cat(moved, dim) if len(moved) > 1 else moved[0]
     indices = _indices(joined.shape[dim], joined.device)
-    return [joined.index_select(dim, getattr(indices, name)).movedim(dim, -3) for name in which]
+    return [_nchw(joined.index_select(dim, getattr(indices, name)), dim) for name in which]
 
 
 def _channel_dim(xs: Sequence[Tensor]) -> int:
     """Where the channels of these tensors lie in memory: -1 if channels_last, else -3."""
     # Not `is_contiguous(memory_format=…)`: it raises under vmap, and is for four dimensions only.
     return -1 if all(x.stride(-3) == 1 for x in xs) else -3
+
+
+def _laid_out(x: Tensor, dim: int) -> Tensor:
+    # No view where there is nothing to move: torch 2.14 cannot compile `jvp` over a view of a view as such.
+    return x if dim == -3 else x.movedim(-3, dim)
+
+
+def _nchw(x: Tensor, dim: int) -> Tensor:
+    return x if dim == -3 else x.movedim(dim, -3)
 
 
 def _kernel_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
@@ -168,30 +177,30 @@ def _kernel_unshuffle(y: Tensor) -> Pair:
 def _literal_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
     x1, x2 = same_kind(x1, x2)
     dim = _channel_dim((x1, x2))
-    pairs = torch.stack((x1.movedim(-3, dim), x2.movedim(-3, dim)), dim)
-    return pairs.flatten(dim - 1, dim).movedim(dim, -3)
+    pairs = torch.stack((_laid_out(x1, dim), _laid_out(x2, dim)), dim)
+    return _nchw(pairs.flatten(dim - 1, dim), dim)
 
 
 def _literal_unshuffle(y: Tensor) -> Pair:
     half_of_channels(y)
     dim = _channel_dim((y,))
-    pairs = y.movedim(-3, dim).unflatten(dim, (-1, 2))  # type: ignore[no-untyped-call]
-    x1, x2 = (_fresh(pairs.select(dim, i)).movedim(dim, -3) for i in range(2))
+    pairs = _laid_out(y, dim).unflatten(dim, (-1, 2))  # type: ignore[no-untyped-call]
+    x1, x2 = (_nchw(_fresh(pairs.select(dim, i)), dim) for i in range(2))
     return x1, x2
 
 
 def _literal_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
     dim = _channel_dim((x1, x2))
-    halves = _literal_shuffle(x1, x2).movedim(-3, dim).unflatten(dim, (2, -1))  # type: ignore[no-untyped-call]
-    y1, y2 = (_fresh(halves.select(dim - 1, i)).movedim(dim, -3) for i in range(2))
+    halves = _laid_out(_literal_shuffle(x1, x2), dim).unflatten(dim, (2, -1))  # type: ignore[no-untyped-call]
+    y1, y2 = (_nchw(_fresh(halves.select(dim - 1, i)), dim) for i in range(2))
     return y1, y2
 
 
 def _literal_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
     y1, y2 = same_kind(y1, y2)
     dim = _channel_dim((y1, y2))
-    joined = torch.cat((y1.movedim(-3, dim), y2.movedim(-3, dim)), dim)
-    return _literal_unshuffle(joined.movedim(dim, -3))
+    joined = torch.cat((_laid_out(y1, dim), _laid_out(y2, dim)), dim)
+    return _literal_unshuffle(_nchw(joined, dim))
 
 
 def _fresh(x: Tensor) -> Tensor:

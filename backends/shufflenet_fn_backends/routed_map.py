@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import operator
-import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar, cast
@@ -156,18 +156,17 @@ def permuted(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
 
 
 def index_constant(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """``order`` as an int64 tensor that is made once for each device."""
+    """``order`` as an integer tensor that is made once for each device: int64, int32 on an NPU."""
+    # An NPU gathers by int32 in its vector cores and falls back to its AI CPU for int64.
+    dtype = torch.int32 if device.type == "npu" else torch.int64
     if torch.compiler.is_compiling():
-        return torch.tensor(order, device=device)
-    return _cached_index(order, device)
+        return torch.tensor(order, dtype=dtype, device=device)
+    return _cached_index(order, dtype, device)
 
 
 @lru_cache(4096)
-def _cached_index(order: tuple[int, ...], device: torch.device) -> Tensor:
+def _cached_index(order: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
     # Made in a thread of its own, which is in none of the caller's transforms and modes: a tensor made
     # under `torch.func.grad` belongs to that call, and one made in inference mode refuses autograd.
-    made: list[Tensor] = []
-    thread = threading.Thread(target=lambda: made.append(torch.tensor(order, device=device)))
-    thread.start()
-    thread.join()
-    return made[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(torch.tensor, order, dtype=dtype, device=device).result()

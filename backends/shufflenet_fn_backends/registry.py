@@ -40,7 +40,16 @@ def select_backend(name: str, device_type: str) -> Selection:
 
     Where the device's own map needs something that is not there (the CPU's a C++ compiler), ``auto`` takes
     ``routed`` and says why; an explicit name raises.
+
+    Raises:
+        UsageError: there is no such backend, or not for this device.
+        DeviceError: it needs something that is not there.
     """
+    if name == "cpu" != device_type:
+        raise UsageError(
+            f"backend cpu is for device cpu, not {device_type}. Use --backend auto, or routed, gather, "
+            "native or reference, which compute on any device."
+        )
     if name != "auto":
         return Selection(get_backend(name), f"backend {name}: asked for")
     choice, why = _CHOSEN_FOR[device_type]

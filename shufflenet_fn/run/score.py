@@ -100,6 +100,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     runtime.set_device(world.local_rank)
     cores = max(1, usable_cores() // world.local_size)
     torch.set_num_threads(cores)
+    runtime.tune()
     device = runtime.device(world.local_rank)
     dataset = _open(job)
     transform = EvalTransform(job.eval_resize, job.image_size)

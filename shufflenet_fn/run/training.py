@@ -22,6 +22,7 @@ from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.job import Job, open_data
 from shufflenet_fn.run.resumption import differences
+from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState, create_train_state
@@ -164,6 +165,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             backend=computing,
             loss_scaling=scaling,
             label_smoothing=settings.label_smoothing,
+            gradients=grads_by_engine,
             lanes=accumulation(settings, world.size),
             ema_decay=settings.ema_decay,
             prepare=prepare,

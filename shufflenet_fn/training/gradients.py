@@ -1,8 +1,8 @@
 """Gradients for a step that is taken once, in two ways with the same numbers.
 
-``torch.func.grad(loss_fn, has_aux=True)`` would do too, but builds the graph of a second derivative on the way
-and keeps all activations until the end: 1.45 times the peak memory of this network's step. Both functions
-here free the graph while the gradients are computed, so the result cannot be differentiated again.
+``torch.func.grad(loss_fn, has_aux=True)`` would do too, but builds the graph of a second derivative on the
+way and keeps all activations until the end: 1.45 times the peak memory of this network's step. Both
+functions here free the graph while the gradients are computed, so the result cannot be differentiated again.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import torch
 
 from shufflenet_fn_backends.runtimes.base import Runtime
 
-
 _ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
@@ -49,7 +48,7 @@ def keep_freed_memory() -> str:
 
     glibc maps every block above a threshold of at most 32 MiB anew and gives it back when it is freed, and
     trims its heap, so each activation of each step costs its page faults again: a quarter of a step. The
-    user's own settings (``MALLOC_*``, ``GLIBC_TUNABLES``, another allocator in ``LD_PRELOAD``) are left alone.
+    user's own settings (``MALLOC_*``, ``GLIBC_TUNABLES``, an allocator in ``LD_PRELOAD``) are left alone.
     """
     own = [name for name in _ALLOCATOR_SETTINGS if os.environ.get(name)]
     if own:

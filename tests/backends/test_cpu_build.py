@@ -1,0 +1,121 @@
+"""How the CPU kernels come to be, and what a user is told when they cannot."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn_backends.errors import DeviceError, UsageError
+from shufflenet_fn_backends.fused import library
+from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
+from shufflenet_fn_backends.registry import get_backend, select_backend
+from tests.conftest import Command
+
+
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """As in a new process on a machine where nothing was built; the cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(library, "kernels", library.kernels.__wrapped__)
+    return cache_folder()
+
+
+def _build(folder: Path) -> str:
+    compiler = find_compiler()
+    assert compiler is not None
+    return str(build(compiler, folder))
+
+
+def test_it_is_built_once_and_several_processes_agree(tmp_path: Path) -> None:
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        paths = pool.map(_build, [tmp_path / "kernels"] * 3)
+    assert len(set(paths)) == 1
+    built = os.stat(paths[0]).st_mtime_ns
+    assert _build(tmp_path / "kernels") == paths[0]
+    assert os.stat(paths[0]).st_mtime_ns == built
+    assert sorted(os.listdir(tmp_path / "kernels")) == ["build.lock", Path(paths[0]).name]
+
+
+def test_other_flags_make_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _build(tmp_path)
+    monkeypatch.setattr("shufflenet_fn_backends.fused.build.FLAGS", ("-std=c++17", "-O1", "-fPIC"))
+    assert _build(tmp_path) != first
+
+
+def test_without_a_compiler(no_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        DeviceError, match=r"needs a C\+\+ compiler and found none.*--backend routed"
+    ):
+        get_backend("cpu")
+    chosen = select_backend("auto", "cpu")
+    assert chosen.backend.name == "routed"
+    assert chosen.reason == "backend routed: backend cpu needs a C++ compiler and found none"
+
+
+def test_a_compiler_that_fails(
+    no_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho 'fatal error: omp.h is missing' >&2\nexit 4\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(DeviceError, match=r"failed with exit code 4\.\nfatal error: omp\.h"):
+        get_backend("cpu")
+    assert os.listdir(no_kernels) == ["build.lock"], "nothing half-built is left"
+    assert "exit code 4" in select_backend("auto", "cpu").reason
+
+
+def test_a_cache_that_cannot_be_written(no_kernels: Path) -> None:
+    no_kernels.parent.parent.mkdir(exist_ok=True)
+    no_kernels.parent.write_text("a file in the folder's place")
+    with pytest.raises(DeviceError, match=r"cannot build the CPU kernels in .*XDG_CACHE_HOME"):
+        get_backend("cpu")
+
+
+def test_a_library_that_does_not_load(no_kernels: Path) -> None:
+    compiler = find_compiler()
+    assert compiler is not None
+    build(compiler, no_kernels).write_bytes(b"not a library")
+    with pytest.raises(DeviceError, match=r"cannot load the CPU kernels .*--backend routed"):
+        get_backend("cpu")
+
+
+def test_the_cpu_map_is_refused_on_another_device() -> None:
+    with pytest.raises(UsageError, match="backend cpu is for device cpu, not npu"):
+        select_backend("cpu", "npu")
+
+
+def test_a_run_says_which_backend_it_took(
+    process: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arguments = [
+        "train",
+        "--data",
+        image_folder,
+        "--arch",
+        "x0_5",
+        "--image-size",
+        32,
+        "--epochs",
+        1,
+    ]
+    arguments += ["--batch-size", 8, "--workers", 1, "--run-dir"]
+    done = process(*arguments, tmp_path / "with")
+    assert done.code == 0, done.err
+    assert "backend cpu: auto" in done.out + done.err
+    assert "memory: freed memory is kept" in done.out + done.err
+    monkeypatch.setenv("CXX", "/nonexistent/c++")
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "65536")
+    done = process(*arguments, tmp_path / "without")
+    assert done.code == 0, done.err
+    assert "backend routed: backend cpu needs a C++ compiler" in done.out + done.err
+    assert "the allocator is as set by MALLOC_TOP_PAD_" in done.out + done.err
+    done = process(*arguments, tmp_path / "asked", "--backend", "cpu")
+    assert (done.code, done.out) == (3, "")
+    assert "needs a C++ compiler" in done.err
+    assert not (tmp_path / "asked").exists()

@@ -103,12 +103,7 @@ class _Ordered(NamedTuple):
             x = single(Part(x))
         channels = len(x.layout.order)
         if groups == channels == weight.shape[0]:
-            weights = self._cut(x, weight)
-            parts = [
-                self._depthwise(part, w, stride, padding)
-                for part, w in zip(x.parts, weights, strict=True)
-            ]
-            return replace(x, parts=tuple(parts))
+            return self._depthwise(x, weight, stride, padding)
         if (kernel, geometry) == ((1, 1), (1, 0, 1)) and kernels_take(x.parts[0].z, weight):
             flags = tuple(part.flag for part in x.parts)
             aligned = self.physical or routing.is_natural(x.layout.order)
@@ -190,16 +185,21 @@ class _Ordered(NamedTuple):
             parts.append(Part(z.relu() if relu else z))
         return replace(y, parts=tuple(parts))
 
-    def _depthwise(self, part: Part, weight: Tensor, stride: int, padding: int) -> Part:
+    def _depthwise(self, x: FeatureMap, weight: Tensor, stride: int, padding: int) -> FeatureMap:
+        if not self.physical:
+            weight = permuted(weight, x.layout.order)
+        whole = routing.Layout((len(x.layout.order),), x.layout.order)
         if (
-            weight.shape[2:] == (3, 3)
-            and padding == 1
+            (tuple(weight.shape[2:]), padding) == ((3, 3), 1)
             and stride in (1, 2)
-            and kernels_take(part.z, weight)
+            and kernels_take(x.parts[0].z, weight)
         ):
-            return _convolved(Depthwise(part.flag, stride), weight, *part.tensors)
-        y = materialized(part)
-        return Part(nnf.conv2d(y, weight, None, stride, padding, 1, y.shape[1]))
+            flags = tuple(part.flag for part in x.parts)
+            tensors = [t for part in x.parts for t in part.tensors]
+            return FeatureMap((_convolved(Depthwise(flags, stride), weight, *tensors),), whole)
+        y = torch.cat([materialized(part) for part in x.parts], 1)
+        y = nnf.conv2d(y, weight, None, stride, padding, 1, y.shape[1])
+        return FeatureMap((Part(y),), whole)
 
     def _cut(self, x: FeatureMap, parameter: Tensor) -> tuple[Tensor, ...]:
         """A parameter (C, ...), part by part."""

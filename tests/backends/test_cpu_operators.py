@@ -147,7 +147,25 @@ def test_depthwise(
     exact = doubles(tensors)
     y = normalised(exact[1], exact[2] if flag & AFFINE else None, bool(flag & RELU))
     z = nnf.conv2d(y, exact[0], None, stride, 1, 1, channels)
-    assert_like_torch(Depthwise(flag, stride), tensors, exact, with_moments(z), TOLERANCE[dtype])
+    assert_like_torch(Depthwise((flag,), stride), tensors, exact, with_moments(z), TOLERANCE[dtype])
+
+
+@DTYPES
+@pytest.mark.parametrize("threads", [1, 3], indirect=True)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_depthwise_over_parts(threads: None, dtype: torch.dtype, stride: int) -> None:
+    counts, flags = (5, 40, 16), (AFFINE | RELU, 0, AFFINE)
+    tensors = [random(sum(counts), 1, 3, 3, seed=1).contiguous()]
+    for i, (count, flag) in enumerate(zip(counts, flags, strict=True)):
+        tensors.append(random(3, count + 2, 7, 6, seed=10 + i, dtype=dtype)[:, 1 : 1 + count])
+        tensors += [affine(count, 20 + i)] if flag & AFFINE else []
+    exact = doubles(tensors)
+    rest, parts = iter(exact[1:]), []
+    for flag in flags:
+        z = next(rest)
+        parts.append(normalised(z, next(rest) if flag & AFFINE else None, bool(flag & RELU)))
+    y = nnf.conv2d(torch.cat(parts, 1), exact[0], None, stride, 1, 1, sum(counts))
+    assert_like_torch(Depthwise(flags, stride), tensors, exact, with_moments(y), TOLERANCE[dtype])
 
 
 @DTYPES
@@ -239,7 +257,7 @@ def test_what_is_not_finite_shows(value: float) -> None:
     weight = random(5, 20, 1, 1, seed=1).contiguous()
     assert not Pointwise((flag,)).forward([weight, no_order, z, spoiled])[0].isfinite().all()
     depthwise = random(20, 1, 3, 3, seed=1).contiguous()
-    assert not Depthwise(flag, 1).forward([depthwise, z, spoiled])[0].isfinite().all()
+    assert not Depthwise((flag,), 1).forward([depthwise, z, spoiled])[0].isfinite().all()
     assert not MaxPool(flag).forward([z, spoiled])[0].isfinite().all()
     assert not Materialize(flag).forward([z, spoiled])[0].isfinite().all()
     half = z.bfloat16()

@@ -95,22 +95,22 @@ class Pointwise:
 
 @dataclass(frozen=True)
 class Depthwise:
-    """3x3 depthwise convolution, padding 1. Tensors: weight (C, 1, 3, 3) float32, then one part."""
+    """3x3 depthwise convolution, padding 1. Tensors: weight (C, 1, 3, 3) float32, then the parts."""
 
-    flag: int
+    flags: tuple[int, ...]
     stride: int
     constants: tuple[int, ...] = ()
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight, *rest = tensors
-        part = Parts(rest, (self.flag,))
-        shape = part.shape.halved() if self.stride == 2 else part.shape
-        z, mean, var = _results(shape, part.channels, part.dtype)
+        parts = Parts(rest, self.flags)
+        shape = parts.shape.halved() if self.stride == 2 else parts.shape
+        z, mean, var = _results(shape, parts.channels, parts.dtype)
         kernels().depthwise_forward(
             _half(z),
-            part.fields,
-            self._fields(part, weight),
-            fields(z.data_ptr(), part.channels, 0, 0),
+            parts.fields,
+            self._fields(parts, weight),
+            fields(z.data_ptr(), parts.channels, 0, 0),
             mean.data_ptr(),
             var.data_ptr(),
         )
@@ -125,20 +125,27 @@ class Depthwise:
     ) -> tuple[Tensor | None, ...]:
         weight, *rest = tensors
         z, mean, _ = results
-        part = Parts(rest, (self.flag,), gradients=True)
+        parts = Parts(rest, self.flags, gradients=True)
         dweight = torch.empty_like(weight)
         gradient = OutputGradient(z, mean, grads)
         kernels().depthwise_backward(
             _half(z),
-            part.fields,
-            self._fields(part, weight),
+            parts.fields,
+            self._fields(parts, weight),
             gradient.fields,
             dweight.data_ptr(),
         )
-        return dweight, *part.gradients
+        return dweight, *parts.gradients
 
-    def _fields(self, part: Parts, weight: Tensor) -> object:
-        return fields(*part.shape, self.stride, weight.data_ptr(), torch.get_num_threads())
+    def _fields(self, parts: Parts, weight: Tensor) -> object:
+        return fields(
+            parts.count,
+            parts.channels,
+            *parts.shape,
+            self.stride,
+            weight.data_ptr(),
+            torch.get_num_threads(),
+        )
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ Pointwise<T> read_pointwise(const int64_t* parts, const int64_t* f) {
           pointer<const int64_t>(f[5]), f[6]};
 }
 
-// Fields: images, height, width, stride, weight, threads.
+// Fields: number of parts, channels, images, height, width, stride, weight, threads.
 template <class T>
 Depthwise<T> read_depthwise(const int64_t* parts, const int64_t* f) {
-  return {read_parts<T>(parts, 1)[0], f[0], f[1], f[2], f[3], pointer<const float>(f[4]), f[5]};
+  return {read_parts<T>(parts, f[0]), f[1], f[2], f[3], f[4], f[5], pointer<const float>(f[6]), f[7]};
 }
 
 // Fields: x, images, height, width, in, out, weight, threads.
@@ -89,14 +89,14 @@ SFN_API sfn_pointwise_backward(int half, const int64_t* parts, const int64_t* op
   SFN_BY_DTYPE(pointwise_backward<T>(read_pointwise<T>(parts, op), read_gradient<T>(gradient),
                                      dweight));
 }
-SFN_API sfn_depthwise_forward(int half, const int64_t* part, const int64_t* op, const int64_t* out,
+SFN_API sfn_depthwise_forward(int half, const int64_t* parts, const int64_t* op, const int64_t* out,
                               float* mean, float* var) {
-  SFN_BY_DTYPE(depthwise_forward<T>(read_depthwise<T>(part, op), read_output<T>(out), mean,
+  SFN_BY_DTYPE(depthwise_forward<T>(read_depthwise<T>(parts, op), read_output<T>(out), mean,
                                     var));
 }
-SFN_API sfn_depthwise_backward(int half, const int64_t* part, const int64_t* op,
+SFN_API sfn_depthwise_backward(int half, const int64_t* parts, const int64_t* op,
                                const int64_t* gradient, float* dweight) {
-  SFN_BY_DTYPE(depthwise_backward<T>(read_depthwise<T>(part, op), read_gradient<T>(gradient),
+  SFN_BY_DTYPE(depthwise_backward<T>(read_depthwise<T>(parts, op), read_gradient<T>(gradient),
                                      dweight));
 }
 SFN_API sfn_stem_forward(int half, const int64_t* op, const int64_t* out, float* mean,

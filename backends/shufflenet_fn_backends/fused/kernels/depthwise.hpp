@@ -10,30 +10,51 @@ namespace sfn {
 
 template <class T>
 struct Depthwise {
-  Part<T> part;
-  int64_t images, height, width, stride;
+  std::vector<Part<T>> parts;
+  int64_t channels, images, height, width, stride;
   const float* weight;  // [channels][9]
   int64_t threads;
 
   int64_t out_height() const { return (height - 1) / stride + 1; }
   int64_t out_width() const { return (width - 1) / stride + 1; }
-  int64_t items() const { return images * strips(part.channels); }
+
+  // A vector of channels: of which part, where in it, and the number of its first channel in the whole.
+  struct Column {
+    const Part<T>* part;
+    Strip at;
+    int64_t channel;
+  };
+  std::vector<Column> columns() const {
+    std::vector<Column> all;
+    int64_t offset = 0;
+    for (const Part<T>& part : parts) {
+      for (int64_t s = 0; s < strips(part.channels); ++s) {
+        Strip at = strip(part.channels, s);
+        all.push_back({&part, at, offset + at.start});
+      }
+      offset += part.channels;
+    }
+    return all;
+  }
 
   struct Taps {
     vf w[9];
   };
-  Taps taps(Strip at) const {
+  Taps taps(const Column& column) const {
     Taps taps;
     for (int k = 0; k < 9; ++k) {
       taps.w[k] = vf{};
-      for (int64_t l = 0; l < at.lanes; ++l) taps.w[k][l] = weight[(at.start + l) * 9 + k];
+      for (int64_t l = 0; l < column.at.lanes; ++l)
+        taps.w[k][l] = weight[(column.channel + l) * 9 + k];
     }
     return taps;
   }
   int64_t plane_floats() const { return (height + 2) * (width + 2) * VL; }
 
   // Normalised values with a border of zeros.
-  void load_plane(int64_t image, Strip at, float* plane) const {
+  void load_plane(int64_t image, const Column& column, float* plane) const {
+    const Part<T>& part = *column.part;
+    Strip at = column.at;
     Affine affine(part, at);
     int64_t ld = (width + 2) * VL;
     const T* z = part.z + image * height * width * part.stride + at.start;
@@ -52,7 +73,9 @@ struct Depthwise {
 template <class T>
 void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean,
                        float* var) {
-  int64_t oh = op.out_height(), ow = op.out_width(), per_image = strips(op.part.channels);
+  int64_t oh = op.out_height(), ow = op.out_width();
+  auto columns = op.columns();
+  int64_t per_image = columns.size();
   bool wanted = mean != nullptr;
   std::vector<std::unique_ptr<Moments>> moments(op.threads);
 #pragma omp parallel for schedule(static, 1) num_threads(op.threads)
@@ -60,14 +83,15 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
     static thread_local Scratch scratch;
     float* plane = scratch.floats(op.plane_floats());
     if (wanted) moments[t] = std::make_unique<Moments>(out.channels);
-    Share mine = share(op.items(), t, op.threads);
+    Share mine = share(op.images * per_image, t, op.threads);
     for (int64_t item = mine.begin; item < mine.end; ++item) {
       int64_t image = item / per_image;
-      Strip at = strip(op.part.channels, item % per_image);
-      op.load_plane(image, at, plane);
-      auto taps = op.taps(at);
-      vf bias = out.bias == nullptr ? vf{} : load_n(out.bias + at.start, at.lanes);
-      T* z = out.z + image * oh * ow * out.channels + at.start;
+      const auto& column = columns[item % per_image];
+      Strip at = column.at;
+      op.load_plane(image, column, plane);
+      auto taps = op.taps(column);
+      vf bias = out.bias == nullptr ? vf{} : load_n(out.bias + column.channel, at.lanes);
+      T* z = out.z + image * oh * ow * out.channels + column.channel;
       vf origin{}, sum{}, squares{};
       int64_t ld = (op.width + 2) * VL;
       for (int64_t h = 0; h < oh; ++h) {
@@ -91,7 +115,7 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
       }
       if (wanted)
         for (int64_t l = at.fresh; l < at.lanes; ++l)
-          moments[t]->add(at.start + l, oh * ow, origin[l], sum[l], squares[l]);
+          moments[t]->add(column.channel + l, oh * ow, origin[l], sum[l], squares[l]);
     }
   }
   if (!wanted) return;
@@ -120,10 +144,11 @@ inline vf gathered(const float* g, int64_t ld, int64_t h, int64_t w, int64_t str
   return v;
 }
 
-// Fills the part's gradients and dweight [channels][9].
+// Fills the parts' gradients and dweight [channels][9].
 template <class T>
 void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradient, float* dweight) {
-  int64_t channels = op.part.channels, per_image = strips(channels);
+  auto columns = op.columns();
+  int64_t channels = op.channels, per_image = columns.size();
   int64_t oh = op.out_height(), ow = op.out_width();
   int64_t ld = (op.width + 2) * VL, g_ld = (ow + 3) * VL, g_floats = (oh + 3) * g_ld;
   std::vector<std::unique_ptr<AffineGradient>> sums(op.threads);
@@ -136,16 +161,18 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
     std::memset(g, 0, g_floats * 4);
     sums[t] = std::make_unique<AffineGradient>(channels);
     partial[t].assign(channels * 9, 0.0);
-    Share mine = share(op.items(), t, op.threads);
+    Share mine = share(op.images * per_image, t, op.threads);
     for (int64_t item = mine.begin; item < mine.end; ++item) {
       int64_t image = item / per_image;
-      Strip at = strip(channels, item % per_image);
-      op.load_plane(image, at, plane);
-      auto k = gradient.coefficients(at);
+      const auto& column = columns[item % per_image];
+      const Part<T>& part = *column.part;
+      Strip at = column.at, in_whole = {column.channel, at.lanes, at.fresh};
+      op.load_plane(image, column, plane);
+      auto k = gradient.coefficients(in_whole);
       for (int64_t h = 0; h < oh; ++h)
         for (int64_t w = 0; w < ow; ++w)
           store(g + (h + 1) * g_ld + (w + 1) * VL,
-                gradient.at_pixel((image * oh + h) * ow + w, at, k));
+                gradient.at_pixel((image * oh + h) * ow + w, in_whole, k));
       vf dw[9] = {};
       for (int64_t h = 0; h < oh; ++h)
         for (int64_t w = 0; w < ow; ++w) {
@@ -155,15 +182,15 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
             for (int kw = 0; kw < 3; ++kw) dw[kh * 3 + kw] += gv * load(p + kh * ld + kw * VL);
         }
       for (int64_t l = at.fresh; l < at.lanes; ++l)
-        for (int j = 0; j < 9; ++j) partial[t][(at.start + l) * 9 + j] += dw[j][l];
-      if (op.part.dz == nullptr) continue;
-      auto taps = op.taps(at);
-      Affine affine(op.part, at);
-      const T* z = op.part.z + image * op.height * op.width * op.part.stride + at.start;
-      T* dz = op.part.dz + image * op.height * op.width * op.part.dz_stride + at.start;
+        for (int j = 0; j < 9; ++j) partial[t][(column.channel + l) * 9 + j] += dw[j][l];
+      if (part.dz == nullptr) continue;
+      auto taps = op.taps(column);
+      Affine affine(part, at);
+      const T* z = part.z + image * op.height * op.width * part.stride + at.start;
+      T* dz = part.dz + image * op.height * op.width * part.dz_stride + at.start;
       vf beta{}, scale{};
       for (int64_t h = 0; h < op.height; ++h)
-        for (int64_t w = 0; w < op.width; ++w, z += op.part.stride, dz += op.part.dz_stride) {
+        for (int64_t w = 0; w < op.width; ++w, z += part.stride, dz += part.dz_stride) {
           vf d = gathered(g, g_ld, h, w, op.stride, taps.w);
           if (affine.rectify) d = (vf)((vi)d & ~(load(plane + (h + 1) * ld + (w + 1) * VL) <= 0.0f));
           if (affine.active) {
@@ -173,7 +200,7 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
           }
           store_n(dz, d, at.lanes);
         }
-      if (affine.active) sums[t]->add(at, 0, beta, scale);
+      if (affine.active) sums[t]->add(in_whole, 0, beta, scale);
     }
   }
   for (int64_t t = 1; t < op.threads; ++t) {
@@ -181,7 +208,11 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
     for (size_t i = 0; i < partial[0].size(); ++i) partial[0][i] += partial[t][i];
   }
   for (size_t i = 0; i < partial[0].size(); ++i) dweight[i] = float(partial[0][i]);
-  sums[0]->write(op.part, 0);
+  int64_t offset = 0;
+  for (const Part<T>& part : op.parts) {
+    sums[0]->write(part, offset);
+    offset += part.channels;
+  }
 }
 
 }  // namespace sfn

@@ -52,6 +52,16 @@ struct Affine {
   }
 };
 
+// f(function of a vector), with the case that the network is full of compiled without branches.
+template <class F>
+inline void by_case(const Affine& affine, F&& f) {
+  vf mean = affine.mean, scale = affine.scale, beta = affine.beta;
+  if (affine.active && affine.rectify)
+    f([=](vf z) { return relu((z - mean) * scale + beta); });
+  else
+    f([&](vf z) { return affine(z); });
+}
+
 // rows x channels of a part, normalised, to out[row][channel].
 template <class T>
 inline void load_rows(const Part<T>& part, int64_t first, int64_t rows, float* out, int64_t ld) {
@@ -60,11 +70,12 @@ inline void load_rows(const Part<T>& part, int64_t first, int64_t rows, float* o
     Affine affine(part, at);
     const T* z = part.z + first * part.stride + at.start;
     float* to = out + at.start;
-    if (at.lanes == VL)
-      for (int64_t r = 0; r < rows; ++r) store(to + r * ld, affine(load(z + r * part.stride)));
-    else
-      for (int64_t r = 0; r < rows; ++r)
-        store_n(to + r * ld, affine(load_n(z + r * part.stride, at.lanes)), at.lanes);
+    by_lanes(at.lanes, [&](auto lanes) {
+      by_case(affine, [&](auto normalise) {
+        for (int64_t r = 0; r < rows; ++r)
+          store_n(to + r * ld, normalise(load_n(z + r * part.stride, lanes)), lanes);
+      });
+    });
   }
 }
 
@@ -103,24 +114,30 @@ inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows
     const T* z = part.z + first * part.stride + at.start;
     T* dz = part.dz + first * part.dz_stride + at.start;
     vf beta{}, scale{};
-    auto pixel = [&](vf zv, vf yv, vf g) {
-      if (affine.rectify) g = (vf)((vi)g & ~(yv <= 0.0f));
-      if (affine.active) beta += g, scale += g * (zv - affine.mean), g *= affine.scale;
-      return g;
-    };
-    if (at.lanes == VL) {
-      for (int64_t r = 0; r < rows; ++r)
-        store(dz + r * part.dz_stride, pixel(load(z + r * part.stride),
-                                             load(y + r * ld + at.start),
-                                             load(da + r * ld + at.start)));
-    } else {
-      for (int64_t r = 0; r < rows; ++r)
-        store_n(dz + r * part.dz_stride,
-                pixel(load_n(z + r * part.stride, at.lanes),
-                      load_n(y + r * ld + at.start, at.lanes),
-                      load_n(da + r * ld + at.start, at.lanes)),
-                at.lanes);
-    }
+    by_lanes(at.lanes, [&](auto lanes) {
+      const float *y_at = y + at.start, *da_at = da + at.start;
+      if (affine.active && affine.rectify) {
+        vf mean = affine.mean, factor = affine.scale;
+        for (int64_t r = 0; r < rows; ++r) {
+          vf g = load_n(da_at + r * ld, lanes);
+          g = (vf)((vi)g & ~(load_n(y_at + r * ld, lanes) <= 0.0f));
+          beta += g;
+          scale += g * (load_n(z + r * part.stride, lanes) - mean);
+          store_n(dz + r * part.dz_stride, g * factor, lanes);
+        }
+        return;
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        vf g = load_n(da_at + r * ld, lanes);
+        if (affine.rectify) g = (vf)((vi)g & ~(load_n(y_at + r * ld, lanes) <= 0.0f));
+        if (affine.active) {
+          beta += g;
+          scale += g * (load_n(z + r * part.stride, lanes) - affine.mean);
+          g *= affine.scale;
+        }
+        store_n(dz + r * part.dz_stride, g, lanes);
+      }
+    });
     if (affine.active) sums.add(at, offset, beta, scale);
   }
 }
@@ -144,16 +161,22 @@ inline void store_rows(const Output<T>& out, int64_t first, int64_t rows, const 
     T* z = out.z + first * out.channels + at.start;
     const float* from = c + at.start;
     vf origin = kept(load_n(from, at.lanes) + bias, z), sum{}, squares{};
-    for (int64_t r = 0; r < rows; ++r) {
-      vf v = load_n(from + r * ld, at.lanes) + bias;
-      if (out.relu) v = relu(v);
-      store_n(z + r * out.channels, v, at.lanes);
-      if (moments != nullptr) {
-        vf d = kept(v, z) - origin;
-        sum += d;
-        squares += d * d;
+    by_lanes(at.lanes, [&](auto lanes) {
+      if (moments != nullptr) {  // a training step: no ReLU yet
+        for (int64_t r = 0; r < rows; ++r) {
+          vf v = load_n(from + r * ld, lanes) + bias;
+          store_n(z + r * out.channels, v, lanes);
+          vf d = kept(v, z) - origin;
+          sum += d;
+          squares += d * d;
+        }
+        return;
       }
-    }
+      for (int64_t r = 0; r < rows; ++r) {
+        vf v = load_n(from + r * ld, lanes) + bias;
+        store_n(z + r * out.channels, out.relu ? relu(v) : v, lanes);
+      }
+    });
     if (moments != nullptr)
       for (int64_t l = at.fresh; l < at.lanes; ++l)
         moments->add(at.start + l, rows, origin[l], sum[l], squares[l]);
@@ -196,8 +219,19 @@ struct OutputGradient {
     for (int64_t s = 0; s < strips(channels); ++s) {
       Strip at = strip(channels, s);
       Coefficients k = coefficients(at);
-      for (int64_t r = 0; r < rows; ++r)
-        store_n(out + r * ld + at.start, at_pixel(first + r, at, k), at.lanes);
+      float* to = out + at.start;
+      by_lanes(at.lanes, [&](auto lanes) {
+        if (g != nullptr && z != nullptr) {
+          const T *g_at = g + first * g_stride + at.start, *z_at = z + first * z_stride + at.start;
+          for (int64_t r = 0; r < rows; ++r)
+            store_n(to + r * ld,
+                    load_n(g_at + r * g_stride, lanes) + k.constant +
+                        k.slope * (load_n(z_at + r * z_stride, lanes) - k.mean),
+                    lanes);
+          return;
+        }
+        for (int64_t r = 0; r < rows; ++r) store_n(to + r * ld, at_pixel(first + r, at, k), lanes);
+      });
     }
   }
 };

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace sfn {
 
@@ -102,6 +103,15 @@ inline Strip strip(int64_t channels, int64_t number) {
   if (channels < VL) return {0, channels, 0};
   int64_t start = least(number * VL, channels - VL);
   return {start, VL, number * VL - start};
+}
+
+// f(lanes), with the usual number of them as a constant: inner loops then have no partial vectors.
+template <class F>
+inline void by_lanes(int64_t lanes, F&& f) {
+  if (lanes == VL)
+    f(std::integral_constant<int64_t, VL>());
+  else
+    f(lanes);
 }
 
 }  // namespace sfn

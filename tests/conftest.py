@@ -16,6 +16,28 @@ from PIL import Image
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--device",
+        choices=("cpu", "cuda", "npu"),
+        default="cpu",
+        help="where tests/parity computes (default: cpu)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    name = config.getoption("device")
+    if name == "cpu":
+        return
+    from shufflenet_fn_backends.errors import DeviceError
+    from shufflenet_fn_backends.runtimes.select import select_runtime
+
+    try:
+        select_runtime(name)
+    except DeviceError as error:
+        raise pytest.UsageError(str(error)) from None
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The demo data set and everything else cached goes to a folder of this test session."""

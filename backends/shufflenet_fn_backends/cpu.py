@@ -92,6 +92,10 @@ class _Ordered(NamedTuple):
     def conv2d(
         self, x: FeatureMap | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
     ) -> FeatureMap:
+        if torch.compiler.is_compiling():
+            raise NotImplementedError(
+                "backend cpu cannot be compiled by torch; take backend routed"
+            )
         kernel, geometry = tuple(weight.shape[2:]), (stride, padding, groups)
         if isinstance(x, Tensor):
             if (

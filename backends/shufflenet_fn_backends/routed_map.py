@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -52,8 +52,10 @@ class _Cuts(NamedTuple):
 
 def _constant(function: _Function) -> _Function:
     # Dynamo would trace the bookkeeping integer by integer, and warns of the caches inside. It can take the
-    # result as a constant instead, but only if arguments are plain tuples and integers.
-    return cast(_Function, torch.compiler.assume_constant_result(function))  # type: ignore[no-untyped-call]
+    # result as a constant instead, but only if arguments are plain tuples and integers. This mark is all that
+    # torch.compiler.assume_constant_result does, after it has imported Dynamo: a second at every start.
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 @_constant

@@ -56,8 +56,8 @@ def single(part: Part) -> FeatureMap:
 
 
 def kernels_take(*tensors: Tensor) -> bool:
-    """Whether the kernels are made for these. While torch compiles, its own operators are traced instead."""
-    return not torch.compiler.is_compiling() and all(
+    """Whether the kernels are made for these."""
+    return all(
         t.dtype in (torch.float32, torch.bfloat16) and t.device.type == "cpu" for t in tensors
     )
 

@@ -1,0 +1,270 @@
+"""Backend ``cpu`` in the whole network, and under transforms.
+
+Its sums are taken in another order than torch's, so it is held against the reference in float64, and may be
+as far from it as the reference in the same precision is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jvp, vmap
+
+from shufflenet_fn.model.channel_order import in_order_of, to_logical
+from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.gradients import grads_by_engine, grads_by_func
+from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.tree import tree_cast, tree_leaves, tree_map
+from shufflenet_fn_backends.cpu import BACKEND as CPU
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+from tests.model.support import (
+    TINY,
+    assert_close_to_scale,
+    assert_trees_equal,
+    examples,
+    generator,
+    one_thread,
+    tiny_variables,
+    unchanged,
+)
+
+__all__ = ["one_thread"]
+
+orders = pytest.mark.parametrize("physical", [False, True], ids=["logical", "physical"])
+
+
+def outcome(
+    config: ShuffleNetConfig,
+    backend: Backend[Any],
+    variables: Variables,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    train: bool,
+    physical: bool = False,
+    precision: str | None = None,
+    gradients: Any = grads_by_engine,
+) -> tuple[Tensor, Any, Any]:
+    """Logits, gradients and new batch statistics, in logical order."""
+    policy = None if precision is None else get_policy(precision)
+    if physical:
+        variables, backend = in_order_of(config, variables, backend)
+
+    def loss(params: Any) -> tuple[Tensor, Any]:
+        logits, stats = apply(
+            config,
+            Variables(params, variables.batch_stats),
+            images,
+            train=train,
+            backend=backend,
+            policy=policy,
+        )
+        return cross_entropy(logits, labels), (logits, stats)
+
+    grads, (logits, stats) = gradients(loss, variables.params)
+    if physical:
+        grads, stats = to_logical(config, grads), to_logical(config, stats)
+    return logits, grads, stats
+
+
+def distance(tree: Any, exact: Any) -> float:
+    """The largest difference, each tensor's relative to its largest value or to the tree's thousandth."""
+    pairs = list(zip(tree_leaves(tree), tree_leaves(exact), strict=True))
+    least = max(b.abs().max().item() for _, b in pairs) / 1000
+    return max(
+        (a.double() - b.double()).abs().max().item() / max(b.abs().max().item(), least)
+        for a, b in pairs
+    )
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@orders
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_it_is_as_close_to_the_truth_as_the_reference_is(
+    name: str, physical: bool, train: bool, precision: str
+) -> None:
+    config = get_config(name, num_classes=10)
+    variables = tiny_variables(config=config)
+    images, labels = examples(4, 64, num_classes=10)
+    images = images.contiguous(memory_format=torch.channels_last)
+    exact = outcome(
+        config,
+        REFERENCE,
+        tree_cast(variables, torch.float64),
+        images.double(),
+        labels,
+        train=train,
+    )
+    reference = outcome(
+        config, REFERENCE, variables, images, labels, train=train, precision=precision
+    )
+    with unchanged(variables, images):
+        found = outcome(
+            config,
+            CPU,
+            variables,
+            images,
+            labels,
+            train=train,
+            physical=physical,
+            precision=precision,
+        )
+    for what, ours, theirs, truth in zip(
+        ("logits", "gradients", "statistics"), found, reference, exact, strict=True
+    ):
+        allowed = 2 * distance(theirs, truth) + 1e-6
+        assert distance(ours, truth) <= allowed, (what, distance(ours, truth), allowed)
+
+
+@orders
+def test_float64_is_computed_by_torch(physical: bool) -> None:
+    variables, batch = tiny_variables(dtype=torch.float64), examples(4, 32, dtype=torch.float64)
+    found = outcome(TINY, CPU, variables, *batch, train=True, physical=physical)
+    expected = outcome(TINY, REFERENCE, variables, *batch, train=True)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert distance(ours, theirs) <= 1e-11
+
+
+@orders
+def test_float16_is_computed_by_torch(physical: bool) -> None:
+    variables, batch = tiny_variables(), examples(4, 32)
+    exact = outcome(
+        TINY, REFERENCE, tree_cast(variables, torch.float64), batch[0].double(), batch[1], train=True
+    )
+    expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O2")
+    found = outcome(TINY, CPU, variables, *batch, train=True, physical=physical, precision="O2")
+    for ours, theirs, truth in zip(found, expected, exact, strict=True):
+        assert distance(ours, truth) <= 2 * distance(theirs, truth)
+
+
+def test_both_kinds_of_gradient_are_the_same_bits() -> None:
+    variables, batch = tiny_variables(), examples(4, 32)
+    for physical in (False, True):
+        results = [
+            outcome(TINY, CPU, variables, *batch, train=True, physical=physical, gradients=kind)
+            for kind in (grads_by_engine, grads_by_func)
+        ]
+        assert_trees_equal(*results)
+
+
+def loss_over(variables: Variables, backend: Backend[Any] = CPU) -> Callable[..., Tensor]:
+    def loss(params: Any, images: Tensor, labels: Tensor) -> Tensor:
+        stats = variables.batch_stats
+        logits, _ = apply(TINY, Variables(params, stats), images, train=True, backend=backend)
+        return cross_entropy(logits, labels)
+
+    return loss
+
+
+def test_per_sample_gradients() -> None:
+    variables = tiny_variables()
+    images, labels = examples(6, 32)
+    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
+    loss = loss_over(variables)
+    stacked = vmap(grad(loss), in_dims=(None, 0, 0))(variables.params, images, labels)
+    for i in range(3):
+        one = grad(loss)(variables.params, images[i], labels[i])
+        assert_close_to_scale(tree_map(lambda leaf, i=i: leaf[i], stacked), one, 1e-4)
+
+
+def test_an_ensemble_and_nested_vmap() -> None:
+    variables = [tiny_variables(seed) for seed in range(2)]
+    params = tree_map(lambda a, b: torch.stack((a, b)), *(v.params for v in variables))
+    images, labels = examples(6, 32)
+    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
+    loss = loss_over(variables[0])
+    over_data = vmap(loss, in_dims=(None, 0, 0))
+    losses = vmap(over_data, in_dims=(0, None, None))(params, images, labels)
+    for i, member in enumerate(variables):
+        for j in range(3):
+            torch.testing.assert_close(losses[i, j], loss(member.params, images[j], labels[j]))
+
+
+def test_the_gradient_of_a_mean_over_vmap() -> None:
+    variables = tiny_variables()
+    images, labels = examples(6, 32)
+    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
+
+    def mean_loss(params: Any, backend: Backend[Any]) -> Tensor:
+        loss = loss_over(variables, backend)
+        return vmap(loss, in_dims=(None, 0, 0))(params, images, labels).mean()
+
+    found, value = grad_and_value(mean_loss)(variables.params, CPU)
+    expected, expected_value = grad_and_value(mean_loss)(variables.params, REFERENCE)
+    torch.testing.assert_close(value, expected_value)
+    assert_close_to_scale(found, expected, 1e-3)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_gradient_of_the_images(train: bool) -> None:
+    variables = tiny_variables()
+    images, _ = examples(2, 32)
+
+    def score(images: Tensor, backend: Backend[Any]) -> Tensor:
+        return apply(TINY, variables, images, train=train, backend=backend)[0][:, 0].sum()
+
+    found, expected = grad(score)(images, CPU), grad(score)(images, REFERENCE)
+    assert expected.abs().max() > 0
+    assert_close_to_scale({"images": found}, {"images": expected}, 1e-3)
+
+
+def test_images_of_any_layout_give_the_same() -> None:
+    variables = tiny_variables()
+    images, _ = examples(2, 33)
+    strided = torch.empty(2, 3, 33, 66)[..., ::2].copy_(images)
+    results = [
+        apply(TINY, variables, x, train=True, backend=CPU)[0]
+        for x in (images, images.contiguous(memory_format=torch.channels_last), strided)
+    ]
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
+
+
+def test_second_derivatives_are_refused_with_the_way_out() -> None:
+    variables, (images, labels) = tiny_variables(), examples(2, 32)
+    loss = loss_over(variables)
+
+    def squared_norm(params: Any) -> Tensor:
+        return sum(leaf.square().sum() for leaf in tree_leaves(grad(loss)(params, images, labels)))
+
+    with pytest.raises(NotImplementedError, match="first derivatives only; take backend routed"):
+        grad(squared_norm)(variables.params)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+def test_forward_mode_is_refused() -> None:
+    variables, (images, labels) = tiny_variables(), examples(2, 32)
+    loss = loss_over(variables)
+    tangent = tree_map(torch.ones_like, variables.params)
+    with pytest.raises(RuntimeError, match="jvp"):
+        jvp(lambda p: loss(p, images, labels), (variables.params,), (tangent,))
+
+
+def test_it_is_not_for_torch_compile() -> None:
+    variables, (images, _) = tiny_variables(), examples(2, 32)
+
+    def forward(images: Tensor) -> Tensor:
+        return apply(TINY, variables, images, train=True, backend=CPU)[0]
+
+    compiled = torch.compile(forward, fullgraph=True, backend="eager")
+    with pytest.raises(Exception, match="take backend routed"):
+        compiled(images)
+
+
+def test_odd_sizes_and_a_batch_of_one() -> None:
+    variables = tiny_variables()
+    for size in (1, 17, 31):
+        images = torch.randn(1, 3, size, size, generator=generator(size))
+        for train in (False, True) if size > 16 else (False,):
+            found, _ = apply(TINY, variables, images, train=train, backend=CPU)
+            expected, _ = apply(TINY, variables, images, train=train, backend=REFERENCE)
+            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import accumulate, pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shufflenet_fn.model.config import ARCHITECTURES, get_config
@@ -60,6 +60,7 @@ def assert_ascending_parts(layout: Layout) -> None:
         assert all(a < b for a, b in pairwise(layout.order[begin:end]))
 
 
+@settings(deadline=None)
 @given(halves, unit_counts, depths)
 def test_a_stage_of_any_width_and_length(half: int, units: int, depth: int) -> None:
     """The book and the literal operations hold the same channels, unit after unit."""
@@ -86,6 +87,7 @@ def test_a_stage_of_any_width_and_length(half: int, units: int, depth: int) -> N
     assert channels_of(layout, parts) == literal
 
 
+@settings(deadline=None)
 @given(halves, unit_counts, depths)
 def test_cuts_in_advance_change_neither_order_nor_halves(half: int, units: int, depth: int) -> None:
     plain = ahead = interleave(natural(half), natural(half))
@@ -99,6 +101,7 @@ def test_cuts_in_advance_change_neither_order_nor_halves(half: int, units: int, 
         plain, ahead = (interleave(h[0].layout, natural(half)) for h in (once, early))
 
 
+@settings(deadline=None)
 @given(halves, st.integers(1, 8))
 def test_no_tensor_is_cut_twice_within_the_depth(half: int, units: int) -> None:
     layout = interleave(natural(half), natural(half))
@@ -116,6 +119,7 @@ def test_no_tensor_is_cut_twice_within_the_depth(half: int, units: int) -> None:
         layout = interleave(first.layout, natural(half))
 
 
+@settings(deadline=None)
 @given(st.data(), halves, depths)
 def test_a_map_in_any_order_and_any_parts(data: st.DataObject, half: int, depth: int) -> None:
     order = tuple(data.draw(st.permutations(range(2 * half))))
@@ -132,6 +136,7 @@ def test_a_map_in_any_order_and_any_parts(data: st.DataObject, half: int, depth:
     )
 
 
+@settings(deadline=None)
 @given(st.permutations(range(12)))
 def test_inverse_is_where_each_channel_lies(order: list[int]) -> None:
     back = inverse(tuple(order))

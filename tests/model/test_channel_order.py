@@ -1,0 +1,207 @@
+"""Whole trees from torchvision's channel order to the routed one and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.model.channel_order import in_order_of, to_logical, to_physical
+from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import Variables, get_path, init
+from shufflenet_fn.training.ema import update_ema
+from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.optim import apply_updates, chain, clip_by_global_norm, sgd
+from shufflenet_fn.training.schedules import constant
+from shufflenet_fn.training.state import TrainState, create_train_state
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags
+from shufflenet_fn.tree import tree_leaves, tree_map, tree_paths
+from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+from shufflenet_fn_backends.routed import BACKEND as ROUTED
+from tests.model.support import (
+    TINY,
+    assert_close_to_scale,
+    assert_trees_close,
+    assert_trees_equal,
+    examples,
+    generator,
+    tiny_variables,
+    unchanged,
+)
+
+DOUBLE = torch.float64
+STEP = torch.tensor(0)
+
+
+def random_like(tree: Any, seed: int) -> Any:
+    rng = generator(seed)
+    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=DOUBLE).to(a.dtype), tree)
+
+
+def state_of(config: ShuffleNetConfig, *, dtype: torch.dtype = torch.float32) -> TrainState:
+    """A state in which no two channels are equal, in velocities and averages either."""
+    optimizer = chain(clip_by_global_norm(1.0), sgd(constant(0.1), momentum=0.9))
+    state = create_train_state(
+        tiny_variables(config=config, dtype=dtype),
+        optimizer,
+        loss_scaling=LossScaling("dynamic"),
+        ema=True,
+    )
+    return state._replace(opt_state=random_like(state.opt_state, 3), ema=random_like(state.ema, 4))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_round_trips_are_bit_exact(name: str) -> None:
+    config = get_config(name, num_classes=3)
+    state = state_of(config)
+    with unchanged(state):
+        physical = to_physical(config, state)
+        assert_trees_equal(to_logical(config, physical), state)
+        assert_trees_equal(to_physical(config, to_logical(config, state)), state)
+    assert type(physical) is TrainState and type(physical.ema) is Variables
+    for tree in (state.params, state.batch_stats, state.variables):
+        assert_trees_equal(to_logical(config, to_physical(config, tree)), tree)
+    # One conversion of the whole is the conversion of its parts.
+    for part in ("params", "batch_stats", "opt_state", "ema"):
+        converted = to_physical(config, getattr(state, part))
+        assert_trees_equal(getattr(physical, part), converted)
+
+
+def test_what_moves_is_what_reads_a_routed_map() -> None:
+    """A branch's input convolution, and what a downsampling unit and conv5 do to the stage before."""
+    variables = tiny_variables()
+    before = dict(tree_paths(variables))
+    moved = {
+        path.partition(".")[2]
+        for path, leaf in tree_paths(to_physical(TINY, variables))
+        if not torch.equal(leaf, before[path])
+    }
+    down = {
+        f"{stage}.0.{layer}"
+        for stage in ("stage3", "stage4")
+        for layer in (
+            "branch1.dw.conv.weight",
+            *(f"branch1.dw.bn.{name}" for name in ("weight", "bias", "mean", "var")),
+            "branch2.pw1.conv.weight",
+        )
+    }
+    basic = {f"stage{stage}.1.branch2.pw1.conv.weight" for stage in (2, 3, 4)}
+    # The depthwise convolution keeps the order, so the pointwise one behind it moves as well.
+    pointwise = {f"stage{stage}.0.branch1.pw.conv.weight" for stage in (3, 4)}
+    assert moved == down | basic | pointwise | {"conv5.conv.weight"}
+
+
+def test_what_does_not_move_is_shared() -> None:
+    variables = tiny_variables()
+    physical = to_physical(TINY, variables)
+    for path in (("conv1",), ("fc",), ("stage2", "0")):
+        kept, new = (get_path(tree.params, path) for tree in (variables, physical))
+        assert all(a is b for a, b in zip(tree_leaves(kept), tree_leaves(new), strict=True))
+
+
+@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_sgd_commutes(clip: bool, nesterov: bool) -> None:
+    params = tiny_variables().params
+    optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, nesterov=nesterov)
+    if clip:
+        optimizer = chain(clip_by_global_norm(0.5), optimizer)
+    opt_state = random_like(optimizer.init(params), 1)
+    grads = random_like(params, 2)
+
+    def updated(params: Any, grads: Any, opt_state: Any) -> Any:
+        updates, new = optimizer.update(grads, opt_state, params, STEP)
+        return apply_updates(params, updates), new
+
+    expected = to_physical(TINY, updated(params, grads, opt_state))
+    found = updated(*to_physical(TINY, (params, grads, opt_state)))
+    if clip:  # the norm is a sum over channels, which rounds differently in another order
+        assert_trees_close(found, expected, rtol=1e-5, atol=1e-6)
+    else:
+        assert_trees_equal(found, expected)
+
+
+def test_averages_commute() -> None:
+    average, variables = tiny_variables(1), tiny_variables(2)
+    expected = to_physical(TINY, update_ema(average, variables, decay=0.9))
+    found = update_ema(*to_physical(TINY, (average, variables)), decay=0.9)
+    assert_trees_equal(found, expected)
+
+
+def test_training_in_physical_order_is_training() -> None:
+    """Three steps with everything on, against the reference in logical order."""
+    optimizer = chain(
+        clip_by_global_norm(0.5), sgd(constant(0.01), momentum=0.9, weight_decay=1e-3)
+    )
+    start = create_train_state(tiny_variables(dtype=DOUBLE), optimizer, ema=True)
+    results = []
+    for backend in (REFERENCE, ROUTED):
+        state, computing = in_order_of(TINY, start, backend)
+        step = make_train_step(
+            TINY, optimizer, backend=computing, ema_decay=0.9, lanes=2, label_smoothing=0.1
+        )
+        for seed in range(3):
+            batch = Examples(*examples(8, seed=seed, dtype=DOUBLE))
+            state, _, _ = step(state, batch, no_flags())
+        results.append(to_logical(TINY, state) if backend is ROUTED else state)
+    expected, found = results
+    assert int(found.step) == 3
+    assert_close_to_scale(found._replace(step=STEP), expected._replace(step=STEP), 1e-9)
+
+
+def test_a_plain_state_with_the_named_backend_is_right_too() -> None:
+    optimizer = sgd(constant(0.01), momentum=0.9)
+    start = create_train_state(tiny_variables(dtype=DOUBLE), optimizer)
+    batch = Examples(*examples(8, dtype=DOUBLE))
+    expected, found = (
+        make_train_step(TINY, optimizer, backend=backend)(start, batch, no_flags())[0]
+        for backend in (REFERENCE, ROUTED)
+    )
+    assert_close_to_scale(found, expected, 1e-10)
+
+
+def test_a_stacked_ensemble() -> None:
+    members = [tiny_variables(seed) for seed in range(3)]
+    stacked = tree_map(lambda *a: torch.stack(a), *members)
+    expected = tree_map(lambda *a: torch.stack(a), *(to_physical(TINY, m) for m in members))
+    assert_trees_equal(to_physical(TINY, stacked), expected)
+    assert_trees_equal(to_logical(TINY, expected), stacked)
+
+
+def test_a_gradient_goes_through_it() -> None:
+    variables = tiny_variables(dtype=DOUBLE)
+    images, _ = examples(2, dtype=DOUBLE)
+    twin = ROUTED.physical
+    assert twin is not None
+
+    def through(params: Any) -> torch.Tensor:
+        physical = to_physical(TINY, variables._replace(params=params))
+        return apply(TINY, physical, images, backend=twin)[0].square().sum()
+
+    def directly(params: Any) -> torch.Tensor:
+        return apply(TINY, variables._replace(params=params), images)[0].square().sum()
+
+    found = torch.func.grad(through)(variables.params)
+    assert_close_to_scale(found, torch.func.grad(directly)(variables.params), 1e-11)
+
+
+def test_in_order_of_a_backend_without_a_twin_is_nothing() -> None:
+    variables = tiny_variables()
+    same, backend = in_order_of(TINY, variables, REFERENCE)
+    assert same is variables and backend is REFERENCE
+    physical, twin = in_order_of(TINY, variables, ROUTED)
+    assert twin is ROUTED.physical
+    assert_trees_equal(physical, to_physical(TINY, variables))
+
+
+def test_a_tree_of_another_architecture_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"stage2\.1\.branch2\.pw1\.conv\.weight.*58 channels"):
+        to_physical(get_config("x1_0"), init(get_config("x0_5"), generator()))
+
+
+@pytest.mark.parametrize("convert", [to_physical, to_logical])
+def test_a_part_of_a_tree_is_refused(convert: Any) -> None:
+    with pytest.raises(ValueError, match="whole trees"):
+        convert(TINY, tiny_variables().params["stage3"])

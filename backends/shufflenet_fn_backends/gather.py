@@ -11,10 +11,9 @@ decides how: ``channel_split`` gathers two halves and no whole map exists; every
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias
 
-import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -27,26 +26,13 @@ from shufflenet_fn_backends.shuffle_split import same_kind, shuffle, shuffle_spl
 class Shuffled:
     """The shuffle of ``x1`` and ``x2``, both (N, C/2, H, W), not yet computed.
 
-    A pytree node with both tensors as leaves. ``whole`` computes it once: both branches of a downsampling
-    unit read the same map.
+    A pytree node with both tensors as leaves. Every reader computes it anew: a result kept here would be
+    found by readers in another grad mode or ``torch.func`` transform, where it is of no use. Where one map
+    has two readers, the model says so by ``shared``.
     """
 
     x1: Tensor
     x2: Tensor
-    _memo: dict[bool, Tensor] = field(default_factory=dict, init=False, repr=False)
-
-    def whole(self) -> Tensor:
-        """The map as one tensor (N, C, H, W)."""
-        # Computed at most once in each grad mode: what was computed under `no_grad` has no gradient to
-        # give. This is the only thing ever written to, and no result depends on whether it was.
-        mode = torch.is_grad_enabled()
-        if mode not in self._memo:
-            self._memo[mode] = shuffle(self.x1, self.x2)
-        return self._memo[mode]
-
-    def halves(self) -> tuple[Tensor, Tensor]:
-        """Both halves of its channels, (N, C/2, H, W)."""
-        return shuffle_split(self.x1, self.x2)
 
 
 def _shuffled_from(tensors: Iterable[Tensor], context: None) -> Shuffled:
@@ -106,7 +92,7 @@ def max_pool2d(x: FeatureMap, *, kernel: int, stride: int, padding: int) -> Feat
 
 
 def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
-    return x.halves() if isinstance(x, Shuffled) else reference.channel_split(x)
+    return shuffle_split(x.x1, x.x2) if isinstance(x, Shuffled) else reference.channel_split(x)
 
 
 def channel_shuffle(x1: FeatureMap, x2: FeatureMap) -> FeatureMap:
@@ -115,7 +101,7 @@ def channel_shuffle(x1: FeatureMap, x2: FeatureMap) -> FeatureMap:
 
 
 def to_tensor(x: FeatureMap) -> Tensor:
-    return x.whole() if isinstance(x, Shuffled) else x
+    return shuffle(x.x1, x.x2) if isinstance(x, Shuffled) else x
 
 
 BACKEND: Backend[FeatureMap] = Backend(
@@ -128,4 +114,5 @@ BACKEND: Backend[FeatureMap] = Backend(
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,
     to_tensor=to_tensor,
+    shared=to_tensor,
 )

@@ -8,7 +8,7 @@
 | ``channel_shuffle``, ``channel_split`` | ``shufflenet_fn::shuffle_split`` | Cat, 2 × IndexSelect (int32) |
 | ``channel_shuffle``, then anything else | ``shufflenet_fn::shuffle`` | Cat, IndexSelect (int32) |
 | backward of these | ``unshuffle_split``, ``unshuffle`` | Cat, 2 × IndexSelect; 2 × IndexSelect |
-| ``to_tensor`` | ``shufflenet_fn::shuffle`` or nothing | as above |
+| ``to_tensor``, ``shared`` | ``shufflenet_fn::shuffle`` or nothing | as above |
 
 These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
 imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is
@@ -31,4 +31,5 @@ BACKEND: Backend[FeatureMap] = Backend(
     channel_split=gather.channel_split,
     channel_shuffle=gather.channel_shuffle,
     to_tensor=gather.to_tensor,
+    shared=gather.to_tensor,
 )

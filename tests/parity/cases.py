@@ -143,8 +143,9 @@ def shuffle_four_times(b: Backend[Any], t: Inputs) -> Outputs:
 
 
 def shuffle_then_everything(b: Backend[Any], t: Inputs) -> Outputs:
-    """One shuffled map, read by every primitive that can read one."""
+    """One shuffled map, read by every primitive that can read one, as it is or shared."""
     x = b.channel_shuffle(lift(b, t["x1"]), lift(b, t["x2"]))
+    whole = b.shared(x)
     channels, bn, stats = t["w_dw"].shape[0], t["bn"], t["stats"]
     y1, y2 = b.channel_split(x)
     bias = {"relu": True, "stride": 1, "padding": 0, "groups": 1}
@@ -154,6 +155,8 @@ def shuffle_then_everything(b: Backend[Any], t: Inputs) -> Outputs:
     )
     read = {
         "y_pw": b.conv2d(x, t["w_pw"], stride=1, padding=0, groups=1),
+        "y_pw_shared": b.conv2d(whole, t["w_pw"], stride=1, padding=0, groups=1),
+        "y_dw_shared": b.conv2d(whole, t["w_dw"], stride=1, padding=1, groups=channels),
         "y_dw": b.conv2d(x, t["w_dw"], stride=2, padding=1, groups=channels),
         "y_bias": b.conv2d_bias(x, t["w_pw"], t["b"], **bias),
         "y_train": normed,

@@ -22,6 +22,7 @@ Derivatives: first ones in reverse mode, and ``vmap`` around them (``fused.autog
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,6 +48,7 @@ from shufflenet_fn_backends.fused.operators import (
     Pointwise,
     Stem,
 )
+from shufflenet_fn_backends.fused.program import record
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, permuted
 
@@ -240,6 +242,7 @@ def _backend(
         channel_shuffle=channel_shuffle,
         to_tensor=to_tensor,
         physical=physical,
+        program=partial(record, physical=ordered.physical),
     )
 
 

@@ -16,9 +16,9 @@ Shapes: N batch, C channels, H and W height and width; activations NCHW, weights
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -130,6 +130,22 @@ class ToTensor(Protocol[F_contra]):
         """The feature map as one NCHW tensor in logical channel order."""
 
 
+class Program(Protocol):
+    """Records a folded forward pass once, to be run many times without going through Python.
+
+    ``body(backend, x)`` is written with ``conv2d_bias``, ``max_pool2d``, ``channel_split`` and
+    ``channel_shuffle`` of the backend that it is given, and returns a feature map.
+    """
+
+    def __call__(
+        self, body: Callable[[Backend[Any], Any], Any], images: Tensor
+    ) -> Callable[[Tensor], Tensor]:
+        """A function from images of this shape and dtype to the spatial means (N, C) of the result.
+
+        It does not differentiate.
+        """
+
+
 @dataclass(frozen=True)
 class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
@@ -150,3 +166,4 @@ class Backend(Generic[F]):
     to_tensor: ToTensor[F]
     shared: Shared[F] = as_it_is
     physical: Backend[F] | None = None
+    program: Program | None = None

@@ -6,7 +6,7 @@ Reference: Ma, Zhang, Zheng, Sun, "ShuffleNet V2", 2018, arXiv:1807.11164, figur
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch.nn.functional as nnf
 from torch import Tensor
@@ -19,10 +19,26 @@ from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
 
+class Layer(Protocol):
+    """A convolution with what follows it: in training, in evaluation, or folded into one."""
+
+    def __call__(
+        self,
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        x: Any,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        relu: bool = True,
+    ) -> tuple[Any, Any]:
+        """Output and, in training, the batch's ``Moments`` (else an empty dict)."""
+
+
 class _Context(NamedTuple):
     backend: Backend[Any]
-    eps: float
-    train: bool
+    layer: Layer
 
 
 def apply(
@@ -101,16 +117,24 @@ def _forward(
     train: bool,
     backend: Backend[Any],
 ) -> tuple[Tensor, MomentsTree]:
-    ctx = _Context(backend, config.bn_eps, train)
     params, stats = variables
+    y, moments = body(backend, _layer(backend, config.bn_eps, train), params, stats, x)
+    features = backend.to_tensor(y).mean((2, 3))
+    return nnf.linear(features, params["fc"]["weight"], params["fc"]["bias"]), moments
+
+
+def body(
+    backend: Backend[Any], layer: Layer, params: dict[str, Any], stats: dict[str, Any], x: Any
+) -> tuple[Any, MomentsTree]:
+    """Everything before the global mean: the last feature map and the batch's moments."""
+    ctx = _Context(backend, layer)
     moments: MomentsTree = {}
-    y, moments["conv1"] = _conv_bn(ctx, params["conv1"], stats["conv1"], x, kernel=3, stride=2)
+    y, moments["conv1"] = layer(params["conv1"], stats["conv1"], x, kernel=3, stride=2)
     y = backend.max_pool2d(y, kernel=3, stride=2, padding=1)
     for stage in ("stage2", "stage3", "stage4"):
         y, moments[stage] = _stage(ctx, params[stage], stats[stage], y)
-    y, moments["conv5"] = _conv_bn(ctx, params["conv5"], stats["conv5"], y)
-    features = backend.to_tensor(y).mean((2, 3))
-    return nnf.linear(features, params["fc"]["weight"], params["fc"]["bias"]), moments
+    y, moments["conv5"] = layer(params["conv5"], stats["conv5"], y)
+    return y, moments
 
 
 def _stage(
@@ -139,8 +163,8 @@ def _downsampling_unit(
     """Figure 3 (d): both branches see all channels; resolution halves."""
     x = ctx.backend.shared(x)
     p, s = params["branch1"], stats["branch1"]
-    y1, dw = _conv_bn(ctx, p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)
-    y1, pw = _conv_bn(ctx, p["pw"], s["pw"], y1)
+    y1, dw = ctx.layer(p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)
+    y1, pw = ctx.layer(p["pw"], s["pw"], y1)
     y2, moments = _branch2(ctx, params["branch2"], stats["branch2"], x, stride=2)
     return ctx.backend.channel_shuffle(y1, y2), {
         "branch1": {"dw": dw, "pw": pw},
@@ -151,31 +175,32 @@ def _downsampling_unit(
 def _branch2(
     ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any, *, stride: int
 ) -> tuple[Any, MomentsTree]:
-    x, pw1 = _conv_bn(ctx, params["pw1"], stats["pw1"], x)
-    x, dw = _conv_bn(
-        ctx, params["dw"], stats["dw"], x, kernel=3, stride=stride, depthwise=True, relu=False
+    x, pw1 = ctx.layer(params["pw1"], stats["pw1"], x)
+    x, dw = ctx.layer(
+        params["dw"], stats["dw"], x, kernel=3, stride=stride, depthwise=True, relu=False
     )
-    x, pw2 = _conv_bn(ctx, params["pw2"], stats["pw2"], x)
+    x, pw2 = ctx.layer(params["pw2"], stats["pw2"], x)
     return x, {"pw1": pw1, "dw": dw, "pw2": pw2}
 
 
-def _conv_bn(
-    ctx: _Context,
-    params: dict[str, Any],
-    stats: dict[str, Any],
-    x: Any,
-    *,
-    kernel: int = 1,
-    stride: int = 1,
-    depthwise: bool = False,
-    relu: bool = True,
-) -> tuple[Any, Any]:
-    """Output and, in training, the batch's ``Moments`` (an empty dict in evaluation)."""
-    weight, bn = params["conv"]["weight"], params["bn"]
-    groups = weight.shape[0] if depthwise else 1
-    y = ctx.backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
-    if ctx.train:
-        return ctx.backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=ctx.eps, relu=relu)
-    mean, var = stats["bn"]["mean"], stats["bn"]["var"]
-    y = ctx.backend.batch_norm_eval(y, bn["weight"], bn["bias"], mean, var, eps=ctx.eps, relu=relu)
-    return y, {}
+def _layer(backend: Backend[Any], eps: float, train: bool) -> Layer:
+    def layer(
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        x: Any,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        relu: bool = True,
+    ) -> tuple[Any, Any]:
+        weight, bn = params["conv"]["weight"], params["bn"]
+        groups = weight.shape[0] if depthwise else 1
+        y = backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
+        if train:
+            return backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=eps, relu=relu)
+        mean, var = stats["bn"]["mean"], stats["bn"]["var"]
+        y = backend.batch_norm_eval(y, bn["weight"], bn["bias"], mean, var, eps=eps, relu=relu)
+        return y, {}
+
+    return layer

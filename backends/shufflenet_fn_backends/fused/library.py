@@ -24,6 +24,19 @@ _SIGNATURES = {
     "pool_backward": (_INT, *[_POINTER] * 4),
     "apply_forward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
     "apply_backward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
+    "program": (
+        _INT,
+        _POINTER,
+        _LONG,
+        _POINTER,
+        _LONG,
+        _LONG,
+        _POINTER,
+        _LONG,
+        _POINTER,
+        _LONG,
+        _LONG,
+    ),
     "pack": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
 }
 
@@ -41,6 +54,7 @@ class Kernels(NamedTuple):
     pool_backward: Callable[..., None]
     apply_forward: Callable[..., None]
     apply_backward: Callable[..., None]
+    program: Callable[..., None]
     pack: Callable[..., None]
 
 

@@ -3,6 +3,7 @@
 #include "depthwise.hpp"
 #include "pointwise.hpp"
 #include "pool.hpp"
+#include "program.hpp"
 #include "stem.hpp"
 
 namespace {
@@ -123,6 +124,13 @@ SFN_API sfn_apply_backward(int half, const int64_t* part, int64_t rows, const vo
                            int64_t dy_stride, int64_t threads) {
   SFN_BY_DTYPE(apply_backward<T>(read_parts<T>(part, 1)[0], rows, static_cast<const T*>(dy),
                                  dy_stride, threads));
+}
+SFN_API sfn_program(int half, const int64_t* steps, int64_t count, const void* x, int64_t images,
+                    int64_t image_size, void* features, int64_t feature_size, void* arenas,
+                    int64_t arena_size, int64_t threads) {
+  SFN_BY_DTYPE(run_program<T>(read_steps(steps, count), static_cast<const T*>(x), images, image_size,
+                              static_cast<T*>(features), feature_size, static_cast<T*>(arenas),
+                              arena_size, threads));
 }
 SFN_API sfn_pack(const float* weight, const int64_t* perm, int64_t in, int64_t out, float* to) {
   return guarded([&] { transpose_weight(weight, perm, in, out, to); });

@@ -1,0 +1,195 @@
+"""Inference: batch norms folded into the convolutions, and channels routed when the weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as nnf
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from shufflenet_fn.model.architecture import conv_layers
+from shufflenet_fn.model.channel_order import in_order_of
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.network import Layer, body
+from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
+from shufflenet_fn.precision import Policy
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+
+_RECORDED = (torch.float32, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class InferenceParams:
+    """The network without batch norms.
+
+    ``params``: a ``{"weight", "bias"}`` for every convolution, at the path where ``Variables.params`` has
+    ``{"conv", "bn"}``, and for ``fc``. ``physical``: whether they are in the order of the physical twin of
+    the backend that they were folded for. A pytree node with ``physical`` as its static context.
+    """
+
+    params: Params
+    physical: bool
+
+
+def _rebuilt(children: Iterable[Any], physical: Any) -> InferenceParams:
+    (params,) = children
+    return InferenceParams(params, physical)
+
+
+pytree.register_pytree_node(
+    InferenceParams,
+    lambda folded: ([folded.params], folded.physical),
+    _rebuilt,
+    serialized_type_name="shufflenet_fn.model.inference.InferenceParams",
+)
+
+
+def fold(
+    config: ShuffleNetConfig, variables: Variables, *, backend: Backend[Any] = REFERENCE
+) -> InferenceParams:
+    """Convolutions that do what they and their batch norms did.
+
+    With scale = weight / sqrt(var + eps) of the norm, the convolution's weight becomes weight * scale and
+    its bias ``bias - mean * scale``, computed in float64 and rounded once.
+
+    Args:
+        config: the architecture.
+        variables: in logical (torchvision's) channel order.
+        backend: that ``infer`` is going to be called with.
+
+    Returns:
+        Parameters in the dtype of ``variables.params``.
+    """
+    variables, ordered = in_order_of(config, variables, backend)
+    params: Params = {}
+    for layer in conv_layers(config):
+        leaf, stats = (get_path(tree, layer.path) for tree in variables)
+        weight, bn = leaf["conv"]["weight"], leaf["bn"]
+        var, mean = stats["bn"]["var"].double(), stats["bn"]["mean"].double()
+        scale = bn["weight"].double() * (var + config.bn_eps).rsqrt()
+        folded = {
+            "weight": (weight.double() * scale[:, None, None, None]).to(weight.dtype),
+            "bias": (bn["bias"].double() - mean * scale).to(weight.dtype),
+        }
+        set_path(params, layer.path, folded)
+    params["fc"] = variables.params["fc"]
+    return InferenceParams(params, physical=ordered is not backend)
+
+
+def infer(
+    config: ShuffleNetConfig,
+    params: InferenceParams,
+    x: Tensor,
+    *,
+    backend: Backend[Any] = REFERENCE,
+    policy: Policy | None = None,
+) -> Tensor:
+    """The logits (N, num_classes), equal to those of ``apply`` in evaluation up to rounding.
+
+    Args:
+        config: the architecture.
+        params: from ``fold``.
+        x: images, normalised, (N, 3, H, W).
+        backend: the one that ``params`` were folded for.
+        policy: dtypes to compute in; ``None`` computes in those of the arguments.
+
+    Raises:
+        ValueError: ``x`` is not (N, 3, H, W), or ``params`` were folded for a backend with another channel
+            order.
+    """
+    _check(params, x, backend)
+    twin = backend.physical if params.physical else backend
+    assert twin is not None
+    policy = policy or _as_they_are(x)
+    tree, x = policy.cast_params(params.params), policy.cast_input(x)
+    with policy.autocast(x.device.type):
+        y = _folded_body(tree, twin, x)
+        logits = _head(tree, twin.to_tensor(y).mean((2, 3)))
+    return policy.cast_output(logits)
+
+
+def make_predictor(
+    config: ShuffleNetConfig,
+    variables: Variables,
+    *,
+    backend: Backend[Any] = REFERENCE,
+    policy: Policy | None = None,
+) -> Callable[[Tensor], Tensor]:
+    """``infer`` with everything prepared that depends on the weights alone: images in, logits out.
+
+    Where the backend has a ``program``, the pass is recorded at the first call with images of a shape, and
+    later ones run it without going through Python layer by layer. The result does not differentiate.
+    """
+    params = fold(config, variables, backend=backend)
+    twin = backend.physical if params.physical else backend
+    assert twin is not None
+    program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
+    if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
+        return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
+    tree = policy.cast_params(params.params)
+    recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
+
+    def predict(x: Tensor) -> Tensor:
+        _check(params, x, backend)
+        x = policy.cast_input(x)
+        if x.shape[1:] not in recorded:
+            recorded[x.shape[1:]] = program(partial(_folded_body, tree), x)
+        return policy.cast_output(_head(tree, recorded[x.shape[1:]](x)))
+
+    return torch.no_grad()(predict)
+
+
+def _folded_body(tree: Params, backend: Backend[Any], x: Any) -> Any:
+    y, _ = body(backend, _folded_layer(backend), tree, tree, x)
+    return y
+
+
+def _folded_layer(backend: Backend[Any]) -> Layer:
+    def layer(
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        x: Any,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        relu: bool = True,
+    ) -> tuple[Any, Any]:
+        weight = params["weight"]
+        y = backend.conv2d_bias(
+            x,
+            weight,
+            params["bias"],
+            stride=stride,
+            padding=kernel // 2,
+            groups=weight.shape[0] if depthwise else 1,
+            relu=relu,
+        )
+        return y, {}
+
+    return layer
+
+
+def _head(tree: Params, features: Tensor) -> Tensor:
+    return nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
+
+
+def _check(params: InferenceParams, x: Tensor, backend: Backend[Any]) -> None:
+    if x.ndim != 4 or x.shape[1] != 3:
+        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    if params.physical != (backend.physical is not None):
+        raise ValueError(
+            f"the parameters were folded for another backend than {backend.name}, with another channel "
+            "order; fold them again with backend= this one"
+        )
+
+
+def _as_they_are(x: Tensor) -> Policy:
+    """A policy that casts nothing."""
+    return Policy(x.dtype, x.dtype, x.dtype, x.dtype)

@@ -208,13 +208,18 @@ def unit_inputs(
     return inputs
 
 
+def context(b: Backend[Any], train: bool) -> network._Context:
+    # The one place that knows how the network passes its backend on.
+    return network._Context(b, network._layer(b, EPS, train))
+
+
 def _outputs(b: Backend[Any], y: Any, moments: Any) -> Outputs:
     return {"y": b.to_tensor(y), "moments": pytree.tree_leaves(moments)}
 
 
 def basic_unit(*, train: bool) -> Callable[..., Outputs]:
     def run(b: Backend[Any], t: Inputs) -> Outputs:
-        ctx = network._Context(b, EPS, train)
+        ctx = context(b, train)
         y, moments = network._basic_unit(ctx, t["params"], t["stats"], lift(b, t["x"]))
         return _outputs(b, y, moments)
 
@@ -223,7 +228,7 @@ def basic_unit(*, train: bool) -> Callable[..., Outputs]:
 
 def downsampling_unit(*, train: bool) -> Callable[..., Outputs]:
     def run(b: Backend[Any], t: Inputs) -> Outputs:
-        ctx = network._Context(b, EPS, train)
+        ctx = context(b, train)
         y, moments = network._downsampling_unit(ctx, t["params"], t["stats"], lift(b, t["x"]))
         return _outputs(b, y, moments)
 
@@ -232,21 +237,21 @@ def downsampling_unit(*, train: bool) -> Callable[..., Outputs]:
 
 def stage(b: Backend[Any], t: Inputs) -> Outputs:
     """A downsampling unit and two basic ones."""
-    ctx = network._Context(b, EPS, True)
+    ctx = context(b, True)
     return _outputs(b, *network._stage(ctx, t["params"], t["stats"], lift(b, t["x"])))
 
 
 def stem(b: Backend[Any], t: Inputs) -> Outputs:
-    ctx = network._Context(b, EPS, True)
-    y, moments = network._conv_bn(ctx, t["params"], t["stats"], t["x"], kernel=3, stride=2)
+    ctx = context(b, True)
+    y, moments = ctx.layer(t["params"], t["stats"], t["x"], kernel=3, stride=2)
     return _outputs(b, b.max_pool2d(y, kernel=3, stride=2, padding=1), moments)
 
 
 def head(b: Backend[Any], t: Inputs) -> Outputs:
     """conv5 and the global pool, on a shuffled map."""
-    ctx = network._Context(b, EPS, True)
+    ctx = context(b, True)
     x1, x2 = b.channel_split(lift(b, t["x"]))
-    y, moments = network._conv_bn(ctx, t["params"], t["stats"], b.channel_shuffle(x2, x1))
+    y, moments = ctx.layer(t["params"], t["stats"], b.channel_shuffle(x2, x1))
     return {"y": b.to_tensor(y).mean((2, 3)), "moments": pytree.tree_leaves(moments)}
 
 

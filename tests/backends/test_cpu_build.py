@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -41,8 +44,30 @@ def test_it_is_built_once_and_several_processes_agree(tmp_path: Path) -> None:
 
 def test_other_flags_make_another_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = _build(tmp_path)
-    monkeypatch.setattr("shufflenet_fn_backends.fused.build.FLAGS", ("-std=c++17", "-O1", "-fPIC"))
+    monkeypatch.setenv("CXXFLAGS", "-O1 -DNDEBUG")
     assert _build(tmp_path) != first
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is one width only")
+@pytest.mark.parametrize(("march", "lanes"), [("x86-64", 4), ("x86-64-v3", 8)])
+def test_the_operators_are_right_with_narrower_vectors_too(march: str, lanes: int) -> None:
+    environment = os.environ | {"CXXFLAGS": f"-march={march}"}
+    count = "from shufflenet_fn_backends.fused.library import kernels; print(kernels().lanes())"
+    done = subprocess.run(
+        [sys.executable, "-c", count], env=environment, capture_output=True, text=True, check=True
+    )
+    assert int(done.stdout) == lanes
+    tests = Path(__file__).with_name("test_cpu_operators.py")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", tests],
+        env=environment,
+        cwd=tests.parent.parent.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert " passed" in done.stdout
 
 
 def test_without_a_compiler(no_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:

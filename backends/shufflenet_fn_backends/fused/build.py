@@ -1,6 +1,7 @@
 """From the C++ sources to a shared library in the cache, once for each machine and version.
 
 Nothing is built at installation. Needs a C++17 compiler with OpenMP: ``$CXX``, ``g++`` or ``clang++``.
+``$CXXFLAGS`` are added to the flags.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -17,7 +19,7 @@ from pathlib import Path
 from shufflenet_fn_backends.errors import DeviceError
 
 SOURCES = Path(__file__).with_name("kernels")
-FLAGS = (
+_FLAGS = (
     "-std=c++17",
     "-O3",
     "-march=native",
@@ -30,6 +32,11 @@ ADVICE = (
     "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), name "
     "yours in $CXX, or take --backend routed, which needs none."
 )
+
+
+def flags() -> tuple[str, ...]:
+    """Ours and the user's."""
+    return (*_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
 
 
 def find_compiler() -> str | None:
@@ -79,7 +86,7 @@ def _compile(compiler: str, library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / "kernels.so"
         compiled = Path(scratch) / "kernels.o"
-        _run([compiler, *FLAGS, "-c", str(SOURCES / "api.cpp"), "-o", str(compiled)])
+        _run([compiler, *flags(), "-c", str(SOURCES / "api.cpp"), "-o", str(compiled)])
         # Linked without -fopenmp: torch has loaded its own copy of the OpenMP runtime, and a second one
         # would bring a second pool of threads that fights the first for the cores.
         _run([compiler, "-shared", str(compiled), "-o", str(built)])
@@ -101,7 +108,7 @@ def _fingerprint(compiler: str) -> str:
     for source in sorted(SOURCES.glob("*.[ch]pp")):
         digest.update(source.name.encode() + source.read_bytes())
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
-    for fact in (*FLAGS, version.stdout, platform.machine(), _processor_features()):
+    for fact in (*flags(), version.stdout, platform.machine(), _processor_features()):
         digest.update(fact.encode())
     return digest.hexdigest()[:16]
 

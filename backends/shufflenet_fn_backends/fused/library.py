@@ -37,12 +37,16 @@ _SIGNATURES = {
         _LONG,
         _LONG,
     ),
+    "lanes": (),
     "pack": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
 }
 
 
 class Kernels(NamedTuple):
-    """The functions of the library; each raises ``MemoryError`` when it ran out of memory."""
+    """The functions of the library; those that compute raise ``MemoryError`` when they run out of it.
+
+    ``lanes``: floats in a vector of the processor that it was built for.
+    """
 
     pointwise_forward: Callable[..., None]
     pointwise_backward: Callable[..., None]
@@ -55,6 +59,7 @@ class Kernels(NamedTuple):
     apply_forward: Callable[..., None]
     apply_backward: Callable[..., None]
     program: Callable[..., None]
+    lanes: Callable[..., Any]
     pack: Callable[..., None]
 
 
@@ -83,7 +88,8 @@ def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Ca
     function = getattr(library, f"sfn_{name}")
     function.argtypes = signature
     function.restype = _INT
-    function.errcheck = _check
+    if name != "lanes":
+        function.errcheck = _check
     return function  # type: ignore[no-any-return]
 
 

@@ -112,8 +112,9 @@ def test_training_pass_in_float32(name: str, layout: str, row: Row, device: torc
     exact = expected(name, torch.device("cpu"), torch.float64, layout)
     assert_near({"logits": actual.logits}, {"logits": wanted.logits}, allowed)
     assert_near(actual.batch_stats, wanted.batch_stats, allowed)
-    # Over so many layers one value in a million lands on the other side of a ReLU's edge.
-    assert_as_accurate(actual.grads, wanted.grads, exact.grads, 50 * allowed)
+    # Of so many values one can land on the other side of a ReLU's edge. Measured, reference included: 1e-5
+    # without such a one, up to 0.04 of a tensor with it.
+    assert_as_accurate(actual.grads, wanted.grads, exact.grads, 0.1)
 
 
 @rows
@@ -205,6 +206,7 @@ def test_fifty_training_steps(
     dtype: torch.dtype, allowed: float, row: Row, device: torch.device
 ) -> None:
     tolerance(device, dtype)
+    assert row.backend.name == row.name
     state, losses = trained(row.name, device, dtype)
     wanted, wanted_losses = trained("reference", device, dtype)
     assert losses[0] > 1.5 and losses[-5:].mean() < 1.2

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
     from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
+    from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
     from shufflenet_fn.model.network import apply
     from shufflenet_fn.model.variables import Variables, init
     from shufflenet_fn.precision import Policy, get_policy
@@ -34,6 +35,7 @@ _HOME = {
     "ARCHITECTURES": "shufflenet_fn.model.config",
     "Examples": "shufflenet_fn.training.step",
     "GradientTransformation": "shufflenet_fn.training.optim",
+    "InferenceParams": "shufflenet_fn.model.inference",
     "LossScaling": "shufflenet_fn.training.loss_scale",
     "Policy": "shufflenet_fn.precision",
     "ShuffleNetConfig": "shufflenet_fn.model.config",
@@ -42,12 +44,15 @@ _HOME = {
     "apply": "shufflenet_fn.model.network",
     "create_train_state": "shufflenet_fn.training.state",
     "cross_entropy": "shufflenet_fn.training.losses",
+    "fold": "shufflenet_fn.model.inference",
     "from_torchvision": "shufflenet_fn.convert.torchvision",
     "get_backend": "shufflenet_fn_backends.registry",
     "get_config": "shufflenet_fn.model.config",
     "get_policy": "shufflenet_fn.precision",
+    "infer": "shufflenet_fn.model.inference",
     "init": "shufflenet_fn.model.variables",
     "make_eval_step": "shufflenet_fn.training.step",
+    "make_predictor": "shufflenet_fn.model.inference",
     "make_train_step": "shufflenet_fn.training.step",
     "sgd": "shufflenet_fn.training.optim",
     "to_torchvision": "shufflenet_fn.convert.torchvision",
@@ -57,6 +62,7 @@ __all__ = [
     "ARCHITECTURES",
     "Examples",
     "GradientTransformation",
+    "InferenceParams",
     "LossScaling",
     "Policy",
     "ShuffleNetConfig",
@@ -65,12 +71,15 @@ __all__ = [
     "apply",
     "create_train_state",
     "cross_entropy",
+    "fold",
     "from_torchvision",
     "get_backend",
     "get_config",
     "get_policy",
+    "infer",
     "init",
     "make_eval_step",
+    "make_predictor",
     "make_train_step",
     "sgd",
     "to_torchvision",

@@ -60,7 +60,7 @@ def fold(
 
     Args:
         config: the architecture.
-        variables: in logical (torchvision's) channel order.
+        variables: in the channel order in which ``apply`` takes them with this ``backend``.
         backend: that ``infer`` is going to be called with.
 
     Returns:
@@ -71,11 +71,10 @@ def fold(
     for layer in conv_layers(config):
         leaf, stats = (get_path(tree, layer.path) for tree in variables)
         weight, bn = leaf["conv"]["weight"], leaf["bn"]
-        var, mean = stats["bn"]["var"].double(), stats["bn"]["mean"].double()
-        scale = bn["weight"].double() * (var + config.bn_eps).rsqrt()
+        scale = _wide(bn["weight"]) * (_wide(stats["bn"]["var"]) + config.bn_eps).rsqrt()
         folded = {
-            "weight": (weight.double() * scale[:, None, None, None]).to(weight.dtype),
-            "bias": (bn["bias"].double() - mean * scale).to(weight.dtype),
+            "weight": (_wide(weight) * scale[:, None, None, None]).to(weight),
+            "bias": (_wide(bn["bias"]) - _wide(stats["bn"]["mean"]) * scale).to(weight),
         }
         set_path(params, layer.path, folded)
     params["fc"] = variables.params["fc"]
@@ -143,6 +142,11 @@ def make_predictor(
         return policy.cast_output(_head(tree, recorded[x.shape[1:]](x)))
 
     return torch.no_grad()(predict)
+
+
+def _wide(x: Tensor) -> Tensor:
+    # NPUs have no float64 of their own; this is done once, so it can be done by the host.
+    return x.cpu().double() if x.device.type == "npu" else x.double()
 
 
 def _folded_body(tree: Params, backend: Backend[Any], x: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
+from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.run.derived import eval_resize, precision_name
@@ -30,7 +31,10 @@ from shufflenet_fn.training.optim import (
 )
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
 from shufflenet_fn.tree import tree_cast, tree_to
+from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.runtimes.base import Runtime
+
+Predictor = Callable[[Variables], Callable[[Tensor], Tensor]]
 
 
 class InitialVariables(NamedTuple):
@@ -101,6 +105,22 @@ def build_prepare(
     """uint8 images to normalised float32 ones in the given layout, on the device."""
     normalise = normalizer(device=device)
     return lambda images: normalise(images.contiguous(memory_format=memory_format))
+
+
+def build_predictor(
+    config: ShuffleNetConfig,
+    *,
+    backend: Backend[Any],
+    policy: Policy,
+    prepare: Callable[[Tensor], Tensor],
+) -> Predictor:
+    """From variables, in the order that ``backend`` takes, to a function from loaded images to logits."""
+
+    def predictor(variables: Variables) -> Callable[[Tensor], Tensor]:
+        predict = make_predictor(config, variables, backend=backend, policy=policy)
+        return lambda images: predict(prepare(images))
+
+    return predictor
 
 
 def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.training.step import EvalStep, EvalSums, Examples
+from shufflenet_fn.training.step import EvalSums, eval_sums
 
 
 class Scores(NamedTuple):
@@ -24,22 +24,25 @@ class Scores(NamedTuple):
 
 
 def evaluate(
-    eval_step: EvalStep,
-    variables: Variables,
+    predict: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     *,
     device: torch.device,
     world: World,
 ) -> Scores:
-    """Scores over the shares of all ranks. ``batches`` is this rank's share (``eval_loader``).
+    """Scores over the shares of all ranks.
+
+    ``predict`` is from a batch's images, on ``device``, to logits. ``batches`` is this rank's share
+    (``eval_loader``).
 
     Ranks may have different numbers of batches, so there is one exchange at the end and none before.
     Sums are added in rank order in float64: the same on every rank.
     """
     sums: list[tuple[EvalSums, int]] = []
     for batch in batches:
-        examples = Examples(batch.images.to(device), batch.labels.to(device))
-        sums.append((eval_step(variables, examples), batch.labels.shape[0]))
+        with torch.no_grad():
+            logits = predict(batch.images.to(device))
+            sums.append((eval_sums(logits, batch.labels.to(device)), batch.labels.shape[0]))
     local = (
         sum(float(s.loss) for s, _ in sums),
         sum(int(s.correct1) for s, _ in sums),

@@ -17,7 +17,6 @@ from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
@@ -27,7 +26,6 @@ from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.job import find_checkpoint
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
-from shufflenet_fn.training.step import make_eval_step
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
@@ -113,12 +111,10 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         )
     config = get_config(job.arch, num_classes=classes)
     variables = tree_to(tree_cast(from_torchvision(state_dict, config), torch.float32), device)
-    backend = select_backend(settings.backend, runtime.name).backend
-    variables, backend = in_order_of(config, variables, backend)
-    eval_step = make_eval_step(
+    predictor = build.build_predictor(
         config,
+        backend=select_backend(settings.backend, runtime.name).backend,
         policy=get_policy(settings.precision),
-        backend=backend,
         prepare=build.build_prepare(runtime.memory_format, device),
     )
     with process_group(world, runtime.dist_backend):
@@ -131,7 +127,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
             world_size=world.size,
             threads=loader_threads(settings.workers, world.local_size),
         ) as batches:
-            scores = evaluate(eval_step, variables, batches, device=device, world=world)
+            scores = evaluate(predictor(variables), batches, device=device, world=world)
         seconds = time.perf_counter() - start
     return {
         **scores._asdict(),

@@ -102,7 +102,7 @@ def _evaluate(run: Training, epoch: int) -> bool:
             world_size=run.world.size,
             threads=run.threads,
         ) as batches:
-            scores = evaluate(run.eval_step, variables, batches, device=run.device, world=run.world)
+            scores = evaluate(run.predictor(variables), batches, device=run.device, world=run.world)
         if not math.isfinite(scores.loss) and run.world.is_main:
             # Not the end: in float16 an early evaluation can overflow where training does not.
             run.reporter.warning(

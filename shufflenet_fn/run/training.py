@@ -27,9 +27,7 @@ from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import (
-    EvalStep,
     TrainStep,
-    make_eval_step,
     make_train_step,
     no_reduce,
 )
@@ -83,7 +81,7 @@ class Training:
     backend: str
     physical: bool
     train_step: TrainStep
-    eval_step: EvalStep
+    predictor: build.Predictor
     clock: ReduceClock
     threads: int
     steps_per_epoch: int
@@ -175,7 +173,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
                 world.size, world.rank, bn_stats=settings.bn_stats, on_seconds=clock.add
             ),
         ),
-        eval_step=make_eval_step(config, policy=policy, backend=computing, prepare=prepare),
+        predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
         clock=clock,
         threads=loader_threads(settings.workers, world.local_size),
         steps_per_epoch=epoch_steps,

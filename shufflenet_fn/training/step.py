@@ -189,11 +189,15 @@ def make_eval_step(
             logits, _ = apply(
                 config, variables, prepare(batch.images), backend=backend, policy=policy
             )
-            loss = cross_entropy(logits, batch.labels)
-            top1, top5 = correct_counts(logits, batch.labels)
-        return EvalSums(loss * batch.labels.shape[0], top1, top5)
+            return eval_sums(logits, batch.labels)
 
     return step
+
+
+def eval_sums(logits: Tensor, labels: Tensor) -> EvalSums:
+    """How good ``logits`` (N, num_classes) are, with plain cross-entropy."""
+    loss = cross_entropy(logits, labels)
+    return EvalSums(loss * labels.shape[0], *correct_counts(logits, labels))
 
 
 def no_flags(device: torch.device | str = "cpu") -> Flags:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as nnf
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 from torch.utils import _pytree as pytree
@@ -97,13 +98,22 @@ def test_channels_last_stays(name: str) -> None:
 
 
 def test_channels_last_stays_in_what_native_compiles() -> None:
-    """aten's CPU kernel keeps it, and the decomposition that a compiler sees instead does not."""
+    """aten's CPU kernel keeps it, and the meta kernel, by which a compiler lays out its graph, does not."""
+    x = torch.empty(2, 12, 5, 3, device="meta").to(memory_format=torch.channels_last)
+    assert not nnf.channel_shuffle(x, 2).is_contiguous(memory_format=torch.channels_last)
+
+    strides: list[tuple[int, ...]] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        (output,) = next(node for node in graph.graph.nodes if node.op == "output").args
+        strides.append(output[0].meta["example_value"].stride())
+        return graph
+
     torch.compiler.reset()
-    b = get_backend("native")
     args = pair(2, 6, 5, 3, channels_last=True)
-    compiled = torch.compile(b.channel_shuffle, fullgraph=True, backend="aot_eager")
-    assert compiled(*args).is_contiguous(memory_format=torch.channels_last)
-    equal(compiled(*args), b.channel_shuffle(*args))
+    shuffle = get_backend("native").channel_shuffle
+    equal(torch.compile(shuffle, fullgraph=True, backend=backend)(*args), shuffle(*args))
+    assert strides == [x.stride()]
 
 
 @pytest.mark.parametrize("name", MOVING)

@@ -22,7 +22,7 @@ from tests.backends.test_shuffle_split import Seen, equal
 from tests.model.support import TINY, examples, generator, tiny_variables
 
 # torch's own use, at the first forward-mode derivative in a process.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 MOVING = ("reference", "native", "gather", "npu")
 
@@ -197,6 +197,8 @@ def test_a_shuffled_map_is_a_pytree_of_its_halves() -> None:
     equal(gather.to_tensor(doubled), 2 * gather.to_tensor(x))
 
 
+# Dynamo's own doing, in torch 2.13.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_a_shuffled_map_goes_in_and_out_of_transforms() -> None:
     x = shuffled()
     expected = reference.channel_shuffle(x.x1, x.x2)

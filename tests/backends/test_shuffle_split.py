@@ -18,7 +18,7 @@ from shufflenet_fn_backends import reference, shuffle_split
 from tests.model.support import generator
 
 # torch's own use, at the first forward-mode derivative in a process.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 
 class Operator(NamedTuple):
@@ -252,6 +252,8 @@ def test_transforms(op: Operator, way: str, transform: str, channels_last: bool)
         *(("raw", name) for name in ("grad", "vmap(grad)", "grad(grad)")),
     ],
 )
+# Dynamo's own doing, in torch 2.13.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 def test_compiled_transforms(way: str, transform: str) -> None:
     """Around ``grad``, Dynamo keeps a Function's forward and forgets its backward: a silent zero, once."""
     op = OPERATORS[0]

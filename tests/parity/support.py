@@ -55,7 +55,7 @@ def parted(inputs: Inputs) -> tuple[Inputs, Inputs]:
 def loss(outputs: Outputs) -> Tensor:
     """A scalar that every ``y…`` enters with weights of its own, and quadratically."""
     terms = []
-    for number, (_, y) in enumerate(sorted(differentiable(outputs).items())):
+    for number, y in enumerate(differentiable(outputs).values()):
         # (Not from a generator: `vmap` refuses random numbers inside.)
         ramp = torch.arange(math.prod(y.shape), dtype=torch.float64)
         weights = (ramp * (1.7 + number)).cos().reshape(y.shape)

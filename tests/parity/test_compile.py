@@ -20,7 +20,9 @@ from tests.parity.tolerance import assert_near, tolerance
 
 # torch's own use, at the first forward-mode derivative in a process.
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:`torch.jit.script`"),
+    # Dynamo's own doing, in torch 2.13.
+    pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     # Of integers and tuples alone (``routing``), so that to trace through it is no risk.
     pytest.mark.filterwarnings(
         "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"

@@ -18,7 +18,7 @@ from tests.parity.support import LAYOUTS, autograd, differentiable, parted, prep
 from tests.parity.tolerance import WIDE, assert_as_accurate, assert_near, tolerance
 
 # torch's own use, at the first forward-mode derivative in a process.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

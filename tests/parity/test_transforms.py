@@ -28,7 +28,7 @@ from tests.parity.support import (
 from tests.parity.tolerance import assert_near, tolerance
 
 # torch's own use, at the first forward-mode derivative in a process.
-pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 Run = Callable[[Case, Backend[Any], list[Inputs]], Any]
 """Of a case, a backend and three input trees."""

@@ -1,8 +1,10 @@
 """The shuffle as gathers, fused with the split that follows: the original's way to an NPU.
 
-On an NPU a transposed view has to be made contiguous and a chunk of channels copied, both slowly; gathers
-with indices made once do shuffle and split in one pass (Ascend's tuning guide: 1100 ms a step for the
-literal shuffle at batch size 512, 300 ms fused). The operators are in ``shuffle_split``.
+On an NPU a transposed view has to be made contiguous and a chunk of channels copied, both slowly. Gathers
+with indices made once do shuffle and split in one pass: Ascend's tuning guide has the forward pass of batch
+size 512 on a 910 at 1100 ms with a gathered shuffle and a chunk, at 600 ms with a gather for each half, and
+the step of batch size 1024 at 1650 ms before and 1424 ms after the join was fused in. The operators are in
+``shuffle_split``.
 
 A feature map is a tensor or a ``Shuffled``: two halves whose shuffle is still to be done. What follows
 decides how: ``channel_split`` gathers two halves and no whole map exists; everything else gathers one.

@@ -2,7 +2,7 @@
 
 torch_npu sends it to CANN's ChannelShuffle kernel, which replaces the transposed copy; the ``cat`` before
 it and the split after it remain. A feature map is a plain NCHW tensor. The operator has derivatives of
-any order in both modes, batching rules and a meta kernel, so nothing has to be wrapped (torch 2.14).
+any order in both modes, batching rules and a meta kernel, so nothing has to be wrapped (torch 2.13, 2.14).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 | primitive | operators (torch) | kernels (CANN, through torch_npu) |
 | --- | --- | --- |
-| ``conv2d`` | ``aten::convolution`` | Convolution, ConvolutionBackward |
+| ``conv2d``, ``conv2d_bias`` | ``aten::convolution`` | Convolution, ConvolutionBackward |
 | ``batch_norm_*`` | ``aten::native_batch_norm``, ``aten::relu_`` | BatchNorm, BatchNormBackward, Relu |
 | ``max_pool2d`` | ``aten::max_pool2d`` | MaxPool2dWithIndices or -WithMask |
 | ``channel_shuffle``, ``channel_split`` | ``shufflenet_fn::shuffle_split`` | Cat, 2 × IndexSelect (int32) |

@@ -35,11 +35,12 @@ def get_backend(name: str) -> Backend[Any]:
     return factory()
 
 
-def select_backend(name: str, device_type: str) -> Selection:
+def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Selection:
     """Resolve ``name`` (``auto`` or an explicit name) for ``cpu``, ``cuda`` or ``npu``.
 
     Where the device's own map needs something that is not there (the CPU's a C++ compiler), ``auto`` takes
-    ``routed`` and says why; an explicit name raises.
+    ``routed`` and says why; an explicit name raises. The same where torch is to compile what is computed
+    (``compiled``).
 
     Raises:
         UsageError: there is no such backend, or not for this device.
@@ -50,6 +51,17 @@ def select_backend(name: str, device_type: str) -> Selection:
             f"backend cpu is for device cpu, not {device_type}. Use --backend auto, or routed, gather, "
             "native or reference, which compute on any device."
         )
+    if compiled and device_type == "cpu":
+        _check_compiler()
+        if name == "auto":
+            return Selection(
+                get_backend("routed"), "backend routed: cpu cannot be compiled by torch"
+            )
+        if name == "cpu":
+            raise UsageError(
+                "backend cpu cannot be compiled by torch: its operators are compiled already. Leave out "
+                "--compile, or use --backend routed."
+            )
     if name != "auto":
         return Selection(get_backend(name), f"backend {name}: asked for")
     choice, why = _CHOSEN_FOR[device_type]
@@ -57,6 +69,16 @@ def select_backend(name: str, device_type: str) -> Selection:
         return Selection(get_backend(choice), f"backend {choice}: {why}")
     except DeviceError as error:
         return Selection(get_backend("routed"), f"backend routed: {_first_sentence(error)}")
+
+
+def _check_compiler() -> None:
+    from shufflenet_fn_backends.fused.build import find_compiler
+
+    if find_compiler() is None:
+        raise DeviceError(
+            "--compile needs a C++ compiler on the CPU and found none. Install g++ or name yours in $CXX, or "
+            "leave out --compile."
+        )
 
 
 def _first_sentence(error: Exception) -> str:

@@ -71,7 +71,10 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
-    notes = [reason, select_backend(settings.backend, runtime.name).reason]
+    notes = [
+        reason,
+        select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,
+    ]
     warnings = []
     if runtime.name == "cpu" and len(devices) > runtime.device_count():
         warnings.append(

@@ -248,6 +248,12 @@ class TrainSettings:
         panel=_DEVICES,
         choices=("auto", *BACKEND_NAMES),
     )
+    compile: bool = option(
+        False,
+        "--compile/--no-compile",
+        help="Compile the step with torch.compile; see `bench step --ours-compile` for what it brings.",
+        panel=_DEVICES,
+    )
     memory_format: str = option(
         "auto",
         "--memory-format",

@@ -116,7 +116,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )
     notes, warnings, best = initial.notes, list(job.warnings), None
-    backend = select_backend(settings.backend, runtime.name).backend
+    backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     if job.resume is not None:
         state = load_state(job.resume, config, state)
         manifest = verify(job.resume)
@@ -164,6 +164,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             loss_scaling=scaling,
             label_smoothing=settings.label_smoothing,
             gradients=grads_by_engine,
+            compiler=torch.compile if settings.compile else lambda function: function,
             lanes=accumulation(settings, world.size),
             ema_decay=settings.ema_decay,
             prepare=prepare,

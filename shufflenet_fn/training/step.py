@@ -106,6 +106,7 @@ def make_train_step(
     prepare: Callable[[Tensor], Tensor] = identity,
     reduce: Reduce = no_reduce,
     gradients: Gradients = grads_by_func,
+    compiler: Callable[[Any], Any] = lambda function: function,
 ) -> TrainStep:
     """Build the step.
 
@@ -129,20 +130,26 @@ def make_train_step(
         reduce: mean over ranks; the identity for one.
         gradients: ``grads_by_func`` composes with transforms around the step, ``grads_by_engine`` is faster
             without.
+        compiler: applied to the function that is differentiated, ``torch.compile`` for example (with
+            ``grads_by_engine``).
     """
     scaling = loss_scaling or LossScaling()
 
-    def loss_fn(params: Params, state: TrainState, images: Tensor, labels: Tensor) -> Any:
-        variables = Variables(params, state.batch_stats)
+    @compiler
+    def loss_fn(
+        params: Params, batch_stats: BatchStats, loss_scale: Any, images: Tensor, labels: Tensor
+    ) -> Any:
+        variables = Variables(params, batch_stats)
         logits, moments = forward(
-            config, variables, images, train=True, backend=backend, policy=policy
+            config, variables, prepare(images), train=True, backend=backend, policy=policy
         )
         loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
-        return scale_loss(state.loss_scale, loss), (loss, logits, moments)
+        return scale_loss(loss_scale, loss), (loss, logits, moments)
 
     def lane(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Any, Any, Metrics]:
         grads, (loss, logits, moments) = gradients(
-            lambda params: loss_fn(params, state, prepare(images), labels), state.params
+            lambda params: loss_fn(params, state.batch_stats, state.loss_scale, images, labels),
+            state.params,
         )
         batch_stats = update_running_stats_foreach(config, state.batch_stats, moments)
         top1, top5 = correct_counts(logits, labels)

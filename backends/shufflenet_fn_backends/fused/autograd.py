@@ -15,11 +15,37 @@ from torch import Tensor
 
 from shufflenet_fn_backends.fused.operators import Operator
 
+_FIRST_ONLY = (
+    "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"
+)
+
 
 def call(operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
     """The operator's results, differentiable once in reverse mode."""
-    results: tuple[Tensor, ...] = _Call.apply(operator, *tensors)
+    # The same check as in autograd.Function itself: outside transforms a call costs a third.
+    function = _Call if torch._C._are_functorch_transforms_active() else _EngineCall
+    results: tuple[Tensor, ...] = function.apply(operator, *tensors)
     return results
+
+
+class _EngineCall(torch.autograd.Function):
+    """For the autograd engine alone: no ``setup_context``, and no function of its own for the gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
+        results = operator.forward(tensors)
+        ctx.operator, ctx.inputs = operator, len(tensors)
+        ctx.save_for_backward(*tensors, *results)
+        ctx.mark_non_differentiable(*(results[i] for i in operator.constants))
+        return results
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise NotImplementedError(_FIRST_ONLY)
+        saved, inputs = ctx.saved_tensors, ctx.inputs
+        needed = ctx.needs_input_grad[1:]
+        return None, *ctx.operator.backward(saved[:inputs], saved[inputs:], grads, needed)
 
 
 class _Call(torch.autograd.Function):
@@ -70,9 +96,7 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        raise NotImplementedError(
-            "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"
-        )
+        raise NotImplementedError(_FIRST_ONLY)
 
     @staticmethod
     def vmap(

@@ -3,45 +3,86 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 
-from shufflenet_fn.bench.settings import StepBenchSettings
+from shufflenet_fn.bench.settings import InferBenchSettings, OpsBenchSettings, StepBenchSettings
 from shufflenet_fn_cli.options import with_settings
 
 bench_app = typer.Typer(
     help="Measure against torchvision, interleaved in the same run.", no_args_is_help=True
 )
 
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
 
 @bench_app.command()
 @with_settings(StepBenchSettings)
-def step(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
-    **given: Any,
-) -> None:
+def step(as_json: AsJson = False, **given: Any) -> None:
     """A whole training step on random images: ours against torchvision's model and torch's SGD.
 
-    Every contender runs in a process of its own with the same threads, and they take turns. Reported
-    are medians over rounds, ratios as medians of the rounds' ratios, and peak memory per process.
+    Every contender runs in a process of its own with the same threads, and they
+    take turns. Reported are medians over rounds, ratios as medians of the rounds'
+    ratios with their intervals, whether the one to the best peer is conclusive,
+    peak memory, and activations: what a step needs on top of what stays.
     """
     from shufflenet_fn.bench.step import run_step_bench
-    from shufflenet_fn.run.json_text import to_json
 
-    result = run_step_bench(
-        StepBenchSettings(**given), progress=lambda text: print(text, file=sys.stderr)
-    )
-    if as_json:
-        print(to_json(result))
-        return
+    result = run_step_bench(StepBenchSettings(**given), progress=_progress)
     from shufflenet_fn_cli.bench_table import print_step_table
 
-    print_step_table(result)
+    _show(result, as_json, print_step_table)
+
+
+@bench_app.command()
+@with_settings(InferBenchSettings)
+def infer(as_json: AsJson = False, **given: Any) -> None:
+    """Logits of a batch: ours with folded batch norms against torchvision's model.
+
+    For each batch size with each number of threads. Every contender runs in a
+    process of its own, and they take turns. ONNX Runtime is shown beside them if
+    it is installed.
+    """
+    from shufflenet_fn.bench.infer import run_infer_bench
+
+    result = run_infer_bench(InferBenchSettings(**given), progress=_progress)
+    from shufflenet_fn_cli.bench_table import print_infer_table
+
+    _show(result, as_json, print_infer_table)
+
+
+@bench_app.command()
+@with_settings(OpsBenchSettings)
+def ops(as_json: AsJson = False, **given: Any) -> None:
+    """Every primitive and both units, forward and backward, on every backend of a device.
+
+    Sizes are those of stage 2. torchvision's own way takes turns with the
+    backends, each in a process of its own. Bytes are what the operators read and
+    write, counted: their arguments and results.
+    """
+    from shufflenet_fn.bench.ops import run_ops_bench
+
+    result = run_ops_bench(OpsBenchSettings(**given), progress=_progress)
+    from shufflenet_fn_cli.bench_table import print_ops_table
+
+    _show(result, as_json, print_ops_table)
 
 
 @bench_app.callback()
 def root() -> None:
     """Measure against torchvision, interleaved in the same run."""
+
+
+def _progress(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
+    from shufflenet_fn.run.json_text import to_json
+
+    if as_json:
+        print(to_json(result))
+    else:
+        table(result)

@@ -9,32 +9,133 @@ from rich.table import Table
 
 
 def print_step_table(result: dict[str, Any]) -> None:
-    """Images per second and peak memory of each contender, ours first."""
-    table = Table(
-        title=f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
-        f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds"
+    """Speed and memory of each contender, ours first; a table for each architecture."""
+    console = Console()
+    for one in result.get("results", [result]):
+        _print_step(console, one)
+
+
+def print_infer_table(result: dict[str, Any]) -> None:
+    """Milliseconds of each contender, a table for each batch size and number of threads."""
+    console = Console()
+    for case in result["cases"]:
+        table = _table(
+            f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
+            f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds",
+            ("contender", "ms", "ours ÷ it", "90 % interval"),
+        )
+        table.add_row("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")
+        for name, milliseconds in case["peers_ms"].items():
+            interval = _interval(case["ratio_intervals"][name])
+            table.add_row(name, f"{milliseconds:.3f}", f"{case['ratios'][name]:.3f}", interval)
+        shown = case["onnxruntime"]
+        if shown is not None:
+            table.add_row(
+                "onnxruntime (no peer)",
+                f"{shown['ms']:.3f}",
+                f"{shown['ratio']:.3f}",
+                _interval(shown["ratio_interval"]),
+            )
+        console.print(table)
+        _print_verdict(console, case)
+    _print_left_out(console, result)
+
+
+def print_ops_table(result: dict[str, Any]) -> None:
+    """Milliseconds, bytes and speed over torchvision's way, a table for each operation and pass."""
+    console = Console()
+    for operation in result["operations"]:
+        several = f" ×{operation['units']}" if operation["units"] > 1 else ""
+        for which, contenders in operation["passes"].items():
+            table = _table(
+                f"{operation['name']}{several}, {which}",
+                ("contender", "ms", "MB moved", "GB/s", "× torchvision", "90 % interval"),
+            )
+            for name, found in contenders.items():
+                table.add_row(
+                    name,
+                    f"{found['ms']:.3f}",
+                    f"{found['bytes'] / 1e6:.1f}",
+                    f"{found['bytes'] / found['ms'] / 1e6:.1f}",
+                    "" if found["ratio"] is None else f"{found['ratio']:.3f}",
+                    "" if found["ratio"] is None else _interval(found["ratio_interval"]),
+                )
+            console.print(table)
+    console.print(
+        f"stage 2 of {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
+        f"{result['device']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
+        f"{result['allocator']}"
     )
-    for heading in ("contender", "images/s", "ours ÷ it", "90 % interval", "peak memory"):
-        table.add_column(heading, justify="left" if heading == "contender" else "right")
-    table.add_row(
-        "shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "", _mib(result["ours_peak_bytes"])
+    _print_left_out(console, result)
+
+
+def _print_step(console: Console, result: dict[str, Any]) -> None:
+    table = _table(
+        f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
+        f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds",
+        ("contender", "images/s", "ours ÷ it", "90 % interval"),
     )
+    table.add_row("shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "")
     for name, rate in result["peers"].items():
-        low, high = result["ratio_intervals"][name]
+        interval = _interval(result["ratio_intervals"][name])
+        table.add_row(name, f"{rate:.1f}", f"{result['ratios'][name]:.3f}", interval)
+    console.print(table)
+    _print_verdict(console, result)
+    compiled = result["ours_compiled"]
+    if compiled is not None:
+        console.print(
+            f"ours under torch.compile ({compiled['backend']}): {compiled['img_s']:.1f} images/s, "
+            f"{compiled['speedup']:.3f} times our step without, 90 % interval "
+            f"{_interval(compiled['speedup_interval'])}"
+        )
+    _print_memory(console, result)
+    _print_left_out(console, result)
+
+
+def _print_memory(console: Console, result: dict[str, Any]) -> None:
+    table = _table("memory of a step", ("contender", "peak MiB", "activations MiB", "ours ÷ its"))
+    peaks = {"shufflenet-fn": result["ours_peak_bytes"], **result["peer_peak_bytes"]}
+    for name, peak in peaks.items():
+        ratio = result["activation_ratios"].get(name)
         table.add_row(
             name,
-            f"{rate:.1f}",
-            f"{result['ratios'][name]:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            _mib(result["peer_peak_bytes"][name]),
+            _mib(peak),
+            _mib(result["activation_bytes"][name]),
+            "" if ratio is None else f"{ratio:.3f}",
         )
-    console = Console()
     console.print(table)
     console.print(
-        f"against the best peer ({result['best_peer']}): {result['ratio_best_peer']:.3f} times its speed, "
-        f"{result['memory_ratio_best_peer']:.3f} times its peak memory"
+        f"{result['memory_ratio_best_peer']:.3f} times the best peer's peak memory; activations: "
+        f"{result['activation_method']}"
     )
 
 
-def _mib(count: int) -> str:
-    return f"{count / 2**20:.0f} MiB"
+def _print_verdict(console: Console, result: dict[str, Any]) -> None:
+    console.print(
+        f"against the best peer ({result['best_peer']}): {result['ratio_best_peer']:.3f} times its speed, "
+        f"{'conclusive' if result['conclusive'] else result['advice']}"
+    )
+
+
+def _print_left_out(console: Console, result: dict[str, Any]) -> None:
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in result["left_out"].items():
+        by_reason.setdefault(reason, []).append(name)
+    for reason, names in by_reason.items():
+        console.print(f"not measured: {', '.join(names)} ({reason})")
+
+
+def _table(title: str, headings: tuple[str, ...]) -> Table:
+    table = Table(title=title)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
+    return table
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    low, high = bounds
+    return f"{low:.3f}–{high:.3f}"
+
+
+def _mib(count: int | None) -> str:
+    return "" if count is None else f"{count / 2**20:.0f}"

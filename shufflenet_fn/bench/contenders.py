@@ -1,97 +1,119 @@
-"""Who is measured: one training step each, on the same random images."""
+"""Who is measured: names, and what is common to all of torchvision's contenders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import importlib
+import os
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.model.config import canonical_name, get_config
-from shufflenet_fn.model.variables import init
-from shufflenet_fn.precision import get_policy
-from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.schedules import constant
-from shufflenet_fn.training.state import create_train_state
-from shufflenet_fn.training.step import Examples, make_train_step, no_flags
+from shufflenet_fn.bench.workers import Step
+from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn_backends.errors import UsageError
-from shufflenet_fn_backends.registry import select_backend
-from shufflenet_fn_backends.runtimes import cpu
+from shufflenet_fn_backends.fused.build import find_compiler
 
-Step = Callable[[], None]
-
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
-
-OURS = "shufflenet-fn"
-PEERS = {
-    "torchvision": torch.contiguous_format,
-    "torchvision channels_last": torch.channels_last,
-}
+OURS: Final = "shufflenet-fn"
+OURS_COMPILED: Final = "shufflenet-fn compiled"
+ONNX: Final = "onnxruntime"
+_COMPILATIONS: Final = 8
 
 
-class Images(NamedTuple):
-    """Random normalised images and labels, the same for every contender."""
+class Peer(NamedTuple):
+    """A way to run torchvision's model.
 
-    images: torch.Tensor
-    labels: torch.Tensor
+    ``memory_format``: of its weights and the images. ``compiled``: under ``torch.compile``. ``folded``: with
+    its batch norms folded into the convolutions.
+    """
 
-
-def build_step(name: str, settings: StepBenchSettings) -> Step:
-    """One training step of the contender ``name`` as a function without arguments."""
-    generator = torch.Generator().manual_seed(0)
-    size, count = settings.image_size, settings.batch_size
-    images = torch.randn(count, 3, size, size, generator=generator)
-    labels = torch.randint(0, 1000, (count,), generator=generator)
-    if name == OURS:
-        return _ours(settings, Images(images, labels))
-    return _torchvision(settings, Images(images, labels), PEERS[name])
+    memory_format: torch.memory_format
+    compiled: bool = False
+    folded: bool = False
 
 
-def _ours(settings: StepBenchSettings, data: Images) -> Step:
-    config = get_config(settings.arch)
-    optimizer = sgd(constant(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    step = make_train_step(
-        config,
-        optimizer,
-        policy=get_policy(settings.precision),
-        backend=select_backend(settings.backend, "cpu").backend,
-    )
-    memory_format = cpu.runtime().memory_format
-    batch = Examples(data.images.contiguous(memory_format=memory_format), data.labels)
-    state = create_train_state(init(config, torch.Generator().manual_seed(0)), optimizer)
-    flags = no_flags()
-
-    def run() -> None:
-        nonlocal state
-        state, _, _ = step(state, batch, flags)
-
-    return run
+def peers(*, folding: bool) -> dict[str, Peer]:
+    """Every way by name; ``folding`` for inference, where batch norms can be folded."""
+    layouts = (("", torch.contiguous_format), (" channels_last", torch.channels_last))
+    return {
+        f"torchvision{layout}{' folded' * folded}{' compiled' * compiled}": Peer(
+            memory_format, compiled, folded
+        )
+        for compiled in (False, True)
+        for folded in ((False, True) if folding else (False,))
+        for layout, memory_format in layouts
+    }
 
 
-def _torchvision(
-    settings: StepBenchSettings, data: Images, memory_format: torch.memory_format
-) -> Step:
+class Field(NamedTuple):
+    """``present``: names of the peers that are measured. ``left_out``: reasons, by the names of others."""
+
+    present: tuple[str, ...]
+    left_out: dict[str, str]
+
+
+def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
+    """Which peers can be measured here; compiled ones if wanted, and if there is a C++ compiler."""
+    reason = "--no-compile"
+    if compiled and find_compiler() is None:
+        compiled = False
+        reason = "no C++ compiler: install g++ or clang++, or name yours in $CXX"
+    present = tuple(name for name, peer in all_peers.items() if compiled or not peer.compiled)
+    return Field(present, {name: reason for name in all_peers if name not in present})
+
+
+def announced(field: Field) -> list[str]:
+    """What the user must be told before the measurement: contenders left out, but not by the user."""
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in field.left_out.items():
+        if not reason.startswith("--"):
+            by_reason.setdefault(reason, []).append(name)
+    return [
+        f"WARNING: not measured: {', '.join(names)} ({reason})"
+        for reason, names in by_reason.items()
+    ]
+
+
+def compiler_environment() -> dict[str, str]:
+    """Tells torch.compile which C++ compiler there is: by itself it looks for g++ alone."""
+    found = find_compiler()
+    return {} if found is None or os.environ.get("CXX") else {"CXX": found}
+
+
+def settled(step: Step) -> Step:
+    """``step`` after as many calls as it takes until ``torch.compile`` has nothing left to compile.
+
+    It compiles again where the layout of an argument changes, as that of a training state does in its first
+    steps.
+    """
+    stats = importlib.import_module("torch._dynamo.utils").counters["stats"]
+    for _ in range(_COMPILATIONS):
+        before = stats["unique_graphs"]
+        step()
+        if stats["unique_graphs"] == before:
+            break
+    return step
+
+
+def torchvision_models(command: str) -> Any:
+    """``torchvision.models``.
+
+    Raises:
+        UsageError: it cannot be imported; the message says what ``command`` needs it for.
+    """
     try:
         from torchvision import models
     except ImportError as error:
         raise UsageError(
-            f"bench step measures against torchvision, which cannot be imported ({error}). Install it: "
+            f"{command} measures against torchvision, which cannot be imported ({error}). Install it: "
             "pip install 'shufflenet-fn[bench]'."
         ) from error
-    model = getattr(models, canonical_name(settings.arch))().to(memory_format=memory_format)
-    model.train()
-    images = data.images.contiguous(memory_format=memory_format)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    half = settings.precision == "bf16"
+    return models
 
-    def run() -> None:
-        optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss = torch.nn.functional.cross_entropy(model(images), data.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
 
-    return run
+def torchvision_model(command: str, arch: str, state_dict: Mapping[str, torch.Tensor]) -> Any:
+    """torchvision's module of that architecture with these weights, in training mode."""
+    models = torchvision_models(command)
+    model = getattr(models, canonical_name(arch))()
+    model.load_state_dict(state_dict)
+    return model.train()

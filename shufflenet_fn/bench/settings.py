@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from shufflenet_fn.run.options import option
-from shufflenet_fn_backends.names import BACKEND_NAMES
+from shufflenet_fn.model.config import ARCHITECTURES, canonical_name
+from shufflenet_fn.run.options import declared, option
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 
 _PANEL = "Measurement"
 
 
-@dataclass(frozen=True, kw_only=True)
-class StepBenchSettings:
-    """What ``bench step`` measures."""
+def _allocator(default: str, of_default: str) -> Any:
+    return option(
+        default,
+        "--allocator",
+        help=f"default: {of_default}. keep: freed memory is kept by the process, for every contender.",
+        panel=_PANEL,
+        choices=("default", "keep"),
+    )
 
-    arch: str = option("shufflenet_v2_x1_0", "--arch", "-a", help="Architecture.", panel=_PANEL)
+
+@dataclass(frozen=True, kw_only=True)
+class BenchSettings:
+    """What all benchmarks have in common."""
+
     image_size: int = option(
         224, "--image-size", help="Side of the images.", panel=_PANEL, minimum=8
+    )
+    rounds: int = option(
+        20, "--rounds", help="Turns that each contender takes.", panel=_PANEL, minimum=3
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepBenchSettings(BenchSettings):
+    """What ``bench step`` measures."""
+
+    arch: str = option(
+        "shufflenet_v2_x1_0",
+        "--arch",
+        "-a",
+        help="Architecture, several with commas between them, or all.",
+        panel=_PANEL,
     )
     batch_size: int = option(
         64, "--batch-size", "-b", help="Images per step.", panel=_PANEL, minimum=2
@@ -30,7 +58,119 @@ class StepBenchSettings:
     threads: int | None = option(
         None, "--threads", help="Compute threads; all cores if not given.", panel=_PANEL, minimum=1
     )
-    rounds: int = option(
-        20, "--rounds", help="Turns that each contender takes.", panel=_PANEL, minimum=3
+    allocator: str = _allocator(
+        "default", "everyone's defaults; ours keeps freed memory, as training does"
     )
     steps: int = option(1, "--steps", help="Steps in a turn.", panel=_PANEL, minimum=1)
+    compile: bool = option(
+        True,
+        "--compile/--no-compile",
+        help="Measure against torchvision under torch.compile too (needs a C++ compiler).",
+        panel=_PANEL,
+    )
+    ours_compile: bool = option(
+        False,
+        "--ours-compile/--no-ours-compile",
+        help="Measure our own step under torch.compile as well.",
+        panel=_PANEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferBenchSettings(BenchSettings):
+    """What ``bench infer`` measures: every batch size with every number of threads."""
+
+    arch: str = option("shufflenet_v2_x1_0", "--arch", "-a", help="Architecture.", panel=_PANEL)
+    batch_size: str = option(
+        "1,32", "--batch-size", "-b", help="Images per pass, with commas between.", panel=_PANEL
+    )
+    threads: str = option(
+        "1,2", "--threads", help="Compute threads, with commas between.", panel=_PANEL
+    )
+    precision: str = option(
+        "fp32", "--precision", help="fp32 or bf16.", panel=_PANEL, choices=("fp32", "bf16")
+    )
+    backend: str = option(
+        "auto", "--backend", help="Our primitives.", panel=_PANEL, choices=("auto", *BACKEND_NAMES)
+    )
+    turn_seconds: float = option(
+        0.3, "--turn-seconds", help="How long a turn is to last.", panel=_PANEL, above=0
+    )
+    compile: bool = option(
+        True,
+        "--compile/--no-compile",
+        help="Measure against torchvision under torch.compile too (needs a C++ compiler).",
+        panel=_PANEL,
+    )
+    allocator: str = _allocator(
+        "default", "everyone's defaults; ours keeps freed memory, as evaluation does"
+    )
+    onnx: bool = option(
+        True,
+        "--onnx/--no-onnx",
+        help="Show ONNX Runtime beside it, if it is installed (fp32 only).",
+        panel=_PANEL,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpsBenchSettings(BenchSettings):
+    """What ``bench ops`` measures."""
+
+    arch: str = option(
+        "shufflenet_v2_x1_0", "--arch", "-a", help="Whose sizes are taken.", panel=_PANEL
+    )
+    batch_size: int = option(
+        32, "--batch-size", "-b", help="Images in a feature map.", panel=_PANEL, minimum=1
+    )
+    device: str = option(
+        "auto", "--device", help="Kind of device.", panel=_PANEL, choices=("auto", *DEVICE_NAMES)
+    )
+    threads: int | None = option(
+        None, "--threads", help="Compute threads; all cores if not given.", panel=_PANEL, minimum=1
+    )
+    turn_seconds: float = option(
+        0.1, "--turn-seconds", help="How long a turn is to last.", panel=_PANEL, above=0
+    )
+    allocator: str = _allocator("keep", "everyone's defaults")
+    only: str | None = option(
+        None,
+        "--only",
+        help="Measure only operations whose names contain one of these words, with commas between.",
+        panel=_PANEL,
+    )
+
+
+def check(settings: BenchSettings) -> None:
+    """Raise ``UsageError`` unless every value is allowed."""
+    for item in declared(type(settings)):
+        item.option.check(item.name, getattr(settings, item.name))
+
+
+def architectures(text: str) -> tuple[str, ...]:
+    """``all``, or names with commas between them, as full names.
+
+    Raises:
+        UsageError: one is unknown.
+    """
+    if text == "all":
+        return ARCHITECTURES
+    return tuple(canonical_name(name.strip()) for name in text.split(","))
+
+
+def counts(flag: str, text: str) -> tuple[int, ...]:
+    """Positive integers with commas between them.
+
+    Raises:
+        UsageError: they are not; the message names ``flag``.
+    """
+    try:
+        values = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1 or len(set(values)) < len(values):
+        raise UsageError(
+            f"{flag} {text!r} is not valid: it must be different numbers from 1 up with commas between "
+            "them, such as 1,32."
+        )
+    return values

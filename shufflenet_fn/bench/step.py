@@ -3,76 +3,162 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
 
-from shufflenet_fn.bench.contenders import OURS, PEERS, build_step
-from shufflenet_fn.bench.ratios import interval, paired_ratios
-from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.turns import peak_memory, take_turns
-from shufflenet_fn.model.config import canonical_name
+from shufflenet_fn.bench.contenders import (
+    OURS,
+    OURS_COMPILED,
+    announced,
+    available,
+    compiler_environment,
+    torchvision_models,
+)
+from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
+from shufflenet_fn.bench.ratios import advice, ratio
+from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check
+from shufflenet_fn.bench.step_contenders import PEERS, build_step
+from shufflenet_fn.bench.turns import take_turns
+from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn.run.options import declared
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
+Progress = Callable[[str], None]
 
-def run_step_bench(
-    settings: StepBenchSettings, *, progress: Callable[[str], None] = lambda text: None
-) -> dict[str, Any]:
+
+def _silent(text: str) -> None:
+    pass
+
+
+def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench step --json``.
 
-    ``ours_img_s`` and ``peers`` are medians over rounds in images per second. ``ratios`` are medians of the
-    rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 % bootstrap intervals, and
-    ``ratio_best_peer`` the one to the fastest peer. Peak memory is that of the process, see ``peak_memory``.
+    Of several architectures it is ``{"results": [...]}``, an object for each. An object holds
+
+    * ``ours_img_s`` and ``peers``: medians over rounds, in images per second;
+    * ``ratios``: medians of the rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 %
+      bootstrap intervals, ``ratio_best_peer`` the one to the fastest peer;
+    * ``conclusive``: whether that one's interval lies within ±4 % of it; if not, ``advice`` says what to do;
+    * ``ours_compiled``: the same of our step under ``torch.compile``, or ``null``; ``speedup`` is that over
+      our step without;
+    * ``ours_peak_bytes`` and ``peer_peak_bytes``: most memory resident in the process during a step;
+    * ``activation_bytes``: what a step needs on top of what stays, by contender (``bench.memory``), and
+      ``activation_ratios``, ours ÷ peer; ``null`` where it cannot be measured, see ``activation_method``;
+    * ``left_out``: peers that were not measured, and why.
+
+    Raises:
+        UsageError: a setting is not allowed, or torchvision is missing.
     """
-    for item in declared(StepBenchSettings):
-        item.option.check(item.name, getattr(settings, item.name))
-    settings = replace(settings, arch=canonical_name(settings.arch))
+    check(settings)
+    archs = architectures(settings.arch)
+    torchvision_models("bench step")
+    if settings.ours_compile:
+        select_backend(settings.backend, "cpu", compiled=True)  # or says why not
+    results = []
+    for arch in archs:
+        progress(arch)
+        results.append(_one(replace(settings, arch=arch), progress))
+    return results[0] if len(results) == 1 else {"results": results}
+
+
+def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     backend = select_backend(settings.backend, "cpu")
     progress(backend.reason)
     threads = settings.threads or usable_cores()
-    names = [OURS, *PEERS]
-    seconds = take_turns(
-        names,
-        build_step,
-        settings,
-        threads=threads,
-        rounds=settings.rounds,
-        steps=settings.steps,
-        progress=progress,
-    )
-    images = settings.batch_size * settings.steps
-    columns = list(zip(*seconds, strict=True))
-    rates = [images / statistics.median(column) for column in columns]
-    peers = dict(zip(names[1:], rates[1:], strict=True))
-    ratios = {
-        name: paired_ratios(columns[0], column)
-        for name, column in zip(names[1:], columns[1:], strict=True)
+    field = available(PEERS, compiled=settings.compile)
+    for warning in announced(field):
+        progress(warning)
+    names = [OURS, *([OURS_COMPILED] if settings.ours_compile else []), *field.present]
+    seconds = _seconds(settings, names, threads, progress)
+    rates = {
+        name: settings.batch_size / statistics.median(column) for name, column in seconds.items()
     }
+    peers = {name: rates[name] for name in field.present}
+    ratios = {name: ratio(seconds[OURS], seconds[name]) for name in field.present}
     best = max(peers, key=lambda name: peers[name])
-    progress("peak memory of each contender, in a fresh process")
-    peaks = dict(zip(names, peak_memory(names, build_step, settings, threads=threads), strict=True))
     return {
         "arch": settings.arch,
         "image_size": settings.image_size,
         "batch_size": settings.batch_size,
         "precision": settings.precision,
         "backend": backend.backend.name,
+        "allocator": settings.allocator,
         "threads": threads,
         "rounds": settings.rounds,
         "torch": torch.__version__,
         "environment": environment(),
-        "ours_img_s": rates[0],
+        "ours_img_s": rates[OURS],
         "peers": peers,
-        "ratios": {name: statistics.median(values) for name, values in ratios.items()},
-        "ratio_intervals": {name: interval(values) for name, values in ratios.items()},
+        "left_out": field.left_out,
+        "ratios": {name: found.median for name, found in ratios.items()},
+        "ratio_intervals": {name: (found.low, found.high) for name, found in ratios.items()},
         "best_peer": best,
-        "ratio_best_peer": statistics.median(ratios[best]),
-        "ours_peak_bytes": peaks[OURS],
-        "peer_peak_bytes": {name: peaks[name] for name in peers},
-        "memory_ratio_best_peer": peaks[OURS] / peaks[best],
+        "ratio_best_peer": ratios[best].median,
+        "conclusive": ratios[best].conclusive,
+        "advice": advice(ratios[best], settings.rounds),
+        "ours_compiled": _compiled(settings, seconds, rates, best),
+        **_memory(settings, names, threads, best, progress),
     }
+
+
+def _seconds(
+    settings: StepBenchSettings, names: list[str], threads: int, progress: Progress
+) -> dict[str, list[float]]:
+    started = {**ALLOCATORS[settings.allocator], **compiler_environment()}
+    with workers(names, build_step, settings, threads=threads, environment=started) as contenders:
+        progress("building and warming up (a compiled contender takes a minute)")
+        seconds = take_turns(
+            contenders, rounds=settings.rounds, steps=settings.steps, progress=progress
+        )
+    return dict(zip(names, seconds, strict=True))
+
+
+def _compiled(
+    settings: StepBenchSettings,
+    seconds: Mapping[str, list[float]],
+    rates: Mapping[str, float],
+    best: str,
+) -> dict[str, Any] | None:
+    if OURS_COMPILED not in seconds:
+        return None
+    speedup = ratio(seconds[OURS_COMPILED], seconds[OURS])
+    return {
+        "backend": select_backend(settings.backend, "cpu", compiled=True).backend.name,
+        "img_s": rates[OURS_COMPILED],
+        "speedup": speedup.median,
+        "speedup_interval": (speedup.low, speedup.high),
+        "ratio_best_peer": ratio(seconds[OURS_COMPILED], seconds[best]).median,
+    }
+
+
+def _memory(
+    settings: StepBenchSettings, names: list[str], threads: int, best: str, progress: Progress
+) -> dict[str, Any]:
+    """Peak and activation memory of every contender, each in a fresh process and alone."""
+    progress("memory of each contender, in a fresh process")
+    found: dict[str, Memory] = {}
+    started = {**LIVE, **compiler_environment()}
+    for name in names:
+        with workers([name], build_step, settings, threads=threads, environment=started) as alone:
+            alone[0].turn("", 2)
+            found[name] = alone[0].memory("", 2)
+    peers = [name for name in names if name in PEERS]
+    ours, activations = found[OURS], {name: memory.activation for name, memory in found.items()}
+    ratios = {name: _over(ours.activation, activations[name]) for name in peers}
+    return {
+        "ours_peak_bytes": ours.peak,
+        "peer_peak_bytes": {name: found[name].peak for name in peers},
+        "memory_ratio_best_peer": ours.peak / found[best].peak,
+        "activation_bytes": activations,
+        "activation_ratios": ratios,
+        "activation_ratio_best_peer": ratios[best],
+        "activation_method": NO_METHOD if ours.activation is None else METHOD,
+    }
+
+
+def _over(ours: int | None, theirs: int | None) -> float | None:
+    return ours / theirs if ours is not None and theirs else None

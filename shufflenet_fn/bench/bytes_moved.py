@@ -1,0 +1,101 @@
+"""How many bytes the operators of a computation read and write, counted and not timed.
+
+Of every operator that the dispatcher runs and that is not a mere view or an allocation: the bytes of its
+tensor arguments plus those of its results, forward and backward alike. The kernels of backend ``cpu`` do
+not go through the dispatcher; each of them counts as one operator with its arguments and results.
+
+So a value counts once for each operator that reads it, cache or not, and a copy that a kernel makes for
+itself (the contiguous one that a convolution makes of a range of channels) does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from shufflenet_fn_backends.fused import operators
+
+_NOT_MOVING = frozenset(
+    {
+        "aten::empty",
+        "aten::empty_like",
+        "aten::empty_strided",
+        "aten::new_empty",
+        "aten::new_empty_strided",
+        # A view, though its schema does not say so.
+        "aten::_unsafe_view",
+    }
+)
+
+
+def bytes_moved(computation: Callable[[], object]) -> int:
+    """Bytes read and written by ``computation``, which is run once."""
+    counting = _Counting()
+    with counting, _counting_kernels(counting):
+        computation()
+    return counting.total
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self._inside = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        schema = func._schema
+        if not self._inside and schema.name not in _NOT_MOVING and not _is_view(schema):
+            self._add((args, kwargs, out))
+        return out
+
+    def as_one(self, operator: Callable[..., Any]) -> Callable[..., Any]:
+        """``operator``, which gets sequences of tensors, counted as one whatever is inside."""
+
+        def counted(*arguments: Any) -> Any:
+            self._inside = True
+            results = operator(*arguments)
+            self._inside = False
+            self._add((arguments[1:], results))  # the first is the operator itself
+            return results
+
+        return counted
+
+    def _add(self, tensors: Any) -> None:
+        self.total += sum(_bytes(t) for t in pytree.tree_leaves(tensors) if isinstance(t, Tensor))
+
+
+@contextlib.contextmanager
+def _counting_kernels(counting: _Counting) -> Iterator[None]:
+    """Every class of ``fused.operators`` that has the methods of an ``Operator``."""
+    with contextlib.ExitStack() as stack:
+        for cls in vars(operators).values():
+            if not isinstance(cls, type) or cls is operators.Operator:
+                continue
+            for name in ("forward", "backward"):
+                if name in vars(cls):
+                    counted = counting.as_one(vars(cls)[name])
+                    stack.enter_context(mock.patch.object(cls, name, counted))
+        yield
+
+
+def _is_view(schema: Any) -> bool:
+    """Results that alias an argument and write nothing."""
+    return bool(schema.returns) and all(
+        returned.alias_info is not None and not returned.alias_info.is_write
+        for returned in schema.returns
+    )
+
+
+def _bytes(tensor: Tensor) -> int:
+    # An expanded tensor, such as the gradient of a sum, has fewer values than elements.
+    size = tensor.numel() * tensor.element_size()
+    return min(size, tensor.untyped_storage().nbytes())

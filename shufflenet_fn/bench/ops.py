@@ -1,0 +1,154 @@
+"""``bench ops``: every primitive and both units, on every backend of a device and as torchvision has them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from shufflenet_fn.bench.bytes_moved import bytes_moved
+from shufflenet_fn.bench.contenders import torchvision_models
+from shufflenet_fn.bench.memory import ALLOCATORS
+from shufflenet_fn.bench.ops_cases import Op
+from shufflenet_fn.bench.ops_contenders import (
+    BOTH,
+    FORWARD,
+    PASSES,
+    TORCHVISION,
+    backends_for,
+    build_op,
+    compute,
+    settings_operations,
+)
+from shufflenet_fn.bench.ratios import ratio
+from shufflenet_fn.bench.settings import OpsBenchSettings, check
+from shufflenet_fn.bench.turns import take_turns
+from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn.model.config import canonical_name
+from shufflenet_fn.run.directory import environment
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import select_runtime
+
+Progress = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
+    """Measure and return the JSON object of ``bench ops --json``.
+
+    ``operations`` holds an object for each operation: its ``name``, how many ``units`` of it one computation
+    holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by contender
+    (``torchvision`` and the backends) with
+
+    * ``ms``: the median over rounds of the milliseconds of one computation;
+    * ``bytes``: what it reads and writes (``bench.bytes_moved``);
+    * ``ratio`` and ``ratio_interval``: how many times as fast as torchvision's way, with the 90 % bootstrap
+      interval; ``null`` for torchvision itself.
+
+    ``left_out`` names the backends that were not measured, and why.
+
+    Raises:
+        UsageError: a setting is not allowed, or torchvision is missing.
+        DeviceError: the device is not available.
+    """
+    check(settings)
+    runtime, reason = select_runtime(settings.device)
+    settings = replace(settings, arch=canonical_name(settings.arch), device=runtime.name)
+    progress(reason)
+    torchvision_models("bench ops")
+    chosen = _chosen(settings)
+    names, left_out = backends_for(settings.device)
+    for name, why in left_out.items():
+        progress(f"WARNING: backend {name} is not measured ({why})")
+    threads = settings.threads or usable_cores()
+    torch.set_num_threads(threads)
+    contenders = [TORCHVISION, *names]
+    moved = {op.name: _bytes(op, contenders, settings) for op in chosen}
+    with workers(
+        contenders,
+        build_op,
+        settings,
+        threads=threads,
+        environment=ALLOCATORS[settings.allocator],
+    ) as ready:
+        operations = [_operation(op, ready, moved[op.name], settings, progress) for op in chosen]
+    return {
+        "arch": settings.arch,
+        "image_size": settings.image_size,
+        "batch_size": settings.batch_size,
+        "device": settings.device,
+        "allocator": settings.allocator,
+        "threads": threads,
+        "rounds": settings.rounds,
+        "turn_seconds": settings.turn_seconds,
+        "torch": torch.__version__,
+        "environment": environment(),
+        "left_out": left_out,
+        "operations": operations,
+    }
+
+
+def _chosen(settings: OpsBenchSettings) -> list[Op]:
+    every = settings_operations(settings)
+    if settings.only is None:
+        return list(every)
+    words = [word.strip() for word in settings.only.split(",") if word.strip()]
+    chosen = [op for op in every if any(word in op.name for word in words)]
+    if not chosen:
+        raise UsageError(
+            f"--only {settings.only!r} names no operation. There are: "
+            f"{'; '.join(op.name for op in every)}."
+        )
+    return chosen
+
+
+def _bytes(op: Op, contenders: list[str], settings: OpsBenchSettings) -> dict[str, dict[str, int]]:
+    """By pass and contender, counted in this process."""
+    found: dict[str, dict[str, int]] = {name: {} for name in PASSES}
+    for name in contenders:
+        computation = compute(name, op, settings)
+        found[FORWARD][name] = bytes_moved(computation.forward)
+        found[BOTH][name] = bytes_moved(computation.both)
+    return found
+
+
+def _operation(
+    op: Op,
+    ready: list[Worker],
+    moved: dict[str, dict[str, int]],
+    settings: OpsBenchSettings,
+    progress: Progress,
+) -> dict[str, Any]:
+    passes = {}
+    for which in PASSES:
+        progress(f"{op.name}, {which}")
+        columns = take_turns(
+            ready,
+            case=f"{op.name}: {which}",
+            rounds=settings.rounds,
+            turn_seconds=settings.turn_seconds,
+        )
+        seconds = {worker.name: column for worker, column in zip(ready, columns, strict=True)}
+        passes[which] = {
+            name: {
+                "ms": 1000 * statistics.median(column),
+                "bytes": moved[which][name],
+                **_against(seconds, name),
+            }
+            for name, column in seconds.items()
+        }
+    return {"name": op.name, "units": op.units, "passes": passes}
+
+
+def _against(seconds: dict[str, list[float]], name: str) -> dict[str, Any]:
+    if name == TORCHVISION:
+        return {"ratio": None, "ratio_interval": None}
+    found = ratio(seconds[name], seconds[TORCHVISION])
+    return {"ratio": found.median, "ratio_interval": (found.low, found.high)}

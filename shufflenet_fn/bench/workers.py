@@ -1,0 +1,138 @@
+"""Contenders in processes of their own, which stay alive and do what they are asked, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+from shufflenet_fn.bench.memory import Memory
+from shufflenet_fn_backends.errors import UserError
+
+Step = Callable[[], object]
+Build = Callable[[str, str, Any], Step]
+"""From a contender's name, a case and the settings to what is measured; a function of a module (pickled)."""
+
+
+class Worker:
+    """A contender that is ready to be asked."""
+
+    def __init__(self, name: str, pipe: Connection) -> None:
+        self.name = name
+        self._pipe = pipe
+
+    def turn(self, case: str, steps: int) -> float:
+        """Take ``steps`` steps of ``case`` and return the seconds that they took together.
+
+        Raises:
+            UserError: the contender failed, or its process is gone.
+        """
+        return float(self._ask("turn", case, steps))
+
+    def memory(self, case: str, steps: int) -> Memory:
+        """The memory that ``steps`` steps of ``case`` take. Raises as ``turn``."""
+        return Memory(*self._ask("memory", case, steps))
+
+    def _ask(self, question: str, case: str, steps: int) -> Any:
+        try:
+            self._pipe.send((question, case, steps))
+            answer = self._pipe.recv()
+        except (EOFError, OSError) as error:
+            raise UserError(f"{self.name}: its process died; see above for its output.") from error
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+
+@contextlib.contextmanager
+def workers(
+    names: Sequence[str],
+    build: Build,
+    settings: Any,
+    *,
+    threads: int,
+    environment: Mapping[str, str],
+) -> Iterator[list[Worker]]:
+    """One process for each name, with ``threads`` compute threads and ``environment`` on top of ours.
+
+    A process of its own for each, so that none profits from memory that another left warm.
+    """
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(_worker(name, build, settings, threads, environment))
+            for name in names
+        ]
+
+
+@contextlib.contextmanager
+def _worker(
+    name: str, build: Build, settings: Any, threads: int, environment: Mapping[str, str]
+) -> Iterator[Worker]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(
+        target=_serve, args=(theirs, name, build, settings, threads), daemon=True
+    )
+    with _environment(environment):
+        process.start()
+    theirs.close()
+    try:
+        yield Worker(name, ours)
+    finally:
+        ours.close()
+        process.join(timeout=30)
+        if process.is_alive():
+            process.kill()
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _serve(pipe: Connection, name: str, build: Build, settings: Any, threads: int) -> None:
+    import torch
+
+    from shufflenet_fn.bench.memory import measure_memory
+
+    # Exporters and compilers talk on standard output, where the caller's JSON goes.
+    os.dup2(2, 1)
+    torch.set_num_threads(threads)
+    built: dict[str, Step] = {}
+    with contextlib.suppress(EOFError, KeyboardInterrupt):
+        while True:
+            question, case, steps = pipe.recv()
+            try:
+                if case not in built:
+                    built[case] = build(name, case, settings)
+                step = built[case]
+                if question == "memory":
+                    pipe.send(tuple(measure_memory(step, steps=steps)))
+                    continue
+                start = time.perf_counter()
+                for _ in range(steps):
+                    step()
+                pipe.send(time.perf_counter() - start)
+            except Exception as error:
+                pipe.send(_told(name, error))
+
+
+def _told(name: str, error: Exception) -> UserError:
+    """The error as the user sees it; a user's own mistake in its own words and with its exit code."""
+    if isinstance(error, UserError):
+        return error
+    words = str(error).strip().splitlines() or [""]
+    return UserError(f"{name}: {type(error).__name__}: {words[0]}")

@@ -1,0 +1,75 @@
+"""What the benchmarks refuse, in one message and before anything is measured."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ("step --rounds 1", 2, ("--rounds 1", "at least 3")),
+        ("step --arch x3", 2, ("x3", "x1_0")),
+        ("step --arch x1_0,x3", 2, ("x3",)),
+        ("step --batch-size 1", 2, ("--batch-size 1",)),
+        ("step --image-size 4", 2, ("--image-size 4",)),
+        ("step --precision fp16", 2, ("fp16", "bf16")),
+        ("step --backend refrence", 2, ("refrence", "did you mean 'reference'")),
+        ("step --backend cpu --ours-compile", 2, ("cpu", "routed")),
+        ("step --allocator kept", 2, ("kept", "did you mean 'keep'")),
+        ("step --threads 0", 2, ("--threads 0",)),
+        ("infer --batch-size 0", 2, ("--batch-size '0'", "1,32")),
+        ("infer --batch-size 1,x", 2, ("--batch-size '1,x'",)),
+        ("infer --threads 2,2", 2, ("--threads '2,2'",)),
+        ("infer --threads -1", 2, ("--threads '-1'",)),
+        ("infer --arch all", 2, ("all", "x1_0")),
+        ("infer --turn-seconds 0", 2, ("--turn-seconds", "above 0")),
+        ("ops --turn-seconds -1", 2, ("--turn-seconds", "above 0")),
+        ("ops --device npu", 3, ("npu is not available",)),
+        ("ops --device gpu", 2, ("gpu", "cuda")),
+        ("ops --only nothing", 2, ("nothing", "basic unit")),
+        ("ops --only ,", 2, ("basic unit",)),
+    ],
+)
+def test_bad_values_are_refused(
+    command: Callable[..., Any], arguments: str, code: int, words: tuple[str, ...]
+) -> None:
+    outcome = command("bench", *arguments.split())
+    assert outcome.code == code, outcome.err
+    assert outcome.out == ""
+    assert len([line for line in outcome.err.splitlines() if line.startswith("error: ")]) == 1
+    for word in words:
+        assert word in outcome.err
+
+
+@pytest.mark.parametrize("which", ["step", "infer", "ops"])
+def test_torchvision_is_asked_for_first(
+    command: Callable[..., Any], which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    outcome = command("bench", which)
+    assert outcome.code == 2
+    for word in (f"bench {which}", "torchvision", "pip install 'shufflenet-fn[bench]'"):
+        assert word in outcome.err
+    assert "building" not in outcome.err
+
+
+@pytest.mark.parametrize("which", ["step", "infer", "ops"])
+def test_every_option_is_explained(command: Callable[..., Any], which: str) -> None:
+    from shufflenet_fn.bench.settings import (
+        InferBenchSettings,
+        OpsBenchSettings,
+        StepBenchSettings,
+    )
+    from shufflenet_fn.run.options import declared
+
+    settings = {"step": StepBenchSettings, "infer": InferBenchSettings, "ops": OpsBenchSettings}
+    outcome = command("bench", which, "--help")
+    assert outcome.code == 0
+    for item in declared(settings[which]):
+        assert item.option.help
+        assert item.option.flags[0].split("/")[0] in outcome.out

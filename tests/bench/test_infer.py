@@ -1,0 +1,111 @@
+"""``bench infer``: contenders that compute the same logits, and what is reported of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from shufflenet_fn.bench.contenders import ONNX, OURS
+from shufflenet_fn.bench.infer_contenders import (
+    PEERS,
+    InferCase,
+    build_pass,
+    onnx_is_missing,
+    seasoned_variables,
+)
+from shufflenet_fn.bench.settings import InferBenchSettings
+from shufflenet_fn.tree import tree_paths
+from tests.model.support import one_thread
+
+__all__ = ["one_thread"]
+
+pytest.importorskip("torchvision")
+
+SETTINGS = InferBenchSettings(arch="shufflenet_v2_x0_5", image_size=32, allocator="keep")
+EAGER = [name for name, peer in PEERS.items() if not peer.compiled]
+ARGUMENTS = (
+    *("bench", "infer", "--arch", "x0_5", "--image-size", 32, "--no-compile"),
+    *("--rounds", 3, "--turn-seconds", 0.01),
+)
+
+
+def logits(name: str, precision: str = "fp32") -> Tensor:
+    found = build_pass(name, "", InferCase(replace(SETTINGS, precision=precision), 2, 1))()
+    assert isinstance(found, Tensor) and found.shape == (2, 1000)
+    return found
+
+
+@pytest.mark.parametrize("name", [*EAGER, ONNX])
+def test_contenders_compute_the_same(name: str) -> None:
+    if name == ONNX and onnx_is_missing():
+        pytest.skip(str(onnx_is_missing()))
+    torch.testing.assert_close(logits(name), logits(OURS), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [OURS, *EAGER])
+def test_contenders_compute_in_half_precision_where_asked(name: str) -> None:
+    exact, rounded = logits(name), logits(name, "bf16").float()
+    assert not torch.equal(exact, rounded)
+    # Measured: 0.01 to 0.03 of the largest.
+    assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
+
+
+@pytest.mark.slow
+def test_a_compiled_contender_computes_the_same() -> None:
+    name = "torchvision channels_last folded compiled"
+    torch.testing.assert_close(logits(name), logits(OURS), rtol=1e-3, atol=1e-5)
+
+
+def test_folded_peers_have_no_batch_norm_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[str] = []
+    original = nn.BatchNorm2d.forward
+
+    def forward(self: nn.BatchNorm2d, x: Tensor) -> Tensor:
+        called.append("norm")
+        return original(self, x)
+
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", forward)
+    for name in EAGER:
+        called.clear()
+        logits(name)
+        assert len(called) == (0 if PEERS[name].folded else 56), name
+
+
+def test_statistics_are_not_those_of_a_fresh_network() -> None:
+    stats = dict(tree_paths(seasoned_variables("x0_5").batch_stats))
+    for path, leaf in stats.items():
+        assert not torch.equal(leaf, torch.zeros_like(leaf)), path
+        assert not torch.equal(leaf, torch.ones_like(leaf)), path
+
+
+def test_one_json_object(process: Callable[..., Any]) -> None:
+    outcome = process(*ARGUMENTS, "--batch-size", "1,2", "--threads", 1, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert [(c["batch_size"], c["threads"]) for c in result["cases"]] == [(1, 1), (2, 1)]
+    assert (ONNX in result["left_out"]) is (onnx_is_missing() is not None)
+    for case in result["cases"]:
+        assert set(case["peers_ms"]) == set(case["ratios"]) == set(EAGER)
+        best = case["best_peer"]
+        assert best == min(case["peers_ms"], key=case["peers_ms"].get)
+        assert case["ratio_best_peer"] == case["ratios"][best]
+        low, high = case["ratio_intervals"][best]
+        assert low <= case["ratio_best_peer"] <= high
+        assert (case["advice"] is None) is case["conclusive"]
+        assert (case["onnxruntime"] is None) is (ONNX in result["left_out"])
+        assert case["ours_ms"] > 0 and min(case["peers_ms"].values()) > 0
+
+
+def test_a_table(process: Callable[..., Any]) -> None:
+    outcome = process(
+        *ARGUMENTS, "--batch-size", 1, "--threads", 2, "--precision", "bf16", "--backend", "routed"
+    )
+    assert outcome.code == 0, outcome.err
+    for word in (OURS, *EAGER, "2 threads", "bf16", "against the best peer", "not measured"):
+        assert word in outcome.out

@@ -1,0 +1,161 @@
+"""``bench ops``: every contender computes the same, and what is reported of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.bench.bytes_moved import bytes_moved
+from shufflenet_fn.bench.ops_cases import Op
+from shufflenet_fn.bench.ops_contenders import (
+    BOTH,
+    FORWARD,
+    TORCHVISION,
+    backends_for,
+    build_op,
+    compute,
+    settings_operations,
+)
+from shufflenet_fn.bench.settings import OpsBenchSettings
+from tests.model.support import one_thread
+
+__all__ = ["one_thread"]
+
+pytest.importorskip("torchvision")
+
+SETTINGS = OpsBenchSettings(
+    arch="shufflenet_v2_x0_5", image_size=56, batch_size=2, device="cpu", threads=1
+)
+OPERATIONS = {op.name: op for op in settings_operations(SETTINGS)}
+BACKENDS, _ = backends_for("cpu")
+
+
+def error(actual: torch.Tensor, expected: torch.Tensor, least: float = 0.0) -> float:
+    scale = max(expected.abs().max().item(), least)
+    return (actual - expected).abs().max().item() / scale
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("op", OPERATIONS.values(), ids=lambda op: op.name)
+def test_a_backend_computes_what_torchvision_does(op: Op, backend: str) -> None:
+    ours, theirs = (compute(name, op, SETTINGS) for name in (backend, TORCHVISION))
+    with torch.no_grad():
+        assert error(ours.forward(), theirs.forward()) < 1e-5
+    grads, expected = ours.both(), theirs.both()
+    assert len(grads) == len(expected) == len(op.shapes) + len(ours.leaves) - len(op.shapes)
+    for name, actual, wanted in zip(op.shapes, grads, expected, strict=False):
+        assert error(actual, wanted) < 1e-4, name
+    # Of the unit's own parameters, which may be in another order: as large as theirs. (The bias of a
+    # depthwise batch norm has gradient zero, and what is computed is rounding.)
+    norms, wanted_norms = (
+        torch.tensor([grad.norm() for grad in all_of[len(op.shapes) :]])
+        for all_of in (grads, expected)
+    )
+    if op.uses:
+        assert error(norms, wanted_norms) < 1e-3
+        assert len(norms) == 9 * len(op.uses) or op.name == "downsampling unit"
+
+
+def test_sizes_are_those_of_the_network() -> None:
+    """From the shapes that the network itself has there."""
+    from dataclasses import replace
+
+    from shufflenet_fn.model.config import get_config
+    from shufflenet_fn.model.network import apply
+    from shufflenet_fn.model.variables import init
+    from shufflenet_fn_backends.registry import get_backend
+
+    seen: dict[str, list[tuple[int, ...]]] = {"pool": [], "split": [], "shuffle": []}
+    reference = get_backend("reference")
+
+    def max_pool2d(x: Any, **options: Any) -> Any:
+        seen["pool"].append(tuple(x.shape))
+        return reference.max_pool2d(x, **options)
+
+    def channel_shuffle(x1: Any, x2: Any) -> Any:
+        seen["shuffle"].append(tuple(x1.shape))
+        return reference.channel_shuffle(x1, x2)
+
+    config = get_config("x0_5")
+    images = torch.zeros(2, 3, SETTINGS.image_size, SETTINGS.image_size)
+    apply(
+        config,
+        init(config, torch.Generator()),
+        images,
+        backend=replace(reference, max_pool2d=max_pool2d, channel_shuffle=channel_shuffle),
+    )
+    assert OPERATIONS["max_pool2d"].shapes["x"] == seen["pool"][0]
+    assert OPERATIONS["basic unit"].shapes["x1"] == seen["shuffle"][0]
+    assert OPERATIONS["basic unit"].units == 3
+
+
+def test_routing_moves_fewer_bytes_to_split_and_shuffle() -> None:
+    op = OPERATIONS["channel split and shuffle"]
+    moved = {
+        name: bytes_moved(compute(name, op, SETTINGS).forward)
+        for name in (TORCHVISION, "reference", "routed")
+    }
+    assert moved["reference"] == moved[TORCHVISION]
+    assert moved["routed"] < moved["reference"] / 3
+
+
+def test_a_step_computes_the_pass_that_its_case_names() -> None:
+    name = "conv2d 1x1"
+    settings = SETTINGS
+    forward = build_op("reference", f"{name}: {FORWARD}", settings)
+    both = build_op("reference", f"{name}: {BOTH}", settings)
+    assert bytes_moved(both) > 2 * bytes_moved(forward)
+
+
+def test_other_devices_maps_are_not_measured() -> None:
+    assert "npu" not in BACKENDS and "cpu" in BACKENDS
+    on_npu, _ = backends_for("npu")
+    assert "npu" in on_npu and "cpu" not in on_npu
+    assert {"reference", "native", "gather", "routed"} <= set(BACKENDS) & set(on_npu)
+
+
+def test_without_a_compiler_the_cpus_map_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from shufflenet_fn_backends.fused.library import kernels
+
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    kernels.cache_clear()
+    present, missing = backends_for("cpu")
+    kernels.cache_clear()
+    assert "cpu" not in present
+    assert "C++ compiler" in missing["cpu"]
+
+
+ARGUMENTS = (
+    *("bench", "ops", "--arch", "x0_5", "--image-size", 32, "--batch-size", 2, "--device", "cpu"),
+    *("--rounds", 3, "--turn-seconds", 0.002, "--threads", 1),
+)
+
+
+def test_one_json_object(process: Callable[..., Any]) -> None:
+    outcome = process(*ARGUMENTS, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert [found["name"] for found in result["operations"]] == list(OPERATIONS)
+    for found in result["operations"]:
+        assert set(found["passes"]) == {FORWARD, BOTH}
+        for contenders in found["passes"].values():
+            assert set(contenders) == {TORCHVISION, *BACKENDS}
+            for name, one in contenders.items():
+                assert one["ms"] > 0 and one["bytes"] > 0
+                if name == TORCHVISION:
+                    assert one["ratio"] is None and one["ratio_interval"] is None
+                else:
+                    low, high = one["ratio_interval"]
+                    assert low <= one["ratio"] <= high
+
+
+def test_a_table_of_what_was_asked_for(process: Callable[..., Any]) -> None:
+    outcome = process(*ARGUMENTS, "--only", "max_pool, to_tensor")
+    assert outcome.code == 0, outcome.err
+    for word in ("max_pool2d, forward and backward", "to_tensor", "MB moved", *BACKENDS):
+        assert word in outcome.out
+    assert "depthwise" not in outcome.out

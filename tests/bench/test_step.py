@@ -1,0 +1,171 @@
+"""``bench step``: contenders that do the same, and what is reported of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.bench import step_contenders
+from shufflenet_fn.bench.contenders import OURS, OURS_COMPILED, announced, available, settled
+from shufflenet_fn.bench.settings import StepBenchSettings
+from shufflenet_fn.bench.step_contenders import PEERS, build_step
+from shufflenet_fn_backends.runtimes import cpu
+from tests.model.support import one_thread
+
+__all__ = ["one_thread"]
+
+pytest.importorskip("torchvision")
+
+TINY = ("--image-size", 32, "--batch-size", 4, "--rounds", 3, "--threads", 1, "--no-compile")
+# Not "default": that would change the allocator of the tests' own process.
+SETTINGS = StepBenchSettings(
+    arch="shufflenet_v2_x0_5", image_size=32, batch_size=4, allocator="keep"
+)
+EAGER = [name for name, peer in PEERS.items() if not peer.compiled]
+
+
+def losses(name: str, settings: StepBenchSettings) -> tuple[float, float]:
+    step = build_step(name, "", settings)
+    return float(step()), float(step())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["reference", "routed", "cpu"])
+def test_contenders_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second loss shows the update: 0.017 smaller than the first. (Later ones drift apart.)"""
+    monkeypatch.setattr(step_contenders, "LEARNING_RATE", 1e-3)
+    settings = replace(SETTINGS, backend=backend, image_size=64, batch_size=8)
+    before, after = losses(OURS, settings)
+    assert after < 0.99 * before
+    for name in EAGER:
+        assert losses(name, settings) == pytest.approx((before, after), rel=1e-4), name
+
+
+def test_contenders_compute_in_half_precision_where_asked() -> None:
+    half = replace(SETTINGS, precision="bf16")
+    for name in (OURS, *EAGER):
+        exact, rounded = losses(name, SETTINGS)[0], losses(name, half)[0]
+        assert exact != rounded
+        assert rounded == pytest.approx(exact, rel=2e-2)
+
+
+def test_there_are_both_layouts_with_and_without_compiler() -> None:
+    assert {(p.memory_format, p.compiled) for p in PEERS.values()} == {
+        (layout, compiled)
+        for layout in (torch.contiguous_format, torch.channels_last)
+        for compiled in (False, True)
+    }
+
+
+def test_ours_keeps_freed_memory_by_default_as_training_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    kept: list[int] = []
+    monkeypatch.setattr(cpu, "keep_freed_memory", lambda: kept.append(1))
+    build_step(OURS, "", SETTINGS)
+    build_step(EAGER[0], "", replace(SETTINGS, allocator="default"))
+    assert not kept
+    build_step(OURS, "", replace(SETTINGS, allocator="default"))
+    assert kept
+
+
+def test_without_a_compiler_compiled_peers_are_left_out_loudly(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert available(PEERS, compiled=True).present == tuple(PEERS)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    field = available(PEERS, compiled=True)
+    assert list(field.present) == EAGER
+    assert set(field.left_out) == set(PEERS) - set(EAGER)
+    (warning,) = announced(field)
+    for word in ("WARNING", "C++ compiler", *field.left_out):
+        assert word in warning
+    # Left out because the user said so: nothing to warn of.
+    assert announced(available(PEERS, compiled=False)) == []
+    outcome = command("bench", "step", "--ours-compile")
+    assert outcome.code == 3 and "C++ compiler" in outcome.err
+
+
+def test_compiled_steps_settle_before_they_are_measured() -> None:
+    torch.compiler.reset()
+    calls: list[int] = []
+
+    @torch.compile(backend="eager", dynamic=False)
+    def double(x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+    def step() -> None:
+        calls.append(1)
+        double(torch.ones(min(len(calls), 3)))  # three sizes, so three compilations
+
+    settled(step)
+    # A fourth call told that there was nothing more to compile.
+    assert len(calls) == 4
+
+
+def test_one_json_object(process: Callable[..., Any]) -> None:
+    outcome = process("bench", "step", "--arch", "x0_5", *TINY, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert set(result["peers"]) == set(result["ratios"]) == set(EAGER)
+    assert set(result["left_out"]) == set(PEERS) - set(EAGER)
+    assert result["ours_img_s"] > 0 and min(result["peers"].values()) > 0
+    best = result["best_peer"]
+    assert best == max(result["peers"], key=result["peers"].get)
+    assert result["ratio_best_peer"] == result["ratios"][best]
+    low, high = result["ratio_intervals"][best]
+    assert low <= result["ratio_best_peer"] <= high
+    width = max(high / result["ratio_best_peer"] - 1, 1 - low / result["ratio_best_peer"])
+    assert result["conclusive"] is (width <= 0.04)
+    assert (result["advice"] is None) is result["conclusive"]
+    assert result["ours_compiled"] is None
+    assert result["allocator"] == "default"
+    # A process with torch in it has at least 50 MB.
+    assert min(result["ours_peak_bytes"], *result["peer_peak_bytes"].values()) > 50e6
+    activations = result["activation_bytes"]
+    assert set(activations) == {OURS, *EAGER}
+    if activations[OURS] is not None:
+        assert min(activations.values()) > 0
+        assert result["activation_ratios"][best] == activations[OURS] / activations[best]
+        assert result["activation_ratio_best_peer"] == result["activation_ratios"][best]
+
+
+def test_a_table_for_each_architecture(process: Callable[..., Any]) -> None:
+    arguments = ("--arch", "x0_5,x1_0", *TINY, "--precision", "bf16", "--allocator", "keep")
+    outcome = process("bench", "step", *arguments)
+    assert outcome.code == 0, outcome.err
+    assert "shufflenet_v2_x0_5" in outcome.out and "shufflenet_v2_x1_0" in outcome.out
+    for word in (OURS, *EAGER, "images/s", "bf16", "against the best peer", "activations MiB"):
+        assert word in outcome.out
+
+
+def test_several_architectures_are_still_one_json_object(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from shufflenet_fn.bench import step
+
+    monkeypatch.setattr(step, "_one", lambda settings, progress: {"arch": settings.arch})
+    every = step.run_step_bench(replace(SETTINGS, arch="all"))
+    assert [one["arch"] for one in every["results"]] == [
+        f"shufflenet_v2_{width}" for width in ("x0_5", "x1_0", "x1_5", "x2_0")
+    ]
+    assert step.run_step_bench(SETTINGS) == {"arch": "shufflenet_v2_x0_5"}
+
+
+def test_our_compiled_step_is_reported_against_ours_and_the_best_peer() -> None:
+    from shufflenet_fn.bench.step import _compiled
+
+    seconds = {OURS: [2.0] * 3, OURS_COMPILED: [1.0] * 3, EAGER[0]: [3.0] * 3}
+    rates = {OURS: 2.0, OURS_COMPILED: 4.0, EAGER[0]: 1.0}
+    found = _compiled(SETTINGS, seconds, rates, EAGER[0])
+    assert found == {
+        "backend": "routed",
+        "img_s": 4.0,
+        "speedup": 2.0,
+        "speedup_interval": (2.0, 2.0),
+        "ratio_best_peer": 3.0,
+    }

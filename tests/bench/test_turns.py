@@ -1,0 +1,105 @@
+"""Contenders in processes of their own: their turns, their environment, their ends."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from shufflenet_fn.bench.turns import take_turns
+from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn_backends.errors import UsageError, UserError
+from tests.bench import builds
+from tests.bench.builds import Log
+
+
+def started(names: list[str], build: Any, log: Log, environment: Mapping[str, str] = {}) -> Any:
+    return workers(names, build, log, threads=1, environment=environment)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    return Log(tmp_path / "log")
+
+
+def test_the_order_turns_around_every_round(log: Log) -> None:
+    told: list[str] = []
+    with started(["a", "b", "c"], builds.logging, log) as contenders:
+        seconds = take_turns(contenders, case="1", rounds=3, steps=2, progress=told.append)
+    rounds = ["a1 b1 c1", "a1 a1 b1 b1 c1 c1", "c1 c1 b1 b1 a1 a1", "a1 a1 b1 b1 c1 c1"]
+    assert log.lines() == " ".join(rounds).split()
+    assert [len(column) for column in seconds] == [3, 3, 3]
+    assert all(value > 0 for column in seconds for value in column)
+    assert len(told) == 3 and told[0].startswith("round 1/3: a ")
+
+
+class _Steady:
+    """A contender whose step takes 10 ms by its own clock."""
+
+    name = "steady"
+
+    def __init__(self) -> None:
+        self.turns: list[int] = []
+
+    def turn(self, case: str, steps: int) -> float:
+        self.turns.append(steps)
+        return 0.01 * steps
+
+
+@pytest.mark.parametrize(("turn_seconds", "steps"), [(0.1, 10), (0.024, 2), (1e-9, 1)])
+def test_a_turn_lasts_as_long_as_asked(turn_seconds: float, steps: int) -> None:
+    steady = _Steady()
+    (seconds,) = take_turns([cast(Worker, steady)], rounds=4, turn_seconds=turn_seconds)
+    assert seconds == pytest.approx([0.01] * 4)  # of one step, not of a turn
+    assert steady.turns[-4:] == [steps] * 4
+
+
+def test_contenders_get_environment_and_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    monkeypatch.setenv("BENCH_A", "before")
+    monkeypatch.delenv("BENCH_B", raising=False)
+    for name, expected in (("BENCH_A", "inside 1"), ("BENCH_B", "too 1")):
+        environment = {"BENCH_A": "inside", "BENCH_B": "too"}
+        with started(["it"], builds.telling_environment, log, environment) as (it,):
+            it.turn(name, 1)
+        assert log.lines() == [expected]
+    assert os.environ["BENCH_A"] == "before" and "BENCH_B" not in os.environ
+
+
+def test_what_contenders_print_stays_off_standard_output(
+    log: Log, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with started(["it"], builds.talking, log) as (it,):
+        it.turn("", 1)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "noise of a build" in captured.err and "noise of an extension" in captured.err
+
+
+@pytest.mark.parametrize("question", ["turn", "memory"])
+@pytest.mark.parametrize(
+    ("case", "words"),
+    [
+        ("build", "nobody: KeyError: 'nobody'"),
+        ("step", "nobody: ValueError: first line$"),
+        ("die", "nobody: its process died"),
+    ],
+)
+def test_a_contender_that_fails_is_named(question: str, case: str, words: str, log: Log) -> None:
+    with (
+        started(["nobody"], builds.failing, log) as (nobody,),
+        pytest.raises(UserError, match=words),
+    ):
+        getattr(nobody, question)(case, 1)
+
+
+def test_a_users_mistake_keeps_its_words_and_exit_code(log: Log) -> None:
+    with started(["it"], builds.failing, log) as (it,):
+        with pytest.raises(UsageError, match=r"^do this instead$"):
+            it.turn("usage", 1)
+        # It is still there for another question.
+        with pytest.raises(UserError, match="ValueError"):
+            it.turn("step", 1)

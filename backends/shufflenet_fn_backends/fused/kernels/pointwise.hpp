@@ -106,15 +106,18 @@ void pointwise_backward(const Pointwise<T>& op, const OutputGradient<T>& gradien
       right[n * ld_in + k] = op.weight[n * op.in + permuted(op.perm, k)];
     for (int64_t k = op.in; k < ld_in; ++k) right[n * ld_in + k] = 0;
   }
-  std::vector<float*> partial(op.threads);
+  // One sum for each share and not for each thread: the runtime may give us fewer threads than asked for.
+  static thread_local Scratch partial_scratch;
+  int64_t sum_floats = op.out * ld_in;
+  float* partial = partial_scratch.floats(op.threads * sum_floats);
   std::vector<std::unique_ptr<AffineGradient>> sums(op.threads);
 #pragma omp parallel num_threads(op.threads)
   {
-    static thread_local Scratch scratch, sum_scratch;
+    static thread_local Scratch scratch;
 #pragma omp for schedule(static, 1)
     for (int64_t t = 0; t < op.threads; ++t) {
-      float* dw = partial[t] = sum_scratch.floats(op.out * ld_in);
-      std::memset(dw, 0, op.out * ld_in * 4);
+      float* dw = partial + t * sum_floats;
+      std::memset(dw, 0, sum_floats * 4);
       sums[t] = std::make_unique<AffineGradient>(op.in);
       Share mine = share(op.rows, t, op.threads);
       int64_t step = block_rows(op.rows, 2 * ld_in + ld_out, op.threads);
@@ -138,7 +141,7 @@ void pointwise_backward(const Pointwise<T>& op, const OutputGradient<T>& gradien
     for (int64_t n = 0; n < op.out; ++n)
       for (int64_t k = 0; k < op.in; ++k) {
         float total = 0;
-        for (int64_t t = 0; t < op.threads; ++t) total += partial[t][n * ld_in + k];
+        for (int64_t t = 0; t < op.threads; ++t) total += partial[t * sum_floats + n * ld_in + k];
         dweight[n * op.in + permuted(op.perm, k)] = total;
       }
   }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -72,6 +73,7 @@ def run_infer_bench(
         "rounds": settings.rounds,
         "turn_seconds": settings.turn_seconds,
         "torch": torch.__version__,
+        "onnxruntime_version": None if ONNX in field.left_out else version(ONNX),
         "environment": environment(),
         "left_out": field.left_out,
         "cases": [

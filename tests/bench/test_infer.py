@@ -90,6 +90,7 @@ def test_one_json_object(process: Callable[..., Any]) -> None:
     result = json.loads(outcome.out)
     assert [(c["batch_size"], c["threads"]) for c in result["cases"]] == [(1, 1), (2, 1)]
     assert (ONNX in result["left_out"]) is (onnx_is_missing() is not None)
+    assert (result["onnxruntime_version"] is None) is (ONNX in result["left_out"])
     for case in result["cases"]:
         assert set(case["peers_ms"]) == set(case["ratios"]) == set(EAGER)
         best = case["best_peer"]

@@ -42,14 +42,14 @@ def print_infer_table(result: dict[str, Any]) -> None:
 
 
 def print_ops_table(result: dict[str, Any]) -> None:
-    """Milliseconds, bytes and speed over torchvision's way, a table for each operation and pass."""
+    """Milliseconds, bytes and speed over the baseline's, a table for each operation and pass."""
     console = Console()
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, contenders in operation["passes"].items():
             table = _table(
                 f"{operation['name']}{several}, {which}",
-                ("contender", "ms", "MB moved", "GB/s", "× torchvision", "90 % interval"),
+                ("contender", "ms", "MB moved", "GB/s", f"× {result['baseline']}", "90 % interval"),
             )
             for name, found in contenders.items():
                 table.add_row(

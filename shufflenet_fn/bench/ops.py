@@ -10,17 +10,15 @@ from typing import Any
 import torch
 
 from shufflenet_fn.bench.bytes_moved import bytes_moved
-from shufflenet_fn.bench.contenders import torchvision_models
 from shufflenet_fn.bench.memory import ALLOCATORS
 from shufflenet_fn.bench.ops_cases import Op
 from shufflenet_fn.bench.ops_contenders import (
     BOTH,
     FORWARD,
     PASSES,
-    TORCHVISION,
-    backends_for,
     build_op,
     compute,
+    contenders_for,
     settings_operations,
 )
 from shufflenet_fn.bench.ratios import ratio
@@ -45,31 +43,30 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
 
     ``operations`` holds an object for each operation: its ``name``, how many ``units`` of it one computation
     holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by contender
-    (``torchvision`` and the backends) with
+    (``torchvision``, where it can be imported, and the backends) with
 
     * ``ms``: the median over rounds of the milliseconds of one computation;
     * ``bytes``: what it reads and writes (``bench.bytes_moved``);
-    * ``ratio`` and ``ratio_interval``: how many times as fast as torchvision's way, with the 90 % bootstrap
-      interval; ``null`` for torchvision itself.
+    * ``ratio`` and ``ratio_interval``: how many times as fast as ``baseline``, with the 90 % bootstrap
+      interval; ``null`` for that itself.
 
-    ``left_out`` names the backends that were not measured, and why.
+    ``baseline`` is torchvision's way, or ``reference`` where torchvision is missing: beside torch_npu on
+    x86-64 it cannot be imported. ``left_out`` names what was not measured, and why.
 
     Raises:
-        UsageError: a setting is not allowed, or torchvision is missing.
+        UsageError: a setting is not allowed.
         DeviceError: the device is not available.
     """
     check(settings)
     runtime, reason = select_runtime(settings.device)
     settings = replace(settings, arch=canonical_name(settings.arch), device=runtime.name)
     progress(reason)
-    torchvision_models("bench ops")
     chosen = _chosen(settings)
-    names, left_out = backends_for(settings.device)
+    contenders, left_out = contenders_for(settings.device)
     for name, why in left_out.items():
-        progress(f"WARNING: backend {name} is not measured ({why})")
+        progress(f"WARNING: not measured: {name} ({why})")
     threads = settings.threads or usable_cores()
     torch.set_num_threads(threads)
-    contenders = [TORCHVISION, *names]
     moved = {op.name: _bytes(op, contenders, settings) for op in chosen}
     with workers(
         contenders,
@@ -91,6 +88,7 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
         "torch": torch.__version__,
         "environment": environment(),
         "left_out": left_out,
+        "baseline": contenders[0],
         "operations": operations,
     }
 
@@ -140,15 +138,15 @@ def _operation(
             name: {
                 "ms": 1000 * statistics.median(column),
                 "bytes": moved[which][name],
-                **_against(seconds, name),
+                **_against(seconds, ready[0].name, name),
             }
             for name, column in seconds.items()
         }
     return {"name": op.name, "units": op.units, "passes": passes}
 
 
-def _against(seconds: dict[str, list[float]], name: str) -> dict[str, Any]:
-    if name == TORCHVISION:
+def _against(seconds: dict[str, list[float]], baseline: str, name: str) -> dict[str, Any]:
+    if name == baseline:
         return {"ratio": None, "ratio_interval": None}
-    found = ratio(seconds[name], seconds[TORCHVISION])
+    found = ratio(seconds[name], seconds[baseline])
     return {"ratio": found.median, "ratio_interval": (found.low, found.high)}

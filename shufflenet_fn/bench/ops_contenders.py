@@ -18,7 +18,7 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init
 from shufflenet_fn.tree import tree_leaves, tree_to
-from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.select import select_runtime
@@ -40,9 +40,13 @@ class Computation(NamedTuple):
         return torch.autograd.grad(self.forward(), self.leaves, self.gradient)
 
 
-def backends_for(device: str) -> tuple[list[str], dict[str, str]]:
-    """Names of the backends that compute on ``device``, and why the others made for it do not."""
-    present, missing = [], {}
+def contenders_for(device: str) -> tuple[list[str], dict[str, str]]:
+    """Who computes on ``device``, with torchvision first if it is there, and why others do not."""
+    present, missing = [TORCHVISION], {}
+    try:
+        torchvision_models("bench ops")
+    except UsageError as error:
+        present, missing = [], {TORCHVISION: str(error)}
     for name in BACKEND_NAMES:
         if name in DEVICE_NAMES and name != device:
             continue  # another device's map

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("torchvision")
+
 
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
@@ -46,7 +48,7 @@ def test_bad_values_are_refused(
         assert word in outcome.err
 
 
-@pytest.mark.parametrize("which", ["step", "infer", "ops"])
+@pytest.mark.parametrize("which", ["step", "infer"])
 def test_torchvision_is_asked_for_first(
     command: Callable[..., Any], which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -15,9 +16,9 @@ from shufflenet_fn.bench.ops_contenders import (
     BOTH,
     FORWARD,
     TORCHVISION,
-    backends_for,
     build_op,
     compute,
+    contenders_for,
     settings_operations,
 )
 from shufflenet_fn.bench.settings import OpsBenchSettings
@@ -31,7 +32,7 @@ SETTINGS = OpsBenchSettings(
     arch="shufflenet_v2_x0_5", image_size=56, batch_size=2, device="cpu", threads=1
 )
 OPERATIONS = {op.name: op for op in settings_operations(SETTINGS)}
-BACKENDS, _ = backends_for("cpu")
+BACKENDS = contenders_for("cpu")[0][1:]
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor, least: float = 0.0) -> float:
@@ -113,7 +114,7 @@ def test_a_step_computes_the_pass_that_its_case_names() -> None:
 
 def test_other_devices_maps_are_not_measured() -> None:
     assert "npu" not in BACKENDS and "cpu" in BACKENDS
-    on_npu, _ = backends_for("npu")
+    on_npu, _ = contenders_for("npu")
     assert "npu" in on_npu and "cpu" not in on_npu
     assert {"reference", "native", "gather", "routed"} <= set(BACKENDS) & set(on_npu)
 
@@ -123,10 +124,27 @@ def test_without_a_compiler_the_cpus_map_is_left_out(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     kernels.cache_clear()
-    present, missing = backends_for("cpu")
+    present, missing = contenders_for("cpu")
     kernels.cache_clear()
     assert "cpu" not in present
     assert "C++ compiler" in missing["cpu"]
+
+
+def test_without_torchvision_the_reference_is_the_baseline(
+    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside torch_npu on x86-64."""
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    outcome = command(*ARGUMENTS, "--only", "max_pool", "--json")
+    assert outcome.code == 0, outcome.err
+    assert "WARNING: not measured: torchvision" in outcome.err
+    result = json.loads(outcome.out)
+    assert result["baseline"] == "reference"
+    assert "torchvision" in result["left_out"]
+    for contenders in result["operations"][0]["passes"].values():
+        assert set(contenders) == set(BACKENDS)
+        assert contenders["reference"]["ratio"] is None
+        assert contenders["routed"]["ratio"] > 0
 
 
 ARGUMENTS = (
@@ -139,6 +157,7 @@ def test_one_json_object(process: Callable[..., Any]) -> None:
     outcome = process(*ARGUMENTS, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
+    assert result["baseline"] == TORCHVISION
     assert [found["name"] for found in result["operations"]] == list(OPERATIONS)
     for found in result["operations"]:
         assert set(found["passes"]) == {FORWARD, BOTH}

@@ -55,6 +55,11 @@ from shufflenet_fn_backends.routed_map import index_constant, permuted
 _STEM_CHANNELS = 16
 
 
+def _kernels_take(x: FeatureMap, *parameters: Tensor) -> bool:
+    zs = [part.z for part in x.parts]
+    return kernels_take(*zs, *parameters) and len({z.dtype for z in zs}) == 1
+
+
 def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
     first, second = routing.split(x.layout, depth=CUTS_AHEAD)
     pieces = take(x.parts, (*first.ranges, *second.ranges))
@@ -110,7 +115,7 @@ class _Ordered(NamedTuple):
         channels = len(x.layout.order)
         if groups == channels == weight.shape[0]:
             return self._depthwise(x, weight, stride, padding)
-        if (kernel, geometry) == ((1, 1), (1, 0, 1)) and kernels_take(x.parts[0].z, weight):
+        if (kernel, geometry) == ((1, 1), (1, 0, 1)) and _kernels_take(x, weight):
             flags = tuple(part.flag for part in x.parts)
             aligned = self.physical or routing.is_natural(x.layout.order)
             order = () if aligned else x.layout.order
@@ -146,6 +151,8 @@ class _Ordered(NamedTuple):
             invstds.append(invstd.detach())
         z = x.parts[0].z
         count = z.shape[0] * z.shape[2] * z.shape[3]
+        if count == 0:
+            raise ValueError(f"no batch statistics of an empty batch {tuple(z.shape)}")
         moments = Moments(self._joined(x, means), self._joined(x, invstds), count)
         return replace(x, parts=tuple(parts)), moments
 
@@ -163,7 +170,7 @@ class _Ordered(NamedTuple):
         x = _feature_map(x)
 
         def normalised(part: Part, w: Tensor, b: Tensor, m: Tensor, v: Tensor) -> Part:
-            if kernels_take(part.z, w, m) and not part.flag:
+            if kernels_take(part.z, w, b, m, v) and not part.flag:
                 affine, _ = call(Coefficients(eps), m, v, w.float(), b.float())
                 return Part(part.z, affine, relu)
             return Part(
@@ -198,7 +205,7 @@ class _Ordered(NamedTuple):
         if (
             (tuple(weight.shape[2:]), padding) == ((3, 3), 1)
             and stride in (1, 2)
-            and kernels_take(x.parts[0].z, weight)
+            and _kernels_take(x, weight)
         ):
             flags = tuple(part.flag for part in x.parts)
             tensors = [t for part in x.parts for t in part.tensors]

@@ -68,17 +68,18 @@ def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Se
     try:
         return Selection(get_backend(choice), f"backend {choice}: {why}")
     except DeviceError as error:
-        return Selection(get_backend("routed"), f"backend routed: {_first_sentence(error)}")
+        return Selection(
+            get_backend("routed"), f"backend routed: not {choice}, {_first_sentence(error)}"
+        )
 
 
 def _check_compiler() -> None:
     from shufflenet_fn_backends.fused.build import find_compiler
 
-    if find_compiler() is None:
-        raise DeviceError(
-            "--compile needs a C++ compiler on the CPU and found none. Install g++ or name yours in $CXX, or "
-            "leave out --compile."
-        )
+    try:
+        find_compiler()
+    except DeviceError as error:
+        raise DeviceError(f"--compile needs a C++ compiler: {error}") from None
 
 
 def _first_sentence(error: Exception) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
@@ -11,7 +10,7 @@ import torch
 
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.model.config import canonical_name
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.fused.build import find_compiler
 
 OURS: Final = "shufflenet-fn"
@@ -55,9 +54,11 @@ class Field(NamedTuple):
 def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
     """Which peers can be measured here; compiled ones if wanted, and if there is a C++ compiler."""
     reason = "--no-compile"
-    if compiled and find_compiler() is None:
-        compiled = False
-        reason = "no C++ compiler: install g++ or clang++, or name yours in $CXX"
+    try:
+        find_compiler()
+    except DeviceError as error:
+        if compiled:
+            compiled, reason = False, str(error).split(". ")[0]
     present = tuple(name for name, peer in all_peers.items() if compiled or not peer.compiled)
     return Field(present, {name: reason for name in all_peers if name not in present})
 
@@ -72,12 +73,6 @@ def announced(field: Field) -> list[str]:
         f"WARNING: not measured: {', '.join(names)} ({reason})"
         for reason, names in by_reason.items()
     ]
-
-
-def compiler_environment() -> dict[str, str]:
-    """Tells torch.compile which C++ compiler there is: by itself it looks for g++ alone."""
-    found = find_compiler()
-    return {} if found is None or os.environ.get("CXX") else {"CXX": found}
 
 
 def settled(step: Step) -> Step:

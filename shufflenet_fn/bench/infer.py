@@ -16,7 +16,6 @@ from shufflenet_fn.bench.contenders import (
     Field,
     announced,
     available,
-    compiler_environment,
     torchvision_models,
 )
 from shufflenet_fn.bench.infer_contenders import PEERS, InferCase, build_pass, onnx_is_missing
@@ -99,7 +98,7 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
     settings = chosen.settings
     names = [OURS, *field.present, *([] if ONNX in field.left_out else [ONNX])]
     progress(f"batch {chosen.batch_size}, {chosen.threads} threads: building and warming up")
-    started = {**ALLOCATORS[settings.allocator], **compiler_environment()}
+    started = dict(ALLOCATORS[settings.allocator])
     with workers(
         names, build_pass, chosen, threads=chosen.threads, environment=started
     ) as contenders:

@@ -14,7 +14,6 @@ from shufflenet_fn.bench.contenders import (
     OURS_COMPILED,
     announced,
     available,
-    compiler_environment,
     torchvision_models,
 )
 from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
@@ -108,7 +107,7 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
 def _seconds(
     settings: StepBenchSettings, names: list[str], threads: int, progress: Progress
 ) -> dict[str, list[float]]:
-    started = {**ALLOCATORS[settings.allocator], **compiler_environment()}
+    started = dict(ALLOCATORS[settings.allocator])
     with workers(names, build_step, settings, threads=threads, environment=started) as contenders:
         progress("building and warming up (a compiled contender takes a minute)")
         seconds = take_turns(
@@ -141,7 +140,7 @@ def _memory(
     """Peak and activation memory of every contender, each in a fresh process and alone."""
     progress("memory of each contender, in a fresh process")
     found: dict[str, Memory] = {}
-    started = {**LIVE, **compiler_environment()}
+    started = dict(LIVE)
     for name in names:
         with workers([name], build_step, settings, threads=threads, environment=started) as alone:
             alone[0].turn("", 2)

@@ -18,10 +18,12 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import Layer, body
 from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
 from shufflenet_fn.precision import Policy
+from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
 _RECORDED = (torch.float32, torch.bfloat16)
+_SHAPES_KEPT = 8
 
 
 @dataclass(frozen=True)
@@ -131,15 +133,19 @@ def make_predictor(
     program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
     if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
         return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
-    tree = policy.cast_params(params.params)
+    # Copied, so that later changes in place cannot reach one layer and miss another.
+    tree = tree_map(torch.clone, policy.cast_params(params.params))
     recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
 
     def predict(x: Tensor) -> Tensor:
         _check(params, x, backend)
         x = policy.cast_input(x)
-        if x.shape[1:] not in recorded:
-            recorded[x.shape[1:]] = program(partial(_folded_body, tree), x)
-        return policy.cast_output(_head(tree, recorded[x.shape[1:]](x)))
+        features = recorded.get(x.shape[1:])
+        if features is None:
+            if len(recorded) >= _SHAPES_KEPT:
+                recorded.pop(next(iter(recorded)))
+            features = recorded[x.shape[1:]] = program(partial(_folded_body, tree), x)
+        return policy.cast_output(_head(tree, features(x)))
 
     return torch.no_grad()(predict)
 

@@ -47,5 +47,5 @@ def grads_by_engine(
     leaves = [leaf.detach().requires_grad_() for leaf in tree_leaves(params)]
     with torch.enable_grad():
         loss, aux = loss_fn(tree_unflatten(params, leaves))
-    grads = torch.autograd.grad(loss, leaves)
+    grads = torch.autograd.grad(loss, leaves, materialize_grads=True)
     return tree_unflatten(params, list(grads)), tree_map(lambda leaf: leaf.detach(), aux)

@@ -27,9 +27,7 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def _build(folder: Path) -> str:
-    compiler = find_compiler()
-    assert compiler is not None
-    return str(build(compiler, folder))
+    return str(build(find_compiler(), folder))
 
 
 def test_it_is_built_once_and_several_processes_agree(tmp_path: Path) -> None:
@@ -74,12 +72,12 @@ def test_without_a_compiler(no_kernels: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(
-        DeviceError, match=r"needs a C\+\+ compiler and found none.*--backend routed"
+        DeviceError, match=r"no C\+\+ compiler: there is no g\+\+.*--backend routed"
     ):
         get_backend("cpu")
     chosen = select_backend("auto", "cpu")
     assert chosen.backend.name == "routed"
-    assert chosen.reason == "backend routed: backend cpu needs a C++ compiler and found none"
+    assert chosen.reason == "backend routed: not cpu, no C++ compiler: there is no g++"
 
 
 def test_a_compiler_that_fails(
@@ -95,6 +93,49 @@ def test_a_compiler_that_fails(
     assert "exit code 4" in select_backend("auto", "cpu").reason
 
 
+def test_a_compiler_with_arguments(no_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "g++ -O1")
+    assert get_backend("cpu").name == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("CXX", "nonsense -O2", r"\$CXX is 'nonsense -O2', which is not a program"),
+        ("CXX", "g++ 'x", r"cannot read \$CXX, which is \"g\+\+ 'x\""),
+        ("CXXFLAGS", "'", r"cannot read \$CXXFLAGS"),
+    ],
+)
+def test_unusable_settings(
+    no_kernels: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DeviceError, match=message):
+        get_backend("cpu")
+
+
+def test_a_program_that_does_not_run(
+    no_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_bytes(b"\x7fELF garbage")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    with pytest.raises(DeviceError, match="cannot build the CPU kernels"):
+        get_backend("cpu")
+
+
+def test_a_user_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME")
+
+    def expanduser(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", expanduser)
+    with pytest.raises(DeviceError, match=r"no home directory\. Set XDG_CACHE_HOME"):
+        cache_folder()
+
+
 def test_a_cache_that_cannot_be_written(no_kernels: Path) -> None:
     no_kernels.parent.parent.mkdir(exist_ok=True)
     no_kernels.parent.write_text("a file in the folder's place")
@@ -103,9 +144,7 @@ def test_a_cache_that_cannot_be_written(no_kernels: Path) -> None:
 
 
 def test_a_library_that_does_not_load(no_kernels: Path) -> None:
-    compiler = find_compiler()
-    assert compiler is not None
-    build(compiler, no_kernels).write_bytes(b"not a library")
+    build(find_compiler(), no_kernels).write_bytes(b"not a library")
     with pytest.raises(DeviceError, match=r"cannot load the CPU kernels .*--backend routed"):
         get_backend("cpu")
 
@@ -138,9 +177,11 @@ def test_a_run_says_which_backend_it_took(
     monkeypatch.setenv("MALLOC_TOP_PAD_", "65536")
     done = process(*arguments, tmp_path / "without")
     assert done.code == 0, done.err
-    assert "backend routed: backend cpu needs a C++ compiler" in done.out + done.err
+    assert "backend routed: not cpu, no C++ compiler: $CXX is '/nonexistent/c++'" in (
+        done.out + done.err
+    )
     assert "the allocator is as set by MALLOC_TOP_PAD_" in done.out + done.err
     done = process(*arguments, tmp_path / "asked", "--backend", "cpu")
     assert (done.code, done.out) == (3, "")
-    assert "needs a C++ compiler" in done.err
+    assert "no C++ compiler: $CXX is" in done.err
     assert not (tmp_path / "asked").exists()

@@ -50,7 +50,7 @@ def test_contenders_compute_in_half_precision_where_asked() -> None:
     for name in (OURS, *EAGER):
         exact, rounded = losses(name, SETTINGS)[0], losses(name, half)[0]
         assert exact != rounded
-        assert rounded == pytest.approx(exact, rel=2e-2)
+        assert rounded == pytest.approx(exact, rel=5e-2)  # four images, one pixel each at the end
 
 
 def test_there_are_both_layouts_with_and_without_compiler() -> None:

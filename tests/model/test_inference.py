@@ -109,6 +109,29 @@ def test_a_predictor_may_be_called_from_several_threads() -> None:
         assert all(torch.equal(result, expected[i]) for result in results)
 
 
+def test_a_predictor_keeps_the_weights_that_it_was_made_with() -> None:
+    variables, (images, _) = tiny_variables(), examples(2, 32)
+    predict = make_predictor(TINY, variables, backend=get_backend("cpu"))
+    expected = predict(images)
+    for leaf in tree_leaves(variables):
+        leaf.mul_(2.0)
+    assert torch.equal(predict(images), expected)
+
+
+def test_a_predictor_takes_images_in_the_cpus_memory() -> None:
+    predict = make_predictor(TINY, tiny_variables(), backend=get_backend("cpu"))
+    with pytest.raises(ValueError, match=r"not torch\.float32 on meta"):
+        predict(torch.zeros(1, 3, 32, 32, device="meta"))
+
+
+def test_many_shapes_do_not_pile_up() -> None:
+    variables = tiny_variables()
+    predict = make_predictor(TINY, variables, backend=get_backend("cpu"))
+    for side in (*range(16, 36), 16):
+        images = torch.randn(1, 3, side, side, generator=generator(side))
+        assert relative(predict(images), apply(TINY, variables, images)[0]) <= 1e-5
+
+
 def test_infer_differentiates() -> None:
     variables, images = tiny_variables(), examples(2, 32)[0]
 

@@ -41,10 +41,11 @@ class _EngineCall(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():  # create_graph=True
-            raise NotImplementedError(_FIRST_ONLY)
         saved, inputs = ctx.saved_tensors, ctx.inputs
-        needed = ctx.needs_input_grad[1:]
+        needed = tuple(ctx.needs_input_grad[1:])
+        # With create_graph=True, so that it raises if it is used; with is_grads_batched=True, under vmap.
+        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+            return None, *_Backward.apply(ctx.operator, inputs, needed, *saved, *grads)
         return None, *ctx.operator.backward(saved[:inputs], saved[inputs:], grads, needed)
 
 

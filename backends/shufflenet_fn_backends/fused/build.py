@@ -1,7 +1,7 @@
 """From the C++ sources to a shared library in the cache, once for each machine and version.
 
-Nothing is built at installation. Needs a C++17 compiler with OpenMP: ``$CXX``, ``g++`` or ``clang++``.
-``$CXXFLAGS`` are added to the flags.
+Nothing is built at installation. Needs a C++17 compiler with GCC's OpenMP, whose runtime torch brings:
+``g++``, or what ``$CXX`` names. ``$CXXFLAGS`` are added to the flags.
 """
 
 from __future__ import annotations
@@ -36,26 +36,39 @@ ADVICE = (
 
 def flags() -> tuple[str, ...]:
     """Ours and the user's."""
-    return (*_FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
+    return (*_FLAGS, *_words("CXXFLAGS", os.environ.get("CXXFLAGS", "")))
 
 
-def find_compiler() -> str | None:
-    """Path of the C++ compiler that would be used: ``$CXX``, ``g++`` or ``clang++``."""
-    asked = os.environ.get("CXX")
-    for name in (asked,) if asked else ("g++", "clang++"):
-        found = shutil.which(name)
-        if found:
-            return found
-    return None
+def find_compiler() -> list[str]:
+    """The command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    asked = os.environ.get("CXX", "").strip()
+    command = _words("CXX", asked or "g++")
+    if shutil.which(command[0]):
+        return command
+    raise DeviceError(
+        f"no C++ compiler: $CXX is {asked!r}, which is not a program here. {ADVICE}"
+        if asked
+        else f"no C++ compiler: there is no g++. {ADVICE}"
+    )
 
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise DeviceError(
+            "no folder for the CPU kernels: this user has no home directory. Set XDG_CACHE_HOME to a "
+            "writable folder, or take --backend routed."
+        ) from error
     return root / "shufflenet-fn" / "kernels"
 
 
-def build(compiler: str, folder: Path) -> Path:
+def build(compiler: list[str], folder: Path) -> Path:
     """The library, built in ``folder`` if it is not there yet.
 
     Its name holds a hash of the sources, the flags, the compiler's version and the processor's features, so
@@ -66,31 +79,38 @@ def build(compiler: str, folder: Path) -> Path:
     """
     from filelock import FileLock
 
-    library = folder / f"kernels-{_fingerprint(compiler)}.so"
-    if library.is_file():
-        return library
     try:
+        library = folder / f"kernels-{_fingerprint(compiler)}.so"
+        if library.is_file():
+            return library
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / "build.lock"):
             if not library.is_file():
                 _compile(compiler, library)
     except OSError as error:
         raise DeviceError(
-            f"cannot build the CPU kernels in {folder}: {error.strerror or error}. Make the folder "
-            "writable, set XDG_CACHE_HOME to one that is, or take --backend routed."
+            f"cannot build the CPU kernels in {folder} with {compiler[0]}: {error.strerror or error}. Make "
+            "the folder writable, set XDG_CACHE_HOME to one that is, or take --backend routed."
         ) from error
     return library
 
 
-def _compile(compiler: str, library: Path) -> None:
+def _compile(compiler: list[str], library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         built = Path(scratch) / "kernels.so"
         compiled = Path(scratch) / "kernels.o"
-        _run([compiler, *flags(), "-c", str(SOURCES / "api.cpp"), "-o", str(compiled)])
+        _run([*compiler, *flags(), "-c", str(SOURCES / "api.cpp"), "-o", str(compiled)])
         # Linked without -fopenmp: torch has loaded its own copy of the OpenMP runtime, and a second one
         # would bring a second pool of threads that fights the first for the cores.
-        _run([compiler, "-shared", str(compiled), "-o", str(built)])
+        _run([*compiler, "-shared", str(compiled), "-o", str(built)])
         os.replace(built, library)
+
+
+def _words(name: str, value: str) -> list[str]:
+    try:
+        return shlex.split(value)
+    except ValueError as error:
+        raise DeviceError(f"cannot read ${name}, which is {value!r}: {error}.") from error
 
 
 def _run(command: Sequence[str]) -> None:
@@ -103,11 +123,11 @@ def _run(command: Sequence[str]) -> None:
         )
 
 
-def _fingerprint(compiler: str) -> str:
+def _fingerprint(compiler: list[str]) -> str:
     digest = hashlib.sha256()
     for source in sorted(SOURCES.glob("*.[ch]pp")):
         digest.update(source.name.encode() + source.read_bytes())
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False)
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
     for fact in (*flags(), version.stdout, platform.machine(), _processor_features()):
         digest.update(fact.encode())
     return digest.hexdigest()[:16]

@@ -56,8 +56,8 @@ def single(part: Part) -> FeatureMap:
 
 
 def kernels_take(*tensors: Tensor) -> bool:
-    """Whether the kernels are made for these."""
-    return all(
+    """Whether the kernels are made for these. ``torch.autocast`` chooses among torch's own operators."""
+    return not torch.is_autocast_enabled("cpu") and all(
         t.dtype in (torch.float32, torch.bfloat16) and t.device.type == "cpu" for t in tensors
     )
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch  # loads the OpenMP runtime that the kernels use
 
 from shufflenet_fn_backends.errors import DeviceError
-from shufflenet_fn_backends.fused.build import ADVICE, build, cache_folder, find_compiler
+from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
@@ -70,10 +70,7 @@ def kernels() -> Kernels:
     Raises:
         DeviceError: there is no compiler, or it failed.
     """
-    compiler = find_compiler()
-    if compiler is None:
-        raise DeviceError(f"backend cpu needs a C++ compiler and found none. {ADVICE}")
-    path = build(compiler, cache_folder())
+    path = build(find_compiler(), cache_folder())
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:

@@ -15,6 +15,31 @@ AFFINE, RELU = 1, 2
 Fields = ctypes.Array[ctypes.c_int64]
 
 
+def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
+    """Where the tensor's data is, for a kernel that reads or writes it as ``dtype``.
+
+    Raises:
+        ValueError: it is not in the CPU's memory (another device, or fake while torch traces), or of another
+            dtype.
+    """
+    try:
+        pointer = x.data_ptr() if x.device.type == "cpu" else 0
+    except RuntimeError:  # a batch of torch.autograd's own kind, which does not ask for a vmap rule
+        pointer = 0
+    if (pointer == 0 and x.numel()) or (dtype is not None and x.dtype != dtype):
+        raise ValueError(
+            f"the CPU's kernels take tensors of {dtype or 'any dtype'} in its memory, not {x.dtype} on "
+            f"{x.device}"
+            + (
+                ""
+                if pointer
+                else " without data: they can be neither traced nor batched; take "
+                "backend routed for that"
+            )
+        )
+    return pointer
+
+
 class Shape(NamedTuple):
     """Extent of a feature map without its channels."""
 
@@ -41,7 +66,13 @@ def empty(shape: Shape, channels: int, dtype: torch.dtype) -> Tensor:
     n, h, w = shape
     # (torch.empty with memory_format takes another 3 µs.)
     strides = (h * w * channels, 1, w * channels, channels)
-    return torch.empty_strided((n, channels, h, w), strides, dtype=dtype)
+    return torch.empty_strided((n, channels, h, w), strides, dtype=dtype, device="cpu")
+
+
+def vector(channels: int, rows: int | None = None) -> Tensor:
+    """Uninitialised float32 (channels,) or (rows, channels), whatever torch's defaults are."""
+    size = (channels,) if rows is None else (rows, channels)
+    return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
 def pixel_stride(x: Tensor) -> int:
@@ -89,19 +120,27 @@ class Parts:
         position = 0
         for flag in flags:
             z = dense(tensors[position])
+            if shape_of(z) != shape_of(tensors[0]):
+                raise ValueError(
+                    f"parts of {tuple(tensors[0].shape)} and {tuple(z.shape)} do not lie side by side"
+                )
             channels = z.shape[1]
             self.channels += channels
-            values += (z.data_ptr(), pixel_stride(z), channels)
+            values += (address(z, tensors[0].dtype), pixel_stride(z), channels)
             dz = empty(shape_of(z), channels, z.dtype) if gradients else None
-            into = [] if dz is None else [dz.data_ptr(), channels]
+            into = [] if dz is None else [address(dz), channels]
             self._alive.append(z)
             if dz is not None:
                 self.gradients.append(dz)
             if flag & AFFINE:
                 affine = tensors[position + 1]
+                if affine.shape != (3, channels) or affine.stride(1) != 1:
+                    raise ValueError(
+                        f"a normalisation of {channels} channels has {tuple(affine.shape)} coefficients"
+                    )
                 values += _rows(affine)
                 if dz is not None:
-                    daffine = torch.empty(3, channels)
+                    daffine = vector(channels, 3)
                     self.gradients.append(daffine)
                     into += _rows(daffine)
             else:
@@ -117,7 +156,7 @@ class Parts:
 
 def _rows(affine: Tensor) -> tuple[int, int, int]:
     """Addresses of mean, scale and beta."""
-    start, step = affine.data_ptr(), affine.stride(0) * affine.element_size()
+    start, step = address(affine, torch.float32), affine.stride(0) * affine.element_size()
     return start, start + step, start + 2 * step
 
 
@@ -132,17 +171,23 @@ class OutputGradient:
 
     def __init__(self, z: Tensor, mean: Tensor, grads: Sequence[Tensor]) -> None:
         dz, dmean, dvar = grads
-        dz = dense(dz.to(z.dtype))
-        self._alive = (dz, dmean.contiguous(), dvar.contiguous())
-        _, dmean, dvar = self._alive
+        # (Saved results come back as somebody's hooks for saved tensors have left them.)
+        self._alive = (
+            dense(dz.to(z.dtype)),
+            dense(z),
+            mean.contiguous(),
+            dmean.contiguous(),
+            dvar.contiguous(),
+        )
+        dz, z, mean, dmean, dvar = self._alive
         self.fields = fields(
-            dz.data_ptr(),
+            address(dz),
             pixel_stride(dz),
-            z.data_ptr(),
+            address(z),
             pixel_stride(z),
-            mean.data_ptr(),
-            dmean.data_ptr(),
-            dvar.data_ptr(),
+            address(mean, torch.float32),
+            address(dmean, torch.float32),
+            address(dvar, torch.float32),
             z.shape[1],
             shape_of(z).pixels,
         )

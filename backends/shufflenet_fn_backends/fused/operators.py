@@ -18,11 +18,13 @@ from shufflenet_fn_backends.fused.memory import (
     OutputGradient,
     Parts,
     Shape,
+    address,
     dense,
     empty,
     fields,
     pixel_stride,
     shape_of,
+    vector,
 )
 
 
@@ -58,16 +60,17 @@ class Pointwise:
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight, order, *rest = tensors
+        weight = weight.contiguous()
         parts = Parts(rest, self.flags)
         z, mean, var = _results(parts.shape, weight.shape[0], parts.dtype)
         kernels().pointwise_forward(
             _half(z),
             parts.fields,
             _pointwise_fields(parts, weight, order),
-            fields(z.data_ptr(), weight.shape[0], 0, 0),
+            fields(address(z), weight.shape[0], 0, 0),
             None,
-            mean.data_ptr(),
-            var.data_ptr(),
+            address(mean),
+            address(var),
         )
         return z, mean, var
 
@@ -79,6 +82,7 @@ class Pointwise:
         needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
         weight, order, *rest = tensors
+        weight = weight.contiguous()
         z, mean, _ = results
         parts = Parts(rest, self.flags, gradients=True)
         dweight = torch.empty_like(weight)
@@ -88,7 +92,7 @@ class Pointwise:
             parts.fields,
             _pointwise_fields(parts, weight, order),
             gradient.fields,
-            dweight.data_ptr(),
+            address(dweight),
         )
         return dweight, None, *parts.gradients
 
@@ -103,6 +107,7 @@ class Depthwise:
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         weight, *rest = tensors
+        weight = weight.contiguous()
         parts = Parts(rest, self.flags)
         shape = parts.shape.halved() if self.stride == 2 else parts.shape
         z, mean, var = _results(shape, parts.channels, parts.dtype)
@@ -110,9 +115,9 @@ class Depthwise:
             _half(z),
             parts.fields,
             self._fields(parts, weight),
-            fields(z.data_ptr(), parts.channels, 0, 0),
-            mean.data_ptr(),
-            var.data_ptr(),
+            fields(address(z), parts.channels, 0, 0),
+            address(mean),
+            address(var),
         )
         return z, mean, var
 
@@ -124,6 +129,7 @@ class Depthwise:
         needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
         weight, *rest = tensors
+        weight = weight.contiguous()
         z, mean, _ = results
         parts = Parts(rest, self.flags, gradients=True)
         dweight = torch.empty_like(weight)
@@ -133,17 +139,22 @@ class Depthwise:
             parts.fields,
             self._fields(parts, weight),
             gradient.fields,
-            dweight.data_ptr(),
+            address(dweight),
         )
         return dweight, *parts.gradients
 
     def _fields(self, parts: Parts, weight: Tensor) -> object:
+        if weight.shape != (parts.channels, 1, 3, 3):
+            raise ValueError(
+                f"a depthwise weight {tuple(weight.shape)} does not fit a feature map of "
+                f"{parts.channels} channels"
+            )
         return fields(
             parts.count,
             parts.channels,
             *parts.shape,
             self.stride,
-            weight.data_ptr(),
+            address(weight, torch.float32),
             torch.get_num_threads(),
         )
 
@@ -158,14 +169,15 @@ class Stem:
     constants: tuple[int, ...] = ()
 
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        weight, x = tensors[0], tensors[1].contiguous(memory_format=torch.channels_last)
+        weight = tensors[0].contiguous()
+        x = tensors[1].contiguous(memory_format=torch.channels_last)
         z, mean, var = _results(shape_of(x).halved(), weight.shape[0], x.dtype)
         kernels().stem_forward(
             _half(z),
             _stem_fields(x, weight),
-            fields(z.data_ptr(), weight.shape[0], 0, 0),
-            mean.data_ptr(),
-            var.data_ptr(),
+            fields(address(z), weight.shape[0], 0, 0),
+            address(mean),
+            address(var),
         )
         return z, mean, var
 
@@ -176,12 +188,13 @@ class Stem:
         grads: Sequence[Tensor],
         needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
-        weight, x = tensors[0], tensors[1].contiguous(memory_format=torch.channels_last)
+        weight = tensors[0].contiguous()
+        x = tensors[1].contiguous(memory_format=torch.channels_last)
         z, mean, _ = results
         dweight = torch.empty_like(weight)
         gradient = OutputGradient(z, mean, grads)
         kernels().stem_backward(
-            _half(z), _stem_fields(x, weight), gradient.fields, dweight.data_ptr()
+            _half(z), _stem_fields(x, weight), gradient.fields, address(dweight)
         )
         return dweight, _image_gradient(x, weight, results, grads) if needed[1] else None
 
@@ -198,7 +211,7 @@ class MaxPool:
         y = empty(part.shape.halved(), part.channels, part.dtype)
         which = torch.empty_like(y, dtype=torch.uint8)
         kernels().pool_forward(
-            _half(y), part.fields, self._fields(part), y.data_ptr(), which.data_ptr()
+            _half(y), part.fields, self._fields(part), address(y), address(which)
         )
         return y, which
 
@@ -210,10 +223,11 @@ class MaxPool:
         needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
         y, which = results
+        which = which.contiguous(memory_format=torch.channels_last)
         part = Parts(tensors, (self.flag,), gradients=True)
         dy = grads[0].to(y.dtype).contiguous(memory_format=torch.channels_last)
         kernels().pool_backward(
-            _half(y), part.fields, self._fields(part), dy.data_ptr(), which.data_ptr()
+            _half(y), part.fields, self._fields(part), address(dy), address(which)
         )
         return tuple(part.gradients)
 
@@ -265,7 +279,7 @@ class Materialize:
             _half(y),
             part.fields,
             part.shape.pixels,
-            y.data_ptr(),
+            address(y),
             part.channels,
             torch.get_num_threads(),
         )
@@ -284,7 +298,7 @@ class Materialize:
             _half(dy),
             part.fields,
             part.shape.pixels,
-            dy.data_ptr(),
+            address(dy),
             pixel_stride(dy),
             torch.get_num_threads(),
         )
@@ -292,7 +306,7 @@ class Materialize:
 
 
 def _results(shape: Shape, channels: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    return empty(shape, channels, dtype), torch.empty(channels), torch.empty(channels)
+    return empty(shape, channels, dtype), vector(channels), vector(channels)
 
 
 def _image_gradient(
@@ -324,23 +338,31 @@ def _half(z: Tensor) -> int:
 
 
 def _pointwise_fields(parts: Parts, weight: Tensor, order: Tensor) -> object:
+    if weight.shape[1:] != (parts.channels, 1, 1) or order.numel() not in (0, parts.channels):
+        raise ValueError(
+            f"a weight {tuple(weight.shape)} does not fit a feature map of {parts.channels} channels"
+        )
     return fields(
         parts.count,
         parts.shape.pixels,
         parts.channels,
         weight.shape[0],
-        weight.data_ptr(),
-        order.data_ptr() if order.numel() else 0,
+        address(weight, torch.float32),
+        address(order, torch.int64),
         torch.get_num_threads(),
     )
 
 
 def _stem_fields(x: Tensor, weight: Tensor) -> object:
+    if weight.shape[1:] != (x.shape[1], 3, 3):
+        raise ValueError(
+            f"a weight {tuple(weight.shape)} does not fit images of {x.shape[1]} channels"
+        )
     return fields(
-        x.data_ptr(),
+        address(x),
         *shape_of(x),
         x.shape[1],
         weight.shape[0],
-        weight.data_ptr(),
+        address(weight, torch.float32),
         torch.get_num_threads(),
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.fused.library import kernels
-from shufflenet_fn_backends.fused.memory import Fields, fields
+from shufflenet_fn_backends.fused.memory import Fields, address, fields, vector
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed_map import permuted
 
@@ -131,7 +131,9 @@ class _Recorder:
 
     def mean(self, x: _Map) -> None:
         assert len(x.parts) == 1, "the last layer is a convolution"
-        self.steps.append(_Step(_MEAN, False, None, None, x, x.parts[0].channels, 1, 0, _NO_BUFFER))
+        self.steps.append(
+            _Step(_MEAN, False, None, None, x, x.parts[0].channels, 1, _NO_BUFFER, _NO_BUFFER)
+        )
 
     def _buffer(self, elements: int) -> int:
         self.buffers.append(-(-elements // 64) * 64)
@@ -142,6 +144,7 @@ def record(
     body: Callable[[Backend[Any], Any], Any], images: Tensor, *, physical: bool
 ) -> Callable[[Tensor], Tensor]:
     """See ``primitives.Program``. ``physical``: the order of the parameters in ``body``."""
+    address(images)
     _, channels, height, width = images.shape
     recorder = _Recorder(physical)
     source = _Range(_NO_BUFFER, 0, channels, channels)
@@ -169,8 +172,7 @@ class _Recorded:
                 x.height,
                 x.width,
                 step.stride,
-                offsets[step.result],
-                offsets[step.mask] if step.mask != _NO_BUFFER else 0,
+                *(0 if b == _NO_BUFFER else offsets[b] for b in (step.result, step.mask)),
                 len(ranges),
             ]
             for r in ranges:
@@ -181,26 +183,27 @@ class _Recorded:
         self._features = len(last.layout.order)
         self._order = routing.inverse(last.layout.order)
         self._dtype = dtype
-        self._arenas = torch.empty(0, dtype=dtype)
+        self._arenas = torch.empty(0, dtype=dtype, device="cpu")
         self._lock = threading.Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
         x = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
         threads = torch.get_num_threads()
-        features = torch.empty(x.shape[0], self._features, dtype=self._dtype)
+        features = torch.empty(x.shape[0], self._features, dtype=self._dtype, device="cpu")
         with self._lock:
             if self._arenas.numel() < threads * self._arena_size:
-                self._arenas = torch.empty(threads * self._arena_size, dtype=self._dtype)
+                size = threads * self._arena_size
+                self._arenas = torch.empty(size, dtype=self._dtype, device="cpu")
             kernels().program(
                 int(self._dtype is torch.bfloat16),
                 self._fields,
                 self._count,
-                x.data_ptr(),
+                address(x, self._dtype),
                 x.shape[0],
-                x[0].numel(),
-                features.data_ptr(),
+                x.shape[1:].numel(),
+                address(features),
                 self._features,
-                self._arenas.data_ptr(),
+                address(self._arenas),
                 self._arena_size,
                 threads,
             )
@@ -260,10 +263,10 @@ def _packed(weight: Tensor) -> Tensor:
     out, channels = weight.shape[:2]
     weight = weight.contiguous()
     lanes = 16  # of the widest vectors that the kernels know
-    packed = torch.zeros(channels, -(-out // lanes) * lanes)
-    kernels().pack(weight.data_ptr(), None, channels, out, packed.data_ptr())
+    packed = vector(-(-out // lanes) * lanes, channels)
+    kernels().pack(address(weight, torch.float32), None, channels, out, address(packed))
     return packed
 
 
 def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+    return 0 if tensor is None else address(tensor, torch.float32)

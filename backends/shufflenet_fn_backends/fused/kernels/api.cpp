@@ -34,21 +34,29 @@ Output<T> read_output(const int64_t* f) {
 // Fields of a gradient: g, g_stride, z, z_stride, mean, dmean, dvar, channels, pixels.
 template <class T>
 OutputGradient<T> read_gradient(const int64_t* f) {
-  return {pointer<const T>(f[0]), f[1], pointer<const T>(f[2]), f[3], pointer<const float>(f[4]),
-          pointer<const float>(f[5]), pointer<const float>(f[6]), f[7], double(f[8])};
+  return {pointer<const T>(f[0]),
+          f[1],
+          pointer<const T>(f[2]),
+          f[3],
+          pointer<const float>(f[4]),
+          pointer<const float>(f[5]),
+          pointer<const float>(f[6]),
+          f[7],
+          double(f[8])};
 }
 
 // Fields: number of parts, rows, in, out, weight, perm, threads.
 template <class T>
 Pointwise<T> read_pointwise(const int64_t* parts, const int64_t* f) {
-  return {read_parts<T>(parts, f[0]), f[1], f[2], f[3], pointer<const float>(f[4]),
+  return {read_parts<T>(parts, f[0]),   f[1], f[2], f[3], pointer<const float>(f[4]),
           pointer<const int64_t>(f[5]), f[6]};
 }
 
 // Fields: number of parts, channels, images, height, width, stride, weight, threads.
 template <class T>
 Depthwise<T> read_depthwise(const int64_t* parts, const int64_t* f) {
-  return {read_parts<T>(parts, f[0]), f[1], f[2], f[3], f[4], f[5], pointer<const float>(f[6]), f[7]};
+  return {read_parts<T>(parts, f[0]), f[1], f[2], f[3], f[4], f[5],
+          pointer<const float>(f[6]), f[7]};
 }
 
 // Fields: x, images, height, width, in, out, weight, threads.
@@ -66,42 +74,39 @@ Pool<T> read_pool(const int64_t* parts, const int64_t* f) {
 }  // namespace
 
 #define SFN_API extern "C" __attribute__((visibility("default"))) int
-#define SFN_BY_DTYPE(call)          \
-  return guarded([&] {              \
-    if (half) {                     \
-      using T = bf16;               \
-      call;                         \
-    } else {                        \
-      using T = float;              \
-      call;                         \
-    }                               \
+#define SFN_BY_DTYPE(call) \
+  return guarded([&] {     \
+    if (half) {            \
+      using T = bf16;      \
+      call;                \
+    } else {               \
+      using T = float;     \
+      call;                \
+    }                      \
   })
 
-SFN_API sfn_abi() { return 1; }
 SFN_API sfn_lanes() { return VL; }
 
 SFN_API sfn_pointwise_forward(int half, const int64_t* parts, const int64_t* op, const int64_t* out,
                               const float* packed, float* mean, float* var) {
-  SFN_BY_DTYPE(pointwise_forward<T>(read_pointwise<T>(parts, op), read_output<T>(out), packed,
-                                    mean, var));
+  SFN_BY_DTYPE(
+      pointwise_forward<T>(read_pointwise<T>(parts, op), read_output<T>(out), packed, mean, var));
 }
 SFN_API sfn_pointwise_backward(int half, const int64_t* parts, const int64_t* op,
                                const int64_t* gradient, float* dweight) {
-  SFN_BY_DTYPE(pointwise_backward<T>(read_pointwise<T>(parts, op), read_gradient<T>(gradient),
-                                     dweight));
+  SFN_BY_DTYPE(
+      pointwise_backward<T>(read_pointwise<T>(parts, op), read_gradient<T>(gradient), dweight));
 }
 SFN_API sfn_depthwise_forward(int half, const int64_t* parts, const int64_t* op, const int64_t* out,
                               float* mean, float* var) {
-  SFN_BY_DTYPE(depthwise_forward<T>(read_depthwise<T>(parts, op), read_output<T>(out), mean,
-                                    var));
+  SFN_BY_DTYPE(depthwise_forward<T>(read_depthwise<T>(parts, op), read_output<T>(out), mean, var));
 }
 SFN_API sfn_depthwise_backward(int half, const int64_t* parts, const int64_t* op,
                                const int64_t* gradient, float* dweight) {
-  SFN_BY_DTYPE(depthwise_backward<T>(read_depthwise<T>(parts, op), read_gradient<T>(gradient),
-                                     dweight));
+  SFN_BY_DTYPE(
+      depthwise_backward<T>(read_depthwise<T>(parts, op), read_gradient<T>(gradient), dweight));
 }
-SFN_API sfn_stem_forward(int half, const int64_t* op, const int64_t* out, float* mean,
-                         float* var) {
+SFN_API sfn_stem_forward(int half, const int64_t* op, const int64_t* out, float* mean, float* var) {
   SFN_BY_DTYPE(stem_forward<T>(read_stem<T>(op), read_output<T>(out), mean, var));
 }
 SFN_API sfn_stem_backward(int half, const int64_t* op, const int64_t* gradient, float* dweight) {
@@ -117,8 +122,8 @@ SFN_API sfn_pool_backward(int half, const int64_t* part, const int64_t* op, cons
 }
 SFN_API sfn_apply_forward(int half, const int64_t* part, int64_t rows, void* y, int64_t y_stride,
                           int64_t threads) {
-  SFN_BY_DTYPE(apply_forward<T>(read_parts<T>(part, 1)[0], rows, static_cast<T*>(y), y_stride,
-                                threads));
+  SFN_BY_DTYPE(
+      apply_forward<T>(read_parts<T>(part, 1)[0], rows, static_cast<T*>(y), y_stride, threads));
 }
 SFN_API sfn_apply_backward(int half, const int64_t* part, int64_t rows, const void* dy,
                            int64_t dy_stride, int64_t threads) {
@@ -128,9 +133,9 @@ SFN_API sfn_apply_backward(int half, const int64_t* part, int64_t rows, const vo
 SFN_API sfn_program(int half, const int64_t* steps, int64_t count, const void* x, int64_t images,
                     int64_t image_size, void* features, int64_t feature_size, void* arenas,
                     int64_t arena_size, int64_t threads) {
-  SFN_BY_DTYPE(run_program<T>(read_steps(steps, count), static_cast<const T*>(x), images, image_size,
-                              static_cast<T*>(features), feature_size, static_cast<T*>(arenas),
-                              arena_size, threads));
+  SFN_BY_DTYPE(run_program<T>(read_steps(steps, count), static_cast<const T*>(x), images,
+                              image_size, static_cast<T*>(features), feature_size,
+                              static_cast<T*>(arenas), arena_size, threads));
 }
 SFN_API sfn_pack(const float* weight, const int64_t* perm, int64_t in, int64_t out, float* to) {
   return guarded([&] { transpose_weight(weight, perm, in, out, to); });

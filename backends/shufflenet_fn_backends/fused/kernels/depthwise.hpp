@@ -1,5 +1,5 @@
-// 3x3 depthwise convolution, padding 1, stride 1 or 2: one image and VL channels at a time, in a plane that
-// the cache holds.
+// 3x3 depthwise convolution, padding 1, stride 1 or 2: one image and VL channels at a time, in a
+// plane that the cache holds.
 #pragma once
 #include <memory>
 
@@ -18,7 +18,8 @@ struct Depthwise {
   int64_t out_height() const { return (height - 1) / stride + 1; }
   int64_t out_width() const { return (width - 1) / stride + 1; }
 
-  // A vector of channels: of which part, where in it, and the number of its first channel in the whole.
+  // A vector of channels: of which part, where in it, and the number of its first channel in the
+  // whole.
   struct Column {
     const Part<T>* part;
     Strip at;
@@ -71,15 +72,13 @@ struct Depthwise {
 };
 
 template <class T>
-void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean,
-                       float* var) {
+void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean, float* var) {
   int64_t oh = op.out_height(), ow = op.out_width();
   auto columns = op.columns();
   int64_t per_image = columns.size();
   bool wanted = mean != nullptr;
   std::vector<std::unique_ptr<Moments>> moments(op.threads);
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
     float* plane = scratch.floats(op.plane_floats());
     if (wanted) moments[t] = std::make_unique<Moments>(out.channels);
@@ -100,14 +99,22 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
           const float* p = top + w * op.stride * VL;
           vf v = bias;
           for (int kh = 0; kh < 3; ++kh)
-            for (int kw = 0; kw < 3; ++kw)
-              v += taps.w[kh * 3 + kw] * load(p + kh * ld + kw * VL);
+            for (int kw = 0; kw < 3; ++kw) v += taps.w[kh * 3 + kw] * load(p + kh * ld + kw * VL);
           if (out.relu) v = relu(v);
           store_n(z, v, at.lanes);
           if (wanted) {
-            v = kept(v, z);
-            if (h == 0 && w == 0) origin = v;
-            vf d = v - origin;
+            vf d = kept(v, z) - origin;
+            sum += d;
+            squares += d * d;
+          }
+        }
+        if (wanted && h == 0) {
+          // The first line is gone over again, relative to its own mean.
+          origin = sum / float(ow);
+          sum = squares = vf{};
+          const T* line = z - ow * out.channels;
+          for (int64_t w = 0; w < ow; ++w) {
+            vf d = load_n(line + w * out.channels, at.lanes) - origin;
             sum += d;
             squares += d * d;
           }
@@ -117,23 +124,24 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
         for (int64_t l = at.fresh; l < at.lanes; ++l)
           moments[t]->add(column.channel + l, oh * ow, origin[l], sum[l], squares[l]);
     }
-  }
+  });
   if (!wanted) return;
   for (int64_t t = 1; t < op.threads; ++t) moments[0]->add(*moments[t]);
   moments[0]->write(mean, var);
 }
 
 // The gradient of one input pixel: the taps of the outputs that saw it. `g` has a border of zeros.
-inline vf gathered(const float* g, int64_t ld, int64_t h, int64_t w, int64_t stride, const vf* taps) {
+inline vf gathered(const float* g, int64_t ld, int64_t h, int64_t w, int64_t stride,
+                   const vf* taps) {
   vf v{};
   if (stride == 1) {
     const float* p = g + h * ld + w * VL;
     for (int kh = 0; kh < 3; ++kh)
-      for (int kw = 0; kw < 3; ++kw)
-        v += taps[8 - kh * 3 - kw] * load(p + kh * ld + kw * VL);
+      for (int kw = 0; kw < 3; ++kw) v += taps[8 - kh * 3 - kw] * load(p + kh * ld + kw * VL);
     return v;
   }
-  // Output row o saw input rows 2o-1, 2o, 2o+1: an even row is seen by one output, an odd one by two.
+  // Output row o saw input rows 2o-1, 2o, 2o+1: an even row is seen by one output, an odd one by
+  // two.
   int64_t h0 = h / 2 + 1, w0 = w / 2 + 1;
   int last_h = h % 2, last_w = w % 2;
   for (int i = 0; i <= last_h; ++i)
@@ -153,8 +161,7 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
   int64_t ld = (op.width + 2) * VL, g_ld = (ow + 3) * VL, g_floats = (oh + 3) * g_ld;
   std::vector<std::unique_ptr<AffineGradient>> sums(op.threads);
   std::vector<std::vector<double>> partial(op.threads);
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
     float* plane = scratch.floats(op.plane_floats() + g_floats);
     float* g = plane + op.plane_floats();
@@ -192,7 +199,8 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
       for (int64_t h = 0; h < op.height; ++h)
         for (int64_t w = 0; w < op.width; ++w, z += part.stride, dz += part.dz_stride) {
           vf d = gathered(g, g_ld, h, w, op.stride, taps.w);
-          if (affine.rectify) d = (vf)((vi)d & ~(load(plane + (h + 1) * ld + (w + 1) * VL) <= 0.0f));
+          if (affine.rectify)
+            d = (vf)((vi)d & ~(load(plane + (h + 1) * ld + (w + 1) * VL) <= 0.0f));
           if (affine.active) {
             beta += d;
             scale += d * (load_n(z, at.lanes) - affine.mean);
@@ -202,7 +210,7 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
         }
       if (affine.active) sums[t]->add(in_whole, 0, beta, scale);
     }
-  }
+  });
   for (int64_t t = 1; t < op.threads; ++t) {
     sums[0]->add(*sums[t]);
     for (size_t i = 0; i < partial[0].size(); ++i) partial[0][i] += partial[t][i];

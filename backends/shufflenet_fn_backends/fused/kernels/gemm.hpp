@@ -16,8 +16,7 @@ inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, 
                  int64_t b_depth, float* c, int64_t c_row, bool accumulate) {
   vf sum[ROWS][VECTORS];
   for (int i = 0; i < ROWS; ++i)
-    for (int j = 0; j < VECTORS; ++j)
-      sum[i][j] = accumulate ? load(c + i * c_row + j * VL) : vf{};
+    for (int j = 0; j < VECTORS; ++j) sum[i][j] = accumulate ? load(c + i * c_row + j * VL) : vf{};
   for (int64_t k = 0; k < depth; ++k) {
     vf right[VECTORS];
     for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_depth + j * VL);

@@ -6,8 +6,8 @@
 
 namespace sfn {
 
-// Within a block values are taken relative to one of their own (`origin`), in float; blocks are joined in
-// double with the pairwise update of Chan, Golub and LeVeque (1979).
+// Within a block values are taken relative to one that they are near to (`origin`), in float;
+// blocks are joined in double with the pairwise update of Chan, Golub and LeVeque (1979).
 class Moments {
  public:
   explicit Moments(int64_t channels) : count_(channels), mean_(channels), m2_(channels) {}

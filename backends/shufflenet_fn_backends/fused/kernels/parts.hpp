@@ -1,5 +1,6 @@
-// A feature map as parts: ranges of channels of NHWC tensors, each with a batch norm (and ReLU) still to be
-// applied: y = (z - mean) * scale + beta. Whoever reads a part applies it on the way into the cache.
+// A feature map as parts: ranges of channels of NHWC tensors, each with a batch norm (and ReLU)
+// still to be applied: y = (z - mean) * scale + beta. Whoever reads a part applies it on the way
+// into the cache.
 #pragma once
 #include <vector>
 
@@ -151,6 +152,15 @@ struct Output {
   bool relu;
 };
 
+// A value that the block's own are near to; of several rows, so that one that is far from all
+// others does not spoil it.
+inline vf mean_of_first(const float* from, int64_t rows, int64_t ld, int64_t lanes) {
+  int64_t count = least(rows, 16);
+  vf total{};
+  for (int64_t r = 0; r < count; ++r) total += load_n(from + r * ld, lanes);
+  return total / float(count);
+}
+
 // Convolution results c[row][channel] to memory, and their moments if asked for.
 template <class T>
 inline void store_rows(const Output<T>& out, int64_t first, int64_t rows, const float* c,
@@ -160,7 +170,7 @@ inline void store_rows(const Output<T>& out, int64_t first, int64_t rows, const 
     vf bias = out.bias == nullptr ? vf{} : load_n(out.bias + at.start, at.lanes);
     T* z = out.z + first * out.channels + at.start;
     const float* from = c + at.start;
-    vf origin = kept(load_n(from, at.lanes) + bias, z), sum{}, squares{};
+    vf origin = mean_of_first(from, rows, ld, at.lanes) + bias, sum{}, squares{};
     by_lanes(at.lanes, [&](auto lanes) {
       if (moments != nullptr) {  // a training step: no ReLU yet
         for (int64_t r = 0; r < rows; ++r) {

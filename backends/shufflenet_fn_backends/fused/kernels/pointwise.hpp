@@ -1,4 +1,5 @@
-// 1x1 convolution over the parts of a feature map: normalise, multiply, gather moments, one pass each way.
+// 1x1 convolution over the parts of a feature map: normalise, multiply, gather moments, one pass
+// each way.
 #pragma once
 #include <memory>
 
@@ -58,7 +59,8 @@ inline const float* in_place(const Pointwise<bf16>&, int64_t, int64_t*) { return
 
 // `packed`: [in][pad(out)], or null to have it made from op.weight.
 template <class T>
-void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, const float* packed, float* mean, float* var) {
+void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, const float* packed,
+                       float* mean, float* var) {
   int64_t ld_in = pad(op.in), ld_out = pad(op.out);
   static thread_local Scratch weights;
   if (packed == nullptr) {
@@ -68,28 +70,24 @@ void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, const float
   }
   bool wanted = mean != nullptr;
   std::vector<std::unique_ptr<Moments>> moments(op.threads);
-#pragma omp parallel num_threads(op.threads)
-  {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
-#pragma omp for schedule(static, 1)
-    for (int64_t t = 0; t < op.threads; ++t) {
-      if (wanted) moments[t] = std::make_unique<Moments>(op.out);
-      Share mine = share(op.rows, t, op.threads);
-      int64_t step = block_rows(op.rows, ld_in + ld_out, op.threads);
-      float* a = scratch.floats(step * (ld_in + ld_out));
-      float* c = a + step * ld_in;
-      for (int64_t first = mine.begin; first < mine.end; first += step) {
-        int64_t rows = least(step, mine.end - first), stride = ld_in;
-        const float* left = in_place(op, first, &stride);
-        if (left == nullptr) {
-          op.load(first, rows, a, ld_in);
-          left = a;
-        }
-        gemm(rows, ld_out, op.in, left, stride, 1, packed, ld_out, c, ld_out, false);
-        store_rows(out, first, rows, c, ld_out, moments[t].get());
+    if (wanted) moments[t] = std::make_unique<Moments>(op.out);
+    Share mine = share(op.rows, t, op.threads);
+    int64_t step = block_rows(op.rows, ld_in + ld_out, op.threads);
+    float* a = scratch.floats(step * (ld_in + ld_out));
+    float* c = a + step * ld_in;
+    for (int64_t first = mine.begin; first < mine.end; first += step) {
+      int64_t rows = least(step, mine.end - first), stride = ld_in;
+      const float* left = in_place(op, first, &stride);
+      if (left == nullptr) {
+        op.load(first, rows, a, ld_in);
+        left = a;
       }
+      gemm(rows, ld_out, op.in, left, stride, 1, packed, ld_out, c, ld_out, false);
+      store_rows(out, first, rows, c, ld_out, moments[t].get());
     }
-  }
+  });
   if (!wanted) return;
   for (int64_t t = 1; t < op.threads; ++t) moments[0]->add(*moments[t]);
   moments[0]->write(mean, var);
@@ -106,45 +104,42 @@ void pointwise_backward(const Pointwise<T>& op, const OutputGradient<T>& gradien
       right[n * ld_in + k] = op.weight[n * op.in + permuted(op.perm, k)];
     for (int64_t k = op.in; k < ld_in; ++k) right[n * ld_in + k] = 0;
   }
-  // One sum for each share and not for each thread: the runtime may give us fewer threads than asked for.
   static thread_local Scratch partial_scratch;
   int64_t sum_floats = op.out * ld_in;
   float* partial = partial_scratch.floats(op.threads * sum_floats);
   std::vector<std::unique_ptr<AffineGradient>> sums(op.threads);
-#pragma omp parallel num_threads(op.threads)
-  {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
-#pragma omp for schedule(static, 1)
-    for (int64_t t = 0; t < op.threads; ++t) {
-      float* dw = partial + t * sum_floats;
-      std::memset(dw, 0, sum_floats * 4);
-      sums[t] = std::make_unique<AffineGradient>(op.in);
-      Share mine = share(op.rows, t, op.threads);
-      int64_t step = block_rows(op.rows, 2 * ld_in + ld_out, op.threads);
-      float* a = scratch.floats(step * (2 * ld_in + ld_out));
-      float *da = a + step * ld_in, *g = da + step * ld_in;
-      for (int64_t first = mine.begin; first < mine.end; first += step) {
-        int64_t rows = least(step, mine.end - first);
-        op.load(first, rows, a, ld_in);
-        gradient.load_rows(first, rows, g, ld_out);
-        gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, dw, ld_in, true);
-        gemm(rows, ld_in, op.out, g, ld_out, 1, right, ld_in, da, ld_in, false);
-        int64_t offset = 0;
-        for (const Part<T>& part : op.parts) {
-          if (part.dz != nullptr)
-            store_gradient_rows(part, first, rows, a + offset, da + offset, ld_in, offset, *sums[t]);
-          offset += part.channels;
-        }
+    float* dw = partial + t * sum_floats;
+    std::memset(dw, 0, sum_floats * 4);
+    sums[t] = std::make_unique<AffineGradient>(op.in);
+    Share mine = share(op.rows, t, op.threads);
+    int64_t step = block_rows(op.rows, 2 * ld_in + ld_out, op.threads);
+    float* a = scratch.floats(step * (2 * ld_in + ld_out));
+    float *da = a + step * ld_in, *g = da + step * ld_in;
+    for (int64_t first = mine.begin; first < mine.end; first += step) {
+      int64_t rows = least(step, mine.end - first);
+      op.load(first, rows, a, ld_in);
+      gradient.load_rows(first, rows, g, ld_out);
+      gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, dw, ld_in, true);
+      gemm(rows, ld_in, op.out, g, ld_out, 1, right, ld_in, da, ld_in, false);
+      int64_t offset = 0;
+      for (const Part<T>& part : op.parts) {
+        if (part.dz != nullptr)
+          store_gradient_rows(part, first, rows, a + offset, da + offset, ld_in, offset, *sums[t]);
+        offset += part.channels;
       }
     }
-#pragma omp for schedule(static)
-    for (int64_t n = 0; n < op.out; ++n)
+  });
+  for_shares(op.threads, [&](int64_t t) {
+    Share mine = share(op.out, t, op.threads);
+    for (int64_t n = mine.begin; n < mine.end; ++n)
       for (int64_t k = 0; k < op.in; ++k) {
         float total = 0;
-        for (int64_t t = 0; t < op.threads; ++t) total += partial[t * sum_floats + n * ld_in + k];
+        for (int64_t s = 0; s < op.threads; ++s) total += partial[s * sum_floats + n * ld_in + k];
         dweight[n * op.in + permuted(op.perm, k)] = total;
       }
-  }
+  });
   for (int64_t t = 1; t < op.threads; ++t) sums[0]->add(*sums[t]);
   int64_t offset = 0;
   for (const Part<T>& part : op.parts) {

@@ -1,4 +1,5 @@
-// 3x3 maximum with stride 2 and padding 1 of a normalised part, and the part itself made into a tensor.
+// 3x3 maximum with stride 2 and padding 1 of a normalised part, and the part itself made into a
+// tensor.
 #pragma once
 #include "parts.hpp"
 #include "scratch.hpp"
@@ -20,8 +21,7 @@ template <class T>
 void pool_forward(const Pool<T>& op, T* y, uint8_t* which) {
   int64_t channels = op.part.channels, per_image = strips(channels);
   int64_t oh = op.out_height(), ow = op.out_width(), ld = (op.width + 2) * VL;
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
     float* ring = scratch.floats(3 * ld);  // input row h lies in line (h + 3) % 3
     vf nothing = splat(-INFINITY);
@@ -63,7 +63,7 @@ void pool_forward(const Pool<T>& op, T* y, uint8_t* which) {
         }
       }
     }
-  }
+  });
 }
 
 template <class T>
@@ -71,8 +71,7 @@ void pool_backward(const Pool<T>& op, const T* dy, const uint8_t* which) {
   int64_t channels = op.part.channels, per_image = strips(channels);
   int64_t oh = op.out_height(), ow = op.out_width();
   std::vector<AffineGradient> sums(op.threads, AffineGradient(channels));
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     Share mine = share(op.items(), t, op.threads);
     for (int64_t item = mine.begin; item < mine.end; ++item) {
       int64_t image = item / per_image;
@@ -84,7 +83,8 @@ void pool_backward(const Pool<T>& op, const T* dy, const uint8_t* which) {
         T* dz = op.part.dz + (image * op.height + h) * op.width * op.part.dz_stride + at.start;
         for (int64_t w = 0; w < op.width; ++w, z += op.part.stride, dz += op.part.dz_stride) {
           vf d{};
-          // Windows 2o-1 to 2o+1: an even row lies in the middle of one, an odd one at the rim of two.
+          // Windows 2o-1 to 2o+1: an even row lies in the middle of one, an odd one at the rim of
+          // two.
           for (int64_t o = h / 2; o <= (h + 1) / 2; ++o)
             for (int64_t p = w / 2; p <= (w + 1) / 2; ++p) {
               if (o >= oh || p >= ow) continue;
@@ -105,7 +105,7 @@ void pool_backward(const Pool<T>& op, const T* dy, const uint8_t* which) {
       }
       if (affine.active) sums[t].add(at, 0, beta, scale);
     }
-  }
+  });
   for (int64_t t = 1; t < op.threads; ++t) sums[0].add(sums[t]);
   sums[0].write(op.part, 0);
 }
@@ -113,8 +113,7 @@ void pool_backward(const Pool<T>& op, const T* dy, const uint8_t* which) {
 // y[row][channel], rows `y_stride` elements apart.
 template <class T>
 void apply_forward(const Part<T>& part, int64_t rows, T* y, int64_t y_stride, int64_t threads) {
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-  for (int64_t t = 0; t < threads; ++t) {
+  for_shares(threads, [&](int64_t t) {
     Share mine = share(rows, t, threads);
     for (int64_t s = 0; s < strips(part.channels); ++s) {
       Strip at = strip(part.channels, s);
@@ -123,15 +122,14 @@ void apply_forward(const Part<T>& part, int64_t rows, T* y, int64_t y_stride, in
         store_n(y + r * y_stride + at.start,
                 affine(load_n(part.z + r * part.stride + at.start, at.lanes)), at.lanes);
     }
-  }
+  });
 }
 
 template <class T>
 void apply_backward(const Part<T>& part, int64_t rows, const T* dy, int64_t dy_stride,
                     int64_t threads) {
   std::vector<AffineGradient> sums(threads, AffineGradient(part.channels));
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-  for (int64_t t = 0; t < threads; ++t) {
+  for_shares(threads, [&](int64_t t) {
     Share mine = share(rows, t, threads);
     constexpr int64_t kBlock = 1024;  // float sums stay short
     for (int64_t first = mine.begin; first < mine.end; first += kBlock)
@@ -152,7 +150,7 @@ void apply_backward(const Part<T>& part, int64_t rows, const T* dy, int64_t dy_s
         }
         if (affine.active) sums[t].add(at, 0, beta, scale);
       }
-  }
+  });
   for (int64_t t = 1; t < threads; ++t) sums[0].add(sums[t]);
   sums[0].write(part, 0);
 }

@@ -1,5 +1,6 @@
-// A recorded forward pass: all its layers over one image, then over the next, so that what a layer made is
-// still in the cache when the next one reads it. Threads take images; a single image is shared by all.
+// A recorded forward pass: all its layers over one image, then over the next, so that what a layer
+// made is still in the cache when the next one reads it. Threads take images; a single image is
+// shared by all.
 #pragma once
 #include "depthwise.hpp"
 #include "pointwise.hpp"
@@ -22,13 +23,24 @@ struct Step {
   std::vector<Range> ranges;
 };
 
-// Fields of a step: kind, relu, weight, bias, in, out, height, width, stride, result, mask, number of ranges,
-// and three for each range. `mask` is where a pool may write what it does not need later.
+// Fields of a step: kind, relu, weight, bias, in, out, height, width, stride, result, mask, number
+// of ranges, and three for each range. `mask` is where a pool may write what it does not need
+// later.
 inline std::vector<Step> read_steps(const int64_t* f, int64_t count) {
   std::vector<Step> steps;
   for (int64_t i = 0; i < count; ++i) {
-    Step step{Kind(f[0]), f[1] != 0, (const float*)f[2], (const float*)f[3], f[4], f[5],
-              f[6],       f[7],      f[8],               f[9],               f[10], {}};
+    Step step{Kind(f[0]),
+              f[1] != 0,
+              (const float*)f[2],
+              (const float*)f[3],
+              f[4],
+              f[5],
+              f[6],
+              f[7],
+              f[8],
+              f[9],
+              f[10],
+              {}};
     int64_t ranges = f[11];
     f += 12;
     for (int64_t r = 0; r < ranges; ++r, f += 3) step.ranges.push_back({f[0], f[1], f[2]});
@@ -93,11 +105,10 @@ void run_program(const std::vector<Step>& steps, const T* x, int64_t images, int
     for (int64_t i = 0; i < images; ++i) run(i, arenas, threads);
     return;
   }
-#pragma omp parallel for schedule(static, 1) num_threads(threads)
-  for (int64_t t = 0; t < threads; ++t) {
+  for_shares(threads, [&](int64_t t) {
     Share mine = share(images, t, threads);
     for (int64_t i = mine.begin; i < mine.end; ++i) run(i, arenas + t * arena_size, 1);
-  }
+  });
 }
 
 }  // namespace sfn

@@ -1,5 +1,6 @@
 // Memory for one call: grows to the largest call of a thread and is then reused.
 #pragma once
+#include <atomic>
 #include <cstdlib>
 #include <new>
 
@@ -38,6 +39,23 @@ struct Share {
 };
 inline Share share(int64_t count, int64_t index, int64_t threads) {
   return {count * index / threads, count * (index + 1) / threads};
+}
+
+// body(t) for every share t, in parallel. A share may not count on a thread of its own: the OpenMP
+// runtime may give fewer than asked for. Nothing may be thrown out of a parallel region, so it is
+// thrown after it.
+template <class F>
+inline void for_shares(int64_t shares, F&& body) {
+  std::atomic<bool> failed{false};
+#pragma omp parallel for schedule(static, 1) num_threads(shares)
+  for (int64_t t = 0; t < shares; ++t) {
+    try {
+      body(t);
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+  }
+  if (failed) throw std::bad_alloc();
 }
 
 }  // namespace sfn

@@ -1,4 +1,5 @@
-// 3x3 convolution with stride 2 and padding 1 over few channels: patches of a block of pixels, then a product.
+// 3x3 convolution with stride 2 and padding 1 over few channels: patches of a block of pixels, then
+// a product.
 #pragma once
 #include <memory>
 
@@ -36,7 +37,8 @@ struct Stem {
         }
         const T* source = x + ((image * height + y) * width + 2 * w - 1) * in;
         int64_t from = w == 0 ? in : 0, until = 2 * w + 1 < width ? 3 * in : 2 * in;
-        // Whole vectors write over what follows, which is written next; so not at the end of anything.
+        // Whole vectors write over what follows, which is written next; so not at the end of
+        // anything.
         if (from == 0 && until == 3 * in && 3 * in <= VL && r + 1 < count && source + VL <= end) {
           store(line, load(source));
           continue;
@@ -69,8 +71,7 @@ void stem_forward(const Stem<T>& op, const Output<T>& out, float* mean, float* v
       right[k * ld_out + n] = n < op.out ? op.weight[op.weight_at(n, k)] : 0.0f;
   bool wanted = mean != nullptr;
   std::vector<std::unique_ptr<Moments>> moments(op.threads);
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
     if (wanted) moments[t] = std::make_unique<Moments>(op.out);
     Share mine = share(op.rows(), t, op.threads);
@@ -83,7 +84,7 @@ void stem_forward(const Stem<T>& op, const Output<T>& out, float* mean, float* v
       gemm(rows, ld_out, op.depth(), a, ld_in, 1, right, ld_out, c, ld_out, false);
       store_rows(out, first, rows, c, ld_out, moments[t].get());
     }
-  }
+  });
   if (!wanted) return;
   for (int64_t t = 1; t < op.threads; ++t) moments[0]->add(*moments[t]);
   moments[0]->write(mean, var);
@@ -94,8 +95,7 @@ template <class T>
 void stem_backward(const Stem<T>& op, const OutputGradient<T>& gradient, float* dweight) {
   int64_t ld_in = pad(op.depth()), ld_out = pad(op.out);
   std::vector<std::vector<float>> partial(op.threads);
-#pragma omp parallel for schedule(static, 1) num_threads(op.threads)
-  for (int64_t t = 0; t < op.threads; ++t) {
+  for_shares(op.threads, [&](int64_t t) {
     static thread_local Scratch scratch;
     partial[t].assign(op.out * ld_in, 0.0f);
     Share mine = share(op.rows(), t, op.threads);
@@ -108,7 +108,7 @@ void stem_backward(const Stem<T>& op, const OutputGradient<T>& gradient, float* 
       gradient.load_rows(first, rows, g, ld_out);
       gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, partial[t].data(), ld_in, true);
     }
-  }
+  });
   for (int64_t n = 0; n < op.out; ++n)
     for (int64_t k = 0; k < op.depth(); ++k) {
       float total = 0;

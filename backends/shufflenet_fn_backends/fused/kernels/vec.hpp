@@ -41,7 +41,8 @@ inline vi load(const uint8_t* p) {
 }
 
 inline void store(float* p, vf v) { *reinterpret_cast<vf_mem*>(p) = v; }
-// Round to nearest even; the rounding would carry a NaN's mantissa into the sign, so NaN is set apart.
+// Round to nearest even; the rounding would carry a NaN's mantissa into the sign, so NaN is set
+// apart.
 inline void store(bf16* p, vf v) {
   vu u = (vu)v;
   vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -83,9 +84,7 @@ inline void store_n(T* p, V v, int64_t n) {
   std::memcpy(p, buffer, n * sizeof(T));
 }
 
-inline vf select(vi mask, vf yes, vf no) {
-  return (vf)(((vi)yes & mask) | ((vi)no & ~mask));
-}
+inline vf select(vi mask, vf yes, vf no) { return (vf)(((vi)yes & mask) | ((vi)no & ~mask)); }
 // torch's rule: a NaN stays one.
 inline vf relu(vf v) { return (vf)((vi)v & ~(v <= 0.0f)); }
 
@@ -93,8 +92,9 @@ constexpr int64_t pad(int64_t n) { return (n + VL - 1) / VL * VL; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 constexpr int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Channels in vectors: the last one ends at C and may overlap the one before, so that no lane is masked.
-// `fresh` is the first lane that no earlier vector held; fewer than VL channels are one partial vector.
+// Channels in vectors: the last one ends at C and may overlap the one before, so that no lane is
+// masked. `fresh` is the first lane that no earlier vector held; fewer than VL channels are one
+// partial vector.
 struct Strip {
   int64_t start, lanes, fresh;
 };

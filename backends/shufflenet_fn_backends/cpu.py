@@ -86,9 +86,7 @@ def max_pool2d(x: FeatureMap | Tensor, *, kernel: int, stride: int, padding: int
 def to_tensor(x: FeatureMap | Tensor) -> Tensor:
     if isinstance(x, Tensor):
         return x
-    tensors = [materialized(part) for part in x.parts]
-    y = torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
-    return permuted(y, routing.inverse(x.layout.order), 1)
+    return permuted(_side_by_side(x), routing.inverse(x.layout.order), 1)
 
 
 class _Ordered(NamedTuple):
@@ -111,25 +109,22 @@ class _Ordered(NamedTuple):
                 and kernels_take(x, weight)
             ):
                 return single(_convolved(Stem(), weight, x))
-            x = single(Part(x))
+            x = _feature_map(x)
         channels = len(x.layout.order)
         if groups == channels == weight.shape[0]:
             return self._depthwise(x, weight, stride, padding)
         if (kernel, geometry) == ((1, 1), (1, 0, 1)) and _kernels_take(x, weight):
-            flags = tuple(part.flag for part in x.parts)
             aligned = self.physical or routing.is_natural(x.layout.order)
             order = () if aligned else x.layout.order
             index = index_constant(order, weight.device)
-            tensors = [t for part in x.parts for t in part.tensors]
-            return single(_convolved(Pointwise(flags), weight, index, *tensors))
+            return single(_convolved(Pointwise(x.flags), weight, index, *x.tensors))
         if groups != 1:
             raise ValueError(
                 f"{groups} groups of {channels} channels: only 1 and {channels} are there"
             )
         if not self.physical:
             weight = permuted(weight, x.layout.order, 1)
-        y = torch.cat([materialized(part) for part in x.parts], 1)
-        return single(Part(nnf.conv2d(y, weight, None, stride, padding)))
+        return single(Part(nnf.conv2d(_side_by_side(x), weight, None, stride, padding)))
 
     def batch_norm_train(
         self, x: FeatureMap | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
@@ -207,10 +202,9 @@ class _Ordered(NamedTuple):
             and stride in (1, 2)
             and _kernels_take(x, weight)
         ):
-            flags = tuple(part.flag for part in x.parts)
-            tensors = [t for part in x.parts for t in part.tensors]
-            return FeatureMap((_convolved(Depthwise(flags, stride), weight, *tensors),), whole)
-        y = torch.cat([materialized(part) for part in x.parts], 1)
+            part = _convolved(Depthwise(x.flags, stride), weight, *x.tensors)
+            return FeatureMap((part,), whole)
+        y = _side_by_side(x)
         y = nnf.conv2d(y, weight, None, stride, padding, 1, y.shape[1])
         return FeatureMap((Part(y),), whole)
 
@@ -228,6 +222,12 @@ class _Ordered(NamedTuple):
 
 def _feature_map(x: FeatureMap | Tensor) -> FeatureMap:
     return single(Part(x)) if isinstance(x, Tensor) else x
+
+
+def _side_by_side(x: FeatureMap) -> Tensor:
+    """The parts as one tensor, in physical order."""
+    tensors = [materialized(part) for part in x.parts]
+    return torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
 
 
 def _convolved(operator: Operator, weight: Tensor, *tensors: Tensor) -> Part:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shufflenet_fn.data.demo_images import DEMO_CLASSES, draw_image
 from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn_backends.cache import cache_root as default_cache_root
 from shufflenet_fn_backends.errors import UserError
 
 DEMO_VERSION = 1
@@ -37,11 +38,6 @@ def ensure_demo(cache_root: Path | None = None) -> Path:
     root = default_cache_root() if cache_root is None else Path(cache_root)
     folder = root / f"demo-v{DEMO_VERSION}-seed0"
     return folder if is_complete(folder) else write_demo(folder, seed=0)
-
-
-def default_cache_root() -> Path:
-    """``$XDG_CACHE_HOME/shufflenet-fn``, or ``~/.cache/shufflenet-fn`` where that is not set."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "shufflenet-fn"
 
 
 def write_demo(

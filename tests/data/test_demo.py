@@ -18,13 +18,13 @@ from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.demo import (
     TRAIN_PER_CLASS,
     VAL_PER_CLASS,
-    default_cache_root,
     ensure_demo,
     is_complete,
     write_demo,
 )
 from shufflenet_fn.data.demo_images import DEMO_CLASSES, stencil
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn_backends.cache import cache_root as default_cache_root
 from shufflenet_fn_backends.errors import UserError
 
 from .conftest import Array

@@ -16,6 +16,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from shufflenet_fn_backends.cache import cache_root
 from shufflenet_fn_backends.errors import DeviceError
 
 SOURCES = Path(__file__).with_name("kernels")
@@ -58,14 +59,7 @@ def find_compiler() -> list[str]:
 
 def cache_folder() -> Path:
     """``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
-    try:
-        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    except RuntimeError as error:
-        raise DeviceError(
-            "no folder for the CPU kernels: this user has no home directory. Set XDG_CACHE_HOME to a "
-            "writable folder, or take --backend routed."
-        ) from error
-    return root / "shufflenet-fn" / "kernels"
+    return cache_root() / "kernels"
 
 
 def build(compiler: list[str], folder: Path) -> Path:

@@ -49,6 +49,16 @@ class FeatureMap:
     parts: tuple[Part, ...]
     layout: routing.Layout
 
+    @property
+    def flags(self) -> tuple[int, ...]:
+        """What the kernels are told of the parts."""
+        return tuple(part.flag for part in self.parts)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """What the kernels are given of the parts, one after the other."""
+        return [tensor for part in self.parts for tensor in part.tensors]
+
 
 def single(part: Part) -> FeatureMap:
     """What one operator made, in logical order."""

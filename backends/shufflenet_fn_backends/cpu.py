@@ -31,6 +31,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends import reference, routing
 from shufflenet_fn_backends.fused.autograd import call
+from shufflenet_fn_backends.fused.convolutions import Depthwise, Pointwise, Stem
 from shufflenet_fn_backends.fused.feature_map import (
     CUTS_AHEAD,
     FeatureMap,
@@ -40,14 +41,8 @@ from shufflenet_fn_backends.fused.feature_map import (
     single,
     take,
 )
-from shufflenet_fn_backends.fused.operators import (
-    Coefficients,
-    Depthwise,
-    MaxPool,
-    Operator,
-    Pointwise,
-    Stem,
-)
+from shufflenet_fn_backends.fused.on_parts import Coefficients, MaxPool
+from shufflenet_fn_backends.fused.operator import Operator
 from shufflenet_fn_backends.fused.program import record
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, permuted

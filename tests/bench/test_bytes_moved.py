@@ -69,7 +69,7 @@ def test_the_gradients_of_kernels_are_counted() -> None:
 
 
 def test_kernels_are_counted_only_inside() -> None:
-    from shufflenet_fn_backends.fused.operators import Pointwise
+    from shufflenet_fn_backends.fused.convolutions import Pointwise
 
     before = Pointwise.forward, Pointwise.backward
     with pytest.raises(ZeroDivisionError):

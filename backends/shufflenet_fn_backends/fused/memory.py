@@ -40,6 +40,11 @@ def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
     return pointer
 
 
+def is_half(x: Tensor) -> int:
+    """Which of their two forms the kernels take for it: 1 bfloat16, 0 float32."""
+    return int(x.dtype is torch.bfloat16)
+
+
 class Shape(NamedTuple):
     """Extent of a feature map without its channels."""
 

@@ -61,13 +61,17 @@ struct Depthwise {
     const T* z = part.z + image * height * width * part.stride + at.start;
     std::memset(plane, 0, ld * 4);
     std::memset(plane + (height + 1) * ld, 0, ld * 4);
-    for (int64_t h = 0; h < height; ++h) {
-      float* row = plane + (h + 1) * ld;
-      store(row, vf{});
-      for (int64_t w = 0; w < width; ++w, z += part.stride)
-        store(row + (w + 1) * VL, affine(load_n(z, at.lanes)));
-      store(row + (width + 1) * VL, vf{});
-    }
+    by_lanes(at.lanes, [&](auto lanes) {
+      by_case(affine, [&](auto normalise) {
+        for (int64_t h = 0; h < height; ++h) {
+          float* row = plane + (h + 1) * ld;
+          store(row, vf{});
+          for (int64_t w = 0; w < width; ++w, z += part.stride)
+            store(row + (w + 1) * VL, normalise(load_n(z, lanes)));
+          store(row + (width + 1) * VL, vf{});
+        }
+      });
+    });
   }
 };
 
@@ -93,33 +97,32 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
       T* z = out.z + image * oh * ow * out.channels + column.channel;
       vf origin{}, sum{}, squares{};
       int64_t ld = (op.width + 2) * VL;
-      for (int64_t h = 0; h < oh; ++h) {
-        const float* top = plane + h * op.stride * ld;
-        for (int64_t w = 0; w < ow; ++w, z += out.channels) {
-          const float* p = top + w * op.stride * VL;
-          vf v = bias;
-          for (int kh = 0; kh < 3; ++kh)
-            for (int kw = 0; kw < 3; ++kw) v += taps.w[kh * 3 + kw] * load(p + kh * ld + kw * VL);
-          if (out.relu) v = relu(v);
-          store_n(z, v, at.lanes);
-          if (wanted) {
+      by_lanes(at.lanes, [&](auto lanes) {
+        for (int64_t h = 0; h < oh; ++h) {
+          const float* top = plane + h * op.stride * ld;
+          T* line = z + h * ow * out.channels;
+          for (int64_t w = 0; w < ow; ++w) {
+            const float* p = top + w * op.stride * VL;
+            vf v = bias;
+            for (int kh = 0; kh < 3; ++kh)
+              for (int kw = 0; kw < 3; ++kw) v += taps.w[kh * 3 + kw] * load(p + kh * ld + kw * VL);
+            store_n(line + w * out.channels, out.relu ? relu(v) : v, lanes);
+            if (!wanted) continue;
             vf d = kept(v, z) - origin;
             sum += d;
             squares += d * d;
           }
-        }
-        if (wanted && h == 0) {
+          if (!wanted || h > 0) continue;
           // The first line is gone over again, relative to its own mean.
           origin = sum / float(ow);
           sum = squares = vf{};
-          const T* line = z - ow * out.channels;
           for (int64_t w = 0; w < ow; ++w) {
-            vf d = load_n(line + w * out.channels, at.lanes) - origin;
+            vf d = load_n(line + w * out.channels, lanes) - origin;
             sum += d;
             squares += d * d;
           }
         }
-      }
+      });
       if (wanted)
         for (int64_t l = at.fresh; l < at.lanes; ++l)
           moments[t]->add(column.channel + l, oh * ow, origin[l], sum[l], squares[l]);
@@ -177,9 +180,7 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
       op.load_plane(image, column, plane);
       auto k = gradient.coefficients(in_whole);
       for (int64_t h = 0; h < oh; ++h)
-        for (int64_t w = 0; w < ow; ++w)
-          store(g + (h + 1) * g_ld + (w + 1) * VL,
-                gradient.at_pixel((image * oh + h) * ow + w, in_whole, k));
+        gradient.load_strip((image * oh + h) * ow, ow, in_whole, k, g + (h + 1) * g_ld + VL, VL);
       vf dw[9] = {};
       for (int64_t h = 0; h < oh; ++h)
         for (int64_t w = 0; w < ow; ++w) {
@@ -195,20 +196,22 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
       Affine affine(part, at);
       const T* z = part.z + image * op.height * op.width * part.stride + at.start;
       T* dz = part.dz + image * op.height * op.width * part.dz_stride + at.start;
-      vf beta{}, scale{};
-      for (int64_t h = 0; h < op.height; ++h)
-        for (int64_t w = 0; w < op.width; ++w, z += part.stride, dz += part.dz_stride) {
-          vf d = gathered(g, g_ld, h, w, op.stride, taps.w);
-          if (affine.rectify)
-            d = (vf)((vi)d & ~(load(plane + (h + 1) * ld + (w + 1) * VL) <= 0.0f));
-          if (affine.active) {
-            beta += d;
-            scale += d * (load_n(z, at.lanes) - affine.mean);
-            d *= affine.scale;
-          }
-          store_n(dz, d, at.lanes);
-        }
-      if (affine.active) sums[t]->add(in_whole, 0, beta, scale);
+      AffineBackward end(affine);
+      by_lanes(at.lanes, [&](auto lanes) {
+        by_kind(affine, [&](auto active, auto rectify) {
+          AffineBackward sum = end;
+          for (int64_t h = 0; h < op.height; ++h)
+            for (int64_t w = 0; w < op.width; ++w, z += part.stride, dz += part.dz_stride) {
+              vf y = load(plane + (h + 1) * ld + (w + 1) * VL);
+              store_n(dz,
+                      sum(gathered(g, g_ld, h, w, op.stride, taps.w), load_n(z, lanes), y, active,
+                          rectify),
+                      lanes);
+            }
+          end = sum;
+        });
+      });
+      if (affine.active) sums[t]->add(in_whole, 0, end.beta, end.scale);
     }
   });
   for (int64_t t = 1; t < op.threads; ++t) {

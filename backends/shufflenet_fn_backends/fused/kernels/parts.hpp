@@ -53,6 +53,16 @@ struct Affine {
   }
 };
 
+// f(active, rectify), with the case that the network is full of as constants: inner loops then have
+// no branches.
+template <class F>
+inline void by_kind(const Affine& affine, F&& f) {
+  if (affine.active && affine.rectify)
+    f(std::true_type(), std::true_type());
+  else
+    f(affine.active, affine.rectify);
+}
+
 // f(function of a vector), with the case that the network is full of compiled without branches.
 template <class F>
 inline void by_case(const Affine& affine, F&& f) {
@@ -105,6 +115,23 @@ struct AffineGradient {
   }
 };
 
+// The end of a gradient, a vector at a time: through ReLU and batch norm, whose own gradients it
+// sums.
+struct AffineBackward {
+  vf mean, factor, beta{}, scale{};
+  explicit AffineBackward(const Affine& affine) : mean(affine.mean), factor(affine.scale) {}
+
+  // From the gradient of y = relu((z - mean) * scale + beta) to that of z.
+  template <class Active, class Rectify>
+  vf operator()(vf d, vf z, vf y, Active active, Rectify rectify) {
+    if (rectify) d = (vf)((vi)d & ~(y <= 0.0f));
+    if (!active) return d;
+    beta += d;
+    scale += d * (z - mean);
+    return d * factor;
+  }
+};
+
 // From the gradient of the normalised part (`da`) to that of z, with y the normalised values.
 template <class T>
 inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows, const float* y,
@@ -112,34 +139,22 @@ inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows
   for (int64_t s = 0; s < strips(part.channels); ++s) {
     Strip at = strip(part.channels, s);
     Affine affine(part, at);
+    AffineBackward end(affine);
     const T* z = part.z + first * part.stride + at.start;
     T* dz = part.dz + first * part.dz_stride + at.start;
-    vf beta{}, scale{};
+    const float *y_at = y + at.start, *da_at = da + at.start;
     by_lanes(at.lanes, [&](auto lanes) {
-      const float *y_at = y + at.start, *da_at = da + at.start;
-      if (affine.active && affine.rectify) {
-        vf mean = affine.mean, factor = affine.scale;
-        for (int64_t r = 0; r < rows; ++r) {
-          vf g = load_n(da_at + r * ld, lanes);
-          g = (vf)((vi)g & ~(load_n(y_at + r * ld, lanes) <= 0.0f));
-          beta += g;
-          scale += g * (load_n(z + r * part.stride, lanes) - mean);
-          store_n(dz + r * part.dz_stride, g * factor, lanes);
-        }
-        return;
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        vf g = load_n(da_at + r * ld, lanes);
-        if (affine.rectify) g = (vf)((vi)g & ~(load_n(y_at + r * ld, lanes) <= 0.0f));
-        if (affine.active) {
-          beta += g;
-          scale += g * (load_n(z + r * part.stride, lanes) - affine.mean);
-          g *= affine.scale;
-        }
-        store_n(dz + r * part.dz_stride, g, lanes);
-      }
+      by_kind(affine, [&](auto active, auto rectify) {
+        AffineBackward sum = end;  // in registers
+        for (int64_t r = 0; r < rows; ++r)
+          store_n(dz + r * part.dz_stride,
+                  sum(load_n(da_at + r * ld, lanes), load_n(z + r * part.stride, lanes),
+                      load_n(y_at + r * ld, lanes), active, rectify),
+                  lanes);
+        end = sum;
+      });
     });
-    if (affine.active) sums.add(at, offset, beta, scale);
+    if (affine.active) sums.add(at, offset, end.beta, end.scale);
   }
 }
 
@@ -219,29 +234,31 @@ struct OutputGradient {
     }
     return k;
   }
-  vf at_pixel(int64_t row, Strip at, const Coefficients& k) const {
-    vf v = g == nullptr ? vf{} : load_n(g + row * g_stride + at.start, at.lanes);
-    if (z == nullptr) return v;
-    vf zv = load_n(z + row * z_stride + at.start, at.lanes);
-    return v + k.constant + k.slope * (zv - k.mean);
+  // One vector of channels of `rows` pixels, to out[row * ld].
+  void load_strip(int64_t first, int64_t rows, Strip at, const Coefficients& k, float* out,
+                  int64_t ld) const {
+    vf mean = k.mean, constant = k.constant, slope = k.slope;
+    const T* g_at = g == nullptr ? nullptr : g + first * g_stride + at.start;
+    const T* z_at = z == nullptr ? nullptr : z + first * z_stride + at.start;
+    by_lanes(at.lanes, [&](auto lanes) {
+      if (g_at != nullptr && z_at != nullptr) {
+        for (int64_t r = 0; r < rows; ++r) {
+          vf moments = constant + slope * (load_n(z_at + r * z_stride, lanes) - mean);
+          store_n(out + r * ld, load_n(g_at + r * g_stride, lanes) + moments, lanes);
+        }
+        return;
+      }
+      for (int64_t r = 0; r < rows; ++r) {
+        vf v = g_at == nullptr ? vf{} : load_n(g_at + r * g_stride, lanes);
+        if (z_at != nullptr) v += constant + slope * (load_n(z_at + r * z_stride, lanes) - mean);
+        store_n(out + r * ld, v, lanes);
+      }
+    });
   }
   void load_rows(int64_t first, int64_t rows, float* out, int64_t ld) const {
     for (int64_t s = 0; s < strips(channels); ++s) {
       Strip at = strip(channels, s);
-      Coefficients k = coefficients(at);
-      float* to = out + at.start;
-      by_lanes(at.lanes, [&](auto lanes) {
-        if (g != nullptr && z != nullptr) {
-          const T *g_at = g + first * g_stride + at.start, *z_at = z + first * z_stride + at.start;
-          for (int64_t r = 0; r < rows; ++r)
-            store_n(to + r * ld,
-                    load_n(g_at + r * g_stride, lanes) + k.constant +
-                        k.slope * (load_n(z_at + r * z_stride, lanes) - k.mean),
-                    lanes);
-          return;
-        }
-        for (int64_t r = 0; r < rows; ++r) store_n(to + r * ld, at_pixel(first + r, at, k), lanes);
-      });
+      load_strip(first, rows, at, coefficients(at), out + at.start, ld);
     }
   }
 };

@@ -38,8 +38,12 @@ void pool_forward(const Pool<T>& op, T* y, uint8_t* which) {
         }
         const T* z = op.part.z + (image * op.height + h) * op.width * op.part.stride + at.start;
         store(row, nothing);
-        for (int64_t w = 0; w < op.width; ++w, z += op.part.stride)
-          store(row + (w + 1) * VL, affine(load_n(z, at.lanes)));
+        by_lanes(at.lanes, [&](auto lanes) {
+          by_case(affine, [&](auto normalise) {
+            for (int64_t w = 0; w < op.width; ++w, z += op.part.stride)
+              store(row + (w + 1) * VL, normalise(load_n(z, lanes)));
+          });
+        });
         store(row + (op.width + 1) * VL, nothing);
       };
       fill(-1);
@@ -77,33 +81,33 @@ void pool_backward(const Pool<T>& op, const T* dy, const uint8_t* which) {
       int64_t image = item / per_image;
       Strip at = strip(channels, item % per_image);
       Affine affine(op.part, at);
-      vf beta{}, scale{};
-      for (int64_t h = 0; h < op.height; ++h) {
-        const T* z = op.part.z + (image * op.height + h) * op.width * op.part.stride + at.start;
-        T* dz = op.part.dz + (image * op.height + h) * op.width * op.part.dz_stride + at.start;
-        for (int64_t w = 0; w < op.width; ++w, z += op.part.stride, dz += op.part.dz_stride) {
-          vf d{};
-          // Windows 2o-1 to 2o+1: an even row lies in the middle of one, an odd one at the rim of
-          // two.
-          for (int64_t o = h / 2; o <= (h + 1) / 2; ++o)
-            for (int64_t p = w / 2; p <= (w + 1) / 2; ++p) {
-              if (o >= oh || p >= ow) continue;
-              int place = int((h + 1 - 2 * o) * 3 + (w + 1 - 2 * p));
-              int64_t from = ((image * oh + o) * ow + p) * channels + at.start;
-              vi hit = load_index(which + from, at.lanes) == place;
-              d += (vf)((vi)load_n(dy + from, at.lanes) & hit);
+      AffineBackward end(affine);
+      by_lanes(at.lanes, [&](auto lanes) {
+        by_kind(affine, [&](auto active, auto rectify) {
+          AffineBackward sum = end;
+          for (int64_t h = 0; h < op.height; ++h) {
+            int64_t row = (image * op.height + h) * op.width;
+            const T* z = op.part.z + row * op.part.stride + at.start;
+            T* dz = op.part.dz + row * op.part.dz_stride + at.start;
+            for (int64_t w = 0; w < op.width; ++w, z += op.part.stride, dz += op.part.dz_stride) {
+              vf d{};
+              // Windows 2o-1 to 2o+1: an even row lies in the middle of one, an odd one at the rim
+              // of two.
+              for (int64_t o = h / 2; o <= least((h + 1) / 2, oh - 1); ++o)
+                for (int64_t p = w / 2; p <= least((w + 1) / 2, ow - 1); ++p) {
+                  int place = int((h + 1 - 2 * o) * 3 + (w + 1 - 2 * p));
+                  int64_t from = ((image * oh + o) * ow + p) * channels + at.start;
+                  vi hit = load_index(which + from, lanes) == place;
+                  d += (vf)((vi)load_n(dy + from, lanes) & hit);
+                }
+              vf zv = load_n(z, lanes);
+              store_n(dz, sum(d, zv, affine(zv), active, rectify), lanes);
             }
-          vf zv = load_n(z, at.lanes);
-          if (affine.rectify) d = (vf)((vi)d & ~(affine(zv) <= 0.0f));
-          if (affine.active) {
-            beta += d;
-            scale += d * (zv - affine.mean);
-            d *= affine.scale;
           }
-          store_n(dz, d, at.lanes);
-        }
-      }
-      if (affine.active) sums[t].add(at, 0, beta, scale);
+          end = sum;
+        });
+      });
+      if (affine.active) sums[t].add(at, 0, end.beta, end.scale);
     }
   });
   for (int64_t t = 1; t < op.threads; ++t) sums[0].add(sums[t]);
@@ -136,19 +140,14 @@ void apply_backward(const Part<T>& part, int64_t rows, const T* dy, int64_t dy_s
       for (int64_t s = 0; s < strips(part.channels); ++s) {
         Strip at = strip(part.channels, s);
         Affine affine(part, at);
-        vf beta{}, scale{};
+        AffineBackward end(affine);
         for (int64_t r = first; r < least(first + kBlock, mine.end); ++r) {
-          vf zv = load_n(part.z + r * part.stride + at.start, at.lanes);
+          vf z = load_n(part.z + r * part.stride + at.start, at.lanes);
           vf d = load_n(dy + r * dy_stride + at.start, at.lanes);
-          if (affine.rectify) d = (vf)((vi)d & ~(affine(zv) <= 0.0f));
-          if (affine.active) {
-            beta += d;
-            scale += d * (zv - affine.mean);
-            d *= affine.scale;
-          }
-          store_n(part.dz + r * part.dz_stride + at.start, d, at.lanes);
+          store_n(part.dz + r * part.dz_stride + at.start,
+                  end(d, z, affine(z), affine.active, affine.rectify), at.lanes);
         }
-        if (affine.active) sums[t].add(at, 0, beta, scale);
+        if (affine.active) sums[t].add(at, 0, end.beta, end.scale);
       }
   });
   for (int64_t t = 1; t < threads; ++t) sums[0].add(sums[t]);

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, TypeVar
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from shufflenet_fn_backends import routing
+from shufflenet_fn_backends.constants import outside_transforms
 from shufflenet_fn_backends.routing import Layout
 
 DEPTH: Final = 4
@@ -168,7 +168,4 @@ def index_constant(order: tuple[int, ...], device: torch.device) -> Tensor:
 
 @lru_cache(4096)
 def _cached_index(order: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    # Made in a thread of its own, which is in none of the caller's transforms and modes: a tensor made
-    # under `torch.func.grad` belongs to that call, and one made in inference mode refuses autograd.
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(torch.tensor, order, dtype=dtype, device=device).result()
+    return outside_transforms(lambda: torch.tensor(order, dtype=dtype, device=device))

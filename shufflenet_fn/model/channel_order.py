@@ -52,8 +52,8 @@ def to_physical(config: ShuffleNetConfig, tree: T) -> T:
         A tree of the same structure. Leaves that are the same in both orders are shared, not copied.
 
     Raises:
-        ValueError: a leaf does not have the channels that ``config`` gives it, or the tree is only a part
-            of such a tree, so that its paths do not say which layers it is of.
+        ValueError: a leaf does not have the channels that ``config`` gives it, the tree is only a part
+            of such a tree, so that its paths do not say which layers it is of, or it is folded.
     """
     return _permuted(tree, _physical_order(config))
 
@@ -77,7 +77,13 @@ def in_order_of(config: ShuffleNetConfig, tree: T, backend: Backend[Any]) -> tup
 def _permuted(tree: T, permutations: Mapping[str, _Permutation]) -> T:
     leaves = []
     for path, leaf in tree_paths(tree):
-        permutation = permutations.get(_within_model(path))
+        within = _within_model(path)
+        permutation = permutations.get(within)
+        if f"{within.rpartition('.')[0]}.conv.weight" in permutations:
+            raise ValueError(
+                f"{path} is a folded parameter, and those keep the order of the backend they were folded "
+                "for. Permute the Variables, then fold them for that backend."
+            )
         leaves.append(leaf if permutation is None else _permuted_leaf(path, leaf, *permutation))
     return tree_unflatten(tree, leaves)
 

@@ -49,6 +49,10 @@ pytree.register_pytree_node(
     lambda folded: ([folded.params], folded.physical),
     _rebuilt,
     serialized_type_name="shufflenet_fn.model.inference.InferenceParams",
+    flatten_with_keys_fn=lambda folded: (
+        [(pytree.GetAttrKey("params"), folded.params)],
+        folded.physical,
+    ),
 )
 
 

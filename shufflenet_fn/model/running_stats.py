@@ -30,7 +30,7 @@ def update_running_stats(
         if not isinstance(batch, Moments):
             return {key: visit(stats[key], batch[key]) for key in stats}
         mean, var = stats["bn"]["mean"], stats["bn"]["var"]
-        batch_var = (batch.invstd.pow(-2) - eps) * _bessel(batch.count)
+        batch_var = (batch.invstd.pow(-2) - eps) * bessel(batch.count)
         return {
             "bn": {
                 "mean": torch.lerp(mean, batch.mean.to(mean.dtype), momentum),
@@ -53,7 +53,7 @@ def update_running_stats_foreach(
     variances = [stats["var"] for stats, _ in layers]
     batch_variances = torch._foreach_pow([batch.invstd for _, batch in layers], -2.0)
     torch._foreach_sub_(batch_variances, config.bn_eps)
-    torch._foreach_mul_(batch_variances, [_bessel(batch.count) for _, batch in layers])
+    torch._foreach_mul_(batch_variances, [bessel(batch.count) for _, batch in layers])
     batch_means = [batch.mean for _, batch in layers]
     new_means = torch._foreach_lerp(means, _like(batch_means, means), config.bn_momentum)
     new_variances = torch._foreach_lerp(
@@ -80,7 +80,8 @@ def _like(tensors: list[Tensor] | tuple[Tensor, ...], others: list[Tensor]) -> l
     return [a.to(b.dtype) for a, b in zip(tensors, others, strict=True)]
 
 
-def _bessel(count: int) -> float:
+def bessel(count: int) -> float:
+    """n/(n-1), from the biased to the unbiased variance of ``count`` values."""
     # One value per channel has no unbiased variance; torch takes the biased one times 1/0 = inf there,
     # which would poison the running statistics for good.
     return count / (count - 1) if count > 1 else 1.0

@@ -13,8 +13,10 @@ import torch
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.run.events import EpochTrained, StepDone, StepTimes
 from shufflenet_fn.run.meters import EpochMeter
+from shufflenet_fn.run.read_back import ReadBack
+from shufflenet_fn.run.read_back import start as start_read_back
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.step import Examples, Flags, Metrics, no_flags
+from shufflenet_fn.training.step import Examples, no_flags
 from shufflenet_fn_backends.errors import UserError
 
 READ_BACK = 2
@@ -29,8 +31,7 @@ class Pending(NamedTuple):
 
     step: int
     times: StepTimes
-    metrics: Metrics
-    flags: Flags
+    numbers: ReadBack
 
 
 def train_epoch(
@@ -66,7 +67,8 @@ def train_epoch(
         total, reduce = time.perf_counter() - start, run.clock.take()
         data, upload = loaded - start, uploaded - loaded
         times = StepTimes(total, data, upload, total - data - upload - reduce, reduce)
-        pending.append(Pending(step, times, metrics, flags_out))
+        numbers = start_read_back(*metrics, flags_out.skipped)
+        pending.append(Pending(step, times, numbers))
     while pending:
         _read_back(run, meter, pending.popleft(), epoch, steps, stop)
     if meter.skipped == len(steps) and run.scaling.kind == "static":
@@ -83,9 +85,9 @@ def _read_back(
     run: Training, meter: EpochMeter, done: Pending, epoch: int, steps: range, stop: int
 ) -> None:
     """Account for a finished step."""
-    loss = float(done.metrics.loss)
-    values = (loss, 100 * float(done.metrics.accuracy1), 100 * float(done.metrics.accuracy5))
-    skipped = float(done.flags.skipped) > 0
+    loss, accuracy1, accuracy5, skipped_flag = done.numbers.take()
+    values = (loss, 100 * accuracy1, 100 * accuracy5)
+    skipped = skipped_flag > 0
     run.skipped_in_a_row = run.skipped_in_a_row + 1 if skipped else 0
     if (not skipped and not math.isfinite(loss)) or run.skipped_in_a_row >= MAX_SKIPPED:
         raise diverged(run, f"the loss is {loss} at step {done.step} (epoch {epoch})", done.step)

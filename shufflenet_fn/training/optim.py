@@ -8,12 +8,14 @@ parameters are ``apply_updates(params, updates)``. Everything works on whole tre
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn.model.variables import Params
+from shufflenet_fn.ravel import Raveled, RavelSpec
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.tree import (
     global_norm,
@@ -174,10 +176,32 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     )
 
 
+def _decayed(params: Params, decay: DecayFilter) -> list[int]:
+    """Numbers of the leaves that weight decay is added to."""
+    if isinstance(params, Raveled):
+        return list(_decayed_buffers(params.spec, decay))
+    return [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
+
+
+@lru_cache(64)
+def _decayed_buffers(spec: RavelSpec, decay: DecayFilter) -> tuple[int, ...]:
+    chosen = []
+    for i, group in enumerate(spec.groups):
+        members = spec.members(group)
+        answers = {decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in members}
+        if len(answers) > 1:
+            raise ValueError(
+                f"weight decay is wanted for some and not for others of the parameters in the buffer "
+                f"{group!r}. Ravel them in separate buffers, or do not ravel the state."
+            )
+        chosen += [i] if answers == {True} else []
+    return tuple(chosen)
+
+
 def _add_decay(grads: Params, params: Params, weight_decay: float, decay: DecayFilter) -> Params:
     leaves = tree_leaves(grads)
     weights = tree_leaves(params)
-    chosen = [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
+    chosen = _decayed(params, decay)
     if not chosen:
         return grads
     decayed = torch._foreach_add(

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply, forward
-from shufflenet_fn.model.running_stats import update_running_stats_foreach
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.precision import Policy
+from shufflenet_fn.ravel import unravel
 from shufflenet_fn.training.ema import update_ema
 from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
 from shufflenet_fn.training.losses import correct_counts, cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
+from shufflenet_fn.training.raveled import grads_like, params_to_compute_with, updated_stats
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import all_finite, tree_lists, tree_select
 from shufflenet_fn_backends.primitives import Backend
@@ -110,6 +111,8 @@ def make_train_step(
 ) -> TrainStep:
     """Build the step.
 
+    States may be raveled (``shufflenet_fn.training.raveled``), and are returned as they came.
+
     Args:
         config: the architecture.
         optimizer: as ``sgd(...)``, possibly chained behind ``clip_by_global_norm``.
@@ -147,14 +150,16 @@ def make_train_step(
         return scale_loss(loss_scale, loss), (loss, logits, moments)
 
     def lane(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Any, Any, Metrics]:
+        stats = unravel(state.batch_stats)
         grads, (loss, logits, moments) = gradients(
-            lambda params: loss_fn(params, state.batch_stats, state.loss_scale, images, labels),
-            state.params,
+            lambda params: loss_fn(params, stats, state.loss_scale, images, labels),
+            params_to_compute_with(state.params, policy),
         )
-        batch_stats = update_running_stats_foreach(config, state.batch_stats, moments)
+        batch_stats = updated_stats(config, state.batch_stats, moments)
         top1, top5 = correct_counts(logits, labels)
         count = labels.shape[0]
-        return grads, batch_stats, Metrics(loss.float(), top1 / count, top5 / count)
+        metrics = Metrics(loss.float(), top1 / count, top5 / count)
+        return grads_like(state.params, grads), batch_stats, metrics
 
     def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
         local = _mean(lane(state, *part) for part in _cut(batch, lanes))

@@ -9,6 +9,7 @@ import torch
 
 from shufflenet_fn.model.channel_order import in_order_of, to_logical, to_physical
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
+from shufflenet_fn.model.inference import fold
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables, get_path, init
 from shufflenet_fn.training.ema import update_ema
@@ -205,3 +206,9 @@ def test_a_tree_of_another_architecture_is_refused() -> None:
 def test_a_part_of_a_tree_is_refused(convert: Any) -> None:
     with pytest.raises(ValueError, match="whole trees"):
         convert(TINY, tiny_variables().params["stage3"])
+
+
+def test_folded_parameters_are_refused() -> None:
+    folded = fold(TINY, tiny_variables(), backend=ROUTED)
+    with pytest.raises(ValueError, match=r"folded parameter.*Permute the Variables, then fold"):
+        to_logical(TINY, folded)

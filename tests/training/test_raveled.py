@@ -1,0 +1,129 @@
+"""Raveled states: what a step makes of them is what it makes of plain ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.ravel import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
+from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
+from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.optim import chain, clip_by_global_norm, decay_weights, sgd
+from shufflenet_fn.training.raveled import ravel_state, unravel_state
+from shufflenet_fn.training.schedules import constant
+from shufflenet_fn.training.state import create_train_state
+from shufflenet_fn.training.step import Examples, Flags, Metrics, make_train_step, no_flags
+from shufflenet_fn.tree import tree_leaves, tree_map
+from tests.model.support import (
+    TINY,
+    assert_trees_close,
+    assert_trees_equal,
+    examples,
+    one_thread,
+    tiny_variables,
+)
+
+__all__ = ["one_thread"]
+
+BATCH = Examples(*examples(6))
+
+
+def states(
+    scaling: LossScaling, clip: float | None, gradients: Gradients, lanes: int = 1, **options
+):
+    """Three steps on a plain state and on a raveled one."""
+    optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, decay=decay_weights)
+    if clip is not None:
+        optimizer = chain(clip_by_global_norm(clip), optimizer)
+    step = make_train_step(
+        TINY,
+        optimizer,
+        loss_scaling=scaling,
+        ema_decay=0.9,
+        gradients=gradients,
+        lanes=lanes,
+        label_smoothing=0.1,
+        **options,
+    )
+    plain = create_train_state(tiny_variables(), optimizer, loss_scaling=scaling, ema=True)
+    outcomes = []
+    for state in (plain, ravel_state(plain)):
+        for _ in range(3):
+            state, metrics, flags = step(state, BATCH, no_flags())
+        outcomes.append((state, metrics, flags))
+    return outcomes
+
+
+@pytest.mark.parametrize("gradients", [grads_by_engine, grads_by_func])
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "O2"])
+def test_a_step_computes_the_same_bits(precision: str, lanes: int, gradients: Gradients) -> None:
+    scaling = LossScaling("static", initial=64.0) if precision == "O2" else LossScaling()
+    (plain, metrics, flags), (raveled, metrics2, flags2) = states(
+        scaling, None, gradients, lanes, policy=get_policy(precision)
+    )
+    assert isinstance(raveled.params, Raveled)
+    assert all(isinstance(buffer, Tensor) and buffer.ndim == 1 for buffer in raveled.params.buffers)
+    assert len(tree_leaves(raveled.params)) == 3
+    assert len(tree_leaves(raveled.opt_state)) == 3
+    assert_trees_equal(unravel_state(raveled), plain)
+    assert_trees_equal((metrics2, flags2), (metrics, flags))
+
+
+def test_clipping_agrees_up_to_the_order_of_its_sum() -> None:
+    (plain, *_), (raveled, *_) = states(LossScaling(), 0.5, grads_by_engine)
+    assert_trees_close(unravel_state(raveled), plain, rtol=1e-5, atol=1e-6)
+
+
+def test_an_overflow_leaves_a_raveled_state_as_it_was() -> None:
+    scaling = LossScaling("dynamic", initial=1024.0)
+    optimizer = sgd(constant(0.1), momentum=0.9)
+    step = make_train_step(TINY, optimizer, loss_scaling=scaling)
+    state = ravel_state(create_train_state(tiny_variables(), optimizer, loss_scaling=scaling))
+    flags = Flags(torch.zeros(()), torch.ones(()))
+    new, _, out = step(state, BATCH, flags)
+    assert out.skipped == 1
+    assert_trees_equal(new.params, state.params)
+    assert_trees_equal(new.opt_state, state.opt_state)
+    assert_trees_equal(new.batch_stats, state.batch_stats)
+    assert new.loss_scale.scale == 512.0
+
+
+def test_what_is_reduced_are_buffers() -> None:
+    seen = []
+    optimizer = sgd(constant(0.1))
+    step = make_train_step(TINY, optimizer, reduce=lambda tree: seen.append(tree) or tree)
+    step(ravel_state(create_train_state(tiny_variables(), optimizer)), BATCH, no_flags())
+    assert len(tree_leaves(seen[0])) == 3 + 2 + len(Metrics._fields) + len(Flags._fields)
+
+
+def test_round_trip_and_alignment() -> None:
+    tree = {"a": torch.randn(3, 5), "b": {"c": torch.randn(16), "d": torch.randn(())}}
+    spec = ravel_spec(tree, lambda path, leaf: "one" if path.startswith("b") else "other")
+    raveled = ravel(tree, spec)
+    assert [buffer.numel() for buffer in raveled.buffers] == [16, 32]
+    assert all(slot.start % ALIGNMENT == 0 for slot in spec.slots)
+    assert_trees_equal(unravel(raveled), tree)
+    assert unravel(raveled)["a"].data_ptr() == raveled.buffers[0].data_ptr(), "a copy"
+    assert ravel(raveled, spec) is raveled
+    doubled = tree_map(lambda buffer: 2 * buffer, raveled)
+    assert_trees_equal(unravel(doubled), tree_map(lambda leaf: 2 * leaf, tree))
+
+
+def test_what_cannot_be_raveled_together() -> None:
+    tree = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.float64)}
+    spec = ravel_spec(tree, lambda path, leaf: "all")
+    with pytest.raises(ValueError, match=r"'all' cannot hold \['torch.float32', 'torch.float64'\]"):
+        ravel(tree, spec)
+    with pytest.raises(ValueError, match="other leaves"):
+        ravel({"a": torch.zeros(3), "b": torch.zeros(2)}, spec)
+
+
+def test_decay_that_differs_within_a_buffer_is_refused() -> None:
+    optimizer = sgd(constant(0.1), weight_decay=0.1, decay=lambda path, leaf: "stage2" in path)
+    step = make_train_step(TINY, optimizer)
+    state = ravel_state(create_train_state(tiny_variables(), optimizer))
+    with pytest.raises(ValueError, match=r"the buffer 'weight'.*do not ravel the state"):
+        step(state, BATCH, no_flags())

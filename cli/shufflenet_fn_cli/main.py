@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
 import typer
 
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.errors import DeviceError, UserError
 from shufflenet_fn_cli.bench import bench_app
+from shufflenet_fn_cli.doctor import doctor
+from shufflenet_fn_cli.emulator import emulator_app
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.train import train
 
@@ -22,7 +25,9 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(doctor)
 app.add_typer(bench_app, name="bench")
+app.add_typer(emulator_app, name="emulator")
 
 
 def _show_version(wanted: bool) -> None:
@@ -44,11 +49,30 @@ def root(
 
 def main() -> None:
     """Entry point of the console script: a user's error is one message and an exit code."""
+    # An installed torch_npu would be loaded by `import torch`, which dies with it where CANN is not set up,
+    # also for --device cpu. The NPU's runtime imports it where it is asked for. (What the emulator runs is
+    # the user's own, in the environment that the user has.)
+    if sys.argv[1:2] != ["emulator"]:
+        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except RuntimeError as error:
+        if "Failed to load the backend extension" not in str(error):
+            raise
+        print(f"error: {_autoload_failure(error)}", file=sys.stderr)
+        sys.exit(DeviceError.exit_code)
+
+
+def _autoload_failure(error: RuntimeError) -> str:
+    """What to say where the user insists on ``import torch`` loading an extension that does not load."""
+    from shufflenet_fn_backends.known_errors import explain
+
+    known = explain(f"{error.__cause__}\n{error}")
+    advice = known or "Unset TORCH_DEVICE_BACKEND_AUTOLOAD."
+    return f"{error} {advice} `shufflenet-fn doctor` looks into it."
 
 
 if __name__ == "__main__":

@@ -56,24 +56,26 @@ EMULATOR_API void copied(const char* direction, uint64_t bytes);
 
 // ---- Faults -----------------------------------------------------------------------------------
 
-// True when this event is the one that SHUFFLENET_FN_EMULATOR_FAULTS asks to fail. The variable is a
-// comma list of KIND[:NAME]@N[#RANK]: the N-th event (from 1) of that kind, and of that name where
-// one is given, in this process, if its rank is RANK. Every call counts as one event.
-//   "alloc@3"               fault("alloc", "aclrtMalloc")      the third allocation
-//   "op:aclnnConvolution@5" fault("op", "aclnnConvolution")    its fifth launch
-//   "overflow@4"            fault("overflow", name of kernel)  the fourth launch sets the overflow flag
-//   "hccl:kill@2#1"         fault("hccl", "kill")              the second collective of rank 1
-// HCCL asks for both "hang" and "kill" at each collective.
+// True when this event is the one that SHUFFLENET_FN_EMULATOR_FAULTS asks to fail. The variable is
+// a comma list of KIND[:NAME]@N[#RANK]: the N-th event (from 1) of that kind, and of that name
+// where one is given, in this process, if its rank is RANK. Every call counts as one event.
+// - "alloc@3": fault("alloc", "aclrtMalloc"), the third allocation.
+// - "op:aclnnConvolution@5": fault("op", "aclnnConvolution"), its fifth launch.
+// - "overflow@4": fault("overflow", name of the kernel), the fourth launch: the operator that asks
+//   sets the overflow flag, and where results do not saturate() writes an infinity into its first
+//   floating-point output.
+// - "hccl:kill@2#1": fault("hccl", "kill"), the second collective of rank 1. HCCL asks for both
+//   "hang" and "kill" at each collective.
 EMULATOR_API bool fault(const char* kind, const char* name);
 
-// The rank of this process, for the #RANK filter. Called by HCCL when a communicator is made; before
-// that the rank is that of the RANK environment variable, or 0.
+// The rank of this process, for the #RANK filter. Called by HCCL when a communicator is made;
+// before that the rank is that of the RANK environment variable, or 0.
 EMULATOR_API void set_rank(int32_t rank);
 
 // ---- Errors -----------------------------------------------------------------------------------
 
 // Records the text for aclGetRecentErrMsg on the calling thread, and returns `code`. The text says
-// what was wrong, with the values, and what is allowed. Used as `return emulator::fail(161002, ...)`.
+// what was wrong, with the values, and what is allowed: `return emulator::fail(161002, text)`.
 EMULATOR_API int fail(int code, const std::string& text);
 
 // For a function that CANN has and the emulator does not: records "<symbol> is not emulated; add it

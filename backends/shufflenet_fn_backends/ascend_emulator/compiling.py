@@ -1,0 +1,173 @@
+"""Compiling the emulator's sources to objects, each kept under a name that holds all it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from shufflenet_fn_backends.ascend_emulator.installed import Installed
+from shufflenet_fn_backends.errors import DeviceError
+
+SOURCES = Path(__file__).with_name("sources")
+_COMPILER_ADVICE = (
+    "Install g++ (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), or name "
+    "another C++ compiler in $CXX."
+)
+# -O1: the time goes into ATen, which is built already; what counts here is the time to build.
+_FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VISIBILITY", "-Wall")
+# ATen's headers hide comparisons of signs and unused parameters by the hundred.
+_QUIET = ("-Wno-sign-compare", "-Wno-attributes", "-Wno-deprecated-declarations")
+PRECOMPILED = "precompiled.hpp"
+_INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
+
+
+class Toolchain(NamedTuple):
+    """The compiler, its command with the flags for all files, and a text that changes when they do."""
+
+    compiler: tuple[str, ...]
+    command: tuple[str, ...]
+    fingerprint: str
+
+
+class Failed(Exception):
+    """The compiler refused something; carries its words."""
+
+
+def toolchain(installed: Installed) -> Toolchain:
+    """``$CXX`` or ``g++``, with the folders of torch's and torch_npu's headers.
+
+    Raises:
+        DeviceError: there is no compiler.
+    """
+    asked = os.environ.get("CXX", "").strip()
+    compiler = shlex.split(asked or "g++")
+    if shutil.which(compiler[0]) is None:
+        found = f"$CXX is {asked!r}, which is not a program here" if asked else "there is no g++"
+        raise DeviceError(f"cannot build the emulator: {found}. {_COMPILER_ADVICE}")
+    acl = installed.torch_npu / "include" / "third_party" / "acl" / "inc"
+    hccl = installed.torch_npu / "include" / "third_party" / "hccl" / "inc"
+    torch = installed.torch / "include"
+    system = (acl, hccl, installed.torch_npu / "include", torch, torch / "torch/csrc/api/include")
+    folders = (
+        "-I",
+        str(SOURCES),
+        *(word for folder in system for word in ("-isystem", str(folder))),
+    )
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
+    # The packages' versions stand for their headers.
+    facts = (version.stdout, installed.torch_version, installed.torch_npu_version)
+    command = (*compiler, *_FLAGS, *_QUIET, *folders)
+    return Toolchain(tuple(compiler), command, _digest(" ".join((*command, *facts)).encode()))
+
+
+def object_name(tools: Toolchain, source: Path) -> str:
+    """A name that changes when the file, a header of ours that it includes, or the toolchain does."""
+    seen: dict[Path, bytes] = {}
+    _collect(source, seen)
+    parts = [tools.fingerprint.encode()]
+    parts += [b"\0".join((str(path).encode(), seen[path])) for path in sorted(seen)]
+    return f"{source.stem}-{_digest(*parts)}.o"
+
+
+def compile_all(tools: Toolchain, sources: Sequence[Path], folder: Path) -> dict[Path, Path]:
+    """The object of each source, compiled where it is not in ``folder`` yet, as many at once as cores.
+
+    Raises:
+        DeviceError: the compiler failed; with its words for each file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    objects = {source: folder / object_name(tools, source) for source in sources}
+    todo = [source for source, built in objects.items() if not built.is_file()]
+    if todo:
+        folders = {source.parent for source in todo}
+        flags = {parent: _precompile(tools, parent, folder) for parent in folders}
+        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+            jobs = [
+                pool.submit(
+                    _compile, (*tools.command, *flags[source.parent]), source, objects[source]
+                )
+                for source in todo
+            ]
+        check(job.exception() for job in jobs)
+    return objects
+
+
+def run(command: Sequence[str]) -> None:
+    """Run a compiler.
+
+    Raises:
+        Failed: it ended with an error.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"{' '.join(command[:1])}: exit code {done.returncode}\n{done.stderr.strip()}")
+
+
+def check(errors: Iterable[BaseException | None]) -> None:
+    """One error for all that failed.
+
+    Raises:
+        DeviceError: a compiler failed.
+    """
+    words: list[str] = []
+    for error in errors:
+        if isinstance(error, Failed):
+            words.append(str(error))
+        elif error is not None:
+            raise error
+    if words:
+        raise DeviceError("cannot build the emulator: " + "\n".join(words))
+
+
+def _compile(command: Sequence[str], source: Path, built: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=built.parent) as scratch:
+        partial = Path(scratch) / built.name
+        run([*command, "-c", str(source), "-o", str(partial)])
+        os.replace(partial, built)
+
+
+def _precompile(tools: Toolchain, sources: Path, folder: Path) -> tuple[str, ...]:
+    """Flags with which the files of a folder find its ``precompiled.hpp``, compiled once for all.
+
+    A file uses it by including it before anything else, by its path from ``sources/``.
+    """
+    header = sources / PRECOMPILED
+    if not header.is_file():
+        return ()
+    place = folder / object_name(tools, header).removesuffix(".o")
+    built = place / sources.name / f"{PRECOMPILED}.gch"
+    if not built.is_file():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _compile((*tools.command, "-x", "c++-header"), header, built)
+        except Failed as error:
+            check([error])
+    return ("-I", str(place), "-Winvalid-pch")
+
+
+def _collect(file: Path, seen: dict[Path, bytes]) -> None:
+    """The file and what it includes of ours, with their contents."""
+    if file in seen:
+        return
+    seen[file] = content = file.read_bytes()
+    for name in _INCLUDE.findall(content.decode()):
+        for folder in (file.parent, SOURCES):
+            if (folder / name).is_file():
+                _collect(folder / name, seen)
+                break
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()[:16]

@@ -1,0 +1,85 @@
+"""What the emulator has counted, as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from shufflenet_fn_backends.ascend_emulator.counters import Counts, DeviceCounts, add
+from shufflenet_fn_backends.ascend_emulator.report import PROVES
+
+
+def print_report(processes: Sequence[Counts]) -> None:
+    """Kernels, waits and copies of all processes together, then each process; to standard error.
+
+    Standard output is the command's.
+    """
+    console = Console(stderr=True)
+    if not processes:
+        console.print("No process used an NPU, or none came to its end: nothing was counted.")
+        return
+    total = add([one.total for one in processes])
+    console.print(_kernels(total, len(processes)))
+    if total.syncs or total.copies:
+        console.print(_waits_and_copies(total))
+    console.print(_processes(processes))
+    console.print(PROVES)
+
+
+def _kernels(total: DeviceCounts, processes: int) -> Table:
+    title = "kernels" if processes == 1 else f"kernels, {processes} processes together"
+    table = _table(title, "kernel", "launches", "MB read", "MB written")
+    by_launches = sorted(total.kernels.items(), key=lambda item: (-item[1].launches, item[0]))
+    for name, kernel in by_launches:
+        table.add_row(
+            name,
+            str(kernel.launches),
+            f"{kernel.bytes_read / 1e6:.3f}",
+            f"{kernel.bytes_written / 1e6:.3f}",
+        )
+    table.add_section()
+    kernels = total.kernels.values()
+    table.add_row(
+        "all",
+        str(total.launches),
+        f"{sum(kernel.bytes_read for kernel in kernels) / 1e6:.3f}",
+        f"{sum(kernel.bytes_written for kernel in kernels) / 1e6:.3f}",
+    )
+    return table
+
+
+def _waits_and_copies(total: DeviceCounts) -> Table:
+    table = _table("host waits and copies", "what", "times", "MB")
+    for name, times in sorted(total.syncs.items()):
+        table.add_row(f"wait: {name}", str(times), "")
+    for name, copy in sorted(total.copies.items()):
+        table.add_row(f"copy: {name}", str(copy.copies), f"{copy.bytes / 1e6:.3f}")
+    return table
+
+
+def _processes(processes: Sequence[Counts]) -> Table:
+    table = _table(
+        "processes", "rank", "process", "device", "launches", "waits", "copies", "peak MB"
+    )
+    for one in processes:
+        for number, device in one.devices.items():
+            table.add_row(
+                str(one.rank),
+                str(one.pid),
+                f"{one.soc} {number}",
+                str(device.launches),
+                str(device.host_syncs),
+                str(sum(copy.copies for copy in device.copies.values())),
+                f"{device.bytes_peak / 1e6:.1f}",
+            )
+    return table
+
+
+def _table(title: str, first: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(first)
+    for column in columns:
+        table.add_column(column, justify="right")
+    return table

@@ -1,0 +1,96 @@
+"""Fixtures for what runs on the emulator of CANN.
+
+    shufflenet-fn emulator run -- python -m pytest tests/npu
+
+runs all of it, in an environment with torch_npu. Elsewhere what needs the emulator is skipped, with the
+reason.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
+
+import pytest
+
+from shufflenet_fn_backends.ascend_emulator.build import LIBRARIES
+from shufflenet_fn_backends.ascend_emulator.counters import Counts
+from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
+from tests.conftest import REPOSITORY
+
+_HOW = "run it in an environment with torch_npu: shufflenet-fn emulator run -- python -m pytest tests/npu"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # torch_npu's own modules warn while they are imported, and when its API is first used.
+    config.addinivalue_line("filterwarnings", "ignore::Warning:torch_npu")
+
+
+class Ran(NamedTuple):
+    """How a script on the emulator ended, and what each of its processes counted."""
+
+    code: int
+    out: str
+    err: str
+    counts: list[Counts]
+
+
+OnEmulator = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session")
+def libraries() -> Path:
+    """The emulator's libraries, which this process runs on."""
+    folder = os.environ.get(LIBRARIES)
+    if not folder:
+        pytest.skip(f"not on the emulator; {_HOW}")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def npu(libraries: Path) -> ModuleType:
+    """``torch.npu``, with the real torch_npu under it."""
+    pytest.importorskip("torch_npu", reason=f"torch_npu cannot be imported; {_HOW}")
+    import torch
+
+    return torch.npu  # type: ignore[no-any-return, attr-defined]  # torch_npu adds it
+
+
+@pytest.fixture
+def on_emulator(libraries: Path, tmp_path: Path) -> OnEmulator:
+    """Run a Python script in a process of its own, on a machine of its own."""
+
+    def run(
+        script: str,
+        *arguments: str,
+        timeout: float = 120.0,
+        environ: dict[str, str] | None = None,
+        **machine: object,
+    ) -> Ran:
+        folder = tmp_path / "counts"
+        folder.mkdir(exist_ok=True)
+        for old in folder.iterdir():
+            old.unlink()
+        settings = variables(
+            libraries,
+            Machine(**machine),  # type: ignore[arg-type]
+            report=str(folder / PATTERN),
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", script, *arguments],
+            env={**os.environ, **settings, **(environ or {})},
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        return Ran(done.returncode, done.stdout, done.stderr, read_reports(folder))
+
+    return run

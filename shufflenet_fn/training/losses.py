@@ -28,6 +28,8 @@ def correct_counts(logits: Tensor, labels: Tensor, ks: tuple[int, ...] = (1, 5))
     With fewer than k classes every sample counts. A row with a NaN counts as wrong.
     """
     largest = min(max(ks), logits.shape[1])
-    hits = logits.topk(largest, dim=1).indices == labels[:, None]
-    hits = hits & ~logits.isnan().any(dim=1, keepdim=True)
+    top = logits.topk(largest, dim=1)
+    # topk takes a NaN for the largest of all, so a row that has one begins with it; and NaN != NaN.
+    first = top.values[:, :1]
+    hits = (top.indices == labels[:, None]) & (first == first)
     return [hits[:, : min(k, largest)].sum() for k in ks]

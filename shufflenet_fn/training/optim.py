@@ -161,11 +161,17 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     """``params + rate * direction``, new tensors.
 
     On the CPU one fused multiply-add per tensor, with the one rounding that ``torch.optim.SGD`` has: with
-    equal gradients the two give the same bits. Elsewhere two launches for the whole tree, which a 0-dim
-    rate inside a foreach multiply-add would break up into one per tensor.
+    equal gradients the two give the same bits. Elsewhere one launch if the host knows the rate (as in
+    ``raveled``), and two if the device does: a 0-dim rate inside a foreach multiply-add would break it up
+    into one launch per tensor.
     """
     rate = updates.rate
-    if rate.device.type == "cpu":
+    on_host = rate.device.type == "cpu"
+    if on_host and tree_leaves(params)[0].device.type != "cpu":
+        return tree_lists(
+            lambda p, d: torch._foreach_add(p, d, alpha=rate.item()), params, updates.direction
+        )
+    if on_host:
         return tree_lists(
             lambda p, d: torch._foreach_addcmul(p, d, [rate.to(leaf.dtype) for leaf in p]),
             params,

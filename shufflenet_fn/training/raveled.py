@@ -35,7 +35,7 @@ def ravel_state(state: TrainState) -> TrainState:
 
     Parameters lie in three buffers, so that a precision policy and weight decay can treat each as one:
     ``norm`` (batch norms), ``bias`` and ``weight`` (convolutions and classifier). Statistics lie in two,
-    ``mean`` and ``var``.
+    ``mean`` and ``var``. The step number lies on the host, and with it all arithmetic of the schedule.
     """
     params_spec = ravel_spec(state.params, _kind)
     stats_spec = ravel_spec(state.batch_stats, lambda path, leaf: path.rpartition(".")[2])
@@ -43,6 +43,7 @@ def ravel_state(state: TrainState) -> TrainState:
     if isinstance(ema, Variables):
         ema = Variables(ravel(ema.params, params_spec), ravel(ema.batch_stats, stats_spec))
     return state._replace(
+        step=state.step.cpu(),
         params=ravel(state.params, params_spec),
         batch_stats=ravel(state.batch_stats, stats_spec),
         opt_state=_ravel_within(state.opt_state, params_spec),

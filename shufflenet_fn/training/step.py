@@ -175,8 +175,9 @@ def make_train_step(
             new = new._replace(ema=update_ema(state.ema, new.variables, decay=ema_decay))
         if scaling.kind != "none":
             finite = all_finite(grads) & (flags.skipped == 0)
-            new = tree_select(finite, new, state)
-            new = new._replace(loss_scale=adjust(scaling, state.loss_scale, finite))
+            new = _select(finite, new, state)._replace(
+                loss_scale=adjust(scaling, state.loss_scale, finite)
+            )
             flags = flags._replace(skipped=1.0 - finite.float())
         # A skipped step still counts: the schedule and the order of the data go on.
         return new._replace(step=state.step + 1), metrics, flags
@@ -215,6 +216,15 @@ def eval_sums(logits: Tensor, labels: Tensor) -> EvalSums:
 def no_flags(device: torch.device | str = "cpu") -> Flags:
     """Flags of a rank with nothing to say."""
     return Flags(torch.zeros((), device=device), torch.zeros((), device=device))
+
+
+def _select(condition: Tensor, new: TrainState, old: TrainState) -> TrainState:
+    """What a step computes, from ``new`` where ``condition`` holds and from ``old`` otherwise."""
+    names = ("params", "batch_stats", "opt_state", "ema")
+    chosen = tree_select(
+        condition, [getattr(new, name) for name in names], [getattr(old, name) for name in names]
+    )
+    return new._replace(**dict(zip(names, chosen, strict=True)))
 
 
 def _cut(batch: Examples, lanes: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,0 +1,56 @@
+// Batch norm and layer norm.
+
+#include "aclnn/precompiled.hpp"
+
+#include <ATen/ops/native_batch_norm.h>
+#include <ATen/ops/native_batch_norm_backward.h>
+#include <ATen/ops/native_layer_norm.h>
+#include <ATen/ops/native_layer_norm_backward.h>
+
+namespace emulator::aclnn {
+
+// save_invstd is 1/sqrt(var + eps). In evaluation neither statistic is written: the chip's kernel for
+// inference computes none (aclnn_batch_norm.cpp), and the backward pass reads the running ones.
+ACLNN(aclnnBatchNorm, floats, In input, MaybeIn weight, MaybeIn bias, MaybeInOut running_mean,
+      MaybeInOut running_var, bool training, double momentum, double eps, Out output,
+      MaybeOut save_mean, MaybeOut save_invstd) {
+  const auto results = at::native_batch_norm(input, weight, bias, running_mean, running_var, training,
+                                             momentum, eps);
+  output = std::get<0>(results);
+  if (training && save_mean && save_invstd) {
+    save_mean = std::get<1>(results);
+    save_invstd = std::get<2>(results);
+  }
+}
+
+ACLNN(aclnnBatchNormBackward, floats, In grad_output, In input, MaybeIn weight,
+      MaybeIn running_mean, MaybeIn running_var, MaybeIn save_mean, MaybeIn save_invstd,
+      bool training, double eps, Bools output_mask, MaybeOut grad_input, MaybeOut grad_weight,
+      MaybeOut grad_bias) {
+  const auto gradients =
+      at::native_batch_norm_backward(grad_output, input, weight, running_mean, running_var, save_mean,
+                                     save_invstd, training, eps, output_mask);
+  if (output_mask[0]) grad_input = std::get<0>(gradients);
+  if (output_mask[1]) grad_weight = std::get<1>(gradients);
+  if (output_mask[2]) grad_bias = std::get<2>(gradients);
+}
+
+ACLNN(aclnnLayerNorm, floats, In input, Ints normalized_shape, MaybeIn weight, MaybeIn bias,
+      double eps, Out output, MaybeOut mean, MaybeOut rstd) {
+  const auto results = at::native_layer_norm(input, *normalized_shape, weight, bias, eps);
+  output = std::get<0>(results);
+  if (mean) mean = std::get<1>(results);
+  if (rstd) rstd = std::get<2>(results);
+}
+
+ACLNN(aclnnLayerNormBackward, floats, In grad_output, In input, Ints normalized_shape, In mean,
+      In rstd, MaybeIn weight, MaybeIn bias, Bools output_mask, MaybeOut grad_input,
+      MaybeOut grad_weight, MaybeOut grad_bias) {
+  const auto gradients = at::native_layer_norm_backward(grad_output, input, *normalized_shape, mean,
+                                                        rstd, weight, bias, output_mask);
+  if (output_mask[0]) grad_input = std::get<0>(gradients);
+  if (output_mask[1]) grad_weight = std::get<1>(gradients);
+  if (output_mask[2]) grad_bias = std::get<2>(gradients);
+}
+
+}  // namespace emulator::aclnn

@@ -1,0 +1,70 @@
+// Comparisons, logic and bits, element by element.
+
+#include "aclnn/precompiled.hpp"
+
+#include <ATen/ops/bitwise_and.h>
+#include <ATen/ops/bitwise_or.h>
+#include <ATen/ops/bitwise_xor.h>
+#include <ATen/ops/eq.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/ge.h>
+#include <ATen/ops/gt.h>
+#include <ATen/ops/isclose.h>
+#include <ATen/ops/le.h>
+#include <ATen/ops/logical_and.h>
+#include <ATen/ops/logical_or.h>
+#include <ATen/ops/logical_xor.h>
+#include <ATen/ops/lt.h>
+#include <ATen/ops/ne.h>
+#include <ATen/ops/scalar_tensor.h>
+
+namespace emulator::aclnn {
+
+// A tensor against a tensor and against a scalar, each also in place, where the result gets the
+// dtype of the input.
+#define PAIR(Name, types, f)                              \
+  ACLNN(aclnn##Name##Tensor, types, In self, In other, AnyOut out) {      \
+    out = f(*self, *other);                                               \
+  }                                                                       \
+  ACLNN(aclnn##Name##Scalar, types, In self, Value other, AnyOut out) {   \
+    out = f(*self, *other);                                               \
+  }                                                                       \
+  ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) {        \
+    self = f(*self, *other);                                              \
+  }                                                                       \
+  ACLNN(aclnnInplace##Name##Scalar, types, InOut self, Value other) {     \
+    self = f(*self, *other);                                              \
+  }
+
+PAIR(Eq, numbers, at::eq)
+PAIR(Ne, numbers, at::ne)
+PAIR(Lt, plain | unsigneds, at::lt)
+PAIR(Le, plain | u16, at::le)
+PAIR(Gt, plain | unsigneds, at::gt)
+PAIR(Ge, plain | unsigneds, at::ge)
+PAIR(BitwiseAnd, integers | boolean | u16, at::bitwise_and)
+PAIR(BitwiseOr, integers | boolean | u16, at::bitwise_or)
+PAIR(BitwiseXor, integers | boolean, at::bitwise_xor)
+
+#define LOGIC(Name, f)                                                              \
+  ACLNN(aclnn##Name, numbers, In self, In other, Out out) { out = f(self, other); } \
+  ACLNN(aclnnInplace##Name, numbers, InOut self, In other) { self = f(self, other); }
+
+LOGIC(LogicalAnd, at::logical_and)
+LOGIC(LogicalOr, at::logical_or)
+LOGIC(LogicalXor, at::logical_xor)
+
+ACLNN(aclnnEqual, plain | unsigneds, In self, In other, AnyOut out) {
+  out = at::scalar_tensor(at::equal(self, other), out->options()).expand(out->sizes());
+}
+
+ACLNN(aclnnIsClose, plain, In self, In other, double rtol, double atol, bool equal_nan, AnyOut out) {
+  out = at::isclose(self, other, rtol, atol, equal_nan);
+}
+
+// The name under which op-plugin asks for other < self where it is given a scalar first.
+ACLNN(aclnnLessScalar, plain | unsigneds, In self, Value other, AnyOut out) {
+  out = at::lt(*self, *other);
+}
+
+}  // namespace emulator::aclnn

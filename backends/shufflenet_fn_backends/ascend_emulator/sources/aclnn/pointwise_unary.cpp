@@ -1,0 +1,91 @@
+// Functions of one tensor, element by element, each also in place.
+
+#include "aclnn/precompiled.hpp"
+
+#include <ATen/ops/abs.h>
+#include <ATen/ops/acos.h>
+#include <ATen/ops/asin.h>
+#include <ATen/ops/atan.h>
+#include <ATen/ops/bitwise_not.h>
+#include <ATen/ops/ceil.h>
+#include <ATen/ops/cos.h>
+#include <ATen/ops/erf.h>
+#include <ATen/ops/exp.h>
+#include <ATen/ops/exp2.h>
+#include <ATen/ops/expm1.h>
+#include <ATen/ops/floor.h>
+#include <ATen/ops/frac.h>
+#include <ATen/ops/isfinite.h>
+#include <ATen/ops/isneginf.h>
+#include <ATen/ops/isposinf.h>
+#include <ATen/ops/log.h>
+#include <ATen/ops/log10.h>
+#include <ATen/ops/log1p.h>
+#include <ATen/ops/log2.h>
+#include <ATen/ops/logical_not.h>
+#include <ATen/ops/neg.h>
+#include <ATen/ops/reciprocal.h>
+#include <ATen/ops/round.h>
+#include <ATen/ops/rsqrt.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/sign.h>
+#include <ATen/ops/signbit.h>
+#include <ATen/ops/sin.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/tan.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/trunc.h>
+
+namespace emulator::aclnn {
+
+#define UNARY(Name, types, f)                                              \
+  ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); }          \
+  ACLNN(aclnnInplace##Name, types, InOut self) { self = f(*self); }
+
+// There is no such operator in place.
+#define UNARY_ONLY(Name, types, f) \
+  ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); }
+
+UNARY_ONLY(Abs, plain | c64, at::abs)
+UNARY_ONLY(Sign, floats | f64 | i16 | i32 | i64 | boolean | complexes, at::sign)
+UNARY_ONLY(Signbit, plain | unsigneds, at::signbit)
+UNARY(Neg, reals | complexes, at::neg)
+UNARY(Sqrt, numbers, at::sqrt)
+UNARY(Rsqrt, floats | i8 | i16 | i32 | u8 | boolean, at::rsqrt)
+UNARY(Reciprocal, numbers, at::reciprocal)
+UNARY(Exp, floats | f64 | i64 | boolean | complexes, at::exp)
+UNARY(Exp2, plain, at::exp2)
+UNARY(Expm1, floats | i64 | boolean, at::expm1)
+UNARY(Log, numbers, at::log)
+UNARY(Log2, numbers, at::log2)
+UNARY(Log10, numbers, at::log10)
+UNARY(Log1p, plain, at::log1p)
+UNARY(Sin, numbers, at::sin)
+UNARY(Cos, numbers, at::cos)
+UNARY(Tan, numbers, at::tan)
+UNARY(Asin, plain, at::asin)
+UNARY(Acos, plain, at::acos)
+UNARY(Atan, plain, at::atan)
+UNARY(Tanh, numbers, at::tanh)
+UNARY(Sigmoid, numbers, at::sigmoid)
+UNARY(Erf, floats | f64 | i64 | boolean, at::erf)
+UNARY(Floor, reals | unsigneds, at::floor)
+UNARY(Ceil, floats | f64, at::ceil)
+UNARY(Round, floats | f64 | i32 | i64, at::round)
+UNARY(Trunc, floats, at::trunc)
+UNARY(Frac, floats | integers, at::frac)
+UNARY(LogicalNot, plain, at::logical_not)
+UNARY(BitwiseNot, integers | boolean, at::bitwise_not)
+UNARY_ONLY(IsFinite, plain, at::isfinite)
+UNARY_ONLY(IsPosInf, on_910b(floats | integers | boolean), at::isposinf)
+UNARY_ONLY(IsNegInf, on_910b(floats | integers | boolean), at::isneginf)
+
+ACLNN(aclnnRoundDecimals, floats | f64 | i32 | i64, In self, int64_t decimals, Out out) {
+  out = at::round(*self, decimals);
+}
+
+ACLNN(aclnnInplaceRoundDecimals, floats | f64 | i32 | i64, InOut self, int64_t decimals) {
+  self = at::round(*self, decimals);
+}
+
+}  // namespace emulator::aclnn

@@ -1,0 +1,81 @@
+// Copies: of another dtype, layout or arrangement.
+
+#include "aclnn/precompiled.hpp"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/channel_shuffle.h>
+#include <ATen/ops/constant_pad_nd.h>
+#include <ATen/ops/flip.h>
+#include <ATen/ops/repeat_interleave.h>
+#include <ATen/ops/roll.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tril.h>
+#include <ATen/ops/triu.h>
+
+namespace emulator::aclnn {
+
+// Any strides, any pair of dtypes, with broadcasting.
+ACLNN(aclnnInplaceCopy, numbers | unsigneds, Out self, In src) { self->copy_(src); }
+
+ACLNN(aclnnCast, numbers | unsigneds, In self, aclDataType dtype, Out out) {
+  out = self->to(torch_dtype(dtype));
+}
+
+ACLNN(aclnnPermute, numbers | unsigneds, In self, Ints dims, Out out) { out = self->permute(dims); }
+
+ACLNN(aclnnExpand, floats | i8 | i32 | i64 | u8 | boolean, In self, Ints size, Out out) {
+  out = self->expand(size);
+}
+
+ACLNN(aclnnCat, plain | c64, Ins tensors, int64_t dim, Out out) { out = at::cat(tensors, dim); }
+
+ACLNN(aclnnStack, numbers | unsigneds, Ins tensors, int64_t dim, Out out) {
+  out = at::stack(tensors, dim);
+}
+
+ACLNN(aclnnSplitWithSize, numbers | unsigneds, In self, Ints sizes, int64_t dim, Outs out) {
+  const std::vector<at::Tensor> parts = self->split_with_sizes(sizes, dim);
+  for (size_t i = 0; i < out.size(); ++i) out[i] = parts[i];
+}
+
+ACLNN(aclnnChannelShuffle, numbers, In self, int64_t groups, Out out) {
+  out = at::channel_shuffle(self, groups);
+}
+
+ACLNN(aclnnFlip, numbers, In self, Ints dims, Out out) { out = at::flip(self, dims); }
+
+ACLNN(aclnnRoll, floats | i8 | i32 | u8 | boolean | i64 | c64, In self, Ints shifts, Ints dims,
+      Out out) {
+  out = at::roll(self, shifts, dims);
+}
+
+ACLNN(aclnnRepeat, plain | c64 | unsigneds, In self, Ints repeats, Out out) {
+  out = self->repeat(repeats);
+}
+
+ACLNN(aclnnRepeatInterleaveIntWithDim, on_910b(floats | integers | boolean), In self,
+      int64_t repeats, int64_t dim, int64_t, Out out) {
+  out = at::repeat_interleave(self, repeats, dim);
+}
+
+ACLNN(aclnnConstantPadNd, numbers | unsigneds, In self, Ints pad, Value value, Out out) {
+  out = at::constant_pad_nd(self, pad, value);
+}
+
+ACLNN(aclnnTril, plain | unsigneds, In self, int64_t diagonal, Out out) {
+  out = at::tril(self, diagonal);
+}
+
+ACLNN(aclnnTriu, plain | unsigneds, In self, int64_t diagonal, Out out) {
+  out = at::triu(self, diagonal);
+}
+
+ACLNN(aclnnInplaceTril, plain | unsigneds, InOut self, int64_t diagonal) {
+  self = at::tril(self, diagonal);
+}
+
+ACLNN(aclnnInplaceTriu, plain | unsigneds, InOut self, int64_t diagonal) {
+  self = at::triu(self, diagonal);
+}
+
+}  // namespace emulator::aclnn

@@ -115,6 +115,8 @@ def test_the_emulator_comes_first_and_once() -> None:
     assert made == {
         "LD_LIBRARY_PATH": "/new:/usr/cann/lib",
         "SHUFFLENET_FN_EMULATOR_LIBRARIES": "/new",
+        "ASCEND_HOME_PATH": "/new",
+        "ASCEND_OPP_PATH": "/new/opp",
         "SHUFFLENET_FN_EMULATOR_DEVICES": "2",
         "SHUFFLENET_FN_EMULATOR_SOC": "Ascend910B1",
         "SHUFFLENET_FN_EMULATOR_MEMORY": "1GiB",

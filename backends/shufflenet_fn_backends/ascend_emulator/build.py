@@ -52,7 +52,7 @@ _RUNTIME = _Library(
     (),
 )
 _COLLECTIVES = _Library("hccl", "libhccl.so", (), ("ascendcl",))
-_OPERATORS = _Library("aclnn", "libopapi.so", (), ("torch_cpu", "c10", "ascendcl"))
+_OPERATORS = _Library("aclnn", "libopapi.so", ("libnnopbase.so",), ("torch_cpu", "c10", "ascendcl"))
 _ALL = (_RUNTIME, _COLLECTIVES, _OPERATORS)
 
 
@@ -121,7 +121,15 @@ def _build(installed: Installed, tools: Toolchain, folder: Path, say: Say) -> No
                 _link(installed, tools, library, [*own, *stubs.get(library.folder, ())], place)
         except Failed as error:
             check([error])
+        _lay_out(place)
         os.replace(place, folder)
+
+
+def _lay_out(place: Path) -> None:
+    """What torch_npu looks for where ``ASCEND_HOME_PATH`` points, beside the libraries."""
+    for name in ("runtime", "compiler", "opp"):
+        (place / name).mkdir()
+    (place / "ascend_toolkit_install.info").write_text("version=9.1.0\n", encoding="utf-8")
 
 
 def _stubs(

@@ -74,6 +74,8 @@ def variables(
     values = {
         "LD_LIBRARY_PATH": ":".join([str(libraries), *rest]),
         LIBRARIES: str(libraries),
+        "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries / "opp"),
         f"{_PREFIX}DEVICES": str(machine.devices),
         f"{_PREFIX}SOC": machine.soc,
     }

@@ -2,8 +2,10 @@
 
 #include <acl/acl.h>
 
+#include <atomic>
 #include <cstdio>
 #include <cstring>
+#include <iterator>
 #include <string>
 
 #include "emulator.hpp"
@@ -36,6 +38,13 @@ int32_t attribute(aclCannAttr name) {
     default:
       return -1;
   }
+}
+
+// nullptr when there is no such option.
+std::atomic<int64_t>* option(aclSysParamOpt name) {
+  static std::atomic<int64_t> values[4];
+  const auto index = static_cast<size_t>(name);
+  return index < std::size(values) ? &values[index] : nullptr;
 }
 
 }  // namespace
@@ -175,9 +184,30 @@ EMULATOR_API aclError aclrtGetLogicDevIdByUserDevId(const int32_t userDevid,
   return ACL_SUCCESS;
 }
 
-// Kept by context in CANN; torch_npu sets them (deterministic operators) and may ask back.
-EMULATOR_API aclError aclrtSetSysParamOpt(aclSysParamOpt, int64_t) { return ACL_SUCCESS; }
+// CANN keeps these for the process and for each context. torch_npu sets both alike before operators
+// that shall be deterministic, and asks back.
+EMULATOR_API aclError aclrtSetSysParamOpt(aclSysParamOpt opt, int64_t value) {
+  std::atomic<int64_t>* option = emulator::option(opt);
+  if (option == nullptr) return emulator::invalid("aclrtSetSysParamOpt", "no such option");
+  *option = value;
+  return ACL_SUCCESS;
+}
 
-EMULATOR_API aclError aclrtCtxSetSysParamOpt(aclSysParamOpt, int64_t) { return ACL_SUCCESS; }
+EMULATOR_API aclError aclrtGetSysParamOpt(aclSysParamOpt opt, int64_t* value) {
+  std::atomic<int64_t>* option = emulator::option(opt);
+  if (option == nullptr || value == nullptr) {
+    return emulator::invalid("aclrtGetSysParamOpt", "no such option, or value is null");
+  }
+  *value = *option;
+  return ACL_SUCCESS;
+}
+
+EMULATOR_API aclError aclrtCtxSetSysParamOpt(aclSysParamOpt opt, int64_t value) {
+  return aclrtSetSysParamOpt(opt, value);
+}
+
+EMULATOR_API aclError aclrtCtxGetSysParamOpt(aclSysParamOpt opt, int64_t* value) {
+  return aclrtGetSysParamOpt(opt, value);
+}
 
 }  // extern "C"

@@ -1,6 +1,6 @@
 // Functions that torch_npu looks up by name at run time, and that the emulator does not have: each
 // fails by its own name. Left out on purpose, since torch_npu then does without: aclrtValueWait and
-// aclrtValueWrite (external events), aclrtGetSysParamOpt, and what it asks a chip in trouble
+// aclrtValueWrite (external events), and what it asks a chip in trouble
 // (aclrtGetErrorVerbose, aclrtRepairError, aclrtGetMemUceInfo, aclrtMemUceRepair,
 // aclrtDeviceTaskAbort).
 

@@ -66,6 +66,11 @@ class Policy:
     norm_dtype: torch.dtype = torch.float32
     use_autocast: bool = False
 
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        """All dtypes that a device has to compute in."""
+        return (self.param_dtype, self.compute_dtype, self.output_dtype, self.norm_dtype)
+
     def cast_params(self, params: dict[str, Any]) -> dict[str, Any]:
         """Parameters as the network computes with them."""
         return params if self.use_autocast else self._cast(params, self.compute_dtype)

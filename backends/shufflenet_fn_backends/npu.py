@@ -12,7 +12,7 @@
 
 These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
 imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is
-the runtime's affair, in ``runtimes/npu.py``.
+the runtime's affair, in ``runtimes/npu/``.
 """
 
 from __future__ import annotations

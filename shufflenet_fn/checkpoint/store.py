@@ -6,6 +6,7 @@ A checkpoint is a folder ``step-00001234/``:
   ``torchvision.models.shufflenet_v2_*`` loads it with ``strict=True``;
 * ``ema.safetensors``: the averaged weights in the same form, if the run keeps them;
 * ``state.safetensors``: optimizer state, loss scale and step, under dotted paths;
+* ``generators.safetensors``: states of random generators by device, if any are given;
 * ``manifest.json``: what it is of, and the SHA-256 of every file beside it and of itself.
 
 It is written aside, flushed to disk, renamed, read back and verified; only then ``latest.json`` (and
@@ -18,7 +19,9 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import safetensors.torch
@@ -36,20 +39,26 @@ MANIFEST: Final = "manifest.json"
 WEIGHTS: Final = "weights.safetensors"
 EMA: Final = "ema.safetensors"
 STATE: Final = "state.safetensors"
+GENERATORS: Final = "generators.safetensors"
 FORMAT: Final = 1
 _OWN_HASH: Final = "sha256_of_this_file_with_zeros_here"
 _ZEROS: Final = "0" * 64
 
 
 def save_checkpoint(
-    folder: Path, config: ShuffleNetConfig, state: TrainState, manifest: dict[str, Any]
+    folder: Path,
+    config: ShuffleNetConfig,
+    state: TrainState,
+    manifest: dict[str, Any],
+    *,
+    generators: Mapping[str, Tensor] = MappingProxyType({}),
 ) -> Path:
     """Write ``state`` below ``folder`` and return the new checkpoint's path.
 
     ``state`` must be in logical channel order, torchvision's: a training state that is kept in a backend's
     physical order is converted first (``shufflenet_fn.model.channel_order.to_logical``).
     ``manifest`` is any JSON object; the format number and the hashes are added to it. A checkpoint of
-    the same step is replaced.
+    the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.generators``.
 
     Raises:
         UserError: the disk is full or not writable, or what was written does not read back. Nothing
@@ -63,6 +72,8 @@ def save_checkpoint(
         WEIGHTS: to_torchvision(state.variables, config, num_batches_tracked=step),
         STATE: _state_tensors(state),
     }
+    if generators:
+        files[GENERATORS] = dict(generators)
     if isinstance(state.ema, Variables):
         files[EMA] = to_torchvision(state.ema, config, num_batches_tracked=step)
     try:
@@ -154,6 +165,12 @@ def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> 
         loss_scale=restored["loss_scale"],
         ema=ema,
     )
+
+
+def load_generators(checkpoint: Path) -> dict[str, Tensor]:
+    """The states of generators in ``checkpoint``; none where it was saved without."""
+    path = checkpoint / GENERATORS
+    return _read(path) if path.exists() else {}
 
 
 def point_to(folder: Path, name: str, checkpoint: Path) -> None:

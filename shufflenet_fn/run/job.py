@@ -26,7 +26,10 @@ from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
 from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+
+_PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 
 
 class Job(NamedTuple):
@@ -62,8 +65,9 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     Raises:
         UsageError, DeviceError: with the one thing that is wrong.
     """
+    runtime, reason = select_runtime(resolved.settings.device)
+    resolved, precision_notes = _with_precision(resolved, runtime)
     settings = resolved.settings
-    runtime, reason = select_runtime(settings.device)
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
@@ -74,9 +78,12 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     notes = [
         reason,
         select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,
+        *precision_notes,
     ]
     warnings = []
-    if runtime.name == "cpu" and len(devices) > runtime.device_count():
+    if settings.compile and runtime.compiling is not None:
+        warnings.append(runtime.compiling)
+    if runtime.shares and len(devices) > runtime.device_count():
         warnings.append(
             f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
             f"--devices {runtime.device_count()}."
@@ -86,7 +93,6 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
         notes.append(f"preset {resolved.preset}: {preset.source}")
         if preset.warning:
             warnings.append(f"preset {resolved.preset}: {preset.warning}")
-    get_policy(precision_name(settings))
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
     world_size = settings.world_size * len(devices)
@@ -108,6 +114,21 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
         notes=tuple(notes),
         warnings=tuple(warnings),
     )
+
+
+def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, list[str]]:
+    """``--precision auto`` made out, and all dtypes of the precision checked against the device."""
+    settings, notes = resolved.settings, []
+    if settings.precision == "auto":
+        half = runtime.half()
+        name = _PRECISION_OF[half.dtype]
+        notes = [f"precision {name}: auto, {half.reason}"]
+        settings = replace(settings, precision=name)
+        resolved = resolved._replace(settings=settings)
+    name = precision_name(settings)
+    option = f"--precision {name}" if settings.precision else f"--amp --opt-level {name}"
+    runtime.check_dtypes(get_policy(name).dtypes, option)
+    return resolved, notes
 
 
 def open_data(settings: TrainSettings) -> tuple[ImageFolder, ImageFolder]:
@@ -141,8 +162,8 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
             )
     known = {item.name for item in declared(TrainSettings)}
     settings = TrainSettings(**{key: stored[key] for key in stored if key in known})
-    # A limit for trials is not part of the recipe: a run cut short by it goes on to its end.
-    settings = replace(settings, max_steps=None)
+    # A limit for trials is not part of the recipe: a run cut short by it goes on to its end. Nor is a trace.
+    settings = replace(settings, max_steps=None, profile=None)
     wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
     changed = checked(replace(settings, **wanted))
     if changed.arch != settings.arch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import traceback
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.train import train
 from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
-from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.runtimes.select import runtime_of
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -42,6 +44,8 @@ def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
     """
     try:
         return _run_rank(job, world, display)
+    except UserError:
+        raise
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
@@ -49,14 +53,25 @@ def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
             f"cannot write in the run directory {job.run_dir}: {error.strerror}. Free some space or make it "
             f"writable, then go on with --resume {job.run_dir}."
         ) from error
+    except Exception as error:
+        # Not what only echoes another rank's failure: that rank has the message.
+        known = explain(f"{type(error).__name__}: {error}")
+        if known is None or known.echo:
+            raise
+        said = (str(error).strip() or repr(error)).splitlines()[0]
+        log = "log.txt" if world.is_main else f"log.rank{world.rank}.txt"
+        raise UserError(f"{said} {known} The whole error is in {job.run_dir / log}.") from error
 
 
 def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
-    runtime = select_runtime(job.device).runtime
-    runtime.set_device(job.devices[world.local_rank])
+    runtime = runtime_of(job.device)
     threads = compute_threads(job, world)
+    notes = list(runtime.prepare())
+    if job.settings.deterministic:
+        notes += runtime.deterministic()
+    runtime.set_device(job.devices[world.local_rank])
     torch.set_num_threads(threads)
-    tuned = runtime.tune()
+    notes += runtime.tune()
     # The log is opened inside the group: by then rank 0 has made the directory.
     with process_group(world, runtime.dist_backend), contextlib.ExitStack() as stack:
         log: RunFiles | RankLog
@@ -71,12 +86,15 @@ def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
             f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
             f"{threads} compute threads"
         )
-        for note in tuned:
+        for note in notes:
             reporter.note(note)
         try:
             results = train(job, world, reporter)
         except UserError as error:
             log.note(f"error: {error}")
+            raise
+        except Exception:
+            log.note(traceback.format_exc())
             raise
         log.note(f"rank {world.rank} is done")
     return results

@@ -14,7 +14,8 @@ class Results(NamedTuple):
     """``results.json``. Accuracies in percent over exactly ``num_images`` images.
 
     ``accuracy1`` is that of the last evaluation, not of the best: ``best_accuracy1`` is picked on the
-    validation set and so flattered. ``best_epoch`` counts from 1.
+    validation set and so flattered. ``best_epoch`` counts from 1. Memory is rank 0's: what tensors took at
+    most, what the allocator holds at the end, and what the device has.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Results(NamedTuple):
     torch_version: str
     seconds: float
     memory_peak_bytes: int
+    memory_reserved_bytes: int
+    memory_total_bytes: int
 
 
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:

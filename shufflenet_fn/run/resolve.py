@@ -14,7 +14,7 @@ from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
 
-_IDENTITY = ("run_dir", "resume")
+_IDENTITY = ("run_dir", "resume", "profile")
 
 
 class Resolved(NamedTuple):

@@ -30,7 +30,11 @@ from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
-from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+from shufflenet_fn_backends.runtimes.select import (
+    check_device_indices,
+    runtime_of,
+    select_runtime,
+)
 
 
 class EvalJob(NamedTuple):
@@ -60,8 +64,9 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     """
     for item in declared(EvalSettings):
         item.option.check(item.name, getattr(settings, item.name))
-    get_policy(settings.precision)
+    policy = get_policy(settings.precision)
     runtime, reason = select_runtime(settings.device)
+    runtime.check_dtypes(policy.dtypes, f"--precision {settings.precision}")
     check_device_indices(runtime, list(range(settings.devices)))
     source, manifest, notes = _locate(weights)
     stored = manifest.get("settings", {})
@@ -94,7 +99,8 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         and what was evaluated.
     """
     settings = job.settings
-    runtime = select_runtime(job.device).runtime
+    runtime = runtime_of(job.device)
+    runtime.prepare()
     runtime.set_device(world.local_rank)
     cores = max(1, usable_cores() // world.local_size)
     torch.set_num_threads(cores)

@@ -60,12 +60,7 @@ class TrainSettings:
         maximum=1,
     )
     flip: float = option(
-        0.5,
-        "--flip",
-        help="Probability of a horizontal flip.",
-        panel=_DATA,
-        minimum=0,
-        maximum=1,
+        0.5, "--flip", help="Probability of a horizontal flip.", panel=_DATA, minimum=0, maximum=1
     )
     workers: int | None = option(
         None,
@@ -124,12 +119,7 @@ class TrainSettings:
         maximum=1,
     )
     learning_rate: float = option(
-        0.1,
-        "--learning-rate",
-        "--lr",
-        help="Peak learning rate.",
-        panel=_RECIPE,
-        above=0,
+        0.1, "--learning-rate", "--lr", help="Peak learning rate.", panel=_RECIPE, above=0
     )
     schedule: str = option(
         "epoch-cosine",
@@ -210,7 +200,8 @@ class TrainSettings:
     precision: str | None = option(
         None,
         "--precision",
-        help="fp32, bf16, O0 to O3, or like 'p=f32,c=bf16,o=f32'. Not together with --amp.",
+        help="fp32, bf16, O0 to O3, or like 'p=f32,c=bf16,o=f32'; auto is the narrow one that the device "
+        "trains well in. Not together with --amp.",
         panel=_PRECISION,
     )
     loss_scale: str = option(
@@ -275,6 +266,12 @@ class TrainSettings:
         panel=_DEVICES,
         choices=("auto", "hccl", "nccl", "gloo"),
     )
+    deterministic: bool = option(
+        False,
+        "--deterministic/--no-deterministic",
+        help="Operators and collectives that give the same bits in every run; slower on accelerators.",
+        panel=_DEVICES,
+    )
     multiprocessing_distributed: bool = option(
         False,
         "--multiprocessing-distributed/--no-multiprocessing-distributed",
@@ -330,11 +327,13 @@ class TrainSettings:
         minimum=1,
     )
     keep: int = option(
-        2,
-        "--keep",
-        help="Checkpoints kept beside the best one.",
+        2, "--keep", help="Checkpoints kept beside the best one.", panel=_RUN, minimum=1
+    )
+    profile: str | None = option(
+        None,
+        "--profile",
+        help="Record a trace of a few steps of rank 0 in this folder, by torch's profiler or Ascend's.",
         panel=_RUN,
-        minimum=1,
     )
     max_steps: int | None = option(
         None,

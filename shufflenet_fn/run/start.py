@@ -58,7 +58,7 @@ def prepare_job(
         manifest = verify(checkpoint)
         notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"])
     if is_main and resolved.settings.rank == 0:
-        write_description(run_dir, resolved, argv)
+        write_description(run_dir, job.resolved, argv)
     return job._replace(run_dir=run_dir, notes=(*job.notes, *notes))
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from shufflenet_fn.checkpoint.generators import generator_states
 from shufflenet_fn.checkpoint.store import point_to, prune, save_checkpoint
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
@@ -20,6 +21,7 @@ from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarted
 from shufflenet_fn.run.facts import run_facts
 from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
 from shufflenet_fn.run.training import Best, Training, build_training
 
@@ -53,17 +55,26 @@ def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
             )
         )
     fps: list[float] = []
-    with train_loader(
-        run.train_set,
-        run.train_transform,
-        seed=settings.seed,
-        global_batch=run.global_batch,
-        rank=world.rank,
-        world_size=world.size,
-        start_step=first,
-        stop_step=max(first, stop),
-        threads=run.threads,
-    ) as batches:
+    with (
+        train_loader(
+            run.train_set,
+            run.train_transform,
+            seed=settings.seed,
+            global_batch=run.global_batch,
+            rank=world.rank,
+            world_size=world.size,
+            start_step=first,
+            stop_step=max(first, stop),
+            threads=run.threads,
+        ) as loaded,
+        profiled(
+            loaded,
+            settings.profile if world.is_main else None,
+            max(0, stop - first),
+            run.runtime,
+            reporter,
+        ) as batches,
+    ):
         step = first
         while step < stop:
             epoch = step // run.steps_per_epoch
@@ -88,9 +99,10 @@ def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
 
 def _evaluate(run: Training, epoch: int) -> bool:
     """Evaluate raw and, if kept, averaged weights; True if the latter (else the former) are the best."""
-    candidates: list[tuple[str, Variables]] = [("raw", run.state.variables)]
-    if isinstance(run.state.ema, Variables):
-        candidates.append(("ema", run.state.ema))
+    state = run.plain_state
+    candidates: list[tuple[str, Variables]] = [("raw", state.variables)]
+    if isinstance(state.ema, Variables):
+        candidates.append(("ema", state.ema))
     is_best = False
     for name, variables in candidates:
         start = time.perf_counter()
@@ -145,6 +157,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
                 "origin": resolved.origin,
                 "preset": resolved.preset,
             },
+            generators=generator_states(run.runtime),
         )
         point_to(folder, "latest", path)
         if is_best:
@@ -155,6 +168,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
 
 def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
     assert run.last is not None
+    memory = run.runtime.memory()
     results = Results(
         name=f"{run.world.size}p-{run.job.device.upper()}",
         arch=run.job.settings.arch,
@@ -170,7 +184,9 @@ def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
         precision=precision_name(run.job.settings),
         torch_version=torch.__version__,
         seconds=time.time() - started,
-        memory_peak_bytes=run.runtime.memory_peak(),
+        memory_peak_bytes=memory.peak,
+        memory_reserved_bytes=memory.reserved,
+        memory_total_bytes=memory.total,
     )
     if run.world.is_main:
         table, notes = write_results(run.job.run_dir, results)

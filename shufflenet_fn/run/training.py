@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.store import load_state, pointed_to, verify
+from shufflenet_fn.checkpoint.generators import restore_generators
+from shufflenet_fn.checkpoint.store import load_generators, load_state, pointed_to, verify
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -24,6 +25,7 @@ from shufflenet_fn.run.job import Job, open_data
 from shufflenet_fn.run.resumption import differences
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import (
@@ -62,8 +64,9 @@ class ReduceClock:
 class Training:
     """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
 
-    ``state`` is in the channel order of ``backend``, which is physical where it routes; ``saved_state`` is
-    it in torchvision's order, the only one that leaves the process.
+    ``state`` is as steps take it fastest: in the channel order of ``backend``, which is physical where it
+    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree, and
+    ``saved_state`` that in torchvision's order, the only one that leaves the process.
     """
 
     job: Job
@@ -92,8 +95,13 @@ class Training:
     skipped_in_a_row: int = 0
 
     @property
+    def plain_state(self) -> TrainState:
+        return unravel_state(self.state)
+
+    @property
     def saved_state(self) -> TrainState:
-        return to_logical(self.config, self.state) if self.physical else self.state
+        state = self.plain_state
+        return to_logical(self.config, state) if self.physical else state
 
 
 def build_training(job: Job, world: World, reporter: Reporter) -> Training:
@@ -119,6 +127,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     if job.resume is not None:
         state = load_state(job.resume, config, state)
+        restore_generators(load_generators(job.resume), runtime)
         manifest = verify(job.resume)
         warnings += differences(
             manifest,
@@ -141,6 +150,8 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     train_transform, eval_transform = build.build_transforms(settings)
     prepare = build.build_prepare(build.memory_format_of(settings.memory_format, runtime), device)
     state, computing = in_order_of(config, state, backend)
+    if runtime.launches_are_dear:
+        state = ravel_state(state)
     return Training(
         job=job,
         world=world,

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 
-from shufflenet_fn_backends.runtimes import cuda, npu
+from shufflenet_fn_backends.runtimes import cuda
+from shufflenet_fn_backends.runtimes.npu import runtime as npu
 from tests.conftest import REPOSITORY
 
 REASONS = {"cuda": cuda.unavailable_reason, "npu": npu.unavailable_reason}

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import resource
 import sys
+from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity
 
-from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime
+from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
+from shufflenet_fn_backends.runtimes.profiling import torch_profiling
 
 _ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",
@@ -35,10 +40,18 @@ def runtime() -> Runtime:
         name="cpu",
         dist_backend="gloo",
         memory_format=torch.channels_last,
+        shares=True,
         device_count=usable_cores,
+        chip=lambda: platform.machine() or "CPU",
+        dtypes=lambda: (torch.float64, torch.float32, torch.float16, torch.bfloat16),
+        half=lambda: Half(None, "CPUs differ in what they gain by less than float32"),
         set_device=lambda index: None,
         synchronize=lambda: None,
-        memory_peak=_peak_resident_set,
+        memory=_memory,
+        rng_state=torch.get_rng_state,
+        set_rng_state=torch.set_rng_state,
+        profiler=torch_profiling((ProfilerActivity.CPU,)),
+        deterministic=lambda: (f"deterministic: {deterministic_operators()}",),
         tune=lambda: (keep_freed_memory(),),
     )
 
@@ -59,7 +72,19 @@ def keep_freed_memory() -> str:
     return "memory: freed memory is kept for the next step"
 
 
-def _peak_resident_set() -> int:
+def _memory() -> Memory:
     # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    resident = _resident_set() or peak
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Memory(allocated=resident, reserved=resident, peak=peak, total=total)
+
+
+def _resident_set() -> int | None:
+    """Bytes that the process has in memory now; ``None`` where the system has no /proc."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE")

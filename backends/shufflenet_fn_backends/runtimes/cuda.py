@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import torch
+from torch.profiler import ProfilerActivity
 
 from shufflenet_fn_backends.errors import DeviceError
-from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime
+from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
+from shufflenet_fn_backends.runtimes.profiling import torch_profiling
 
 
 def runtime() -> Runtime:
@@ -22,9 +27,16 @@ def runtime() -> Runtime:
         dist_backend="nccl",
         memory_format=torch.channels_last,
         device_count=torch.cuda.device_count,
+        chip=torch.cuda.get_device_name,
+        dtypes=_dtypes,
+        half=_half,
         set_device=torch.cuda.set_device,
         synchronize=torch.cuda.synchronize,
-        memory_peak=torch.cuda.max_memory_allocated,
+        memory=_memory,
+        rng_state=torch.cuda.get_rng_state,
+        set_rng_state=torch.cuda.set_rng_state,
+        profiler=torch_profiling((ProfilerActivity.CPU, ProfilerActivity.CUDA)),
+        deterministic=_deterministic,
     )
 
 
@@ -41,3 +53,31 @@ def unavailable_reason() -> str | None:
             "Check nvidia-smi, or use --device cpu."
         )
     return None
+
+
+def _dtypes() -> tuple[torch.dtype, ...]:
+    narrow = (torch.bfloat16,) if torch.cuda.is_bf16_supported() else ()
+    return (torch.float64, torch.float32, torch.float16, *narrow)
+
+
+def _half() -> Half:
+    if torch.cuda.is_bf16_supported():
+        return Half(torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bfloat16")
+    return Half(torch.float16, f"{torch.cuda.get_device_name()} has no bfloat16")
+
+
+def _memory() -> Memory:
+    return Memory(
+        allocated=torch.cuda.memory_allocated(),
+        reserved=torch.cuda.memory_reserved(),
+        peak=torch.cuda.max_memory_allocated(),
+        total=torch.cuda.mem_get_info()[1],
+    )
+
+
+def _deterministic() -> tuple[str, ...]:
+    # Read by cuBLAS when it is first used (its documentation, "Results reproducibility").
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    workspace = os.environ["CUBLAS_WORKSPACE_CONFIG"]
+    return (f"deterministic: {deterministic_operators()}, CUBLAS_WORKSPACE_CONFIG={workspace}",)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import DEVICE_NAMES, suggestion
-from shufflenet_fn_backends.runtimes import cpu, cuda, npu
+from shufflenet_fn_backends.runtimes import cpu, cuda
 from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.npu import runtime as npu
 
 
 class RuntimeSelection(NamedTuple):
@@ -18,7 +19,7 @@ class RuntimeSelection(NamedTuple):
 
 
 def select_runtime(name: str) -> RuntimeSelection:
-    """``auto``, ``cpu``, ``cuda`` or ``npu``.
+    """``auto``, ``cpu``, ``cuda`` or ``npu``: for whoever plans a run. No device is touched.
 
     Raises:
         DeviceError: the named device is not available here.
@@ -26,7 +27,7 @@ def select_runtime(name: str) -> RuntimeSelection:
     """
     if name == "auto":
         return _auto()
-    factories = {"cpu": cpu.runtime, "cuda": cuda.runtime, "npu": npu.runtime}
+    factories = {"cpu": cpu.runtime, "cuda": cuda.runtime, "npu": npu.available}
     if name not in factories:
         raise UsageError(
             f"unknown device {name!r}{suggestion(name, DEVICE_NAMES)}. "
@@ -35,9 +36,18 @@ def select_runtime(name: str) -> RuntimeSelection:
     return RuntimeSelection(factories[name](), f"device {name}: asked for")
 
 
+def runtime_of(name: str) -> Runtime:
+    """The runtime of a device that ``select_runtime`` has found, for a process that computes on it.
+
+    Raises:
+        DeviceError: it is not available after all.
+    """
+    return {"cpu": cpu.runtime, "cuda": cuda.runtime, "npu": npu.runtime}[name]()
+
+
 def check_device_indices(runtime: Runtime, indices: list[int]) -> None:
     """Raise ``DeviceError`` unless the machine has all these devices. CPU processes share the cores."""
-    if runtime.name == "cpu":
+    if runtime.shares:
         return
     count = runtime.device_count()
     missing = [index for index in indices if index >= count]
@@ -52,7 +62,7 @@ def check_device_indices(runtime: Runtime, indices: list[int]) -> None:
 def _auto() -> RuntimeSelection:
     no_npu = npu.unavailable_reason()
     if no_npu is None:
-        return RuntimeSelection(npu.runtime(), "device npu: auto, an NPU is available")
+        return RuntimeSelection(npu.available(), "device npu: auto, an NPU is available")
     no_cuda = cuda.unavailable_reason()
     if no_cuda is None:
         return RuntimeSelection(cuda.runtime(), f"device cuda: auto; {_short(no_npu)}")

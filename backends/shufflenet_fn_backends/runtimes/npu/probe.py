@@ -1,0 +1,158 @@
+"""Whether there is an NPU, found in a process of its own: importing torch_npu can abort the one it is in."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.runtimes.npu.probe_child import MARK
+from shufflenet_fn_backends.subprocesses import Outcome, run_module
+
+TIMEOUT_S = 120.0
+AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
+"""Of torch: whether ``import torch`` imports torch_npu. On unless 0."""
+
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+
+
+class Found(NamedTuple):
+    """``devices`` NPUs that call themselves ``soc``; or none, and ``problem`` says why and what to do."""
+
+    devices: int
+    soc: str
+    problem: str | None
+    torch: str | None = None
+    torch_npu: str | None = None
+
+
+@functools.cache
+def probe() -> Found:
+    """The NPUs of this machine. Asked once in a process, since the answer takes seconds."""
+    return look()
+
+
+def look() -> Found:
+    """As ``probe``, asked anew."""
+    versions = _version("torch"), _version("torch_npu")
+    if importlib.util.find_spec("torch_npu") is None:
+        return _none(not_installed(versions[0]), versions)
+    wrong_pair = check_pair(*versions)
+    if wrong_pair:
+        return _none(wrong_pair, versions)
+    outcome = run_module(
+        "shufflenet_fn_backends.runtimes.npu.probe_child",
+        timeout_s=TIMEOUT_S,
+        environment={**os.environ, AUTOLOAD: "0"},
+    )
+    facts = read_facts(outcome)
+    count = int(facts.get("count", 0))
+    if outcome.code == 0 and count and "soc" in facts:
+        return Found(count, str(facts["soc"]), None, *versions)
+    if outcome.code == 0:
+        return _none(no_device(), versions)
+    return _none(explain_failure(outcome, facts), versions)
+
+
+def read_facts(outcome: Outcome) -> dict[str, Any]:
+    """What the child reported before it ended."""
+    facts: dict[str, Any] = {}
+    for line in outcome.out.splitlines():
+        if line.startswith(MARK):
+            facts.update(json.loads(line.removeprefix(MARK)))
+    return facts
+
+
+def not_installed(torch_version: str | None) -> str:
+    """The message for a machine without torch_npu."""
+    minor = _minor(torch_version)
+    return (
+        "the package torch_npu is not installed. Install the one of torch's own minor version, beside a "
+        f"build of torch without CUDA: pip install 'torch_npu=={minor or '2.13'}.*' (docs/ascend.md has the "
+        "pairs that go together)"
+    )
+
+
+def check_pair(torch_version: str | None, npu_version: str | None) -> str | None:
+    """The message for versions that do not go together; ``None`` if they do, or are not known."""
+    ours, theirs = _minor(torch_version), _minor(npu_version)
+    if ours is None or theirs is None or ours == theirs:
+        return None
+    return (
+        f"torch_npu {npu_version} is for torch {theirs}, but torch {torch_version} is installed. Each "
+        f"torch_npu works with one minor version of torch alone: pip install 'torch=={theirs}.*' "
+        f"--index-url {CPU_WHEELS}, or pip install 'torch_npu=={ours}.*'"
+    )
+
+
+def no_device() -> str:
+    """The message for a machine whose torch_npu loads but finds no NPU."""
+    visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+    if visible is not None:
+        return (
+            f"torch_npu finds no NPU with ASCEND_RT_VISIBLE_DEVICES={visible}. Unset it, or name devices "
+            "that npu-smi info lists"
+        )
+    if not any(Path("/dev").glob("davinci[0-9]*")):
+        return (
+            "torch_npu loads, but this machine has no NPU: there is no /dev/davinci0. On a host, install the "
+            "driver and see npu-smi info; in a container, pass --device /dev/davinci0, /dev/davinci_manager, "
+            "/dev/devmm_svm and /dev/hisi_hdc"
+        )
+    return (
+        "torch_npu finds no NPU, though /dev has some. See npu-smi info: they may be taken by another "
+        "container, or this user may not be in the driver's group (HwHiAiUser)"
+    )
+
+
+def explain_failure(outcome: Outcome, facts: dict[str, Any]) -> str:
+    """The message for a child that crashed, hung or raised; ``facts`` tell how far it came."""
+    if "torch" not in facts:
+        return f"import torch {outcome.ending}: {_last_line(outcome.err)}"
+    if facts.get("cuda") and "torch_npu" not in facts:
+        return (
+            f"torch {facts['torch']} is a build for CUDA (or ROCm), beside which torch_npu does not work: "
+            f"importing it {outcome.ending}. Install torch's CPU build: pip install "
+            f"'torch=={_minor(facts['torch'])}.*' --index-url {CPU_WHEELS}"
+        )
+    known = explain(outcome.text)
+    if known is not None:
+        return f"{known.meaning} ({known.key}). {known.fix}"
+    doing = "looking for devices with" if "torch_npu" in facts else "importing"
+    return (
+        f"{doing} torch_npu {outcome.ending}: {_last_line(outcome.err)}. Check that CANN's set_env.sh was "
+        "sourced before Python was started, and that driver, CANN and torch_npu go together"
+    )
+
+
+def loaded() -> bool:
+    """Whether this process has torch_npu already, as when ``import torch`` loaded it."""
+    return "torch_npu" in sys.modules
+
+
+def _none(problem: str, versions: tuple[str | None, str | None]) -> Found:
+    return Found(0, "", problem, *versions)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _minor(text: str | None) -> str | None:
+    found = re.match(r"\d+\.\d+", text or "")
+    return found.group() if found else None
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"

@@ -1,0 +1,156 @@
+"""Ascend NPUs as a ``Runtime``. torch_npu is imported by the first function that needs it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.runtimes.base import Half, Memory, Overflow, Profiler, Runtime, Window
+from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
+from shufflenet_fn_backends.runtimes.npu import chip
+from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
+from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
+from shufflenet_fn_backends.runtimes.npu.setup import set_up
+
+COMPILING = (
+    "compile on npu is an experiment: it was not run on a chip here. Known: inductor needs triton-ascend, "
+    "whose training-mode BatchNorm2d fails (triton-ascend issue 808), or another code generator by "
+    "TORCHINDUCTOR_NPU_BACKEND (mlir, dvm, ascendc); Ascend's benchmark lists shufflenet_v2_x1_0 with dvm at "
+    "3.39 times the speed, with loosened tolerances"
+)
+
+
+def runtime(found: Found | None = None) -> Runtime:
+    """The Ascend runtime.
+
+    Args:
+        found: what ``probe`` found, so that this process need not touch a device to plan a run. Without it
+            the answers are torch_npu's, in this process.
+    """
+    soc = _soc if found is None else lambda: found.soc
+    return Runtime(
+        name="npu",
+        dist_backend="hccl",
+        memory_format=torch.contiguous_format,
+        launches_are_dear=True,
+        device_count=_device_count if found is None else lambda: found.devices,
+        chip=soc,
+        dtypes=lambda: chip.dtypes(soc()),
+        half=lambda: _half(soc()),
+        prepare=set_recommended,
+        set_device=lambda index: load().set_device(index),
+        tune=lambda: set_up(load()),
+        deterministic=_deterministic,
+        synchronize=lambda: load().synchronize(),
+        memory=_memory,
+        rng_state=lambda: load().get_rng_state(),
+        set_rng_state=_set_rng_state,
+        overflow=_overflow,
+        profiler=_profiling,
+        compiling=COMPILING,
+    )
+
+
+def available() -> Runtime:
+    """The runtime, once ``probe`` has found that there is an NPU.
+
+    Raises:
+        DeviceError: there is none; the message says why and what to do.
+    """
+    reason = unavailable_reason()
+    if reason is not None:
+        raise DeviceError(reason)
+    return runtime(probe())
+
+
+def unavailable_reason() -> str | None:
+    """Why no NPU can be used here, or ``None`` when one can."""
+    problem = probe().problem
+    if problem is None:
+        return None
+    return (
+        f"device npu is not available: {problem}. Or use --device cpu. `shufflenet-fn doctor` looks into it "
+        "step by step."
+    )
+
+
+def load() -> Any:
+    """``torch.npu``.
+
+    Raises:
+        DeviceError: torch_npu is not installed or does not load.
+    """
+    try:
+        importlib.import_module("torch_npu")
+    except (ImportError, OSError, RuntimeError) as error:
+        known = explain(str(error))
+        advice = f" {known.meaning}. {known.fix}." if known else ""
+        raise DeviceError(
+            f"device npu is not available: torch_npu does not load ({error}).{advice} "
+            "`shufflenet-fn doctor` looks into it step by step."
+        ) from error
+    return getattr(torch, "npu")  # noqa: B009  torch_npu adds it; no type checker knows it
+
+
+def _device_count() -> int:
+    return int(load().device_count())
+
+
+def _soc() -> str:
+    return str(load().get_device_name(0))
+
+
+def _half(soc: str) -> Half:
+    return chip.half(soc)
+
+
+def _memory() -> Memory:
+    npu = load()
+    return Memory(
+        allocated=npu.memory_allocated(),
+        reserved=npu.memory_reserved(),
+        peak=npu.max_memory_allocated(),
+        total=npu.mem_get_info()[1],
+    )
+
+
+def _set_rng_state(state: Tensor) -> None:
+    load().set_rng_state(state)
+
+
+def _overflow() -> Overflow | None:
+    npu = load()
+    return chip.overflow(npu, importlib.import_module("torch_npu"))
+
+
+def _deterministic() -> tuple[str, ...]:
+    # HCCL's own switch; torch's switch sets it too, but only for groups made after it (Ascend/pytorch,
+    # ProcessGroupHCCL.cpp), and this one is seen in the environment of a run.
+    os.environ.setdefault("HCCL_DETERMINISTIC", "true")
+    hccl = os.environ["HCCL_DETERMINISTIC"]
+    return (f"deterministic: {deterministic_operators()}, HCCL_DETERMINISTIC={hccl}",)
+
+
+@contextmanager
+def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
+    """Ascend's own profiler: torch's knows nothing of an NPU's kernels."""
+    load()
+    profiler: Any = importlib.import_module("torch_npu.profiler")
+    with profiler.profile(
+        activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU],
+        schedule=profiler.schedule(
+            skip_first=window.skip, wait=0, warmup=window.warm_up, active=window.record, repeat=1
+        ),
+        on_trace_ready=profiler.tensorboard_trace_handler(str(folder), worker_name=name),
+        record_shapes=True,
+    ) as running:
+        yield running

@@ -1,0 +1,102 @@
+"""``shufflenet-fn doctor``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shufflenet_fn.doctor.settings import DoctorSettings
+from shufflenet_fn_cli.options import with_settings
+
+if TYPE_CHECKING:
+    from shufflenet_fn.doctor.finding import Report, Stage
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
+
+
+@with_settings(DoctorSettings)
+def doctor(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+    explain: Annotated[
+        Path | None,
+        typer.Option(
+            help="Look for known errors in this log ('-' for standard input) instead of at the machine."
+        ),
+    ] = None,
+    **given: Any,
+) -> None:
+    """Look into the installation stage by stage, and say what to do about what is wrong.
+
+    Each stage runs in a process of its own with a time limit, so that a crash or a hang of one is
+    reported and the next goes on. Exit codes: 0 nothing failed (there may be warnings), 1 a stage
+    failed, 2 wrong usage.
+    """
+    if explain is not None:
+        _explain(explain, as_json)
+        return
+    from shufflenet_fn.doctor.examine import examine
+
+    report = examine(DoctorSettings(**given), _progress)
+    if as_json:
+        print(json.dumps(report.as_json()))
+    else:
+        _print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _progress(stage: Stage) -> None:
+    if sys.stderr.isatty():
+        print(f"{stage.name}: {stage.finding.status}", file=sys.stderr)
+
+
+def _print(report: Report) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title="shufflenet-fn doctor", show_lines=False)
+    table.add_column("stage", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("finding", overflow="fold")
+    for name, finding, _ in report.stages:
+        result = Text(finding.status, style=_STYLES[finding.status])
+        table.add_row(name, result, Text(finding.text))
+    console = Console()
+    console.print(table)
+    for name, finding, _ in report.stages:
+        if finding.fix:
+            console.print(Text(f"{name}: ", style=_STYLES[finding.status]) + Text(finding.fix))
+    failed = [name for name, finding, _ in report.stages if finding.status == "failed"]
+    if failed:
+        console.print(f"{len(failed)} of {len(report.stages)} stages failed: {', '.join(failed)}")
+    else:
+        console.print("nothing failed")
+
+
+def _explain(path: Path, as_json: bool) -> None:
+    from shufflenet_fn_backends.errors import UsageError
+    from shufflenet_fn_backends.known_errors import explain_all
+
+    try:
+        text = sys.stdin.read() if str(path) == "-" else path.read_text(errors="replace")
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}.") from None
+    found = explain_all(text)
+    if as_json:
+        print(
+            json.dumps(
+                {"known": [{"key": e.key, "meaning": e.meaning, "fix": e.fix} for e in found]}
+            )
+        )
+        return
+    for entry in found:
+        print(f"{entry.key}: {entry.meaning}. {entry.fix}.")
+    if not found:
+        print("no error that is known here; CANN's own log is in ~/ascend/log/debug/plog")

@@ -1,0 +1,118 @@
+"""The stages in order, each in a process of its own: a crash or a hang is a finding, and the next goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from shufflenet_fn.doctor.child import MARK
+from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, Report, Stage
+from shufflenet_fn.doctor.settings import DoctorSettings
+from shufflenet_fn.run.options import declared
+from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
+from shufflenet_fn_backends.subprocesses import Outcome, run_module
+
+Facts = dict[str, Any]
+
+ORDER = (
+    "python",
+    "torch",
+    "torchvision",
+    "apex",
+    "torch_npu",
+    "cann",
+    "devices",
+    "kernel",
+    "collective",
+    "loader",
+    "disk",
+)
+
+_NEEDS_TORCH = ("torchvision", "torch_npu", "devices", "kernel", "collective", "loader")
+_NEEDS_DEVICE = ("kernel", "collective")
+
+
+def examine(
+    settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda stage: None
+) -> Report:
+    """Go through all stages.
+
+    Args:
+        settings: what the user gave.
+        on_stage: told of each stage when it is done.
+
+    Raises:
+        UsageError: a setting is not valid.
+    """
+    for item in declared(DoctorSettings):
+        item.option.check(item.name, getattr(settings, item.name))
+    facts: Facts = {"device": settings.device, "output": settings.output}
+    stages = []
+    for name in ORDER:
+        start = time.perf_counter()
+        finding = _needless(name, facts) or run_stage(name, facts, timeout_s=settings.timeout)
+        if name == "torch_npu" and finding.status != SKIPPED:
+            finding = _with_autoload(finding, facts, settings.timeout)
+        stage = Stage(name, finding, time.perf_counter() - start)
+        facts[name] = {"status": finding.status, **finding.details}
+        on_stage(stage)
+        stages.append(stage)
+    return Report(tuple(stages))
+
+
+def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = False) -> Finding:
+    """One stage in its process; a crash, an exception or a hang is a failed one."""
+    outcome = run_module(
+        "shufflenet_fn.doctor.child",
+        [name, json.dumps(facts)],
+        timeout_s=timeout_s,
+        environment={**os.environ, AUTOLOAD: "1" if autoload else "0"},
+    )
+    for line in outcome.out.splitlines():
+        if line.startswith(MARK):
+            found = Finding(**json.loads(line.removeprefix(MARK)))
+            # A process that said that all is well and then crashed is not well.
+            return found if outcome.code == 0 or found.status == FAILED else _crashed(outcome)
+    return _crashed(outcome, timeout_s)
+
+
+def _crashed(outcome: Outcome, timeout_s: float | None = None) -> Finding:
+    known = explain(outcome.text)
+    lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
+    said = f": {lines[-1][:300]}" if lines else ""
+    if outcome.code is None:
+        hang = f"hung: it did not end within {timeout_s:g} s{said}"
+        return Finding(
+            FAILED, hang, f"{known}" if known else "Give it longer with --timeout, or look at that."
+        )
+    fix = str(known) if known else "Not a text that is known here; report it with the whole output."
+    return Finding(FAILED, f"{outcome.ending}{said}", fix, {"output": outcome.text[-4000:]})
+
+
+def _needless(name: str, facts: Facts) -> Finding | None:
+    """Why a stage cannot be gone through, or need not be, after what was found before."""
+    if name in _NEEDS_TORCH and facts["torch"]["status"] == FAILED:
+        return Finding(SKIPPED, "needs torch")
+    if name in _NEEDS_DEVICE and facts["devices"]["status"] == FAILED:
+        return Finding(SKIPPED, f"needs a device {facts['device']}")
+    if name == "collective" and facts["kernel"]["status"] == FAILED:
+        return Finding(SKIPPED, "needs a device that computes")
+    return None
+
+
+def _with_autoload(finding: Finding, facts: Facts, timeout_s: float) -> Finding:
+    """What a plain ``import torch`` does here, which loads torch_npu by itself."""
+    plain = run_stage("autoload", facts, timeout_s=timeout_s, autoload=True)
+    if plain.status == OK:
+        return finding
+    hint = (
+        f"A plain `import torch` fails as well, since it loads torch_npu by itself: {AUTOLOAD}=0 keeps it "
+        "from that (shufflenet-fn sets it for itself)."
+    )
+    status = FAILED if finding.status == FAILED else WARNING
+    text = finding.text if finding.status == FAILED else f"{finding.text}; {plain.text}"
+    return finding._replace(status=status, text=text, fix=f"{finding.fix} {hint}".strip())

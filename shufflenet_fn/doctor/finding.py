@@ -1,0 +1,50 @@
+"""What a stage comes to."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+FAILED: Final = "failed"
+SKIPPED: Final = "skipped"
+
+
+class Finding(NamedTuple):
+    """``status``: ok, warning, failed or skipped. ``fix``: what to do about it, empty where nothing is.
+
+    ``details``: figures for programs, and what later stages go by; plain JSON values.
+    """
+
+    status: str
+    text: str
+    fix: str = ""
+    details: dict[str, Any] = {}  # noqa: RUF012  never written to; a NamedTuple takes no factory
+
+
+class Stage(NamedTuple):
+    """A stage that was gone through, and how long it took."""
+
+    name: str
+    finding: Finding
+    seconds: float
+
+
+class Report(NamedTuple):
+    """All stages. ``ok`` unless one of them failed."""
+
+    stages: tuple[Stage, ...]
+
+    @property
+    def ok(self) -> bool:
+        return all(stage.finding.status != FAILED for stage in self.stages)
+
+    def as_json(self) -> dict[str, Any]:
+        """For ``--json``: ``ok``, and name, status, text, fix, details and seconds of each stage."""
+        return {
+            "ok": self.ok,
+            "stages": [
+                {"name": s.name, **s.finding._asdict(), "seconds": round(s.seconds, 2)}
+                for s in self.stages
+            ],
+        }

@@ -11,6 +11,7 @@ import typer
 from shufflenet_fn_backends.errors import DeviceError, UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.doctor import doctor
+from shufflenet_fn_cli.emulator import emulator_app
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.train import train
 
@@ -26,6 +27,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)
 app.add_typer(bench_app, name="bench")
+app.add_typer(emulator_app, name="emulator")
 
 
 def _show_version(wanted: bool) -> None:

@@ -178,9 +178,11 @@ std::string counters_json() {
       << ", \"soc\": " << quoted(soc_name()) << ", \"devices\": {";
   const std::lock_guard<std::mutex> guard(all.lock);
   const char* separator = "";
-  for (const auto& entry : all.devices) {
-    out << separator << "\"" << entry.first << "\": ";
-    write_device(out, entry.first, entry.second);
+  for (int32_t device = 0; device < device_count(); ++device) {
+    const auto found = all.devices.find(device);
+    if (found == all.devices.end() && memory_use(device).allocations == 0) continue;
+    out << separator << "\"" << device << "\": ";
+    write_device(out, device, found == all.devices.end() ? DeviceCounts{} : found->second);
     separator = ", ";
   }
   out << "}}";

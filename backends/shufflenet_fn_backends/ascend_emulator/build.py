@@ -51,7 +51,7 @@ _RUNTIME = _Library(
     ),
     (),
 )
-_COLLECTIVES = _Library("hccl", "libhccl.so", (), ("ascendcl",))
+_COLLECTIVES = _Library("hccl", "libhccl.so", ("libhcomm.so",), ("ascendcl",))
 _OPERATORS = _Library("aclnn", "libopapi.so", ("libnnopbase.so",), ("torch_cpu", "c10", "ascendcl"))
 _ALL = (_RUNTIME, _COLLECTIVES, _OPERATORS)
 

@@ -176,6 +176,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             label_smoothing=settings.label_smoothing,
             gradients=grads_by_engine,
             compiler=torch.compile if settings.compile else lambda function: function,
+            overflow=runtime.overflow(),
             lanes=accumulation(settings, world.size),
             ema_decay=settings.ema_decay,
             prepare=prepare,

@@ -27,6 +27,7 @@ from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import all_finite, tree_lists, tree_select
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
+from shufflenet_fn_backends.runtimes.base import Overflow
 
 
 class Metrics(NamedTuple):
@@ -108,6 +109,7 @@ def make_train_step(
     reduce: Reduce = no_reduce,
     gradients: Gradients = grads_by_func,
     compiler: Callable[[Any], Any] = lambda function: function,
+    overflow: Overflow | None = None,
 ) -> TrainStep:
     """Build the step.
 
@@ -135,8 +137,12 @@ def make_train_step(
             without.
         compiler: applied to the function that is differentiated, ``torch.compile`` for example (with
             ``grads_by_engine``).
+        overflow: the flag of a chip that saturates where others compute infinities (``Runtime.overflow``):
+            with a loss scale, a step that raised it is skipped. Infinite gradients are looked for anyway.
     """
     scaling = loss_scaling or LossScaling()
+    if scaling.kind == "none":
+        overflow = None
 
     @compiler
     def loss_fn(
@@ -162,7 +168,11 @@ def make_train_step(
         return grads_like(state.params, grads), batch_stats, metrics
 
     def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
+        if overflow is not None:
+            overflow.clear()
         local = _mean(lane(state, *part) for part in _cut(batch, lanes))
+        if overflow is not None:
+            flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
         grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
         grads = unscale(state.loss_scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)

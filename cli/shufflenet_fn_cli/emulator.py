@@ -64,7 +64,7 @@ def env(
 
 @emulator_app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND", help="What to run.")],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run, after --.")],
     devices: Devices = 1,
     memory: Memory = None,
     soc: Soc = "Ascend910B1",

@@ -1,36 +1,21 @@
-// The older way to operators: by name, with attributes, compiled when first met. Not emulated: its
-// operators answer otherwise than aclnn's (batch norm gives the variance where aclnn gives the
-// inverse standard deviation), and torch_npu need not take it. Descriptions can be made, since
-// torch_npu makes them before it launches; the launch fails by the operator's name.
+// The older way to operators: by name, with attributes, compiled when first met. Not emulated, but
+// for the float status, which has no other: its operators answer otherwise than aclnn's (batch norm
+// gives the variance where aclnn gives the inverse standard deviation), and torch_npu need not take
+// it. A launch fails by the operator's name.
 
-#include <cstddef>
-#include <cstdint>
+#include <acl/acl.h>
+#include <acl/acl_op_compiler.h>
+
+#include <cstring>
 #include <string>
-#include <vector>
 
 #include "emulator.hpp"
+#include "runtime/descriptions.hpp"
+#include "runtime/errors.hpp"
+#include "runtime/float_status.hpp"
 
 namespace emulator {
 namespace {
-
-// Opaque to callers: CANN's headers only declare them.
-struct TensorDescription {
-  int type;
-  int format;
-  std::vector<int64_t> shape;
-  std::string name;
-};
-
-struct Buffer {
-  void* data;
-  size_t bytes;
-};
-
-TensorDescription& description(void* pointer) { return *static_cast<TensorDescription*>(pointer); }
-
-const TensorDescription& description(const void* pointer) {
-  return *static_cast<const TensorDescription*>(pointer);
-}
 
 int refuse(const char* operator_name) {
   const std::string text =
@@ -40,128 +25,84 @@ int refuse(const char* operator_name) {
       "comes here, op-plugin has no aclnn form for it on " +
       soc_name() + ": use another operator";
   warn(text);
-  return fail(200006, text);  // ACL_ERROR_FEATURE_UNSUPPORTED
+  return fail(ACL_ERROR_FEATURE_UNSUPPORTED, text);
+}
+
+// CANN's default: the 910A class compiles operators when it meets them, the 910B class does not.
+std::string default_option(aclCompileOpt option) {
+  if (option != ACL_OP_JIT_COMPILE) return "";
+  return soc_class() == k910A ? "enable" : "disable";
 }
 
 }  // namespace
 }  // namespace emulator
 
-using emulator::Buffer;
-using emulator::description;
-using emulator::TensorDescription;
-
 extern "C" {
 
-EMULATOR_API void* aclopCreateAttr() { return new char; }
-
-EMULATOR_API void aclopDestroyAttr(const void* attr) { delete static_cast<const char*>(attr); }
-
-EMULATOR_API int aclopSetAttrBool(void*, const char*, uint8_t) { return 0; }
-
-EMULATOR_API int aclopSetAttrInt(void*, const char*, int64_t) { return 0; }
-
-EMULATOR_API int aclopSetAttrFloat(void*, const char*, float) { return 0; }
-
-EMULATOR_API int aclopSetAttrString(void*, const char*, const char*) { return 0; }
-
-EMULATOR_API int aclopSetAttrDataType(void*, const char*, int) { return 0; }
-
-EMULATOR_API int aclopSetAttrListInt(void*, const char*, int, const int64_t*) { return 0; }
-
-EMULATOR_API int aclopSetAttrListFloat(void*, const char*, int, const float*) { return 0; }
-
-EMULATOR_API int aclopSetAttrListBool(void*, const char*, int, const uint8_t*) { return 0; }
-
-EMULATOR_API int aclopSetAttrListListInt(void*, const char*, int, const int*,
-                                         const int64_t* const*) {
-  return 0;
+EMULATOR_API aclError aclopCompileAndExecute(const char* opType, int numInputs,
+                                             const aclTensorDesc* const inputDesc[],
+                                             const aclDataBuffer* const inputs[], int numOutputs,
+                                             const aclTensorDesc* const outputDesc[],
+                                             aclDataBuffer* const outputs[], const aclopAttr*,
+                                             aclopEngineType, aclopCompileType, const char*,
+                                             aclrtStream) {
+  if (emulator::is_float_status(opType)) {
+    return emulator::run_float_status(opType, {inputDesc, inputs, numInputs},
+                                      {outputDesc, outputs, numOutputs});
+  }
+  return emulator::refuse(opType);
 }
 
-EMULATOR_API void* aclCreateTensorDesc(int type, int dims, const int64_t* shape, int format) {
-  return new TensorDescription{type, format, {shape, shape + (dims > 0 ? dims : 0)}, ""};
+EMULATOR_API aclError aclopCompileAndExecuteV2(const char* opType, int numInputs,
+                                               aclTensorDesc* inputDesc[], aclDataBuffer* inputs[],
+                                               int numOutputs, aclTensorDesc* outputDesc[],
+                                               aclDataBuffer* outputs[], aclopAttr* attr,
+                                               aclopEngineType engineType,
+                                               aclopCompileType compileFlag, const char* opPath,
+                                               aclrtStream stream) {
+  return aclopCompileAndExecute(opType, numInputs, inputDesc, inputs, numOutputs, outputDesc,
+                                outputs, attr, engineType, compileFlag, opPath, stream);
 }
 
-EMULATOR_API void aclDestroyTensorDesc(const void* desc) {
-  delete static_cast<const TensorDescription*>(desc);
+EMULATOR_API aclError aclopCompile(const char* opType, int, const aclTensorDesc* const[], int,
+                                   const aclTensorDesc* const[], const aclopAttr*, aclopEngineType,
+                                   aclopCompileType, const char*) {
+  return emulator::refuse(opType);
 }
 
-EMULATOR_API void aclSetTensorDescName(void* desc, const char* name) {
-  description(desc).name = name;
+EMULATOR_API aclError aclopExecuteV2(const char* opType, int, aclTensorDesc*[], aclDataBuffer*[],
+                                     int, aclTensorDesc*[], aclDataBuffer*[], aclopAttr*,
+                                     aclrtStream) {
+  return emulator::refuse(opType);
 }
 
-EMULATOR_API const char* aclGetTensorDescName(void* desc) { return description(desc).name.c_str(); }
-
-EMULATOR_API int aclSetTensorFormat(void* desc, int format) {
-  description(desc).format = format;
-  return 0;
+EMULATOR_API aclError aclGenGraphAndDumpForOp(const char* opType, int, const aclTensorDesc* const[],
+                                              const aclDataBuffer* const[], int,
+                                              const aclTensorDesc* const[], aclDataBuffer* const[],
+                                              const aclopAttr*, aclopEngineType, const char*,
+                                              const aclGraphDumpOption*) {
+  return emulator::refuse(opType);
 }
 
-EMULATOR_API int aclSetTensorShape(void* desc, int dims, const int64_t* shape) {
-  description(desc).shape.assign(shape, shape + dims);
-  return 0;
+// Options of the compiler that those launches would use.
+EMULATOR_API aclError aclSetCompileopt(aclCompileOpt, const char*) { return ACL_SUCCESS; }
+
+EMULATOR_API size_t aclGetCompileoptSize(aclCompileOpt opt) {
+  return emulator::default_option(opt).size() + 1;
 }
 
-EMULATOR_API int aclSetTensorShapeRange(void*, size_t, int64_t (*)[2]) { return 0; }
-
-EMULATOR_API int aclSetTensorPlaceMent(void*, int) { return 0; }
-
-EMULATOR_API int aclSetTensorConst(void*, void*, size_t) { return 0; }
-
-EMULATOR_API size_t aclGetTensorDescNumDims(const void* desc) {
-  return description(desc).shape.size();
+EMULATOR_API aclError aclGetCompileopt(aclCompileOpt opt, char* value, size_t length) {
+  const std::string text = emulator::default_option(opt);
+  if (value == nullptr || length <= text.size()) {
+    return emulator::invalid("aclGetCompileopt", "there is no room for the value");
+  }
+  std::memcpy(value, text.c_str(), text.size() + 1);
+  return ACL_SUCCESS;
 }
 
-EMULATOR_API int aclGetTensorDescType(const void* desc) { return description(desc).type; }
+EMULATOR_API aclError aclopSetCompileFlag(aclOpCompileFlag) { return ACL_SUCCESS; }
 
-EMULATOR_API int aclGetTensorDescFormat(const void* desc) { return description(desc).format; }
-
-EMULATOR_API int64_t aclGetTensorDescDim(const void* desc, size_t index) {
-  return description(desc).shape.at(index);
-}
-
-EMULATOR_API int aclGetTensorDescDimV2(const void* desc, size_t index, int64_t* size) {
-  *size = description(desc).shape.at(index);
-  return 0;
-}
-
-EMULATOR_API void* aclCreateDataBuffer(void* data, size_t bytes) { return new Buffer{data, bytes}; }
-
-EMULATOR_API int aclDestroyDataBuffer(const void* buffer) {
-  delete static_cast<const Buffer*>(buffer);
-  return 0;
-}
-
-EMULATOR_API void* aclGetDataBufferAddr(const void* buffer) {
-  return static_cast<const Buffer*>(buffer)->data;
-}
-
-EMULATOR_API size_t aclGetDataBufferSizeV2(const void* buffer) {
-  return static_cast<const Buffer*>(buffer)->bytes;
-}
-
-// Options of the compiler that the launches below would use.
-EMULATOR_API int aclSetCompileopt(int, const char*) { return 0; }
-
-EMULATOR_API size_t aclGetCompileoptSize(int) { return 256; }
-
-EMULATOR_API int aclGetCompileopt(int, char* value, size_t length) {
-  if (length > 0) value[0] = '\0';
-  return 0;
-}
-
-EMULATOR_API int aclopSetCompileFlag(int) { return 0; }
-
-// The arguments after the name are not needed to refuse; C's calling convention lets them be.
-EMULATOR_API int aclopCompile(const char* name) { return emulator::refuse(name); }
-
-EMULATOR_API int aclopCompileAndExecute(const char* name) { return emulator::refuse(name); }
-
-EMULATOR_API int aclopCompileAndExecuteV2(const char* name) { return emulator::refuse(name); }
-
-EMULATOR_API int aclopExecuteV2(const char* name) { return emulator::refuse(name); }
-
-EMULATOR_API int aclGenGraphAndDumpForOp(const char* name) { return emulator::refuse(name); }
-
+// Ends the graph engine, which the launches would have started.
 EMULATOR_API void GeGeneratorFinalize() {}
 
 }  // extern "C"

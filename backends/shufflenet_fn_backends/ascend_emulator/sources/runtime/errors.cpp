@@ -20,8 +20,10 @@ thread_local int last_code = ACL_SUCCESS;
 }  // namespace
 
 int fail(int code, const std::string& text) {
-  if (!pending.empty()) pending += '\n';
-  pending += "[emulated CANN] " + text;
+  // Failures that the caller got over stay until someone asks: each is said once.
+  if (pending.find(text) == std::string::npos) {
+    pending += (pending.empty() ? "[emulated CANN] " : "\n[emulated CANN] ") + text;
+  }
   last_code = code;
   return code;
 }

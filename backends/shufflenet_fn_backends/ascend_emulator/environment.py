@@ -35,7 +35,7 @@ SOCS = (
     "Ascend910_9392",
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,8}(B|KiB|MiB|GiB)?")
-_FAULT = re.compile(r"(alloc|op|op:\w+|overflow|overflow:\w+|hccl:(hang|kill))@[1-9]\d*(#\d+)?")
+_FAULT = re.compile(r"(alloc|op|op:\w+|overflow|overflow:\w+|hccl:(hang|kill|async))@[1-9]\d*(#\d+)?")
 
 
 class Machine(NamedTuple):
@@ -102,6 +102,6 @@ def _check(machine: Machine) -> None:
         if not _FAULT.fullmatch(fault):
             raise UsageError(
                 f"--faults has {fault!r}; each must be alloc@N, op@N, op:NAME@N, overflow@N, "
-                "overflow:NAME@N, hccl:hang@N or hccl:kill@N with N from 1, and #RANK after it if only that "
-                "rank shall fail."
+                "overflow:NAME@N, hccl:hang@N, hccl:kill@N or hccl:async@N with N from 1, and #RANK after it "
+                "if only that rank shall fail."
             )

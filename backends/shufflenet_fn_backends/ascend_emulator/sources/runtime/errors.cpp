@@ -4,16 +4,24 @@
 
 #include <acl/acl.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <mutex>
 #include <set>
+#include <vector>
 
 #include "emulator.hpp"
 
 namespace emulator {
 namespace {
 
-thread_local std::string pending;
+struct Failure {
+  int code;
+  std::string text;
+  bool operator==(const Failure&) const = default;
+};
+
+thread_local std::vector<Failure> pending;
 thread_local std::string handed_out;
 thread_local int last_code = ACL_SUCCESS;
 
@@ -21,8 +29,9 @@ thread_local int last_code = ACL_SUCCESS;
 
 int fail(int code, const std::string& text) {
   // Failures that the caller got over stay until someone asks: each is said once.
-  if (pending.find(text) == std::string::npos) {
-    pending += (pending.empty() ? "[emulated CANN] " : "\n[emulated CANN] ") + text;
+  const Failure failure{code, text};
+  if (std::find(pending.begin(), pending.end(), failure) == pending.end()) {
+    pending.push_back(failure);
   }
   last_code = code;
   return code;
@@ -48,13 +57,25 @@ int invalid(const char* function, const std::string& what) {
   return fail(ACL_ERROR_RT_PARAM_INVALID, std::string(function) + ": " + what);
 }
 
+void recovered(int code) {
+  if (pending.empty()) return;
+  pending.erase(std::remove_if(pending.begin(), pending.end(),
+                               [&](const Failure& failure) { return failure.code == code; }),
+                pending.end());
+  if (last_code == code) last_code = ACL_SUCCESS;
+}
+
 }  // namespace emulator
 
 extern "C" {
 
-// Hands the text out once, as CANN does.
+// Hands the texts out once, as CANN does.
 EMULATOR_API const char* aclGetRecentErrMsg() {
-  emulator::handed_out.swap(emulator::pending);
+  emulator::handed_out.clear();
+  for (const emulator::Failure& failure : emulator::pending) {
+    if (!emulator::handed_out.empty()) emulator::handed_out += '\n';
+    emulator::handed_out += "[emulated CANN] " + failure.text;
+  }
   emulator::pending.clear();
   return emulator::handed_out.empty() ? nullptr : emulator::handed_out.c_str();
 }

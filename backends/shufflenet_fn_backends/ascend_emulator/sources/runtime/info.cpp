@@ -184,6 +184,18 @@ EMULATOR_API aclError aclrtGetLogicDevIdByUserDevId(const int32_t userDevid,
   return ACL_SUCCESS;
 }
 
+EMULATOR_API aclError aclrtDeviceGetUuid(int32_t deviceId, aclrtUuid* uuid) {
+  if (uuid == nullptr) return emulator::invalid("aclrtDeviceGetUuid", "uuid is null");
+  if (!emulator::is_device(deviceId)) {
+    return emulator::no_such_device("aclrtDeviceGetUuid", deviceId);
+  }
+  const int32_t physical = emulator::settings().visible[deviceId];
+  std::memcpy(uuid->bytes, "emulated-cann-", 14);
+  uuid->bytes[14] = static_cast<char>('0' + physical / 10);
+  uuid->bytes[15] = static_cast<char>('0' + physical % 10);
+  return ACL_SUCCESS;
+}
+
 // CANN keeps these for the process and for each context. torch_npu sets both alike before operators
 // that shall be deterministic, and asks back.
 EMULATOR_API aclError aclrtSetSysParamOpt(aclSysParamOpt opt, int64_t value) {

@@ -50,6 +50,7 @@ aclError allocate(const char* function, void** pointer, size_t size) {
     return out_of_memory(function, device, size);
   }
   add_block(start, bytes, device, false);
+  recovered(ACL_ERROR_RT_MEMORY_ALLOCATION);
   *pointer = start;
   return ACL_SUCCESS;
 }

@@ -52,9 +52,8 @@ EMULATOR_MISSING(aclrtUseStreamResInCurrentThread)
 EMULATOR_MISSING(aclrtUnuseStreamResInCurrentThread)
 EMULATOR_MISSING(aclrtGetResInCurrentThread)
 
-// Caches and identity of a chip.
+// A chip's caches.
 EMULATOR_MISSING(aclrtCmoAsync)
-EMULATOR_MISSING(aclrtDeviceGetUuid)
 
 // Dumps of an operator's arguments.
 EMULATOR_MISSING(aclmdlInitDump)

@@ -113,6 +113,7 @@ EMULATOR_API aclError aclrtMallocPhysical(aclrtDrvMemHandle* handle, size_t size
   auto& memory = emulator::virtual_memory();
   const std::lock_guard<std::mutex> guard(memory.lock);
   memory.handles.insert(physical);
+  emulator::recovered(ACL_ERROR_RT_MEMORY_ALLOCATION);
   *handle = physical;
   return ACL_SUCCESS;
 }

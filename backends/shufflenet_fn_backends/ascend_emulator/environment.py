@@ -35,7 +35,9 @@ SOCS = (
     "Ascend910_9392",
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,8}(B|KiB|MiB|GiB)?")
-_FAULT = re.compile(r"(alloc|op|op:\w+|overflow|overflow:\w+|hccl:(hang|kill|async))@[1-9]\d*(#\d+)?")
+_FAULT = re.compile(
+    r"(alloc|op|op:\w+|overflow|overflow:\w+|hccl:(hang|kill|async))@[1-9]\d*(#\d+)?"
+)
 
 
 class Machine(NamedTuple):

@@ -313,3 +313,9 @@ def bug_while_the_other_waits(waiting: str, world: World) -> None:
         if world.rank == 1:
             raise ZeroDivisionError("a bug, not the user's to mend")
         wait(waiting)
+
+
+def told_of_a_lost_peer(argument: object, world: World) -> None:
+    """As a rank whose collective finds that the other has gone, without any error of that one's own."""
+    if world.rank == 1:
+        raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:33541")

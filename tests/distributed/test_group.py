@@ -23,6 +23,7 @@ from tests.distributed.rank_functions import (
     bug_while_the_other_waits,
     fail_while_the_other_waits,
     killed_while_the_other_waits,
+    told_of_a_lost_peer,
 )
 from tests.model.support import tiny_variables
 
@@ -68,6 +69,13 @@ def test_a_bug_on_one_rank_keeps_its_traceback(capfd: pytest.CaptureFixture[str]
     assert "in bug_while_the_other_waits" in shown
     assert "ZeroDivisionError: a bug, not the user's to mend" in shown
     assert "SIGTERM" not in shown and shown.count("Traceback") == 1
+
+
+def test_an_error_that_echoes_another_is_explained(capfd: pytest.CaptureFixture[str]) -> None:
+    with bounded(), pytest.raises(RankFailed) as error:
+        launch(told_of_a_lost_peer, None, processes=2)
+    assert "Connection closed by peer" in str(error.value)
+    assert "Look for the first error of all ranks" in str(error.value)
 
 
 def test_a_digest_is_of_paths_dtypes_shapes_and_bytes() -> None:

@@ -78,7 +78,8 @@ def _memory() -> Memory:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     resident = _resident_set() or peak
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Memory(allocated=resident, reserved=resident, peak=peak, total=total)
+    # The kernel brings both up to date at different times, so the peak may lag behind.
+    return Memory(allocated=resident, reserved=resident, peak=max(peak, resident), total=total)
 
 
 def _resident_set() -> int | None:

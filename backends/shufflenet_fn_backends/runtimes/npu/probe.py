@@ -7,7 +7,6 @@ import importlib.util
 import json
 import os
 import re
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,7 +38,7 @@ def probe() -> Found:
     return look()
 
 
-def look() -> Found:
+def look(timeout_s: float = TIMEOUT_S) -> Found:
     """As ``probe``, asked anew."""
     versions = _version("torch"), _version("torch_npu")
     if importlib.util.find_spec("torch_npu") is None:
@@ -49,7 +48,7 @@ def look() -> Found:
         return _none(wrong_pair, versions)
     outcome = run_module(
         "shufflenet_fn_backends.runtimes.npu.probe_child",
-        timeout_s=TIMEOUT_S,
+        timeout_s=timeout_s,
         environment={**os.environ, AUTOLOAD: "0"},
     )
     facts = read_facts(outcome)
@@ -116,25 +115,20 @@ def explain_failure(outcome: Outcome, facts: dict[str, Any]) -> str:
     """The message for a child that crashed, hung or raised; ``facts`` tell how far it came."""
     if "torch" not in facts:
         return f"import torch {outcome.ending}: {_last_line(outcome.err)}"
+    known = explain(outcome.text)
+    if known is not None:
+        return f"{known.meaning} ({known.key}). {known.fix}"
     if facts.get("cuda") and "torch_npu" not in facts:
         return (
             f"torch {facts['torch']} is a build for CUDA (or ROCm), beside which torch_npu does not work: "
             f"importing it {outcome.ending}. Install torch's CPU build: pip install "
             f"'torch=={_minor(facts['torch'])}.*' --index-url {CPU_WHEELS}"
         )
-    known = explain(outcome.text)
-    if known is not None:
-        return f"{known.meaning} ({known.key}). {known.fix}"
     doing = "looking for devices with" if "torch_npu" in facts else "importing"
     return (
         f"{doing} torch_npu {outcome.ending}: {_last_line(outcome.err)}. Check that CANN's set_env.sh was "
         "sourced before Python was started, and that driver, CANN and torch_npu go together"
     )
-
-
-def loaded() -> bool:
-    """Whether this process has torch_npu already, as when ``import torch`` loaded it."""
-    return "torch_npu" in sys.modules
 
 
 def _none(problem: str, versions: tuple[str | None, str | None]) -> Found:

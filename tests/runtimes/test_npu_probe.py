@@ -1,0 +1,206 @@
+"""Looking for NPUs: what is wrong is said in one message, and torch_npu cannot take this process with it."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.runtimes.npu.probe import check_pair, explain_failure, look
+from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.subprocesses import Outcome
+from tests.runtimes.conftest import MINOR, Installed, with_devices
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("torch_npu") is not None,
+    reason="here the real torch_npu is installed; its probe is tested in tests/npu",
+)
+
+CUDA = torch.version.cuda is not None
+
+
+def problem() -> str:
+    found = look()
+    assert found.devices == 0
+    assert found.problem is not None and "\n" not in found.problem
+    return found.problem
+
+
+def test_not_installed() -> None:
+    text = problem()
+    assert "not installed" in text and f"torch_npu=={MINOR}.*" in text
+
+
+def test_a_pair_that_does_not_go_together(torch_npu: Installed) -> None:
+    torch_npu("raise AssertionError('need not be imported')", version="2.1.0.post17")
+    text = problem()
+    assert "2.1.0.post17" in text and f"torch {torch.__version__.partition('+')[0]}" in text
+    assert "torch==2.1.*" in text and f"torch_npu=={MINOR}.*" in text
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "fits"),
+    [
+        ("2.13.0+cpu", "2.13.0", True),
+        ("2.13.0", "2.13.0.post4", True),
+        ("2.13.0", "2.13.0rc1", True),
+        ("2.13.1", "2.13.0", True),
+        ("2.12.0", "2.13.0", False),
+        ("2.1.0", "2.10.0", False),
+        (None, "2.13.0", True),
+    ],
+)
+def test_pairs(ours: str | None, theirs: str, fits: bool) -> None:
+    assert (check_pair(ours, theirs) is None) == fits
+
+
+def test_cann_that_is_not_sourced(torch_npu: Installed) -> None:
+    torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
+    text = problem()
+    assert "CANN" in text and "set_env.sh" in text
+
+
+def test_an_abort_while_it_is_imported(torch_npu: Installed) -> None:
+    """As beside a CUDA build of torch."""
+    torch_npu("import os; os.abort()")
+    text = problem()
+    assert "SIGABRT" in text
+    assert ("CUDA" in text and "CPU build" in text) == CUDA
+
+
+def test_cuda_is_named_where_torch_npu_crashes_beside_it() -> None:
+    outcome = Outcome(-6, "", "Aborted")
+    facts = {"torch": "2.14.1+cu130", "cuda": "13.0"}
+    text = explain_failure(outcome, facts)
+    assert "2.14.1+cu130" in text and "SIGABRT" in text and "download.pytorch.org/whl/cpu" in text
+    said = Outcome(
+        -6, "", "what(): Duplicated key 'pinned_reserve_segment_size_mb' found in device"
+    )
+    assert "CPU build" in explain_failure(said, facts)
+    other = explain_failure(outcome, {"torch": "2.13.0+cpu", "cuda": None})
+    assert "CUDA" not in other and "set_env.sh" in other
+
+
+def test_a_hang(torch_npu: Installed) -> None:
+    torch_npu("import time; time.sleep(60)")
+    start = time.monotonic()
+    found = look(timeout_s=8)
+    assert time.monotonic() - start < 30
+    assert found.problem is not None and "did not end in time" in found.problem
+
+
+def test_no_device(torch_npu: Installed, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_npu(with_devices(0, ""))
+    monkeypatch.delenv("ASCEND_RT_VISIBLE_DEVICES", raising=False)
+    assert "/dev/davinci0" in problem()
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "9")
+    assert "ASCEND_RT_VISIBLE_DEVICES=9" in problem()
+
+
+def test_devices(torch_npu: Installed) -> None:
+    torch_npu(with_devices(8, "Ascend910B3"))
+    assert look()[:3] == (8, "Ascend910B3", None)
+    runtime, reason = select_runtime("auto")
+    assert runtime.name == "npu" and "auto" in reason
+    assert runtime.device_count() == 8
+    assert runtime.dist_backend == "hccl"
+
+
+def test_an_explicit_npu_is_refused_with_the_reason(torch_npu: Installed) -> None:
+    torch_npu("raise ImportError('libascendcl.so: cannot open shared object file')")
+    with pytest.raises(DeviceError, match=r"set_env\.sh.*--device cpu.*doctor"):
+        select_runtime("npu")
+    runtime, reason = select_runtime("auto")
+    assert runtime.name in ("cpu", "cuda")
+    assert "no npu" in reason and "CANN" in reason
+
+
+@pytest.mark.parametrize(
+    ("soc", "chosen", "why"),
+    [("Ascend910A", "O2", "no bfloat16"), ("Ascend910B2", "bf16", "computes in bfloat16")],
+)
+def test_precision_follows_the_chip(
+    torch_npu: Installed, image_folder: Path, soc: str, chosen: str, why: str
+) -> None:
+    from shufflenet_fn.run.job import plan_job
+    from shufflenet_fn.run.resolve import resolve
+
+    torch_npu(with_devices(8, soc))
+    given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "precision": "auto"}
+    job = plan_job(resolve(given))
+    assert job.settings.precision == chosen
+    assert any(f"precision {chosen}" in note and soc in note and why in note for note in job.notes)
+
+
+def test_bfloat16_is_refused_where_the_chip_has_none(
+    torch_npu: Installed, command: Callable[..., Any], image_folder: Path
+) -> None:
+    torch_npu(with_devices(8, "Ascend910ProA"))
+    outcome = command(
+        *("train", "--data", image_folder, "--device", "npu", "--batch-size", 8),
+        *("--precision", "bf16", "--run-dir", "run"),
+    )
+    assert outcome.code == 2
+    for word in ("--precision bf16", "bfloat16", "Ascend910ProA", "float16", "--precision O2"):
+        assert word in outcome.err
+    assert not Path("run").exists()
+
+
+def test_more_devices_than_there_are(
+    torch_npu: Installed, command: Callable[..., Any], image_folder: Path
+) -> None:
+    torch_npu(with_devices(2, "Ascend910B1"))
+    outcome = command(
+        *("train", "--data", image_folder, "--device", "npu", "--devices", 8, "--batch-size", 8)
+    )
+    assert outcome.code == 3
+    assert "2 (numbers 0,1)" in outcome.err and "--devices 2" in outcome.err
+
+
+def test_compile_says_what_is_known(torch_npu: Installed, image_folder: Path) -> None:
+    from shufflenet_fn.run.job import plan_job
+    from shufflenet_fn.run.resolve import resolve
+
+    torch_npu(with_devices(1, "Ascend910B1"))
+    given = {"data": str(image_folder), "device": "npu", "batch_size": 8}
+    assert not any("triton-ascend" in text for text in plan_job(resolve(given)).warnings)
+    compiled = plan_job(resolve({**given, "compile": True}))
+    assert any("triton-ascend" in text for text in compiled.warnings)
+
+
+def test_a_broken_torch_npu_does_not_stop_training_on_the_cpu(
+    torch_npu: Installed, process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
+    arguments = ("train", "--preset", "demo", "--device", "cpu", "--max-steps", 1)
+    monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
+    outcome = process(*arguments, "--run-dir", "run1")
+    assert outcome.code == 0, outcome.err
+    # As the user may insist on.
+    monkeypatch.setenv("TORCH_DEVICE_BACKEND_AUTOLOAD", "1")
+    outcome = process(*arguments, "--run-dir", "run2")
+    assert outcome.code == 3
+    assert "Traceback" not in outcome.err
+    assert "libhccl.so" in outcome.err and "set_env.sh" in outcome.err
+
+
+def test_the_doctor_explains_a_broken_torch_npu(
+    torch_npu: Installed, process: Callable[..., Any]
+) -> None:
+    torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
+    outcome = process("doctor", "--json", timeout=300.0)
+    import json
+
+    found = {stage["name"]: stage for stage in json.loads(outcome.out)["stages"]}
+    assert outcome.code == 1
+    assert found["torch_npu"]["status"] == found["cann"]["status"] == "failed"
+    assert "libhccl.so" in found["torch_npu"]["text"]
+    assert "plain `import torch` fails as well" in found["torch_npu"]["fix"]
+    assert found["devices"]["details"]["kind"] in ("cpu", "cuda")
+    assert found["loader"]["status"] == "ok"

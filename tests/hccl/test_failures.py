@@ -48,7 +48,7 @@ def test_a_killed_peer_is_named_by_all_others(three: Ranks) -> None:
             answer = three.answer(rank)
             assert answer is not None and answer["code"] == REMOTE
             assert answer["text"] == (
-                f"HCCL_E_REMOTE: rank 1 (process {dead}) of communicator world has ended while rank {rank} "
+                f"EI0013: rank 1 (process {dead}) of communicator world has ended while rank {rank} "
                 "waits in HcclAllReduce (collective 1). See what that process said last"
             )
 

@@ -23,7 +23,7 @@ OnRanks = Callable[..., Answers]
 
 SERVER = Path(__file__).with_name("hccl_ranks.py")
 FAULTS = "SHUFFLENET_FN_EMULATOR_FAULTS"
-REMOTE = "HCCL_E_REMOTE: rank {rank} (process {pid}) of communicator {name} has ended"
+REMOTE = "EI0013: rank {rank} (process {pid}) of communicator {name} has ended"
 # Ranks start in a second or two; a death is noticed within 0.1 s.
 SOON_S = 20.0
 

@@ -36,6 +36,25 @@ ENTRIES: Final = (
         echo=True,
     ),
     KnownError(
+        key="EI0013",
+        pattern=r"EI0013|An error CQE occurred|HCCL_E_REMOTE",
+        meaning="the process of another rank has ended, or the network to its device failed, during a "
+        "collective",
+        fix="Look for the first error of all ranks; with none, see dmesg for a process that was killed when "
+        "memory ran out, and check the devices' network: hccn_tool -i 0 -link -g",
+        source="CANN HCCL guide 8.5, EI0013; vllm-ascend issue 7384",
+        echo=True,
+    ),
+    KnownError(
+        key="EI0005",
+        pattern=r"EI0005|arguments for collective communication are inconsistent",
+        meaning="ranks called different collectives, or the same with another size or dtype: they do not run "
+        "the same program on the same settings",
+        fix="Start all of them with the same command and versions; training here compares both at the start, "
+        "so report this with the text",
+        source="CANN HCCL guide 8.5, EI0005",
+    ),
+    KnownError(
         key="EI0009",
         pattern=r"EI0009|Transport init error",
         meaning="HCCL could not set up the link between two devices",

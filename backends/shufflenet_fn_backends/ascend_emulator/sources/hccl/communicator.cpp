@@ -78,7 +78,7 @@ int Communicator::report_gone(uint32_t rank, const std::string& what) {
   const uint32_t dead = static_cast<uint32_t>(first >> 32) - 1;
   const bool destroyed = member(dead).presence == kLeft;
   return fail(kRemote,
-              "HCCL_E_REMOTE: " + describe(dead) + " of communicator " + name_ +
+              "EI0013: " + describe(dead) + " of communicator " + name_ +
                   (destroyed ? " has left it" : " has ended") + " while rank " +
                   std::to_string(rank_) + " waits in " + what +
                   (destroyed ? ". It destroyed its communicator or closed its process group"

@@ -23,7 +23,7 @@ int inject_faults(Communicator& comm, const char* name) {
   const bool hangs = emulator::fault("hccl", "hang");
   if (emulator::fault("hccl", "kill")) kill(getpid(), SIGKILL);
   if (emulator::fault("hccl", "async")) {
-    comm.set_asynchronous_error("HCCL_E_REMOTE: communicator " + comm.name() +
+    comm.set_asynchronous_error("EI0013: communicator " + comm.name() +
                                 " got an asynchronous error, as was asked for by a fault");
   }
   if (!hangs) return kSuccess;

@@ -45,6 +45,7 @@ _RUNTIME = _Library(
     (
         "libacl_op_compiler.so",
         "libacl_tdt_channel.so",
+        "libascend_hal.so",
         "libge_runner.so",
         "libgraph.so",
         "libmsprofiler.so",

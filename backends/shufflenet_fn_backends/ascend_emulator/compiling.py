@@ -26,7 +26,6 @@ _COMPILER_ADVICE = (
 _FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VISIBILITY", "-Wall")
 # ATen's headers hide comparisons of signs and unused parameters by the hundred.
 _QUIET = ("-Wno-sign-compare", "-Wno-attributes", "-Wno-deprecated-declarations")
-PRECOMPILED = "precompiled.hpp"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -88,15 +87,8 @@ def compile_all(tools: Toolchain, sources: Sequence[Path], folder: Path) -> dict
     objects = {source: folder / object_name(tools, source) for source in sources}
     todo = [source for source, built in objects.items() if not built.is_file()]
     if todo:
-        folders = {source.parent for source in todo}
-        flags = {parent: _precompile(tools, parent, folder) for parent in folders}
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            jobs = [
-                pool.submit(
-                    _compile, (*tools.command, *flags[source.parent]), source, objects[source]
-                )
-                for source in todo
-            ]
+            jobs = [pool.submit(_compile, tools.command, one, objects[one]) for one in todo]
         check(job.exception() for job in jobs)
     return objects
 
@@ -133,25 +125,6 @@ def _compile(command: Sequence[str], source: Path, built: Path) -> None:
         partial = Path(scratch) / built.name
         run([*command, "-c", str(source), "-o", str(partial)])
         os.replace(partial, built)
-
-
-def _precompile(tools: Toolchain, sources: Path, folder: Path) -> tuple[str, ...]:
-    """Flags with which the files of a folder find its ``precompiled.hpp``, compiled once for all.
-
-    A file uses it by including it before anything else, by its path from ``sources/``.
-    """
-    header = sources / PRECOMPILED
-    if not header.is_file():
-        return ()
-    place = folder / object_name(tools, header).removesuffix(".o")
-    built = place / sources.name / f"{PRECOMPILED}.gch"
-    if not built.is_file():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _compile((*tools.command, "-x", "c++-header"), header, built)
-        except Failed as error:
-            check([error])
-    return ("-I", str(place), "-Winvalid-pch")
 
 
 def _collect(file: Path, seen: dict[Path, bytes]) -> None:

@@ -65,6 +65,17 @@ EMULATOR_API uint64_t MsprofGetHashId(const char* text, size_t length) {
   return std::hash<std::string_view>{}(std::string_view(text, length));
 }
 
+// The driver, which the profiler asks for the frequency of the chip's counter: an old one without
+// it, so that torch_npu takes the host's clock.
+EMULATOR_API int halGetAPIVersion(int* version) {
+  *version = 0;
+  return 0;
+}
+
+EMULATOR_API int halGetDeviceInfo(uint32_t, int32_t, int32_t, int64_t*) {
+  return ACL_ERROR_FEATURE_UNSUPPORTED;
+}
+
 EMULATOR_API uint64_t MsprofSysCycleTime() {
   return static_cast<uint64_t>(std::chrono::steady_clock::now().time_since_epoch().count());
 }

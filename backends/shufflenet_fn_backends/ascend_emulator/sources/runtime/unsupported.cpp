@@ -2,7 +2,7 @@
 // fails by its own name. Left out on purpose, since torch_npu then does without: aclrtValueWait and
 // aclrtValueWrite (external events), and what it asks a chip in trouble
 // (aclrtGetErrorVerbose, aclrtRepairError, aclrtGetMemUceInfo, aclrtMemUceRepair,
-// aclrtDeviceTaskAbort).
+// aclrtDeviceTaskAbort, aclrtGetMemUsageInfo). tests/npu/test_symbols.py has the list.
 
 #include "emulator.hpp"
 
@@ -55,7 +55,13 @@ EMULATOR_MISSING(aclrtGetResInCurrentThread)
 // A chip's caches.
 EMULATOR_MISSING(aclrtCmoAsync)
 
+// Kernels of one's own.
+EMULATOR_MISSING(aclrtGetHardwareSyncAddr)
+EMULATOR_MISSING(aclrtLaunchKernelWithHostArgs)
+
 // Dumps of an operator's arguments.
+EMULATOR_MISSING(aclopStartDumpArgs)
+EMULATOR_MISSING(aclopStopDumpArgs)
 EMULATOR_MISSING(aclmdlInitDump)
 EMULATOR_MISSING(aclmdlSetDump)
 EMULATOR_MISSING(aclmdlFinalizeDump)

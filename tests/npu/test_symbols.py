@@ -1,4 +1,4 @@
-"""Which functions of CANN's runtime the real torch_npu wants, and that each is there or left out knowingly."""
+"""Every function of CANN's runtime that the real torch_npu wants is there, or left out knowingly."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ _COMPILER_ADVICE = (
 _FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VISIBILITY", "-Wall")
 # ATen's headers hide comparisons of signs and unused parameters by the hundred.
 _QUIET = ("-Wno-sign-compare", "-Wno-attributes", "-Wno-deprecated-declarations")
+PRECOMPILED = "precompiled.hpp"
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -87,8 +88,10 @@ def compile_all(tools: Toolchain, sources: Sequence[Path], folder: Path) -> dict
     objects = {source: folder / object_name(tools, source) for source in sources}
     todo = [source for source, built in objects.items() if not built.is_file()]
     if todo:
+        folders = {source.parent for source in todo}
+        commands = {one: _with_precompiled(tools, one, folder) for one in folders}
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            jobs = [pool.submit(_compile, tools.command, one, objects[one]) for one in todo]
+            jobs = [pool.submit(_compile, commands[one.parent], one, objects[one]) for one in todo]
         check(job.exception() for job in jobs)
     return objects
 
@@ -125,6 +128,32 @@ def _compile(command: Sequence[str], source: Path, built: Path) -> None:
         partial = Path(scratch) / built.name
         run([*command, "-c", str(source), "-o", str(partial)])
         os.replace(partial, built)
+
+
+def _with_precompiled(tools: Toolchain, sources: Path, folder: Path) -> tuple[str, ...]:
+    """The command for the files of a folder, with its ``precompiled.hpp`` compiled once for all of them.
+
+    A file uses it by including it before anything else, by its path from ``sources/``.
+    """
+    header = sources / PRECOMPILED
+    if not header.is_file():
+        return tools.command
+    place = folder / object_name(tools, header).removesuffix(".o")
+    built = place / sources.name / f"{PRECOMPILED}.gch"
+    if not built.is_file():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _compile((*tools.command, "-x", "c++-header"), header, built)
+        except Failed as error:
+            check([error])
+    # Before the folder of the sources: the compiler takes the first of the two that it finds.
+    return (
+        *tools.compiler,
+        "-I",
+        str(place),
+        "-Winvalid-pch",
+        *tools.command[len(tools.compiler) :],
+    )
 
 
 def _collect(file: Path, seen: dict[Path, bytes]) -> None:

@@ -18,7 +18,7 @@ _CANN = re.compile(r"^(acl|Acl|Hccl|hccl|Msprof|Ge[A-Z]|rt[A-Z]|_ZNK?2ge)")
 
 
 def torch_npu_libraries(package: Path) -> list[Path]:
-    """What ``import torch_npu`` loads: neither torchair (graphs) nor ATB, whose libraries are not emulated."""
+    """What ``import torch_npu`` loads, and not torchair (graphs) nor ATB, which want other libraries."""
     names = ("libtorch_npu.so", "libtensorpipe.so", "libnpu_profiler.so")
     return [*package.glob("_C*.so"), *(package / "lib" / name for name in names)]
 

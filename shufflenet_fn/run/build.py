@@ -20,13 +20,12 @@ from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.run.derived import eval_resize, precision_name
 from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.training.decay import decay_all, decay_weights
 from shufflenet_fn.training.loss_scale import LossScaling, parse_loss_scaling
 from shufflenet_fn.training.optim import (
     GradientTransformation,
     chain,
     clip_by_global_norm,
-    decay_all,
-    decay_weights,
     sgd,
 )
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear

@@ -7,27 +7,22 @@ parameters are ``apply_updates(params, updates)``. Everything works on whole tre
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn.model.variables import Params
-from shufflenet_fn.ravel import Raveled, RavelSpec
+from shufflenet_fn.training.decay import DecayFilter, add_decay, decay_all
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.tree import (
     global_norm,
     tree_leaves,
     tree_lists,
-    tree_paths,
-    tree_unflatten,
     tree_zeros_like,
 )
 
 OptState = Any
-DecayFilter = Callable[[str, Tensor], bool]
 
 
 class Updates(NamedTuple):
@@ -61,16 +56,6 @@ class SGDState(NamedTuple):
     """``momentum``: velocities, a tree like ``params``; ``()`` for plain SGD."""
 
     momentum: Any
-
-
-def decay_all(path: str, leaf: Tensor) -> bool:
-    """Weight decay on every parameter, batch norms and biases included: the original recipe."""
-    return True
-
-
-def decay_weights(path: str, leaf: Tensor) -> bool:
-    """Weight decay on convolution and classifier weights only: the paper's recipe (megvii)."""
-    return leaf.ndim > 1
 
 
 def sgd(
@@ -110,7 +95,7 @@ def sgd(
         grads: Params, state: SGDState, params: Params, step: Tensor
     ) -> tuple[Updates, SGDState]:
         if weight_decay:
-            grads = _add_decay(grads, params, weight_decay, decay)
+            grads = add_decay(grads, params, weight_decay, decay)
         direction, velocity = grads, state.momentum
         if momentum:
             # One scaled copy, then in place on that copy: never on the state that came in.
@@ -180,39 +165,3 @@ def apply_updates(params: Params, updates: Updates) -> Params:
     return tree_lists(
         lambda p, d: torch._foreach_add(p, torch._foreach_mul(d, rate)), params, updates.direction
     )
-
-
-def _decayed(params: Params, decay: DecayFilter) -> list[int]:
-    """Numbers of the leaves that weight decay is added to."""
-    if isinstance(params, Raveled):
-        return list(_decayed_buffers(params.spec, decay))
-    return [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
-
-
-@lru_cache(64)
-def _decayed_buffers(spec: RavelSpec, decay: DecayFilter) -> tuple[int, ...]:
-    chosen = []
-    for i, group in enumerate(spec.groups):
-        members = spec.members(group)
-        answers = {decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in members}
-        if len(answers) > 1:
-            raise ValueError(
-                f"weight decay is wanted for some and not for others of the parameters in the buffer "
-                f"{group!r}. Ravel them in separate buffers, or do not ravel the state."
-            )
-        chosen += [i] if answers == {True} else []
-    return tuple(chosen)
-
-
-def _add_decay(grads: Params, params: Params, weight_decay: float, decay: DecayFilter) -> Params:
-    leaves = tree_leaves(grads)
-    weights = tree_leaves(params)
-    chosen = _decayed(params, decay)
-    if not chosen:
-        return grads
-    decayed = torch._foreach_add(
-        [leaves[i] for i in chosen], [weights[i] for i in chosen], alpha=weight_decay
-    )
-    for i, leaf in zip(chosen, decayed, strict=True):
-        leaves[i] = leaf
-    return tree_unflatten(grads, leaves)

@@ -33,21 +33,26 @@ NORM: Final = "norm"
 def ravel_state(state: TrainState) -> TrainState:
     """``state`` with its parameters, its statistics and all trees of their structure raveled.
 
-    Parameters lie in three buffers, so that a precision policy and weight decay can treat each as one:
-    ``norm`` (batch norms), ``bias`` and ``weight`` (convolutions and classifier). Statistics lie in two,
-    ``mean`` and ``var``. The step number lies on the host, and with it all arithmetic of the schedule.
+    Parameters lie in two buffers, so that a precision policy can treat each as one: ``norm`` (batch norms)
+    and ``rest`` (convolutions and classifier). Statistics lie in ``mean`` and ``var``. The step number lies
+    on the host, and with it all arithmetic of the schedule.
     """
     params_spec = ravel_spec(state.params, _kind)
     stats_spec = ravel_spec(state.batch_stats, lambda path, leaf: path.rpartition(".")[2])
-    ema = state.ema
-    if isinstance(ema, Variables):
-        ema = Variables(ravel(ema.params, params_spec), ravel(ema.batch_stats, stats_spec))
+
+    def raveled(variables: Variables) -> Any:
+        return Variables(
+            ravel(variables.params, params_spec),  # type: ignore[arg-type]  # trees all the same
+            ravel(variables.batch_stats, stats_spec),  # type: ignore[arg-type]
+        )
+
+    params, batch_stats = raveled(state.variables)
     return state._replace(
         step=state.step.cpu(),
-        params=ravel(state.params, params_spec),
-        batch_stats=ravel(state.batch_stats, stats_spec),
+        params=params,
+        batch_stats=batch_stats,
         opt_state=_ravel_within(state.opt_state, params_spec),
-        ema=ema,
+        ema=raveled(state.ema) if isinstance(state.ema, Variables) else state.ema,
     )
 
 
@@ -124,9 +129,7 @@ def _bessel_factors(
 
 
 def _kind(path: str, leaf: Tensor) -> str:
-    if ".bn." in path:
-        return NORM
-    return "weight" if leaf.ndim > 1 else "bias"
+    return NORM if ".bn." in path else "rest"
 
 
 def _ravel_within(tree: Any, spec: RavelSpec) -> Any:

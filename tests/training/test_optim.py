@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.training import schedules
+from shufflenet_fn.training.decay import decay_weights
 from shufflenet_fn.training.optim import (
     GradientTransformation,
     SGDState,
     apply_updates,
     chain,
     clip_by_global_norm,
-    decay_weights,
     sgd,
 )
 from shufflenet_fn.tree import global_norm, tree_leaves, tree_map, tree_paths

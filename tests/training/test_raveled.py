@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.ravel import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
+from shufflenet_fn.training.decay import DecayFilter, decay_weights
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
-from shufflenet_fn.training.optim import chain, clip_by_global_norm, decay_weights, sgd
+from shufflenet_fn.training.optim import chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import constant
-from shufflenet_fn.training.state import create_train_state
+from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, Flags, Metrics, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map
 from tests.model.support import (
@@ -31,10 +34,15 @@ BATCH = Examples(*examples(6))
 
 
 def states(
-    scaling: LossScaling, clip: float | None, gradients: Gradients, lanes: int = 1, **options
-):
+    scaling: LossScaling,
+    clip: float | None,
+    gradients: Gradients,
+    lanes: int = 1,
+    decay: DecayFilter = decay_all,
+    **options: Any,
+) -> list[tuple[TrainState, Metrics, Flags]]:
     """Three steps on a plain state and on a raveled one."""
-    optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, decay=decay_weights)
+    optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, decay=decay)
     if clip is not None:
         optimizer = chain(clip_by_global_norm(clip), optimizer)
     step = make_train_step(
@@ -66,8 +74,8 @@ def test_a_step_computes_the_same_bits(precision: str, lanes: int, gradients: Gr
     )
     assert isinstance(raveled.params, Raveled)
     assert all(isinstance(buffer, Tensor) and buffer.ndim == 1 for buffer in raveled.params.buffers)
-    assert len(tree_leaves(raveled.params)) == 3
-    assert len(tree_leaves(raveled.opt_state)) == 3
+    assert len(tree_leaves(raveled.params)) == 2
+    assert len(tree_leaves(raveled.opt_state)) == 2
     assert_trees_equal(unravel_state(raveled), plain)
     assert_trees_equal((metrics2, flags2), (metrics, flags))
 
@@ -96,7 +104,7 @@ def test_what_is_reduced_are_buffers() -> None:
     optimizer = sgd(constant(0.1))
     step = make_train_step(TINY, optimizer, reduce=lambda tree: seen.append(tree) or tree)
     step(ravel_state(create_train_state(tiny_variables(), optimizer)), BATCH, no_flags())
-    assert len(tree_leaves(seen[0])) == 3 + 2 + len(Metrics._fields) + len(Flags._fields)
+    assert len(tree_leaves(seen[0])) == 2 + 2 + len(Metrics._fields) + len(Flags._fields)
 
 
 def test_round_trip_and_alignment() -> None:
@@ -121,9 +129,9 @@ def test_what_cannot_be_raveled_together() -> None:
         ravel({"a": torch.zeros(3), "b": torch.zeros(2)}, spec)
 
 
-def test_decay_that_differs_within_a_buffer_is_refused() -> None:
-    optimizer = sgd(constant(0.1), weight_decay=0.1, decay=lambda path, leaf: "stage2" in path)
-    step = make_train_step(TINY, optimizer)
-    state = ravel_state(create_train_state(tiny_variables(), optimizer))
-    with pytest.raises(ValueError, match=r"the buffer 'weight'.*do not ravel the state"):
-        step(state, BATCH, no_flags())
+@pytest.mark.parametrize(
+    "decay", [decay_weights, lambda path, leaf: "stage2" in path, lambda path, leaf: False]
+)
+def test_decay_of_some_parameters(decay: DecayFilter) -> None:
+    (plain, *_), (raveled, *_) = states(LossScaling(), None, grads_by_engine, decay=decay)
+    assert_trees_close(unravel_state(raveled), plain, rtol=1e-6, atol=1e-7)

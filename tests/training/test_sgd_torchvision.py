@@ -11,7 +11,8 @@ import torch.nn.functional as nnf
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.training import schedules
-from shufflenet_fn.training.optim import decay_weights, sgd
+from shufflenet_fn.training.decay import decay_weights
+from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from tests.model.support import assert_close_to_scale, examples

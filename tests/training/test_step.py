@@ -11,6 +11,7 @@ from torch import Tensor
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training import schedules
+from shufflenet_fn.training.decay import decay_weights
 from shufflenet_fn.training.ema import init_ema, update_ema
 from shufflenet_fn.training.gradients import grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
@@ -19,7 +20,6 @@ from shufflenet_fn.training.optim import (
     GradientTransformation,
     chain,
     clip_by_global_norm,
-    decay_weights,
     sgd,
 )
 from shufflenet_fn.training.state import TrainState, create_train_state

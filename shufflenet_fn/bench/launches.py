@@ -1,0 +1,157 @@
+"""Kernels launched, bytes copied and host waits of a training step on an NPU: counted on the emulator.
+
+Ours is the step that ``shufflenet-fn train`` takes; the peer is ``ascend_peer``. Images are normalised and
+on the device before the step begins, on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from shufflenet_fn.bench.ascend_peer import AscendShuffleNet
+from shufflenet_fn.distributed.reduce import mean_over_ranks
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.channel_order import in_order_of
+from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.gradients import grads_by_engine
+from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.raveled import ravel_state
+from shufflenet_fn.training.schedules import epoch_cosine
+from shufflenet_fn.training.state import create_train_state
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce
+from shufflenet_fn.tree import tree_to
+from shufflenet_fn_backends.ascend_emulator.counters import DeviceCounts, reset, snapshot
+from shufflenet_fn_backends.primitives import Backend
+
+COPYING: Final = (
+    *("Cat", "IndexSelect", "Gather", "ChannelShuffle", "Split", "Slice"),
+    *("Copy", "Cast", "Permute", "Transpose"),
+)
+"""Kernels whose work is to move values: whose name, without ``aclnn``, holds one of these."""
+
+_WARM_UP: Final = 2
+
+
+class StepCounts(NamedTuple):
+    """One training step. ``kernels``: launches by name. ``copied``: bytes that copying kernels write."""
+
+    launches: int
+    kernels: Mapping[str, int]
+    copied: int
+    host_syncs: int
+    host_copies: int
+
+
+Step = Callable[[], object]
+
+
+def count(step: Step) -> StepCounts:
+    """Of the third call of ``step``: the first make constants and momentum."""
+    for _ in range(_WARM_UP):
+        step()
+    torch.get_device_module("npu").synchronize()
+    reset()
+    step()
+    # (What the host waited for is read before this waits itself, but the queue has to be empty to count.)
+    syncs = snapshot().total.host_syncs
+    torch.get_device_module("npu").synchronize()
+    return _summary(snapshot().total, syncs)
+
+
+def our_step(
+    config: ShuffleNetConfig,
+    backend: Backend[Any],
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+    image_size: int,
+    world: World | None = None,
+) -> Step:
+    """A step as ``train`` takes it, with a loss scale for float16."""
+    policy = get_policy(precision)
+    half = policy.compute_dtype == torch.float16
+    scaling = LossScaling("static", initial=64.0) if half else LossScaling()
+    schedule = epoch_cosine(0.1, steps_per_epoch=1000, epochs=10, warmup_epochs=1)
+    optimizer = sgd(schedule, momentum=0.9, weight_decay=1e-4)
+    variables = init(config, torch.Generator().manual_seed(0))
+    variables = tree_to(Variables(*variables), device)
+    state, computing = in_order_of(
+        config, create_train_state(variables, optimizer, loss_scaling=scaling), backend
+    )
+    distributed = world is not None and world.size > 1
+    step = make_train_step(
+        config,
+        optimizer,
+        policy=policy,
+        backend=computing,
+        loss_scaling=scaling,
+        gradients=grads_by_engine,
+        reduce=mean_over_ranks(world.size, world.rank) if world and distributed else no_reduce,
+    )
+    state, flags = ravel_state(state), no_flags(device)
+    batch = Examples(*_batch(config, device, batch_size, image_size))
+
+    def take() -> None:
+        nonlocal state
+        state, _, _ = step(state, batch, flags)
+
+    return take
+
+
+def peer_step(
+    config: ShuffleNetConfig,
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+    image_size: int,
+    distributed: bool = False,
+) -> Step:
+    """The peer's step: forward, loss, backward and update. ``precision``: fp32, or O2 for autocast."""
+    model: nn.Module = AscendShuffleNet(config).to(device)
+    if distributed:
+        model = nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index], broadcast_buffers=False
+        )
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    images, labels = _batch(config, device, batch_size, image_size)
+    half = precision == "O2"
+    scaler = torch.amp.GradScaler("npu", init_scale=64.0, growth_interval=10**6, enabled=half)
+
+    def take() -> None:
+        with torch.autocast("npu", dtype=torch.float16, enabled=half):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
+
+    return take
+
+
+def _batch(
+    config: ShuffleNetConfig, device: torch.device, batch_size: int, image_size: int
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
+    labels = torch.randint(0, config.num_classes, (batch_size,), generator=generator)
+    return images.to(device), labels.to(device)
+
+
+def _summary(counts: DeviceCounts, syncs: int) -> StepCounts:
+    kernels = {name: kernel.launches for name, kernel in counts.kernels.items()}
+    copied = sum(
+        kernel.bytes_written
+        for name, kernel in counts.kernels.items()
+        if any(word in name for word in COPYING)
+    )
+    host = sum(counts.copies[way].copies for way in ("h2d", "d2h") if way in counts.copies)
+    return StepCounts(sum(kernels.values()), kernels, copied, syncs, host)

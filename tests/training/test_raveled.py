@@ -10,7 +10,7 @@ from torch import Tensor
 
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.ravel import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
-from shufflenet_fn.training.decay import DecayFilter, decay_weights
+from shufflenet_fn.training.decay import DecayFilter, decay_all, decay_weights
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import chain, clip_by_global_norm, sgd

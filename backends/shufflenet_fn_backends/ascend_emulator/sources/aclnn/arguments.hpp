@@ -23,11 +23,10 @@ struct In {
   const at::Tensor& operator*() const { return handle->value; }
 };
 
-// As In; the caller may leave it out (a null pointer), and then it is an undefined tensor.
+// As In; the caller may leave it out (a null pointer).
 struct MaybeIn {
   aclTensor* handle;
   explicit operator bool() const { return handle != nullptr; }
-  operator at::Tensor() const { return handle == nullptr ? at::Tensor() : handle->value; }
   operator std::optional<at::Tensor>() const {
     return handle == nullptr ? std::nullopt : std::optional<at::Tensor>(handle->value);
   }
@@ -71,7 +70,7 @@ struct InOut : Out {
   using Out::operator=;
   operator const at::Tensor&() const { return handle->value; }
 };
-struct MaybeInOut : InOut {
+struct MaybeInOut : Out {
   using Out::operator=;
   operator std::optional<at::Tensor>() const {
     return handle == nullptr ? std::nullopt : std::optional<at::Tensor>(handle->value);
@@ -169,7 +168,9 @@ constexpr bool is_handle<T, std::void_t<decltype(std::declval<T>().handle)>> = t
 template <typename T>
 constexpr Use use_of() {
   if (std::is_same_v<T, Source> || std::is_same_v<T, Target>) return Use::kPart;
-  if (std::is_base_of_v<InOut, T> || std::is_same_v<T, InOuts>) return Use::kUpdated;
+  if (std::is_base_of_v<InOut, T> || std::is_same_v<T, MaybeInOut> || std::is_same_v<T, InOuts>) {
+    return Use::kUpdated;
+  }
   if (std::is_base_of_v<Out, T> || std::is_same_v<T, Outs>) return Use::kWritten;
   return Use::kRead;
 }

@@ -44,6 +44,8 @@ std::string file_for(const std::string& name) {
       {"Unique", "order.cpp"},
       {"Logical", "pointwise_logic.cpp"},
       {"Bitwise", "pointwise_logic.cpp"},
+      {"Nonzero", "order.cpp"},
+      {"Topk", "order.cpp"},
       {"Reduce", "reduce.cpp"},
       {"Dim", "reduce.cpp"},
       {"Amp", "amp.cpp"},
@@ -53,7 +55,7 @@ std::string file_for(const std::string& name) {
       return row.file;
     }
   }
-  return "the file of its family";
+  return "in the file of its family";
 }
 
 }  // namespace

@@ -8,18 +8,39 @@
 #include <ATen/ops/native_layer_norm_backward.h>
 
 namespace emulator::aclnn {
+namespace {
+
+using MaybeTensor = std::optional<at::Tensor>;
+
+// Parameters and statistics in float32: beside a half input ATen wants them so, and torch_npu may pass
+// either. A float32 tensor stays itself, so that what is written to it is kept.
+MaybeTensor widened(const MaybeTensor& tensor) {
+  return tensor.has_value() ? MaybeTensor(tensor->to(at::kFloat)) : std::nullopt;
+}
+
+void keep(const MaybeInOut& statistic, const MaybeTensor& updated) {
+  if (statistic && !statistic->is_alias_of(*updated)) {
+    statistic = *updated;
+  }
+}
+
+}  // namespace
 
 // save_invstd is 1/sqrt(var + eps). In evaluation neither statistic is written: the chip's kernel for
 // inference computes none (aclnn_batch_norm.cpp), and the backward pass reads the running ones.
 ACLNN(aclnnBatchNorm, floats, In input, MaybeIn weight, MaybeIn bias, MaybeInOut running_mean,
       MaybeInOut running_var, bool training, double momentum, double eps, Out output,
       MaybeOut save_mean, MaybeOut save_invstd) {
-  const auto results = at::native_batch_norm(input, weight, bias, running_mean, running_var, training,
-                                             momentum, eps);
+  const MaybeTensor mean = widened(running_mean);
+  const MaybeTensor var = widened(running_var);
+  const auto results = at::native_batch_norm(input, widened(weight), widened(bias), mean, var,
+                                             training, momentum, eps);
   output = std::get<0>(results);
-  if (training && save_mean && save_invstd) {
-    save_mean = std::get<1>(results);
-    save_invstd = std::get<2>(results);
+  if (training) {
+    keep(running_mean, mean);
+    keep(running_var, var);
+    if (save_mean) save_mean = std::get<1>(results);
+    if (save_invstd) save_invstd = std::get<2>(results);
   }
 }
 
@@ -27,9 +48,9 @@ ACLNN(aclnnBatchNormBackward, floats, In grad_output, In input, MaybeIn weight,
       MaybeIn running_mean, MaybeIn running_var, MaybeIn save_mean, MaybeIn save_invstd,
       bool training, double eps, Bools output_mask, MaybeOut grad_input, MaybeOut grad_weight,
       MaybeOut grad_bias) {
-  const auto gradients =
-      at::native_batch_norm_backward(grad_output, input, weight, running_mean, running_var, save_mean,
-                                     save_invstd, training, eps, output_mask);
+  const auto gradients = at::native_batch_norm_backward(
+      grad_output, input, widened(weight), widened(running_mean), widened(running_var),
+      widened(save_mean), widened(save_invstd), training, eps, output_mask);
   if (output_mask[0]) grad_input = std::get<0>(gradients);
   if (output_mask[1]) grad_weight = std::get<1>(gradients);
   if (output_mask[2]) grad_bias = std::get<2>(gradients);

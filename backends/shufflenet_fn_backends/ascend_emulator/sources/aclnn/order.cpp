@@ -46,6 +46,14 @@ ACLNN(aclnnTopk, reals, In self, int64_t k, int64_t dim, bool largest, bool sort
   indices = std::get<1>(results);
 }
 
+// op-plugin adds a sort policy, which is about speed, and takes this one where it is there.
+ACLNN(aclnnTopkV2, reals, In self, int64_t k, int64_t dim, bool largest, bool sorted, int64_t,
+      Out values, IndexOut indices) {
+  const auto results = at::topk(self, k, dim, largest, sorted);
+  values = std::get<0>(results);
+  indices = std::get<1>(results);
+}
+
 ACLNN(aclnnSort, plain, In self, bool stable, int64_t dim, bool descending, Out values,
       IndexOut indices) {
   const auto results = at::sort(self, stable, dim, descending);
@@ -74,6 +82,11 @@ ACLNN(aclnnBincount, plain, In self, MaybeIn weights, int64_t minlength, Out out
 }
 
 ACLNN(aclnnNonzero, plain, In self, AnyOut out) { fill_and_shrink(out, at::nonzero(self)); }
+
+// The coordinates of one element are a column, not a row.
+ACLNN(aclnnNonzeroV2, plain | unsigneds, In self, AnyOut out) {
+  fill_and_shrink(out, at::nonzero(self).t());
+}
 
 ACLNN(aclnnMaskedSelect, plain, In self, Mask mask, Out out) {
   fill_and_shrink(out, at::masked_select(self, mask->to(at::kBool)));

@@ -1,0 +1,120 @@
+"""Launches, bytes copied and host waits of a training step on Ascend, beside the shape of the original.
+
+    python benchmarks/launches.py [--json] [--batch-size 64] [--image-size 224]
+
+Counted on the emulator of CANN under the real torch_npu, which it builds first; needs the environment for it
+(docs/ascend.md). fp32 on one card, and O2 with a loss scale on two cards, with every backend.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shufflenet_fn.bench.launches_worker import PEER, Case
+from shufflenet_fn_backends.ascend_emulator.build import build
+from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from shufflenet_fn_backends.ascend_emulator.report import PROVES
+
+SETUPS = (("fp32", 1), ("O2", 2))
+BACKENDS = ("reference", "native", "gather", "npu", "routed")
+
+
+def count(libraries: Path, case: Case, cards: int) -> dict[str, Any]:
+    """``StepCounts`` of rank 0."""
+    settings = variables(libraries, Machine(devices=cards))
+    command = [
+        sys.executable,
+        "-m",
+        "shufflenet_fn.bench.launches_worker",
+        json.dumps(case._asdict()),
+    ]
+    ranks = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **settings, **_world(rank, cards)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(cards)
+    ]
+    outputs = [rank.communicate() for rank in ranks]
+    for rank, (_, errors) in zip(ranks, outputs, strict=True):
+        if rank.returncode:
+            sys.exit(f"{case} failed:\n{errors}")
+    counts: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
+    return counts
+
+
+def _world(rank: int, cards: int) -> dict[str, str]:
+    if cards == 1:
+        return {}
+    names = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    world = dict.fromkeys(names[0], str(rank)) | dict.fromkeys(names[1], str(cards))
+    return {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ["MASTER_PORT"]}
+
+
+def _free_port() -> str:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return str(server.getsockname()[1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON object instead of tables"
+    )
+    parser.add_argument("--batch-size", type=int, default=64, help="images of a card (64)")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the images (224)")
+    parser.add_argument("--arch", default="x1_0")
+    options = parser.parse_args()
+    libraries = build(lambda text: print(text, file=sys.stderr))
+    results: dict[str, Any] = {"batch_size": options.batch_size, "image_size": options.image_size}
+    for precision, cards in SETUPS:
+        found = {}
+        for name in (PEER, *BACKENDS):
+            os.environ["MASTER_PORT"] = _free_port()
+            case = Case(name, precision, options.batch_size, options.image_size, options.arch)
+            print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
+            found[name] = count(libraries, case, cards)
+        results[f"{precision} on {cards} cards" if cards > 1 else precision] = found
+    if options.json:
+        print(json.dumps(results))
+        return
+    console = Console()
+    for title, found in results.items():
+        if isinstance(found, dict):
+            console.print(_table(title, found))
+    console.print(PROVES)
+
+
+def _table(title: str, found: dict[str, Any]) -> Table:
+    table = Table(title=title)
+    for column in ("", "launches", "÷ peer", "MB copied", "÷ peer", "host waits"):
+        table.add_column(column, justify="right" if column else "left")
+    peer = found[PEER]
+    for name, counts in found.items():
+        table.add_row(
+            name,
+            str(counts["launches"]),
+            f"{counts['launches'] / peer['launches']:.3f}",
+            f"{counts['copied'] / 1e6:.1f}",
+            f"{counts['copied'] / peer['copied']:.3f}",
+            str(counts["host_syncs"]),
+        )
+    return table
+
+
+if __name__ == "__main__":
+    main()

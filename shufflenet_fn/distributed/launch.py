@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn_backends.errors import UserError
-from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.known_errors import explain, telling_line
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -118,7 +118,7 @@ def _worker(entry: Callable[[A, World], R], argument: A, errors: str) -> R:
         report.update(time=time.time(), message=repr(error), traceback=traceback.format_exc())
         known = explain(repr(error))
         if known is not None:
-            report["known"] = str(known)
+            report["known"] = f"{telling_line(str(error) or repr(error))}: {known}"
         # A rank whose peer died fails too, in its collective. The launcher looks ten times a second, so
         # it finds the peer first if this one waits.
         time.sleep(_PEERS_FIRST_S)
@@ -146,10 +146,12 @@ def _first_failure(errors: Path, failures: dict[int, Any]) -> RankFailed:
         )
     elif reports:
         rank = reports[0]["rank"]
+        if "known" in reports[0]:
+            return RankFailed(
+                f"rank {rank}: {reports[0]['known']} The other ranks were stopped.", 1
+            )
         print(reports[0]["traceback"], file=sys.stderr, end="")
         reason = f"failed with {reports[0]['message']}; its traceback is above"
-        if "known" in reports[0]:
-            return RankFailed(f"rank {rank} {reason}. {reports[0]['known']}", 1)
     else:
         reason = f"ended with exit code {code}"
     return RankFailed(f"rank {rank} {reason}. The other ranks were stopped.", 1)

@@ -16,7 +16,7 @@ from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.train import train
 from shufflenet_fn_backends.errors import UserError
-from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
 
@@ -58,9 +58,9 @@ def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
         known = explain(f"{type(error).__name__}: {error}")
         if known is None or known.echo:
             raise
-        said = (str(error).strip() or repr(error)).splitlines()[0]
+        said = telling_line(str(error) or repr(error))
         log = "log.txt" if world.is_main else f"log.rank{world.rank}.txt"
-        raise UserError(f"{said} {known} The whole error is in {job.run_dir / log}.") from error
+        raise UserError(f"{said}: {known} The whole error is in {job.run_dir / log}.") from error
 
 
 def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:

@@ -76,6 +76,8 @@ def test_an_error_that_echoes_another_is_explained(capfd: pytest.CaptureFixture[
         launch(told_of_a_lost_peer, None, processes=2)
     assert "Connection closed by peer" in str(error.value)
     assert "Look for the first error of all ranks" in str(error.value)
+    # Known, so it is a message and not a traceback.
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_digest_is_of_paths_dtypes_shapes_and_bytes() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from shufflenet_fn_backends.known_errors import explain, explain_all, known_errors
+from shufflenet_fn_backends.known_errors import explain, explain_all, known_errors, telling_line
 from tests.conftest import REPOSITORY
 
 RECORDED: list[dict[str, Any]] = yaml.safe_load(
@@ -23,6 +23,25 @@ def test_a_recorded_text_is_explained(record: dict[str, Any]) -> None:
     known = explain(record["text"])
     assert known is not None
     assert known.key == record["key"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (
+            "first\nERR00100 PTA call acl api failed.\n EI0002: rank 1 is late\n",
+            "EI0002: rank 1 is late",
+        ),
+        (
+            "first\nRuntimeError: NPU out of memory. Tried to",
+            "RuntimeError: NPU out of memory. Tried to",
+        ),
+        ("\n  shape is invalid\nfor input", "shape is invalid"),
+        ("", ""),
+    ],
+)
+def test_the_line_that_says_most(text: str, line: str) -> None:
+    assert telling_line(text) == line
 
 
 def test_every_entry_has_a_recorded_text() -> None:

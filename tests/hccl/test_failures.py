@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,8 +119,10 @@ def test_a_hung_peer_is_named_after_the_time_out_and_ends_when_alone(hccl_librar
                     "but did not come to it"
                 )
         world.kill(0)
-        assert world.processes[1].poll() is None
         world.kill(2)
+        # Long enough for a launcher to end it, and not for ever.
+        time.sleep(1.0)
+        assert world.processes[1].poll() is None
         answer = world.answer(1)
         assert answer is not None and answer["code"] == TIMEOUT and "hung" in answer["text"]
 

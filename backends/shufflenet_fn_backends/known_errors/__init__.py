@@ -13,7 +13,9 @@ import re
 from shufflenet_fn_backends.known_errors import collectives, devices, imports
 from shufflenet_fn_backends.known_errors.entry import KnownError
 
-__all__ = ["KnownError", "explain", "explain_all", "known_errors"]
+__all__ = ["KnownError", "explain", "explain_all", "known_errors", "telling_line"]
+
+_CODE = re.compile(r"\bE[A-Z0-9]\d{4}\b")
 
 
 def known_errors() -> tuple[KnownError, ...]:
@@ -34,6 +36,19 @@ def explain_all(text: str) -> list[KnownError]:
     found = [entry for entry in known_errors() if _compiled(entry).search(text)]
     specific = [entry for entry in found if entry not in collectives.GENERAL]
     return specific or found
+
+
+def telling_line(text: str) -> str:
+    """The line of an error that says most: that with a code of CANN's, or that which is known, or the first.
+
+    torch_npu puts half a page of its own before what CANN has said.
+    """
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    known = explain(text)
+    fits = [line for line in lines if _CODE.search(line)]
+    if known is not None:
+        fits += [line for line in lines if _compiled(known).search(line)]
+    return (fits or lines or [""])[0]
 
 
 @functools.cache

@@ -9,6 +9,12 @@
 #include "emulator.hpp"
 
 namespace hccl {
+namespace {
+
+// What hung is ended by whoever started it, who has to notice first that the others have failed.
+constexpr std::chrono::seconds kLinger(5);
+
+}  // namespace
 
 Communicator::~Communicator() {
   if (base_ != nullptr) munmap(base_, layout_.mapped_bytes);
@@ -123,11 +129,11 @@ void Communicator::leave() {
 }
 
 void Communicator::hang() {
-  for (;;) {
-    bool alone = true;
-    for (uint32_t rank = 0; rank < size(); ++rank)
-      alone = alone && (rank == rank_ || is_gone(rank));
-    if (alone || left_) return;
+  int alone = 0;
+  while (alone * kLook < kLinger && !left_) {
+    bool others = false;
+    for (uint32_t rank = 0; rank < size(); ++rank) others |= rank != rank_ && !is_gone(rank);
+    alone = others ? 0 : alone + 1;
     std::this_thread::sleep_for(kLook);
   }
 }

@@ -71,7 +71,7 @@ class Communicator {
   // process wait for.
   void leave();
   void suspend(bool on) { suspended_ = on; }
-  // Waits until all other ranks are gone: what a hung rank does.
+  // What a hung rank does: nothing, until all other ranks have been gone for some seconds.
   void hang();
 
   std::mutex collective_lock, send_lock, receive_lock;

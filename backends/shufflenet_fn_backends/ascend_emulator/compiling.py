@@ -27,6 +27,7 @@ _FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VI
 # ATen's headers hide comparisons of signs and unused parameters by the hundred.
 _QUIET = ("-Wno-sign-compare", "-Wno-attributes", "-Wno-deprecated-declarations")
 PRECOMPILED = "precompiled.hpp"
+_FEW = 4
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
@@ -88,9 +89,11 @@ def compile_all(tools: Toolchain, sources: Sequence[Path], folder: Path) -> dict
     objects = {source: folder / object_name(tools, source) for source in sources}
     todo = [source for source, built in objects.items() if not built.is_file()]
     if todo:
-        folders = {source.parent for source in todo}
-        commands = {one: _with_precompiled(tools, one, folder) for one in folders}
-        with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        with (
+            tempfile.TemporaryDirectory(dir=folder) as scratch,
+            ThreadPoolExecutor(max_workers=os.cpu_count()) as pool,
+        ):
+            commands = _with_precompiled(tools, todo, Path(scratch))
             jobs = [pool.submit(_compile, commands[one.parent], one, objects[one]) for one in todo]
         check(job.exception() for job in jobs)
     return objects
@@ -130,30 +133,31 @@ def _compile(command: Sequence[str], source: Path, built: Path) -> None:
         os.replace(partial, built)
 
 
-def _with_precompiled(tools: Toolchain, sources: Path, folder: Path) -> tuple[str, ...]:
-    """The command for the files of a folder, with its ``precompiled.hpp`` compiled once for all of them.
+def _with_precompiled(
+    tools: Toolchain, sources: Sequence[Path], scratch: Path
+) -> dict[Path, Sequence[str]]:
+    """The command for the files of each folder, with its ``precompiled.hpp`` compiled once for all of them.
 
-    A file uses it by including it before anything else, by its path from ``sources/``.
+    A file uses it by including it before anything else, by its path from ``SOURCES``. Compiled it is some
+    hundred megabytes, so that it is not kept; and it takes as long as a few files, so that it is not made for
+    fewer.
     """
-    header = sources / PRECOMPILED
-    if not header.is_file():
-        return tools.command
-    place = folder / object_name(tools, header).removesuffix(".o")
-    built = place / sources.name / f"{PRECOMPILED}.gch"
-    if not built.is_file():
-        built.parent.mkdir(parents=True, exist_ok=True)
+    commands: dict[Path, Sequence[str]] = {}
+    for folder in {source.parent for source in sources}:
+        commands[folder] = tools.command
+        header = folder / PRECOMPILED
+        if not header.is_file() or sum(one.parent == folder for one in sources) <= _FEW:
+            continue
+        (scratch / folder.name).mkdir()
+        built = scratch / folder.name / f"{PRECOMPILED}.gch"
         try:
-            _compile((*tools.command, "-x", "c++-header"), header, built)
+            run([*tools.command, "-x", "c++-header", "-c", str(header), "-o", str(built)])
         except Failed as error:
             check([error])
-    # Before the folder of the sources: the compiler takes the first of the two that it finds.
-    return (
-        *tools.compiler,
-        "-I",
-        str(place),
-        "-Winvalid-pch",
-        *tools.command[len(tools.compiler) :],
-    )
+        # Before the folder of the sources: the compiler takes the first of the two that it finds.
+        rest = tools.command[len(tools.compiler) :]
+        commands[folder] = (*tools.compiler, "-I", str(scratch), "-Winvalid-pch", *rest)
+    return commands
 
 
 def _collect(file: Path, seen: dict[Path, bytes]) -> None:

@@ -1,8 +1,11 @@
-// What every file of operators includes first: ATen's tensor and the statement of an operator. The
+// What every file of operators starts from: ATen's tensor and the statement of an operator. The
 // build compiles it once for all of them.
 
 #ifndef SHUFFLENET_FN_EMULATOR_ACLNN_PRECOMPILED_HPP_
 #define SHUFFLENET_FN_EMULATOR_ACLNN_PRECOMPILED_HPP_
+
+#include <ATen/Context.h>
+#include <ATen/ops/empty.h>
 
 #include "operator.hpp"
 

@@ -165,7 +165,18 @@ def test_batch_norm_updates_running_statistics() -> None:
         lambda: torch.nn.functional.dropout(torch.ones(1000, device=NPU), 0.4),
         lambda: torch.multinomial(torch.ones(20, device=NPU), 15),
     ],
-    ids=["randn", "rand", "randint", "randperm", "bernoulli_", "bernoulli", "uniform_", "normal_", "dropout", "multinomial"],
+    ids=[
+        "randn",
+        "rand",
+        "randint",
+        "randperm",
+        "bernoulli_",
+        "bernoulli",
+        "uniform_",
+        "normal_",
+        "dropout",
+        "multinomial",
+    ],
 )
 def test_the_same_seed_gives_the_same_numbers(call: Callable[[], Tensor]) -> None:
     torch.npu.manual_seed(5)
@@ -184,7 +195,9 @@ def test_random_numbers_are_distributed_as_asked() -> None:
     uniform = torch.empty(size, device=NPU).uniform_(2, 3)
     assert uniform.min().item() >= 2 and uniform.max().item() <= 3
     assert uniform.mean().item() == pytest.approx(2.5, abs=0.01)
-    assert torch.empty(size, device=NPU).bernoulli_(0.3).mean().item() == pytest.approx(0.3, abs=0.01)
+    assert torch.empty(size, device=NPU).bernoulli_(0.3).mean().item() == pytest.approx(
+        0.3, abs=0.01
+    )
     assert torch.equal(torch.randperm(100, device=NPU).sort()[0].cpu(), torch.arange(100))
     kept = torch.nn.functional.dropout(torch.ones(size, device=NPU), 0.4)
     assert (kept > 0).float().mean().item() == pytest.approx(0.6, abs=0.01)

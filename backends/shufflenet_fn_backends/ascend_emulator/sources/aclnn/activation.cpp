@@ -1,7 +1,5 @@
 // Activations and their gradients.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/_log_softmax.h>
 #include <ATen/ops/_log_softmax_backward_data.h>
 #include <ATen/ops/_softmax.h>
@@ -19,6 +17,8 @@
 #include <ATen/ops/threshold.h>
 #include <ATen/ops/threshold_backward.h>
 
+#include "operator.hpp"
+
 namespace emulator::aclnn {
 
 ACLNN(aclnnRelu, floats | i8 | i32 | i64, In self, Out out) { out = at::relu(self); }
@@ -33,8 +33,8 @@ ACLNN(aclnnInplaceThreshold, floats | integers, InOut self, Value threshold, Val
   self = at::threshold(self, threshold, value);
 }
 
-ACLNN(aclnnThresholdBackward, floats | i8 | i32 | i64 | u8, In grad_output, In self, Value threshold,
-      Out out) {
+ACLNN(aclnnThresholdBackward, floats | i8 | i32 | i64 | u8, In grad_output, In self,
+      Value threshold, Out out) {
   out = at::threshold_backward(grad_output, self, threshold);
 }
 

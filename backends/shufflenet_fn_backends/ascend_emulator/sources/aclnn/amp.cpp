@@ -1,10 +1,10 @@
 // Loss scaling.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/_amp_update_scale.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/mul.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 
@@ -23,8 +23,8 @@ ACLNN(aclnnForeachNonFiniteCheckAndUnscale, on_910b(floats), InOuts scaled_grads
 ACLNN(aclnnAmpUpdateScale, f32 | i32, In current_scale, In growth_tracker, In found_inf,
       double growth_factor, double backoff_factor, int64_t growth_interval, Out updated_scale,
       Out updated_growth_tracker) {
-  const auto [scale, tracker] = at::_amp_update_scale(current_scale, growth_tracker, found_inf,
-                                                      growth_factor, backoff_factor, growth_interval);
+  const auto [scale, tracker] = at::_amp_update_scale(
+      current_scale, growth_tracker, found_inf, growth_factor, backoff_factor, growth_interval);
   updated_scale = scale;
   updated_growth_tracker = tracker;
 }

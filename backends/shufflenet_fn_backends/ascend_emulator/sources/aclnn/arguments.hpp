@@ -1,6 +1,6 @@
-// The argument types with which an operator is stated. Each is one pointer and nothing else, so that
-// it is passed exactly as the pointer to CANN's handle is (x86-64 and AArch64 pass such a class in
-// the register of the pointer), and each turns into what ATen takes.
+// The argument types with which an operator is stated. Each is one pointer and nothing else, so
+// that it is passed exactly as the pointer to CANN's handle is (x86-64 and AArch64 pass such a
+// class in the register of the pointer), and each turns into what ATen takes.
 
 #ifndef SHUFFLENET_FN_EMULATOR_ACLNN_ARGUMENTS_HPP_
 #define SHUFFLENET_FN_EMULATOR_ACLNN_ARGUMENTS_HPP_
@@ -148,17 +148,17 @@ struct Values {
 // ---- What the template behind ACLNN() asks of an argument -------------------------------------
 
 template <typename T>
-constexpr bool is_optional = std::is_same_v<T, MaybeIn> || std::is_same_v<T, MaybeOut> ||
-                             std::is_same_v<T, MaybeInOut> || std::is_same_v<T, MaybeValue> ||
-                             std::is_same_v<T, MaybeInts>;
+constexpr bool is_optional =
+    std::is_same_v<T, MaybeIn> || std::is_same_v<T, MaybeOut> || std::is_same_v<T, MaybeInOut> ||
+    std::is_same_v<T, MaybeValue> || std::is_same_v<T, MaybeInts>;
 
 template <typename T>
-constexpr bool is_tensor = std::is_base_of_v<In, T> || std::is_base_of_v<Out, T> ||
-                           std::is_same_v<T, MaybeIn>;
+constexpr bool is_tensor =
+    std::is_base_of_v<In, T> || std::is_base_of_v<Out, T> || std::is_same_v<T, MaybeIn>;
 
 template <typename T>
-constexpr bool is_list = std::is_same_v<T, Ins> || std::is_same_v<T, Indices> ||
-                         std::is_base_of_v<Outs, T>;
+constexpr bool is_list =
+    std::is_same_v<T, Ins> || std::is_same_v<T, Indices> || std::is_base_of_v<Outs, T>;
 
 template <typename T, typename = void>
 constexpr bool is_handle = false;

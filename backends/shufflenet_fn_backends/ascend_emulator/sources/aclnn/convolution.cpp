@@ -1,15 +1,16 @@
 // Convolution, forward and backward.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/convolution.h>
 #include <ATen/ops/convolution_backward.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
 
-// How the matrix unit treats float32: 0 keep, 1 allow less, 2 float16, 3 HF32 (aclnnConvolution.md).
-// The emulator keeps what it is given; it refuses what the page says is not there.
+// How the matrix unit treats float32: 0 keep, 1 allow less, 2 float16, 3 HF32
+// (aclnnConvolution.md). The emulator keeps what it is given; it refuses what the page says is not
+// there.
 void check_cube(int8_t cube_math_type, const at::Tensor& input) {
   constexpr int8_t kUseFp16 = 2;
   if (cube_math_type < 0 || cube_math_type > 3) {
@@ -35,9 +36,9 @@ ACLNN(aclnnConvolution, floats, In input, In weight, MaybeIn bias, Ints stride, 
 }
 
 ACLNN(aclnnConvolutionBackward, floats, In grad_output, In input, In weight, MaybeInts bias_sizes,
-      Ints stride, Ints padding, Ints dilation, bool transposed, Ints output_padding, int64_t groups,
-      Bools output_mask, int8_t cube_math_type, MaybeOut grad_input, MaybeOut grad_weight,
-      MaybeOut grad_bias) {
+      Ints stride, Ints padding, Ints dilation, bool transposed, Ints output_padding,
+      int64_t groups, Bools output_mask, int8_t cube_math_type, MaybeOut grad_input,
+      MaybeOut grad_weight, MaybeOut grad_bias) {
   check_cube(cube_math_type, input);
   const auto gradients =
       at::convolution_backward(grad_output, input, weight, bias_sizes, stride, padding, dilation,

@@ -1,11 +1,11 @@
 // Tensors from nothing but numbers.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/arange.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linspace.h>
 #include <ATen/ops/range.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 

@@ -1,8 +1,6 @@
 // Arithmetic on lists of tensors in one launch, with a list, a scalar for all (a tensor of one
 // element; V2: an aclScalar) or a scalar each. The 910A class has none of them.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/add.h>
 #include <ATen/ops/addcdiv.h>
 #include <ATen/ops/addcmul.h>
@@ -15,6 +13,8 @@
 #include <ATen/ops/mul.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/sub.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
@@ -43,9 +43,9 @@ FOREACH_SCALAR(Maximum, with_i32, at::clamp_min)
 FOREACH_SCALAR(Minimum, with_i32, at::clamp_max)
 FOREACH_SCALAR(Pow, with_i32, at::pow)
 
-#define FOREACH_LIST(Name, types, f)                                              \
-  ACLNN(aclnnForeach##Name##List, on_910b(types), Ins x1, Ins x2, Outs out) {     \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i]);             \
+#define FOREACH_LIST(Name, types, f)                                          \
+  ACLNN(aclnnForeach##Name##List, on_910b(types), Ins x1, Ins x2, Outs out) { \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i]);         \
   }
 
 FOREACH_LIST(Mul, with_small, at::mul)
@@ -54,31 +54,31 @@ FOREACH_LIST(Maximum, with_i32, at::maximum)
 FOREACH_LIST(Minimum, with_i32, at::minimum)
 FOREACH_LIST(Pow, with_i32, at::pow)
 
-#define FOREACH_LIST_SCALED(Name, types, f)                                                      \
-  ACLNN(aclnnForeach##Name##List, on_910b(types), Ins x1, Ins x2, AnyIn alpha, Outs out) {       \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], alpha->item());             \
-  }                                                                                              \
-  ACLNN(aclnnForeach##Name##ListV2, on_910b(types), Ins x1, Ins x2, Value alpha, Outs out) {     \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], *alpha);                    \
+#define FOREACH_LIST_SCALED(Name, types, f)                                                  \
+  ACLNN(aclnnForeach##Name##List, on_910b(types), Ins x1, Ins x2, AnyIn alpha, Outs out) {   \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], alpha->item());         \
+  }                                                                                          \
+  ACLNN(aclnnForeach##Name##ListV2, on_910b(types), Ins x1, Ins x2, Value alpha, Outs out) { \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], *alpha);                \
   }
 
 FOREACH_LIST_SCALED(Add, with_small, at::add)
 FOREACH_LIST_SCALED(Sub, with_small, at::sub)
 
-#define FOREACH_PRODUCT(Name, types, f)                                                     \
-  ACLNN(aclnnForeach##Name##Scalar, on_910b(types), Ins x1, Ins x2, Ins x3, AnyIn scalar,   \
-        Outs out) {                                                                         \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], scalar->item()); \
-  }                                                                                         \
-  ACLNN(aclnnForeach##Name##ScalarV2, on_910b(types), Ins x1, Ins x2, Ins x3, Value scalar, \
-        Outs out) {                                                                         \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], *scalar);       \
-  }                                                                                         \
-  ACLNN(aclnnForeach##Name##ScalarList, on_910b(types), Ins x1, Ins x2, Ins x3,             \
-        AnyIn scalars, Outs out) {                                                          \
-    for (size_t i = 0; i < out.size(); ++i) {                                               \
-      out[i] = f(x1[i], x2[i], x3[i], scalars->select(0, static_cast<int64_t>(i)).item());  \
-    }                                                                                       \
+#define FOREACH_PRODUCT(Name, types, f)                                                        \
+  ACLNN(aclnnForeach##Name##Scalar, on_910b(types), Ins x1, Ins x2, Ins x3, AnyIn scalar,      \
+        Outs out) {                                                                            \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], scalar->item());   \
+  }                                                                                            \
+  ACLNN(aclnnForeach##Name##ScalarV2, on_910b(types), Ins x1, Ins x2, Ins x3, Value scalar,    \
+        Outs out) {                                                                            \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], *scalar);          \
+  }                                                                                            \
+  ACLNN(aclnnForeach##Name##ScalarList, on_910b(types), Ins x1, Ins x2, Ins x3, AnyIn scalars, \
+        Outs out) {                                                                            \
+    for (size_t i = 0; i < out.size(); ++i) {                                                  \
+      out[i] = f(x1[i], x2[i], x3[i], scalars->select(0, static_cast<int64_t>(i)).item());     \
+    }                                                                                          \
   }
 
 FOREACH_PRODUCT(Addcmul, with_i32, at::addcmul)

@@ -1,7 +1,5 @@
 // Functions of a list of tensors in one launch. The 910A class has none of them.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/abs.h>
 #include <ATen/ops/acos.h>
 #include <ATen/ops/asin.h>
@@ -32,6 +30,8 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/trunc.h>
 
+#include "operator.hpp"
+
 namespace emulator::aclnn {
 namespace {
 
@@ -55,9 +55,9 @@ at::Tensor rounded(const at::Tensor& x, int64_t mode) {
 
 }  // namespace
 
-#define FOREACH(Name, types, f)                                        \
-  ACLNN(aclnnForeach##Name, on_910b(types), Ins x, Outs out) {         \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x[i]);          \
+#define FOREACH(Name, types, f)                                \
+  ACLNN(aclnnForeach##Name, on_910b(types), Ins x, Outs out) { \
+    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x[i]);  \
   }
 
 FOREACH(Abs, floats, at::abs)

@@ -49,8 +49,9 @@ EMULATOR_API aclTensor* aclCreateTensor(const int64_t* view_shape, uint64_t view
                                         uint64_t storage_rank, void* data) {
   const c10::ScalarType type = torch_dtype(dtype);
   if (type == c10::ScalarType::Undefined) {
-    emulator::fail(emulator::aclnn::kInvalid, "aclCreateTensor: the emulator has no tensors of aclDataType " +
-                                            std::to_string(static_cast<int>(dtype)));
+    emulator::fail(emulator::aclnn::kInvalid,
+                   "aclCreateTensor: the emulator has no tensors of aclDataType " +
+                       std::to_string(static_cast<int>(dtype)));
     return nullptr;
   }
   // The caller may be inside torch.inference_mode, and the launch on another thread that is not.
@@ -98,8 +99,9 @@ EMULATOR_API aclScalar* aclCreateScalar(void* value, aclDataType dtype) {
       break;
     default:
       delete scalar;
-      emulator::fail(emulator::aclnn::kInvalid, "aclCreateScalar: the emulator has no scalars of aclDataType " +
-                                              std::to_string(static_cast<int>(dtype)));
+      emulator::fail(emulator::aclnn::kInvalid,
+                     "aclCreateScalar: the emulator has no scalars of aclDataType " +
+                         std::to_string(static_cast<int>(dtype)));
       return nullptr;
   }
   return scalar;

@@ -31,7 +31,8 @@ struct Operator;
 
 }  // namespace emulator::aclnn
 
-// A view of device memory: `value` has the shape, the strides and the offset of the caller's tensor.
+// A view of device memory: `value` has the shape, the strides and the offset of the caller's
+// tensor.
 struct aclTensor {
   static constexpr auto kKind = emulator::aclnn::Kind::kTensor;
   emulator::aclnn::Kind kind = kKind;

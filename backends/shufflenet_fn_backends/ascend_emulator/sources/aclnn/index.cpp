@@ -1,7 +1,5 @@
-// Reading and writing at indices. What is read of a Source, or written of a Target, is as much as the
-// indices name.
-
-#include "aclnn/precompiled.hpp"
+// Reading and writing at indices. What is read of a Source, or written of a Target, is as much as
+// the indices name.
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/embedding.h>
@@ -19,6 +17,8 @@
 #include <ATen/ops/scatter.h>
 #include <ATen/ops/take.h>
 #include <ATen/ops/where.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {

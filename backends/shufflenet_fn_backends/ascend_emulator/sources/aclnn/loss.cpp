@@ -1,7 +1,5 @@
 // Losses. `reduction` is torch's: 0 none, 1 mean, 2 sum.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/binary_cross_entropy.h>
 #include <ATen/ops/binary_cross_entropy_backward.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
@@ -11,6 +9,8 @@
 #include <ATen/ops/nll_loss2d_forward.h>
 #include <ATen/ops/nll_loss_backward.h>
 #include <ATen/ops/nll_loss_forward.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 

@@ -1,7 +1,5 @@
 // Matrix products. The last argument of most is cubeMathType (see convolution.cpp).
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/addbmm.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/addmv.h>
@@ -12,6 +10,8 @@
 #include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
@@ -57,7 +57,8 @@ ACLNN(aclnnInplaceBaddbmm, floats, InOut self, In batch1, In batch2, Value beta,
   self = at::baddbmm(like(self, batch1), batch1, batch2, beta, alpha);
 }
 
-ACLNN(aclnnAddbmm, floats, In self, In batch1, In batch2, Value beta, Value alpha, Out out, int8_t) {
+ACLNN(aclnnAddbmm, floats, In self, In batch1, In batch2, Value beta, Value alpha, Out out,
+      int8_t) {
   out = at::addbmm(like(self, batch1), batch1, batch2, beta, alpha);
 }
 

@@ -1,19 +1,19 @@
 // Batch norm and layer norm.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/native_batch_norm.h>
 #include <ATen/ops/native_batch_norm_backward.h>
 #include <ATen/ops/native_layer_norm.h>
 #include <ATen/ops/native_layer_norm_backward.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
 
 using MaybeTensor = std::optional<at::Tensor>;
 
-// Parameters and statistics in float32: beside a half input ATen wants them so, and torch_npu may pass
-// either. A float32 tensor stays itself, so that what is written to it is kept.
+// Parameters and statistics in float32: beside a half input ATen wants them so, and torch_npu may
+// pass either. A float32 tensor stays itself, so that what is written to it is kept.
 MaybeTensor widened(const MaybeTensor& tensor) {
   return tensor.has_value() ? MaybeTensor(tensor->to(at::kFloat)) : std::nullopt;
 }
@@ -26,8 +26,8 @@ void keep(const MaybeInOut& statistic, const MaybeTensor& updated) {
 
 }  // namespace
 
-// save_invstd is 1/sqrt(var + eps). In evaluation neither statistic is written: the chip's kernel for
-// inference computes none (aclnn_batch_norm.cpp), and the backward pass reads the running ones.
+// save_invstd is 1/sqrt(var + eps). In evaluation neither statistic is written: the chip's kernel
+// for inference computes none (aclnn_batch_norm.cpp), and the backward pass reads the running ones.
 ACLNN(aclnnBatchNorm, floats, In input, MaybeIn weight, MaybeIn bias, MaybeInOut running_mean,
       MaybeInOut running_var, bool training, double momentum, double eps, Out output,
       MaybeOut save_mean, MaybeOut save_invstd) {

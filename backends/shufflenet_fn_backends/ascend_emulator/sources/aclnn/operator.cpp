@@ -31,8 +31,8 @@ struct Traffic {
 // Of the launch that runs on this thread, so that reads() and writes() need no argument.
 thread_local Traffic traffic;
 
-// Whatever the calling thread is in the middle of (autograd, functorch transforms, autocast, dispatch
-// modes, the profiler) is torch's affair above the operator; below it ATen only computes.
+// Whatever the calling thread is in the middle of (autograd, functorch transforms, autocast,
+// dispatch modes, the profiler) is torch's affair above the operator; below it ATen only computes.
 class BareDispatch {
  public:
   BareDispatch()
@@ -113,8 +113,8 @@ int check_memory(const Operator& op, const Operand& operand) {
     return fail(kInvalid, who + " is in host memory, which a chip cannot read");
   }
   if (device != current_device()) {
-    return fail(kInvalid, who + " is on device " + std::to_string(device) + ", and the operator on " +
-                              std::to_string(current_device()));
+    return fail(kInvalid, who + " is on device " + std::to_string(device) +
+                              ", and the operator on " + std::to_string(current_device()));
   }
   if (!within_allocation(data, spanned_bytes(tensor))) {
     return fail(kInvalid, who + " with shape " + shape_text(tensor.sizes()) + " and strides " +
@@ -161,7 +161,8 @@ void saturate(const aclOpExecutor& executor, bool finite_before) {
   }
 }
 
-// The injected overflow: the flag where chips have one, an infinity in the result where they do not.
+// The injected overflow: the flag where chips have one, an infinity in the result where they do
+// not.
 void overflow(const aclOpExecutor& executor) {
   if (saturates()) {
     flag_overflow();

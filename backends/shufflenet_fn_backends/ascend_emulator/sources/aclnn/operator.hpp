@@ -5,8 +5,9 @@
 //   }
 //
 // the name, the dtypes that its tensors may have (types.hpp), the arguments in aclnn's order
-// (arguments.hpp), and the computation by ATen on the CPU. That makes the two functions that torch_npu
-// looks up: aclnnAddGetWorkspaceSize, which checks the arguments, and aclnnAdd, which computes.
+// (arguments.hpp), and the computation by ATen on the CPU. That makes the two functions that
+// torch_npu looks up: aclnnAddGetWorkspaceSize, which checks the arguments, and aclnnAdd, which
+// computes.
 //
 // Where the facts are from: names and order of arguments from op-plugin, which calls them
 // (EXEC_NPU_CMD), and from the headers of CANN's operators; dtypes from the page aclnnX.md and the
@@ -37,8 +38,8 @@ struct Operator {
 // Refuses the call: for what the argument types do not say. Only inside an operator's computation.
 [[noreturn]] void refuse(const std::string& why);
 
-// Adds to the bytes of the running launch, for an operator that touches only a part of a tensor that
-// it declares as Source or Target.
+// Adds to the bytes of the running launch, for an operator that touches only a part of a tensor
+// that it declares as Source or Target.
 void reads(const at::Tensor& like);
 void writes(const at::Tensor& like);
 
@@ -100,19 +101,19 @@ struct Entry<compute, op> {
 
 // The exported symbol is an indirect function (dlsym calls the resolver, which names the template's
 // instance), since a macro cannot forward arguments whose names it does not know.
-#define ACLNN(name, types, ...)                                                           \
-  static void name##_compute(__VA_ARGS__);                                                \
+#define ACLNN(name, types, ...)                                                             \
+  static void name##_compute(__VA_ARGS__);                                                  \
   static constexpr ::emulator::aclnn::Operator name##_operator{#name, types, #__VA_ARGS__}; \
-  extern "C" {                                                                            \
-  static void* name##_resolve() {                                                         \
-    return reinterpret_cast<void*>(                                                       \
-        &::emulator::aclnn::Entry<&name##_compute, &name##_operator>::prepare);           \
-  }                                                                                       \
-  EMULATOR_API void name##GetWorkspaceSize() __attribute__((ifunc(#name "_resolve")));    \
-  EMULATOR_API int name(void*, uint64_t, aclOpExecutor* executor, void*) {                \
-    return ::emulator::aclnn::launch(#name, executor);                                    \
-  }                                                                                       \
-  }                                                                                       \
+  extern "C" {                                                                              \
+  static void* name##_resolve() {                                                           \
+    return reinterpret_cast<void*>(                                                         \
+        &::emulator::aclnn::Entry<&name##_compute, &name##_operator>::prepare);             \
+  }                                                                                         \
+  EMULATOR_API void name##GetWorkspaceSize() __attribute__((ifunc(#name "_resolve")));      \
+  EMULATOR_API int name(void*, uint64_t, aclOpExecutor* executor, void*) {                  \
+    return ::emulator::aclnn::launch(#name, executor);                                      \
+  }                                                                                         \
+  }                                                                                         \
   static void name##_compute(__VA_ARGS__)
 
 #endif  // SHUFFLENET_FN_EMULATOR_ACLNN_OPERATOR_HPP_

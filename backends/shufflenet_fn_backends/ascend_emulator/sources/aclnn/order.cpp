@@ -1,7 +1,5 @@
 // Sorting, selection and running sums.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/_unique2.h>
 #include <ATen/ops/bincount.h>
 #include <ATen/ops/cumprod.h>
@@ -12,6 +10,8 @@
 #include <ATen/ops/nonzero.h>
 #include <ATen/ops/sort.h>
 #include <ATen/ops/topk.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
@@ -92,8 +92,8 @@ ACLNN(aclnnMaskedSelect, plain, In self, Mask mask, Out out) {
   fill_and_shrink(out, at::masked_select(self, mask->to(at::kBool)));
 }
 
-ACLNN(aclnnUnique2, plain, In self, bool sorted, bool return_inverse, bool return_counts, Out values,
-      AnyOut inverse, AnyOut counts) {
+ACLNN(aclnnUnique2, plain, In self, bool sorted, bool return_inverse, bool return_counts,
+      Out values, AnyOut inverse, AnyOut counts) {
   const auto results = at::_unique2(self, sorted, return_inverse, return_counts);
   fill_and_shrink(values, std::get<0>(results));
   if (return_inverse) inverse = std::get<1>(results);

@@ -1,8 +1,6 @@
 // Sums, products and quotients, element by element: of two tensors (Add), a tensor and a scalar
 // (Adds), in place (InplaceAdd).
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/add.h>
 #include <ATen/ops/addcdiv.h>
 #include <ATen/ops/addcmul.h>
@@ -15,6 +13,8 @@
 #include <ATen/ops/rsub.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/sub.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
@@ -36,35 +36,27 @@ std::optional<c10::string_view> rounding(int mode) {
 }  // namespace
 
 // f(self, other): aclnnName and aclnnInplaceName.
-#define TWO_TENSORS(Name, types, f)                            \
-  ACLNN(aclnn##Name, types, In self, In other, Out out) {      \
-    out = f(*self, *other);                                    \
-  }                                                            \
-  ACLNN(aclnnInplace##Name, types, InOut self, In other) {     \
-    self = f(*self, *other);                                   \
-  }
-#define TENSOR_AND_SCALAR(Name, types, f)                      \
-  ACLNN(aclnn##Name, types, In self, Value other, Out out) {   \
-    out = f(*self, *other);                                    \
-  }                                                            \
-  ACLNN(aclnnInplace##Name, types, InOut self, Value other) {  \
-    self = f(*self, *other);                                   \
-  }
+#define TWO_TENSORS(Name, types, f)                                                 \
+  ACLNN(aclnn##Name, types, In self, In other, Out out) { out = f(*self, *other); } \
+  ACLNN(aclnnInplace##Name, types, InOut self, In other) { self = f(*self, *other); }
+#define TENSOR_AND_SCALAR(Name, types, f)                                              \
+  ACLNN(aclnn##Name, types, In self, Value other, Out out) { out = f(*self, *other); } \
+  ACLNN(aclnnInplace##Name, types, InOut self, Value other) { self = f(*self, *other); }
 
 // f(self, other, alpha)
-#define TWO_TENSORS_SCALED(Name, types, f)                                \
-  ACLNN(aclnn##Name, types, In self, In other, Value alpha, Out out) {    \
-    out = f(*self, *other, *alpha);                                       \
-  }                                                                       \
-  ACLNN(aclnnInplace##Name, types, InOut self, In other, Value alpha) {   \
-    self = f(*self, *other, *alpha);                                      \
+#define TWO_TENSORS_SCALED(Name, types, f)                              \
+  ACLNN(aclnn##Name, types, In self, In other, Value alpha, Out out) {  \
+    out = f(*self, *other, *alpha);                                     \
+  }                                                                     \
+  ACLNN(aclnnInplace##Name, types, InOut self, In other, Value alpha) { \
+    self = f(*self, *other, *alpha);                                    \
   }
-#define TENSOR_AND_SCALAR_SCALED(Name, types, f)                          \
-  ACLNN(aclnn##Name, types, In self, Value other, Value alpha, Out out) { \
-    out = f(*self, *other, *alpha);                                       \
-  }                                                                       \
+#define TENSOR_AND_SCALAR_SCALED(Name, types, f)                           \
+  ACLNN(aclnn##Name, types, In self, Value other, Value alpha, Out out) {  \
+    out = f(*self, *other, *alpha);                                        \
+  }                                                                        \
   ACLNN(aclnnInplace##Name, types, InOut self, Value other, Value alpha) { \
-    self = f(*self, *other, *alpha);                                      \
+    self = f(*self, *other, *alpha);                                       \
   }
 
 TWO_TENSORS_SCALED(Add, numbers, at::add)
@@ -115,8 +107,8 @@ ACLNN(aclnnInplaceDivMods, numbers, InOut self, Value other, int mode) {
   self = at::div(self, other, rounding(mode));
 }
 
-ACLNN(aclnnAddcmul, floats | f64 | i8 | i32 | i64 | u8, In self, In tensor1, In tensor2, Value value,
-      Out out) {
+ACLNN(aclnnAddcmul, floats | f64 | i8 | i32 | i64 | u8, In self, In tensor1, In tensor2,
+      Value value, Out out) {
   out = at::addcmul(self, tensor1, tensor2, value);
 }
 
@@ -135,7 +127,9 @@ ACLNN(aclnnInplaceAddcdiv, floats | f64 | i64, InOut self, In tensor1, In tensor
 
 ACLNN(aclnnLerp, floats, In self, In end, In weight, Out out) { out = at::lerp(self, end, weight); }
 
-ACLNN(aclnnInplaceLerp, floats, InOut self, In end, In weight) { self = at::lerp(self, end, weight); }
+ACLNN(aclnnInplaceLerp, floats, InOut self, In end, In weight) {
+  self = at::lerp(self, end, weight);
+}
 
 ACLNN(aclnnLerps, floats | f64, In self, In end, Value weight, Out out) {
   out = at::lerp(self, end, weight);

@@ -1,7 +1,5 @@
 // Powers, maxima, minima and clamps, element by element.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/atan2.h>
 #include <ATen/ops/clamp.h>
 #include <ATen/ops/clamp_max.h>
@@ -12,6 +10,8 @@
 #include <ATen/ops/nan_to_num.h>
 #include <ATen/ops/pow.h>
 #include <ATen/ops/where.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 
@@ -49,7 +49,9 @@ ACLNN(aclnnClampMin, reals, In self, Value minimum, Out out) { out = at::clamp_m
 
 ACLNN(aclnnClampMax, reals, In self, Value maximum, Out out) { out = at::clamp_max(self, maximum); }
 
-ACLNN(aclnnInplaceClampMax, reals, InOut self, Value maximum) { self = at::clamp_max(self, maximum); }
+ACLNN(aclnnInplaceClampMax, reals, InOut self, Value maximum) {
+  self = at::clamp_max(self, maximum);
+}
 
 ACLNN(aclnnClampTensor, reals, In self, MaybeIn minimum, MaybeIn maximum, Out out) {
   out = at::clamp(self, std::optional<at::Tensor>(minimum), std::optional<at::Tensor>(maximum));

@@ -1,7 +1,5 @@
 // Comparisons, logic and bits, element by element.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/bitwise_and.h>
 #include <ATen/ops/bitwise_or.h>
 #include <ATen/ops/bitwise_xor.h>
@@ -18,23 +16,17 @@
 #include <ATen/ops/ne.h>
 #include <ATen/ops/scalar_tensor.h>
 
+#include "operator.hpp"
+
 namespace emulator::aclnn {
 
 // A tensor against a tensor and against a scalar, each also in place, where the result gets the
 // dtype of the input.
-#define PAIR(Name, types, f)                              \
-  ACLNN(aclnn##Name##Tensor, types, In self, In other, AnyOut out) {      \
-    out = f(*self, *other);                                               \
-  }                                                                       \
-  ACLNN(aclnn##Name##Scalar, types, In self, Value other, AnyOut out) {   \
-    out = f(*self, *other);                                               \
-  }                                                                       \
-  ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) {        \
-    self = f(*self, *other);                                              \
-  }                                                                       \
-  ACLNN(aclnnInplace##Name##Scalar, types, InOut self, Value other) {     \
-    self = f(*self, *other);                                              \
-  }
+#define PAIR(Name, types, f)                                                                      \
+  ACLNN(aclnn##Name##Tensor, types, In self, In other, AnyOut out) { out = f(*self, *other); }    \
+  ACLNN(aclnn##Name##Scalar, types, In self, Value other, AnyOut out) { out = f(*self, *other); } \
+  ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) { self = f(*self, *other); }     \
+  ACLNN(aclnnInplace##Name##Scalar, types, InOut self, Value other) { self = f(*self, *other); }
 
 PAIR(Eq, numbers, at::eq)
 PAIR(Ne, numbers, at::ne)
@@ -58,7 +50,8 @@ ACLNN(aclnnEqual, plain | unsigneds, In self, In other, AnyOut out) {
   out = at::scalar_tensor(at::equal(self, other), out->options()).expand(out->sizes());
 }
 
-ACLNN(aclnnIsClose, plain, In self, In other, double rtol, double atol, bool equal_nan, AnyOut out) {
+ACLNN(aclnnIsClose, plain, In self, In other, double rtol, double atol, bool equal_nan,
+      AnyOut out) {
   out = at::isclose(self, other, rtol, atol, equal_nan);
 }
 

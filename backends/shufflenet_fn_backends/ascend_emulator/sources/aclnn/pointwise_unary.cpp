@@ -1,7 +1,5 @@
 // Functions of one tensor, element by element, each also in place.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/abs.h>
 #include <ATen/ops/acos.h>
 #include <ATen/ops/asin.h>
@@ -36,10 +34,12 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/trunc.h>
 
+#include "operator.hpp"
+
 namespace emulator::aclnn {
 
-#define UNARY(Name, types, f)                                              \
-  ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); }          \
+#define UNARY(Name, types, f)                                     \
+  ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); } \
   ACLNN(aclnnInplace##Name, types, InOut self) { self = f(*self); }
 
 // There is no such operator in place.

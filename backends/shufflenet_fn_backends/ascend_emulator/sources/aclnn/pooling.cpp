@@ -1,13 +1,13 @@
 // Pooling in two dimensions.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/_adaptive_avg_pool2d.h>
 #include <ATen/ops/_adaptive_avg_pool2d_backward.h>
 #include <ATen/ops/avg_pool2d.h>
 #include <ATen/ops/avg_pool2d_backward.h>
 #include <ATen/ops/max_pool2d_with_indices.h>
 #include <ATen/ops/max_pool2d_with_indices_backward.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {

@@ -1,8 +1,6 @@
 // Random numbers. torch_npu keeps (seed, offset) on the host and moves the offset on; here the two
-// together seed torch's CPU generator, so that the same pair gives the same numbers. They are not the
-// numbers of a chip.
-
-#include "aclnn/precompiled.hpp"
+// together seed torch's CPU generator, so that the same pair gives the same numbers. They are not
+// the numbers of a chip.
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/ops/bernoulli.h>
@@ -12,12 +10,16 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randperm.h>
 
+#include "operator.hpp"
+
 namespace emulator::aclnn {
 namespace {
 
 at::Generator generator(int64_t seed, int64_t offset) {
-  // Mixed, so that neighbouring offsets do not give neighbouring seeds (the finalizer of splitmix64).
-  uint64_t mixed = static_cast<uint64_t>(seed) + 0x9e3779b97f4a7c15 * (static_cast<uint64_t>(offset) + 1);
+  // Mixed, so that neighbouring offsets do not give neighbouring seeds (the finalizer of
+  // splitmix64).
+  uint64_t mixed =
+      static_cast<uint64_t>(seed) + 0x9e3779b97f4a7c15 * (static_cast<uint64_t>(offset) + 1);
   mixed = (mixed ^ (mixed >> 30)) * 0xbf58476d1ce4e5b9;
   mixed = (mixed ^ (mixed >> 27)) * 0x94d049bb133111eb;
   return at::detail::createCPUGenerator(mixed ^ (mixed >> 31));
@@ -70,11 +72,13 @@ ACLNN(aclnnNormalFloatTensor, floats | f64, float mean, In std, int64_t seed, in
   out = at::normal(mean, std, generator(seed, offset));
 }
 
-ACLNN(aclnnNormalTensorTensor, floats | f64, In mean, In std, int64_t seed, int64_t offset, Out out) {
+ACLNN(aclnnNormalTensorTensor, floats | f64, In mean, In std, int64_t seed, int64_t offset,
+      Out out) {
   out = at::normal(mean, std, generator(seed, offset));
 }
 
-ACLNN(aclnnInplaceUniform, plain, Out self, double from, double to, uint64_t seed, uint64_t offset) {
+ACLNN(aclnnInplaceUniform, plain, Out self, double from, double to, uint64_t seed,
+      uint64_t offset) {
   self->uniform_(from, to, generator(static_cast<int64_t>(seed), static_cast<int64_t>(offset)));
 }
 

@@ -1,7 +1,5 @@
 // Reductions. `dims` left out, or empty, means all dimensions.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/all.h>
 #include <ATen/ops/amax.h>
 #include <ATen/ops/amin.h>
@@ -20,6 +18,8 @@
 #include <ATen/ops/sum.h>
 #include <ATen/ops/var.h>
 #include <ATen/ops/var_mean.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
@@ -72,8 +72,8 @@ ACLNN(aclnnMax, plain, In self, Out out) { out = at::max(self); }
 
 ACLNN(aclnnMin, plain, In self, Out out) { out = at::min(self); }
 
-// The support lists of aclnnMaxDim and aclnnMinDim name what runs on the vector cores; the pages list
-// these.
+// The support lists of aclnnMaxDim and aclnnMinDim name what runs on the vector cores; the pages
+// list these.
 ACLNN(aclnnMaxDim, plain, In self, int64_t dim, bool keepdim, Out out, IndexOut indices) {
   const auto results = at::max(self, dim, keepdim);
   out = std::get<0>(results);

@@ -1,7 +1,5 @@
 // Copies: of another dtype, layout or arrangement.
 
-#include "aclnn/precompiled.hpp"
-
 #include <ATen/ops/cat.h>
 #include <ATen/ops/channel_shuffle.h>
 #include <ATen/ops/constant_pad_nd.h>
@@ -11,6 +9,8 @@
 #include <ATen/ops/stack.h>
 #include <ATen/ops/tril.h>
 #include <ATen/ops/triu.h>
+
+#include "operator.hpp"
 
 namespace emulator::aclnn {
 

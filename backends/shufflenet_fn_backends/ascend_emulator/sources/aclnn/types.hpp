@@ -11,9 +11,9 @@
 
 namespace emulator::aclnn {
 
-// A set of dtypes, written as f16 | bf16 | f32. Every class of chip takes them, but for two rules of
-// CANN's documents: bf16 is not there before the 910B class, and on_910b() takes an operator away
-// from the older class altogether.
+// A set of dtypes, written as f16 | bf16 | f32. Every class of chip takes them, but for two rules
+// of CANN's documents: bf16 is not there before the 910B class, and on_910b() takes an operator
+// away from the older class altogether.
 struct Types {
   uint64_t bits;
 

@@ -46,6 +46,7 @@ def profiled(
         ) from None
     with runtime.profiler(path, "rank0", window) as profiler:
         yield _with_steps(batches, profiler)
+        profiler.step()  # after the last batch nobody asks for another
     first = window.skip + window.warm_up + 1
     reporter.note(f"profile: steps {first} to {window.length} of this start are in {path}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -23,6 +24,8 @@ def set_up(npu: Any) -> tuple[str, ...]:
     # Tensors stay NCHW: what is computed must not depend on which operator saw a tensor first. On by
     # default only on chips of the first generation.
     npu.config.allow_internal_format = False
+    # torch_npu warns that it does what it was just told.
+    warnings.filterwarnings("ignore", "Cannot create tensor with internal format")
     check_batch_norm(torch.device("npu"))
     hf32 = "allowed (torch_npu's default)" if npu.conv.allow_hf32 else "not allowed"
     return (

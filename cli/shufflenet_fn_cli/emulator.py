@@ -82,8 +82,10 @@ def run(
     For example: shufflenet-fn emulator run --devices 2 --report -- python train.py
     """
     from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
+    from shufflenet_fn_backends.ascend_emulator.running import check
     from shufflenet_fn_backends.ascend_emulator.running import run as run_command
 
+    check(command)
     with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as scratch:
         folder = counts or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,9 +102,10 @@ def _variables(
     devices: int, memory: str | None, soc: str, faults: str | None, report: str | None
 ) -> dict[str, str]:
     from shufflenet_fn_backends.ascend_emulator.build import build as build_libraries
-    from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+    from shufflenet_fn_backends.ascend_emulator.environment import Machine, check, variables
 
     machine = Machine(devices, memory, soc, faults)
+    check(machine)  # before a build that takes a minute
     return variables(build_libraries(_progress), machine, report=report)
 
 

@@ -112,8 +112,9 @@ def parse(text: str) -> Counts:
 def snapshot() -> Counts:
     """What this process has counted since it began, or since ``reset``.
 
-    torch_npu hands operators to a thread of its own: call ``torch.npu.synchronize()`` first, which is itself
-    counted as a wait.
+    torch_npu hands operators to a thread of its own. To have all of them counted, first read
+    ``torch.npu.current_stream().npu_stream``, which waits for that thread and not for the device, or call
+    ``torch.npu.synchronize()``, which is itself counted as a wait.
 
     Raises:
         DeviceError: this process does not run on the emulator.

@@ -67,7 +67,7 @@ def variables(
     Raises:
         UsageError: a value of ``machine`` cannot be.
     """
-    _check(machine)
+    check(machine)
     rest = [
         folder
         for folder in base.get("LD_LIBRARY_PATH", "").split(":")
@@ -90,7 +90,12 @@ def variables(
     return values
 
 
-def _check(machine: Machine) -> None:
+def check(machine: Machine) -> None:
+    """Whether there can be such a machine: to be asked before libraries are built for it.
+
+    Raises:
+        UsageError: a value cannot be; with the option's name.
+    """
     if not 0 <= machine.devices <= MOST_DEVICES:
         raise UsageError(f"--devices is {machine.devices}; it must be from 0 to {MOST_DEVICES}.")
     if machine.memory is not None and not _SIZE.fullmatch(machine.memory):

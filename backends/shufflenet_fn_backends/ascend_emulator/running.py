@@ -14,19 +14,27 @@ from shufflenet_fn_backends.errors import UsageError
 _HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
+def check(command: Sequence[str]) -> None:
+    """Whether there is such a program: a failed start must not be taken for the command's own exit code.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if shutil.which(command[0]) is None:
+        raise UsageError(
+            f"cannot run {command[0]!r}: it is not a program here. Give the command after --, for example: "
+            "shufflenet-fn emulator run -- python train.py"
+        )
+
+
 def run(command: Sequence[str], variables: Mapping[str, str]) -> int:
     """The exit code of the command; 128 + N if signal N ended it, as a shell says it.
 
     Raises:
         UsageError: there is no such command.
     """
+    check(command)
     environment = {**os.environ, **variables}
-    # Looked up first: a failed start must not be taken for the command's own exit code.
-    if shutil.which(command[0], path=environment.get("PATH")) is None:
-        raise UsageError(
-            f"cannot run {command[0]!r}: it is not a program here. Give the command after --, for example: "
-            "shufflenet-fn emulator run -- python train.py"
-        )
     child: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: FrameType | None) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -15,13 +13,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shufflenet_fn_backends.ascend_emulator.installed import Installed
+from shufflenet_fn_backends.compiler import INSTALL, find_compiler
 from shufflenet_fn_backends.errors import DeviceError
 
 SOURCES = Path(__file__).with_name("sources")
-_COMPILER_ADVICE = (
-    "Install g++ (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), or name "
-    "another C++ compiler in $CXX."
-)
+_COMPILER_ADVICE = f"{INSTALL}, or name yours in $CXX."
 # -O1: the time goes into ATen, which is built already; what counts here is the time to build.
 _FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VISIBILITY", "-Wall")
 # ATen's headers hide comparisons of signs and unused parameters by the hundred.
@@ -49,11 +45,7 @@ def toolchain(installed: Installed) -> Toolchain:
     Raises:
         DeviceError: there is no compiler.
     """
-    asked = os.environ.get("CXX", "").strip()
-    compiler = shlex.split(asked or "g++")
-    if shutil.which(compiler[0]) is None:
-        found = f"$CXX is {asked!r}, which is not a program here" if asked else "there is no g++"
-        raise DeviceError(f"cannot build the emulator: {found}. {_COMPILER_ADVICE}")
+    compiler = find_compiler(_COMPILER_ADVICE)
     acl = installed.torch_npu / "include" / "third_party" / "acl" / "inc"
     hccl = installed.torch_npu / "include" / "third_party" / "hccl" / "inc"
     torch = installed.torch / "include"
@@ -138,9 +130,9 @@ def _with_precompiled(
 ) -> dict[Path, Sequence[str]]:
     """The command for the files of each folder, with its ``precompiled.hpp`` compiled once for all of them.
 
-    A file uses it by including it before anything else, by its path from ``SOURCES``. Compiled it is some
-    hundred megabytes, so that it is not kept; and it takes as long as a few files, so that it is not made for
-    fewer.
+    The compiler includes it before anything else, as it must be; a file names what it uses in any order.
+    Compiled it is some hundred megabytes, so that it is not kept; and it takes as long as a few files, so
+    that it is not made for fewer.
     """
     commands: dict[Path, Sequence[str]] = {}
     for folder in {source.parent for source in sources}:
@@ -156,7 +148,8 @@ def _with_precompiled(
             check([error])
         # Before the folder of the sources: the compiler takes the first of the two that it finds.
         rest = tools.command[len(tools.compiler) :]
-        commands[folder] = (*tools.compiler, "-I", str(scratch), "-Winvalid-pch", *rest)
+        first = ("-I", str(scratch), "-include", f"{folder.name}/{PRECOMPILED}", "-Winvalid-pch")
+        commands[folder] = (*tools.compiler, *first, *rest)
     return commands
 
 

@@ -9,13 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import shlex
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from shufflenet_fn_backends import compiler as compilers
 from shufflenet_fn_backends.cache import cache_root
 from shufflenet_fn_backends.errors import DeviceError
 
@@ -29,15 +28,12 @@ _FLAGS = (
     "-fPIC",
     "-fvisibility=hidden",
 )
-ADVICE = (
-    "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), name "
-    "yours in $CXX, or take --backend routed, which needs none."
-)
+ADVICE = f"{compilers.INSTALL}, name yours in $CXX, or take --backend routed, which needs none."
 
 
 def flags() -> tuple[str, ...]:
     """Ours and the user's."""
-    return (*_FLAGS, *_words("CXXFLAGS", os.environ.get("CXXFLAGS", "")))
+    return (*_FLAGS, *compilers.words_of("CXXFLAGS", os.environ.get("CXXFLAGS", "")))
 
 
 def find_compiler() -> list[str]:
@@ -46,15 +42,7 @@ def find_compiler() -> list[str]:
     Raises:
         DeviceError: it is not there.
     """
-    asked = os.environ.get("CXX", "").strip()
-    command = _words("CXX", asked or "g++")
-    if shutil.which(command[0]):
-        return command
-    raise DeviceError(
-        f"no C++ compiler: $CXX is {asked!r}, which is not a program here. {ADVICE}"
-        if asked
-        else f"no C++ compiler: there is no g++. {ADVICE}"
-    )
+    return compilers.find_compiler(ADVICE)
 
 
 def cache_folder() -> Path:
@@ -98,13 +86,6 @@ def _compile(compiler: list[str], library: Path) -> None:
         # would bring a second pool of threads that fights the first for the cores.
         _run([*compiler, "-shared", str(compiled), "-o", str(built)])
         os.replace(built, library)
-
-
-def _words(name: str, value: str) -> list[str]:
-    try:
-        return shlex.split(value)
-    except ValueError as error:
-        raise DeviceError(f"cannot read ${name}, which is {value!r}: {error}.") from error
 
 
 def _run(command: Sequence[str]) -> None:

@@ -158,8 +158,6 @@ SCALARS = _table(
         "zeros_like": torch.zeros_like,
         "ones_like": torch.ones_like,
         "full_like": lambda x: torch.full_like(x, 2),
-        "masked_fill": lambda x: x.masked_fill(x > 1, 0),
-        "masked_fill_": lambda x: x.masked_fill_(x > 1, 5),
         "nan_to_num": torch.nan_to_num,
     },
 )
@@ -305,6 +303,8 @@ INDEXING = _table(
         "scatter_add": lambda x: x.scatter_add(1, _long(x[:, :2], 6), x[:, 1:3]),
         "embedding": lambda x: F.embedding(_long(x[:, 0, 0], 4), x[:, :, 0]),
         "one_hot": lambda x: F.one_hot(_long(x[:, 0, 0], 5), 5),
+        "masked_fill": lambda x: x.masked_fill(x > 1, 0),
+        "masked_fill_": lambda x: x.masked_fill_(x > 1, 5),
         "masked_scatter": lambda x: x.masked_scatter(x > 0, x.flatten()),
     },
 )

@@ -80,7 +80,7 @@ ACLNN(aclnnTake, numbers | unsigneds, Source self, Index index, Out out) {
   reads(*out);
 }
 
-ACLNN(aclnnIndex, plain | c64, Source self, Indices indices, Out out) {
+ACLNN(aclnnIndex, plain, Source self, Indices indices, Out out) {
   if (out->numel() == 0) {
     return;
   }
@@ -177,13 +177,13 @@ ACLNN(aclnnOneHot, i32 | i64, Label self, int64_t num_classes, AnyIn on_value, A
                   off_value->reshape({}));
 }
 
-ACLNN(aclnnInplaceMaskedFillScalar, floats | f64 | i8 | i16 | u8 | i32 | i64 | boolean, InOut self,
-      Mask mask, Value value) {
+ACLNN(aclnnInplaceMaskedFillScalar, floats | i8 | i32 | i64 | boolean, InOut self, Mask mask,
+      Value value) {
   self = at::masked_fill(self, mask->to(at::kBool), value);
 }
 
-ACLNN(aclnnInplaceMaskedFillTensor, floats | f64 | i8 | i16 | u8 | i32 | i64 | boolean, InOut self,
-      Mask mask, AnyIn value) {
+ACLNN(aclnnInplaceMaskedFillTensor, floats | i8 | i32 | i64 | boolean, InOut self, Mask mask,
+      AnyIn value) {
   self = at::masked_fill(self, mask->to(at::kBool), value->reshape({}));
 }
 

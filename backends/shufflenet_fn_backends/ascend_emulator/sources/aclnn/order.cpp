@@ -77,7 +77,8 @@ ACLNN(aclnnMedianDim, floats | integers, In self, int64_t dim, bool keepdim, Out
   indices = std::get<1>(results);
 }
 
-ACLNN(aclnnBincount, plain, In self, MaybeIn weights, int64_t minlength, Out out) {
+ACLNN(aclnnBincount, f16 | f32 | f64 | integers | boolean, In self, MaybeIn weights,
+      int64_t minlength, Out out) {
   out = at::bincount(self, weights, minlength);
 }
 

@@ -77,7 +77,7 @@ ACLNN(aclnnNormalTensorTensor, floats | f64, In mean, In std, int64_t seed, int6
   out = at::normal(mean, std, generator(seed, offset));
 }
 
-ACLNN(aclnnInplaceUniform, plain, Out self, double from, double to, uint64_t seed,
+ACLNN(aclnnInplaceUniform, reals, Out self, double from, double to, uint64_t seed,
       uint64_t offset) {
   self->uniform_(from, to, generator(static_cast<int64_t>(seed), static_cast<int64_t>(offset)));
 }

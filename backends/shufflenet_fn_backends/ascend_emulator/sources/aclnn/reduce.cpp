@@ -72,15 +72,15 @@ ACLNN(aclnnMax, plain, In self, Out out) { out = at::max(self); }
 
 ACLNN(aclnnMin, plain, In self, Out out) { out = at::min(self); }
 
-// The support lists of aclnnMaxDim and aclnnMinDim name what runs on the vector cores; the pages
-// list these.
-ACLNN(aclnnMaxDim, plain, In self, int64_t dim, bool keepdim, Out out, IndexOut indices) {
+ACLNN(aclnnMaxDim, floats | i32 | i64 | boolean, In self, int64_t dim, bool keepdim, Out out,
+      IndexOut indices) {
   const auto results = at::max(self, dim, keepdim);
   out = std::get<0>(results);
   indices = std::get<1>(results);
 }
 
-ACLNN(aclnnMinDim, plain, In self, int64_t dim, bool keepdim, Out out, IndexOut indices) {
+ACLNN(aclnnMinDim, floats | i32 | i64 | boolean, In self, int64_t dim, bool keepdim, Out out,
+      IndexOut indices) {
   const auto results = at::min(self, dim, keepdim);
   out = std::get<0>(results);
   indices = std::get<1>(results);

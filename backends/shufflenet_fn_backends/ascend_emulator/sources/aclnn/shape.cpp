@@ -44,7 +44,7 @@ ACLNN(aclnnChannelShuffle, numbers, In self, int64_t groups, Out out) {
 
 ACLNN(aclnnFlip, numbers, In self, Ints dims, Out out) { out = at::flip(self, dims); }
 
-ACLNN(aclnnRoll, floats | i8 | i32 | u8 | boolean | i64 | c64, In self, Ints shifts, Ints dims,
+ACLNN(aclnnRoll, floats | integers | u32 | boolean | c64, In self, Ints shifts, Ints dims,
       Out out) {
   out = at::roll(self, shifts, dims);
 }

@@ -1,15 +1,28 @@
-"""Everything CI runs: ``nox``. Both sessions use the environment that nox itself is in."""
+"""Everything CI runs: ``nox``.
+
+``checks`` and ``tests`` use the environment that nox itself is in; ``npu`` makes one of its own, because
+torch_npu wants its own version of torch and aborts beside a CUDA build of it.
+"""
 
 from __future__ import annotations
 
+import json
+import platform
+import shutil
 import sys
 from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["checks", "tests"]
+nox.options.sessions = ["checks", "tests", "npu"]
+nox.options.reuse_venv = "yes"
 
 BIN = Path(sys.executable).parent
+TORCH_NPU = "2.13.0"
+CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+# One compute thread a process, and none that spins while it waits: tests run in parallel, and some start
+# processes of their own.
+THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
 
 @nox.session(venv_backend="none")
@@ -25,8 +38,55 @@ def checks(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """The test suite, slow tests included. Arguments after ``--`` go to pytest."""
-    # One compute thread a process, and none that spins while it waits: tests run in parallel here, and
-    # some start processes of their own.
-    env = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
     arguments = session.posargs or ["-n", "auto", "--dist", "worksteal"]
-    session.run(sys.executable, "-m", "pytest", *arguments, env=env, external=True)
+    session.run(sys.executable, "-m", "pytest", *arguments, env=THREADS, external=True)
+
+
+@nox.session(venv_backend="venv")
+def npu(session: nox.Session) -> None:
+    """The real torch_npu on the emulator of CANN. Arguments after ``--`` go to pytest."""
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        session.skip("torch_npu exists for Linux on x86-64 and aarch64 only")
+    if shutil.which("g++") is None and shutil.which("clang++") is None:
+        session.skip(
+            "the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)"
+        )
+    session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
+    session.install(f"torch_npu=={TORCH_NPU}", "-e", ".", "pytest", "pytest-xdist", "hypothesis")
+    check = "import torch; raise SystemExit(torch.version.cuda is not None)"
+    no_autoload = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+    if session.run("python", "-c", check, env=no_autoload, success_codes=[0, 1], silent=True):
+        session.error(
+            f"pip gave a CUDA build of torch {TORCH_NPU}, beside which torch_npu aborts. Let it see "
+            f"PyTorch's CPU wheels first: PIP_INDEX_URL={CPU_WHEELS} PIP_EXTRA_INDEX_URL=https://pypi.org/simple"
+        )
+    emulated = [
+        "shufflenet-fn",
+        "emulator",
+        "run",
+        "--devices",
+        "2",
+        "--",
+        "python",
+        "-m",
+        "pytest",
+    ]
+    parallel = ["-n", "auto", "--dist", "worksteal"]
+    if session.posargs:
+        session.run(*emulated, *session.posargs, env=THREADS)
+        return
+    session.run(*emulated, *parallel, "tests/npu", env=THREADS)
+    session.run(*emulated, *parallel, "tests/parity", "--device", "npu", env=THREADS)
+
+
+def _cpu_build(session: nox.Session) -> list[str]:
+    """What pip needs to be told to take a CPU build of torch, which is not the default on x86-64."""
+    if platform.machine() == "aarch64":
+        return []
+    report = session.run(
+        *("python", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed"),
+        *("--quiet", "--report", "-", f"torch=={TORCH_NPU}"),
+        silent=True,
+    )
+    version = json.loads(str(report))["install"][0]["metadata"]["version"]
+    return [] if version.endswith("+cpu") else ["--index-url", CPU_WHEELS]

@@ -1,14 +1,17 @@
-"""How each primitive runs on an Ascend NPU.
+"""How each primitive runs on an Ascend NPU: channels are routed.
 
 | primitive | operators (torch) | kernels (CANN, through torch_npu) |
 | --- | --- | --- |
-| ``conv2d``, ``conv2d_bias`` | ``aten::convolution`` | Convolution, ConvolutionBackward |
+| ``conv2d``, ``conv2d_bias`` | ``aten::cat`` of several parts, ``aten::convolution`` | Cat, Convolution |
+| backward of these | ``aten::convolution_backward``, ``aten::cat`` of cuts | ConvolutionBackward, Cat |
 | ``batch_norm_*`` | ``aten::native_batch_norm``, ``aten::relu_`` | BatchNorm, BatchNormBackward, Relu |
-| ``max_pool2d`` | ``aten::max_pool2d`` | MaxPool2dWithIndices or -WithMask |
-| ``channel_shuffle``, ``channel_split`` | ``shufflenet_fn::shuffle_split`` | Cat, 2 × IndexSelect (int32) |
-| ``channel_shuffle``, then anything else | ``shufflenet_fn::shuffle`` | Cat, IndexSelect (int32) |
-| backward of these | ``unshuffle_split``, ``unshuffle`` | Cat, 2 × IndexSelect; 2 × IndexSelect |
-| ``to_tensor``, ``shared`` | ``shufflenet_fn::shuffle`` or nothing | as above |
+| ``max_pool2d`` | ``aten::max_pool2d`` | MaxPool2dWithMask |
+| ``channel_shuffle``, ``channel_split`` | ``aten::split_with_sizes``, a view | none |
+| ``to_tensor`` behind a shuffle | ``aten::cat``, ``aten::index_select`` | Cat, IndexSelect (int32) |
+
+Why routing and not the original's gathers (backend ``gather``): counted on the emulator, a training step at
+x1_0 launches 373 kernels and not 427 (``benchmarks/launches.py``), and copies fewer bytes. Which of them is
+faster on a chip has not been measured; ``shufflenet-fn bench ops --device npu`` does it.
 
 These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
 imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is
@@ -17,19 +20,16 @@ the runtime's affair, in ``runtimes/npu/``.
 
 from __future__ import annotations
 
-from shufflenet_fn_backends import gather
-from shufflenet_fn_backends.gather import FeatureMap
-from shufflenet_fn_backends.primitives import Backend
+from dataclasses import replace
+from typing import Final
 
-BACKEND: Backend[FeatureMap] = Backend(
-    name="npu",
-    conv2d=gather.conv2d,
-    conv2d_bias=gather.conv2d_bias,
-    batch_norm_train=gather.batch_norm_train,
-    batch_norm_eval=gather.batch_norm_eval,
-    max_pool2d=gather.max_pool2d,
-    channel_split=gather.channel_split,
-    channel_shuffle=gather.channel_shuffle,
-    to_tensor=gather.to_tensor,
-    shared=gather.to_tensor,
+from shufflenet_fn_backends import routed
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.routed_map import Routed
+
+_PHYSICAL: Final = routed.BACKEND.physical
+assert _PHYSICAL is not None
+
+BACKEND: Final[Backend[Routed]] = replace(
+    routed.BACKEND, name="npu", physical=replace(_PHYSICAL, name="npu")
 )

@@ -24,7 +24,7 @@ from tests.model.support import TINY, examples, generator, tiny_variables
 # torch's own use, at the first forward-mode derivative in a process.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
-MOVING = ("reference", "native", "gather", "npu")
+MOVING = ("reference", "native", "gather")
 
 
 def pair(*shape: int, seed: int = 0, channels_last: bool = False) -> tuple[Tensor, Tensor]:
@@ -35,15 +35,14 @@ def pair(*shape: int, seed: int = 0, channels_last: bool = False) -> tuple[Tenso
     return x1, x2
 
 
-@pytest.mark.parametrize("name", ["gather", "npu"])
-def test_a_network_shuffles_by_sixteen_operators(name: str) -> None:
+def test_a_network_shuffles_by_sixteen_operators() -> None:
     """13 fused with the split that follows, 3 at the ends of stages; and as many back."""
     config = get_config("x0_5", num_classes=10)
     variables = tiny_variables(config=config)
     leaves = [leaf.requires_grad_() for leaf in tree_leaves(variables.params)]
     images = examples(2)[0]
     with Seen() as forward:
-        logits, _ = apply(config, variables, images, train=True, backend=get_backend(name))
+        logits, _ = apply(config, variables, images, train=True, backend=get_backend("gather"))
     with Seen() as backward:
         torch.autograd.grad(logits.sum(), leaves)
     shuffles = {"shufflenet_fn::shuffle_split": 13, "shufflenet_fn::shuffle": 3}
@@ -68,7 +67,7 @@ def test_an_exported_network_shows_the_shuffles_as_nodes() -> None:
 
     class Network(torch.nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return apply(TINY, variables, x, backend=get_backend("npu"))[0]
+            return apply(TINY, variables, x, backend=get_backend("gather"))[0]
 
     images = examples(2)[0]
     program = torch.export.export(Network(), (images,))
@@ -245,5 +244,6 @@ def test_an_explicit_name_is_taken_on_every_device(name: str) -> None:
 def test_auto_takes_the_npus_map_on_an_npu_and_says_so() -> None:
     backend, reason = select_backend("auto", "npu")
     assert backend.name == "npu" and "npu" in reason
+    assert backend.physical is not None and backend.physical.name == "npu"
     backend, reason = select_backend("auto", "cuda")
     assert backend.name == "reference" and "reference" in reason

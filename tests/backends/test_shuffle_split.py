@@ -333,6 +333,8 @@ shufflenet_fn.apply
 registry.get_backend("reference"), registry.get_backend("native")
 assert not hasattr(torch.ops.shufflenet_fn, "shuffle_split")
 registry.get_backend("npu")
+assert not hasattr(torch.ops.shufflenet_fn, "shuffle_split")
+registry.get_backend("gather")
 torch.ops.shufflenet_fn.shuffle_split
 assert "torch_npu" not in sys.modules
 """

@@ -17,7 +17,7 @@ from shufflenet_fn_backends.errors import DeviceError
 PAIR = "torch==2.13.0 torch_npu==2.13.0"
 _ADVICE = (
     f"Make an environment for it: python3 -m venv npu && npu/bin/pip install {PAIR}, with torch from "
-    "PyTorch's index of CPU wheels (https://download.pytorch.org/whl/cpu) on x86-64."
+    "PyTorch's index of CPU wheels on x86-64."
 )
 
 

@@ -15,6 +15,8 @@
 #include <ATen/ops/masked_scatter.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <ATen/ops/scatter.h>
+#include <ATen/ops/scatter_add.h>
+#include <ATen/ops/scatter_reduce.h>
 #include <ATen/ops/take.h>
 #include <ATen/ops/where.h>
 
@@ -49,9 +51,9 @@ at::Tensor scattered(const at::Tensor& self, int64_t dim, const at::Tensor& inde
     case 0:
       return at::scatter(self, dim, longs(index), src);
     case 1:
-      return at::scatter(self, dim, longs(index), src, "add");
+      return at::scatter_add(self, dim, longs(index), src);
     case 2:
-      return at::scatter(self, dim, longs(index), src, "multiply");
+      return at::scatter_reduce(self, dim, longs(index), src, "prod");
     default:
       refuse("reduce is " + std::to_string(reduce) + ", and must be 0, 1 or 2");
   }

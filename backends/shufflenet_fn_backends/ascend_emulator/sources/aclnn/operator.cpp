@@ -9,6 +9,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
+#include <c10/util/Exception.h>
 
 #include <algorithm>
 #include <limits>
@@ -31,6 +32,12 @@ struct Traffic {
 // Of the launch that runs on this thread, so that reads() and writes() need no argument.
 thread_local Traffic traffic;
 
+// ATen's advice on how it is called here is not for the user.
+class Silent : public c10::WarningHandler {
+ public:
+  void process(const c10::Warning&) override {}
+};
+
 // Whatever the calling thread is in the middle of (autograd, functorch transforms, autocast,
 // dispatch modes, the profiler) is torch's affair above the operator; below it ATen only computes.
 class BareDispatch {
@@ -44,6 +51,8 @@ class BareDispatch {
   c10::AutoGradMode no_grad_{false};
   at::DisableRecordFunctionGuard no_profiling_;
   c10::impl::ForceDispatchKeyGuard keys_;
+  Silent silent_;
+  c10::WarningUtils::WarningHandlerGuard no_warnings_{&silent_};
 };
 
 // "self" for the first of "In self, In other, Value alpha, Out out".

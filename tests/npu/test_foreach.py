@@ -9,6 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.npu.conftest import OnEmulator
+
 Lists = list[list[Tensor]]
 SHAPES = ((3, 4), (5,), (), (2, 0), (2, 3, 3))
 NPU = "npu:0"
@@ -137,3 +139,24 @@ def test_grad_scaler_skips_the_step_that_overflows() -> None:
         scaler.update()
         assert torch.equal(weight.detach().cpu(), torch.full((4,), expected))
     assert scaler.get_scale() == 2.0**9
+
+
+_SCALED_ON_910A = """
+import torch, torch_npu
+torch.npu.set_compile_mode(jit_compile=False)
+weight = torch.nn.Parameter(torch.ones(4, device="npu"))
+optimizer = torch.optim.SGD([weight], lr=1.0)
+scaler = torch.amp.GradScaler("npu", init_scale=1024.0)
+for factor in (1.0, 100.0, 0.5):
+    optimizer.zero_grad()
+    scaler.scale((weight.half() * factor).sum().float()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    print(weight.detach()[0].item(), scaler.get_scale())
+"""
+
+
+def test_grad_scaler_sees_an_overflow_where_float16_saturates(on_emulator: OnEmulator) -> None:
+    """On the older chip no gradient is ever infinite: the flag says that one would have been."""
+    ran = on_emulator(_SCALED_ON_910A, soc="Ascend910A")
+    assert ran.out.split() == ["0.0", "1024.0", "0.0", "512.0", "-0.5", "512.0"], ran.err

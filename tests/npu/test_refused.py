@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from tests.npu.conftest import OnEmulator
 
 NPU = "npu:0"
 pytestmark = pytest.mark.usefixtures("npu")
@@ -79,15 +78,7 @@ except RuntimeError as error:
 """
 
 
-def test_bfloat16_on_a_chip_that_has_none() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", _ON_910A],
-        env={**os.environ, "SHUFFLENET_FN_EMULATOR_SOC": "Ascend910A"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "DT_BFLOAT16" in done.stdout and "Ascend910A" in done.stdout, done.stdout
-    assert "161002" in done.stdout
+def test_bfloat16_on_a_chip_that_has_none(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(_ON_910A, soc="Ascend910A")
+    assert ran.code == 0, ran.err
+    assert "DT_BFLOAT16" in ran.out and "Ascend910A" in ran.out and "161002" in ran.out, ran.out

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shufflenet_fn_backends.errors import DeviceError, UserError
+from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.doctor import doctor
 from shufflenet_fn_cli.emulator import emulator_app
@@ -51,28 +51,15 @@ def main() -> None:
     """Entry point of the console script: a user's error is one message and an exit code."""
     # An installed torch_npu would be loaded by `import torch`, which dies with it where CANN is not set up,
     # also for --device cpu. The NPU's runtime imports it where it is asked for. (What the emulator runs is
-    # the user's own, in the environment that the user has.)
+    # the user's own, in the environment that the user has.) Not only where it is unset: a process that has
+    # imported torch_npu leaves it at 1 for those that it starts.
     if sys.argv[1:2] != ["emulator"]:
-        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+        os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     try:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except RuntimeError as error:
-        if "Failed to load the backend extension" not in str(error):
-            raise
-        print(f"error: {_autoload_failure(error)}", file=sys.stderr)
-        sys.exit(DeviceError.exit_code)
-
-
-def _autoload_failure(error: RuntimeError) -> str:
-    """What to say where the user insists on ``import torch`` loading an extension that does not load."""
-    from shufflenet_fn_backends.known_errors import explain
-
-    known = explain(f"{error.__cause__}\n{error}")
-    advice = known or "Unset TORCH_DEVICE_BACKEND_AUTOLOAD."
-    return f"{error} {advice} `shufflenet-fn doctor` looks into it."
 
 
 if __name__ == "__main__":

@@ -179,15 +179,10 @@ def test_a_broken_torch_npu_does_not_stop_training_on_the_cpu(
 ) -> None:
     torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
     arguments = ("train", "--preset", "demo", "--device", "cpu", "--max-steps", 1)
-    monkeypatch.delenv("TORCH_DEVICE_BACKEND_AUTOLOAD", raising=False)
-    outcome = process(*arguments, "--run-dir", "run1")
-    assert outcome.code == 0, outcome.err
-    # As the user may insist on.
+    # As a process that has imported torch_npu leaves it; torch takes it for 1 where it is unset.
     monkeypatch.setenv("TORCH_DEVICE_BACKEND_AUTOLOAD", "1")
-    outcome = process(*arguments, "--run-dir", "run2")
-    assert outcome.code == 3
-    assert "Traceback" not in outcome.err
-    assert "libhccl.so" in outcome.err and "set_env.sh" in outcome.err
+    outcome = process(*arguments, "--run-dir", "run")
+    assert outcome.code == 0, outcome.err
 
 
 def test_the_doctor_explains_a_broken_torch_npu(

@@ -1,0 +1,103 @@
+"""The doctor in the NPU's environment: on the emulator, and with no CANN at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from shufflenet_fn.doctor.examine import ORDER
+from tests.npu.conftest import OnEmulator
+
+DOCTOR = (
+    "from shufflenet_fn_cli.main import main; import sys; "
+    "sys.argv[:] = ['shufflenet-fn', *sys.argv[1:]]; main()"
+)
+NOWHERE = {"LD_LIBRARY_PATH": "/nowhere", "ASCEND_HOME_PATH": ""}
+
+
+def examined(
+    on_emulator: OnEmulator, *arguments: str, **machine: Any
+) -> tuple[int, dict[str, Any]]:
+    ran = on_emulator(DOCTOR, "doctor", "--json", *arguments, timeout=300.0, **machine)
+    report = json.loads(ran.out)
+    found = {stage["name"]: stage for stage in report["stages"]}
+    assert list(found) == list(ORDER)
+    return ran.code, found
+
+
+def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
+    code, found = examined(on_emulator, "--device", "npu", devices=2)
+    assert code == 0, found
+    assert found["torch_npu"]["status"] == "ok"
+    # That it is no chip is said.
+    assert found["cann"]["status"] == "warning" and "not speed" in found["cann"]["text"]
+    assert found["devices"]["details"] == {"kind": "npu", "count": 2, "chip": "Ascend910B1"}
+    assert found["kernel"]["status"] == "ok" and found["kernel"]["details"]["relative_error"] < 1e-4
+    assert found["collective"]["status"] == "ok"
+    assert found["collective"]["details"]["backend"] == "hccl"
+
+
+STAGE = """
+import json, sys
+from shufflenet_fn.doctor.examine import run_stage
+facts = {"devices": {"kind": "npu", "count": int(sys.argv[2])}}
+print(json.dumps(run_stage(sys.argv[1], facts, timeout_s=float(sys.argv[3]))._asdict()))
+"""
+
+
+def stage(
+    on_emulator: OnEmulator, name: str, *, devices: int = 2, timeout: int = 120, **machine: Any
+) -> dict[str, Any]:
+    ran = on_emulator(STAGE, name, str(devices), str(timeout), devices=devices, **machine)
+    finding: dict[str, Any] = json.loads(ran.out)
+    return finding
+
+
+def test_one_device_has_nobody_to_talk_to(on_emulator: OnEmulator) -> None:
+    finding = stage(on_emulator, "collective", devices=1)
+    assert finding["status"] == "skipped" and "one" in finding["text"]
+
+
+def test_an_operator_that_fails(on_emulator: OnEmulator) -> None:
+    finding = stage(on_emulator, "kernel", faults="op:aclnnConvolution@1")
+    assert finding["status"] == "failed" and finding["fix"]
+
+
+def test_a_rank_that_dies_in_a_collective(on_emulator: OnEmulator) -> None:
+    finding = stage(on_emulator, "collective", faults="hccl:kill@1#1")
+    assert finding["status"] == "failed"
+    assert "rank 1 was killed by SIGKILL" in json.dumps(finding)
+
+
+def test_a_rank_that_hangs_in_a_collective(on_emulator: OnEmulator) -> None:
+    finding = stage(on_emulator, "collective", timeout=15, faults="hccl:hang@1#1")
+    assert finding["status"] == "failed" and "hung" in finding["text"]
+
+
+def test_without_cann(on_emulator: OnEmulator) -> None:
+    code, found = examined(on_emulator, environ=NOWHERE)
+    assert code == 1
+    assert found["torch"]["status"] == "ok"
+    assert found["torch_npu"]["status"] == found["cann"]["status"] == "failed"
+    assert "cannot open shared object file" in found["torch_npu"]["text"]
+    assert "set_env.sh" in found["torch_npu"]["fix"]
+    assert "TORCH_DEVICE_BACKEND_AUTOLOAD=0" in found["torch_npu"]["fix"]
+    assert found["devices"]["status"] == "warning"
+    assert found["loader"]["status"] == "ok"
+
+
+def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
+    """On the CPU it works, where a plain ``import torch`` would not; on an NPU it says what is missing."""
+    arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
+    arguments += ("--batch-size", "8", "--epochs", "1", "--run-dir")
+    trained = on_emulator(
+        DOCTOR, *arguments, f"{tmp_path}/a", "--device", "cpu", environ=NOWHERE, timeout=300.0
+    )
+    assert trained.code == 0, trained.err
+    refused = on_emulator(
+        DOCTOR, *arguments, f"{tmp_path}/b", "--device", "npu", environ=NOWHERE, timeout=300.0
+    )
+    assert refused.code == 3
+    assert "Traceback" not in refused.err
+    assert "CANN" in refused.err and "set_env.sh" in refused.err

@@ -40,9 +40,10 @@ def test_import_is_light() -> None:
     assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
 
 
-def test_help_does_not_import_torch() -> None:
+@pytest.mark.parametrize("verb", ["train", "doctor"])
+def test_help_does_not_import_torch(verb: str) -> None:
     statement = (
-        "import sys; sys.argv = ['shufflenet-fn', 'train', '--help']\n"
+        f"import sys; sys.argv = ['shufflenet-fn', {verb!r}, '--help']\n"
         "import io, contextlib\n"
         "from shufflenet_fn_cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main()"

@@ -199,3 +199,22 @@ def test_the_doctor_explains_a_broken_torch_npu(
     assert "plain `import torch` fails as well" in found["torch_npu"]["fix"]
     assert found["devices"]["details"]["kind"] in ("cpu", "cuda")
     assert found["loader"]["status"] == "ok"
+
+
+def test_the_doctor_names_a_pair_that_does_not_go_together(torch_npu: Installed) -> None:
+    from shufflenet_fn.doctor.ascend import torch_npu as stage
+
+    torch_npu("raise AssertionError('need not be imported')", version="2.1.0.post17")
+    facts = {"device": "auto", "torch": {"version": torch.__version__, "cuda": None}}
+    finding = stage(facts)
+    assert finding.status == "failed"
+    assert "2.1.0.post17" in finding.text and f"torch_npu=={MINOR}.*" in finding.fix
+
+
+@pytest.mark.parametrize(("device", "status"), [("auto", "skipped"), ("npu", "failed")])
+def test_the_doctor_misses_torch_npu_only_if_asked_for(device: str, status: str) -> None:
+    from shufflenet_fn.doctor.ascend import torch_npu as stage
+
+    finding = stage({"device": device, "torch": {"version": torch.__version__, "cuda": None}})
+    assert finding.status == status
+    assert (f"torch_npu=={MINOR}.*" in finding.fix) == (device == "npu")

@@ -93,6 +93,11 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
         notes.append(f"preset {resolved.preset}: {preset.source}")
         if preset.warning:
             warnings.append(f"preset {resolved.preset}: {preset.warning}")
+    if settings.warm_up_epochs >= settings.epochs:
+        warnings.append(
+            f"the warm-up of {settings.warm_up_epochs} epochs ({resolved.origin['warm_up_epochs']}) is "
+            f"not over when the run is: the learning rate does not reach {settings.learning_rate:g}."
+        )
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
     world_size = settings.world_size * len(devices)

@@ -55,6 +55,12 @@ def resolve(
             f"--opt-level {settings.opt_level} has an effect only with --amp. Add --amp, or say "
             f"--precision {settings.opt_level}."
         )
+    # A preset's warm-up may be longer than a trial of it: only what was typed is a mistake.
+    if "warm_up_epochs" in given and 0 < settings.epochs <= settings.warm_up_epochs:
+        raise UsageError(
+            f"--warm-up-epochs {settings.warm_up_epochs} leaves nothing of --epochs {settings.epochs}. "
+            "Make it smaller than the number of epochs."
+        )
     return Resolved(settings, origin, preset)
 
 
@@ -127,11 +133,6 @@ def checked(settings: TrainSettings) -> TrainSettings:
         )
     if settings.nesterov and settings.momentum == 0:
         raise UsageError("--nesterov needs a --momentum above 0, for example --momentum 0.9.")
-    if settings.warm_up_epochs >= settings.epochs and settings.warm_up_epochs:
-        raise UsageError(
-            f"--warm-up-epochs {settings.warm_up_epochs} leaves nothing of --epochs {settings.epochs}. "
-            "Make it smaller than the number of epochs."
-        )
     if settings.rank >= settings.world_size:
         raise UsageError(
             f"--node-rank {settings.rank} does not exist among --nnodes {settings.world_size} machines; "

@@ -85,6 +85,13 @@ def test_the_originals_table_is_complete() -> None:
     assert set(table.split()) <= spellings
 
 
+def test_a_trial_of_a_preset_may_be_shorter_than_its_warm_up() -> None:
+    trial = resolve({"epochs": 1}, preset="ascend-8p").settings
+    assert (trial.epochs, trial.warm_up_epochs) == (1, 5)
+    with pytest.raises(UsageError, match="--warm-up-epochs 5 leaves nothing of --epochs 3"):
+        resolve({"epochs": 3, "warm_up_epochs": 5})
+
+
 def test_eval_resize_follows_the_image_size() -> None:
     assert eval_resize(224, None) == 256
     assert eval_resize(112, None) == 128

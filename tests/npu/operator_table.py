@@ -142,6 +142,7 @@ SCALARS = _table(
         "le scalar": lambda x: x <= 1,
         "gt scalar": lambda x: x > 1,
         "ge scalar": lambda x: x >= 1,
+        "number ge tensor": lambda x: torch.ge(torch.ones((), dtype=x.dtype), x),
         "clamp": lambda x: x.clamp(1, 3),
         "clamp min": lambda x: x.clamp(min=1),
         "clamp max": lambda x: x.clamp(max=1),

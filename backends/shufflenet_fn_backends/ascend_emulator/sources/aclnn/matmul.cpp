@@ -52,19 +52,9 @@ ACLNN(aclnnBaddbmm, floats, In self, In batch1, In batch2, Value beta, Value alp
   out = at::baddbmm(like(self, batch1), batch1, batch2, beta, alpha);
 }
 
-ACLNN(aclnnInplaceBaddbmm, floats, InOut self, In batch1, In batch2, Value beta, Value alpha,
-      int8_t) {
-  self = at::baddbmm(like(self, batch1), batch1, batch2, beta, alpha);
-}
-
 ACLNN(aclnnAddbmm, floats, In self, In batch1, In batch2, Value beta, Value alpha, Out out,
       int8_t) {
   out = at::addbmm(like(self, batch1), batch1, batch2, beta, alpha);
-}
-
-ACLNN(aclnnInplaceAddbmm, floats, InOut self, In batch1, In batch2, Value beta, Value alpha,
-      int8_t) {
-  self = at::addbmm(like(self, batch1), batch1, batch2, beta, alpha);
 }
 
 ACLNN(aclnnAddr, plain, In self, In vec1, In vec2, Value beta, Value alpha, Out out) {

@@ -20,12 +20,14 @@
 
 namespace emulator::aclnn {
 
-// A tensor against a tensor and against a scalar, each also in place, where the result gets the
+// A tensor against a tensor and against a scalar; each also in place, where the result gets the
 // dtype of the input.
-#define PAIR(Name, types, f)                                                                      \
-  ACLNN(aclnn##Name##Tensor, types, In self, In other, AnyOut out) { out = f(*self, *other); }    \
-  ACLNN(aclnn##Name##Scalar, types, In self, Value other, AnyOut out) { out = f(*self, *other); } \
-  ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) { self = f(*self, *other); }     \
+#define NEW_PAIR(Name, types, f)                                                               \
+  ACLNN(aclnn##Name##Tensor, types, In self, In other, AnyOut out) { out = f(*self, *other); } \
+  ACLNN(aclnn##Name##Scalar, types, In self, Value other, AnyOut out) { out = f(*self, *other); }
+#define PAIR(Name, types, f)                                                                  \
+  NEW_PAIR(Name, types, f)                                                                    \
+  ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) { self = f(*self, *other); } \
   ACLNN(aclnnInplace##Name##Scalar, types, InOut self, Value other) { self = f(*self, *other); }
 
 PAIR(Eq, numbers, at::eq)
@@ -35,7 +37,7 @@ PAIR(Le, plain | u16, at::le)
 PAIR(Gt, plain | unsigneds, at::gt)
 PAIR(Ge, plain | unsigneds, at::ge)
 PAIR(BitwiseAnd, integers | boolean | u16, at::bitwise_and)
-PAIR(BitwiseOr, integers | boolean | u16, at::bitwise_or)
+NEW_PAIR(BitwiseOr, integers | boolean | u16, at::bitwise_or)
 PAIR(BitwiseXor, integers | boolean, at::bitwise_xor)
 
 #define LOGIC(Name, f)                                                              \
@@ -44,7 +46,8 @@ PAIR(BitwiseXor, integers | boolean, at::bitwise_xor)
 
 LOGIC(LogicalAnd, at::logical_and)
 LOGIC(LogicalOr, at::logical_or)
-LOGIC(LogicalXor, at::logical_xor)
+
+ACLNN(aclnnLogicalXor, numbers, In self, In other, Out out) { out = at::logical_xor(self, other); }
 
 ACLNN(aclnnEqual, plain | unsigneds, In self, In other, AnyOut out) {
   out = at::scalar_tensor(at::equal(self, other), out->options()).expand(out->sizes());
@@ -55,9 +58,9 @@ ACLNN(aclnnIsClose, plain, In self, In other, double rtol, double atol, bool equ
   out = at::isclose(self, other, rtol, atol, equal_nan);
 }
 
-// The name under which op-plugin asks for other < self where it is given a scalar first.
+// What op-plugin asks for in scalar >= tensor, with the two exchanged; so less means less or equal.
 ACLNN(aclnnLessScalar, plain | unsigneds, In self, Value other, AnyOut out) {
-  out = at::lt(*self, *other);
+  out = at::le(*self, *other);
 }
 
 }  // namespace emulator::aclnn

@@ -42,14 +42,14 @@ namespace emulator::aclnn {
   ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); } \
   ACLNN(aclnnInplace##Name, types, InOut self) { self = f(*self); }
 
-// There is no such operator in place.
+// torch_npu uses none in place.
 #define UNARY_ONLY(Name, types, f) \
   ACLNN(aclnn##Name, types, In self, Out out) { out = f(*self); }
 
 UNARY_ONLY(Abs, plain | c64, at::abs)
 UNARY_ONLY(Sign, floats | f64 | i16 | i32 | i64 | boolean | complexes, at::sign)
 UNARY_ONLY(Signbit, plain | unsigneds, at::signbit)
-UNARY(Neg, reals | complexes, at::neg)
+UNARY_ONLY(Neg, reals | complexes, at::neg)
 UNARY(Sqrt, numbers, at::sqrt)
 UNARY(Rsqrt, floats | i8 | i16 | i32 | u8 | boolean, at::rsqrt)
 UNARY(Reciprocal, numbers, at::reciprocal)
@@ -71,11 +71,11 @@ UNARY(Sigmoid, numbers, at::sigmoid)
 UNARY(Erf, floats | f64 | i64 | boolean, at::erf)
 UNARY(Floor, reals | unsigneds, at::floor)
 UNARY(Ceil, floats | f64, at::ceil)
-UNARY(Round, floats | f64 | i32 | i64, at::round)
-UNARY(Trunc, floats, at::trunc)
+UNARY_ONLY(Round, floats | f64 | i32 | i64, at::round)
+UNARY_ONLY(Trunc, floats, at::trunc)
 UNARY(Frac, floats | integers, at::frac)
 UNARY(LogicalNot, plain, at::logical_not)
-UNARY(BitwiseNot, integers | boolean, at::bitwise_not)
+UNARY_ONLY(BitwiseNot, integers | boolean, at::bitwise_not)
 UNARY_ONLY(IsFinite, plain, at::isfinite)
 UNARY_ONLY(IsPosInf, on_910b(floats | integers | boolean), at::isposinf)
 UNARY_ONLY(IsNegInf, on_910b(floats | integers | boolean), at::isneginf)

@@ -21,12 +21,6 @@ ACLNN(aclnnCast, numbers | unsigneds, In self, aclDataType dtype, Out out) {
   out = self->to(torch_dtype(dtype));
 }
 
-ACLNN(aclnnPermute, numbers | unsigneds, In self, Ints dims, Out out) { out = self->permute(dims); }
-
-ACLNN(aclnnExpand, floats | i8 | i32 | i64 | u8 | boolean, In self, Ints size, Out out) {
-  out = self->expand(size);
-}
-
 ACLNN(aclnnCat, plain | c64, Ins tensors, int64_t dim, Out out) { out = at::cat(tensors, dim); }
 
 ACLNN(aclnnStack, numbers | unsigneds, Ins tensors, int64_t dim, Out out) {

@@ -21,7 +21,7 @@ from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend
-from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.runtimes.select import runtime_of
 
 TORCHVISION: Final = "torchvision"
 FORWARD, BOTH = "forward", "forward and backward"
@@ -65,7 +65,7 @@ def build_op(name: str, case: str, settings: OpsBenchSettings) -> Step:
     op = next(op for op in settings_operations(settings) if op.name == operation)
     computation = compute(name, op, settings)
     run: Step = computation.forward if which == FORWARD else computation.both
-    synchronize = select_runtime(settings.device).runtime.synchronize
+    synchronize = runtime_of(settings.device).synchronize
 
     def step() -> None:
         run()
@@ -81,7 +81,11 @@ def settings_operations(settings: OpsBenchSettings) -> tuple[Op, ...]:
 
 def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
     """``op`` as the contender ``name`` computes it; the same numbers for every contender."""
-    runtime = select_runtime(settings.device).runtime
+    runtime = runtime_of(settings.device)
+    runtime.prepare()
+    runtime.set_device(0)
+    if not runtime.shares:  # what the CPU's memory allocator does is a setting of the benchmark
+        runtime.tune()
     device, layout = runtime.device(0), runtime.memory_format
     generator = torch.Generator().manual_seed(0)
     tensors = {

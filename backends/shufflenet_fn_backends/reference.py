@@ -11,6 +11,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
+from shufflenet_fn_backends.pooling import max_pool2d
 from shufflenet_fn_backends.primitives import Backend, Moments
 
 
@@ -54,10 +55,6 @@ def batch_norm_eval(
 ) -> Tensor:
     y = nnf.batch_norm(x, mean, var, _wide(weight), _wide(bias), False, 0.0, eps)
     return _relu(y, relu)
-
-
-def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
-    return nnf.max_pool2d(x, kernel, stride, padding)
 
 
 def channel_split(x: Tensor) -> tuple[Tensor, Tensor]:

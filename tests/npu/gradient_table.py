@@ -76,6 +76,11 @@ GRADIENTS = (
     Case("nll_loss sum", lambda x: F.nll_loss(x, _labels(x), reduction="sum"), ((4, 5),)),
     Case("nll_loss none", lambda x: F.nll_loss(x, _labels(x), reduction="none"), ((4, 5),)),
     Case("nll_loss ignore", lambda x: F.nll_loss(x, _labels(x), ignore_index=1), ((4, 5),)),
+    Case(
+        "nll_loss 2d", lambda x: F.nll_loss(x, _labels(x)[:, None, None].expand(2, 9, 9)), (_IMAGE,)
+    ),
+    Case("bce", lambda x: F.binary_cross_entropy(x.sigmoid(), x.detach().sigmoid()), (_IMAGE,)),
+    Case("leaky_relu", lambda x: F.leaky_relu(x, 0.1), (_IMAGE,)),
     Case("cross_entropy", lambda x: F.cross_entropy(x, _labels(x)), ((4, 5),), FLOATS),
     Case(
         "cross_entropy smoothed",

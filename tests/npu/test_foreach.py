@@ -52,6 +52,14 @@ CALLS: dict[str, Callable[[Lists], Any]] = {
     "clamp_max_": lambda x: torch._foreach_clamp_max_(x[0], 0.1),
     "minimum": lambda x: torch._foreach_minimum(x[0], x[1]),
     "pow": lambda x: torch._foreach_pow(x[2], 2.0),
+    "pow list": lambda x: torch._foreach_pow(x[2], x[0]),
+    "pow scalars": lambda x: torch._foreach_pow(x[2], [1.0, 2.0, 3.0, 0.5, 1.5]),
+    "pow of scalar": lambda x: torch._foreach_pow(2.0, x[0]),
+    "sub scalars_": lambda x: torch._foreach_sub_(x[0], [1.0, 2.0, 3.0, 4.0, 5.0]),
+    "maximum scalars": lambda x: torch._foreach_maximum(x[0], [0.1, 0.2, 0.3, 0.4, 0.5]),
+    "minimum scalars": lambda x: torch._foreach_minimum(x[0], [0.1, 0.2, 0.3, 0.4, 0.5]),
+    "addcmul tensor_": lambda x: torch._foreach_addcmul_(x[0], x[1], x[2], x[2][1].cpu()),
+    "addcdiv tensor_": lambda x: torch._foreach_addcdiv_(x[0], x[1], x[2], x[2][1].cpu()),
     "sqrt": lambda x: torch._foreach_sqrt(x[2]),
     "rsqrt": lambda x: torch._foreach_rsqrt(x[2]),
     "reciprocal": lambda x: torch._foreach_reciprocal(x[2]),
@@ -69,6 +77,14 @@ CALLS: dict[str, Callable[[Lists], Any]] = {
     "copy_": lambda x: torch._foreach_copy_(x[0], x[1]),
 }
 
+CALLS |= {
+    name: lambda x, name=name: getattr(torch, f"_foreach_{name}")(x[2])
+    for name in (
+        *("acos", "asin", "atan", "cos", "cosh", "erf", "erfc", "expm1"),
+        *("log10", "log1p", "log2", "sin", "sinh", "tan", "tanh"),
+    )
+}
+
 
 def _lists(dtype: torch.dtype) -> Lists:
     rng = torch.Generator().manual_seed(3)
@@ -81,7 +97,7 @@ def _same(actual: Any, expected: Any, dtype: torch.dtype) -> None:
     allowed = {torch.float16: 2e-3, torch.bfloat16: 1.6e-2}.get(dtype, 1e-6)
     assert (actual is None) == (expected is None)
     for a, e in zip(actual or (), expected or (), strict=True):
-        torch.testing.assert_close(a.cpu(), e, rtol=allowed, atol=allowed)
+        torch.testing.assert_close(a.cpu(), e, rtol=allowed, atol=allowed, equal_nan=True)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.npu.conftest import OnEmulator
 from tests.npu.gradient_table import GRADIENTS
+from tests.npu.in_place_table import MORE_CASES
 from tests.npu.operator_table import CASES, Case, bf16, f16, f32, i32, i64
 
 # A half-precision result may be rounded twice where torch_npu composes it from two operators.
@@ -55,7 +57,7 @@ def _each(cases: tuple[Case, ...]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("case", "dtype"), _each(CASES))
+@pytest.mark.parametrize(("case", "dtype"), _each((*CASES, *MORE_CASES)))
 def test_results(case: Case, dtype: torch.dtype) -> None:
     """Also what the call left in its inputs."""
     there = [x.to(NPU) for x in _inputs(case, dtype)]
@@ -164,6 +166,11 @@ def test_batch_norm_updates_running_statistics() -> None:
         lambda: torch.empty(1000, device=NPU).normal_(1, 2),
         lambda: torch.nn.functional.dropout(torch.ones(1000, device=NPU), 0.4),
         lambda: torch.multinomial(torch.ones(20, device=NPU), 15),
+        lambda: torch.empty(1000, device=NPU).random_(),
+        lambda: torch.normal(0.0, 1.0, (1000,), device=NPU),
+        lambda: torch.normal(torch.zeros(1000, device=NPU), 2.0),
+        lambda: torch.normal(0.0, torch.ones(1000, device=NPU)),
+        lambda: torch.normal(torch.zeros(1000, device=NPU), torch.ones(1000, device=NPU)),
     ],
     ids=[
         "randn",
@@ -176,6 +183,11 @@ def test_batch_norm_updates_running_statistics() -> None:
         "normal_",
         "dropout",
         "multinomial",
+        "random_",
+        "normal",
+        "normal of means",
+        "normal of deviations",
+        "normal of both",
     ],
 )
 def test_the_same_seed_gives_the_same_numbers(call: Callable[[], Tensor]) -> None:
@@ -219,3 +231,36 @@ def test_labels_of_int32_and_int64() -> None:
     expected = torch.nn.functional.cross_entropy(x, labels)
     there = torch.nn.functional.cross_entropy(x.to(NPU), labels.to(NPU, i64))
     _same(there, expected, f32)
+
+
+_WITH_INDICES = """
+import torch, torch_npu
+torch.npu.use_compatible_impl({compatible})
+x = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+there = x.npu().requires_grad_()
+y, indices = torch.nn.functional.max_pool2d(there, 3, 2, 1, return_indices=True)
+y.square().sum().backward()
+here = x.clone().requires_grad_()
+y_cpu, indices_cpu = torch.nn.functional.max_pool2d(here, 3, 2, 1, return_indices=True)
+y_cpu.square().sum().backward()
+print(torch.equal(y.cpu(), y_cpu), torch.allclose(there.grad.cpu(), here.grad), indices.dtype)
+print(indices.shape == indices_cpu.shape and torch.equal(indices.cpu().long(), indices_cpu))
+try:
+    pool = lambda x: torch.nn.functional.max_pool2d(x, 3, 2, 1)
+    tangent = torch.func.jvp(pool, (x.npu(),), (x.npu().cos(),))[1]
+    expected = torch.func.jvp(pool, (x,), (x.cos(),))[1]
+    print(torch.equal(tangent.cpu(), expected))
+except RuntimeError as error:
+    print("aclnnGather" in str(error))
+"""
+
+
+@pytest.mark.parametrize(("compatible", "dtype"), [(True, "torch.int32"), (False, "torch.int8")])
+def test_max_pool_has_indices_only_in_its_compatible_form(
+    on_emulator: OnEmulator, compatible: bool, dtype: str
+) -> None:
+    """Otherwise torch_npu gives a mask in their place, which serves the gradient and nothing else: forward
+    mode gathers with it, and is refused.
+    """
+    ran = on_emulator(_WITH_INDICES.format(compatible=compatible))
+    assert ran.out.split() == ["True", "True", dtype, str(compatible), "True"], ran.err

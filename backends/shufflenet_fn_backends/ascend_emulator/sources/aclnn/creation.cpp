@@ -3,7 +3,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/eye.h>
 #include <ATen/ops/linspace.h>
-#include <ATen/ops/range.h>
 
 #include "operator.hpp"
 
@@ -23,10 +22,6 @@ ACLNN(aclnnInplaceFillDiagonal, plain, InOut self, Value value, bool wrap) {
 
 ACLNN(aclnnArange, plain, Value start, Value end, Value step, Out out) {
   out = at::arange(start, end, step, out->options());
-}
-
-ACLNN(aclnnRange, plain, Value start, Value end, Value step, Out out) {
-  out = at::range(start, end, step, out->options());
 }
 
 ACLNN(aclnnLinspace, reals, Value start, Value end, int64_t steps, Out out) {

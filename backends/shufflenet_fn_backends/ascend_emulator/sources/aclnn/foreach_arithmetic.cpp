@@ -1,5 +1,5 @@
-// Arithmetic on lists of tensors in one launch, with a list, a scalar for all (a tensor of one
-// element; V2: an aclScalar) or a scalar each. The 910A class has none of them.
+// Arithmetic on lists of tensors in one launch, with a list, a scalar for all or a scalar each. The
+// 910A class has none of them. Of what has a V2, torch_npu takes that.
 
 #include <ATen/ops/add.h>
 #include <ATen/ops/addcdiv.h>
@@ -25,9 +25,6 @@ constexpr Types with_small = floats | i8 | i16 | i32 | u8;
 }  // namespace
 
 #define FOREACH_SCALAR(Name, types, f)                                                     \
-  ACLNN(aclnnForeach##Name##Scalar, on_910b(types), Ins x, AnyIn scalar, Outs out) {       \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x[i], scalar->item());              \
-  }                                                                                        \
   ACLNN(aclnnForeach##Name##ScalarV2, on_910b(types), Ins x, Value scalar, Outs out) {     \
     for (size_t i = 0; i < out.size(); ++i) out[i] = f(x[i], *scalar);                     \
   }                                                                                        \
@@ -55,9 +52,6 @@ FOREACH_LIST(Minimum, with_i32, at::minimum)
 FOREACH_LIST(Pow, with_i32, at::pow)
 
 #define FOREACH_LIST_SCALED(Name, types, f)                                                  \
-  ACLNN(aclnnForeach##Name##List, on_910b(types), Ins x1, Ins x2, AnyIn alpha, Outs out) {   \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], alpha->item());         \
-  }                                                                                          \
   ACLNN(aclnnForeach##Name##ListV2, on_910b(types), Ins x1, Ins x2, Value alpha, Outs out) { \
     for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], *alpha);                \
   }
@@ -65,11 +59,8 @@ FOREACH_LIST(Pow, with_i32, at::pow)
 FOREACH_LIST_SCALED(Add, with_small, at::add)
 FOREACH_LIST_SCALED(Sub, with_small, at::sub)
 
+// The scalars, one for each, are a tensor.
 #define FOREACH_PRODUCT(Name, types, f)                                                        \
-  ACLNN(aclnnForeach##Name##Scalar, on_910b(types), Ins x1, Ins x2, Ins x3, AnyIn scalar,      \
-        Outs out) {                                                                            \
-    for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], scalar->item());   \
-  }                                                                                            \
   ACLNN(aclnnForeach##Name##ScalarV2, on_910b(types), Ins x1, Ins x2, Ins x3, Value scalar,    \
         Outs out) {                                                                            \
     for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], x3[i], *scalar);          \

@@ -93,10 +93,6 @@ ACLNN(aclnnForeachNorm, on_910b(floats), Ins x, Value order, Outs out) {
   for (size_t i = 0; i < out.size(); ++i) out[i] = at::linalg_vector_norm(x[i], order);
 }
 
-ACLNN(aclnnForeachRoundOffNumber, on_910b(floats | i16), Ins x, AnyIn mode, Outs out) {
-  for (size_t i = 0; i < out.size(); ++i) out[i] = rounded(x[i], mode->item<int64_t>());
-}
-
 ACLNN(aclnnForeachRoundOffNumberV2, on_910b(floats | i16), Ins x, Value mode, Outs out) {
   for (size_t i = 0; i < out.size(); ++i) out[i] = rounded(x[i], mode->toLong());
 }

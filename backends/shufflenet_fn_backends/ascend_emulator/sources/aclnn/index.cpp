@@ -101,11 +101,6 @@ ACLNN(aclnnIndexAdd, plain, In self, int64_t dim, Index index, In source, Value 
   out = at::index_add(self, dim, index, source, alpha);
 }
 
-ACLNN(aclnnIndexAddV2, plain, In self, int64_t dim, Index index, In source, Value alpha, int64_t,
-      Out out) {
-  out = at::index_add(self, dim, index, source, alpha);
-}
-
 ACLNN(aclnnIndexCopy, numbers, In self, int64_t dim, Index index, In source, Out out) {
   out = at::index_copy(self, dim, longs(index), source);
 }
@@ -148,13 +143,6 @@ ACLNN(aclnnInplaceScatterValue, numbers, Target self, int64_t dim, Index index, 
 
 ACLNN(aclnnScatterAdd, numbers, In self, int64_t dim, Index index, In src, Out out) {
   out = scattered(self, dim, index, src, 1);
-}
-
-// Whole slices along an axis, for one batch: data[index] = updates.
-ACLNN(aclnnInplaceScatterUpdate, floats | i8 | i32, Target data, Index indices, In updates,
-      int64_t axis) {
-  data->index_copy_(axis, longs(indices).flatten(), updates);
-  writes(updates);
 }
 
 ACLNN(aclnnEmbedding, numbers, Source weight, Index indices, Out out) {

@@ -39,14 +39,7 @@ ACLNN(aclnnCumprod, reals | unsigneds, In self, Value dim, aclDataType dtype, Ou
   out = at::cumprod(self, dim->toLong(), torch_dtype(dtype));
 }
 
-ACLNN(aclnnTopk, reals, In self, int64_t k, int64_t dim, bool largest, bool sorted, Out values,
-      IndexOut indices) {
-  const auto results = at::topk(self, k, dim, largest, sorted);
-  values = std::get<0>(results);
-  indices = std::get<1>(results);
-}
-
-// op-plugin adds a sort policy, which is about speed, and takes this one where it is there.
+// The last number is a sort policy, which is about speed.
 ACLNN(aclnnTopkV2, reals, In self, int64_t k, int64_t dim, bool largest, bool sorted, int64_t,
       Out values, IndexOut indices) {
   const auto results = at::topk(self, k, dim, largest, sorted);

@@ -25,7 +25,7 @@ at::Generator generator(int64_t seed, int64_t offset) {
   return at::detail::createCPUGenerator(mixed ^ (mixed >> 31));
 }
 
-// aclnnDropoutGenMask packs eight elements a byte, the first in the lowest bit.
+// aclnnDropoutGenMaskV2 packs eight elements a byte, the first in the lowest bit.
 void pack(const at::Tensor& keep, at::Tensor& mask) {
   mask.zero_();
   const bool* bits = keep.const_data_ptr<bool>();
@@ -43,12 +43,6 @@ at::Tensor unpack(const at::Tensor& mask, at::IntArrayRef shape) {
     bits[i] = ((bytes[i / 8] >> (i % 8)) & 1) != 0;
   }
   return keep;
-}
-
-void keep_mask(const Ints& shape, double p, int64_t seed, int64_t offset, const Out& mask) {
-  const at::Tensor keep = at::empty(*shape, at::kBool);
-  keep.bernoulli_(1 - p, generator(seed, offset));
-  pack(keep, *mask);
 }
 
 }  // namespace
@@ -86,10 +80,6 @@ ACLNN(aclnnInplaceRandom, plain, Out self, int64_t from, int64_t to, int64_t see
   self->random_(from, to, generator(seed, offset));
 }
 
-ACLNN(aclnnInplaceRandomWithoutFromTo, plain, Out self, int64_t seed, int64_t offset) {
-  self->random_(generator(seed, offset));
-}
-
 ACLNN(aclnnInplaceBernoulli, plain, Out self, Value p, int64_t seed, int64_t offset) {
   self->bernoulli_(p->toDouble(), generator(seed, offset));
 }
@@ -107,25 +97,15 @@ ACLNN(aclnnMultinomial, floats | f64, In self, int64_t num_samples, bool replace
   out = at::multinomial(self, num_samples, replacement, generator(seed, offset));
 }
 
-ACLNN(aclnnDropoutGenMask, u8, Ints shape, double p, int64_t seed, int64_t offset, Out mask) {
-  keep_mask(shape, p, seed, offset, mask);
-}
-
 ACLNN(aclnnDropoutGenMaskV2, u8, Ints shape, double p, int64_t seed, int64_t offset, aclDataType,
       Out mask) {
-  keep_mask(shape, p, seed, offset, mask);
+  const at::Tensor keep = at::empty(*shape, at::kBool);
+  keep.bernoulli_(1 - p, generator(seed, offset));
+  pack(keep, *mask);
 }
 
 ACLNN(aclnnDropoutDoMask, floats, In self, Mask mask, double p, Out out) {
   const at::Tensor keep = unpack(mask, self->sizes());
-  out = p == 1 ? at::Tensor(self->mul(0)) : self->mul(keep).mul(1 / (1 - p));
-}
-
-ACLNN(aclnnDropoutV3, floats, In self, MaybeIn, double p, int64_t seed, int64_t offset, Out out,
-      AnyOut mask) {
-  const at::Tensor keep = at::empty(self->sizes(), at::kBool);
-  keep.bernoulli_(1 - p, generator(seed, offset));
-  pack(keep, *mask);
   out = p == 1 ? at::Tensor(self->mul(0)) : self->mul(keep).mul(1 / (1 - p));
 }
 

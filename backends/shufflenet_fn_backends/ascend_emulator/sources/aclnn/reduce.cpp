@@ -19,6 +19,9 @@
 #include <ATen/ops/var.h>
 #include <ATen/ops/var_mean.h>
 
+#include <cmath>
+#include <limits>
+
 #include "operator.hpp"
 
 namespace emulator::aclnn {
@@ -26,6 +29,14 @@ namespace {
 
 at::OptionalIntArrayRef some(const MaybeInts& dims) {
   return (*dims).empty() ? at::OptionalIntArrayRef() : at::OptionalIntArrayRef(*dims);
+}
+
+// op-plugin passes the largest int for an infinite order, and the smallest for its opposite.
+double order_of(const at::Scalar& p) {
+  constexpr float kLargest = static_cast<float>(std::numeric_limits<int>::max());
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  const double order = p.toDouble();
+  return std::abs(order) == kLargest ? std::copysign(kInfinity, order) : order;
 }
 
 }  // namespace
@@ -95,7 +106,7 @@ ACLNN(aclnnArgMin, reals, In self, int64_t dim, bool keepdim, IndexOut out) {
 }
 
 ACLNN(aclnnNorm, floats, In self, Value p, MaybeInts dims, bool keepdim, Out out) {
-  out = at::norm(self, std::optional<at::Scalar>(*p), *dims, keepdim);
+  out = at::norm(self, std::optional<at::Scalar>(order_of(*p)), *dims, keepdim);
 }
 
 ACLNN(aclnnLinalgVectorNorm, floats, In self, Value order, MaybeInts dims, bool keepdim,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from tests.npu.arrangement_table import ARRANGEMENTS
 from tests.npu.conftest import OnEmulator
 from tests.npu.gradient_table import GRADIENTS
 from tests.npu.in_place_table import MORE_CASES
@@ -57,7 +58,7 @@ def _each(cases: tuple[Case, ...]) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize(("case", "dtype"), _each((*CASES, *MORE_CASES)))
+@pytest.mark.parametrize(("case", "dtype"), _each((*CASES, *ARRANGEMENTS, *MORE_CASES)))
 def test_results(case: Case, dtype: torch.dtype) -> None:
     """Also what the call left in its inputs."""
     there = [x.to(NPU) for x in _inputs(case, dtype)]

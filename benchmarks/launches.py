@@ -26,6 +26,22 @@ from shufflenet_fn_backends.ascend_emulator.environment import Machine, variable
 from shufflenet_fn_backends.ascend_emulator.report import PROVES
 
 SETUPS = (("fp32", 1), ("O2", 2))
+# For the page: what the kernels of a step are for, by the beginning of their names.
+GROUPS = {
+    "convolutions": ("aclnnConvolution",),
+    "batch norms": ("aclnnBatchNorm",),
+    "ReLU": ("aclnnInplaceRelu", "aclnnThresholdBackward"),
+    "pooling, classifier, loss": (
+        *("aclnnMaxPool", "aclnnMean", "aclnnAddmm", "aclnnMm", "aclnnLogSoftmax", "aclnnNLLLoss"),
+        *("aclnnInplaceOne", "aclnnInplaceFillScalar", "aclnnDivs", "aclnnReduceSum"),
+    ),
+    "split, shuffle and their backward; flat gradients": ("aclnnCat", "aclnnIndexSelect"),
+    "two gradients of one tensor": ("aclnnInplaceAdd",),
+    "counting batches": ("aclnnInplaceAdds",),
+    "SGD": ("aclnnForeach",),
+    "running statistics": ("aclnnLerps", "aclnnPowTensorScalar", "aclnnSubs", "aclnnMul"),
+    "accuracy": ("aclnnTopkV2", "aclnnEqTensor", "aclnnBitwiseAndTensor"),
+}
 BACKENDS = ("reference", "native", "gather", "npu", "routed")
 
 
@@ -78,17 +94,24 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=64, help="images of a card (64)")
     parser.add_argument("--image-size", type=int, default=224, help="side of the images (224)")
     parser.add_argument("--arch", default="x1_0")
+    parser.add_argument("--backends", default=",".join(BACKENDS), help="with commas between")
+    parser.add_argument(
+        "--markdown", action="store_true", help="every kernel of the fp32 step, for docs/"
+    )
     options = parser.parse_args()
     libraries = build(lambda text: print(text, file=sys.stderr))
     results: dict[str, Any] = {"batch_size": options.batch_size, "image_size": options.image_size}
     for precision, cards in SETUPS:
         found = {}
-        for name in (PEER, *BACKENDS):
+        for name in (PEER, *options.backends.split(",")):
             os.environ["MASTER_PORT"] = _free_port()
             case = Case(name, precision, options.batch_size, options.image_size, options.arch)
             print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
             found[name] = count(libraries, case, cards)
         results[f"{precision} on {cards} cards" if cards > 1 else precision] = found
+    if options.markdown:
+        print(markdown(results["fp32"][PEER]["kernels"], results["fp32"]["npu"]["kernels"]))
+        return
     if options.json:
         print(json.dumps(results))
         return
@@ -97,6 +120,23 @@ def main() -> None:
         if isinstance(found, dict):
             console.print(_table(title, found))
     console.print(PROVES)
+
+
+def markdown(peer: dict[str, int], ours: dict[str, int]) -> str:
+    """Every kernel by group, the longest matching name deciding."""
+    prefixes = {prefix: group for group, names in GROUPS.items() for prefix in names}
+    groups: dict[str, list[str]] = {group: [] for group in (*GROUPS, "other")}
+    for name in sorted({*peer, *ours}):
+        fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
+        groups[prefixes[max(fitting, key=len)] if fitting else "other"].append(name)
+    lines = ["| kernel | original's shape | ours |", "| --- | --- | --- |"]
+    for group, names in groups.items():
+        sums = [sum(counts.get(name, 0) for name in names) for counts in (peer, ours)]
+        if names:
+            lines.append(f"| **{group}** | **{sums[0]}** | **{sums[1]}** |")
+        lines += [f"| `{name}` | {peer.get(name, 0)} | {ours.get(name, 0)} |" for name in names]
+    total = [sum(counts.values()) for counts in (peer, ours)]
+    return "\n".join([*lines, f"| **all** | **{total[0]}** | **{total[1]}** |"])
 
 
 def _table(title: str, found: dict[str, Any]) -> Table:

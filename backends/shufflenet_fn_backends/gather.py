@@ -19,7 +19,7 @@ from typing import TypeAlias
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from shufflenet_fn_backends import reference
+from shufflenet_fn_backends import pooling, reference
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.shuffle_split import same_kind, shuffle, shuffle_split
 
@@ -90,7 +90,7 @@ def batch_norm_eval(
 
 
 def max_pool2d(x: FeatureMap, *, kernel: int, stride: int, padding: int) -> FeatureMap:
-    return reference.max_pool2d(to_tensor(x), kernel=kernel, stride=stride, padding=padding)
+    return pooling.max_pool2d(to_tensor(x), kernel=kernel, stride=stride, padding=padding)
 
 
 def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:

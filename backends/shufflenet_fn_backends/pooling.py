@@ -14,8 +14,8 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
 
     torch's own operator, except in one case. On NPUs its kernel notes where the maximum was in an int8 mask,
     where torch's formulas for forward mode and for second derivatives expect indices: they fail in a gather.
-    There the maximum is taken by comparisons, which any transform can go through. A second derivative by
-    ``create_graph=True``, which nothing announces before, fails there still.
+    There, and under ``torch.compile``, the maximum is taken by comparisons, which any transform can go
+    through. A second derivative by ``create_graph=True``, which nothing announces before, fails there still.
     """
     if x.device.type == "npu" and _more_than_one_reverse_pass():
         return _by_comparing(x, kernel, stride, padding)
@@ -23,7 +23,9 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
 
 
 def _more_than_one_reverse_pass() -> bool:
-    """Whether forward mode or a derivative of a derivative is being computed."""
+    """Whether forward mode or a derivative of a derivative is being computed, or may be."""
+    if torch.compiler.is_compiling():
+        return True  # Dynamo does not let a program look
     # (There is no public way to ask.)
     keys = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
     return (

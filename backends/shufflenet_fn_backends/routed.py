@@ -20,7 +20,7 @@ from typing import Final
 
 from torch import Tensor
 
-from shufflenet_fn_backends import reference
+from shufflenet_fn_backends import pooling, reference
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import (
     Routed,
@@ -46,7 +46,7 @@ def shared(x: Routed) -> Routed:
 def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) -> Routed:
     x = routed(x)
     pooled = (
-        reference.max_pool2d(part, kernel=kernel, stride=stride, padding=padding)
+        pooling.max_pool2d(part, kernel=kernel, stride=stride, padding=padding)
         for part in x.parts
     )
     return Routed(tuple(pooled), x.layout)

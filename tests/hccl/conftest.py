@@ -17,20 +17,18 @@ SOURCES = REPOSITORY / "backends/shufflenet_fn_backends/ascend_emulator/sources"
 
 
 @pytest.fixture(scope="session")
-def hccl_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def hccl_library(shared_folder: Path) -> Path:
     """Compiled once for all of the session's workers, as one file: it is parsing that takes the time."""
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
         pytest.skip(f"no C++ compiler: there is no {compiler}")
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    library = shared / "libhccl_test.so"
-    with FileLock(shared / "hccl.lock"):
+    library = shared_folder / "libhccl_test.so"
+    with FileLock(shared_folder / "hccl.lock"):
         if not library.is_file():
             sources = sorted((SOURCES / "hccl").glob("*.cpp"))
             own = [source for source in sources if not source.name.startswith("api")]
             assert own
-            everything = shared / "hccl_test.cpp"
+            everything = shared_folder / "hccl_test.cpp"
             files = [*own, Path(__file__).with_name("driver.cpp")]
             everything.write_text("".join(f'#include "{file}"\n' for file in files))
             partial = library.with_suffix(".partial")

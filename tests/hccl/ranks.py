@@ -27,7 +27,7 @@ REMOTE = 21
 SUSPENDING = 22
 
 # A death is noticed within 0.1 s; the rest is for a machine that does other things as well.
-SOON_S = 3.0
+SOON_S = 10.0
 
 
 class Ranks:
@@ -84,6 +84,13 @@ class Ranks:
         root = self.ask(0, "root")["root"]
         answers = self.all("create", root=root, **settings)
         assert answers == [{"code": 0, "text": ""}] * self.size
+
+    def begin(self, ranks: list[int], do: str, /, **settings: Any) -> None:
+        """Ask, and give them the time to get as far as where they wait for others."""
+        self.all("counted", of=ranks, name="nothing")  # answered once they have started
+        for rank in ranks:
+            self.tell(rank, do, **settings)
+        time.sleep(0.5)
 
     def kill(self, rank: int) -> None:
         """As the kernel does when memory runs out; returns when it is dead."""

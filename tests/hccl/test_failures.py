@@ -104,10 +104,10 @@ def test_a_fault_kills_at_the_nth_collective(three: Ranks) -> None:
 
 
 def test_a_hung_peer_is_named_after_the_time_out_and_ends_when_alone(hccl_library: Path) -> None:
-    with ranks(hccl_library, 3, HCCL_EXEC_TIMEOUT="1") as world:
+    with ranks(hccl_library, 3, HCCL_EXEC_TIMEOUT="2") as world:
         world.join()
         world.ask(1, "setting", name="fault", values=["hang", 1])
-        with bounded(1.0 + SOON_S):
+        with bounded(2.0 + SOON_S):
             for rank in range(3):
                 world.tell(rank, "on", function="barrier")
             for rank in (0, 2):
@@ -115,7 +115,7 @@ def test_a_hung_peer_is_named_after_the_time_out_and_ends_when_alone(hccl_librar
                 assert answer is not None and answer["code"] == TIMEOUT
                 assert answer["text"] == (
                     f"EI0002: HcclBarrier (collective 1) on rank {rank} of communicator world timed out "
-                    f"after 1 s (HCCL_EXEC_TIMEOUT): rank 1 (process {world.processes[1].pid}) still runs "
+                    f"after 2 s (HCCL_EXEC_TIMEOUT): rank 1 (process {world.processes[1].pid}) still runs "
                     "but did not come to it"
                 )
         world.kill(0)

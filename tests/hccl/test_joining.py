@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -44,9 +43,7 @@ def test_a_rank_that_does_not_come_is_named_after_the_time_out(hccl_library: Pat
 def test_a_peer_that_dies_while_others_are_awaited_is_named(hccl_library: Path) -> None:
     with ranks(hccl_library, 3) as world:
         root = world.ask(0, "root")["root"]
-        for rank in (0, 1):
-            world.tell(rank, "create", root=root)
-        time.sleep(0.2)
+        world.begin([0, 1], "create", root=root)
         with bounded(SOON_S):
             world.kill(1)
             answer = world.answer(0)
@@ -63,10 +60,9 @@ def test_a_root_that_ended_is_named(hccl_library: Path) -> None:
 
 
 def test_ranks_that_do_not_fit_together(hccl_library: Path) -> None:
-    with ranks(hccl_library, 2, HCCL_CONNECT_TIMEOUT="1") as world:
+    with ranks(hccl_library, 2) as world:
         root = world.ask(0, "root")["root"]
-        world.tell(0, "create", root=root)
-        time.sleep(0.2)
+        world.begin([0], "create", root=root)
         answer = world.ask(1, "create", root=root, size=3, rank=1)
         assert (
             answer["code"] == PARAMETER
@@ -140,8 +136,7 @@ def test_nothing_is_left_when_all_are_killed(hccl_library: Path, tmp_path: Path,
     own.mkdir()
     with ranks(hccl_library, 2, TMPDIR=str(own)) as world:
         if when == "being made":
-            world.tell(0, "create", root=world.ask(0, "root")["root"])
-            time.sleep(0.2)
+            world.begin([0], "create", root=world.ask(0, "root")["root"])
         else:
             world.join()
             answers = world.all("collective", function="ring", dtype=FLOAT32, count=100_000)

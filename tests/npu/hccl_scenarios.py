@@ -75,12 +75,12 @@ def all_die(rank: int, size: int, store: str) -> str:
 
 
 def linger(rank: int, size: int, store: str) -> str:
-    """Two collectives, and then nothing for a second: long enough for the watchdog to look."""
+    """Two collectives, and then nothing for a while: long enough for the watchdog to look."""
     device = join(rank, size, store)
     for _ in range(2):
         dist.all_reduce(torch.ones(10).to(device))
     torch.npu.synchronize()  # type: ignore[attr-defined]
-    time.sleep(1.0)
+    time.sleep(2.0)
     # Not by destroying the group, which is another thing that a watchdog may interrupt.
     os._exit(0)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
 from tests.npu import hccl_cases
@@ -24,8 +25,9 @@ OnRanks = Callable[..., Answers]
 SERVER = Path(__file__).with_name("hccl_ranks.py")
 FAULTS = "SHUFFLENET_FN_EMULATOR_FAULTS"
 REMOTE = "EI0013: rank {rank} (process {pid}) of communicator {name} has ended"
-# Ranks start in a second or two; a death is noticed within 0.1 s.
-SOON_S = 20.0
+# Ranks start in a second or two where nothing else runs; a death is noticed within 0.1 s. Without the
+# emulator's look at its peers it would be half an hour (HCCL_EXEC_TIMEOUT).
+SOON_S = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -57,16 +59,21 @@ def on_ranks(npu: object, libraries: Path) -> Iterator[OnRanks]:
 
 
 @pytest.fixture(scope="module")
-def wrong(on_ranks: OnRanks) -> dict[str, str]:
-    """What is wrong in each case, in all ranks that took part in it."""
-    answers = on_ranks("values", 8, within=90.0, HCCL_EXEC_TIMEOUT="30")
-    for answer in answers:
-        assert answer["code"] == 0, answer["err"]
-    together: dict[str, str] = {}
-    for answer in answers:
-        for case, text in answer["value"].items():
-            together[case] = together.get(case, "") + text
-    return together
+def wrong(on_ranks: OnRanks, shared_folder: Path) -> dict[str, str]:
+    """What is wrong in each case, in all ranks that took part in it. Run once for all workers."""
+    kept = shared_folder / "hccl_values.json"
+    with FileLock(kept.with_suffix(".lock")):
+        if not kept.is_file():
+            answers = on_ranks("values", 8, within=180.0, HCCL_EXEC_TIMEOUT="60")
+            for answer in answers:
+                assert answer["code"] == 0, answer["err"]
+            together: dict[str, str] = {}
+            for answer in answers:
+                for case, text in answer["value"].items():
+                    together[case] = together.get(case, "") + text
+            kept.write_text(json.dumps(together))
+    found: dict[str, str] = json.loads(kept.read_text())
+    return found
 
 
 @pytest.mark.parametrize("size", [2, 3, 8])
@@ -90,8 +97,8 @@ def test_a_killed_rank_ends_the_others_with_its_name(on_ranks: OnRanks) -> None:
         error = last_error(answers[rank])
         assert REMOTE.format(rank=1, pid=answers[1]["pid"], name="group_name_0") in error
         assert "the current working operator name is HcclAllreduce" in error
-        # The rest is what an end of a process takes.
-        assert answers[rank]["took"] - answers[1]["took"] < 5.0
+        # Most of it is what the end of a process takes.
+        assert answers[rank]["took"] - answers[1]["took"] < 20.0
 
 
 def test_a_fault_kills_a_rank_at_its_nth_collective(on_ranks: OnRanks) -> None:
@@ -101,12 +108,12 @@ def test_a_fault_kills_a_rank_at_its_nth_collective(on_ranks: OnRanks) -> None:
 
 
 def test_a_hung_rank_ends_the_others_by_time_out_with_its_name(on_ranks: OnRanks) -> None:
-    answers = on_ranks("train", 3, HCCL_EXEC_TIMEOUT="1", **{FAULTS: "hccl:hang@3#2"})
+    answers = on_ranks("train", 3, HCCL_EXEC_TIMEOUT="3", **{FAULTS: "hccl:hang@3#2"})
     assert [answer["code"] for answer in answers] == [1, 1, 1]
     for rank in (0, 1):
         error = last_error(answers[rank])
         assert f"EI0002: HcclAllReduce (collective 3) on rank {rank} of communicator" in error
-        assert "timed out after 1 s (HCCL_EXEC_TIMEOUT)" in error
+        assert "timed out after 3 s (HCCL_EXEC_TIMEOUT)" in error
         assert f"rank 2 (process {answers[2]['pid']}) still runs but did not come to it" in error
 
 

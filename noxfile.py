@@ -83,10 +83,10 @@ def _cpu_build(session: nox.Session) -> list[str]:
     """What pip needs to be told to take a CPU build of torch, which is not the default on x86-64."""
     if platform.machine() == "aarch64":
         return []
-    report = session.run(
+    report = Path(session.create_tmp()) / "torch.json"
+    session.run(
         *("python", "-m", "pip", "install", "--dry-run", "--no-deps", "--ignore-installed"),
-        *("--quiet", "--report", "-", f"torch=={TORCH_NPU}"),
-        silent=True,
+        *("--quiet", "--report", str(report), f"torch=={TORCH_NPU}"),
     )
-    version = json.loads(str(report))["install"][0]["metadata"]["version"]
+    version = json.loads(report.read_text())["install"][0]["metadata"]["version"]
     return [] if version.endswith("+cpu") else ["--index-url", CPU_WHEELS]

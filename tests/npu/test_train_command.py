@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,8 @@ def train(
         **environ: str,
     ) -> Outcome:
         settings = variables(libraries, machine or Machine())
-        command = [*CLI, "train", "--data", str(images), *map(str, arguments)]
+        data = () if "--data" in arguments else ("--data", str(images))
+        command = [*CLI, "train", *data, *map(str, arguments)]
         done = subprocess.run(
             [*before, *command],
             env={**os.environ, **settings, **environ},
@@ -128,9 +131,12 @@ def test_losses_and_weights_are_those_of_the_cpu(
     devices = int(on_npus[1])
     here = train("--device", "cpu", *on_cpu, *recipe, "--run-dir", tmp_path / "cpu")
     assert here.code == 0, here.err
+    # Without torch_npu's second thread where eight processes share the cores: it polls while it waits.
+    queue = {"TASK_QUEUE_ENABLE": "0"} if devices == 8 else {}
     there = train(
         *("--device", "npu", *on_npus, *recipe, "--run-dir", tmp_path / "npu"),
         machine=Machine(devices=devices),
+        **queue,
     )
     assert there.code == 0, there.err
     assert f"devices: {devices} × npu" in there.out
@@ -183,22 +189,45 @@ def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_pat
     assert "Traceback" in log and "EI0002" in log
 
 
+def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
+    """Two launchers, as on two machines; that both are one machine shows only in the devices' numbers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f"127.0.0.1:{server.getsockname()[1]}"
+    recipe = (*SMALL, "--device", "npu", "--batch-size", 24, "--epochs", 1, "--max-steps", 2)
+    both = (*recipe, "--nnodes", 2, "--rdzv-endpoint", endpoint, "--run-dir", tmp_path / "run")
+
+    def node(number: int) -> Outcome:
+        own = ("--node-rank", number, "--device-list", number)
+        return train(*both, *own, machine=Machine(devices=2))
+
+    with ThreadPoolExecutor() as pool:
+        for outcome in pool.map(node, (0, 1)):
+            assert outcome.code == 0, outcome.err
+    assert len(losses(tmp_path / "run")) == 2
+    assert (tmp_path / "run" / "results.md").read_text().count("| 2p-NPU |") == 1
+
+
 @pytest.mark.slow
 def test_the_originals_options_for_eight_devices_run_to_the_end(
-    train: Train, tmp_path: Path
+    train: Train, images: Path, tmp_path: Path
 ) -> None:
-    """The preset's own network, image size, precision and loss scale; two updates of 64 images."""
+    """The preset's own network, image size, precision and loss scale; one update, of 64 images."""
+    few = tmp_path / "few-images"
+    for image in images.glob("*/*/*.jpg"):
+        if int(image.stem) < 22:
+            (few / image.relative_to(images)).parent.mkdir(parents=True, exist_ok=True)
+            (few / image.relative_to(images)).symlink_to(image)
     outcome = train(
         *("--preset", "ascend-8p", "--device", "npu", "--devices", 8, "--batch-size", 64),
-        *("--epochs", 1, "--run-dir", tmp_path / "run"),
+        *("--epochs", 1, "--data", few, "--run-dir", tmp_path / "run"),
         machine=Machine(devices=8),
     )
     assert outcome.code == 0, outcome.err
     assert "model: shufflenet_v2_x1_0" in outcome.out and "precision: O2" in outcome.out
     row = (tmp_path / "run" / "results.md").read_text().splitlines()[2]
-    assert re.fullmatch(r"\| 8p-NPU \| [\d.]+ \| [\d.]+ \| 1 \| O2 \| \S+ \|", row)
-    assert len(losses(tmp_path / "run")) == 2
-    assert all(np.isfinite(losses(tmp_path / "run")))
+    assert re.fullmatch(r"\| 8p-NPU \| [\d.]+ \| \S+ \| 1 \| O2 \| \S+ \|", row)
+    assert len(losses(tmp_path / "run")) == 1
+    assert np.isfinite(losses(tmp_path / "run")[0])
 
 
 def test_more_devices_than_there_are(train: Train) -> None:

@@ -46,8 +46,7 @@ def shared(x: Routed) -> Routed:
 def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) -> Routed:
     x = routed(x)
     pooled = (
-        pooling.max_pool2d(part, kernel=kernel, stride=stride, padding=padding)
-        for part in x.parts
+        pooling.max_pool2d(part, kernel=kernel, stride=stride, padding=padding) for part in x.parts
     )
     return Routed(tuple(pooled), x.layout)
 

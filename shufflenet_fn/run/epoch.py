@@ -16,8 +16,7 @@ from shufflenet_fn.run.meters import EpochMeter
 from shufflenet_fn.run.read_back import ReadBack
 from shufflenet_fn.run.read_back import start as start_read_back
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.run.uploading import to_device
-from shufflenet_fn.training.step import no_flags
+from shufflenet_fn.training.step import Examples, no_flags
 from shufflenet_fn_backends.errors import UserError
 
 READ_BACK = 2
@@ -57,7 +56,10 @@ def train_epoch(
         start = time.perf_counter()
         batch: Batch = next(batches)
         loaded = time.perf_counter()
-        examples = to_device(batch.images, batch.labels, run.device)
+        examples = Examples(
+            batch.images.to(run.device, non_blocking=True),
+            batch.labels.to(run.device, non_blocking=True),
+        )
         uploaded = time.perf_counter()
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:

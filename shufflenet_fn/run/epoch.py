@@ -13,10 +13,10 @@ import torch
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.run.events import EpochTrained, StepDone, StepTimes
 from shufflenet_fn.run.meters import EpochMeter
-from shufflenet_fn.run.read_back import ReadBack
-from shufflenet_fn.run.read_back import start as start_read_back
+from shufflenet_fn.run.read_back import ReadBack, ReadBacks
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.step import Examples, no_flags
+from shufflenet_fn.run.uploading import Uploader
+from shufflenet_fn.training.step import no_flags
 from shufflenet_fn_backends.errors import UserError
 
 READ_BACK = 2
@@ -51,15 +51,14 @@ def train_epoch(
     """
     meter = EpochMeter(run.global_batch, len(steps))
     pending: deque[Pending] = deque()
-    flags = no_flags(run.device)
+    # As many as are pending, and the one that joins them.
+    read_backs = ReadBacks(run.device, READ_BACK + 1)
+    flags, to_device = no_flags(run.device), Uploader(run.device)
     for step in steps:
         start = time.perf_counter()
         batch: Batch = next(batches)
         loaded = time.perf_counter()
-        examples = Examples(
-            batch.images.to(run.device, non_blocking=True),
-            batch.labels.to(run.device, non_blocking=True),
-        )
+        examples = to_device(batch.images, batch.labels)
         uploaded = time.perf_counter()
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:
@@ -67,7 +66,7 @@ def train_epoch(
         total, reduce = time.perf_counter() - start, run.clock.take()
         data, upload = loaded - start, uploaded - loaded
         times = StepTimes(total, data, upload, total - data - upload - reduce, reduce)
-        numbers = start_read_back(*metrics, flags_out.skipped)
+        numbers = read_backs.start(*metrics, flags_out.skipped)
         pending.append(Pending(step, times, numbers))
     while pending:
         _read_back(run, meter, pending.popleft(), epoch, steps, stop)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ReadBack:
-    """0-dim tensors on their way to the host: see ``start``."""
+    """Numbers on their way to the host: see ``ReadBacks``."""
 
     values: Tensor
     event: Any
@@ -24,17 +24,30 @@ class ReadBack:
         return numbers
 
 
-def start(*values: Tensor) -> ReadBack:
-    """Send float32 ``values`` of one device to the host.
+class ReadBacks:
+    """Sends float32 values of ``device`` to the host, ``count`` of them under way at most.
 
     ``float(value)`` two steps later would wait for those two steps as well: a copy is queued behind all that
-    was queued before it. Sent now, it is done as soon as its own step is.
+    was queued before it. Sent at once, it is done as soon as its own step is. Page-locked memory and events
+    are kept for as long as this is (see ``uploading.Uploader``).
     """
-    together = torch.stack(values)
-    if together.device.type == "cpu":
-        return ReadBack(together, None)
-    host = torch.empty(len(values), dtype=together.dtype, pin_memory=True)
-    host.copy_(together, non_blocking=True)
-    event = torch.get_device_module(together.device).Event()
-    event.record()
-    return ReadBack(host, event)
+
+    def __init__(self, device: torch.device, count: int) -> None:
+        self._device = device
+        self._slots: list[ReadBack | None] = [None] * count
+        self._turn = 0
+
+    def start(self, *values: Tensor) -> ReadBack:
+        """Send 0-dim ``values``. What was started ``count`` calls ago must have been taken."""
+        together = torch.stack(values)
+        if self._device.type == "cpu":
+            return ReadBack(together, None)
+        slot = self._slots[self._turn]
+        if slot is None:
+            host = torch.empty(len(values), dtype=together.dtype, pin_memory=True)
+            slot = ReadBack(host, torch.get_device_module(self._device).Event())
+            self._slots[self._turn] = slot
+        self._turn = (self._turn + 1) % len(self._slots)
+        slot.values.copy_(together, non_blocking=True)
+        slot.event.record()
+        return slot

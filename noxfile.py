@@ -53,9 +53,9 @@ def npu(session: nox.Session) -> None:
         )
     session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
     session.install(f"torch_npu=={TORCH_NPU}", "-e", ".", "pytest", "pytest-xdist", "hypothesis")
-    check = "import torch; raise SystemExit(torch.version.cuda is not None)"
+    check = "import torch; print('a CUDA build' if torch.version.cuda else 'a CPU build')"
     no_autoload = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
-    if session.run("python", "-c", check, env=no_autoload, success_codes=[0, 1], silent=True):
+    if "a CUDA build" in str(session.run("python", "-c", check, env=no_autoload, silent=True)):
         session.error(
             f"pip gave a CUDA build of torch {TORCH_NPU}, beside which torch_npu aborts. Let it see "
             f"PyTorch's CPU wheels first: PIP_INDEX_URL={CPU_WHEELS} PIP_EXTRA_INDEX_URL=https://pypi.org/simple"

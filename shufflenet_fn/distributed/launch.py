@@ -127,7 +127,10 @@ def _worker(entry: Callable[[A, World], R], argument: A, errors: str) -> R:
 
 
 def _write_report(errors: Path, report: dict[str, Any]) -> None:
-    (errors / f"{report['rank']}.json").write_text(json.dumps(report))
+    # Renamed when it is whole: the others' failures end this process at any moment.
+    partial = errors / f"{report['rank']}.partial"
+    partial.write_text(json.dumps(report))
+    partial.replace(errors / f"{report['rank']}.json")
 
 
 def _first_failure(errors: Path, failures: dict[int, Any]) -> RankFailed:

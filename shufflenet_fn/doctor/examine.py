@@ -76,11 +76,12 @@ def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = Fal
         if line.startswith(MARK):
             found = Finding(**json.loads(line.removeprefix(MARK)))
             # A process that said that all is well and then crashed is not well.
-            return found if outcome.code == 0 or found.status == FAILED else _crashed(outcome)
+            well = outcome.code == 0 or found.status == FAILED
+            return found if well else _crashed(outcome, timeout_s)
     return _crashed(outcome, timeout_s)
 
 
-def _crashed(outcome: Outcome, timeout_s: float | None = None) -> Finding:
+def _crashed(outcome: Outcome, timeout_s: float) -> Finding:
     known = explain(outcome.text)
     lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
     said = f": {lines[-1][:300]}" if lines else ""

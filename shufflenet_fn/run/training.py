@@ -36,7 +36,7 @@ from shufflenet_fn.training.step import (
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
-from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.runtimes.select import runtime_of
 
 
 class Best(NamedTuple):
@@ -107,7 +107,7 @@ class Training:
 def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     """Everything before the first step; says on rank 0 what was decided."""
     settings = job.settings
-    runtime = select_runtime(job.device).runtime
+    runtime = runtime_of(job.device)
     device = runtime.device(job.devices[world.local_rank])
     train_set, eval_set = open_data(settings)
     config = build.build_config(settings, num_classes_of(settings, train_set))

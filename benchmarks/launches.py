@@ -10,19 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import socket
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from shufflenet_fn.bench.launches_ranks import count_case
 from shufflenet_fn.bench.launches_worker import PEER, Case
 from shufflenet_fn_backends.ascend_emulator.build import build
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
 from shufflenet_fn_backends.ascend_emulator.report import PROVES
 
 SETUPS = (("fp32", 1), ("O2", 2))
@@ -45,47 +41,6 @@ GROUPS = {
 BACKENDS = ("reference", "native", "gather", "npu", "routed")
 
 
-def count(libraries: Path, case: Case, cards: int) -> dict[str, Any]:
-    """``StepCounts`` of rank 0."""
-    settings = variables(libraries, Machine(devices=cards))
-    command = [
-        sys.executable,
-        "-m",
-        "shufflenet_fn.bench.launches_worker",
-        json.dumps(case._asdict()),
-    ]
-    ranks = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **settings, **_world(rank, cards)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(cards)
-    ]
-    outputs = [rank.communicate() for rank in ranks]
-    for rank, (_, errors) in zip(ranks, outputs, strict=True):
-        if rank.returncode:
-            sys.exit(f"{case} failed:\n{errors}")
-    counts: dict[str, Any] = json.loads(outputs[0][0].splitlines()[-1])
-    return counts
-
-
-def _world(rank: int, cards: int) -> dict[str, str]:
-    if cards == 1:
-        return {}
-    names = ("RANK", "LOCAL_RANK"), ("WORLD_SIZE", "LOCAL_WORLD_SIZE")
-    world = dict.fromkeys(names[0], str(rank)) | dict.fromkeys(names[1], str(cards))
-    return {**world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": os.environ["MASTER_PORT"]}
-
-
-def _free_port() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -104,10 +59,9 @@ def main() -> None:
     for precision, cards in SETUPS:
         found = {}
         for name in (PEER, *options.backends.split(",")):
-            os.environ["MASTER_PORT"] = _free_port()
             case = Case(name, precision, options.batch_size, options.image_size, options.arch)
             print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
-            found[name] = count(libraries, case, cards)
+            found[name] = count_case(libraries, case, cards)
         results[f"{precision} on {cards} cards" if cards > 1 else precision] = found
     if options.markdown:
         print(markdown(results["fp32"][PEER]["kernels"], results["fp32"]["npu"]["kernels"]))

@@ -2,61 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from shufflenet_fn.bench.launches_ranks import count_case
 from shufflenet_fn.bench.launches_worker import PEER, Case
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
 from tests.conftest import REPOSITORY
 
 Counts = dict[str, Any]
 
 
-def free_port() -> str:
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        return str(server.getsockname()[1])
-
-
-def count(libraries: Path, case: Case, cards: int = 1) -> Counts:
-    """The counts of rank 0."""
-    port, ranks = free_port(), []
-    for rank in range(cards):
-        environ = {**os.environ, **variables(libraries, Machine(devices=cards))}
-        if cards > 1:
-            environ |= dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
-            environ |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(cards))
-            environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        command = [sys.executable, "-m", "shufflenet_fn.bench.launches_worker"]
-        ranks.append(
-            subprocess.Popen(
-                [*command, json.dumps(case._asdict())],
-                env=environ,
-                cwd=REPOSITORY,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-        )
-    outputs = [rank.communicate(timeout=240) for rank in ranks]
-    for rank, (_, errors) in zip(ranks, outputs, strict=True):
-        assert rank.returncode == 0, errors
-    counts: Counts = json.loads(outputs[0][0].splitlines()[-1])
-    return counts
-
-
 @pytest.fixture(scope="module")
 def fp32(libraries: Path, npu: Any) -> dict[str, Counts]:
     names = (PEER, "routed", "gather", "npu")
-    return {name: count(libraries, Case(name, "fp32", 32, 128)) for name in names}
+    return {
+        name: count_case(libraries, Case(name, "fp32", 32, 128), timeout_s=240) for name in names
+    }
 
 
 def test_launches_in_float32(fp32: dict[str, Counts]) -> None:
@@ -89,7 +53,10 @@ def test_no_launch_is_for_the_order_of_weights(fp32: dict[str, Counts]) -> None:
 
 
 def test_launches_of_o2_on_two_cards(libraries: Path, npu: Any) -> None:
-    found = {name: count(libraries, Case(name, "O2", 4, 64), cards=2) for name in (PEER, "npu")}
+    found = {
+        name: count_case(libraries, Case(name, "O2", 4, 64), cards=2, timeout_s=240)
+        for name in (PEER, "npu")
+    }
     assert found["npu"]["launches"] <= 0.65 * found[PEER]["launches"]
     assert found["npu"]["kernels"]["HcclAllReduce"] == 1
     assert (found["npu"]["host_syncs"], found["npu"]["host_copies"]) == (0, 0)

@@ -11,8 +11,8 @@ import torch
 
 from shufflenet_fn.data.decode import RgbImage, decode_rgb
 from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
-from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
 
@@ -38,7 +38,7 @@ def train_batch(
     step: int,
     stopped: Callable[[], bool],
     *,
-    folder: ImageFolder,
+    folder: Samples,
     transform: TrainTransform,
     schedule: StepSchedule,
     seed: int,
@@ -56,7 +56,7 @@ def eval_batch(
     number: int,
     stopped: Callable[[], bool],
     *,
-    folder: ImageFolder,
+    folder: Samples,
     transform: EvalTransform,
     share: range,
     batch_size: int,
@@ -71,7 +71,7 @@ def eval_batch(
 
 
 def read_batch(
-    folder: ImageFolder,
+    folder: Samples,
     indices: npt.NDArray[np.int64],
     size: int,
     write: Callable[[RgbImage, int, RgbImage], None],
@@ -94,7 +94,7 @@ def read_batch(
     for slot, index in enumerate(indices.tolist()):
         if stopped():
             raise Stopped
-        image = decode_rgb(folder.read(index), path=folder.path(index))
+        image = decode_rgb(folder.read(index).data, path=folder.name(index))
         write(image, index, buffer[slot])
     return Batch(
         images=torch.from_numpy(buffer).permute(0, 3, 1, 2),

@@ -41,7 +41,7 @@ _SIGNATURES = (
 )
 
 
-def decode_rgb(data: bytes, *, path: str | Path) -> RgbImage:
+def decode_rgb(data: bytes | memoryview, *, path: str | Path) -> RgbImage:
     """Decode one image.
 
     Args:
@@ -54,6 +54,7 @@ def decode_rgb(data: bytes, *, path: str | Path) -> RgbImage:
     Raises:
       UserError: empty, truncated or not an image.
     """
+    data = bytes(data)
     if data.startswith(_JPEG_MAGIC):
         image = _decode_jpeg(data)
         if image is not None:

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable
 
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
-from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.threads import PrefetchIterator
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.errors import UsageError
@@ -16,7 +16,7 @@ BatchIterator = PrefetchIterator[Batch]
 
 
 def train_loader(
-    folder: ImageFolder,
+    folder: Samples,
     transform: TrainTransform,
     *,
     seed: int,
@@ -71,7 +71,7 @@ def train_loader(
 
 
 def eval_loader(
-    folder: ImageFolder,
+    folder: Samples,
     transform: EvalTransform,
     *,
     batch_size: int,

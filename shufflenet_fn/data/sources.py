@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -47,12 +48,16 @@ class ImageFolder:
         """The full path of sample ``index``."""
         return self.root / self.split / self.paths[index]
 
-    def read(self, index: int) -> bytes:
-        """The encoded bytes of sample ``index``. Raises ``UserError`` if it cannot be read."""
+    def name(self, index: int) -> str:
+        """The full path of sample ``index``, for messages."""
+        return str(self.path(index))
+
+    def read(self, index: int) -> Encoded:
+        """The file of sample ``index``. Raises ``UserError`` if it cannot be read."""
         path = self.path(index)
         try:
             with open(path, "rb") as file:
-                return file.read()
+                return Encoded(file.read())
         except OSError as error:
             raise UserError(
                 f"cannot read image {path}: {error.strerror or error}. It was there when the "

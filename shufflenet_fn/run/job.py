@@ -12,8 +12,9 @@ import torch
 
 from shufflenet_fn.checkpoint.store import MANIFEST, checkpoints, pointed_to, verify
 from shufflenet_fn.data.demo import ensure_demo
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.data.sources import open_train_val
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
@@ -136,7 +137,7 @@ def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, lis
     return resolved, notes
 
 
-def open_data(settings: TrainSettings) -> tuple[ImageFolder, ImageFolder]:
+def open_data(settings: TrainSettings) -> tuple[Samples, Samples]:
     """The training and validation split that ``--data`` names."""
     if settings.data is None:
         raise UsageError(

@@ -13,7 +13,8 @@ from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader
-from shufflenet_fn.data.sources import ImageFolder, open_image_folder
+from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -179,7 +180,7 @@ def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
     return arch
 
 
-def _open(job: EvalJob) -> ImageFolder:
+def _open(job: EvalJob) -> Samples:
     """The split, with labels as the weights know them: their run's classes, else those of train/."""
     root = ensure_demo() if job.data == "demo" else Path(job.data)
     classes = job.classes

@@ -10,8 +10,8 @@ import torch
 
 from shufflenet_fn.checkpoint.generators import restore_generators
 from shufflenet_fn.checkpoint.store import load_generators, load_state, pointed_to, verify
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
-from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
@@ -75,8 +75,8 @@ class Training:
     runtime: Runtime
     device: torch.device
     config: ShuffleNetConfig
-    train_set: ImageFolder
-    eval_set: ImageFolder
+    train_set: Samples
+    eval_set: Samples
     train_transform: TrainTransform
     eval_transform: EvalTransform
     schedule: Schedule

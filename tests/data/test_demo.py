@@ -68,7 +68,7 @@ def test_the_full_set_is_an_image_folder(cache: Path) -> None:
     assert np.bincount(train.labels).tolist() == [TRAIN_PER_CLASS] * 10
     assert np.bincount(val.labels).tolist() == [VAL_PER_CLASS] * 10
     for index in range(0, len(train), 97):
-        assert decode_rgb(train.read(index), path="x").shape == (64, 64, 3)
+        assert decode_rgb(train.read(index).data, path="x").shape == (64, 64, 3)
     assert contents(cache) == ["demo-v1-seed0"]
 
 
@@ -84,7 +84,7 @@ def test_colour_does_not_tell_the_class(cache: Path) -> None:
 
     def colours(folder: ImageFolder, step: int) -> tuple[Array, Array]:
         picked = range(0, len(folder), step)
-        means = [decode_rgb(folder.read(i), path="x").mean((0, 1)) for i in picked]
+        means = [decode_rgb(folder.read(i).data, path="x").mean((0, 1)) for i in picked]
         return np.stack(means), folder.labels[list(picked)]
 
     features, labels = colours(train, 5)

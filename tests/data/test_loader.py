@@ -63,7 +63,7 @@ def test_batch_is_made_of_its_samples(
         for image, label, index in zip(*expected[step], strict=True):
             i = int(index)
             assert int(label) == folder.labels[i]
-            source = decode_rgb(folder.read(i), path="x")
+            source = decode_rgb(folder.read(i).data, path="x")
             augmented = TRANSFORM(source, sample_rng(5, step // 2, i))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), augmented)
 
@@ -158,7 +158,7 @@ def test_eval_images_are_resized_and_cropped(folders: tuple[ImageFolder, ImageFo
     val, transform = folders[1], EvalTransform(28, 24)
     for images, _, indices in eval_loader(val, transform, batch_size=4):
         for image, index in zip(images, indices.tolist(), strict=True):
-            expected = transform(decode_rgb(val.read(index), path="x"))
+            expected = transform(decode_rgb(val.read(index).data, path="x"))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)
 
 

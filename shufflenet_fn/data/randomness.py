@@ -2,13 +2,21 @@
 
 Philox4x64 maps a 128-bit key and a 256-bit counter to 256 random bits. Layout, in 64-bit words:
 
-    key     = (seed, 0)
+    key     = (seed, repeat)
     counter = (block, index, epoch, domain)
 
-``block`` is the word that the generator itself advances, one per four 64-bit draws; ``domain`` is
-0 for a sample's augmentation and 1 for an epoch's permutation. Two different (seed, epoch, index)
-differ in the key or in a counter word that the generator never reaches, so their streams share no
-block. Nothing has to be saved for a resume, and nothing depends on the number of threads or ranks.
+``block`` is the word that the generator itself advances, one per four 64-bit draws; ``repeat``
+numbers the showings of a sample within an epoch; ``domain`` says what the draws are for:
+
+    SAMPLE       0  crop, jitter and flip of a sample
+    PERMUTATION  1  the order of an epoch
+    POLICY       2  TrivialAugment or RandAugment of a sample
+    ERASING      3  random erasing of a sample
+    MIXING       4  mixup and cutmix of a step, whose number stands in ``index``
+
+Two streams that differ in any of these differ in the key or in a counter word that the generator
+never reaches, so they share no block. Nothing has to be saved for a resume, and nothing depends on
+the number of threads or ranks.
 """
 
 from __future__ import annotations
@@ -19,17 +27,29 @@ import numpy.typing as npt
 from shufflenet_fn_backends.errors import UsageError
 
 SEED_LIMIT = 2**64
-_SAMPLE = 0
-_PERMUTATION = 1
+SAMPLE = 0
+PERMUTATION = 1
+POLICY = 2
+ERASING = 3
+MIXING = 4
 
 
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The generator for the augmentation of sample ``index`` in ``epoch``.
+def sample_rng(
+    seed: int, epoch: int, index: int, *, domain: int = SAMPLE, repeat: int = 0
+) -> np.random.Generator:
+    """The generator of sample ``index`` in ``epoch`` for the draws that ``domain`` names.
+
+    Args:
+      seed: of the run, 0 <= seed < 2**64.
+      epoch, index: which sample in which epoch.
+      domain: what the draws are for, so that each operation has its own whether others are on or
+        off.
+      repeat: which showing of the sample within the epoch, from 0.
 
     Raises:
       UsageError: ``seed`` is negative or not below 2**64.
     """
-    return np.random.Generator(_philox(seed, epoch, index, _SAMPLE))
+    return np.random.Generator(_philox(seed, epoch, index, domain, repeat))
 
 
 def epoch_permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
@@ -41,13 +61,13 @@ def epoch_permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
     Raises:
       UsageError: ``seed`` is negative or not below 2**64.
     """
-    draws = _philox(seed, epoch, 0, _PERMUTATION).random_raw(n)
+    draws = _philox(seed, epoch, 0, PERMUTATION).random_raw(n)
     return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
 
 
-def _philox(seed: int, epoch: int, index: int, domain: int) -> np.random.Philox:
+def _philox(seed: int, epoch: int, index: int, domain: int, repeat: int = 0) -> np.random.Philox:
     if not 0 <= seed < SEED_LIMIT:
         raise UsageError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}.")
-    key = np.array([seed, 0], dtype=np.uint64)
+    key = np.array([seed, repeat], dtype=np.uint64)
     counter = np.array([0, index, epoch, domain], dtype=np.uint64)
     return np.random.Philox(key=key, counter=counter)

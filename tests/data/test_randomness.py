@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shufflenet_fn.data.randomness import epoch_permutation, sample_rng
+from shufflenet_fn.data.randomness import (
+    ERASING,
+    MIXING,
+    PERMUTATION,
+    POLICY,
+    SAMPLE,
+    epoch_permutation,
+    sample_rng,
+)
 from shufflenet_fn_backends.errors import UsageError
 
 SEEDS = st.integers(0, 2**64 - 1)
@@ -36,6 +44,18 @@ def test_neighbours_share_no_block() -> None:
     keys = [(0, 0, 0), (0, 0, 1), (0, 1, 0), (1, 0, 0), (2**64 - 1, 0, 0)]
     streams = [set(sample_rng(*key).bit_generator.random_raw(4096).tolist()) for key in keys]
     assert len(set.union(*streams)) == 4096 * len(keys)
+
+
+def test_operations_and_repeats_share_no_block() -> None:
+    """Nor do the long streams of one sample's operations and showings, or of its neighbours'."""
+    streams = [
+        sample_rng(3, epoch, index, domain=domain, repeat=repeat).bit_generator.random_raw(1024)
+        for epoch in (0, 1)
+        for index in (0, 1)
+        for domain in (SAMPLE, PERMUTATION, POLICY, ERASING, MIXING)
+        for repeat in (0, 1, 2)
+    ]
+    assert len(set(np.concatenate(streams).tolist())) == 1024 * len(streams)
 
 
 def test_permutation_and_samples_are_independent() -> None:

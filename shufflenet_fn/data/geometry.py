@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.scratch import Scratch
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
@@ -81,25 +83,52 @@ def crop(image: RgbImage, box: Box) -> RgbImage:
     return image[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
-def resize(image: RgbImage, height: int, width: int, *, out: RgbImage | None = None) -> RgbImage:
-    """Resample to (height, width, 3): area averaging to shrink, bilinear to enlarge, else a copy.
+def resize(
+    image: RgbImage,
+    height: int,
+    width: int,
+    *,
+    out: RgbImage | None = None,
+    scratch: Scratch | None = None,
+) -> RgbImage:
+    """Resample to (height, width, 3) with the antialiased bilinear filter.
 
-    Averaging filters what shrinking would alias, as Pillow's antialiased bilinear does; cv2's plain
-    bilinear would not. A crop that shrinks along one side only is taken bilinearly.
+    The filter is a triangle whose half-width is one output pixel where the image shrinks and one source
+    pixel where it grows, each axis by itself: what Pillow and torchvision compute. Of the same size it
+    is a copy.
 
     Args:
       image: uint8 (H, W, 3); a strided view is fine.
+      height, width: of the result.
       out: C-contiguous uint8 (height, width, 3) to fill, or None for a new array.
+      scratch: memory to use again where ``image`` is strided or read-only.
     """
-    import cv2
-
     if out is None:
         out = np.empty((height, width, 3), dtype=np.uint8)
-    source_height, source_width = image.shape[:2]
-    if (source_height, source_width) == (height, width):
+    if image.shape[:2] == (height, width):
         np.copyto(out, image)
         return out
-    shrinks = source_height >= height and source_width >= width
-    interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cv2.resize(image, (width, height), dst=out, interpolation=interpolation)
+    if not (image.flags.c_contiguous and image.flags.writeable):
+        # torch would copy strided pixels to fresh memory, with a pool of threads for each reading thread,
+        # and it warns of memory that it may not write to.
+        contiguous = (scratch or Scratch()).array("resize", image.shape)
+        np.copyto(contiguous, image)
+        image = contiguous
+    _resample(image, out)
     return out
+
+
+def _resample(image: RgbImage, out: RgbImage) -> None:
+    """Fill ``out`` from ``image``, both C-contiguous.
+
+    ``torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)``, with the one thing
+    that it lacks, ``out``. Of uint8 in channels_last memory torch has a SIMD kernel.
+    """
+    torch.ops.aten._upsample_bilinear2d_aa.out(
+        _nchw(image), out.shape[:2], False, None, None, out=_nchw(out)
+    )
+
+
+def _nchw(image: RgbImage) -> torch.Tensor:
+    """A (1, 3, H, W) view in channels_last memory."""
+    return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)

@@ -14,6 +14,7 @@ import numpy as np
 
 from shufflenet_fn.data import geometry, jitter
 from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -50,7 +51,12 @@ class TrainTransform:
         _check(0 <= self.flip <= 1, "flip", self.flip, "a probability from 0 (off) to 1")
 
     def __call__(
-        self, image: RgbImage, rng: np.random.Generator, *, out: RgbImage | None = None
+        self,
+        image: RgbImage,
+        rng: np.random.Generator,
+        *,
+        out: RgbImage | None = None,
+        scratch: Scratch | None = None,
     ) -> RgbImage:
         """Augment one image.
 
@@ -58,6 +64,7 @@ class TrainTransform:
           image: uint8 (H, W, 3); not modified.
           rng: generator for this sample; exactly 27 uniform numbers are taken from it.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
+          scratch: this thread's memory, to use again.
 
         Returns:
           uint8 (size, size, 3).
@@ -69,7 +76,8 @@ class TrainTransform:
         box = geometry.random_resized_crop_box(
             height, width, scale=self.scale, ratio=self.ratio, draws=draws[: geometry.CROP_DRAWS]
         )
-        result = geometry.resize(geometry.crop(image, box), self.size, self.size, out=out)
+        cropped = geometry.crop(image, box)
+        result = geometry.resize(cropped, self.size, self.size, out=out, scratch=scratch)
         if self.jitter > 0:
             jitter.color_jitter(result, self.jitter, draws[geometry.CROP_DRAWS : -1])
         if draws[-1] < self.flip:
@@ -99,12 +107,15 @@ class EvalTransform:
         _check(self.size >= 1, "size", self.size, "an integer of at least 1 pixel")
         _check(self.resize >= self.size, "resize", self.resize, f"at least size, {self.size}")
 
-    def __call__(self, image: RgbImage, *, out: RgbImage | None = None) -> RgbImage:
+    def __call__(
+        self, image: RgbImage, *, out: RgbImage | None = None, scratch: Scratch | None = None
+    ) -> RgbImage:
         """Resize and crop one image.
 
         Args:
           image: uint8 (H, W, 3); not modified.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
+          scratch: this thread's memory, to use again.
 
         Returns:
           uint8 (size, size, 3).
@@ -112,7 +123,8 @@ class EvalTransform:
         height, width = geometry.resized_shape(image.shape[0], image.shape[1], self.resize)
         box = geometry.centre_box(height, width, self.size)
         if image.shape[:2] != (height, width):
-            image = geometry.resize(image, height, width)
+            whole = (scratch or Scratch()).array("resized", (height, width, 3))
+            image = geometry.resize(image, height, width, out=whole, scratch=scratch)
         return geometry.resize(geometry.crop(image, box), self.size, self.size, out=out)
 
 

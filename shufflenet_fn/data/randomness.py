@@ -9,10 +9,11 @@ Philox4x64 maps a 128-bit key and a 256-bit counter to 256 random bits. Layout, 
 numbers the showings of a sample within an epoch; ``domain`` says what the draws are for:
 
     SAMPLE       0  crop, jitter and flip of a sample
-    PERMUTATION  1  the order of an epoch
+    ORDER        1  the order of an epoch
     POLICY       2  TrivialAugment or RandAugment of a sample
     ERASING      3  random erasing of a sample
     MIXING       4  mixup and cutmix of a step, whose number stands in ``index``
+    REPLACEMENT  5  which sample takes the place of a bad one
 
 Two streams that differ in any of these differ in the key or in a counter word that the generator
 never reaches, so they share no block. Nothing has to be saved for a resume, and nothing depends on
@@ -28,10 +29,11 @@ from shufflenet_fn_backends.errors import UsageError
 
 SEED_LIMIT = 2**64
 SAMPLE = 0
-PERMUTATION = 1
+ORDER = 1
 POLICY = 2
 ERASING = 3
 MIXING = 4
+REPLACEMENT = 5
 
 
 def sample_rng(
@@ -52,17 +54,16 @@ def sample_rng(
     return np.random.Generator(_philox(seed, epoch, index, domain, repeat))
 
 
-def epoch_permutation(seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
-    """The order in which ``epoch`` visits ``n`` samples: an int64 permutation of shape (n,).
+def order_keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
+    """The keys of the order of ``epoch``: uint64 (count,).
 
-    Made by sorting raw 64-bit draws: numpy guarantees those for all versions, which it does not for
-    ``Generator.permutation``, and a resumed run must see the same order.
+    Raw draws, which numpy guarantees for all versions: a resumed run must see the same order.
 
     Raises:
       UsageError: ``seed`` is negative or not below 2**64.
     """
-    draws = _philox(seed, epoch, 0, PERMUTATION).random_raw(n)
-    return np.argsort(draws, kind="stable").astype(np.int64, copy=False)
+    keys: npt.NDArray[np.uint64] = _philox(seed, epoch, 0, ORDER).random_raw(count)
+    return keys
 
 
 def _philox(seed: int, epoch: int, index: int, domain: int, repeat: int = 0) -> np.random.Philox:

@@ -6,14 +6,12 @@ read it, so the state of the training loader is the number of the next step and 
 
 from __future__ import annotations
 
-import functools
-import threading
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.randomness import epoch_permutation
+from shufflenet_fn.data.order import samples_at
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -25,32 +23,23 @@ class StepSamples(NamedTuple):
 
 
 class StepSchedule:
-    """The samples of any step for one rank. Safe to call from several threads.
-
-    Keeps the permutations of the two last epochs used: around an epoch's end, threads work on both.
-    """
+    """The samples of any step for one rank. Has no state: call it from any number of threads."""
 
     def __init__(self, *, seed: int, n: int, global_batch: int, rank: int, world_size: int) -> None:
         """Args and ``UsageError`` as ``train_loader``; ``n`` is the number of samples."""
         check_rank(rank, world_size)
         self.steps_per_epoch = steps_per_epoch(n, global_batch)
         self.batch_size = rank_batch_size(global_batch, world_size)
-        self._global_batch = global_batch
-        self._rank = rank
-        self._lock = threading.Lock()
-        self._permutation = functools.lru_cache(maxsize=2)(
-            functools.partial(epoch_permutation, seed, n=n)
-        )
-        epoch_permutation(seed, 0, 0)  # a bad seed is the caller's error, not a thread's
+        self._seed, self._n = seed, n
+        self._global_batch, self._rank = global_batch, rank
+        self(0)  # a bad seed is the caller's error, not a thread's
 
     def __call__(self, step: int) -> StepSamples:
         """The samples of ``step``, counted from 0 over all epochs."""
-        epoch, position = divmod(step, self.steps_per_epoch)
-        # Under the lock, so that threads arriving together at a new epoch compute it once.
-        with self._lock:
-            permutation = self._permutation(epoch)
-        start = position * self._global_batch + self._rank * self.batch_size
-        return StepSamples(epoch, permutation[start : start + self.batch_size])
+        epoch, number = divmod(step, self.steps_per_epoch)
+        start = number * self._global_batch + self._rank * self.batch_size
+        positions = np.arange(start, start + self.batch_size, dtype=np.int64)
+        return StepSamples(epoch, samples_at(positions, seed=self._seed, epoch=epoch, n=self._n))
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:

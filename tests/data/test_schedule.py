@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-from typing import Any
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shufflenet_fn.data import schedule
-from shufflenet_fn.data.randomness import epoch_permutation
+from shufflenet_fn.data.order import samples_at
 from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, steps_per_epoch
 from shufflenet_fn_backends.errors import UsageError
 
@@ -26,7 +22,8 @@ def test_ranks_cut_one_sequence(extra: int, per_rank: int, world_size: int, step
     ]
     epoch, position = divmod(step, n // batch)
     assert {part.epoch for part in parts} == {epoch}
-    expected = epoch_permutation(3, epoch, n)[position * batch : (position + 1) * batch]
+    places = np.arange(position * batch, (position + 1) * batch)
+    expected = samples_at(places, seed=3, epoch=epoch, n=n)
     np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), expected)
 
 
@@ -36,31 +33,6 @@ def test_an_epoch_visits_no_sample_twice() -> None:
     for epoch in range(3):
         seen = np.concatenate([steps(5 * epoch + k).indices for k in range(5)])
         assert len(set(seen.tolist())) == 20
-
-
-def test_a_permutation_is_computed_once_for_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[int, int]] = []
-
-    def counted(seed: int, epoch: int, n: int) -> Any:
-        if n:
-            calls.append((seed, epoch))
-        return epoch_permutation(seed, epoch, n)
-
-    monkeypatch.setattr(schedule, "epoch_permutation", counted)
-    steps = StepSchedule(seed=0, n=8, global_batch=4, rank=0, world_size=1)
-    barrier = threading.Barrier(6)
-
-    def read(step: int) -> None:
-        barrier.wait()
-        for _ in range(20):
-            steps(step)
-
-    threads = [threading.Thread(target=read, args=(step,)) for step in (0, 1, 2, 3, 1, 2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(calls) == [(0, 0), (0, 1)]
 
 
 @given(st.integers(0, 400), st.integers(1, 40))

@@ -1,0 +1,1 @@
+"""Augmentation beyond crop, jitter and flip. All draws are counter-based."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -14,6 +14,7 @@ from shufflenet_fn.training.step import Reduce, Reducible
 from shufflenet_fn.tree import tree_leaves, tree_lists, tree_unflatten, tree_zeros_like
 
 T = TypeVar("T")
+Timing = Callable[[], AbstractContextManager[None]]
 
 
 def mean_over_ranks(
@@ -21,7 +22,7 @@ def mean_over_ranks(
     rank: int,
     *,
     bn_stats: str = "mean",
-    on_seconds: Callable[[float], None] = lambda seconds: None,
+    timing: Timing = nullcontext,
 ) -> Reduce:
     """The ``reduce`` of ``make_train_step`` for ``world_size`` ranks of the default process group.
 
@@ -34,34 +35,32 @@ def mean_over_ranks(
         rank: of this process.
         bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0,
             as the original kept them, at no further cost.
-        on_seconds: told how long this process spent in the collective.
+        timing: entered around each collective.
     """
 
     def reduce(tree: Reducible) -> Reducible:
         if bn_stats == "mean":
-            return all_reduce_mean(tree, world_size, on_seconds=on_seconds)
+            return all_reduce_mean(tree, world_size, timing=timing)
         # Only rank 0 contributes its statistics, undivided, so the sum is exactly them.
         others = tree._replace(batch_stats={})
         shares = tree_lists(lambda leaves: torch._foreach_div(leaves, float(world_size)), others)
         stats = tree.batch_stats if rank == 0 else tree_zeros_like(tree.batch_stats)
-        return all_reduce_sum(shares._replace(batch_stats=stats), on_seconds=on_seconds)
+        return all_reduce_sum(shares._replace(batch_stats=stats), timing=timing)
 
     return reduce
 
 
-def all_reduce_mean(
-    tree: T, world_size: int, *, on_seconds: Callable[[float], None] = lambda seconds: None
-) -> T:
+def all_reduce_mean(tree: T, world_size: int, *, timing: Timing = nullcontext) -> T:
     """The mean over ranks of every leaf of any tree. Leaves of the result are views of flat buffers."""
-    return _all_reduce(tree, world_size, on_seconds)
+    return _all_reduce(tree, world_size, timing)
 
 
-def all_reduce_sum(tree: T, *, on_seconds: Callable[[float], None] = lambda seconds: None) -> T:
+def all_reduce_sum(tree: T, *, timing: Timing = nullcontext) -> T:
     """The sum over ranks of every leaf of any tree, as ``all_reduce_mean``."""
-    return _all_reduce(tree, 1, on_seconds)
+    return _all_reduce(tree, 1, timing)
 
 
-def _all_reduce(tree: T, divisor: int, on_seconds: Callable[[float], None]) -> T:
+def _all_reduce(tree: T, divisor: int, timing: Timing) -> T:
     leaves = tree_leaves(tree)
     reduced: list[Tensor] = list(leaves)
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
@@ -69,9 +68,8 @@ def _all_reduce(tree: T, divisor: int, on_seconds: Callable[[float], None]) -> T
         flat = torch.cat([leaves[i].reshape(-1) for i in members])
         if divisor != 1:
             flat.div_(divisor)
-        start = time.perf_counter()
-        dist.all_reduce(flat)
-        on_seconds(time.perf_counter() - start)
+        with timing():
+            dist.all_reduce(flat)
         parts = torch.split(flat, [leaves[i].numel() for i in members])
         for i, part in zip(members, parts, strict=True):
             reduced[i] = part.view(leaves[i].shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,16 +10,15 @@ from typing import NamedTuple
 import torch
 
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.run.events import EpochTrained, StepDone, StepTimes
+from shufflenet_fn.run.events import EpochTrained, StepDone
+from shufflenet_fn.run.judging import judge
 from shufflenet_fn.run.meters import EpochMeter
-from shufflenet_fn.run.read_back import ReadBack, ReadBacks
+from shufflenet_fn.run.read_back import READ_BACK, ReadBack, ReadBacks
+from shufflenet_fn.run.step_clock import TimedStep
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.run.uploading import Uploader
 from shufflenet_fn.training.step import no_flags
 from shufflenet_fn_backends.errors import UserError
-
-READ_BACK = 2
-"""Steps between computing a value on the device and reading it on the host, so that neither waits."""
 
 MAX_SKIPPED = 100
 """Consecutive skipped updates after which a run counts as diverged."""
@@ -30,7 +28,7 @@ class Pending(NamedTuple):
     """A step whose metrics have not been read back yet."""
 
     step: int
-    times: StepTimes
+    timed: TimedStep
     numbers: ReadBack
 
 
@@ -55,19 +53,16 @@ def train_epoch(
     read_backs = ReadBacks(run.device, READ_BACK + 1)
     flags, to_device = no_flags(run.device), Uploader(run.device)
     for step in steps:
-        start = time.perf_counter()
+        run.clock.start()
         batch: Batch = next(batches)
-        loaded = time.perf_counter()
+        run.clock.fed()
         examples = to_device(batch.images, batch.labels)
-        uploaded = time.perf_counter()
+        run.clock.uploaded()
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:
             _read_back(run, meter, pending.popleft(), epoch, steps, stop)
-        total, reduce = time.perf_counter() - start, run.clock.take()
-        data, upload = loaded - start, uploaded - loaded
-        times = StepTimes(total, data, upload, total - data - upload - reduce, reduce)
         numbers = read_backs.start(*metrics, flags_out.skipped)
-        pending.append(Pending(step, times, numbers))
+        pending.append(Pending(step, run.clock.stop(), numbers))
     while pending:
         _read_back(run, meter, pending.popleft(), epoch, steps, stop)
     if meter.skipped == len(steps) and run.scaling.kind == "static":
@@ -84,13 +79,16 @@ def _read_back(
     run: Training, meter: EpochMeter, done: Pending, epoch: int, steps: range, stop: int
 ) -> None:
     """Account for a finished step."""
-    loss, accuracy1, accuracy5, skipped_flag = done.numbers.take()
+    with run.clock.waiting_for_device():
+        loss, accuracy1, accuracy5, skipped_flag = done.numbers.take()
     values = (loss, 100 * accuracy1, 100 * accuracy5)
     skipped = skipped_flag > 0
     run.skipped_in_a_row = run.skipped_in_a_row + 1 if skipped else 0
     if (not skipped and not math.isfinite(loss)) or run.skipped_in_a_row >= MAX_SKIPPED:
         raise diverged(run, f"the loss is {loss} at step {done.step} (epoch {epoch})", done.step)
-    meter.add(done.times, values, skipped)
+    times = run.clock.times(done.timed)
+    meter.add(times, values, skipped)
+    judge(run, times)
     number = done.step - epoch * run.steps_per_epoch
     due = number % run.job.settings.print_freq == 0 or done.step == steps[-1]
     if run.world.is_main and due:
@@ -103,7 +101,7 @@ def _read_back(
                 *values,
                 *meter.mean_metrics,
                 learning_rate=_learning_rate(run, done.step),
-                times=done.times,
+                times=times,
                 mean_times=meter.mean_times,
                 fps=fps,
                 eta_s=None if fps is None else (stop - done.step - 1) * run.global_batch / fps,

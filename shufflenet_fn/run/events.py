@@ -6,11 +6,14 @@ from typing import Any, NamedTuple, Protocol
 
 
 class StepTimes(NamedTuple):
-    """Seconds of one step, or their means. ``total`` is what FPS is made of; the rest is its split.
+    """Seconds of one step, or their means. ``total`` is what FPS is made of; the next four are its split.
 
-    ``data``: waiting for the loader. ``upload``: host to device. ``reduce``: in the collective.
-    ``compute``: everything else. On an accelerator the split is the host's view: work that is still
-    queued shows up where the host next waits for the device.
+    ``data``: nothing was to be computed until the loader had a batch. ``upload``: the host handed a batch
+    to the device. ``reduce``: in the collective. ``compute``: everything else.
+
+    On an accelerator the host runs ahead, so that it may wait for the loader while the device is at work:
+    that costs nothing, is ``hidden`` and counts as ``compute``. ``device``: the host waited for the device,
+    a part of ``compute`` as well. ``reduce`` is the device's time there, and ``data`` what it lost.
     """
 
     total: float
@@ -18,6 +21,8 @@ class StepTimes(NamedTuple):
     upload: float
     compute: float
     reduce: float
+    hidden: float = 0.0
+    device: float = 0.0
 
 
 class RunStarted(NamedTuple):

@@ -1,4 +1,4 @@
-"""Times and metrics of an epoch, and the original's definition of FPS."""
+"""Times and metrics of an epoch with the original's definition of FPS, and the times of a whole run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 from shufflenet_fn.run.events import StepTimes
 
 SKIPPED_STEPS = 10
+
+VERDICT_STEPS = 50
+"""Measured steps after which a run says what bounds it."""
 
 
 class EpochMeter:
@@ -56,3 +59,29 @@ class EpochMeter:
     def fps(self) -> float | None:
         """Images per second over all devices; ``None`` before there is a measured step."""
         return self._global_batch / self.mean_times.total if self._timed else None
+
+
+class WaitMeter:
+    """The mean times of all steps of this start of a run.
+
+    Its first 10 steps do not count: they compile, warm up, and live on what the loader has read ahead.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._times = [0.0] * len(StepTimes._fields)
+
+    @property
+    def steps(self) -> int:
+        """Measured steps."""
+        return max(0, self._seen - SKIPPED_STEPS)
+
+    def add(self, times: StepTimes) -> None:
+        self._seen += 1
+        if self._seen > SKIPPED_STEPS:
+            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
+
+    @property
+    def mean_times(self) -> StepTimes:
+        """Mean of the measured steps; zeros before there is one."""
+        return StepTimes(*(total / max(1, self.steps) for total in self._times))

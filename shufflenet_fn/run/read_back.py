@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+READ_BACK = 2
+"""Steps between computing a value on the device and reading it on the host, so that neither waits."""
+
 
 @dataclass(frozen=True)
 class ReadBack:

@@ -15,7 +15,8 @@ class Results(NamedTuple):
 
     ``accuracy1`` is that of the last evaluation, not of the best: ``best_accuracy1`` is picked on the
     validation set and so flattered. ``best_epoch`` counts from 1. Memory is rank 0's: what tensors took at
-    most, what the allocator holds at the end, and what the device has.
+    most, what the allocator holds at the end, and what the device has. ``step_seconds`` is rank 0's mean
+    ``StepTimes`` and ``verdict`` a ``Verdict``, both ``None`` for a run of 10 steps or fewer.
     """
 
     name: str
@@ -35,6 +36,8 @@ class Results(NamedTuple):
     memory_peak_bytes: int
     memory_reserved_bytes: int
     memory_total_bytes: int
+    step_seconds: dict[str, float] | None
+    verdict: dict[str, Any] | None
 
 
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:

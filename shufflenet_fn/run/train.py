@@ -21,6 +21,7 @@ from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarted
 from shufflenet_fn.run.facts import run_facts
 from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.judging import judge_all
 from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
 from shufflenet_fn.run.training import Best, Training, build_training
@@ -168,7 +169,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
 
 def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
     assert run.last is not None
-    memory = run.runtime.memory()
+    memory, judged = run.runtime.memory(), judge_all(run)
     results = Results(
         name=f"{run.world.size}p-{run.job.device.upper()}",
         arch=run.job.settings.arch,
@@ -187,6 +188,8 @@ def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
         memory_peak_bytes=memory.peak,
         memory_reserved_bytes=memory.reserved,
         memory_total_bytes=memory.total,
+        step_seconds=run.waits.mean_times._asdict() if judged else None,
+        verdict=judged._asdict() if judged else None,
     )
     if run.world.is_main:
         table, notes = write_results(run.job.run_dir, results)

@@ -22,7 +22,11 @@ from shufflenet_fn.run.derived import accumulation, global_batch, num_classes_of
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.job import Job, open_data
+from shufflenet_fn.run.meters import WaitMeter
+from shufflenet_fn.run.read_back import READ_BACK
 from shufflenet_fn.run.resumption import differences
+from shufflenet_fn.run.step_clock import StepClock
+from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.raveled import ravel_state, unravel_state
@@ -44,20 +48,6 @@ class Best(NamedTuple):
 
     accuracy1: float
     epoch: int
-
-
-@dataclasses.dataclass
-class ReduceClock:
-    """Seconds that the current step spent in the collective."""
-
-    seconds: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        self.seconds += seconds
-
-    def take(self) -> float:
-        seconds, self.seconds = self.seconds, 0.0
-        return seconds
 
 
 @dataclasses.dataclass
@@ -85,13 +75,15 @@ class Training:
     physical: bool
     train_step: TrainStep
     predictor: build.Predictor
-    clock: ReduceClock
+    clock: StepClock
+    waits: WaitMeter
     threads: int
     steps_per_epoch: int
     global_batch: int
     state: TrainState
     best: Best | None
     last: Scores | None = None
+    verdict: Verdict | None = None
     skipped_in_a_row: int = 0
 
     @property
@@ -146,7 +138,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             reporter.note(note)
         for warning in warnings:
             reporter.warning(warning)
-    clock = ReduceClock()
+    clock = StepClock(device, READ_BACK)
     train_transform, eval_transform = build.build_transforms(settings)
     prepare = build.build_prepare(build.memory_format_of(settings.memory_format, runtime), device)
     state, computing = in_order_of(config, state, backend)
@@ -183,11 +175,12 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             reduce=no_reduce
             if world.size == 1
             else mean_over_ranks(
-                world.size, world.rank, bn_stats=settings.bn_stats, on_seconds=clock.add
+                world.size, world.rank, bn_stats=settings.bn_stats, timing=clock.collective
             ),
         ),
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
         clock=clock,
+        waits=WaitMeter(),
         threads=loader_threads(settings.workers, world.local_size),
         steps_per_epoch=epoch_steps,
         global_batch=batch,

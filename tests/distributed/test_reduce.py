@@ -60,7 +60,7 @@ def test_the_two_modes_differ(report: Report) -> None:
 
 def test_one_collective_per_dtype(report: Report) -> None:
     assert report.collectives == {"float32": ["float32"], "float16": ["float16", "float32"]}
-    assert report.seconds_told == 3
+    assert report.collectives_timed == 3
 
 
 def test_mixed_dtypes_and_shapes(report: Report) -> None:

@@ -1,0 +1,135 @@
+"""What a run's steps are bound by, in words, with the arithmetic done."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, NamedTuple
+
+from shufflenet_fn.run.events import StepTimes
+
+BOUND = 0.1
+"""A step is bound by what takes this share of it beside computing; by less it is hardly slowed."""
+
+IDLE_HOST = 0.02
+"""An accelerator keeps up with its host if the host waits for it less than this share of a step."""
+
+Kind = Literal[
+    "input-bound", "upload-bound", "communication-bound", "launch-bound", "compute-bound"
+]
+
+
+class Feeding(NamedTuple):
+    """How a run reads its data.
+
+    Attributes:
+      batch_size: images of a step on one device.
+      threads: loader threads of one device; 0 if the training loop reads itself.
+      cores: cores of one device's process: this machine's, divided by its devices.
+      devices: devices of this machine.
+      storage: how the data set is stored.
+      accelerator: whether the device computes beside the host.
+    """
+
+    batch_size: int
+    threads: int
+    cores: int
+    devices: int
+    storage: Literal["files", "packed JPEG", "packed pixels"]
+    accelerator: bool
+
+
+class Verdict(NamedTuple):
+    """``kind`` and its ``text``. ``share``: of the step, what ``kind`` takes. ``steps``: measured."""
+
+    kind: Kind
+    share: float
+    steps: int
+    text: str
+
+
+def verdict(times: StepTimes, steps: int, feeding: Feeding) -> Verdict:
+    """The verdict on the mean ``times`` of ``steps`` steps.
+
+    A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
+    """
+    total = times.total
+    besides: dict[Kind, float] = {
+        "input-bound": times.data,
+        "upload-bound": times.upload,
+        "communication-bound": times.reduce,
+    }
+    kind = max(besides, key=lambda name: besides[name])
+    seconds = besides[kind]
+    if total <= 0 or seconds < BOUND * total:
+        kind, seconds = "compute-bound", times.compute
+        # A host that waits neither for its device nor, while that works, for data is the slower of the two.
+        if feeding.accelerator and times.device + times.hidden < IDLE_HOST * total:
+            kind = "launch-bound"
+    share = seconds / total if total > 0 else 0.0
+    of_step = f"{100 * share:.0f} % of the step"
+    milliseconds = f"{1000 * seconds:.0f} of {1000 * total:.0f} ms"
+    words = {
+        "input-bound": f"{of_step} waits for data ({milliseconds}). {_more_input(times, feeding)}",
+        "upload-bound": f"{of_step} hands the batch to the device ({milliseconds}). A smaller "
+        "--image-size uploads less; `shufflenet-fn doctor` measures the host's memory and the device.",
+        "communication-bound": f"{of_step} is the collective ({milliseconds}), waiting for the slowest "
+        "device included. A larger --batch-size or --accumulate needs it less often.",
+        "launch-bound": f"the host hardly ever waits for the device "
+        f"({100 * (times.device + times.hidden) / max(total, 1e-9):.1f} % of the step): launching takes "
+        "longer than computing. A larger --batch-size gives each launch more work.",
+        "compute-bound": f"{of_step} computes, {100 * times.data / max(total, 1e-9):.0f} % waits for data"
+        + _hidden(times),
+    }
+    return Verdict(kind, share, steps, f"{kind}: {words[kind]}")
+
+
+def more_threads(threads: int, step: float, wait: float) -> int:
+    """Threads to add to ``threads`` so that a step of ``step`` seconds no longer waits ``wait`` of them.
+
+    Threads that are waited for are all busy: together they read a batch in ``step`` and would have to in
+    ``step - wait``.
+    """
+    need = threads * step / max(step - wait, 1e-9)
+    # What is short of a whole thread by less than the measurement can tell is no thread.
+    return max(1, math.ceil(need - threads - 0.05))
+
+
+def _more_input(times: StepTimes, feeding: Feeding) -> str:
+    """What the loader delivers, what the step would take, and what would close the gap."""
+    wanted = feeding.batch_size / max(times.total - times.data, 1e-9)
+    delivered = feeding.batch_size / times.total
+    if feeding.threads == 0:
+        return (
+            f"The training loop reads by itself (--workers 0); without that the step would take "
+            f"{wanted:.0f} images/s and takes {delivered:.0f}. --workers {feeding.devices} reads ahead."
+        )
+    more = more_threads(feeding.threads, times.total, times.data)
+    spare = feeding.cores - feeding.threads
+    ways = []
+    if spare > 0:
+        workers = (feeding.threads + min(more, spare)) * feeding.devices
+        enough = "" if spare >= more else f", {more - spare} short of what it needs"
+        ways.append(f"--workers {workers} (cores are free{enough})")
+    if spare < more:
+        ways.append(f"{_count(more - max(0, spare), 'more core')} per device")
+    if feeding.storage == "files":
+        ways.append("`shufflenet-fn data pack`")
+    elif feeding.storage == "packed JPEG":
+        ways.append("`shufflenet-fn data pack --format raw`")
+    return (
+        f"{_count(feeding.threads, 'loader thread')} per device deliver"
+        f"{'s' if feeding.threads == 1 else ''} {delivered:.0f} images/s, "
+        f"{delivered / feeding.threads:.0f} each; the step would take {wanted:.0f}: "
+        f"{' or '.join(ways)} would end it"
+    )
+
+
+def _hidden(times: StepTimes) -> str:
+    """What the loader's slack is, where a device works while the host waits."""
+    if times.hidden <= 0:
+        return ""
+    return f"; {100 * times.hidden / times.total:.0f} % more of it behind the device's back, at no cost"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number if number > 1 else 'one'} {noun}{'s' if number > 1 else ''}"

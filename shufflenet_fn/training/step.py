@@ -6,7 +6,7 @@ averaging over ranks is an injected function, so this module knows nothing of ``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -20,7 +20,7 @@ from shufflenet_fn.ravel import unravel
 from shufflenet_fn.training.ema import update_ema
 from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
-from shufflenet_fn.training.losses import correct_counts, cross_entropy
+from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
 from shufflenet_fn.training.raveled import grads_like, params_to_compute_with, updated_stats
 from shufflenet_fn.training.state import TrainState
@@ -31,7 +31,10 @@ from shufflenet_fn_backends.runtimes.base import Overflow
 
 
 class Metrics(NamedTuple):
-    """Means over the global batch, 0-dim float32 each. Accuracies are fractions in [0, 1]."""
+    """Means over the global batch, 0-dim float32 each. Accuracies are fractions in [0, 1].
+
+    Of mixed images, the accuracies are those against each image's own label.
+    """
 
     loss: Tensor
     accuracy1: Tensor
@@ -64,10 +67,15 @@ Reduce = Callable[[Reducible], Reducible]
 
 
 class Examples(NamedTuple):
-    """``images``: (N, 3, H, W), in whatever form ``prepare`` takes; ``labels``: (N,) int64."""
+    """A batch.
+
+    ``images``: (N, 3, H, W), in whatever form ``prepare`` takes. ``labels``: (N,) int64. ``mix``: the other
+    labels of images that were mixed, ``()`` if they were not.
+    """
 
     images: Tensor
     labels: Tensor
+    mix: Mix | tuple[()] = ()
 
 
 class EvalSums(NamedTuple):
@@ -146,31 +154,36 @@ def make_train_step(
 
     @compiler
     def loss_fn(
-        params: Params, batch_stats: BatchStats, loss_scale: Any, images: Tensor, labels: Tensor
+        params: Params,
+        batch_stats: BatchStats,
+        loss_scale: Any,
+        images: Tensor,
+        labels: Tensor,
+        mix: Mix | tuple[()],
     ) -> Any:
         variables = Variables(params, batch_stats)
         logits, moments = forward(
             config, variables, prepare(images), train=True, backend=backend, policy=policy
         )
-        loss = cross_entropy(logits, labels, label_smoothing=label_smoothing)
+        loss = mixed_cross_entropy(logits, labels, mix, label_smoothing=label_smoothing)
         return scale_loss(loss_scale, loss), (loss, logits, moments)
 
-    def lane(state: TrainState, images: Tensor, labels: Tensor) -> tuple[Any, Any, Metrics]:
+    def lane(state: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
         stats = unravel(state.batch_stats)
         grads, (loss, logits, moments) = gradients(
-            lambda params: loss_fn(params, stats, state.loss_scale, images, labels),
+            lambda params: loss_fn(params, stats, state.loss_scale, *part),
             params_to_compute_with(state.params, policy),
         )
         batch_stats = updated_stats(config, state.batch_stats, moments)
-        top1, top5 = correct_counts(logits, labels)
-        count = labels.shape[0]
+        top1, top5 = correct_counts(logits, part.labels)
+        count = part.labels.shape[0]
         metrics = Metrics(loss.float(), top1 / count, top5 / count)
         return grads_like(state.params, grads), batch_stats, metrics
 
     def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
         if overflow is not None:
             overflow.clear()
-        local = _mean(lane(state, *part) for part in _cut(batch, lanes))
+        local = _mean(lane(state, part) for part in _cut(batch, lanes))
         if overflow is not None:
             flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
         grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
@@ -237,13 +250,17 @@ def _select(condition: Tensor, new: TrainState, old: TrainState) -> TrainState:
     return new._replace(**dict(zip(names, chosen, strict=True)))
 
 
-def _cut(batch: Examples, lanes: int) -> list[tuple[Tensor, Tensor]]:
+def _cut(batch: Examples, lanes: int) -> list[Examples]:
     if lanes == 1:
-        return [(batch.images, batch.labels)]
+        return [batch]
     count = batch.labels.shape[0]
     if count % lanes:
         raise ValueError(f"a batch of {count} samples cannot be cut in {lanes} equal lanes")
-    return list(zip(batch.images.chunk(lanes), batch.labels.chunk(lanes), strict=True))
+    mixes: Sequence[Mix | tuple[()]] = [()] * lanes
+    if isinstance(batch.mix, Mix):
+        mixes = [Mix(part, batch.mix.weight) for part in batch.mix.partners.chunk(lanes)]
+    parts = zip(batch.images.chunk(lanes), batch.labels.chunk(lanes), mixes, strict=True)
+    return [Examples(*part) for part in parts]
 
 
 def _mean(results: Iterator[tuple[Any, Any, Metrics]]) -> tuple[Any, Any, Metrics]:

@@ -9,7 +9,8 @@ from types import ModuleType
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.store import load_state, save_checkpoint
+from shufflenet_fn.checkpoint.read import load_state
+from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling
@@ -24,7 +25,7 @@ from tests.model.support import TINY, assert_trees_equal, examples, tiny_variabl
 from tests.npu.conftest import OnEmulator
 
 CPU = torch.device("cpu")
-BATCH = Examples(*examples(8))
+BATCH = examples(8)
 
 
 @pytest.fixture

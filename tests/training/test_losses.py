@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from shufflenet_fn.training.losses import correct_counts, cross_entropy
+from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
 from tests.model.support import generator
 
 
@@ -37,6 +37,30 @@ def test_half_logits_are_widened_first(dtype: torch.dtype) -> None:
     assert loss.dtype == torch.float32
     assert torch.equal(loss, nnf.cross_entropy(logits.float(), labels))
     assert cross_entropy(logits.double(), labels).dtype == torch.float64
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_loss_of_mixed_labels_is_that_of_the_soft_target(smoothing: float) -> None:
+    logits, labels = batch(8, 10, torch.float64)
+    partners, weight = labels.flip(0), torch.tensor(0.3, dtype=torch.float64)
+    target = weight * nnf.one_hot(labels, 10) + (1 - weight) * nnf.one_hot(partners, 10)
+
+    def ours(logits: Tensor) -> Tensor:
+        mix = Mix(partners, weight)
+        return mixed_cross_entropy(logits, labels, mix, label_smoothing=smoothing)
+
+    def expected(logits: Tensor) -> Tensor:
+        return nnf.cross_entropy(logits, target, label_smoothing=smoothing)
+
+    torch.testing.assert_close(ours(logits), expected(logits), rtol=1e-13, atol=0.0)
+    torch.testing.assert_close(
+        torch.func.grad(ours)(logits), torch.func.grad(expected)(logits), rtol=1e-12, atol=1e-15
+    )
+
+
+def test_the_loss_of_plain_labels_is_the_plain_loss() -> None:
+    logits, labels = batch(8, 10)
+    assert torch.equal(mixed_cross_entropy(logits, labels, ()), cross_entropy(logits, labels))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 6, 100])

@@ -42,5 +42,5 @@ def test_a_step_of_a_run_waits_for_no_step_that_is_under_way(
     assert many.launches > few.launches
     more = {what: times - few.syncs.get(what, 0) for what, times in many.syncs.items()}
     # Four events a step: that of the metrics of the step before the last, that of the upload before that, and
-    # the two between which that step's device had nothing to do, which torch_npu asks for before it subtracts.
+    # the two between which that step's device may have been idle, which torch_npu asks for to subtract them.
     assert {what: times for what, times in more.items() if times} == {"aclrtSynchronizeEvent": 8}

@@ -16,30 +16,55 @@ from shufflenet_fn_backends.errors import UsageError
 
 
 class StepSamples(NamedTuple):
-    """The samples one rank reads in one step: their epoch and int64 indices of shape (N,)."""
+    """The samples one rank reads in one step.
+
+    ``epoch``: theirs. ``indices``: int64 (N,). ``repeats``: int64 (N,), which of a sample's showings in this
+    epoch each is, from 0.
+    """
 
     epoch: int
     indices: npt.NDArray[np.int64]
+    repeats: npt.NDArray[np.int64]
 
 
 class StepSchedule:
-    """The samples of any step for one rank. Has no state: call it from any number of threads."""
+    """The samples of any step for one rank. Has no state: call it from any number of threads.
 
-    def __init__(self, *, seed: int, n: int, global_batch: int, rank: int, world_size: int) -> None:
+    With repeated augmentation (Hoffer et al. 2020), position q of an epoch shows sample q // repeats of its
+    order for the (q % repeats)-th time, so that an epoch has as many steps and fewer different samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        n: int,
+        global_batch: int,
+        rank: int,
+        world_size: int,
+        repeats: int = 1,
+    ) -> None:
         """Args and ``UsageError`` as ``train_loader``; ``n`` is the number of samples."""
         check_rank(rank, world_size)
+        if repeats < 1:
+            raise UsageError(f"repeats must be at least 1, got {repeats}; 1 shows a sample once.")
         self.steps_per_epoch = steps_per_epoch(n, global_batch)
         self.batch_size = rank_batch_size(global_batch, world_size)
-        self._seed, self._n = seed, n
+        self._seed, self._n, self._repeats = seed, n, repeats
         self._global_batch, self._rank = global_batch, rank
         self(0)  # a bad seed is the caller's error, not a thread's
 
     def __call__(self, step: int) -> StepSamples:
         """The samples of ``step``, counted from 0 over all epochs."""
         epoch, number = divmod(step, self.steps_per_epoch)
-        start = number * self._global_batch + self._rank * self.batch_size
-        positions = np.arange(start, start + self.batch_size, dtype=np.int64)
-        return StepSamples(epoch, samples_at(positions, seed=self._seed, epoch=epoch, n=self._n))
+        places = np.arange(number * self._global_batch, (number + 1) * self._global_batch)
+        # All first showings of a batch, then all second ones: neighbours are different samples, which
+        # mixup needs, and the showings of one go to different ranks, as in torchvision's RASampler.
+        places = places[np.argsort(places % self._repeats, kind="stable")]
+        start = self._rank * self.batch_size
+        order, repeats = np.divmod(places[start : start + self.batch_size], self._repeats)
+        indices = samples_at(order, seed=self._seed, epoch=epoch, n=self._n)
+        return StepSamples(epoch, indices, repeats)
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:

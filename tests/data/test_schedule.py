@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +35,51 @@ def test_an_epoch_visits_no_sample_twice() -> None:
     for epoch in range(3):
         seen = np.concatenate([steps(5 * epoch + k).indices for k in range(5)])
         assert len(set(seen.tolist())) == 20
+
+
+def read_epoch(step: int, *, world_size: int, repeats: int) -> list[tuple[int, int]]:
+    """(sample, repeat) at every position of a global batch of 12 from 50 samples."""
+    parts = [
+        StepSchedule(
+            seed=4, n=50, global_batch=12, rank=rank, world_size=world_size, repeats=repeats
+        )(step)
+        for rank in range(world_size)
+    ]
+    return [
+        pair
+        for part in parts
+        for pair in zip(part.indices.tolist(), part.repeats.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3, 5])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_repeats_are_one_sequence_cut_by_ranks(world_size: int, repeats: int) -> None:
+    for step in range(9):
+        epoch, number = divmod(step, 4)
+        shown = read_epoch(step, world_size=world_size, repeats=repeats)
+        places = np.arange(12 * number, 12 * (number + 1))
+        samples = samples_at(places // repeats, seed=4, epoch=epoch, n=50).tolist()
+        assert sorted(shown) == sorted(zip(samples, (places % repeats).tolist(), strict=True))
+        assert shown == read_epoch(step, world_size=1, repeats=repeats)
+
+
+@pytest.mark.parametrize("repeats", [2, 3, 5])
+def test_neighbours_are_different_samples(repeats: int) -> None:
+    for step in range(8):
+        shown = [sample for sample, _ in read_epoch(step, world_size=1, repeats=repeats)]
+        assert all(one != other for one, other in itertools.pairwise(shown))
+
+
+def test_an_epoch_of_repeats_has_fewer_samples_and_no_showing_twice() -> None:
+    shown = [pair for step in range(4) for pair in read_epoch(step, world_size=1, repeats=3)]
+    assert len(set(shown)) == 48
+    assert len({sample for sample, _ in shown}) == 16
+
+
+def test_repeats_out_of_range() -> None:
+    with pytest.raises(UsageError, match="repeats must be at least 1, got 0"):
+        StepSchedule(seed=0, n=8, global_batch=4, rank=0, world_size=1, repeats=0)
 
 
 @given(st.integers(0, 400), st.integers(1, 40))

@@ -9,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.decode import RgbImage, decode_rgb
+from shufflenet_fn.data.decode import RgbImage, open_picture
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
+from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
 
@@ -42,14 +43,16 @@ def train_batch(
     transform: TrainTransform,
     schedule: StepSchedule,
     seed: int,
+    scratch: Scratch,
 ) -> Batch:
     """The augmented batch of ``step``. Raises as ``read_batch``."""
-    epoch, indices = schedule(step)
+    epoch, indices, _ = schedule(step)
 
-    def write(image: RgbImage, index: int, out: RgbImage) -> None:
-        transform(image, sample_rng(seed, epoch, index), out=out)
+    def fill(index: int, out: RgbImage) -> None:
+        picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
+        transform(picture, sample_rng(seed, epoch, index), out=out, scratch=scratch)
 
-    return read_batch(folder, indices, transform.size, write, stopped)
+    return read_batch(folder, indices, transform.size, fill, stopped)
 
 
 def eval_batch(
@@ -60,21 +63,23 @@ def eval_batch(
     transform: EvalTransform,
     share: range,
     batch_size: int,
+    scratch: Scratch,
 ) -> Batch:
     """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
 
-    def write(image: RgbImage, index: int, out: RgbImage) -> None:
-        transform(image, out=out)
+    def fill(index: int, out: RgbImage) -> None:
+        picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
+        transform(picture, out=out, scratch=scratch)
 
-    return read_batch(folder, indices, transform.size, write, stopped)
+    return read_batch(folder, indices, transform.size, fill, stopped)
 
 
 def read_batch(
     folder: Samples,
     indices: npt.NDArray[np.int64],
     size: int,
-    write: Callable[[RgbImage, int, RgbImage], None],
+    fill: Callable[[int, RgbImage], None],
     stopped: Callable[[], bool],
 ) -> Batch:
     """Read samples into one (N, size, size, 3) buffer, of which ``images`` is a permuted view.
@@ -83,7 +88,7 @@ def read_batch(
       folder: where the samples are.
       indices: samples to read, int64 (N,).
       size: side of the square images.
-      write: ``write(image, index, out)`` transforms a decoded image into its uint8 slot.
+      fill: ``fill(index, out)`` reads, decodes and transforms sample ``index`` into its uint8 slot.
       stopped: asked before every sample, so that closing a loader does not wait for a batch.
 
     Raises:
@@ -94,8 +99,7 @@ def read_batch(
     for slot, index in enumerate(indices.tolist()):
         if stopped():
             raise Stopped
-        image = decode_rgb(folder.read(index).data, path=folder.name(index))
-        write(image, index, buffer[slot])
+        fill(index, buffer[slot])
     return Batch(
         images=torch.from_numpy(buffer).permute(0, 3, 1, 2),
         labels=torch.from_numpy(folder.labels[indices]),

@@ -1,113 +1,108 @@
-"""From the bytes of an image file to an RGB array.
+"""From a stored sample to RGB pixels.
 
-JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL). What it refuses goes to Pillow,
-which is what torchvision decodes with: CMYK and YCCK JPEGs, JPEGs with recoverable damage (one of
-ImageNet's), and every other format. A file both refuse, a truncated one included, is an error that
-names it.
+JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL), which can decode at a half, a quarter or an
+eighth of the size. No published library decodes a region alone. What libjpeg-turbo warns about is refused:
+it goes on after damage, with wrong or grey pixels. CMYK and YCCK JPEGs and every other format go to Pillow,
+which is what torchvision decodes with.
 
-As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped.
+As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped. A format is
+told by its content, not by the file's name.
 """
 
 from __future__ import annotations
 
-import io
+import functools
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
+from shufflenet_fn.data.pillow import check_size, decode_with_pillow, described
+from shufflenet_fn.data.samples import Encoded
+from shufflenet_fn.data.scratch import Scratch
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-RgbImage = npt.NDArray[np.uint8]
+__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_picture"]
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "a JPEG"),
-    (b"\x89PNG", "a PNG"),
-    (b"GIF8", "a GIF"),
-    (b"BM", "a BMP"),
-    (b"RIFF", "a WebP or other RIFF file"),
-    (b"II*\x00", "a TIFF"),
-    (b"MM\x00*", "a TIFF"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"%PDF", "a PDF"),
-    (b"<", "HTML or XML, such as a saved error page"),
-    (b"version https://git-lfs", "a Git LFS pointer that was never fetched"),
-)
+_REDUCTIONS = (1, 2, 4, 8)
+"""Those of libjpeg-turbo's scales that have SIMD code."""
 
 
 def decode_rgb(data: bytes | memoryview, *, path: str | Path) -> RgbImage:
-    """Decode one image.
+    """Decode the bytes of an image file; ``path`` is for the message. As ``decode_sample``."""
+    return decode_sample(Encoded(data), name=str(path))
+
+
+def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> RgbImage:
+    """Decode one whole sample.
 
     Args:
-      data: the whole file.
-      path: where it came from, for the error message only.
+      encoded: an image file's bytes, or pixels.
+      name: what a message calls it.
+      scratch: this thread's memory. The result may lie in it, until the next image is decoded.
 
     Returns:
-      uint8 array of shape (H, W, 3), RGB, C-contiguous. 16-bit grey is reduced to its high byte.
+      uint8 (H, W, 3), RGB, C-contiguous. Pixels are a view of ``encoded``. 16-bit grey is reduced to its
+      high byte.
 
     Raises:
-      UserError: empty, truncated or not an image.
+      BadImage: not an image, damaged, or of more than ``pillow.MAX_PIXELS`` pixels.
     """
-    data = bytes(data)
-    if data.startswith(_JPEG_MAGIC):
-        image = _decode_jpeg(data)
-        if image is not None:
-            return image
-    return _decode_pillow(data, path)
+    return open_picture(encoded, name=name, scratch=scratch).decode(1)
 
 
-def _decode_jpeg(data: bytes) -> RgbImage | None:
-    """The image, or None where simplejpeg does not do or rejects this JPEG.
-
-    Strict mode, because without it a truncated file decodes to a half-grey image without a word.
-    """
+def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> Picture:
+    """A sample's size, and how to decode it. Args and errors as ``decode_sample``."""
+    data = encoded.data
+    if encoded.shape is not None:
+        return as_picture(_pixels(data, encoded.shape, name))
+    if data[:3] != _JPEG_MAGIC:
+        return as_picture(decode_with_pillow(data, name))
     import simplejpeg
 
     try:
-        _, _, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        check_size(height, width, name)
         if colorspace in ("CMYK", "YCCK"):
-            return None
-        image: RgbImage = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
+            # Pillow says nothing of what libjpeg-turbo warns about.
+            simplejpeg.decode_jpeg(data, colorspace="CMYK")
+            return as_picture(decode_with_pillow(data, name))
+    except ValueError as error:
+        raise _damaged(data, name, error) from error
+    decode = functools.partial(_decode_jpeg, data, name, scratch, height, width)
+    return Picture(height, width, decode, _REDUCTIONS)
+
+
+def _decode_jpeg(
+    data: bytes | memoryview,
+    name: str,
+    scratch: Scratch | None,
+    height: int,
+    width: int,
+    reduction: int,
+) -> RgbImage:
+    import simplejpeg
+
+    shape = (-(-height // reduction), -(-width // reduction), 3)
+    buffer = (scratch or Scratch()).array("decoded", shape)
+    # The smallest size that is large enough is the one wanted; without a minimum it is the full one.
+    least = {"min_height": shape[0], "min_width": shape[1]} if reduction > 1 else {}
+    try:
+        image: RgbImage = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=buffer, **least)
+    except ValueError as error:
+        raise _damaged(data, name, error) from error
     return image
 
 
-def _decode_pillow(data: bytes, path: str | Path) -> RgbImage:
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return _to_rgb(image)
-    # Pillow's parsers raise SyntaxError, struct.error, EOFError and others on damaged files;
-    # whatever they raise, the cause is this file.
-    except Exception as error:
-        raise UserError(_undecodable(data, path, error)) from error
+def _damaged(data: bytes | memoryview, name: str, error: ValueError) -> BadImage:
+    return BadImage(name, described(f"libjpeg-turbo says: {error}", data))
 
 
-def _to_rgb(image: Image.Image) -> RgbImage:
-    """(H, W, 3) uint8 of any Pillow mode."""
-    if image.mode.startswith("I"):
-        # convert("RGB") would clip 16-bit grey at 255, turning nearly all of it white.
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "P":
-        # A palette with transparency warns on the direct way to RGB.
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
-
-
-def _undecodable(data: bytes, path: str | Path, error: Exception) -> str:
-    if not data:
-        return f"cannot decode image {path}: the file is empty. Copy it again or remove it."
-    kind = next((name for magic, name in _SIGNATURES if data.startswith(magic)), "no known format")
-    return (
-        f"cannot decode image {path}: {error}. The file has {len(data)} bytes and starts with "
-        f"{data[:12]!r} ({kind}). Copy it again or remove it."
-    )
+def _pixels(data: bytes | memoryview, shape: tuple[int, int], name: str) -> RgbImage:
+    height, width = shape
+    if len(data) != height * width * 3 or not data:
+        raise BadImage(
+            name, f"it has {len(data)} bytes, which are not {width} x {height} RGB pixels"
+        )
+    return np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.box import Box
+from shufflenet_fn.data.picture import RgbImage
 from shufflenet_fn.data.scratch import Scratch
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
-
-
-class Box(NamedTuple):
-    """A rectangle inside an image."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+LONGEST = 50
 
 
 def random_resized_crop_box(
@@ -64,6 +56,17 @@ def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> B
     elif aspect > ratio[1]:
         crop_width = max(1, round(height * ratio[1]))
     return Box((height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width)
+
+
+def middle(height: int, width: int) -> Box:
+    """All of an image, or of a strip the middle, LONGEST times as long as it is wide.
+
+    Resized by its short side, a strip of one pixel's width would take gigabytes, and the centre is all
+    that is looked at.
+    """
+    part_height, part_width = min(height, LONGEST * width), min(width, LONGEST * height)
+    top, left = (height - part_height) // 2, (width - part_width) // 2
+    return Box(top, left, part_height, part_width)
 
 
 def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
+from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.threads import PrefetchIterator
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.errors import UsageError
@@ -66,6 +67,7 @@ def train_loader(
         transform=transform,
         schedule=schedule,
         seed=seed,
+        scratch=Scratch(),
     )
     return _loader(read, start_step, stop_step, threads, prefetch)
 
@@ -104,6 +106,7 @@ def eval_loader(
         transform=transform,
         share=share,
         batch_size=batch_size,
+        scratch=Scratch(),
     )
     return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
 

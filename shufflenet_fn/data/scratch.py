@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 
 import numpy as np
 import numpy.typing as npt
@@ -11,8 +12,8 @@ KEPT_BYTES = 64 * 2**20
 """What is larger than this is not kept: one huge picture must not cost every thread its size for good."""
 
 
-class Scratch:
-    """Buffers by what they are for. They grow and do not shrink. For one thread at a time.
+class Scratch(threading.local):
+    """Buffers by what they are for, for each thread its own. They grow and do not shrink.
 
     A fresh buffer of an image's size comes from the system page by page, each page cleared and mapped on
     first touch, which costs a good part of what decoding into it does.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from shufflenet_fn.data import geometry, jitter
-from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn_backends.errors import UsageError
 
@@ -52,7 +52,7 @@ class TrainTransform:
 
     def __call__(
         self,
-        image: RgbImage,
+        image: RgbImage | Picture,
         rng: np.random.Generator,
         *,
         out: RgbImage | None = None,
@@ -61,7 +61,7 @@ class TrainTransform:
         """Augment one image.
 
         Args:
-          image: uint8 (H, W, 3); not modified.
+          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
           rng: generator for this sample; exactly 27 uniform numbers are taken from it.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
@@ -72,11 +72,15 @@ class TrainTransform:
         import cv2
 
         draws = rng.random(geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1)
-        height, width = image.shape[:2]
+        picture = as_picture(image)
         box = geometry.random_resized_crop_box(
-            height, width, scale=self.scale, ratio=self.ratio, draws=draws[: geometry.CROP_DRAWS]
+            picture.height,
+            picture.width,
+            scale=self.scale,
+            ratio=self.ratio,
+            draws=draws[: geometry.CROP_DRAWS],
         )
-        cropped = geometry.crop(image, box)
+        cropped = picture.region(box, self.size, self.size)
         result = geometry.resize(cropped, self.size, self.size, out=out, scratch=scratch)
         if self.jitter > 0:
             jitter.color_jitter(result, self.jitter, draws[geometry.CROP_DRAWS : -1])
@@ -108,24 +112,31 @@ class EvalTransform:
         _check(self.resize >= self.size, "resize", self.resize, f"at least size, {self.size}")
 
     def __call__(
-        self, image: RgbImage, *, out: RgbImage | None = None, scratch: Scratch | None = None
+        self,
+        image: RgbImage | Picture,
+        *,
+        out: RgbImage | None = None,
+        scratch: Scratch | None = None,
     ) -> RgbImage:
         """Resize and crop one image.
 
         Args:
-          image: uint8 (H, W, 3); not modified.
+          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
 
         Returns:
           uint8 (size, size, 3).
         """
-        height, width = geometry.resized_shape(image.shape[0], image.shape[1], self.resize)
+        picture = as_picture(image)
+        part = geometry.middle(picture.height, picture.width)
+        height, width = geometry.resized_shape(part.height, part.width, self.resize)
+        pixels = picture.region(part, height, width)
+        if pixels.shape[:2] != (height, width):
+            resized = (scratch or Scratch()).array("resized", (height, width, 3))
+            pixels = geometry.resize(pixels, height, width, out=resized, scratch=scratch)
         box = geometry.centre_box(height, width, self.size)
-        if image.shape[:2] != (height, width):
-            whole = (scratch or Scratch()).array("resized", (height, width, 3))
-            image = geometry.resize(image, height, width, out=whole, scratch=scratch)
-        return geometry.resize(geometry.crop(image, box), self.size, self.size, out=out)
+        return geometry.resize(geometry.crop(pixels, box), self.size, self.size, out=out)
 
 
 def _check(valid: bool, field: str, value: object, allowed: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenet_fn.data.geometry import resize
+from shufflenet_fn.data.geometry import LONGEST, middle, resize
 from shufflenet_fn.data.scratch import KEPT_BYTES, Scratch
 
 from .conftest import Array
@@ -83,3 +84,21 @@ def test_scratch_does_not_keep_a_huge_picture() -> None:
     huge = scratch.array("a", (KEPT_BYTES + 1,))
     assert not np.shares_memory(huge, small)
     assert np.shares_memory(scratch.array("a", (8, 8, 3)), small)
+
+
+def test_each_thread_has_its_own_scratch() -> None:
+    scratch = Scratch()
+    mine = scratch.array("a", (4, 4, 3))
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(scratch.array, "a", (4, 4, 3)).result()
+    assert not np.shares_memory(mine, theirs)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 4000), (4000, 1), (30, 40), (3, 151)])
+def test_only_a_strip_is_cut(height: int, width: int) -> None:
+    box = middle(height, width)
+    assert max(box.height, box.width) <= LONGEST * min(box.height, box.width)
+    assert min(box.height, box.width) == min(height, width)
+    assert (box.height, box.width) == (height, width) or max(height, width) > 100
+    assert abs((2 * box.top + box.height) - height) <= 1
+    assert abs((2 * box.left + box.width) - width) <= 1

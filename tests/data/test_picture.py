@@ -1,0 +1,106 @@
+"""Decoding only as much as the crop needs: which reduction, which pixels, and how far from Pillow's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shufflenet_fn.data.box import Box
+from shufflenet_fn.data.decode import decode_rgb, open_picture
+from shufflenet_fn.data.geometry import resize
+from shufflenet_fn.data.picture import Picture, as_picture
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.samples import Encoded
+from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+
+from .conftest import Array, encoded
+
+Draw = Callable[..., Array]
+SIZE = 32
+
+
+def jpeg(image: Array) -> bytes:
+    return encoded(Image.fromarray(image), "JPEG", quality=92)
+
+
+def asked_for(height: int, width: int, box: Box, size: int) -> int:
+    """The reduction at which ``Picture.region`` decodes."""
+    asked = []
+
+    def decode(reduction: int) -> Array:
+        asked.append(reduction)
+        return np.zeros((-(-height // reduction), -(-width // reduction), 3), dtype=np.uint8)
+
+    region = Picture(height, width, decode, (1, 2, 4, 8)).region(box, size, size)
+    assert min(region.shape[:2]) >= size or asked == [1]
+    return asked[0]
+
+
+@pytest.mark.parametrize(
+    ("side", "reduction"),
+    [(40, 1), (127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (5000, 8)],
+)
+def test_two_pixels_are_left_for_each_of_the_result(side: int, reduction: int) -> None:
+    assert asked_for(6000, 6000, Box(500, 500, side, side), SIZE) == reduction
+    assert asked_for(6000, 6000, Box(500, 500, side, 5500), SIZE) == reduction
+    assert asked_for(6000, 6000, Box(500, 500, 40, side), SIZE) == 1
+
+
+def test_an_image_that_is_there_is_not_copied(picture: Draw) -> None:
+    image = picture(300, 400)
+    assert np.shares_memory(as_picture(image).region(Box(5, 6, 280, 290), SIZE, SIZE), image)
+
+
+@pytest.mark.parametrize("shape", [(300, 420), (413, 391)])
+def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int]) -> None:
+    """To Pillow's antialiased resize of the crop whose edges are the nearest multiples."""
+    data = jpeg(picture(*shape, seed=3))
+    whole = decode_rgb(data, path="x")
+    opened = open_picture(Encoded(data), name="x", scratch=Scratch())
+    for box in (Box(0, 0, 280, 290), Box(13, 7, 151, 140), Box(3, 90, 262, 261)):
+        region = opened.region(box, SIZE, SIZE)
+        reduction = 4 if min(box.height, box.width) >= 8 * SIZE else 2
+        bottom, right = box.top + box.height, box.left + box.width
+        sides = (round(side / reduction) for side in (box.top, box.left, bottom, right))
+        top, left, bottom, right = sides
+        assert region.shape[:2] == (bottom - top, right - left)
+        nearest = whole[top * reduction : bottom * reduction, left * reduction : right * reduction]
+        theirs = Image.fromarray(nearest).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+        gap = abs(resize(region, SIZE, SIZE).astype(int) - np.asarray(theirs))
+        assert gap.mean() < 1
+        assert np.percentile(gap, 99) <= 5
+
+
+def test_evaluation_of_a_large_jpeg_is_close_to_pillows(picture: Draw) -> None:
+    data = jpeg(picture(481, 403, seed=5))
+    ours = EvalTransform(SIZE, SIZE)(open_picture(Encoded(data), name="x"))
+    size = (SIZE, int(SIZE * 481 / 403))
+    theirs = Image.fromarray(decode_rgb(data, path="x")).resize(size, Image.Resampling.BILINEAR)
+    top = round((size[1] - SIZE) / 2)
+    gap = abs(ours.astype(int) - np.asarray(theirs)[top : top + SIZE])
+    assert gap.mean() < 2
+    assert np.percentile(gap, 99) <= 12
+
+
+@pytest.mark.parametrize("shape", [(40, 60), (300, 400)])
+def test_transforms_of_a_picture_are_those_of_its_pixels_where_nothing_is_reduced(
+    picture: Draw, shape: tuple[int, int]
+) -> None:
+    data, scratch, size = jpeg(picture(*shape)), Scratch(), 200
+    pixels = decode_rgb(data, path="x")
+    for transform in (TrainTransform(size), EvalTransform(size, size)):
+        rng = [
+            (sample_rng(0, 0, 3),) if isinstance(transform, TrainTransform) else () for _ in "ab"
+        ]
+        opened = open_picture(Encoded(data), name="x", scratch=scratch)
+        ours = transform(opened, *rng[0], scratch=scratch)  # type: ignore[operator]
+        np.testing.assert_array_equal(ours, transform(pixels, *rng[1]))  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(1, 60_000), (60_000, 1)])
+def test_a_strip_is_evaluated_without_gigabytes(shape: tuple[int, int]) -> None:
+    assert EvalTransform(256, 224)(np.full((*shape, 3), 9, dtype=np.uint8)).mean() == 9

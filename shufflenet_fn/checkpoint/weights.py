@@ -11,7 +11,16 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.store import EMA, WEIGHTS, pointed_to
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST, WEIGHTS
+from shufflenet_fn.checkpoint.inventory import (
+    BEST,
+    CHECKPOINTS,
+    LATEST,
+    checkpoints_of,
+    pointed_to,
+)
+from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.checkpoint.safetensors_header import BadHeader, header_bytes, read_header
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -24,10 +33,14 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
     Raises:
         UsageError: there is no such file, or it holds no weights.
+        UserError: the checkpoint is damaged.
     """
-    if (path / "checkpoints").is_dir():
-        folder = path / "checkpoints"
-        path = pointed_to(folder, "best") or pointed_to(folder, "latest") or path
+    if (path / CHECKPOINTS).is_dir():
+        folder = checkpoints_of(path)
+        path = pointed_to(folder, BEST) or pointed_to(folder, LATEST) or path
+    if (path / MANIFEST).exists():
+        files = read_checkpoint(path).files
+        return files.get(EMA, files[WEIGHTS])
     if path.is_dir():
         file = path / EMA if (path / EMA).exists() else path / WEIGHTS
     else:
@@ -41,6 +54,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = _load(file)
     except OSError as error:
         raise UsageError(f"cannot read weights from {file}: {error.strerror or error}.") from error
+    except BadHeader as error:
+        raise UsageError(
+            f"cannot read weights from {file}: it is damaged, or it is no safetensors file: {error}."
+        ) from None
     # A damaged pickle makes the unpickler raise anything: IndexError, struct.error, AssertionError.
     except Exception as error:
         raise UsageError(
@@ -64,6 +81,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
+        with open(file, "rb") as opened:
+            size = file.stat().st_size
+            start = opened.read(8)
+            read_header(start + opened.read(header_bytes(start, size) - 8), size)
         return safetensors.torch.load_file(file)
     with warnings.catch_warnings():
         # Of a file that another tool pickled; what matters is whether it holds weights.

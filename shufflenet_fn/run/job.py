@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.store import MANIFEST, checkpoints, pointed_to, verify
+from shufflenet_fn.checkpoint.format import MANIFEST
+from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.data.demo import ensure_demo
+from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
-from shufflenet_fn.data.sources import open_train_val
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
@@ -192,30 +194,22 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
 def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """The newest undamaged checkpoint of a run directory, or ``path`` itself if it is a checkpoint.
 
-    Returns its path, its manifest, and a note on every damaged one that was passed over.
+    Returns its path, its manifest, and a note on every one that was passed over.
     """
     if not path.is_dir():
         raise UsageError(f"nothing to resume at {path}: there is no such directory.")
     if (path / MANIFEST).exists():
         return path, verify(path), []
-    folder = path / "checkpoints"
-    candidates = checkpoints(folder)
-    latest = pointed_to(folder, "latest")
-    if latest in candidates:
-        candidates.remove(latest)
-        candidates.insert(0, latest)
-    if not candidates:
-        raise UsageError(
-            f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
-            "below checkpoints/."
-        )
-    notes: list[str] = []
-    for candidate in candidates:
-        try:
-            return candidate, verify(candidate), notes
-        except UserError as error:
-            notes.append(f"skipped: {error}")
-    raise UserError(f"every checkpoint in {folder} is damaged. " + " ".join(notes))
+    folder = checkpoints_of(path)
+    checkpoint, manifest, notes = newest_good(folder)
+    if checkpoint is not None:
+        return checkpoint, manifest, notes
+    if notes:
+        raise UserError(f"no checkpoint in {folder} can be used. " + " ".join(notes))
+    raise UsageError(
+        f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
+        "below checkpoints/."
+    )
 
 
 def _nodes(settings: TrainSettings) -> Nodes:

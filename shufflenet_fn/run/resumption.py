@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from shufflenet_fn.checkpoint.store import checkpoints, pointed_to
+from shufflenet_fn.checkpoint.inventory import checkpoints, pointed_to
 from shufflenet_fn_backends.errors import UsageError
 
 METRICS = "metrics.jsonl"

@@ -8,13 +8,15 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.store import MANIFEST, pointed_to, verify
+from shufflenet_fn.checkpoint.format import MANIFEST
+from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader
+from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -158,8 +160,8 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
         return weights, {}, []
     if (weights / MANIFEST).exists():
         return weights, verify(weights), []
-    best = pointed_to(weights / "checkpoints", "best")
-    if best is not None and best.exists():
+    best = pointed_to(checkpoints_of(weights), BEST)
+    if best is not None:
         return best, verify(best), [f"weights: the run's best checkpoint, {best.name}"]
     checkpoint, manifest, notes = find_checkpoint(weights)
     return checkpoint, manifest, [*notes, f"weights: checkpoint {checkpoint.name}"]
@@ -185,11 +187,11 @@ def _open(job: EvalJob) -> Samples:
     root = ensure_demo() if job.data == "demo" else Path(job.data)
     classes = job.classes
     if classes is None:
-        train = open_image_folder(root, "train")
+        train = open_split(root, "train")
         if job.split == "train":
             return train
         classes = train.classes
-    return open_image_folder(root, job.split, classes=classes)
+    return open_split(root, job.split, classes)
 
 
 def _head_width(state_dict: dict[str, torch.Tensor], source: Path) -> int:

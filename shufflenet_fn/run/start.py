@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shufflenet_fn.checkpoint.store import verify
+from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import create_run_dir, write_description
 from shufflenet_fn.run.job import Job, plan_job, resumed

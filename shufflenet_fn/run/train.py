@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from shufflenet_fn.checkpoint.generators import generator_states
-from shufflenet_fn.checkpoint.store import point_to, prune, save_checkpoint
+from shufflenet_fn.checkpoint.inventory import Retention, point_to, prune
+from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.world import World
@@ -163,7 +164,7 @@ def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
         point_to(folder, "latest", path)
         if is_best:
             point_to(folder, "best", path)
-        prune(folder, run.job.settings.keep)
+        prune(folder, Retention(run.job.settings.keep))
     gather(None, run.world)  # nobody goes on before the checkpoint is safe
 
 

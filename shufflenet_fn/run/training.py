@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from shufflenet_fn.checkpoint.generators import restore_generators
-from shufflenet_fn.checkpoint.store import load_generators, load_state, pointed_to, verify
+from shufflenet_fn.checkpoint.inventory import pointed_to
+from shufflenet_fn.checkpoint.read import load_generators, load_state, verify
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform

@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.store import EMA, save_checkpoint
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST
 from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
-from shufflenet_fn.errors import UsageError
+from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import create_train_state
@@ -74,7 +75,12 @@ def test_a_checkpoint_folder_gives_its_average_if_it_has_one(tmp_path: Path) -> 
         tmp_path, TINY, state._replace(ema=tiny_variables(1)), {"arch": "tiny"}
     )
     assert_trees_equal(from_torchvision(read_state_dict(averaged), TINY), tiny_variables(1))
+    plain = save_checkpoint(tmp_path / "plain", TINY, state._replace(ema=()), {})
+    assert_trees_equal(from_torchvision(read_state_dict(plain), TINY), tiny_variables(0))
     (averaged / EMA).unlink()
+    with pytest.raises(UserError, match=EMA):
+        read_state_dict(averaged)
+    (averaged / MANIFEST).unlink()  # weights that somebody copied out of one
     assert_trees_equal(from_torchvision(read_state_dict(averaged), TINY), tiny_variables(0))
 
 

@@ -8,7 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from shufflenet_fn.checkpoint.store import EMA, WEIGHTS, save_checkpoint
+from shufflenet_fn.checkpoint.format import EMA, WEIGHTS
+from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.network import apply

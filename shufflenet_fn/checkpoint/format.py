@@ -1,0 +1,147 @@
+"""The form of a checkpoint on disk: names, version, and the manifest that vouches for the rest.
+
+A checkpoint is a folder ``step-00001234/``:
+
+* ``weights.safetensors``: parameters and running statistics under torchvision's key names, so that
+  ``torchvision.models.shufflenet_v2_*`` loads it with ``strict=True``;
+* ``ema.safetensors``: the averaged weights in the same form, if the run keeps them;
+* ``state.safetensors``: optimizer state, loss scale and step, under dotted paths;
+* ``generators.safetensors``: states of random generators by device, if any are given;
+* ``manifest.json``: what it is of, and size and SHA-256 of every file beside it, and the SHA-256 of itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn_backends.errors import UserError
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+WEIGHTS: Final = "weights.safetensors"
+EMA: Final = "ema.safetensors"
+STATE: Final = "state.safetensors"
+GENERATORS: Final = "generators.safetensors"
+FILES: Final = (WEIGHTS, EMA, STATE, GENERATORS)
+"""Every file that a checkpoint may hold beside its manifest. None other is ever opened."""
+
+REPLACED: Final = ".replaced"
+"""Ends the name of a checkpoint while another of the same step takes its place. It stays a checkpoint."""
+
+MAX_MANIFEST_BYTES: Final = 16 << 20
+
+_OWN_HASH: Final = "sha256_of_this_file_with_zeros_here"
+_ZEROS: Final = "0" * 64
+_NAME: Final = re.compile(rf"step-(\d{{8,18}})({re.escape(REPLACED)})?")
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+class DamagedCheckpoint(UserError):
+    """It is not what was written, or it never was a checkpoint of ours."""
+
+    def __init__(self, checkpoint: Path, reason: str) -> None:
+        super().__init__(f"the checkpoint {checkpoint} is damaged: {reason}.")
+        self.reason = reason
+
+
+class NewerCheckpoint(UserError):
+    """It is of a format that this version does not know."""
+
+    def __init__(self, checkpoint: Path, version: int) -> None:
+        super().__init__(
+            f"the checkpoint {checkpoint} has format {version}, and this version of shufflenet-fn reads "
+            f"format {FORMAT}: a newer one wrote it. Upgrade shufflenet-fn, or take an older checkpoint."
+        )
+        self.reason = f"of the newer format {version}"
+
+
+class StoredFile(NamedTuple):
+    """What the manifest says of a file."""
+
+    sha256: str
+    bytes: int
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step-{step:08d}"
+
+
+def step_of(name: str) -> int | None:
+    """The step of the checkpoint that is called so; ``None`` for other names."""
+    match = _NAME.fullmatch(name)
+    return int(match.group(1)) if match else None
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def encode_manifest(about: Mapping[str, Any], step: int, files: Mapping[str, StoredFile]) -> bytes:
+    """``manifest.json``: ``about``, with format, step, files and its own hash.
+
+    Raises:
+        TypeError, ValueError: ``about`` is not JSON.
+    """
+    content = {
+        _OWN_HASH: _ZEROS,
+        **about,
+        "format": FORMAT,
+        "step": step,
+        "files": {name: file._asdict() for name, file in files.items()},
+    }
+    blank = json.dumps(content, indent=2, allow_nan=False)
+    return blank.replace(_ZEROS, sha256(blank.encode()), 1).encode()
+
+
+def decode_manifest(
+    content: bytes, checkpoint: Path
+) -> tuple[dict[str, Any], dict[str, StoredFile]]:
+    """The manifest and the files that it names, both checked.
+
+    Raises:
+        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
+    """
+    try:
+        manifest = parse_json(content)
+    except ValueError as error:
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is not JSON ({error})") from None
+    if not isinstance(manifest, dict):
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is no JSON object")
+    version, own = manifest.get("format"), str(manifest.get(_OWN_HASH))
+    hashed = _SHA256.fullmatch(own) is not None
+    if hashed and sha256(content.replace(own.encode(), _ZEROS.encode(), 1)) != own:
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is not what was written")
+    if type(version) is int and version > FORMAT:
+        raise NewerCheckpoint(checkpoint, version)
+    if not hashed or version != FORMAT or type(version) is not int:
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is not of a checkpoint of shufflenet-fn")
+    step = manifest.get("step")
+    if type(step) is not int or not 0 <= step < 10**18:
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} gives {step!r} as its step")
+    named = step_of(checkpoint.name)
+    if named is not None and named != step:
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is of step {step}, not of the folder's")
+    return manifest, _stored_files(manifest.get("files"), checkpoint)
+
+
+def _stored_files(listed: object, checkpoint: Path) -> dict[str, StoredFile]:
+    if not isinstance(listed, dict) or not {WEIGHTS, STATE} <= listed.keys():
+        raise DamagedCheckpoint(checkpoint, f"{MANIFEST} does not list {WEIGHTS} and {STATE}")
+    files = {}
+    for name, entry in listed.items():
+        if name not in FILES:
+            raise DamagedCheckpoint(
+                checkpoint, f"{MANIFEST} names {name[:80]!r}, a file that no checkpoint has"
+            )
+        match entry:
+            case {"sha256": str(sha), "bytes": int(size)} if _SHA256.fullmatch(sha) and size >= 0:
+                files[name] = StoredFile(sha, size)
+            case _:
+                raise DamagedCheckpoint(checkpoint, f"{MANIFEST} gives no hash and size of {name}")
+    return files

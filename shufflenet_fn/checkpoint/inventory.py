@@ -1,0 +1,185 @@
+"""What lies in a run's ``checkpoints/`` folder: which to go on from, which are marked, which may go.
+
+``latest.json`` and ``best.json`` name a checkpoint for people and other programs. Going on does not depend on
+them: the newest checkpoint that verifies is taken.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.checkpoint.disk import Disk, RealDisk, remove_tree, replace_file
+from shufflenet_fn.checkpoint.files import read_regular
+from shufflenet_fn.checkpoint.format import (
+    REPLACED,
+    DamagedCheckpoint,
+    NewerCheckpoint,
+    step_of,
+)
+from shufflenet_fn.checkpoint.read import read_manifest, verify
+from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn.checkpoint.write import retire
+from shufflenet_fn_backends.errors import UserError
+
+CHECKPOINTS = "checkpoints"
+LATEST = "latest"
+BEST = "best"
+
+
+class Retention(NamedTuple):
+    """Which checkpoints stay beside the latest and the best one.
+
+    ``last``: so many of the newest. ``best``: so many of the highest top-1 accuracy. ``every``: each that
+    lies at the end of an epoch whose number, from 1, this divides; 0 for none.
+    """
+
+    last: int = 2
+    best: int = 1
+    every: int = 0
+
+
+def checkpoints_of(run_dir: Path) -> Path:
+    """The folder of a run's checkpoints.
+
+    Raises:
+        UserError: it is a symbolic link out of the run directory, where nothing is to be read or removed.
+    """
+    folder = run_dir / CHECKPOINTS
+    if folder.is_symlink() and not folder.resolve().is_relative_to(run_dir.resolve()):
+        raise UserError(
+            f"{folder} is a symbolic link that leads out of the run directory, to {folder.resolve()}. "
+            "Checkpoints there are neither read nor removed. Move them into the run directory; to keep "
+            "a run on another disk, link the whole run directory."
+        )
+    return folder
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """All checkpoints below ``folder``, newest step first, good or not. Symbolic links are none."""
+    found = []
+    if folder.is_dir():
+        for path in folder.iterdir():
+            step = step_of(path.name)
+            if step is not None and not path.is_symlink():
+                found.append((step, not path.name.endswith(REPLACED), path))
+    return [path for *_, path in sorted(found, reverse=True)]
+
+
+def newest_good(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
+    """The newest checkpoint that verifies, its manifest, and a line on each that was passed over."""
+    notes = []
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if step_of(path.name) is not None and path.is_symlink():
+                notes.append(f"skipped: {path} is a symbolic link, and is not followed")
+    for path in checkpoints(folder):
+        try:
+            return path, verify(path), notes
+        except (DamagedCheckpoint, NewerCheckpoint) as error:
+            notes.append(f"skipped: {error}")
+    return None, {}, notes
+
+
+def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
+    """Make ``folder/name.json`` name ``checkpoint``, atomically."""
+    content = json.dumps({"checkpoint": checkpoint.name}).encode()
+    try:
+        replace_file(disk or RealDisk(), folder / f"{name}.json", content)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {folder / name}.json: {error.strerror or error}. Free some space or make the "
+            "run directory writable, then go on with --resume."
+        ) from error
+
+
+def pointed_to(folder: Path, name: str) -> Path | None:
+    """The checkpoint that ``folder/name.json`` names; ``None`` if there is none, or not in ``folder``."""
+    try:
+        pointer = parse_json(read_regular(folder / f"{name}.json", limit=4096))
+        named = pointer["checkpoint"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if not isinstance(named, str) or step_of(named) is None:
+        return None
+    # While one of the same step takes its place, it has another name for a moment.
+    for path in (folder / named, folder / (named + REPLACED)):
+        if path.is_dir() and not path.is_symlink():
+            return path
+    return None
+
+
+def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> None:
+    """Remove what ``retention`` does not keep. What cannot be read is neither counted nor removed.
+
+    Raises:
+        UserError: a checkpoint cannot be removed.
+    """
+    kept = {pointed_to(folder, BEST), pointed_to(folder, LATEST)}
+    known: list[tuple[Path, dict[str, Any]]] = []
+    for path in checkpoints(folder):
+        try:
+            known.append((path, read_manifest(path)))
+        except UserError:
+            kept.add(path)
+    kept.update(path for path, _ in known[: retention.last])
+    scored = [
+        (score, path) for path, manifest in known if (score := accuracy(manifest)) is not None
+    ]
+    # Of equal ones the earlier, as for the best one.
+    ranked = sorted(scored, key=lambda item: (-item[0], item[1].name))
+    kept.update(path for _, path in ranked[: retention.best])
+    kept.update(path for path, manifest in known if _is_milestone(manifest, retention.every))
+    try:
+        for path, _ in known:
+            if path not in kept:
+                retire(disk or RealDisk(), path)
+    except OSError as error:
+        raise UserError(
+            f"cannot remove an old checkpoint in {folder}: {error.strerror or error}. Make the run "
+            "directory writable, then go on with --resume."
+        ) from error
+
+
+def tidy(folder: Path, *, disk: Disk | None = None) -> None:
+    """Put in order what a killed process left half done. Only for the one who holds the run."""
+    disk = disk or RealDisk()
+    if not folder.is_dir():
+        return
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") and path.name.endswith((".partial", ".removed")):
+            if path.is_dir() and not path.is_symlink():
+                remove_tree(disk, path)
+            else:
+                disk.unlink(path)
+        elif step_of(path.name) is not None and path.name.endswith(REPLACED):
+            final = path.with_name(path.name.removesuffix(REPLACED))
+            if final.exists() and _is_good(final):
+                retire(disk, path)
+            elif not final.exists():
+                disk.rename(path, final)
+                disk.flush(folder)
+
+
+def accuracy(manifest: dict[str, Any]) -> float | None:
+    """Top-1 accuracy of a checkpoint's weights; ``None`` where they were not evaluated."""
+    match manifest.get("scores"):
+        case {"accuracy1": float(value) | int(value)}:
+            return float(value)
+    return None
+
+
+def _is_milestone(manifest: dict[str, Any], every: int) -> bool:
+    match manifest:
+        case {"step": int(step), "steps_per_epoch": int(length)} if every and length > 0:
+            return step % (every * length) == 0
+    return False
+
+
+def _is_good(checkpoint: Path) -> bool:
+    try:
+        verify(checkpoint)
+    except UserError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""Checkpoints are never trusted unseen: damage is detected, and other settings are named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
+from shufflenet_fn.checkpoint.read import load_state, verify
+from shufflenet_fn.checkpoint.write import save_checkpoint
+from shufflenet_fn.errors import UsageError, UserError
+from shufflenet_fn.training import schedules
+from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.state import create_train_state
+from tests.checkpoint.support import (
+    DYNAMIC,
+    NOTE,
+    copy_of,
+    empty,
+    extend,
+    flip,
+    fresh,
+    into_folder,
+    optimizer,
+    truncate,
+)
+from tests.model.support import TINY, tiny_variables
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, EMA, STATE, MANIFEST])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, truncate, empty, extend, flip, into_folder], ids=lambda f: f.__name__
+)
+def test_damage_is_detected(
+    kept: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
+) -> None:
+    checkpoint = copy_of(kept, tmp_path / "copy")
+    verify(checkpoint)
+    damage(checkpoint / name)
+    with pytest.raises(UserError, match="is damaged") as error:
+        verify(checkpoint)
+    assert str(checkpoint) in str(error.value)
+    with pytest.raises(UserError, match="is damaged"):
+        load_state(checkpoint, TINY, fresh())
+
+
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_one_changed_byte_anywhere_is_detected(kept: Path, data: st.DataObject) -> None:
+    file = kept / data.draw(st.sampled_from([WEIGHTS, EMA, STATE, MANIFEST]))
+    content = file.read_bytes()
+    position = data.draw(st.integers(0, len(content) - 1))
+    value = data.draw(st.integers(1, 255))
+    changed = bytearray(content)
+    changed[position] ^= value
+    file.write_bytes(changed)
+    try:
+        with pytest.raises(UserError, match="is damaged"):
+            verify(kept)
+    finally:
+        file.write_bytes(content)
+    verify(kept)
+
+
+def test_one_changed_bit_anywhere_in_the_manifest_is_detected(kept: Path) -> None:
+    file = kept / MANIFEST
+    content = file.read_bytes()
+    unseen = []
+    try:
+        for position in range(len(content)):
+            changed = bytearray(content)
+            changed[position] ^= 1 << position % 8
+            file.write_bytes(changed)
+            try:
+                verify(kept)
+                unseen.append(position)
+            except UserError:
+                pass
+    finally:
+        file.write_bytes(content)
+    assert len(content) > 400 and unseen == []
+
+
+@pytest.mark.parametrize("content", [b"[]", b"null", b"{}", b'{"sha256": 3}', b'{"sha256": {}}'])
+def test_a_manifest_of_another_kind_is_damage(kept: Path, tmp_path: Path, content: bytes) -> None:
+    checkpoint = copy_of(kept, tmp_path / "copy")
+    (checkpoint / MANIFEST).write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        verify(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"momentum": 0.0}, "momentum"),
+        ({"clip": False}, "momentum"),
+        ({"scaling": None}, "loss_scale"),
+        ({"dtype": torch.float16}, "momentum"),
+    ],
+    ids=str,
+)
+def test_other_settings_are_named(kept: Path, options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match="was written with other settings") as error:
+        load_state(kept, TINY, fresh(**options))
+    assert named in str(error.value) and str(kept) in str(error.value)
+
+
+def test_a_checkpoint_without_an_average_cannot_give_one(folder: Path) -> None:
+    checkpoint = save_checkpoint(folder, TINY, fresh(ema=False), NOTE)
+    with pytest.raises(UserError, match="was written with other settings") as error:
+        load_state(checkpoint, TINY, fresh(ema=True))
+    assert EMA in str(error.value)
+
+
+def test_another_architecture_is_named(kept: Path) -> None:
+    for other in (replace(TINY, num_classes=6), replace(TINY, stage_repeats=(2, 3, 2))):
+        like = create_train_state(
+            tiny_variables(config=other), optimizer(), loss_scaling=DYNAMIC, ema=True
+        )
+        with pytest.raises(UserError):
+            load_state(kept, other, like)
+        # Without velocities, whose shapes differ as well, it is the weights that do not fit.
+        bare = sgd(schedules.constant(0.01))
+        like = create_train_state(tiny_variables(config=other), bare)
+        plain = save_checkpoint(
+            kept.parent / "plain", TINY, create_train_state(tiny_variables(), bare), NOTE
+        )
+        with pytest.raises(UsageError, match="do not fit the architecture"):
+            load_state(plain, other, like)

@@ -1,0 +1,200 @@
+"""Checkpoints are written whole, and what was there before is never lost."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from shufflenet_fn.checkpoint.disk import RealDisk
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
+from shufflenet_fn.checkpoint.inventory import point_to, pointed_to
+from shufflenet_fn.checkpoint.read import load_state, verify
+from shufflenet_fn.checkpoint.write import save_checkpoint
+from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.distributed.group import tree_digest
+from shufflenet_fn.errors import UserError
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags
+from shufflenet_fn.tree import tree_leaves, tree_map
+from tests.checkpoint.support import DYNAMIC, NOTE, Names, at_step, fresh, names, optimizer, trained
+from tests.model.support import TINY, assert_trees_equal, examples, unchanged
+
+
+def test_a_state_comes_back_byte_for_byte(folder: Path) -> None:
+    state = trained()
+    with unchanged(state):
+        checkpoint = save_checkpoint(folder, TINY, state, NOTE)
+    assert checkpoint == folder / "step-00000003"
+    back = load_state(checkpoint, TINY, fresh(seed=5))
+    assert_trees_equal(back, state)
+    assert tree_digest(back) == tree_digest(state) != tree_digest(fresh(seed=5))
+    assert names(checkpoint) == {WEIGHTS, EMA, STATE, MANIFEST}
+    assert names(folder) == {checkpoint.name}
+
+
+@pytest.mark.parametrize(
+    ("options", "files"),
+    [
+        ({"ema": False}, {WEIGHTS, STATE, MANIFEST}),
+        ({"scaling": None}, {WEIGHTS, EMA, STATE, MANIFEST}),
+        ({"momentum": 0.0, "clip": False, "ema": False}, {WEIGHTS, STATE, MANIFEST}),
+        ({"dtype": torch.float16}, {WEIGHTS, EMA, STATE, MANIFEST}),
+        ({"dtype": torch.float64}, {WEIGHTS, EMA, STATE, MANIFEST}),
+    ],
+    ids=["no average", "no scale", "plain", "float16", "float64"],
+)
+def test_states_of_other_shapes(folder: Path, options: dict[str, Any], files: Names) -> None:
+    state = at_step(fresh(**options), 12)
+    checkpoint = save_checkpoint(folder, TINY, state, NOTE)
+    assert names(checkpoint) == files
+    back = load_state(checkpoint, TINY, fresh(seed=5, **options))
+    assert_trees_equal(back, state)
+    assert back.ema == () if options.get("ema") is False else back.ema != ()
+
+
+def test_values_that_are_not_numbers_come_back_too(folder: Path) -> None:
+    state = fresh()
+    state.params["fc"]["bias"][:3] = torch.tensor([float("nan"), float("-inf"), -0.0])
+    back = load_state(save_checkpoint(folder, TINY, state, NOTE), TINY, fresh(seed=5))
+    assert tree_digest(back) == tree_digest(state)
+
+
+def test_training_goes_on_as_if_never_interrupted(folder: Path) -> None:
+    step = make_train_step(TINY, optimizer(), loss_scaling=DYNAMIC, ema_decay=0.9)
+    state = trained()
+    back = load_state(save_checkpoint(folder, TINY, state, NOTE), TINY, fresh(seed=5))
+    for seed in (7, 8):
+        batch = Examples(*examples(4, seed=seed))
+        state, back = (step(each, batch, no_flags())[0] for each in (state, back))
+    assert tree_digest(back) == tree_digest(state)
+
+
+def test_leaves_are_matched_by_path_and_not_by_position(kept: Path) -> None:
+    """A state with its keys in another order, as after a round trip through sorted keys."""
+
+    def reordered(tree: Any) -> Any:
+        if isinstance(tree, dict):
+            return {key: reordered(tree[key]) for key in sorted(tree)}
+        return tree
+
+    like = fresh(seed=5)
+    like = like._replace(params=reordered(like.params), batch_stats=reordered(like.batch_stats))
+    assert list(like.params["conv1"]["bn"]) != list(trained().params["conv1"]["bn"])
+    assert_trees_equal(load_state(kept, TINY, like), trained())
+
+
+def test_channels_last_weights_are_stored(folder: Path) -> None:
+    state = fresh()
+    state = state._replace(
+        params=tree_map(
+            lambda p: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p,
+            state.params,
+        )
+    )
+    back = load_state(save_checkpoint(folder, TINY, state, NOTE), TINY, fresh(seed=5))
+    assert_trees_equal(back, state)
+
+
+def test_leaves_that_share_a_buffer_are_stored(folder: Path) -> None:
+    """Leaves of a reduced tree are views of one flat buffer; safetensors refuses such."""
+    state = fresh()
+    leaves = tree_leaves(state.batch_stats)
+    flat = torch.cat([leaf.reshape(-1) for leaf in leaves])
+    views = iter(torch.split(flat, [leaf.numel() for leaf in leaves]))
+    state = state._replace(batch_stats=tree_map(lambda _: next(views), state.batch_stats))
+    back = load_state(save_checkpoint(folder, TINY, state, NOTE), TINY, fresh(seed=5))
+    assert_trees_equal(back, state)
+
+
+def test_the_manifest_says_what_it_was_given_and_hashes_everything(kept: Path) -> None:
+    manifest = verify(kept)
+    assert {key: manifest[key] for key in NOTE} == NOTE
+    assert (manifest["format"], manifest["step"]) == (1, 3)
+    assert set(manifest["files"]) == {WEIGHTS, EMA, STATE}
+    for name, stored in manifest["files"].items():
+        content = (kept / name).read_bytes()
+        assert stored == {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    assert json.loads((kept / MANIFEST).read_text()) == manifest
+
+
+def test_weights_are_stored_under_torchvisions_names(kept: Path) -> None:
+    for file, variables in ((WEIGHTS, trained().variables), (EMA, trained().ema)):
+        stored = safetensors.torch.load_file(kept / file)
+        assert_trees_equal(from_torchvision(stored, TINY), variables)
+        assert stored["conv1.1.num_batches_tracked"].item() == 3
+
+
+def test_a_checkpoint_of_the_same_step_is_replaced(folder: Path) -> None:
+    save_checkpoint(folder, TINY, at_step(fresh(seed=0), 4), NOTE)
+    second = at_step(fresh(seed=1), 4)
+    checkpoint = save_checkpoint(folder, TINY, second, {**NOTE, "arch": "other"})
+    assert names(folder) == {"step-00000004"}
+    assert verify(checkpoint)["arch"] == "other"
+    assert_trees_equal(load_state(checkpoint, TINY, fresh(seed=5)), second)
+
+
+def test_what_a_killed_process_left_is_no_obstacle(folder: Path) -> None:
+    left = folder / ".step-00000004.partial"
+    left.mkdir(parents=True)
+    (left / WEIGHTS).write_bytes(b"half")
+    verify(save_checkpoint(folder, TINY, at_step(fresh(), 4), NOTE))
+    assert names(folder) == {"step-00000004"}
+
+
+def test_a_file_in_the_way_is_one_clear_error(folder: Path) -> None:
+    folder.write_text("in the way")
+    with pytest.raises(UserError, match="cannot write the checkpoint"):
+        save_checkpoint(folder, TINY, fresh(), NOTE)
+    assert folder.read_text() == "in the way"
+
+
+class FullDisk(RealDisk):
+    """A disk that is full when a file of the given name is written."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def write(self, path: Path, content: bytes) -> None:
+        super().write(Path("/dev/full") if path.name == self.name else path, content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to be a full disk")
+def test_a_full_disk_leaves_what_was_there(folder: Path) -> None:
+    """One write is led to /dev/full, which the kernel answers with 'No space left on device'."""
+    old = save_checkpoint(folder, TINY, at_step(fresh(), 4), NOTE)
+    point_to(folder, "latest", old)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for name, step in itertools.product([WEIGHTS, STATE, MANIFEST], [4, 5]):
+        with pytest.raises(UserError, match="No space left on device"):
+            save_checkpoint(folder, TINY, at_step(trained(), step), NOTE, disk=FullDisk(name))
+        assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
+        assert names(folder) == {"step-00000004", "latest.json"}
+    assert pointed_to(folder, "latest") == old
+    assert verify(old)["step"] == 4
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_read_only_folder_leaves_what_was_there(folder: Path) -> None:
+    old = save_checkpoint(folder, TINY, at_step(fresh(), 4), NOTE)
+    folder.chmod(0o500)
+    try:
+        with pytest.raises(UserError, match=os.strerror(errno.EACCES)):
+            save_checkpoint(folder, TINY, at_step(fresh(), 5), NOTE)
+    finally:
+        folder.chmod(0o700)
+    assert names(folder) == {old.name}
+    verify(old)
+
+
+def test_a_manifest_that_is_no_json_leaves_nothing_behind(folder: Path) -> None:
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        save_checkpoint(folder, TINY, fresh(), {"settings": {1, 2}})
+    assert not folder.exists()

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import typer
 
+from shufflenet_fn_cli.data_info import info
+from shufflenet_fn_cli.data_pack import pack
+from shufflenet_fn_cli.data_verify import verify
+
 data_app = typer.Typer(help="Pack, check and measure training data.", no_args_is_help=True)
 
 
 @data_app.callback()
 def root() -> None:
     """Pack, check and measure training data."""
+
+
+data_app.command()(pack)
+data_app.command()(verify)
+data_app.command()(info)

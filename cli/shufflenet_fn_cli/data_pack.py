@@ -1,0 +1,105 @@
+"""``shufflenet-fn data pack``."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_cli.data_progress import open_progress, size_text
+
+if TYPE_CHECKING:
+    from shufflenet_fn.data.packed.write import Packed
+
+
+def pack(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="Folder with train/CLASS/* and val/CLASS/*, or 'demo'.", show_default=False
+        ),
+    ],
+    destination: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder for the packed data, empty or not there yet.", show_default=False
+        ),
+    ],
+    record_format: Annotated[
+        str,
+        typer.Option(
+            "--format", help="What a record is: jpeg, or raw pixels (large, nothing to decode)."
+        ),
+    ] = "jpeg",
+    short_side: Annotated[
+        int,
+        typer.Option(help="Shrink larger images to this short side in pixels; 0 keeps every size."),
+    ] = 256,
+    quality: Annotated[
+        int | None,
+        typer.Option(
+            help="Of JPEGs that are encoded anew, 1 to 100. (default: 90)", show_default=False
+        ),
+    ] = None,
+    shard_size: Annotated[
+        int, typer.Option(help="Close a shard when its images have this many MiB.")
+    ] = 256,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that decode and encode. (default: one per core)", show_default=False
+        ),
+    ] = None,
+    on_bad_image: Annotated[
+        str,
+        typer.Option(help="stop, or skip: leave out what cannot be decoded, and list it."),
+    ] = "stop",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace packed data that is there already.")
+    ] = False,
+) -> None:
+    """Pack an image folder into ArrayRecord shards, which load faster than files.
+
+    Interrupted or killed, it goes on from the last finished shard when it is run
+    again with the same arguments. JPEGs that need no change are kept byte for byte.
+    """
+    import torch
+
+    from shufflenet_fn.data.demo import ensure_demo
+    from shufflenet_fn.data.packed.format import DEFAULT_QUALITY, PackSettings
+    from shufflenet_fn.data.packed.write import pack as pack_folder
+
+    if on_bad_image not in ("stop", "skip"):
+        raise UsageError(f"--on-bad-image must be stop or skip, got {on_bad_image!r}.")
+    if quality is None and record_format != "raw":
+        quality = DEFAULT_QUALITY
+    settings = PackSettings(record_format, short_side, quality, shard_size)
+    torch.set_num_threads(1)  # the workers already use every core, each on an image of its own
+    with open_progress() as advance:
+        packed = pack_folder(
+            ensure_demo() if source == "demo" else source,
+            destination,
+            settings,
+            workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            skip_bad_images=on_bad_image == "skip",
+            overwrite=overwrite,
+            report=lambda at: advance(f"packing {at.split}", at.done, at.total),
+        )
+    _print(packed, destination)
+
+
+def _print(packed: Packed, destination: Path) -> None:
+    if packed.was_complete:
+        print(f"{destination} is packed already, as asked for")
+    elif packed.images_resumed:
+        print(f"went on after {packed.images_resumed} images of an interrupted run")
+    for split, files in packed.index.splits.items():
+        size = size_text(sum(shard.bytes for shard in files.shards))
+        kept = f", {files.kept} of them kept byte for byte" if files.kept else ""
+        print(f"{split}: {files.entries.images} images in {len(files.shards)} shards, {size}{kept}")
+        if files.left_out:
+            print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
+    print(f"train on it with --data {destination}")

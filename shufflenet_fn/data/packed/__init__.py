@@ -1,0 +1,1 @@
+"""A data set packed into ArrayRecord shards: writing, reading, verifying."""

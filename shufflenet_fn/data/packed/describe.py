@@ -1,0 +1,94 @@
+"""``data info``: what a data set holds, packed or a folder, without reading an image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import is_packed, read_index
+from shufflenet_fn.data.packed.read import PackedSplit
+from shufflenet_fn.data.samples import Samples
+
+
+class Sizes(NamedTuple):
+    """Short sides of the images, in pixels."""
+
+    smallest: int
+    median: int
+    largest: int
+
+
+class SplitFacts(NamedTuple):
+    """A split.
+
+    Attributes:
+      images: how many.
+      classes: how many classes have any.
+      fewest, most: images of the smallest and the largest of them.
+      bytes: of the images' files, or of the shards.
+      short_sides: of the images; ``None`` for a folder, whose images are not opened.
+      shards, kept: of a packed split, how many shards and images kept byte for byte.
+      left_out: source images that a packed split lacks.
+    """
+
+    images: int
+    classes: int
+    fewest: int
+    most: int
+    bytes: int
+    short_sides: Sizes | None = None
+    shards: int | None = None
+    kept: int | None = None
+    left_out: tuple[str, ...] = ()
+
+
+class Description(NamedTuple):
+    """A data set. ``settings`` and ``provenance`` are of a packed one."""
+
+    folder: str
+    packed: bool
+    classes: tuple[str, ...]
+    splits: dict[str, SplitFacts]
+    settings: PackSettings | None
+    provenance: dict[str, str]
+
+
+def describe(folder: str | Path) -> Description:
+    """What ``folder`` holds.
+
+    Raises:
+      UsageError, UserError: as ``open_train_val``.
+    """
+    folder = Path(folder)
+    splits = open_train_val(folder)
+    index = read_index(folder) if is_packed(folder) else None
+    return Description(
+        folder=str(folder),
+        packed=index is not None,
+        classes=splits[0].classes,
+        splits={samples.split: _facts(samples) for samples in splits},
+        settings=index.settings if index else None,
+        provenance=dict(index.provenance) if index else {},
+    )
+
+
+def _facts(samples: Samples) -> SplitFacts:
+    counts = np.unique(samples.labels, return_counts=True)[1]
+    common = (len(samples), len(counts), int(counts.min()), int(counts.max()))
+    if not isinstance(samples, PackedSplit):
+        sizes = (os.stat(samples.name(index)).st_size for index in range(len(samples)))
+        return SplitFacts(*common, bytes=sum(sizes))
+    short = np.minimum(samples.entries.heights, samples.entries.widths)
+    return SplitFacts(
+        *common,
+        bytes=sum(shard.bytes for shard in samples.files.shards),
+        short_sides=Sizes(int(short.min()), int(np.median(short)), int(short.max())),
+        shards=len(samples.files.shards),
+        kept=samples.files.kept,
+        left_out=samples.files.left_out,
+    )

@@ -1,0 +1,143 @@
+"""The folder that is packed into: what may be in it, and what is done about it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shufflenet_fn.data.packed.format import INDEX_NAME, SPLITS, PackedIndex, index_fields
+from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.plan import differences
+from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
+from shufflenet_fn.data.packed.shards import ShardError
+from shufflenet_fn.data.packed.unfinished import (
+    LOCK_NAME,
+    PLAN_NAME,
+    Part,
+    finished_parts,
+    is_packing_file,
+    remove_leftovers,
+    remove_parts,
+)
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+
+def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
+    """Both folders as absolute paths.
+
+    Raises:
+      UsageError: the source is packed already, or one folder lies in the other.
+    """
+    source, folder = Path(source).absolute(), Path(folder).absolute()
+    real_source, real_folder = source.resolve(), folder.resolve()
+    if (source / INDEX_NAME).exists() or (source / PLAN_NAME).exists():
+        raise UsageError(
+            f"{source} is a packed data set. Pack from the folder of its images; `data info` says "
+            "which that was."
+        )
+    if real_source == real_folder or real_source in real_folder.parents:
+        raise UsageError(f"{folder} lies in the source, {source}. Name a folder outside of it.")
+    if real_folder in real_source.parents:
+        raise UsageError(
+            f"the source, {source}, lies in {folder}. Name a folder of its own for the packed data."
+        )
+    return source, folder
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Create the folder and keep other processes from packing into it.
+
+    Raises:
+      UsageError: it is not a folder, or holds something other than packed data.
+      UserError: another process packs into it.
+    """
+    from filelock import FileLock, Timeout
+
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file. Name a folder for the packed data.")
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_nothing_else(folder)
+    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"another process is packing into {folder}. Wait for it, or name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        (folder / LOCK_NAME).unlink(missing_ok=True)
+        lock.release()
+
+
+def finished_index(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> PackedIndex | None:
+    """The index of a folder that is packed by this plan already, or None if it is to be packed.
+
+    Raises:
+      UsageError: it is packed otherwise, and that is not to be overwritten.
+      UserError: its index is damaged, and it is not to be overwritten.
+    """
+    if overwrite or not (folder / INDEX_NAME).exists():
+        return None
+    index = read_index(folder)
+    fields = index_fields(index)
+    # Another version of a library is no reason to pack a whole data set again.
+    comparable = {key: plan[key] for key in ("settings", "source")}
+    _refuse(folder, "is packed already", differences(fields, comparable))
+    remove_parts(folder)  # of a run that was killed after its last write
+    return index
+
+
+def prepare(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> dict[str, list[Part]]:
+    """Make the folder ready for this plan: the finished shards of an interrupted run, by split.
+
+    Raises:
+      UsageError: an interrupted run had another plan, and it is not to be overwritten.
+      UserError: its plan is damaged, and it is not to be overwritten.
+    """
+    finished: dict[str, list[Part]] = {split: [] for split in SPLITS}
+    if (folder / PLAN_NAME).exists() and not overwrite:
+        _refuse(folder, "is half packed", differences(read_sealed(folder / PLAN_NAME), plan))
+        finished = {split: finished_parts(folder, split) for split in SPLITS}
+    else:
+        # Before its shards: a folder with an index must be complete.
+        (folder / INDEX_NAME).unlink(missing_ok=True)
+    remove_leftovers(folder, finished)
+    write_sealed(folder / PLAN_NAME, plan)
+    return finished
+
+
+@contextlib.contextmanager
+def explained(folder: Path) -> Iterator[None]:
+    """Turn a failure to write into advice."""
+    try:
+        yield
+    except (OSError, ShardError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"cannot write packed data to {folder}: {reason}. Free some space there or make the "
+            "folder writable, and run the same command again: it goes on from the last finished "
+            "shard."
+        ) from error
+
+
+def _check_nothing_else(folder: Path) -> None:
+    others = sorted(path.name for path in folder.iterdir() if not is_packing_file(path.name))
+    if others:
+        raise UsageError(
+            f"{folder} holds something other than packed data: {', '.join(others[:5])}"
+            f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. Name an empty folder or "
+            "a new one."
+        )
+
+
+def _refuse(folder: Path, what: str, found: list[str]) -> None:
+    if found:
+        raise UsageError(
+            f"{folder} {what}, but not as asked for: {'; '.join(found)}. Ask for the same, pass "
+            "--overwrite to start again, or name another folder."
+        )

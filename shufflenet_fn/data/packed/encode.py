@@ -1,0 +1,86 @@
+"""From an image file to the record that is packed."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shufflenet_fn.data.decode import RgbImage, decode_rgb
+from shufflenet_fn.data.geometry import resize, resized_shape
+from shufflenet_fn.data.packed.format import PackSettings
+
+# Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
+_PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
+
+
+class Record(NamedTuple):
+    """An image as it is packed.
+
+    Attributes:
+      data: a JPEG file, or uint8 RGB pixels in (H, W, 3) order.
+      height, width: in pixels.
+      kept: ``data`` is the source's file, byte for byte.
+    """
+
+    data: bytes
+    height: int
+    width: int
+    kept: bool
+
+
+def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
+    """Shrink an image to the settings' short side and encode it. The same input gives the same bytes.
+
+    A JPEG is kept as it is if nothing is to be done: it is no larger than asked for, RGB or grey,
+    and decodes without a warning. As in training, EXIF orientation is ignored.
+
+    Args:
+      data: an image file.
+      settings: what to make of it.
+      name: of the image, for messages.
+
+    Raises:
+      BadImage: it cannot be decoded.
+    """
+    if settings.format == "jpeg":
+        size = _size_of_plain_jpeg(data, settings.short_side)
+        if size is not None:
+            return Record(data, *size, kept=True)
+    image = _shrunk(decode_rgb(data, path=name), settings.short_side)
+    height, width = image.shape[:2]
+    return Record(_encoded(image, settings), height, width, kept=False)
+
+
+def _size_of_plain_jpeg(data: bytes, short_side: int) -> tuple[int, int] | None:
+    """(height, width) of a JPEG that can be kept as it is, else None."""
+    import simplejpeg
+
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in _PLAIN_COLOURS or _too_large(height, width, short_side):
+            return None
+        simplejpeg.decode_jpeg(data, colorspace="RGB")
+    except ValueError:
+        return None
+    return height, width
+
+
+def _too_large(height: int, width: int, short_side: int) -> bool:
+    return 0 < short_side < min(height, width)
+
+
+def _shrunk(image: RgbImage, short_side: int) -> RgbImage:
+    height, width = image.shape[:2]
+    if not _too_large(height, width, short_side):
+        return image
+    return resize(image, *resized_shape(height, width, short_side))
+
+
+def _encoded(image: RgbImage, settings: PackSettings) -> bytes:
+    if settings.format == "raw":
+        return image.tobytes()
+    import simplejpeg
+
+    encoded: bytes = simplejpeg.encode_jpeg(
+        image, quality=settings.quality, colorspace="RGB", colorsubsampling="420"
+    )
+    return encoded

@@ -1,0 +1,134 @@
+"""What is known of every image of a split, in one file that is memory-mapped.
+
+Little-endian columns one after the other, each with one number per image, then the original names:
+
+=========== ====== ==============================================================
+labels      int64  index into the class names
+name_ends   uint64 where the image's name ends in ``names``
+checksums   uint32 CRC-32 of what ``record_checksum`` says
+heights     uint32 pixels
+widths      uint32 pixels
+names       bytes  paths relative to the split's folder, joined without separator
+=========== ====== ==============================================================
+
+Mapped, they cost page cache and no memory of the process's own, whatever their number.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+_COLUMNS = (
+    ("labels", "<i8"),
+    ("name_ends", "<u8"),
+    ("checksums", "<u4"),
+    ("heights", "<u4"),
+    ("widths", "<u4"),
+)
+_ENTRY_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
+
+
+class Entries(NamedTuple):
+    """The columns of ``n`` images. See this module."""
+
+    labels: npt.NDArray[np.int64]
+    name_ends: npt.NDArray[np.uint64]
+    checksums: npt.NDArray[np.uint32]
+    heights: npt.NDArray[np.uint32]
+    widths: npt.NDArray[np.uint32]
+    names: npt.NDArray[np.uint8]
+
+    def matches(self, index: int, data: bytes) -> bool:
+        """Whether ``data`` is the record that was packed as image ``index``, label and size included."""
+        found = record_checksum(
+            data,
+            index,
+            int(self.labels[index]),
+            int(self.heights[index]),
+            int(self.widths[index]),
+        )
+        return found == int(self.checksums[index])
+
+    def name(self, index: int) -> str:
+        """The original path of an image, with what is not UTF-8 written as an escape."""
+        start = int(self.name_ends[index - 1]) if index else 0
+        # A damaged file may hold any numbers here; slicing bounds them.
+        return bytes(self.names[start : int(self.name_ends[index])]).decode(
+            errors="backslashreplace"
+        )
+
+
+def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:
+    """CRC-32 of a record and of its place in the split, its label and its size.
+
+    So a record that was swapped for another, and a changed label or size, are found as well as a
+    changed byte.
+    """
+    return zlib.crc32(data, zlib.crc32(struct.pack("<qqII", index, label, height, width)))
+
+
+def entries_of(
+    labels: Sequence[int],
+    checksums: Sequence[int],
+    heights: Sequence[int],
+    widths: Sequence[int],
+    names: Sequence[str],
+) -> Entries:
+    """The columns of these values, one of each per image."""
+    encoded = [os.fsencode(name) for name in names]
+    return Entries(
+        np.array(labels, dtype="<i8"),
+        np.cumsum([len(name) for name in encoded], dtype="<u8"),
+        np.array(checksums, dtype="<u4"),
+        np.array(heights, dtype="<u4"),
+        np.array(widths, dtype="<u4"),
+        np.frombuffer(b"".join(encoded), dtype=np.uint8),
+    )
+
+
+def joined(parts: Sequence[Entries]) -> Entries:
+    """The entries of all parts, in order."""
+    if not parts:
+        return entries_of([], [], [], [], [])
+    columns: dict[str, npt.NDArray[Any]] = {
+        name: np.concatenate([getattr(part, name) for part in parts]) for name in Entries._fields
+    }
+    lengths = [len(part.names) for part in parts]
+    shifts = np.cumsum([0, *lengths[:-1]], dtype=np.uint64)
+    columns["name_ends"] += np.repeat(shifts, [len(part.labels) for part in parts])
+    return Entries(**columns)
+
+
+def entries_bytes(entries: Entries) -> bytes:
+    """The content of the file of entries."""
+    return b"".join(np.ascontiguousarray(column).tobytes() for column in entries)
+
+
+def map_entries(path: Path, count: int) -> Entries:
+    """The entries in a file of ``count`` entries, read-only.
+
+    Raises:
+      OSError: the file cannot be read.
+      ValueError: it is too small for that many.
+    """
+    size = os.path.getsize(path)
+    if count * _ENTRY_BYTES > size:
+        raise ValueError(f"{count} entries take {count * _ENTRY_BYTES} bytes and it has {size}")
+    if count == 0:
+        return entries_of([], [], [], [], [])
+    whole = np.memmap(path, dtype=np.uint8, mode="r")
+    columns: dict[str, npt.NDArray[Any]] = {}
+    start = 0
+    for name, dtype in _COLUMNS:
+        stop = start + count * np.dtype(dtype).itemsize
+        columns[name] = np.asarray(whole[start:stop]).view(dtype)
+        start = stop
+    return Entries(**columns, names=np.asarray(whole[start:]))

@@ -1,0 +1,186 @@
+"""A split of a packed data set, as the loaders read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.packed.entries import Entries, map_entries
+from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
+from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
+from shufflenet_fn.data.samples import Encoded
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+_FIX = "Find all damage with `data verify`, then copy the file again or pack the data again."
+
+
+class PackedSplit:
+    """One split of a packed data set: ``Samples`` over its shards.
+
+    For any number of threads, and usable in a forked process. Pickled, it is opened again from its
+    folder. Every record that is read is checked, together with its place, label and size.
+    """
+
+    def __init__(self, root: Path, split: str, index: PackedIndex) -> None:
+        """Map the split's entries and look for its shards, without reading them.
+
+        Args:
+          root: the packed data set's folder.
+          split: ``"train"`` or ``"val"``.
+          index: of the folder.
+
+        Raises:
+          UserError: a file is missing or has another size than the index says.
+        """
+        self._root, self._split, self._index = root, split, index
+        files = index.splits[split]
+        check_files(root, files)
+        self._entries = map_entries(root / files.entries.name, files.entries.images)
+        self._shards = files.shards
+        self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
+        self._readers = ShardReaders([root / shard.name for shard in files.shards])
+        self._classes = index.classes
+        self._labels: npt.NDArray[np.int64] = self._entries.labels
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    @property
+    def split(self) -> str:
+        return self._split
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self._classes
+
+    @property
+    def labels(self) -> npt.NDArray[np.int64]:
+        return self._labels
+
+    @property
+    def entries(self) -> Entries:
+        """What is known of every image."""
+        return self._entries
+
+    @property
+    def files(self) -> SplitIndex:
+        """The files that it is read from."""
+        return self._index.splits[self._split]
+
+    @property
+    def raw(self) -> bool:
+        """Whether the records are pixels."""
+        return self._index.settings.format == "raw"
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def name(self, index: int) -> str:
+        """The shard, the record in it, and the image's path in the source."""
+        shard, record = self._place(index)
+        return f"{self._root / self._shards[shard].name} record {record} ({self.original(index)})"
+
+    def original(self, index: int) -> str:
+        """The image's path in the source, such as ``train/cat/1.jpg``."""
+        return f"{self._split}/{self._entries.name(index)}"
+
+    def read(self, index: int) -> Encoded:
+        """Sample ``index``, checked.
+
+        Raises:
+          UserError: it cannot be read, or it is not what was packed as sample ``index``.
+        """
+        shard, record = self._place(index)
+        try:
+            data = self._readers.read(shard, record)
+        except ShardError as error:
+            raise UserError(f"cannot read {self.name(index)}: {error}. {_FIX}") from error
+        if not self._entries.matches(index, data):
+            raise UserError(
+                f"{self.name(index)} is not what was packed: its checksum differs. {_FIX}"
+            )
+        if not self.raw:
+            return Encoded(data)
+        return Encoded(data, (int(self._entries.heights[index]), int(self._entries.widths[index])))
+
+    def with_classes(self, classes: Sequence[str]) -> PackedSplit:
+        """The same images with labels that index ``classes``.
+
+        Raises:
+          UsageError: the split has images of a class that is not among them.
+        """
+        if tuple(classes) == self._classes:
+            return self
+        label_of = {name: label for label, name in enumerate(classes)}
+        table = np.array([label_of.get(name, -1) for name in self._classes], dtype=np.int64)
+        present = np.unique(self._entries.labels)
+        if not 0 <= present[0] <= present[-1] < len(table):
+            raise UserError(f"the labels of {self._root} {self._split} are damaged. {_FIX}")
+        unknown = [self._classes[label] for label in present if table[label] < 0]
+        if unknown:
+            raise UsageError(_unknown_classes(self._root, self._split, unknown, len(classes)))
+        other = PackedSplit(self._root, self._split, self._index)
+        other._classes, other._labels = tuple(classes), table[self._entries.labels]
+        other._labels.setflags(write=False)
+        return other
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _reopened, (self._root, self._split, self._classes)
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """The shard of an image and its record there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"sample {index} of {len(self)}")
+        shard = int(np.searchsorted(self._ends, index, side="right"))
+        return shard, index - int(self._ends[shard]) + self._shards[shard].images
+
+
+def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = None) -> PackedSplit:
+    """A split of the packed data set in ``root``.
+
+    Args:
+      root: a folder that ``pack`` wrote.
+      split: ``"train"`` or ``"val"``.
+      classes: the classes that labels index; ``None`` is those of the packed data set.
+
+    Raises:
+      UsageError: the folder is not packed, or only half, or has classes not among ``classes``.
+      UserError: its files are damaged or missing.
+    """
+    root = Path(root)
+    opened = PackedSplit(root, split, read_index(root))
+    return opened if classes is None else opened.with_classes(classes)
+
+
+def check_files(root: Path, files: SplitIndex) -> None:
+    """Raise ``UserError`` if a file of a split is missing or has another size than it must have."""
+    for facts in (files.entries, *files.shards):
+        path = root / facts.name
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise UserError(
+                f"cannot open {path}, which {INDEX_NAME} lists: {error.strerror or error}. {_FIX}"
+            ) from error
+        if size != facts.bytes:
+            raise UserError(
+                f"{path} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was cut or "
+                f"replaced. {_FIX}"
+            )
+
+
+def _reopened(root: Path, split: str, classes: tuple[str, ...]) -> PackedSplit:
+    return open_packed(root, split, classes)
+
+
+def _unknown_classes(root: Path, split: str, unknown: Sequence[str], known: int) -> str:
+    named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
+    return (
+        f"{root} has {split} images of {len(unknown)} classes that the {known} classes asked for "
+        f"lack: {named}. Pack the data set that the weights were trained on."
+    )

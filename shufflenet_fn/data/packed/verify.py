@@ -1,0 +1,173 @@
+"""``data verify``: every byte of a packed data set against the index, and whom damage concerns."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from shufflenet_fn.data.packed.entries import Entries, map_entries
+from shufflenet_fn.data.packed.files import sha256_of
+from shufflenet_fn.data.packed.format import (
+    INDEX_NAME,
+    FileFacts,
+    SplitIndex,
+    is_packed_file,
+)
+from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.ordered import ordered_map
+from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
+
+
+class Damage(NamedTuple):
+    """Something that is not as it was packed.
+
+    Attributes:
+      file: its name in the packed folder.
+      reason: what is wrong.
+      record: the damaged record of that shard, counted from 0; ``None`` if it concerns the file.
+      original: that image's path in the source.
+    """
+
+    file: str
+    reason: str
+    record: int | None = None
+    original: str | None = None
+
+
+class Verified(NamedTuple):
+    """What ``verify`` found: nothing is damaged if ``damage`` is empty."""
+
+    damage: tuple[Damage, ...]
+    files: int
+    images: int
+    bytes: int
+
+
+class Checked(NamedTuple):
+    """Progress: ``bytes`` of ``total`` are read; ``damage`` is of the file just read."""
+
+    bytes: int
+    total: int
+    damage: tuple[Damage, ...]
+
+
+class _Shard(NamedTuple):
+    """A shard, where its images begin in the split, and the split's entries if they are there.
+
+    ``suspect``: look into every record, because the entries are damaged.
+    """
+
+    split: str
+    facts: FileFacts
+    first: int
+    entries: Entries | None
+    suspect: bool
+
+
+def verify(
+    folder: str | Path,
+    *,
+    workers: int,
+    report: Callable[[Checked], None] = lambda checked: None,
+) -> Verified:
+    """Read every file of a packed data set and compare its SHA-256 with the index's.
+
+    Where a file differs, its records are read one by one, to name those that are damaged.
+
+    Args:
+      folder: the packed data set.
+      workers: threads that read and hash.
+      report: told after every file, by the calling thread.
+
+    Raises:
+      UsageError: the folder is not packed, or not completely.
+      UserError: the index itself is damaged.
+    """
+    folder = Path(folder)
+    index = read_index(folder)
+    damage = list(_strangers(folder, index.splits))
+    shards: list[_Shard] = []
+    for split, files in index.splits.items():
+        spoilt = _file_damage(folder, files.entries)
+        damage += spoilt
+        shards += _shards(split, files, _entries(folder, files), suspect=bool(spoilt))
+    total, read = sum(shard.facts.bytes for shard in shards), 0
+    checks = ordered_map(functools.partial(_shard_damage, folder), shards, workers=workers)
+    for shard, found in zip(shards, checks, strict=True):
+        damage += found
+        read += shard.facts.bytes
+        report(Checked(read, total, found))
+    splits = index.splits.values()
+    return Verified(
+        tuple(damage),
+        files=1 + sum(1 + len(files.shards) for files in splits),
+        images=sum(files.entries.images for files in splits),
+        bytes=total + sum(files.entries.bytes for files in splits),
+    )
+
+
+def _strangers(folder: Path, splits: Mapping[str, SplitIndex]) -> Iterator[Damage]:
+    """Shards and entries that the index does not list."""
+    listed = {facts.name for files in splits.values() for facts in (files.entries, *files.shards)}
+    for path in sorted(folder.iterdir()):
+        if is_packed_file(path.name) and path.name not in listed:
+            yield Damage(path.name, f"{INDEX_NAME} does not list it: it is of another packed set")
+
+
+def _shards(
+    split: str, files: SplitIndex, entries: Entries | None, *, suspect: bool
+) -> Iterator[_Shard]:
+    first = 0
+    for facts in files.shards:
+        yield _Shard(split, facts, first, entries, suspect)
+        first += facts.images
+
+
+def _entries(folder: Path, files: SplitIndex) -> Entries | None:
+    """The entries, damaged ones too, or None if there is no telling where they are."""
+    try:
+        return map_entries(folder / files.entries.name, files.entries.images)
+    except (OSError, ValueError):
+        return None
+
+
+def _shard_damage(folder: Path, shard: _Shard) -> tuple[Damage, ...]:
+    found = _file_damage(folder, shard.facts)
+    missing = not (folder / shard.facts.name).is_file()
+    if missing or shard.entries is None or not (found or shard.suspect):
+        return found
+    return (*found, *_record_damage(folder, shard, shard.entries))
+
+
+def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
+    """What is wrong with a file as a whole: nothing or one thing."""
+    path = folder / facts.name
+    try:
+        size, digest = path.stat().st_size, sha256_of(path)
+    except OSError as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+        return (Damage(facts.name, reason),)
+    if size != facts.bytes:
+        return (Damage(facts.name, f"it has {size} bytes and not {facts.bytes}"),)
+    if digest != facts.sha256:
+        return (Damage(facts.name, f"its SHA-256 is {digest} and not {facts.sha256}"),)
+    return ()
+
+
+def _record_damage(folder: Path, shard: _Shard, entries: Entries) -> Iterator[Damage]:
+    """The records of a shard that cannot be read or are not what the entries say."""
+    readers = ShardReaders([folder / shard.facts.name])
+    for record in range(shard.facts.images):
+        index = shard.first + record
+        try:
+            data = readers.read(0, record)
+        except ShardError as error:
+            reason = str(error)
+        else:
+            if entries.matches(index, data):
+                continue
+            reason = "its checksum differs"
+        original = f"{shard.split}/{entries.name(index)}"
+        yield Damage(shard.facts.name, reason, record, original)

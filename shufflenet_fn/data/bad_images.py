@@ -1,25 +1,123 @@
-"""An image that cannot be decoded: how it is named."""
+"""Images that cannot be used: how they are named, and what a run does about them.
+
+A run either stops at the first one or goes on without it (``BadImages``). What is wrong with a whole data
+set or with the machine is no bad image: a damaged shard or a lost mount always stops the run.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from shufflenet_fn.data.bad_limit import BadLimit
+from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
 from shufflenet_fn_backends.errors import UserError
+
+_NAMED = 3
+"""Bad images that the message about too many names."""
 
 
 class BadImage(UserError):
-    """A sample that was read but is not an image that can be trained on.
+    """A sample that is not an image that can be used.
 
     Attributes:
       name: what ``Samples.name`` calls it: a path, or a shard, its record and the original path.
       reason: what is wrong with it, without the name.
     """
 
+    verb: ClassVar[str] = "decode"
+
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
-            f"cannot decode image {name}: {reason}. Replace or remove the file, or pass "
-            "--on-bad-image skip to train without such files."
+            f"cannot {self.verb} image {name}: {reason}. Replace or remove the file, or pass "
+            "--on-bad-image skip to go on without such files; `shufflenet-fn data check` lists them all."
         )
         self.name = name
         self.reason = reason
 
     def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
         return type(self), (self.name, self.reason)
+
+
+class UnreadableImage(BadImage):
+    """A sample whose own file cannot be read: it is gone, may not be read, or is no regular file."""
+
+    verb: ClassVar[str] = "read"
+
+
+@dataclass(frozen=True)
+class BadSample:
+    """A bad image that was met: its index in the split, its name, and what is wrong with it."""
+
+    index: int
+    name: str
+    reason: str
+
+
+class BadImages:
+    """The bad images of one split that this process has met, and how many there may be.
+
+    Each sample counts once, however often it is met. The limit is one of the whole split and is applied by
+    every rank to what it has met itself: ranks need not talk to each other, and since in the course of the
+    epochs each rank meets every sample, each rank's count approaches that of the split. Holds no more than
+    the limit and one. Safe to use from several threads.
+    """
+
+    def __init__(
+        self,
+        split: str,
+        n: int,
+        limit: BadLimit,
+        *,
+        record: Callable[[BadSample], None] = lambda sample: None,
+    ) -> None:
+        """Args:
+        split: the split's folder, for messages.
+        n: its number of samples.
+        limit: how many may be bad.
+        record: called once with each bad sample, by whichever thread met it and one at a time.
+        """
+        self._split, self._n, self._limit, self._record = split, n, limit, record
+        self._met: dict[int, BadSample] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def met(self) -> tuple[BadSample, ...]:
+        """The bad samples so far, in the order they were met."""
+        with self._lock:
+            return tuple(self._met.values())
+
+    def report(self, index: int, error: BadImage) -> None:
+        """Count sample ``index``. Raises ``UserError`` if that makes too many."""
+        with self._lock:
+            if index in self._met:
+                return
+            sample = BadSample(index, error.name, error.reason)
+            self._met[index] = sample
+            self._record(sample)
+            allowed = self._limit.of(self._n)
+            if len(self._met) > allowed:
+                raise UserError(self._too_many(allowed)) from error
+
+    def _too_many(self, allowed: int) -> str:
+        count = len(self._met)
+        first = [f"{sample.name} ({sample.reason})" for sample in self._met.values()][:_NAMED]
+        rest = f" and {count - _NAMED} more" if count > _NAMED else ""
+        return (
+            f"{count} of the {self._n:,} images in {self._split} are bad so far; --max-bad {self._limit} "
+            f"allows {allowed}. They are: {'; '.join(first)}{rest}. Replace or remove them "
+            "(`shufflenet-fn data check` lists all), or raise --max-bad."
+        )
+
+
+def replacement(seed: int, epoch: int, index: int, attempt: int, n: int) -> int:
+    """The sample, of ``n``, that takes the place of the bad sample ``index`` in ``epoch``.
+
+    A function of its arguments alone, so that it does not depend on ranks or threads. It may be bad as
+    well: ``attempt`` counts up from 0 until it is not.
+    """
+    bits = sample_rng(seed, epoch, index, domain=REPLACEMENT, repeat=attempt).bit_generator
+    # A raw draw is the same in all versions of numpy. That n does not divide 2**64 cannot be noticed.
+    return int(bits.random_raw()) % n

@@ -1,0 +1,174 @@
+"""What lies below a split's folder: class folders, and the images in each in torchvision's order.
+
+Classes are sorted by name; inside a class folders are sorted by path, the class folder first, and files
+by name inside each. Hidden names (a leading dot, as in ``.ipynb_checkpoints``) are skipped, which
+torchvision does not do. Links are followed.
+"""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.paths import PathTable, printable
+from shufflenet_fn_backends.errors import UsageError
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+_THREADS = 8
+"""Folders listed at once: on a network file system each costs a round trip or more."""
+
+
+class Directory(NamedTuple):
+    """A folder as it was when it was listed.
+
+    Attributes:
+      path: relative to the split's folder, ``""`` for itself.
+      mtime_ns: changes when a name in the folder is added, removed or renamed.
+      inode: changes when the folder is replaced by another.
+    """
+
+    path: str
+    mtime_ns: int
+    inode: int
+
+
+class Listing(NamedTuple):
+    """The images of one split.
+
+    Attributes:
+      classes: names of the class folders, sorted; of those without an image too.
+      counts: int64 (len(classes),), images of each.
+      paths: relative to the split's folder; those of a class follow one another.
+      labels: int64 (len(paths),), positions in ``classes``.
+      stray: images that lie in no class folder. They are not among ``paths``.
+      directories: all folders that were listed.
+    """
+
+    classes: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    blob: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    stray: int
+    directories: tuple[Directory, ...]
+
+    @property
+    def paths(self) -> PathTable:
+        return PathTable(self.blob, self.offsets)
+
+
+class _Class(NamedTuple):
+    """A class folder: its paths' bytes, one after another, and the length of each."""
+
+    blob: bytes
+    lengths: array[int]
+    directories: list[Directory]
+
+
+def list_split(folder: Path) -> Listing:
+    """List ``folder``. Beyond what it returns, it holds the names of a few classes at a time.
+
+    Raises:
+      UsageError: a folder cannot be listed, or leads back to a folder above it.
+    """
+    own = _status(folder)
+    classes: list[str] = []
+    stray = 0
+    for entry in visible_entries(folder):
+        if is_folder(entry):
+            classes.append(entry.name)
+        else:
+            stray += is_image(entry.name)
+    classes.sort()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        parts = list(pool.map(lambda name: _list_class(folder, name, _identity(own)), classes))
+    lengths = np.frombuffer(b"".join(part.lengths.tobytes() for part in parts), np.int64)
+    counts = np.array([len(part.lengths) for part in parts], dtype=np.int64)
+    labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
+    labels.setflags(write=False)
+    return Listing(
+        classes=tuple(classes),
+        counts=counts,
+        blob=np.frombuffer(b"".join(part.blob for part in parts), np.uint8),
+        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        labels=labels,
+        stray=stray,
+        directories=(
+            Directory("", own.st_mtime_ns, own.st_ino),
+            *(item for part in parts for item in part.directories),
+        ),
+    )
+
+
+def is_image(name: str) -> bool:
+    """Whether ``name`` has one of the extensions that count."""
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, or to what may not be looked at
+        return False
+
+
+def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    """The entries of ``folder`` that are not hidden, unsorted. Raises ``UsageError``."""
+    try:
+        with os.scandir(folder) as entries:
+            yield from (entry for entry in entries if not entry.name.startswith("."))
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+
+
+def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
+    directories: list[Directory] = []
+    files_in: dict[str, list[str]] = {}
+    pending = [(name, frozenset({split}))]
+    while pending:
+        path, above = pending.pop()
+        # Looked at before it is listed: a change meanwhile then shows as one.
+        status = _status(folder / path)
+        if _identity(status) in above:
+            raise UsageError(
+                f"{printable(folder / path)} leads, by way of a link, back to a folder that it lies in: its "
+                "images would be listed without end. Remove the link."
+            )
+        directories.append(Directory(path, status.st_mtime_ns, status.st_ino))
+        files = files_in[path] = []
+        for entry in visible_entries(folder / path):
+            if is_folder(entry):
+                pending.append((f"{path}/{entry.name}", above | {_identity(status)}))
+            elif is_image(entry.name):
+                files.append(entry.name)
+    paths: list[bytes] = []
+    for path in sorted(files_in):
+        start = os.fsencode(path) + b"/"
+        paths += [start + os.fsencode(file) for file in sorted(files_in[path])]
+    return _Class(b"".join(paths), array("q", map(len, paths)), directories)
+
+
+def _status(folder: Path) -> os.stat_result:
+    try:
+        return os.stat(folder)
+    except OSError as error:
+        raise _unlistable(folder, error) from error
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _unlistable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot list data folder {printable(folder)}: {error.strerror or error}. Check its permissions."
+    )

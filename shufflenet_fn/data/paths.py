@@ -1,0 +1,43 @@
+"""Names of files: a million of them in two arrays, and one as a message shows it."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import numpy.typing as npt
+
+
+class PathTable:
+    """Many paths in two arrays, which may lie in a mapped file: no object per path.
+
+    A path is kept as the bytes that the system has for it, which may be no UTF-8 and may hold a newline.
+    """
+
+    def __init__(self, blob: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
+        """Args:
+        blob: uint8, the bytes of all paths one after another.
+        offsets: int64 (n + 1,), where path i begins and, at i + 1, ends.
+        """
+        self._blob, self._offsets = blob, offsets
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def __getitem__(self, index: int) -> str:
+        """Path ``index``, with bytes that are no UTF-8 as ``os.fsdecode`` has them."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"path {index} of {len(self)}")
+        start, stop = self._offsets[index : index + 2].tolist()
+        return os.fsdecode(self._blob[start:stop].tobytes())
+
+
+def printable(path: str | os.PathLike[str]) -> str:
+    """``path`` for a message: bytes that are no UTF-8, newlines and the like are escaped.
+
+    Anything else would break a line of a log or could not be written to a terminal at all.
+    """
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,59 @@
+"""Reading the file of a sample: its bytes, or an error that names it, and never a wait for a pipe."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from shufflenet_fn.data.bad_images import UnreadableImage
+from shufflenet_fn.data.paths import printable
+from shufflenet_fn_backends.errors import UserError
+
+LARGEST = 2**30
+"""Bytes of the largest file that is read: a thousand times those of a large photo."""
+
+_OWN_FAULT = {
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.ENXIO,
+    errno.EIO,
+}
+"""Errors that one file has. Others, such as a lost mount or no free descriptor, would befall the next one
+too."""
+
+
+def read_file(path: Path) -> bytes:
+    """The content of ``path``.
+
+    Raises:
+      UnreadableImage: the file is gone, may not be read, is no regular file or far too large to be an
+      image. UserError: the system cannot read files just now.
+    """
+    try:
+        # Non-blocking: to open a named pipe would wait for its writer, for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb", buffering=0) as file:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableImage(printable(path), "it is not a regular file")
+            if status.st_size > LARGEST:
+                raise UnreadableImage(
+                    printable(path), f"it has {status.st_size:,} bytes, more than {LARGEST:,}"
+                )
+            return file.read()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _OWN_FAULT:
+            if error.errno == errno.ENOENT and path.is_symlink():
+                reason = f"it is a link to {printable(os.readlink(path))}, which does not exist"
+            raise UnreadableImage(printable(path), reason) from error
+        raise UserError(
+            f"cannot read image {printable(path)}: {reason}. It was there when the folder was "
+            "listed; check the disk or mount and start again."
+        ) from error

@@ -9,12 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
+from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.decode import RgbImage, open_picture
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn.training.losses import Mix
 
 
 class Batch(NamedTuple):
@@ -24,11 +27,13 @@ class Batch(NamedTuple):
       images: uint8 (N, 3, H, W) in channels_last memory.
       labels: int64 (N,).
       indices: int64 (N,), the samples' positions in their folder.
+      mix: what mixup or cutmix made of the labels, ``()`` without them.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     indices: torch.Tensor
+    mix: Mix | tuple[()] = ()
 
 
 class Stopped(Exception):
@@ -41,18 +46,33 @@ def train_batch(
     *,
     folder: Samples,
     transform: TrainTransform,
+    augment: SampleAugmentation,
+    mixing: Mixing | None,
     schedule: StepSchedule,
     seed: int,
     scratch: Scratch,
 ) -> Batch:
     """The augmented batch of ``step``. Raises as ``read_batch``."""
-    epoch, indices, _ = schedule(step)
+    epoch, indices, repeats = schedule(step)
 
-    def fill(index: int, out: RgbImage) -> None:
+    def fill(slot: int, index: int, out: RgbImage) -> None:
         picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
-        transform(picture, sample_rng(seed, epoch, index), out=out, scratch=scratch)
+        repeat = int(repeats[slot])
+        rng = sample_rng(seed, epoch, index, repeat=repeat)
+        transform(picture, rng, out=out, scratch=scratch)
+        augment(out, seed=seed, epoch=epoch, index=index, repeat=repeat)
 
-    return read_batch(folder, indices, transform.size, fill, stopped)
+    batch = read_batch(folder, indices, transform.size, fill, stopped)
+    return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
+
+
+def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
+    """``batch``, of an even size, with its images mixed in place and the labels of their partners."""
+    images = batch.images.permute(0, 2, 3, 1).numpy()
+    blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
+    mix_images(images, blend)
+    labels = torch.from_numpy(partners(batch.labels.numpy()))
+    return batch._replace(mix=Mix(labels, torch.tensor(blend.weight)))
 
 
 def eval_batch(
@@ -68,7 +88,7 @@ def eval_batch(
     """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
 
-    def fill(index: int, out: RgbImage) -> None:
+    def fill(slot: int, index: int, out: RgbImage) -> None:
         picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
         transform(picture, out=out, scratch=scratch)
 
@@ -79,7 +99,7 @@ def read_batch(
     folder: Samples,
     indices: npt.NDArray[np.int64],
     size: int,
-    fill: Callable[[int, RgbImage], None],
+    fill: Callable[[int, int, RgbImage], None],
     stopped: Callable[[], bool],
 ) -> Batch:
     """Read samples into one (N, size, size, 3) buffer, of which ``images`` is a permuted view.
@@ -88,7 +108,8 @@ def read_batch(
       folder: where the samples are.
       indices: samples to read, int64 (N,).
       size: side of the square images.
-      fill: ``fill(index, out)`` reads, decodes and transforms sample ``index`` into its uint8 slot.
+      fill: ``fill(slot, index, out)`` reads, decodes and transforms sample ``index`` into ``out``, slot
+        number ``slot`` of the buffer.
       stopped: asked before every sample, so that closing a loader does not wait for a batch.
 
     Raises:
@@ -99,7 +120,7 @@ def read_batch(
     for slot, index in enumerate(indices.tolist()):
         if stopped():
             raise Stopped
-        fill(index, buffer[slot])
+        fill(slot, index, buffer[slot])
     return Batch(
         images=torch.from_numpy(buffer).permute(0, 3, 1, 2),
         labels=torch.from_numpy(folder.labels[indices]),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
+from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
@@ -20,6 +22,9 @@ def train_loader(
     folder: Samples,
     transform: TrainTransform,
     *,
+    augment: SampleAugmentation | None = None,
+    mixing: Mixing | None = None,
+    repeats: int = 1,
     seed: int,
     global_batch: int,
     rank: int = 0,
@@ -38,7 +43,10 @@ def train_loader(
 
     Args:
       folder: the training split.
-      transform: the augmentation.
+      transform: crop, jitter and flip.
+      augment: what follows them in a sample.
+      mixing: mixup and cutmix of the batch; needs an even number of samples per rank.
+      repeats: showings of a sample, one after the other, each with an augmentation of its own.
       seed: of order and augmentation, 0 <= seed < 2**64.
       global_batch: samples per step over all ranks, a multiple of ``world_size``.
       rank: this process's share of every batch, ``[rank * B / world_size, (rank + 1) * B /
@@ -54,8 +62,15 @@ def train_loader(
       UserError: while iterating, a file that cannot be read or decoded.
     """
     schedule = StepSchedule(
-        seed=seed, n=len(folder), global_batch=global_batch, rank=rank, world_size=world_size
+        seed=seed,
+        n=len(folder),
+        global_batch=global_batch,
+        rank=rank,
+        world_size=world_size,
+        repeats=repeats,
     )
+    if mixing is not None:
+        check_pairs(global_batch, world_size)
     if not 0 <= start_step <= stop_step:
         raise UsageError(
             f"start_step must be from 0 to stop_step, got start_step={start_step} and "
@@ -65,6 +80,8 @@ def train_loader(
         train_batch,
         folder=folder,
         transform=transform,
+        augment=augment or SampleAugmentation(),
+        mixing=mixing,
         schedule=schedule,
         seed=seed,
         scratch=Scratch(),

@@ -41,13 +41,15 @@ def read_train(folder: ImageFolder, **options: Any) -> list[Batch]:
 def assert_equal(ours: list[Batch], theirs: list[Batch]) -> None:
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
-        for left, right in zip(one, other, strict=True):
+        assert one.mix == other.mix == ()
+        for left, right in zip(one[:3], other[:3], strict=True):
             assert left.dtype == right.dtype
             assert torch.equal(left, right)
 
 
 def test_batch_layout(expected: list[Batch]) -> None:
-    images, labels, indices = expected[0]
+    images, labels, indices, mix = expected[0]
+    assert mix == ()
     assert images.shape == (8, 3, 24, 24)
     assert images.dtype == torch.uint8
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -60,7 +62,7 @@ def test_batch_is_made_of_its_samples(
 ) -> None:
     folder = folders[0]
     for step in (0, 1, 7):
-        for image, label, index in zip(*expected[step], strict=True):
+        for image, label, index in zip(*expected[step][:3], strict=True):
             i = int(index)
             assert int(label) == folder.labels[i]
             source = decode_rgb(folder.read(i).data, path="x")
@@ -84,7 +86,7 @@ def test_ranks_do_not_matter(
         for rank in range(world_size)
     ]
     joined = [
-        Batch(*(torch.cat(parts) for parts in zip(*step, strict=True)))
+        Batch(*(torch.cat(parts) for parts in zip(*(part[:3] for part in step), strict=True)))
         for step in zip(*ranks, strict=True)
     ]
     assert_equal(joined, expected)
@@ -145,7 +147,7 @@ def test_every_sample_is_evaluated_once(
             world_size=world_size,
             threads=threads,
         )
-        for images, labels, indices in batches:
+        for images, labels, indices, _ in batches:
             assert 1 <= len(indices) <= batch_size
             assert images.shape == (len(indices), 3, 24, 24)
             assert images.is_contiguous(memory_format=torch.channels_last)
@@ -156,7 +158,7 @@ def test_every_sample_is_evaluated_once(
 
 def test_eval_images_are_resized_and_cropped(folders: tuple[ImageFolder, ImageFolder]) -> None:
     val, transform = folders[1], EvalTransform(28, 24)
-    for images, _, indices in eval_loader(val, transform, batch_size=4):
+    for images, _, indices, _ in eval_loader(val, transform, batch_size=4):
         for image, index in zip(images, indices.tolist(), strict=True):
             expected = transform(decode_rgb(val.read(index).data, path="x"))
             np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected)

@@ -117,7 +117,7 @@ def _exchange(one: RgbImage, other: RgbImage) -> None:
 
 def partners(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """The label of every position's neighbour: int64 (N,), N even."""
-    return labels.reshape(-1, 2)[:, ::-1].reshape(-1)
+    return labels.reshape(-1, 2)[:, ::-1].flatten()
 
 
 def check_pairs(batch_size: int, world_size: int) -> None:

@@ -11,9 +11,13 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """The run failed for a reason outside the program: a damaged file, a full disk, a diverged loss."""
+    """The run failed for a reason outside the program: a damaged file, a full disk, a diverged loss.
+
+    ``restartable``: starting the same again may help, as it cannot where the user has to mend something.
+    """
 
     exit_code: ClassVar[int] = 1
+    restartable: ClassVar[bool] = False
 
 
 class UsageError(UserError):
@@ -26,3 +30,9 @@ class DeviceError(UserError):
     """A device, its runtime or its collective library is not available on this machine."""
 
     exit_code: ClassVar[int] = 3
+
+
+class DeviceFailed(UserError):
+    """A device, its driver or a link between devices failed while it was in use."""
+
+    restartable: ClassVar[bool] = True

@@ -35,7 +35,7 @@ def train(
     Later ones win: defaults, --preset, --config, the options below. Exit codes: 0 done, 1 failed,
     2 wrong usage, 3 device not available.
     """
-    from shufflenet_fn.distributed.launch import launch
+    from shufflenet_fn.distributed.launch import Launch, launch
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.run.start import prepare_job
 
@@ -56,16 +56,21 @@ def train(
                 job,
                 processes=len(job.devices),
                 nodes=job.nodes,
+                watching=Launch(stopped=lambda number: _say_stopped(job, number)),
             )
     except KeyboardInterrupt as stop:
         number = stop.args[0] if stop.args else signal.SIGINT
-        hint = (
-            f"Go on from the last checkpoint with: shufflenet-fn train --resume {job.run_dir}"
-            if (job.run_dir / "checkpoints" / "latest.json").exists()
-            else "There is no checkpoint yet to go on from."
-        )
-        print(f"\nstopped by {signal.Signals(number).name}. {hint}", file=sys.stderr)
+        _say_stopped(job, number)
         raise typer.Exit(128 + number) from None
+
+
+def _say_stopped(job: Job, number: int) -> None:
+    hint = (
+        f"Go on from the last checkpoint with: shufflenet-fn train --resume {job.run_dir}"
+        if (job.run_dir / "checkpoints" / "latest.json").exists()
+        else "There is no checkpoint yet to go on from."
+    )
+    print(f"\nstopped by {signal.Signals(number).name}. {hint}", file=sys.stderr, flush=True)
 
 
 def run_with_display(job: Job, world: World) -> dict[str, Any]:

@@ -9,12 +9,18 @@ from shufflenet_fn_backends.errors import UsageError
 
 
 class World(NamedTuple):
-    """``rank`` of ``size`` processes over all machines; ``local_rank`` of ``local_size`` on this one."""
+    """``rank`` of ``size`` processes over all machines; ``local_rank`` of ``local_size`` on this one.
+
+    ``attempt``: how often the processes were started again after a failure. ``board``: where the launcher's
+    board is (``shufflenet_fn.distributed.board``); ``None`` without a launcher of ours.
+    """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
+    attempt: int = 0
+    board: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -38,4 +44,8 @@ def world_from_environment() -> World | None:
             f"the environment says that this is one process of several, but not which ({given}). Start it "
             "with torchrun, set all four to numbers, or unset RANK and WORLD_SIZE."
         )
-    return World(*map(int, values))
+    attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
+    rank, size, local_rank, local_size = map(int, values)
+    return World(
+        rank, size, local_rank, local_size, attempt=int(attempt) if attempt.isdigit() else 0
+    )

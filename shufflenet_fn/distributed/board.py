@@ -1,0 +1,158 @@
+"""Memory that a launcher and the ranks of its machine share: the stop request, heartbeats, last words.
+
+A rank writes its own part and reads one byte, so a step pays nothing for it: no lock, no system call. The
+memory has no name in any folder and is gone with the launcher, however that ends.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import mmap
+import os
+import struct
+import sys
+import tempfile
+import time
+from typing import Any, Final, NamedTuple
+
+_HEADER: Final = 64
+_BEAT: Final = struct.Struct("<qqd")
+_LENGTH: Final = struct.Struct("<q")
+_REPORT: Final = 64  # where it starts in a rank's part
+_PART: Final = 1 << 17
+_STOP: Final = 0
+
+
+class Phase(enum.IntEnum):
+    """What a rank is doing. ``WAITING`` is for the others, so it is not what holds a run up."""
+
+    STARTING = 0
+    COMPUTING = 1
+    WAITING = 2
+    EVALUATING = 3
+    SAVING = 4
+    ENDED = 5
+
+
+class Beat(NamedTuple):
+    """The last sign of life of a rank: updates done, what came then, and when (``time.monotonic``)."""
+
+    step: int
+    phase: Phase
+    time: float
+
+
+class Board:
+    """The memory, as the launcher sees it; ``place(n)`` is rank ``n``'s view in the launcher's process.
+
+    Args:
+        processes: ranks on this machine.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self.processes = processes
+        size = _HEADER + processes * _PART
+        if sys.platform == "linux":
+            self._file = os.memfd_create("shufflenet-fn-board")
+            self.path = f"/proc/{os.getpid()}/fd/{self._file}"
+        else:
+            self._file, self.path = tempfile.mkstemp(prefix="shufflenet-fn-board-")
+        os.ftruncate(self._file, size)
+        self._memory = mmap.mmap(self._file, size)
+        self.clear()
+
+    def place(self, local_rank: int) -> Place:
+        """The part of one rank, without opening the memory again."""
+        return Place(self._memory, local_rank)
+
+    def clear(self) -> None:
+        """As before any rank has started. A stop request stays."""
+        for number in range(self.processes):
+            place = self.place(number)
+            place.beat(0, Phase.STARTING)
+            place.report(None)
+
+    def request_stop(self, number: int) -> None:
+        """Ask all ranks of this machine to stop, because signal ``number`` came."""
+        self._memory[_STOP] = number
+
+    @property
+    def stop_signal(self) -> int:
+        """The signal that asked for a stop; 0 for none."""
+        return self._memory[_STOP]
+
+    def beats(self) -> list[Beat]:
+        return [self.place(number).last_beat() for number in range(self.processes)]
+
+    def reports(self) -> list[dict[str, Any]]:
+        """What ranks that failed have said, in no order."""
+        found = [self.place(number).last_report() for number in range(self.processes)]
+        return [report for report in found if report is not None]
+
+    def close(self) -> None:
+        self._memory.close()
+        os.close(self._file)
+        if sys.platform != "linux":
+            os.unlink(self.path)
+
+
+class Place:
+    """One rank's part of the board. Cheap: each call is one copy of a few bytes."""
+
+    def __init__(self, memory: mmap.mmap, local_rank: int) -> None:
+        self._memory = memory
+        self._start = _HEADER + local_rank * _PART
+
+    @property
+    def stop_signal(self) -> int:
+        """The signal that asked all ranks of this machine to stop; 0 for none."""
+        return self._memory[_STOP]
+
+    def request_stop(self, number: int) -> None:
+        """Pass signal ``number``, which came to this rank, on to all ranks of this machine."""
+        self._memory[_STOP] = number
+
+    def beat(self, step: int, phase: Phase) -> None:
+        """Say that ``step`` updates are done and that ``phase`` comes now."""
+        _BEAT.pack_into(self._memory, self._start, step, phase, time.monotonic())
+
+    def last_beat(self) -> Beat:
+        step, phase, when = _BEAT.unpack_from(self._memory, self._start)
+        return Beat(step, Phase(phase), when)
+
+    def report(self, report: dict[str, Any] | None) -> None:
+        """Leave last words; those that do not fit lose the beginning of their traceback."""
+        content = b"" if report is None else _fitting(report)
+        begin = self._start + _REPORT + _LENGTH.size
+        self._memory[begin : begin + len(content)] = content
+        # The length last: whoever reads it finds everything.
+        _LENGTH.pack_into(self._memory, self._start + _REPORT, len(content))
+
+    def last_report(self) -> dict[str, Any] | None:
+        (length,) = _LENGTH.unpack_from(self._memory, self._start + _REPORT)
+        if not length:
+            return None
+        begin = self._start + _REPORT + _LENGTH.size
+        report: dict[str, Any] = json.loads(self._memory[begin : begin + length])
+        return report
+
+
+def open_place(path: str | None, local_rank: int) -> Place:
+    """A rank's part of its launcher's board; without a launcher of ours, of one that is its own."""
+    if path is None:
+        return Place(mmap.mmap(-1, _HEADER + (local_rank + 1) * _PART), local_rank)
+    with open(path, "r+b") as file:
+        return Place(mmap.mmap(file.fileno(), 0), local_rank)
+
+
+def _fitting(report: dict[str, Any]) -> bytes:
+    room = _PART - _REPORT - _LENGTH.size
+    content = json.dumps(report).encode()
+    if len(content) <= room:
+        return content
+    kept = {
+        key: value[-(room // 32) :] if isinstance(value, str) else value
+        for key, value in report.items()
+    }
+    return json.dumps(kept).encode()

@@ -1,0 +1,79 @@
+"""Signals by which a scheduler, a user or a terminal asks a run to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+from typing import Any, Final
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""SIGUSR1 is what Slurm's ``--signal=USR1@120`` sends ahead of the end."""
+
+SAME_S: Final = 1.0
+"""A second signal within this time is the first one again: ``timeout`` and some wrappers send each twice,
+to the process and to its group."""
+
+
+class StopSignals:
+    """Calls ``first(number)`` for the first of ``STOP_SIGNALS`` and ``again(number)`` for later ones.
+
+    A context manager that puts back what was there before. Signals that are ignored when it is entered
+    (``nohup``, a shell's background job) stay so. Outside the main thread, where Python cannot handle
+    signals, it does nothing.
+    """
+
+    def __init__(self, first: Callable[[int], None], again: Callable[[int], None]) -> None:
+        self._first, self._again = first, again
+        self._since: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: handler
+                for number in STOP_SIGNALS
+                if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+            }
+        self.install()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def install(self) -> None:
+        """Take the signals over, again if something else has taken them since."""
+        for number in self._before:
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            self._first(number)
+        elif now - self._since >= SAME_S:
+            self._again(number)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Keep ``STOP_SIGNALS`` pending during the body, here and in processes that are started in it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def let_through() -> None:
+    """Receive what was held back when this process was started."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

@@ -44,3 +44,43 @@ def test_input_is_untouched_and_normalizer_is_normalize() -> None:
     assert torch.equal(apply(images), normalize(images))
     assert torch.equal(apply(images), normalize(images))
     assert torch.equal(images, batch())
+
+
+@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(4, 3, 9, 7), (1, 3, 1, 1), (2, 3, 5, 1), (3, 3, 32, 32)])
+def test_the_order_of_the_memory_changes_no_bit(
+    shape: tuple[int, ...], memory_format: torch.memory_format, reuse: bool
+) -> None:
+    images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=memory_format)
+    std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
+    scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD]).view(1, 3, 1, 1)
+    bias = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
+    ours = normalizer(reuse=reuse)(images)
+    assert torch.equal(ours, images.float().mul(scale).add(bias.view(1, 3, 1, 1)))
+    assert ours.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(ours, (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))
+
+
+def test_memory_is_kept_only_if_asked_for() -> None:
+    large, small = batch().repeat(2, 1, 1, 1), batch()
+    kept, fresh = normalizer(reuse=True), normalizer()
+    first = kept(large)
+    assert kept(small).data_ptr() == first.data_ptr()
+    assert torch.equal(kept(large), fresh(large))
+    one, other = fresh(small), fresh(small)
+    assert one.data_ptr() != other.data_ptr()
+
+
+def test_kept_memory_serves_backward_within_a_step() -> None:
+    """As in a step: the result is saved for the gradient, which is taken before the next call."""
+    apply, fresh = normalizer(reuse=True), normalizer()
+    weight = torch.randn(4, 3, 3, 3, requires_grad=True)
+    for images in (batch(), batch() // 2):
+        gradients = [
+            torch.autograd.grad(
+                torch.nn.functional.conv2d(f(images), weight).square().sum(), weight
+            )
+            for f in (apply, fresh)
+        ]
+        torch.testing.assert_close(gradients[0], gradients[1])

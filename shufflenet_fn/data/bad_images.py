@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shufflenet_fn.data.bad_limit import BadLimit
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn_backends.errors import UserError
 
 _NAMED = 3
@@ -49,8 +51,9 @@ class UnreadableImage(BadImage):
 
 @dataclass(frozen=True)
 class BadSample:
-    """A bad image that was met: its index in the split, its name, and what is wrong with it."""
+    """A bad image that was met: its split, its index there, its name, and what is wrong with it."""
 
+    split: str
     index: int
     name: str
     reason: str
@@ -67,19 +70,17 @@ class BadImages:
 
     def __init__(
         self,
-        split: str,
-        n: int,
+        samples: Samples,
         limit: BadLimit,
         *,
         record: Callable[[BadSample], None] = lambda sample: None,
     ) -> None:
         """Args:
-        split: the split's folder, for messages.
-        n: its number of samples.
+        samples: the split.
         limit: how many may be bad.
         record: called once with each bad sample, by whichever thread met it and one at a time.
         """
-        self._split, self._n, self._limit, self._record = split, n, limit, record
+        self._samples, self._limit, self._record = samples, limit, record
         self._met: dict[int, BadSample] = {}
         self._lock = threading.Lock()
 
@@ -94,10 +95,10 @@ class BadImages:
         with self._lock:
             if index in self._met:
                 return
-            sample = BadSample(index, error.name, error.reason)
+            sample = BadSample(self._samples.split, index, error.name, error.reason)
             self._met[index] = sample
             self._record(sample)
-            allowed = self._limit.of(self._n)
+            allowed = self._limit.of(len(self._samples))
             if len(self._met) > allowed:
                 raise UserError(self._too_many(allowed)) from error
 
@@ -105,9 +106,10 @@ class BadImages:
         count = len(self._met)
         first = [f"{sample.name} ({sample.reason})" for sample in self._met.values()][:_NAMED]
         rest = f" and {count - _NAMED} more" if count > _NAMED else ""
+        folder = printable(self._samples.root / self._samples.split)
         return (
-            f"{count} of the {self._n:,} images in {self._split} are bad so far; --max-bad {self._limit} "
-            f"allows {allowed}. They are: {'; '.join(first)}{rest}. Replace or remove them "
+            f"{count} of the {len(self._samples):,} images in {folder} are bad so far; --max-bad "
+            f"{self._limit} allows {allowed}. They are: {'; '.join(first)}{rest}. Replace or remove them "
             "(`shufflenet-fn data check` lists all), or raise --max-bad."
         )
 

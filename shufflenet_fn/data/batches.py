@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -11,7 +12,10 @@ import torch
 
 from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
 from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
+from shufflenet_fn.data.buffers import BatchMemory, Stopped
 from shufflenet_fn.data.decode import RgbImage, open_picture
+from shufflenet_fn.data.memory import Parts
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
@@ -26,7 +30,8 @@ class Batch(NamedTuple):
     Attributes:
       images: uint8 (N, 3, H, W) in channels_last memory.
       labels: int64 (N,).
-      indices: int64 (N,), the samples' positions in their folder.
+      indices: int64 (N,), the samples' positions in their folder. A bad image is replaced by another in
+        training and left out in evaluation.
       mix: what mixup or cutmix made of the labels, ``()`` without them.
     """
 
@@ -36,8 +41,12 @@ class Batch(NamedTuple):
     mix: Mix | tuple[()] = ()
 
 
-class Stopped(Exception):
-    """The loader was closed while this batch was being read."""
+Fill = Callable[[int, int, RgbImage], None]
+"""``fill(slot, index, out)`` writes sample ``index`` to ``out``, uint8 (size, size, 3); ``slot`` is its place
+among the samples asked for. Raises ``BadImage``."""
+
+Instead = Callable[[int, int], "int | None"]
+"""``instead(index, attempt)``: the sample to try in the place of ``index``, or ``None`` for none."""
 
 
 def train_batch(
@@ -51,6 +60,8 @@ def train_batch(
     schedule: StepSchedule,
     seed: int,
     scratch: Scratch,
+    bad_images: BadImages | None,
+    memory: BatchMemory,
 ) -> Batch:
     """The augmented batch of ``step``. Raises as ``read_batch``."""
     epoch, indices, repeats = schedule(step)
@@ -62,8 +73,13 @@ def train_batch(
         transform(picture, rng, out=out, scratch=scratch)
         augment(out, seed=seed, epoch=epoch, index=index, repeat=repeat)
 
-    batch = read_batch(folder, indices, transform.size, fill, stopped)
-    return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
+    def instead(index: int, attempt: int) -> int:
+        return replacement(seed, epoch, index, attempt, len(folder))
+
+    with memory.writing(step, stopped) as place:
+        parts = memory.layout.parts(place, len(indices))
+        batch = read_batch(folder, indices, parts, fill, stopped, bad_images, instead)
+        return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
 
 
 def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
@@ -84,6 +100,8 @@ def eval_batch(
     share: range,
     batch_size: int,
     scratch: Scratch,
+    bad_images: BadImages | None,
+    memory: BatchMemory,
 ) -> Batch:
     """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
@@ -92,37 +110,61 @@ def eval_batch(
         picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
         transform(picture, out=out, scratch=scratch)
 
-    return read_batch(folder, indices, transform.size, fill, stopped)
+    def leave_out(index: int, attempt: int) -> None:
+        return None
+
+    with memory.writing(number, stopped) as place:
+        parts = memory.layout.parts(place, len(indices))
+        return read_batch(folder, indices, parts, fill, stopped, bad_images, leave_out)
 
 
 def read_batch(
     folder: Samples,
     indices: npt.NDArray[np.int64],
-    size: int,
-    fill: Callable[[int, int, RgbImage], None],
+    parts: Parts,
+    fill: Fill,
     stopped: Callable[[], bool],
+    bad_images: BadImages | None,
+    instead: Instead,
 ) -> Batch:
-    """Read samples into one (N, size, size, 3) buffer, of which ``images`` is a permuted view.
+    """Read samples into memory that is there.
 
     Args:
       folder: where the samples are.
       indices: samples to read, int64 (N,).
-      size: side of the square images.
-      fill: ``fill(slot, index, out)`` reads, decodes and transforms sample ``index`` into ``out``, slot
-        number ``slot`` of the buffer.
+      parts: where images and labels go, of which the batch is made.
+      fill: reads, decodes and transforms a sample into its place.
       stopped: asked before every sample, so that closing a loader does not wait for a batch.
+      bad_images: told of bad images; ``None`` raises the first.
+      instead: what takes the place of a bad image.
 
     Raises:
-      UserError: a file cannot be read or decoded.
+      BadImage: a file cannot be read or decoded, and ``bad_images`` is ``None``.
+      UserError: there are too many of them.
       Stopped: ``stopped()`` was true.
     """
-    buffer = np.empty((len(indices), size, size, 3), dtype=np.uint8)
+    images = parts.images.permute(0, 2, 3, 1).numpy()
+    taken: list[int] = []
     for slot, index in enumerate(indices.tolist()):
-        if stopped():
-            raise Stopped
-        fill(slot, index, buffer[slot])
+        sample: int | None = index
+        for attempt in itertools.count():
+            if stopped():
+                raise Stopped
+            if sample is None:
+                break
+            try:
+                fill(slot, sample, images[len(taken)])
+            except BadImage as error:
+                if bad_images is None:
+                    raise
+                bad_images.report(sample, error)
+                sample = instead(index, attempt)
+            else:
+                taken.append(sample)
+                break
+    found = np.array(taken, dtype=np.int64)
     return Batch(
-        images=torch.from_numpy(buffer).permute(0, 3, 1, 2),
-        labels=torch.from_numpy(folder.labels[indices]),
-        indices=torch.from_numpy(indices.copy()),
+        images=parts.images[: len(taken)],
+        labels=parts.labels[: len(taken)].copy_(torch.from_numpy(folder.labels[found])),
+        indices=torch.from_numpy(found),
     )

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
 from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
+from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory
+from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
 from shufflenet_fn.data.scratch import Scratch
@@ -33,6 +36,8 @@ def train_loader(
     stop_step: int,
     threads: int = 2,
     prefetch: int | None = None,
+    bad_images: BadImages | None = None,
+    buffers: BatchBuffers | None = None,
 ) -> BatchIterator:
     """This rank's batches of steps ``start_step`` to ``stop_step - 1``.
 
@@ -56,10 +61,15 @@ def train_loader(
       stop_step: one past the last step.
       threads: reading threads; 0 reads in the calling thread.
       prefetch: batches held ready or in work; ``None`` is two per thread.
+      bad_images: told of images that cannot be read or decoded, which are then replaced by others, the same
+        for any threads and ranks. ``None`` raises the first of them.
+      buffers: memory that batches are read into again and again: a batch is then valid until it is
+        released. ``None`` gives each memory of its own.
 
     Raises:
       UsageError: an argument out of range, named with its value.
-      UserError: while iterating, a file that cannot be read or decoded.
+      BadImage: while iterating, a file that cannot be read or decoded.
+      UserError: while iterating, more of those than ``bad_images`` allows.
     """
     schedule = StepSchedule(
         seed=seed,
@@ -85,6 +95,8 @@ def train_loader(
         schedule=schedule,
         seed=seed,
         scratch=Scratch(),
+        bad_images=bad_images,
+        memory=_memory(buffers, Layout(schedule.batch_size, transform.size), start_step),
     )
     return _loader(read, start_step, stop_step, threads, prefetch)
 
@@ -98,6 +110,8 @@ def eval_loader(
     world_size: int = 1,
     threads: int = 2,
     prefetch: int | None = None,
+    bad_images: BadImages | None = None,
+    buffers: BatchBuffers | None = None,
 ) -> BatchIterator:
     """This rank's share of ``folder``, each sample of the folder on exactly one rank, in order.
 
@@ -110,9 +124,12 @@ def eval_loader(
       batch_size: samples per batch on this rank.
       rank, world_size: which share.
       threads, prefetch: as ``train_loader``.
+      bad_images: told of images that cannot be read or decoded, which are then left out of their batch; it
+        may be empty. ``None`` raises the first of them.
+      buffers: as ``train_loader``.
 
     Raises:
-      UsageError, UserError: as ``train_loader``.
+      UsageError, BadImage, UserError: as ``train_loader``.
     """
     if batch_size < 1:
         raise UsageError(f"the evaluation batch size must be at least 1, got {batch_size}.")
@@ -124,8 +141,27 @@ def eval_loader(
         share=share,
         batch_size=batch_size,
         scratch=Scratch(),
+        bad_images=bad_images,
+        memory=_memory(buffers, Layout(batch_size, transform.size), 0),
     )
     return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
+
+
+def prefetch_of(threads: int) -> int:
+    """Batches that a loader reads ahead, those in work included, if it is not told."""
+    return 2 * threads
+
+
+def _memory(buffers: BatchBuffers | None, layout: Layout, first: int) -> BatchMemory:
+    if buffers is None:
+        return FreshMemory(layout)
+    if buffers.layout != layout:
+        raise UsageError(
+            f"the buffers hold batches of {buffers.layout.capacity} images of {buffers.layout.size} "
+            f"pixels a side, but the loader's are of {layout.capacity} of {layout.size}."
+        )
+    buffers.start(first)
+    return buffers
 
 
 def _loader(
@@ -140,7 +176,7 @@ def _loader(
             f"the number of reading threads must be at least 0, got {threads}; 0 reads in the "
             "calling thread."
         )
-    ahead = 2 * threads if prefetch is None else prefetch
+    ahead = prefetch_of(threads) if prefetch is None else prefetch
     if ahead < threads:
         raise UsageError(
             f"a prefetch of {ahead} batches keeps only {ahead} of {threads} reading threads busy. "

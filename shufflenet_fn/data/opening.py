@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from shufflenet_fn.data.listing_cache import Note, silent
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.samples import Samples
@@ -12,8 +13,10 @@ from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn.data.sources import open_train_val as open_folders
 
 
-def open_train_val(root: str | Path) -> tuple[Samples, Samples]:
+def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Samples, Samples]:
     """The training and the validation split of ``root``; labels of both index the same classes.
+
+    ``note`` is told in a line what is worth knowing about how a folder was listed.
 
     Raises:
       UsageError: ``root`` is not a data set, or is packed only half.
@@ -21,7 +24,7 @@ def open_train_val(root: str | Path) -> tuple[Samples, Samples]:
     """
     if is_packed(Path(root)):
         return open_packed(root, "train"), open_packed(root, "val")
-    return open_folders(root)
+    return open_folders(root, note=note)
 
 
 def open_split(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Samples:

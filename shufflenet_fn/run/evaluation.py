@@ -11,7 +11,8 @@ from torch import Tensor
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.training.step import EvalSums, eval_sums
+from shufflenet_fn.training.step import EvalSums, Examples, eval_sums
+from shufflenet_fn_backends.errors import UserError
 
 
 class Scores(NamedTuple):
@@ -27,22 +28,25 @@ def evaluate(
     predict: Callable[[Tensor], Tensor],
     batches: Iterable[Batch],
     *,
-    device: torch.device,
+    feed: Callable[[Batch], Examples],
     world: World,
 ) -> Scores:
     """Scores over the shares of all ranks.
 
-    ``predict`` is from a batch's images, on ``device``, to logits. ``batches`` is this rank's share
-    (``eval_loader``).
+    ``predict`` is from a batch's images, on the device, to logits. ``batches`` is this rank's share
+    (``eval_loader``), and ``feed`` brings each of them to the device (``uploading.Feed``).
 
     Ranks may have different numbers of batches, so there is one exchange at the end and none before.
     Sums are added in rank order in float64: the same on every rank.
     """
     sums: list[tuple[EvalSums, int]] = []
     for batch in batches:
+        examples = feed(batch)
+        if not len(batch.labels):  # all of its images were bad
+            continue
         with torch.no_grad():
-            logits = predict(batch.images.to(device))
-            sums.append((eval_sums(logits, batch.labels.to(device)), batch.labels.shape[0]))
+            logits = predict(examples.images)
+            sums.append((eval_sums(logits, examples.labels), batch.labels.shape[0]))
     local = (
         sum(float(s.loss) for s, _ in sums),
         sum(int(s.correct1) for s, _ in sums),
@@ -50,4 +54,6 @@ def evaluate(
         sum(count for _, count in sums),
     )
     loss, top1, top5, count = (sum(column) for column in zip(*gather(local, world), strict=True))
+    if not count:
+        raise UserError("no image is left to evaluate: all were bad. Lower --max-bad.")
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count))

@@ -1,0 +1,70 @@
+"""What a run does about bad images: its policy, the file that names them, and lines in the log."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+from shufflenet_fn.data.bad_images import BadImages, BadSample
+from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.distributed.group import gather
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.json_text import to_json
+
+
+def bad_images_of(
+    samples: Samples,
+    *,
+    on_bad_image: str,
+    max_bad: str,
+    record: Callable[[BadSample], None] = lambda sample: None,
+) -> BadImages | None:
+    """What ``--on-bad-image`` and ``--max-bad`` say about ``samples``; ``None`` stops at the first."""
+    if on_bad_image == "stop":
+        return None
+    return BadImages(samples, parse_bad_limit(max_bad), record=record)
+
+
+class BadImageFile:
+    """``bad_images.jsonl`` of rank 0, ``bad_images.rankN.jsonl`` of another: one object per bad image.
+
+    A rank has a file of its own, as on a network file system lines of several machines could mix. The file
+    is made with the first bad image; a resumed run adds to it what it meets again.
+    """
+
+    def __init__(self, run_dir: Path, rank: int) -> None:
+        self._path = run_dir / f"bad_images{f'.rank{rank}' if rank else ''}.jsonl"
+
+    def record(self, sample: BadSample) -> None:
+        """Add a line for ``sample``."""
+        with open(self._path, "a", encoding="utf-8") as file:
+            file.write(to_json(dataclasses.asdict(sample)) + "\n")
+
+
+def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) -> str | None:
+    """How many of ``n`` training images all ranks have replaced so far, as a line, or ``None`` if none.
+
+    An exchange between the ranks if ``bad`` is not ``None``: all must call it.
+    """
+    if bad is None:
+        return None
+    met = gather(frozenset(sample.index for sample in bad.met), world)
+    count = len(frozenset[int]().union(*met))
+    if not count:
+        return None
+    return (
+        f"{count} of {n:,} training images are bad and were replaced by others so far; they are named in "
+        f"{run_dir}/bad_images*.jsonl"
+    )
+
+
+def left_out_line(n: int, num_images: int) -> str | None:
+    """How many of ``n`` images an evaluation left out, as a line, or ``None`` if none."""
+    if num_images == n:
+        return None
+    return (
+        f"{n - num_images} of {n:,} validation images are bad and were left out: the scores are over "
+        f"{num_images:,} images"
+    )

@@ -1,0 +1,368 @@
+"""Bad files of every kind through the loader: named, or replaced the same everywhere; never a hang."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from shufflenet_fn.data.bad_images import (
+    BadImage,
+    BadImages,
+    BadSample,
+    UnreadableImage,
+    replacement,
+)
+from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.decode import decode_rgb
+from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+from .conftest import draw_picture, encoded
+
+Damage = Callable[[Path], None]
+TRANSFORM = TrainTransform(24)
+STEPS = 6  # of 8 from 23 images: 3 epochs
+
+
+def overwrite(data: bytes) -> Damage:
+    def damage(path: Path) -> None:
+        path.write_bytes(data)
+
+    return damage
+
+
+def truncate(share: float) -> Damage:
+    def damage(path: Path) -> None:
+        os.truncate(path, int(path.stat().st_size * share))
+
+    return damage
+
+
+def replace_by(make: Callable[[Path], None]) -> Damage:
+    def damage(path: Path) -> None:
+        path.unlink()
+        make(path)
+
+    return damage
+
+
+def wrong_scan(path: Path) -> None:
+    """Another entropy-coded segment than the header promises: decoders go on with a warning."""
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 40] = b"\xff\xd9" * 20
+    path.write_bytes(bytes(data))
+
+
+def bomb(path: Path) -> None:
+    """A whole PNG of a few bytes that says it is 50,000 pixels wide and high."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+
+    size = (50_000).to_bytes(4, "big")
+    header = chunk(b"IHDR", size + size + b"\x08\x02\x00\x00\x00")
+    rows = chunk(b"IDAT", zlib.compress(bytes(1000)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + rows + chunk(b"IEND", b""))
+
+
+def jpeg_bomb(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    frame = data.index(b"\xff\xc0")
+    data[frame + 5 : frame + 9] = b"\xff\xff\xff\xff"
+    path.write_bytes(bytes(data))
+
+
+BAD: dict[str, Damage] = {
+    "empty": overwrite(b""),
+    "text": overwrite(b"hello, this is no picture"),
+    "html": overwrite(b"<!DOCTYPE html><title>404</title>"),
+    "git-lfs pointer": overwrite(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"),
+    "zeros": overwrite(bytes(3000)),
+    "jpeg start only": overwrite(b"\xff\xd8\xff\xe0"),
+    "truncated early": truncate(0.1),
+    "truncated late": truncate(0.95),
+    "damaged scan": wrong_scan,
+    "bomb": bomb,
+    "jpeg bomb": jpeg_bomb,
+    "dangling link": replace_by(lambda path: path.symlink_to("nowhere.jpg")),
+    "link to itself": replace_by(lambda path: path.symlink_to(path.name)),
+    "named pipe": replace_by(lambda path: os.mkfifo(path)),
+    "gone": replace_by(lambda path: None),
+    "folder": replace_by(lambda path: path.mkdir()),
+    "sparse and huge": lambda path: os.truncate(path, 2**31),
+}
+
+
+def odd_but_good() -> dict[str, bytes]:
+    """Files that are images, though unlike the others: they must be read, not refused."""
+    image = Image.fromarray(draw_picture(40, 50))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = (np.arange(2000, dtype=np.uint16) * 30).reshape(40, 50)
+    return {
+        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
+        "grey": encoded(image.convert("L"), "JPEG"),
+        "16 bits": encoded(Image.fromarray(deep), "PNG"),
+        "palette": encoded(image.quantize(16), "PNG"),
+        "alpha": encoded(image.convert("RGBA"), "PNG"),
+        "rotated": encoded(image, "JPEG", exif=exif),
+        "png named jpg": encoded(image, "PNG"),
+        "progressive": encoded(image, "JPEG", progressive=True),
+    }
+
+
+@pytest.fixture
+def folders(photo_root: Path, tmp_path: Path) -> tuple[ImageFolder, ImageFolder]:
+    shutil.copytree(photo_root, tmp_path / "copy")
+    return open_train_val(tmp_path / "copy")
+
+
+def allow(folder: ImageFolder, limit: str = "40%") -> BadImages:
+    return BadImages(folder, parse_bad_limit(limit))
+
+
+def read(folder: ImageFolder, bad: BadImages | None, **options: Any) -> list[Batch]:
+    settings = {"seed": 5, "global_batch": 8, "stop_step": STEPS, "threads": 0, **options}
+    with train_loader(folder, TRANSFORM, **settings, bad_images=bad) as batches:
+        return list(batches)
+
+
+def joined(ranks: list[list[Batch]]) -> list[list[torch.Tensor]]:
+    return [
+        [torch.cat([part[field] for part in parts]) for field in range(3)]
+        for parts in zip(*ranks, strict=True)
+    ]
+
+
+def assert_equal(ours: list[list[torch.Tensor]], theirs: list[list[torch.Tensor]]) -> None:
+    for one, other in zip(ours, theirs, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_file_stops_the_loader_by_name(
+    folders: tuple[ImageFolder, ImageFolder], kind: str, threads: int
+) -> None:
+    folder = folders[0]
+    BAD[kind](folder.path(4))
+    with pytest.raises(BadImage) as caught:
+        read(folder, None, threads=threads)
+    assert caught.value.name == str(folder.path(4))
+    assert str(caught.value).startswith(
+        f"cannot {caught.value.verb} image {folder.path(4)}: {caught.value.reason}"
+    )
+    assert "--on-bad-image skip" in str(caught.value)
+
+
+@pytest.mark.parametrize("threads", [0, 1, 2])
+def test_bad_files_of_every_kind_are_replaced(
+    folders: tuple[ImageFolder, ImageFolder], threads: int
+) -> None:
+    folder = folders[0]
+    whole = read(folder, None)
+    chosen = [3, 8, 12, 17, 20, 22]
+    for index, damage in zip(chosen, list(BAD.values())[threads::3], strict=False):
+        damage(folder.path(index))
+    damaged = chosen[: len(list(BAD)[threads::3])]
+    bad = allow(folder)
+    batches = read(folder, bad, threads=threads)
+    seen = np.concatenate([batch.indices.numpy() for batch in whole])
+    assert {sample.index for sample in bad.met} == set(damaged) & set(seen.tolist())
+    for batch, before in zip(batches, whole, strict=True):
+        was_bad = torch.isin(before.indices, torch.tensor(damaged))
+        assert torch.equal(batch.indices[~was_bad], before.indices[~was_bad])
+        assert torch.equal(batch.images[~was_bad], before.images[~was_bad])
+        assert not torch.isin(batch.indices, torch.tensor(damaged)).any()
+        assert batch.labels.tolist() == folder.labels[batch.indices.numpy()].tolist()
+
+
+def test_a_replacement_is_a_real_image_with_its_own_augmentation(
+    folders: tuple[ImageFolder, ImageFolder],
+) -> None:
+    folder = folders[0]
+    before = read(folder, None)
+    BAD["empty"](folder.path(7))
+    batches = read(folder, allow(folder))
+    checked = 0
+    for step, (old, new) in enumerate(zip(before, batches, strict=True)):
+        for slot in (old.indices == 7).nonzero().flatten().tolist():
+            epoch, index = step // 2, int(new.indices[slot])
+            assert index == replacement(5, epoch, 7, 0, len(folder))
+            expected = TRANSFORM(
+                decode_rgb(folder.read(index).data, path="x"), sample_rng(5, epoch, index)
+            )
+            np.testing.assert_array_equal(new.images[slot].permute(1, 2, 0).numpy(), expected)
+            checked += 1
+    assert checked >= 1
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_replacements_do_not_depend_on_ranks_threads_or_first_step(
+    folders: tuple[ImageFolder, ImageFolder], world_size: int
+) -> None:
+    folder = folders[0]
+    for index in range(0, 23, 3):
+        BAD["truncated early"](folder.path(index))
+    expected = joined([read(folder, allow(folder))])
+    ranks = [
+        read(folder, allow(folder), rank=rank, world_size=world_size, threads=2)
+        for rank in range(world_size)
+    ]
+    assert_equal(joined(ranks), expected)
+    assert_equal(joined([read(folder, allow(folder), start_step=3)]), expected[3:])
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_more_than_allowed_stop_with_count_limit_and_names(
+    folders: tuple[ImageFolder, ImageFolder], threads: int
+) -> None:
+    folder = folders[0]
+    for index in range(0, 23, 2):
+        BAD["empty"](folder.path(index))
+    with pytest.raises(UserError) as caught:
+        read(folder, allow(folder, "10%"), threads=threads)
+    message = str(caught.value)
+    assert message.startswith(
+        f"3 of the 23 images in {folder.root}/train are bad so far; --max-bad 10% allows 2. They are: "
+    )
+    assert message.count("the file is empty") == 3
+    assert message.count(f"{folder.root}/train/") == 3
+
+
+@pytest.mark.parametrize("limit", ["99.9%", "1000"])
+def test_a_set_without_a_good_image_ends(
+    folders: tuple[ImageFolder, ImageFolder], limit: str
+) -> None:
+    folder = folders[0]
+    for index in range(len(folder)):
+        BAD["text"](folder.path(index))
+    with pytest.raises(UserError, match=r"23 of the 23 images .* allows 22\. .* and 20 more\."):
+        read(folder, allow(folder, limit))
+
+
+def test_evaluation_leaves_bad_images_out(folders: tuple[ImageFolder, ImageFolder]) -> None:
+    val, transform = folders[1], EvalTransform(28, 24)
+    whole = torch.cat([batch.images for batch in eval_loader(val, transform, batch_size=3)])
+    for index in (0, 1, 2, 7):
+        BAD["truncated late"](val.path(index))
+    bad = allow(val)
+    batches = list(eval_loader(val, transform, batch_size=3, bad_images=bad))
+    assert [len(batch.labels) for batch in batches] == [0, 3, 2, 2]
+    good = [3, 4, 5, 6, 8, 9, 10]
+    assert torch.cat([batch.indices for batch in batches]).tolist() == good
+    assert torch.cat([batch.labels for batch in batches]).tolist() == val.labels[good].tolist()
+    assert torch.equal(torch.cat([batch.images for batch in batches]), whole[good])
+    assert sorted(sample.index for sample in bad.met) == [0, 1, 2, 7]
+    with pytest.raises(BadImage):
+        list(eval_loader(val, transform, batch_size=3))
+
+
+@pytest.mark.parametrize("kind", sorted(odd_but_good()))
+def test_odd_but_good_files_are_read(folders: tuple[ImageFolder, ImageFolder], kind: str) -> None:
+    val = folders[1]
+    val.path(0).write_bytes(odd_but_good()[kind])
+    image = next(iter(eval_loader(val, EvalTransform(28, 24), batch_size=1))).images
+    assert image.float().std() > 5
+
+
+def test_a_sample_counts_once_and_is_recorded_once(
+    folders: tuple[ImageFolder, ImageFolder],
+) -> None:
+    recorded: list[BadSample] = []
+    bad = BadImages(folders[0], parse_bad_limit("1"), record=recorded.append)
+    for _ in range(5):
+        bad.report(3, BadImage("x.jpg", "bad"))
+    assert recorded == [BadSample("train", 3, "x.jpg", "bad")] == list(bad.met)
+    with pytest.raises(UserError, match="2 of the 23 images"):
+        bad.report(4, UnreadableImage("y.jpg", "gone"))
+
+
+def test_errors_that_are_not_of_the_image_are_not_skipped(
+    folders: tuple[ImageFolder, ImageFolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no free file descriptor every file would seem bad: that has to stop a run."""
+    import resource
+
+    folder = folders[0]
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = len(os.listdir("/proc/self/fd"))
+    held: list[int] = []
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 8, hard))
+        with pytest.raises(OSError, match="Too many"):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(UserError, match="Too many open files") as caught:
+            folder.read(0)
+        assert not isinstance(caught.value, BadImage)
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_replacements_are_spread_evenly() -> None:
+    draws = [replacement(1, epoch, 5, attempt, 8) for epoch in range(400) for attempt in range(2)]
+    counts = np.bincount(draws, minlength=8)
+    assert len(counts) == 8
+    assert ((counts - 100) ** 2 / 100).sum() < 24.3  # chi-square, 7 degrees of freedom, p = 0.001
+
+
+def test_a_bad_image_survives_a_process_boundary() -> None:
+    error = pickle.loads(pickle.dumps(UnreadableImage("a b.jpg", "is gone")))
+    assert isinstance(error, UnreadableImage)
+    assert (error.name, error.reason) == ("a b.jpg", "is gone")
+    assert str(error).startswith("cannot read image a b.jpg: is gone. ")
+
+
+@pytest.mark.parametrize(
+    ("text", "n", "allowed"),
+    [
+        ("0.1%", 1_281_167, 1281),
+        ("0.1%", 999, 0),
+        ("0.1%", 1000, 1),
+        ("20", 50_000, 20),
+        ("0", 10, 0),
+        ("0%", 10, 0),
+        (".5 %", 1000, 5),
+        ("29%", 100, 29),
+        ("99.9%", 10, 9),
+        ("50", 10, 9),
+    ],
+)
+def test_limits(text: str, n: int, allowed: int) -> None:
+    assert parse_bad_limit(text).of(n) == allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("few", r"--max-bad 'few' is neither a share nor a number"),
+        ("", r"--max-bad '' is neither"),
+        ("-1", r"--max-bad '-1' is neither"),
+        ("1e3", r"--max-bad '1e3' is neither"),
+        ("nan%", r"is neither"),
+        ("100%", r"--max-bad 100% leaves no image\. Give a percentage below 100%"),
+        ("0.1", r"--max-bad 0\.1 is not a whole number of images\. For a share write 0\.1%"),
+    ],
+)
+def test_limits_that_are_none(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_bad_limit(text)

@@ -82,6 +82,7 @@ class BadImages:
         """
         self._samples, self._limit, self._record = samples, limit, record
         self._met: dict[int, BadSample] = {}
+        self._too_many: str | None = None
         self._lock = threading.Lock()
 
     @property
@@ -93,16 +94,20 @@ class BadImages:
     def report(self, index: int, error: BadImage) -> None:
         """Count sample ``index``. Raises ``UserError`` if that makes too many."""
         with self._lock:
-            if index in self._met:
-                return
-            sample = BadSample(self._samples.split, index, error.name, error.reason)
-            self._met[index] = sample
-            self._record(sample)
-            allowed = self._limit.of(len(self._samples))
-            if len(self._met) > allowed:
-                raise UserError(self._too_many(allowed)) from error
+            if self._too_many is None and index not in self._met:
+                self._add(index, error)
+            if self._too_many is not None:  # threads that come later say the same
+                raise UserError(self._too_many) from error
 
-    def _too_many(self, allowed: int) -> str:
+    def _add(self, index: int, error: BadImage) -> None:
+        sample = BadSample(self._samples.split, index, error.name, error.reason)
+        self._met[index] = sample
+        self._record(sample)
+        allowed = self._limit.of(len(self._samples))
+        if len(self._met) > allowed:
+            self._too_many = self._said(allowed)
+
+    def _said(self, allowed: int) -> str:
         count = len(self._met)
         first = [f"{sample.name} ({sample.reason})" for sample in self._met.values()][:_NAMED]
         rest = f" and {count - _NAMED} more" if count > _NAMED else ""

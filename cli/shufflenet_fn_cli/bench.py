@@ -30,10 +30,10 @@ def step(as_json: AsJson = False, **given: Any) -> None:
     """
     from shufflenet_fn.bench.step import run_step_bench
 
-    result = run_step_bench(StepBenchSettings(**given), progress=_progress)
+    result = run_step_bench(StepBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_step_table
 
-    _show(result, as_json, print_step_table)
+    show(result, as_json, print_step_table)
 
 
 @bench_app.command()
@@ -47,10 +47,10 @@ def infer(as_json: AsJson = False, **given: Any) -> None:
     """
     from shufflenet_fn.bench.infer import run_infer_bench
 
-    result = run_infer_bench(InferBenchSettings(**given), progress=_progress)
+    result = run_infer_bench(InferBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_infer_table
 
-    _show(result, as_json, print_infer_table)
+    show(result, as_json, print_infer_table)
 
 
 @bench_app.command()
@@ -64,10 +64,10 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
     """
     from shufflenet_fn.bench.ops import run_ops_bench
 
-    result = run_ops_bench(OpsBenchSettings(**given), progress=_progress)
+    result = run_ops_bench(OpsBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_ops_table
 
-    _show(result, as_json, print_ops_table)
+    show(result, as_json, print_ops_table)
 
 
 @bench_app.callback()
@@ -75,11 +75,13 @@ def root() -> None:
     """Measure against torchvision, interleaved in the same run."""
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
+    """Tell how far a measurement is, where it does not mix with the result."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
+def show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
+    """Print a result as one JSON object, or as ``table`` does."""
     from shufflenet_fn.run.json_text import to_json
 
     if as_json:

@@ -19,7 +19,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
     """Milliseconds of each contender, a table for each batch size and number of threads."""
     console = Console()
     for case in result["cases"]:
-        table = _table(
+        table = table_of(
             f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
             f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds",
             ("contender", "ms", "ours ÷ it", "90 % interval"),
@@ -38,7 +38,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
             )
         console.print(table)
         _print_verdict(console, case)
-    _print_left_out(console, result)
+    print_left_out(console, result)
 
 
 def print_ops_table(result: dict[str, Any]) -> None:
@@ -47,7 +47,7 @@ def print_ops_table(result: dict[str, Any]) -> None:
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, contenders in operation["passes"].items():
-            table = _table(
+            table = table_of(
                 f"{operation['name']}{several}, {which}",
                 ("contender", "ms", "MB moved", "GB/s", f"× {result['baseline']}", "90 % interval"),
             )
@@ -66,11 +66,11 @@ def print_ops_table(result: dict[str, Any]) -> None:
         f"{result['device']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
         f"{result['allocator']}"
     )
-    _print_left_out(console, result)
+    print_left_out(console, result)
 
 
 def _print_step(console: Console, result: dict[str, Any]) -> None:
-    table = _table(
+    table = table_of(
         f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
         f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds",
         ("contender", "images/s", "ours ÷ it", "90 % interval"),
@@ -89,11 +89,11 @@ def _print_step(console: Console, result: dict[str, Any]) -> None:
             f"{_interval(compiled['speedup_interval'])}"
         )
     _print_memory(console, result)
-    _print_left_out(console, result)
+    print_left_out(console, result)
 
 
 def _print_memory(console: Console, result: dict[str, Any]) -> None:
-    table = _table("memory of a step", ("contender", "peak MiB", "activations MiB", "ours ÷ its"))
+    table = table_of("memory of a step", ("contender", "peak MiB", "activations MiB", "ours ÷ its"))
     peaks = {"shufflenet-fn": result["ours_peak_bytes"], **result["peer_peak_bytes"]}
     for name, peak in peaks.items():
         ratio = result["activation_ratios"].get(name)
@@ -117,7 +117,8 @@ def _print_verdict(console: Console, result: dict[str, Any]) -> None:
     )
 
 
-def _print_left_out(console: Console, result: dict[str, Any]) -> None:
+def print_left_out(console: Console, result: dict[str, Any]) -> None:
+    """Name the contenders that were not measured, and why."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in result["left_out"].items():
         by_reason.setdefault(reason, []).append(name)
@@ -125,7 +126,8 @@ def _print_left_out(console: Console, result: dict[str, Any]) -> None:
         console.print(f"not measured: {', '.join(names)} ({reason})")
 
 
-def _table(title: str, headings: tuple[str, ...]) -> Table:
+def table_of(title: str, headings: tuple[str, ...]) -> Table:
+    """An empty table whose first column is text and whose others are numbers."""
     table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from shufflenet_fn_cli.data_bench import bench
 from shufflenet_fn_cli.data_info import info
 from shufflenet_fn_cli.data_pack import pack
 from shufflenet_fn_cli.data_verify import verify
@@ -19,3 +20,4 @@ def root() -> None:
 data_app.command()(pack)
 data_app.command()(verify)
 data_app.command()(info)
+data_app.command()(bench)

@@ -141,7 +141,125 @@ class OpsBenchSettings(BenchSettings):
     )
 
 
-def check(settings: BenchSettings) -> None:
+@dataclass(frozen=True, kw_only=True)
+class LoadingSettings:
+    """What the benchmarks of loaders have in common."""
+
+    image_size: int = option(
+        224, "--image-size", help="Side of the crops.", panel=_PANEL, minimum=8
+    )
+    color_jitter: float = option(
+        0.2,
+        "--color-jitter",
+        help="Strength of brightness, contrast and saturation jitter.",
+        panel=_PANEL,
+        minimum=0,
+        maximum=1,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataBenchSettings(LoadingSettings):
+    """What ``data bench`` measures."""
+
+    images: int = option(
+        2000,
+        "--images",
+        help="Images to read: those at even distances of a larger folder, of a smaller one all as often "
+        "as needed.",
+        panel=_PANEL,
+        minimum=2,
+    )
+    packed: str | None = option(
+        None,
+        "--packed",
+        help="Packed data to compare with, several with commas between; if not given, the images are "
+        "packed as JPEG and as pixels for the measurement.",
+        panel=_PANEL,
+    )
+    scratch: str | None = option(
+        None,
+        "--scratch",
+        help="Folder for what is packed for the measurement; the system's temporary one if not given.",
+        panel=_PANEL,
+    )
+    batch_size: int = option(
+        64, "--batch-size", "-b", help="Images of a batch.", panel=_PANEL, minimum=1
+    )
+    workers: int | None = option(
+        None,
+        "--workers",
+        "-j",
+        help="Our loader threads; all cores if not given.",
+        panel=_PANEL,
+        minimum=1,
+    )
+    peer_workers: str | None = option(
+        None,
+        "--peer-workers",
+        help="Worker processes of torchvision's loader, several with commas between: a trial chooses among "
+        "them; 0, 1, 2 and as many as cores if not given.",
+        panel=_PANEL,
+    )
+    rounds: int = option(
+        10, "--rounds", help="Turns that each contender takes.", panel=_PANEL, minimum=3
+    )
+    turn_seconds: float = option(
+        2.0, "--turn-seconds", help="How long a turn counts.", panel=_PANEL, above=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputBenchSettings(LoadingSettings):
+    """What ``bench input`` measures."""
+
+    data: str | None = option(
+        None, "--data", help="The training data, a folder of images or packed.", panel=_PANEL
+    )
+    devices: int = option(
+        1, "--devices", help="Devices that this machine is to feed.", panel=_PANEL, minimum=1
+    )
+    step_ms: float | None = option(
+        None,
+        "--step-ms",
+        help="How long a device computes at a batch; if not given, only the loader's maximum is measured.",
+        panel=_PANEL,
+        above=0,
+    )
+    load: float | None = option(
+        None,
+        "--load",
+        help="In place of --step-ms: devices that take this share of the loader's maximum, such as 0.8.",
+        panel=_PANEL,
+        above=0,
+        maximum=1,
+    )
+    batch_size: int = option(
+        256,
+        "--batch-size",
+        "-b",
+        help="Images per step over all devices together, as of train.",
+        panel=_PANEL,
+        minimum=1,
+    )
+    workers: int | None = option(
+        None,
+        "--workers",
+        "-j",
+        help="Loader threads over all devices, as of train; all cores if not given.",
+        panel=_PANEL,
+        minimum=1,
+    )
+    seconds: float = option(
+        10.0,
+        "--seconds",
+        help="How long each part of the measurement counts.",
+        panel=_PANEL,
+        above=0,
+    )
+
+
+def check(settings: BenchSettings | LoadingSettings) -> None:
     """Raise ``UsageError`` unless every value is allowed."""
     for item in declared(type(settings)):
         item.option.check(item.name, getattr(settings, item.name))
@@ -158,8 +276,8 @@ def architectures(text: str) -> tuple[str, ...]:
     return tuple(canonical_name(name.strip()) for name in text.split(","))
 
 
-def counts(flag: str, text: str) -> tuple[int, ...]:
-    """Positive integers with commas between them.
+def counts(flag: str, text: str, *, minimum: int = 1) -> tuple[int, ...]:
+    """Integers of at least ``minimum`` with commas between them.
 
     Raises:
         UsageError: they are not; the message names ``flag``.
@@ -168,9 +286,9 @@ def counts(flag: str, text: str) -> tuple[int, ...]:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
         values = ()
-    if not values or min(values) < 1 or len(set(values)) < len(values):
+    if not values or min(values) < minimum or len(set(values)) < len(values):
         raise UsageError(
-            f"{flag} {text!r} is not valid: it must be different numbers from 1 up with commas between "
-            "them, such as 1,32."
+            f"{flag} {text!r} is not valid: it must be different numbers from {minimum} up with commas "
+            "between them, such as 1,32."
         )
     return values

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from shufflenet_fn.bench.workers import Worker
+
+T = TypeVar("T")
 
 _LONGEST_TURN = 100_000
 """Steps in a turn at most."""
@@ -41,15 +44,34 @@ def take_turns(
     for worker in contenders:
         worker.turn(case, 1)
     lengths = [steps or _steps_for(worker, case, turn_seconds) for worker in contenders]
-    seconds: list[list[float]] = [[] for _ in contenders]
+
+    def turn(index: int) -> float:
+        return contenders[index].turn(case, lengths[index]) / lengths[index]
+
+    def told(number: int, latest: Sequence[float]) -> None:
+        words = (f"{w.name} {s:.4g} s" for w, s in zip(contenders, latest, strict=True))
+        progress(f"round {number}/{rounds}: {', '.join(words)}")
+
+    return in_turns(turn, len(contenders), rounds, told)
+
+
+def in_turns(
+    turn: Callable[[int], T],
+    contenders: int,
+    rounds: int,
+    told: Callable[[int, Sequence[T]], None],
+) -> list[list[T]]:
+    """``turn(i)`` of each of so many contenders, ``rounds`` times, the order turned around every round.
+
+    ``told`` gets a round's number, from 1, and what they brought in it. Returns that by contender and round.
+    """
+    found: list[list[T]] = [[] for _ in range(contenders)]
     for number in range(rounds):
-        order = range(len(contenders))
+        order = range(contenders)
         for index in order if number % 2 == 0 else reversed(order):
-            taken = contenders[index].turn(case, lengths[index])
-            seconds[index].append(taken / lengths[index])
-        latest = (f"{w.name} {s[-1]:.4g} s" for w, s in zip(contenders, seconds, strict=True))
-        progress(f"round {number + 1}/{rounds}: {', '.join(latest)}")
-    return seconds
+            found[index].append(turn(index))
+        told(number + 1, [column[-1] for column in found])
+    return found
 
 
 def _steps_for(worker: Worker, case: str, turn_seconds: float) -> int:

@@ -33,6 +33,10 @@ class Worker:
         """
         return float(self._ask("turn", case, steps))
 
+    def value(self, case: str) -> Any:
+        """What one step of ``case`` returns; picklable. Raises as ``turn``."""
+        return self._ask("value", case, 1)
+
     def memory(self, case: str, steps: int) -> Memory:
         """The memory that ``steps`` steps of ``case`` take. Raises as ``turn``."""
         return Memory(*self._ask("memory", case, steps))
@@ -56,26 +60,33 @@ def workers(
     *,
     threads: int,
     environment: Mapping[str, str],
+    parents: bool = False,
 ) -> Iterator[list[Worker]]:
     """One process for each name, with ``threads`` compute threads and ``environment`` on top of ours.
 
-    A process of its own for each, so that none profits from memory that another left warm.
+    A process of its own for each, so that none profits from memory that another left warm. ``parents``:
+    they may start processes themselves.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(_worker(name, build, settings, threads, environment))
+            stack.enter_context(_worker(name, build, settings, threads, environment, parents))
             for name in names
         ]
 
 
 @contextlib.contextmanager
 def _worker(
-    name: str, build: Build, settings: Any, threads: int, environment: Mapping[str, str]
+    name: str,
+    build: Build,
+    settings: Any,
+    threads: int,
+    environment: Mapping[str, str],
+    parents: bool,
 ) -> Iterator[Worker]:
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_serve, args=(theirs, name, build, settings, threads), daemon=True
+        target=_serve, args=(theirs, name, build, settings, threads), daemon=not parents
     )
     with _environment(environment):
         process.start()
@@ -121,6 +132,9 @@ def _serve(pipe: Connection, name: str, build: Build, settings: Any, threads: in
                 step = built[case]
                 if question == "memory":
                     pipe.send(tuple(measure_memory(step, steps=steps)))
+                    continue
+                if question == "value":
+                    pipe.send(step())
                     continue
                 start = time.perf_counter()
                 for _ in range(steps):

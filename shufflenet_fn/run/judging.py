@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from shufflenet_fn.data.packed.read import PackedSplit
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
 from shufflenet_fn.run.meters import VERDICT_STEPS
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.run.verdict import Feeding, Verdict, verdict
+from shufflenet_fn.run.verdict import Feeding, Storage, Verdict, verdict
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 
@@ -29,6 +31,13 @@ def judge_all(run: Training) -> Verdict | None:
     return run.verdict
 
 
+def storage_of(samples: Samples) -> Storage:
+    """How ``samples`` are stored."""
+    if not isinstance(samples, PackedSplit):
+        return "files"
+    return "packed pixels" if samples.raw else "packed JPEG"
+
+
 def _verdict(run: Training) -> Verdict:
     # The rank that waits least in the collective is the one that the others wait for.
     times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
@@ -37,7 +46,7 @@ def _verdict(run: Training) -> Verdict:
         threads=run.threads,
         cores=max(1, usable_cores() // run.world.local_size),
         devices=run.world.local_size,
-        storage="files",
+        storage=storage_of(run.train_set),
         accelerator=run.device.type != "cpu",
     )
     return verdict(times, run.waits.steps, feeding)

@@ -17,6 +17,8 @@ Kind = Literal[
     "input-bound", "upload-bound", "communication-bound", "launch-bound", "compute-bound"
 ]
 
+Storage = Literal["files", "packed JPEG", "packed pixels"]
+
 
 class Feeding(NamedTuple):
     """How a run reads its data.
@@ -34,7 +36,7 @@ class Feeding(NamedTuple):
     threads: int
     cores: int
     devices: int
-    storage: Literal["files", "packed JPEG", "packed pixels"]
+    storage: Storage
     accelerator: bool
 
 

@@ -1,0 +1,199 @@
+"""``data bench``: our loader over files and packed data against torchvision's, in one run."""
+
+from __future__ import annotations
+
+import importlib.util
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
+from shufflenet_fn.bench.ratios import advice, ratio
+from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
+from shufflenet_fn.bench.stages import measure_stages
+from shufflenet_fn.bench.tree import make_tree
+from shufflenet_fn.bench.turns import in_turns
+from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import is_packed
+from shufflenet_fn.data.packed.write import pack
+from shufflenet_fn.run.directory import environment
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+
+Progress = Callable[[str], None]
+
+FILES = "files"
+PEER = "torchvision"
+TRIAL_ROUNDS = 3
+PACKINGS: Mapping[str, PackSettings] = {
+    "packed JPEG 256": PackSettings(),
+    "packed raw 256": PackSettings(format="raw", quality=None),
+}
+
+
+def _silent(text: str) -> None:
+    pass
+
+
+def run_data_bench(
+    source: str | Path, settings: DataBenchSettings, *, progress: Progress = _silent
+) -> dict[str, Any]:
+    """Measure and return the JSON object of ``data bench --json``.
+
+    * ``contenders``: for each ``images_s``, ``cpu_s_per_1000`` (seconds of all cores, children included) and
+      ``workers``, medians over rounds; those that begin with ``files`` or ``packed`` are ours;
+    * ``ratios``: how many times as fast each of ours is as torchvision at its best number of workers, with
+      ``interval``, ``conclusive`` and ``advice`` as of ``bench step``, and ``cpu_ratio``, how many times as
+      many images a CPU second gives; empty without torchvision;
+    * ``peer_workers``: images/s of torchvision by number of workers, from the trial that chose the best;
+      empty if there was no choice;
+    * ``stages``: microseconds of an image, by contender of ours and stage, on one thread (``bench.stages``);
+    * ``left_out``: what was not measured, and why.
+
+    Raises:
+        UsageError: a setting is not allowed, or ``source`` is no image folder.
+        UserError: an image cannot be read.
+    """
+    check(settings)
+    worker_counts(settings.peer_workers)
+    with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="shufflenet-fn-bench-") as place:
+        tree = make_tree(source, Path(place) / FILES, settings.images)
+        roots = {FILES: str(tree), **_packed(tree, Path(place), settings, progress)}
+        return _measured(roots, settings, progress)
+
+
+def _packed(
+    tree: Path, place: Path, settings: DataBenchSettings, progress: Progress
+) -> dict[str, str]:
+    """Packed data by name: what was given, or the tree packed in both forms."""
+    if settings.packed is not None:
+        roots = [root.strip() for root in settings.packed.split(",")]
+        for root in roots:
+            if not is_packed(Path(root)):
+                raise UsageError(f"--packed {root} is no packed data. Make it with `data pack`.")
+        return {f"packed {root}": root for root in roots}
+    for name, packing in PACKINGS.items():
+        progress(f"packing {settings.images} images: {name}")
+        pack(tree, place / name.replace(" ", "-"), packing, workers=usable_cores())
+    return {name: str(place / name.replace(" ", "-")) for name in PACKINGS}
+
+
+def _measured(
+    roots: Mapping[str, str], settings: DataBenchSettings, progress: Progress
+) -> dict[str, Any]:
+    threads = settings.workers or usable_cores()
+    ours = {
+        name: Reader("ours", root, threads, settings.color_jitter) for name, root in roots.items()
+    }
+    left_out: dict[str, str] = {}
+    trial: dict[int, float] = {}
+    peer: dict[str, Reader] = {}
+    if importlib.util.find_spec("torchvision") is None:
+        left_out[PEER] = "torchvision is not installed (pip install 'shufflenet-fn[bench]')"
+    else:
+        best, trial = best_peer(roots[FILES], settings, progress)
+        peer = {PEER: best}
+    found = measure(
+        {**ours, **peer}, loading_of(settings, {**ours, **peer}), settings.rounds, progress
+    )
+    return {
+        "images": settings.images,
+        "image_size": settings.image_size,
+        "batch_size": settings.batch_size,
+        "color_jitter": settings.color_jitter,
+        "threads": threads,
+        "rounds": settings.rounds,
+        "turn_seconds": settings.turn_seconds,
+        "torch": torch.__version__,
+        "environment": environment(),
+        "contenders": {
+            name: summary(found[name], reader) for name, reader in {**ours, **peer}.items()
+        },
+        "ratios": {name: compared(found[name], found[PEER]) for name in ours} if peer else {},
+        "peer_workers": trial,
+        "stages": {
+            name: measure_stages(reader, settings.image_size) for name, reader in ours.items()
+        },
+        "left_out": left_out,
+    }
+
+
+def worker_counts(given: str | None) -> tuple[int, ...]:
+    """Worker processes of torchvision's loader to try. Raises ``UsageError``."""
+    if given is not None:
+        return counts("--peer-workers", given, minimum=0)
+    return tuple(sorted({0, 1, 2, usable_cores()}))
+
+
+def loading_of(settings: DataBenchSettings, readers: Mapping[str, Reader]) -> Loading:
+    return Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
+
+
+def best_peer(
+    root: str, settings: DataBenchSettings, progress: Progress
+) -> tuple[Reader, dict[int, float]]:
+    """torchvision with the number of workers that is fastest here, and images/s of all that were tried."""
+    readers = {
+        f"{PEER} {count}": Reader("torchvision", root, count, settings.color_jitter)
+        for count in worker_counts(settings.peer_workers)
+    }
+    if len(readers) == 1:
+        return next(iter(readers.values())), {}
+    found = measure(readers, loading_of(settings, readers), TRIAL_ROUNDS, progress)
+    rates = {
+        reader.workers: 1 / statistics.median(turn.per_image for turn in found[name])
+        for name, reader in readers.items()
+    }
+    best = max(rates, key=lambda count: rates[count])
+    return readers[f"{PEER} {best}"], rates
+
+
+def measure(
+    readers: Mapping[str, Reader], loading: Loading, rounds: int, progress: Progress
+) -> dict[str, list[Loaded]]:
+    """Turns of all ``readers``, by name; the first turn of each warms up and does not count."""
+    names = list(readers)
+    with workers(
+        names, build_loading, loading, threads=1, environment={}, parents=True
+    ) as contenders:
+        for contender in contenders:
+            contender.value("")
+
+        def told(number: int, latest: Sequence[Loaded]) -> None:
+            rates = (f"{n} {1 / one.per_image:.0f}" for n, one in zip(names, latest, strict=True))
+            progress(f"round {number}/{rounds}, images/s: {', '.join(rates)}")
+
+        def turn(index: int) -> Loaded:
+            loaded: Loaded = contenders[index].value("")
+            return loaded
+
+        return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
+
+
+def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:
+    """What is reported of a contender."""
+    return {
+        "loader": reader.loader,
+        "workers": reader.workers,
+        "images_s": 1 / statistics.median(turn.per_image for turn in turns),
+        "cpu_s_per_1000": 1000 * statistics.median(t.cpu_seconds / t.images for t in turns),
+    }
+
+
+def compared(ours: Sequence[Loaded], theirs: Sequence[Loaded]) -> dict[str, Any]:
+    """How many times as fast ours is, in wall time and per CPU second."""
+    found = ratio([t.per_image for t in ours], [t.per_image for t in theirs])
+    cpu = ratio(*([t.cpu_seconds / t.images for t in turns] for turns in (ours, theirs)))
+    return {
+        "ratio": found.median,
+        "interval": (found.low, found.high),
+        "conclusive": found.conclusive,
+        "advice": advice(found, len(ours)),
+        "cpu_ratio": cpu.median,
+        "cpu_interval": (cpu.low, cpu.high),
+    }

@@ -1,0 +1,153 @@
+"""Contenders that turn a data set into batches for the first convolution, and how a turn is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from shufflenet_fn.bench.cpu_time import cpu_seconds, settle
+
+
+class Reader(NamedTuple):
+    """A contender.
+
+    Attributes:
+      loader: ours, or torchvision's ``ImageFolder`` with torch's ``DataLoader``.
+      root: a data folder, packed or not.
+      workers: reading threads of ours, worker processes of torch's.
+      jitter: strength of brightness, contrast and saturation jitter; 0 is off.
+    """
+
+    loader: Literal["ours", "torchvision"]
+    root: str
+    workers: int
+    jitter: float
+
+
+class Loading(NamedTuple):
+    """What all contenders do: the readers by name, and a turn of at least so many seconds."""
+
+    readers: Mapping[str, Reader]
+    batch_size: int
+    image_size: int
+    seconds: float
+
+
+class Loaded(NamedTuple):
+    """A turn: images, wall seconds, and CPU seconds of the process with its children."""
+
+    images: int
+    seconds: float
+    cpu_seconds: float
+
+    @property
+    def per_image(self) -> float:
+        """Wall seconds of an image."""
+        return self.seconds / self.images
+
+
+def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded]:
+    """The contender ``name`` of ``loading``, as ``workers.Build``; a step is a whole turn.
+
+    A batch counts when it is float32, normalised and where the first convolution takes it.
+    """
+    import torch
+
+    reader = loading.readers[name]
+    # The loops' own arithmetic, on as many cores as the reading has.
+    torch.set_num_threads(max(1, reader.workers))
+    batches = _BATCHES[reader.loader](reader, loading)
+    ahead = 2 * max(1, reader.workers)
+    return lambda: measured(batches, ahead, max(1, reader.workers), loading.seconds)
+
+
+def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) -> Loaded:
+    """A turn of a loader that reads on by itself.
+
+    What it read ahead during the others' turns is taken first and not counted. Then batches count, in groups
+    of as many as are read side by side, for at least ``seconds``. The turn ends when the loader has filled
+    up again, so that it takes nothing from the next contender.
+
+    Args:
+      batches: an endless iterator.
+      ahead: batches that may be ready.
+      together: batches that are read side by side.
+      seconds: how long batches are counted.
+    """
+    for _ in range(ahead):
+        next(batches)
+    images, spent, start = 0, cpu_seconds(), time.perf_counter()
+    while (taken := time.perf_counter() - start) < seconds or images == 0:
+        for _ in range(together):
+            images += len(next(batches))
+    loaded = Loaded(images, taken, cpu_seconds() - spent)
+    settle()
+    return loaded
+
+
+def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
+    """As ``shufflenet-fn train`` has them, from a folder or packed."""
+    import torch
+
+    from shufflenet_fn.data.loader import train_loader
+    from shufflenet_fn.data.opening import open_split
+    from shufflenet_fn.run import build
+    from shufflenet_fn.run.settings import TrainSettings
+
+    settings = TrainSettings(image_size=loading.image_size, color_jitter=reader.jitter)
+    samples = open_split(reader.root, "train")
+    transform, _ = build.build_transforms(settings)
+    prepare = build.build_prepare(torch.channels_last, torch.device("cpu"))
+    with train_loader(
+        samples,
+        transform,
+        seed=settings.seed,
+        global_batch=loading.batch_size,
+        stop_step=ENDLESS,
+        threads=reader.workers,
+    ) as batches:
+        for batch in batches:
+            yield prepare(batch.images)
+
+
+def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
+    """torchvision's usual way: Pillow, transforms and normalisation in the workers, memory not pinned."""
+    from torch.utils.data import DataLoader, RandomSampler
+    from torchvision import datasets, transforms
+
+    from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD
+
+    jitter = [transforms.ColorJitter(*[reader.jitter] * 3)] if reader.jitter else []
+    folder = datasets.ImageFolder(
+        str(Path(reader.root) / "train"),
+        transforms.Compose(
+            [
+                transforms.RandomResizedCrop(loading.image_size, antialias=True),
+                *jitter,
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD),
+            ]
+        ),
+    )
+    loader = DataLoader(
+        folder,
+        loading.batch_size,
+        # One endless epoch: between epochs the workers would run dry.
+        sampler=RandomSampler(folder, replacement=True, num_samples=ENDLESS * loading.batch_size),
+        num_workers=reader.workers,
+        persistent_workers=reader.workers > 0,
+    )
+    for images, _ in loader:
+        yield images
+
+
+ENDLESS = 10**7
+"""Batches of a loader that never comes to its end."""
+
+_BATCHES: Mapping[str, Callable[[Reader, Loading], Iterator[Any]]] = {
+    "ours": _our_batches,
+    "torchvision": _torchvision_batches,
+}

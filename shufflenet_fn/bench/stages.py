@@ -1,0 +1,148 @@
+"""What each stage of our loader costs on one thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+
+from shufflenet_fn.bench.loading import Reader
+from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data.decode import open_picture
+from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.data.opening import open_split
+from shufflenet_fn.data.picture import RgbImage
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.transforms import TrainTransform
+from shufflenet_fn.run import build
+from shufflenet_fn.run.settings import TrainSettings
+
+STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
+WHOLE = "whole"
+BATCH = 32
+
+
+class StageClock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+
+def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Mapping[str, float]:
+    """Microseconds of an image by stage, and of the ``whole`` loader, in which all share one thread.
+
+    ``resize`` writes into the batch, so that putting it together costs nothing of its own. What the whole
+    takes beside the stages is handing batches over.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        settings = TrainSettings(image_size=image_size, color_jitter=reader.jitter)
+        transform, _ = build.build_transforms(settings)
+        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"))
+        samples = open_split(reader.root, "train")
+        count = min(images, len(samples)) // BATCH * BATCH or len(samples)
+        whole = _whole(samples, transform, prepare, settings.seed, count)
+        clock = StageClock()
+        for _ in range(2):  # the first pass warms up
+            clock = StageClock()
+            _staged(samples, transform, prepare, settings.seed, count, clock)
+    finally:
+        torch.set_num_threads(before)
+    found = {stage: 1e6 * seconds / count for stage, seconds in clock.seconds.items()}
+    return {**found, WHOLE: 1e6 * whole / count}
+
+
+def transform_in_stages(
+    samples: Samples,
+    index: int,
+    transform: TrainTransform,
+    seed: int,
+    out: RgbImage,
+    scratch: Scratch,
+    clock: StageClock,
+) -> None:
+    """What ``transform`` does to sample ``index`` in epoch 0, stage by stage, into ``out``."""
+    import cv2
+
+    with clock("read"):
+        encoded, name = samples.read(index), samples.name(index)
+    with clock("draw"):
+        draws = sample_rng(seed, 0, index).random(geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1)
+    with clock("decode"):
+        picture = open_picture(encoded, name=name, scratch=scratch)
+        box = geometry.random_resized_crop_box(
+            picture.height,
+            picture.width,
+            scale=transform.scale,
+            ratio=transform.ratio,
+            draws=draws[: geometry.CROP_DRAWS],
+        )
+        region = picture.region(box, transform.size, transform.size)
+    with clock("resize"):
+        geometry.resize(region, transform.size, transform.size, out=out, scratch=scratch)
+    with clock("jitter"):
+        if transform.jitter > 0:
+            jitter.color_jitter(out, transform.jitter, draws[geometry.CROP_DRAWS : -1])
+    with clock("flip"):
+        if draws[-1] < transform.flip:
+            cv2.flip(out, 1, dst=out)
+
+
+def _staged(
+    samples: Samples,
+    transform: TrainTransform,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    seed: int,
+    count: int,
+    clock: StageClock,
+) -> None:
+    scratch = Scratch()
+    buffer = np.empty((min(BATCH, count), transform.size, transform.size, 3), dtype=np.uint8)
+    for start in range(0, count, len(buffer)):
+        for slot, index in enumerate(range(start, min(start + len(buffer), count))):
+            transform_in_stages(
+                samples,
+                index,
+                transform,
+                seed,
+                buffer[slot],
+                scratch,
+                clock,
+            )
+        with clock("normalise"):
+            prepare(torch.from_numpy(buffer).permute(0, 3, 1, 2))
+
+
+def _whole(
+    samples: Samples,
+    transform: TrainTransform,
+    prepare: Callable[[torch.Tensor], torch.Tensor],
+    seed: int,
+    count: int,
+) -> float:
+    """Seconds of ``count`` images through the training loader, read in this thread."""
+    batch = min(BATCH, count)
+    steps = count // batch
+    seconds = 0.0
+    for _ in range(2):  # the first pass warms up
+        with train_loader(
+            samples, transform, seed=seed, global_batch=batch, stop_step=steps, threads=0
+        ) as batches:
+            start = time.perf_counter()
+            for one in batches:
+                prepare(one.images)
+            seconds = time.perf_counter() - start
+    return seconds

@@ -1,0 +1,157 @@
+"""``data bench``: contenders that read the same tree, CPU time with children, and what is reported."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from shufflenet_fn.bench.cpu_time import cpu_seconds
+from shufflenet_fn.bench.loading import Loading, Reader, build_loading, measured
+from shufflenet_fn.bench.stages import STAGES, WHOLE, StageClock, transform_in_stages
+from shufflenet_fn.bench.tree import make_tree
+from shufflenet_fn.data.decode import open_picture
+from shufflenet_fn.data.opening import open_split, open_train_val
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.transforms import TrainTransform
+from shufflenet_fn.errors import UsageError
+
+BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
+
+
+def test_cpu_time_counts_children_that_live_and_that_have_ended() -> None:
+    before = cpu_seconds()
+    subprocess.run([sys.executable, "-c", BUSY], check=True)
+    ended = cpu_seconds()
+    assert ended - before >= 0.28
+    child = subprocess.Popen(
+        [sys.executable, "-c", BUSY + "print(flush=True)\ninput()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert child.stdout is not None
+        child.stdout.readline()
+        assert cpu_seconds() - ended >= 0.28
+        assert cpu_seconds(child.pid) >= 0.28
+    finally:
+        child.communicate(b"\n")
+
+
+@pytest.mark.parametrize("images", [7, 24, 60])
+def test_a_tree_of_any_size(image_folder: Path, tmp_path: Path, images: int) -> None:
+    train, val = open_train_val(make_tree(image_folder, tmp_path / "tree", images))
+    assert len(train) == images and len(val) == 3
+    assert set(train.labels.tolist()) == {0, 1, 2}
+    source = open_split(image_folder, "train")
+    originals = {bytes(source.read(i).data) for i in range(len(source))}
+    found = {bytes(train.read(i).data) for i in range(images)}
+    assert found <= originals and len(found) == min(images, 24)
+
+
+def test_a_turn_does_not_count_what_was_read_ahead() -> None:
+    asked: list[int] = []
+
+    def batches() -> Iterator[torch.Tensor]:
+        for number in range(1000):
+            asked.append(number)
+            time.sleep(0.001)
+            yield torch.empty(3, 1)
+
+    loaded = measured(batches(), ahead=4, together=2, seconds=0.02)
+    assert loaded.images == 3 * (len(asked) - 4) and (len(asked) - 4) % 2 == 0
+    assert loaded.seconds >= 0.02
+    assert loaded.per_image == loaded.seconds / loaded.images
+
+
+@pytest.mark.parametrize(
+    ("loader", "workers"), [("ours", 1), ("torchvision", 0), ("torchvision", 1)]
+)
+def test_contenders_bring_normalised_batches(
+    image_folder: Path, loader: Any, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if loader == "torchvision":
+        pytest.importorskip("torchvision")
+    from shufflenet_fn.bench import loading
+
+    seen: list[torch.Tensor] = []
+
+    def looked_at(batches: Iterator[torch.Tensor], *rest: Any) -> None:
+        seen.append(next(batches))
+
+    monkeypatch.setattr(loading, "measured", looked_at)
+    threads = torch.get_num_threads()
+    reader = Reader(loader, str(image_folder), workers, 0.2)
+    build_loading("it", "", Loading({"it": reader}, 8, 32, 0.01))()
+    torch.set_num_threads(threads)
+    (images,) = seen
+    assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
+    # Images of one colour over dark noise: normalised values lie around zero, on both sides of it.
+    assert -2.2 < images.min() < -1 and 0 < images.max() < 2.7
+
+
+def test_stages_together_are_the_transform(image_folder: Path) -> None:
+    samples, transform = open_split(image_folder, "train"), TrainTransform(24)
+    clock, scratch = StageClock(), Scratch()
+    for index in (0, 9, 23):
+        staged = np.empty((24, 24, 3), dtype=np.uint8)
+        transform_in_stages(samples, index, transform, 5, staged, scratch, clock)
+        picture = open_picture(samples.read(index), name="it")
+        assert np.array_equal(staged, transform(picture, sample_rng(5, 0, index)))
+    assert all(clock.seconds[stage] > 0 for stage in STAGES if stage != "normalise")
+
+
+SMALL = ("--images", 32, "--image-size", 32, "--batch-size", 8, "--rounds", 3)
+SHORT = ("--turn-seconds", 0.01, "--workers", 1)
+OURS = {"files", "packed JPEG 256", "packed raw 256"}
+
+
+def test_one_json_object(process: Callable[..., Any], image_folder: Path) -> None:
+    pytest.importorskip("torchvision")
+    outcome = process("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", 0, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert set(result["contenders"]) == {*OURS, "torchvision"}
+    assert set(result["ratios"]) == set(result["stages"]) == OURS
+    assert {found["workers"] for found in result["contenders"].values()} == {0, 1}
+    for over in result["ratios"].values():
+        assert over["interval"][0] <= over["ratio"] <= over["interval"][1]
+        assert (over["advice"] is None) is over["conclusive"]
+    for stages in result["stages"].values():
+        assert set(stages) == {*STAGES, WHOLE} and min(stages.values()) > 0
+
+
+@pytest.mark.slow
+def test_a_trial_chooses_the_peer_and_a_table_shows_it(
+    process: Callable[..., Any], image_folder: Path
+) -> None:
+    pytest.importorskip("torchvision")
+    outcome = process("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1")
+    assert outcome.code == 0, outcome.err
+    tried = re.search(r"\(trial\): 0: (\d+), 1: (\d+)", outcome.out)
+    chosen = re.search(r"torchvision, (\d)", outcome.out)
+    assert tried and chosen
+    best = int(chosen[1])
+    assert int(tried[1 + best]) >= int(tried[2 - best])
+    assert all(word in outcome.out for word in (*OURS, *STAGES, WHOLE))
+
+
+def test_packed_data_is_no_source(
+    command: Callable[..., Any], image_folder: Path, tmp_path: Path
+) -> None:
+    outcome = command("data", "pack", image_folder, tmp_path / "packed")
+    assert outcome.code == 0, outcome.err
+    with pytest.raises(UsageError, match="packed already"):
+        make_tree(tmp_path / "packed", tmp_path / "tree", 8)
+    outcome = command("data", "bench", image_folder, "--packed", image_folder)
+    assert outcome.code == 2 and "no packed data" in outcome.err

@@ -1,0 +1,101 @@
+"""Stopping in good order: who asks for it, when the time is up, and how such a run ends."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from shufflenet_fn.distributed.board import Phase, Place
+
+EXIT_RESUMABLE: Final = 75
+"""EX_TEMPFAIL of sysexits.h: stopped, saved, to be gone on with."""
+
+_STEPS_AHEAD: Final = 4
+"""From asking to the end: a step under way, two until all ranks know, and one to spare."""
+
+_REMEMBERED: Final = 50
+_FIRST_SAVE_S: Final = 5.0
+
+
+class Stopped(NamedTuple):
+    """How a run ended that was asked to stop: saved after ``step`` updates, because of ``reason``."""
+
+    step: int
+    reason: str
+    run_dir: Path
+
+    def __str__(self) -> str:
+        return (
+            f"stopped by {self.reason} after step {self.step}, which is saved. Go on with: "
+            f"shufflenet-fn train --resume {self.run_dir}"
+        )
+
+
+class Stopping:
+    """Whether this rank was asked to stop, and the signs of life that it gives meanwhile.
+
+    ``asked`` reads a byte and, with a deadline, a clock: nothing that a step would notice.
+
+    Args:
+        place: this rank's part of the launcher's board.
+        deadline: by ``time.monotonic``, when the run has to be over; ``None`` for never.
+        limit: how the user gave it, for messages.
+    """
+
+    def __init__(self, place: Place, *, deadline: float | None = None, limit: str = "") -> None:
+        self._place, self._deadline, self._limit = place, deadline, limit
+        self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
+        self._since: float | None = None
+        self.save_s = _FIRST_SAVE_S
+
+    def asked(self) -> bool:
+        """True once a signal came to any rank or launcher of this machine, or the time is nearly up."""
+        return self._place.stop_signal != 0 or self._time_is_up()
+
+    @property
+    def reason(self) -> str | None:
+        """Why this rank was asked; ``None`` if it was not: then another was."""
+        if number := self._place.stop_signal:
+            return signal.Signals(number).name
+        return f"--max-time {self._limit}" if self._time_is_up() else None
+
+    @property
+    def margin_s(self) -> float:
+        """Time to keep for the end: the longest of the last steps, some times, and twice a save."""
+        return _STEPS_AHEAD * max(self._seconds, default=0.0) + 2 * self.save_s
+
+    def step_done(self, steps: int) -> None:
+        """``steps`` updates are done; the next begins."""
+        now = time.monotonic()
+        if self._since is not None:
+            self._seconds.append(now - self._since)
+        self._since = now
+        self._place.beat(steps, Phase.COMPUTING)
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint took ``seconds`` to write."""
+        self.save_s = max(seconds, 0.5)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """For the body this rank waits for others, so that it is not taken for one that hangs."""
+        before = self._place.last_beat()
+        if before.phase is Phase.STARTING:
+            yield
+            return
+        self._place.beat(before.step, Phase.WAITING)
+        yield
+        self._place.beat(before.step, before.phase)
+
+    def working_on(self, phase: Phase) -> None:
+        """A part of ``phase``, such as a batch of the evaluation, begins. No step is timed across it."""
+        self._since = None
+        self._place.beat(self._place.last_beat().step, phase)
+
+    def _time_is_up(self) -> bool:
+        return self._deadline is not None and time.monotonic() > self._deadline - self.margin_s

@@ -57,7 +57,7 @@ def _print(description: Description) -> None:
         Text(f"{description.folder}: {kind}, {len(description.classes)} classes"), soft_wrap=True
     )
     table = Table(box=None, pad_edge=False)
-    table.add_column("split")
+    table.add_column("split", no_wrap=True)
     for heading in ("images", "classes", "images/class", "size", "short side", "shards", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, facts in description.splits.items():
@@ -74,7 +74,7 @@ def _cells(facts: SplitFacts) -> tuple[str, ...]:
         str(facts.classes),
         f"{facts.fewest}-{facts.most}",
         size_text(facts.bytes),
-        f"{sides.smallest}-{sides.largest}, median {sides.median}" if sides else "-",
+        f"{sides.median} ({sides.smallest}-{sides.largest})" if sides else "-",
         "-" if facts.shards is None else str(facts.shards),
         "-" if facts.kept is None else str(facts.kept),
     )
@@ -86,9 +86,8 @@ def _facts(description: Description) -> list[tuple[str, str]]:
     if settings is not None:
         side = f"short side at most {settings.short_side}" if settings.short_side else "any size"
         quality = f", quality {settings.quality}" if settings.quality else ""
-        facts.append(
-            ("records", f"{settings.format}, {side}{quality}, shards of {settings.shard_mb} MiB")
-        )
+        shards = size_text(settings.shard_bytes)
+        facts.append(("records", f"{settings.format}, {side}{quality}, shards of {shards}"))
     facts += description.provenance.items()
     for name, split in description.splits.items():
         facts += [(f"left out of {name}", image) for image in split.left_out]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,8 +48,8 @@ def pack(
         ),
     ] = None,
     shard_size: Annotated[
-        int, typer.Option(help="Close a shard when its images have this many MiB.")
-    ] = 256,
+        float, typer.Option(help="Close a shard when its images have this many MiB.")
+    ] = 256.0,
     workers: Annotated[
         int | None,
         typer.Option(
@@ -76,9 +79,9 @@ def pack(
         raise UsageError(f"--on-bad-image must be stop or skip, got {on_bad_image!r}.")
     if quality is None and record_format != "raw":
         quality = DEFAULT_QUALITY
-    settings = PackSettings(record_format, short_side, quality, shard_size)
+    settings = PackSettings(record_format, short_side, quality, _shard_bytes(shard_size))
     torch.set_num_threads(1)  # the workers already use every core, each on an image of its own
-    with open_progress() as advance:
+    with _advice_when_interrupted(), open_progress() as advance:
         packed = pack_folder(
             ensure_demo() if source == "demo" else source,
             destination,
@@ -91,6 +94,21 @@ def pack(
     _print(packed, destination)
 
 
+@contextmanager
+def _advice_when_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        raise
+
+
+def _shard_bytes(mib: float) -> int:
+    if not 0 < mib < 1 << 30:
+        raise UsageError(f"--shard-size must be above 0 MiB and finite, got {mib}.")
+    return max(1, int(mib * (1 << 20)))
+
+
 def _print(packed: Packed, destination: Path) -> None:
     if packed.was_complete:
         print(f"{destination} is packed already, as asked for")
@@ -99,7 +117,8 @@ def _print(packed: Packed, destination: Path) -> None:
     for split, files in packed.index.splits.items():
         size = size_text(sum(shard.bytes for shard in files.shards))
         kept = f", {files.kept} of them kept byte for byte" if files.kept else ""
-        print(f"{split}: {files.entries.images} images in {len(files.shards)} shards, {size}{kept}")
+        shards = f"{len(files.shards)} shard{'s' if len(files.shards) > 1 else ''}"
+        print(f"{split}: {files.entries.images} images in {shards}, {size}{kept}")
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
     print(f"train on it with --data {destination}")

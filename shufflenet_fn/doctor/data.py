@@ -22,7 +22,7 @@ def loader(facts: dict[str, Any]) -> Finding:
     """A few batches of JPEGs that are made here, through the loader that training uses."""
     from shufflenet_fn.data.demo import write_demo
     from shufflenet_fn.data.loader import train_loader
-    from shufflenet_fn.data.sources import open_train_val
+    from shufflenet_fn.data.opening import open_train_val
     from shufflenet_fn.data.transforms import TrainTransform
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 

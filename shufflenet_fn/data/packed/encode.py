@@ -81,6 +81,6 @@ def _encoded(image: RgbImage, settings: PackSettings) -> bytes:
     import simplejpeg
 
     encoded: bytes = simplejpeg.encode_jpeg(
-        image, quality=settings.quality, colorspace="RGB", colorsubsampling="420"
+        image, quality=settings.quality, colorspace="RGB", colorsubsampling="420", fastdct=False
     )
     return encoded

@@ -39,7 +39,7 @@ class PackSettings:
       format: ``"jpeg"`` or ``"raw"`` (uint8 RGB pixels).
       short_side: larger images are shrunk to this short side, in pixels; 0 keeps every size.
       quality: of re-encoded JPEGs, 1 to 100; ``None`` for raw.
-      shard_mb: a shard is closed as soon as its records hold this many MiB.
+      shard_bytes: a shard is closed as soon as its records hold this many bytes.
 
     Raises:
       UsageError: a value out of range, named.
@@ -48,7 +48,7 @@ class PackSettings:
     format: str = "jpeg"
     short_side: int = 256
     quality: int | None = DEFAULT_QUALITY
-    shard_mb: int = 256
+    shard_bytes: int = 256 << 20
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -62,8 +62,8 @@ class PackSettings:
             raise UsageError("--quality is of JPEGs. Leave it out with --format raw.")
         if self.format == "jpeg" and not (self.quality and 1 <= self.quality <= 100):
             raise UsageError(f"--quality must be from 1 to 100, got {self.quality}.")
-        if self.shard_mb < 1:
-            raise UsageError(f"--shard-size must be at least 1 (MiB), got {self.shard_mb}.")
+        if self.shard_bytes < 1:
+            raise UsageError(f"--shard-size must be above 0, got {self.shard_bytes} bytes.")
 
 
 class FileFacts(NamedTuple):

@@ -39,7 +39,7 @@ class PackedSplit:
         self._root, self._split, self._index = root, split, index
         files = index.splits[split]
         check_files(root, files)
-        self._entries = map_entries(root / files.entries.name, files.entries.images)
+        self._entries = _mapped(root / files.entries.name, files.entries.images)
         self._shards = files.shards
         self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
         self._readers = ShardReaders([root / shard.name for shard in files.shards])
@@ -172,6 +172,13 @@ def check_files(root: Path, files: SplitIndex) -> None:
                 f"{path} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was cut or "
                 f"replaced. {_FIX}"
             )
+
+
+def _mapped(path: Path, count: int) -> Entries:
+    try:
+        return map_entries(path, count)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}. {_FIX}") from error
 
 
 def _reopened(root: Path, split: str, classes: tuple[str, ...]) -> PackedSplit:

@@ -17,8 +17,6 @@ from shufflenet_fn.data.packed.shards import ShardWriter
 from shufflenet_fn.data.packed.unfinished import Part, write_part
 from shufflenet_fn.data.samples import Samples
 
-_MIB = 1 << 20
-
 
 class Packable(NamedTuple):
     """A source image, encoded, or ``None`` if it is left out."""
@@ -31,10 +29,9 @@ def encode_source(
     samples: Samples, settings: PackSettings, skip_bad_images: bool, index: int
 ) -> Packable:
     """Read and encode a source image. Raises ``UserError``."""
-    name = samples.name(index)
-    data = samples.read(index).data
     try:
-        return Packable(index, encode_record(bytes(data), settings, name=name))
+        data = bytes(samples.read(index).data)
+        return Packable(index, encode_record(data, settings, name=samples.name(index)))
     except BadImage:
         if not skip_bad_images:
             raise
@@ -70,7 +67,7 @@ def write_shards(
         first = sum(part.shard.images for part in parts)
         shard = _Shard(folder / name, first)
         try:
-            full = shard.fill(encoded, samples, settings.shard_mb * _MIB)
+            full = shard.fill(encoded, samples, settings.shard_bytes)
             if shard.images == 0:
                 return parts, tuple(shard.left_out)
             parts.append(shard.finish())

@@ -18,6 +18,7 @@ from shufflenet_fn.data.packed.format import (
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.ordered import ordered_map
 from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
+from shufflenet_fn_backends.errors import UsageError
 
 
 class Damage(NamedTuple):
@@ -82,9 +83,11 @@ def verify(
       report: told after every file, by the calling thread.
 
     Raises:
-      UsageError: the folder is not packed, or not completely.
+      UsageError: the folder is not packed, or not completely; no worker.
       UserError: the index itself is damaged.
     """
+    if workers < 1:
+        raise UsageError(f"--workers must be at least 1, got {workers}.")
     folder = Path(folder)
     index = read_index(folder)
     damage = list(_strangers(folder, index.splits))

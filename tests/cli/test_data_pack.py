@@ -1,0 +1,128 @@
+"""``data pack``, ``verify`` and ``info`` as they are typed, and training on what they made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Command = Callable[..., tuple[int, str, str]]
+
+TRAIN = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def packed(command: Command, image_folder: Path, tmp_path: Path) -> Path:
+    code, out, err = command("data", "pack", image_folder, "packed", "--workers", 2)
+    assert code == 0, err
+    train, val, advice = out.splitlines()
+    assert train.startswith("train: 24 images in 1 shard, ")
+    assert train.endswith("24 of them kept byte for byte")
+    assert val.startswith("val: 10 images in 1 shard, ")
+    assert advice == "train on it with --data packed"
+    assert err.splitlines() == ["packing train: 24 of 24", "packing val: 10 of 10"]
+    return tmp_path / "packed"
+
+
+def test_pack_verify_info(command: Command, packed: Path) -> None:
+    code, out, _ = command("data", "verify", "packed")
+    assert code == 0
+    assert "packed is as it was packed: 34 images, 5 files" in out
+    code, out, _ = command("data", "info", "packed")
+    assert code == 0
+    for words in ("packed, 3 classes", "jpeg, short side at most 256, quality 90", "created: 20"):
+        assert words in out
+
+
+def test_json(command: Command, packed: Path, image_folder: Path) -> None:
+    verified = json.loads(command("data", "verify", "packed", "--json")[1])
+    assert (verified["ok"], verified["damage"], verified["images"]) == (True, [], 34)
+    info = json.loads(command("data", "info", "packed", "--json")[1])
+    assert info["packed"] is True
+    assert info["classes"] == ["blue", "green", "red"]
+    assert info["splits"]["train"]["images"] == info["splits"]["train"]["kept"] == 24
+    assert info["splits"]["val"]["short_sides"] == {"smallest": 40, "median": 40, "largest": 40}
+    assert info["settings"]["short_side"] == 256
+    assert info["provenance"]["source"] == str(image_folder)
+    raw = json.loads(command("data", "info", image_folder, "--json")[1])
+    assert (raw["packed"], raw["settings"], raw["splits"]["val"]["images"]) == (False, None, 10)
+    size = sum(path.stat().st_size for path in (image_folder / "train").rglob("*.jpg"))
+    assert raw["splits"]["train"]["bytes"] == size
+
+
+def test_damage_is_an_exit_code(command: Command, packed: Path) -> None:
+    shard = packed / "val-00000.array_record"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    code, out, err = command("data", "verify", "packed")
+    assert code == 1
+    assert "val-00000.array_record: it has" in out
+    assert "packed is damaged: 1 of 5 files" in out
+    assert "Traceback" not in err
+    code, out, _ = command("data", "verify", "packed", "--json")
+    assert code == 1
+    assert json.loads(out)["damage"][0]["file"] == "val-00000.array_record"
+
+
+def test_a_run_on_packed_data_ends_as_one_on_the_folder(
+    command: Command, packed: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    scores = []
+    for number, data in enumerate((image_folder, packed), 1):
+        code, _, err = command("train", *TRAIN, "--print-freq", 1, "--data", data)
+        assert code == 0, err
+        run = tmp_path / "runs" / f"x0_5-{number:03d}"
+        lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+        losses = [line["loss"] for line in lines if line["kind"] == "train"]
+        code, out, err = command("evaluate", run, "--data", data, "--json")
+        assert code == 0, err
+        scores.append((losses, json.loads(out)["loss"]))
+    assert len(scores[0][0]) == 3
+    assert scores[0] == scores[1]
+
+
+def test_training_on_half_packed_data(command: Command, packed: Path) -> None:
+    (packed / "packed.json").rename(packed / "packing.json")
+    code, _, err = command("train", *TRAIN, "--data", packed)
+    assert code == 2
+    assert "half packed" in err
+    assert "Traceback" not in err
+
+
+def test_training_on_data_with_a_missing_shard(command: Command, packed: Path) -> None:
+    (packed / "train-00000.array_record").unlink()
+    code, _, err = command("train", *TRAIN, "--data", packed)
+    assert code == 1
+    assert "train-00000.array_record" in err
+    assert "data verify" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("pack", "nowhere", "x"), "nowhere does not exist"),
+        (("pack", "{data}", "{data}/x"), "lies in the source"),
+        (("pack", "{data}", "x", "--format", "png"), "jpeg, raw"),
+        (("pack", "{data}", "x", "--short-side", -2), "--short-side"),
+        (("pack", "{data}", "x", "--quality", 0), "--quality"),
+        (("pack", "{data}", "x", "--quality", 80, "--format", "raw"), "--quality"),
+        (("pack", "{data}", "x", "--shard-size", 0), "--shard-size"),
+        (("pack", "{data}", "x", "--shard-size", "nan"), "--shard-size"),
+        (("pack", "{data}", "x", "--shard-size", "inf"), "--shard-size"),
+        (("pack", "{data}", "x", "--workers", 0), "--workers"),
+        (("pack", "{data}", "x", "--on-bad-image", "weep"), "stop or skip"),
+        (("verify", "nowhere"), "nowhere is not a folder"),
+        (("verify", "{data}"), "is not packed"),
+        (("info", "nowhere"), "nowhere does not exist"),
+    ],
+)
+def test_wrong_input_is_one_message(
+    command: Command, image_folder: Path, arguments: tuple[object, ...], named: str
+) -> None:
+    filled = [str(argument).format(data=image_folder) for argument in arguments]
+    code, out, err = command("data", *filled)
+    assert code == 2
+    assert "Traceback" not in out + err
+    (message,) = (line for line in err.splitlines() if line.startswith("error: "))
+    assert named in message

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.opening import open_split, open_train_val
+from shufflenet_fn.data.packed.entries import map_entries
+from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.packed.shards import ShardReaders
+from shufflenet_fn.data.packed.write import pack
+from shufflenet_fn.data.samples import Encoded, Samples
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+
+def all_samples(split: Samples) -> list[Encoded]:
+    return [split.read(index) for index in range(len(split))]
+
+
+@pytest.fixture
+def train(packed_once: Path) -> PackedSplit:
+    return open_packed(packed_once, "train")
+
+
+@pytest.mark.parametrize("stored", [PackSettings(short_side=0), PackSettings("raw", 0, None)])
+def test_training_and_evaluation_see_the_batches_of_the_folder(
+    photo_root: Path, tmp_path: Path, stored: PackSettings
+) -> None:
+    pack(photo_root, tmp_path / "x", stored, workers=2)
+    batches = []
+    for train, val in (open_train_val(photo_root), open_train_val(tmp_path / "x")):
+        with (
+            train_loader(
+                train, TrainTransform(size=32), seed=5, global_batch=8, stop_step=5, threads=2
+            ) as steps,
+            eval_loader(val, EvalTransform(size=32), batch_size=4, threads=2) as scored,
+        ):
+            batches.append(
+                [
+                    (batch.images.clone(), batch.labels.clone(), batch.indices.clone())
+                    for loader in (steps, scored)
+                    for batch in loader
+                ]
+            )
+    assert len(batches[0]) == len(batches[1]) == 8
+    for of_folder, of_shards in zip(*batches, strict=True):
+        assert all(map(torch.equal, of_folder, of_shards))
+
+
+def test_many_threads_read_the_same(train: PackedSplit) -> None:
+    expected = all_samples(train)
+    order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(train.read, order)) == [expected[index] for index in order]
+
+
+def test_files_that_do_not_fit_are_closed_and_opened_again(packed_once: Path) -> None:
+    paths = sorted(packed_once.glob("train-*.array_record"))
+    assert len(paths) > 2
+    expected = [ShardReaders(paths).read(shard, 0) for shard in range(len(paths))]
+    before = len(os.listdir("/proc/self/fd"))
+    readers = ShardReaders(paths, max_open=2)
+    order = np.random.default_rng(0).integers(0, len(paths), 200).tolist()
+    with ThreadPoolExecutor(4) as pool:
+        read = list(pool.map(lambda shard: readers.read(shard, 0), order))
+    assert read == [expected[shard] for shard in order]
+    assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_process_reads_on(train: PackedSplit) -> None:
+    expected = all_samples(train)
+    process = os.fork()
+    if process == 0:
+        os._exit(0 if all_samples(train) == expected else 1)
+    timer = threading.Timer(30, os.kill, (process, 9))
+    timer.start()
+    assert os.waitpid(process, 0)[1] == 0
+    timer.cancel()
+
+
+def test_pickled_it_is_opened_again(train: PackedSplit) -> None:
+    known = [*reversed(train.classes), "zebra"]
+    for split in (train, train.with_classes(known)):
+        again = pickle.loads(pickle.dumps(split))
+        assert len(pickle.dumps(split)) < 2000
+        assert all_samples(again) == all_samples(split)
+        np.testing.assert_array_equal(again.labels, split.labels)
+        assert again.classes == split.classes
+
+
+def test_labels_follow_the_classes_asked_for(packed_once: Path, photo_root: Path) -> None:
+    known = ("zebra", "cat", "bee", "ant")
+    for name in ("train", "val"):
+        packed, folder = (open_split(root, name, known) for root in (packed_once, photo_root))
+        assert packed.classes == known
+        np.testing.assert_array_equal(packed.labels, folder.labels)
+        assert not packed.labels.flags.writeable
+        packed.read(0)
+
+
+def test_a_class_that_is_not_known_is_refused(packed_once: Path) -> None:
+    with pytest.raises(UsageError, match=r"1 classes .* lack: bee"):
+        open_split(packed_once, "train", ("ant", "cat"))
+    # val has no bees
+    assert len(open_split(packed_once, "val", ("ant", "cat"))) == 11
+
+
+@pytest.mark.parametrize("index", [-1, 23, 10**9])
+def test_an_index_out_of_range(train: PackedSplit, index: int) -> None:
+    with pytest.raises(IndexError):
+        train.read(index)
+
+
+def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
+    """Two shards of equal size that change places are right by themselves."""
+    settings = PackSettings("raw", 1, None, shard_bytes=1)
+    pack(photo_root, tmp_path, settings, workers=1)
+    shards = [tmp_path / f"train-{number:05d}.array_record" for number in (3, 7)]
+    assert shards[0].stat().st_size == shards[1].stat().st_size
+    contents = [shard.read_bytes() for shard in shards]
+    for shard, content in zip(shards, reversed(contents), strict=True):
+        shard.write_bytes(content)
+    train = open_packed(tmp_path, "train")
+    train.read(2)
+    for index in (3, 7):
+        with pytest.raises(UserError, match=r"record 0 \(train/.*\) is not what was packed"):
+            train.read(index)
+
+
+@pytest.mark.parametrize("column", ["labels", "checksums", "heights", "widths"])
+def test_a_changed_entry_is_found_on_reading(packed: Path, column: str) -> None:
+    path = packed / "train.entries"
+    place = path.read_bytes().index(getattr(map_entries(path, 23), column).tobytes())
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"train-00000\.array_record record 0 \(train/ant/0\.jpg\)"):
+        open_packed(packed, "train").read(0)
+
+
+def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
+    shard = packed / "train-00000.array_record"
+    data = bytearray(shard.read_bytes())
+    record = bytes(open_packed(packed, "train").read(1).data)
+    data[data.index(record[-100:]) + 50] ^= 16
+    shard.write_bytes(data)
+    with pytest.raises(
+        UserError,
+        match=r"train-00000\.array_record record 1 \(train/ant/1\.jpg\).*`data verify`",
+    ):
+        open_packed(packed, "train").read(1)
+
+
+@pytest.mark.parametrize("name", ["train-00001.array_record", "train.entries"])
+@pytest.mark.parametrize("how", ["missing", "cut", "longer"])
+def test_a_file_that_is_not_as_listed_is_found_at_opening(
+    packed: Path, name: str, how: str
+) -> None:
+    path = packed / name
+    if how == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, path.stat().st_size + (1 if how == "longer" else -1))
+    with pytest.raises(UserError, match=name):
+        open_packed(packed, "train")
+
+
+def test_a_half_packed_folder_is_explained(packed: Path) -> None:
+    (packed / "packed.json").rename(packed / "packing.json")
+    for opened in (open_train_val, lambda root: open_split(root, "train")):
+        with pytest.raises(UsageError, match=r"half packed: `data pack` was interrupted"):
+            opened(packed)
+
+
+def test_a_set_may_be_moved(packed: Path, tmp_path: Path) -> None:
+    expected = all_samples(open_packed(packed, "train"))
+    moved = shutil.move(packed, tmp_path / "elsewhere")
+    assert all_samples(open_packed(moved, "train")) == expected

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shufflenet_fn.data.decode import decode_rgb
+from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.packed.format import INDEX_NAME, PackSettings
+from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.read import open_packed
+from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
+from shufflenet_fn.data.packed.unfinished import LOCK_NAME, PLAN_NAME
+from shufflenet_fn.data.packed.verify import verify
+from shufflenet_fn.data.packed.write import Progress, pack
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+from .conftest import JPEG, RAW
+
+
+class Stop(Exception):
+    """Ends packing as if something had failed."""
+
+
+def stop_after(images: int) -> Callable[[Progress], None]:
+    """A report that ends packing after so many images."""
+    seen: list[Progress] = []
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if len(seen) == images:
+            raise Stop
+
+    return report
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file but the index, whose date differs."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != INDEX_NAME}
+
+
+def same_set(one: Path, other: Path) -> None:
+    assert content(one) == content(other)
+    first, second = read_index(one), read_index(other)
+    assert first._replace(provenance={}) == second._replace(provenance={})
+
+
+@pytest.fixture
+def source(photo_root: Path, tmp_path: Path) -> Path:
+    """A copy of the folder that a test may change."""
+    return Path(shutil.copytree(photo_root, tmp_path / "source"))
+
+
+def test_it_is_in_several_shards_and_nothing_else_is_left(
+    packed_once: Path, settings: PackSettings
+) -> None:
+    index = read_index(packed_once)
+    listed = {INDEX_NAME}
+    for split in index.splits.values():
+        assert len(split.shards) > 1
+        listed |= {split.entries.name, *(shard.name for shard in split.shards)}
+    assert {path.name for path in packed_once.iterdir()} == listed
+    assert index.settings == settings
+
+
+def test_order_labels_classes_and_names_are_the_folders(
+    photo_root: Path, packed_once: Path
+) -> None:
+    for folder, packed in zip(open_train_val(photo_root), open_train_val(packed_once), strict=True):
+        assert (packed.split, packed.classes, len(packed)) == (
+            folder.split,
+            folder.classes,
+            len(folder),
+        )
+        np.testing.assert_array_equal(packed.labels, folder.labels)
+        for index in range(len(folder)):
+            assert packed.name(index).endswith(
+                f"({os.path.relpath(folder.name(index), photo_root)})"
+            )
+
+
+def test_raw_records_of_unshrunk_images_are_the_decoded_pixels(
+    photo_root: Path, tmp_path: Path
+) -> None:
+    pack(photo_root, tmp_path / "x", PackSettings("raw", 0, None), workers=2)
+    for folder, packed in zip(
+        open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
+    ):
+        for index in range(len(folder)):
+            pixels, shape = packed.read(index)
+            image = decode_rgb(folder.read(index).data, path="x")
+            assert (bytes(pixels), shape) == (image.tobytes(), image.shape[:2])
+
+
+def test_jpegs_of_any_size_are_kept_byte_for_byte_if_asked_for(
+    photo_root: Path, tmp_path: Path
+) -> None:
+    pack(photo_root, tmp_path / "x", PackSettings(short_side=0), workers=2)
+    for folder, packed in zip(
+        open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
+    ):
+        assert [packed.read(i) for i in range(len(packed))] == [
+            folder.read(i) for i in range(len(folder))
+        ]
+        assert read_index(tmp_path / "x").splits[folder.split].kept == len(folder)
+
+
+@pytest.mark.parametrize("workers", [1, 3, 7])
+def test_the_number_of_workers_does_not_change_a_byte(
+    photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path, workers: int
+) -> None:
+    pack(photo_root, tmp_path / "x", settings, workers=workers)
+    same_set(tmp_path / "x", packed_once)
+
+
+@pytest.mark.parametrize("images", [1, 9, 22, 23, 24, 30, 34])
+def test_an_interrupted_run_is_gone_on_with(
+    photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path, images: int
+) -> None:
+    with pytest.raises(Stop):
+        pack(photo_root, tmp_path / "x", settings, workers=2, report=stop_after(images))
+    with pytest.raises(UsageError, match=r"half packed.*goes on"):
+        open_packed(tmp_path / "x", "train")
+    done: list[Progress] = []
+    packed = pack(photo_root, tmp_path / "x", settings, workers=2, report=done.append)
+    assert packed.images_resumed + len(done) == 34
+    assert packed.images_resumed <= images
+    assert images < 9 or packed.images_resumed > 0
+    same_set(tmp_path / "x", packed_once)
+
+
+def test_leftovers_and_damaged_parts_of_a_killed_run_are_not_used(
+    photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(Stop):
+        pack(photo_root, tmp_path / "x", settings, workers=2, report=stop_after(30))
+    (tmp_path / "x" / "train-00001.part.npz").write_bytes(b"PK half a zip file")
+    (tmp_path / "x" / "train-00009.array_record").write_bytes(b"no part says it is complete")
+    (tmp_path / "x" / "val.entries.tmp").write_bytes(b"being written")
+    pack(photo_root, tmp_path / "x", settings, workers=2)
+    same_set(tmp_path / "x", packed_once)
+
+
+def test_a_complete_set_is_left_as_it_is(photo_root: Path, packed: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in packed.iterdir()}
+    again = pack(photo_root, packed, read_index(packed).settings, workers=1)
+    assert again.was_complete
+    assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_settings_are_refused_with_their_difference_or_overwrite(
+    photo_root: Path, tmp_path: Path, complete: bool
+) -> None:
+    folder = tmp_path / "x"
+    if complete:
+        pack(photo_root, folder, JPEG, workers=2)
+    else:
+        with pytest.raises(Stop):
+            pack(photo_root, folder, JPEG, workers=2, report=stop_after(9))
+    with pytest.raises(UsageError, match=r"format was jpeg, now it is raw.*--overwrite"):
+        pack(photo_root, folder, RAW, workers=2)
+    pack(photo_root, folder, RAW, workers=2, overwrite=True)
+    pack(photo_root, tmp_path / "fresh", RAW, workers=2)
+    same_set(folder, tmp_path / "fresh")
+
+
+@pytest.mark.parametrize("change", ["touch", "remove", "add", "rename"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_changed_source_is_refused(
+    source: Path, tmp_path: Path, change: str, complete: bool
+) -> None:
+    folder = tmp_path / "x"
+    if complete:
+        pack(source, folder, JPEG, workers=2)
+    else:
+        with pytest.raises(Stop):
+            pack(source, folder, JPEG, workers=2, report=stop_after(9))
+    image = source / "train" / "bee" / "3.jpg"
+    if change == "touch":
+        os.utime(image, ns=(1, 1))
+    elif change == "remove":
+        image.unlink()
+    elif change == "rename":
+        image.rename(image.with_name("33.jpg"))
+    else:
+        shutil.copy(image, image.with_name("x.jpg"))
+    with pytest.raises(UsageError, match=r"files of the source's train/ were"):
+        pack(source, folder, JPEG, workers=2)
+
+
+def test_an_interrupted_run_of_other_libraries_is_not_gone_on_with(
+    photo_root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(Stop):
+        pack(photo_root, tmp_path, JPEG, workers=1, report=stop_after(9))
+    plan = read_sealed(tmp_path / PLAN_NAME)
+    plan["libraries"]["simplejpeg"] = "0.0.1"
+    write_sealed(tmp_path / PLAN_NAME, plan)
+    with pytest.raises(UsageError, match=r"simplejpeg was 0\.0\.1, now it is"):
+        pack(photo_root, tmp_path, JPEG, workers=1)
+
+
+def test_a_bad_image_stops_packing_and_is_named(source: Path, tmp_path: Path) -> None:
+    bad = source / "train" / "cat" / "2.jpg"
+    bad.write_bytes(bad.read_bytes()[:200])
+    with pytest.raises(UserError, match=str(bad)):
+        pack(source, tmp_path / "x", JPEG, workers=2)
+    assert not list((tmp_path / "x").glob("*.tmp"))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_bad_images_are_left_out_and_listed_if_asked_for(
+    source: Path, tmp_path: Path, interrupted: bool
+) -> None:
+    bad = ["ant/0.jpg", "bee/4.jpg", "cat/5.jpg"]  # the first, one in the middle, the last
+    for name in bad:
+        (source / "train" / name).write_bytes(b"no image")
+    unreadable = source / "train" / "bee" / "7.jpg"
+    unreadable.unlink()
+    unreadable.symlink_to("nowhere")
+    bad.insert(2, "bee/7.jpg")
+    if interrupted:
+        with pytest.raises(Stop):
+            pack(
+                source,
+                tmp_path / "x",
+                RAW,
+                workers=2,
+                skip_bad_images=True,
+                report=stop_after(20),
+            )
+    index = pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True).index
+    assert list(index.splits["train"].left_out) == bad
+    train = open_packed(tmp_path / "x", "train")
+    assert len(train) == 19
+    for position in range(19):
+        train.read(position)
+        name = train.original(position)
+        assert name.removeprefix("train/") not in bad
+        assert name.split("/")[1] == train.classes[train.labels[position]]
+    assert not verify(tmp_path / "x", workers=1).damage
+
+
+def test_a_split_of_bad_images_only_is_no_data_set(source: Path, tmp_path: Path) -> None:
+    for image in (source / "val").rglob("*.jpg"):
+        image.write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 11 images"):
+        pack(source, tmp_path / "x", JPEG, workers=2, skip_bad_images=True)
+    with pytest.raises(UsageError, match="half packed"):
+        open_packed(tmp_path / "x", "train")
+
+
+def test_a_folder_with_something_else_is_not_touched(photo_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("dear")
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match=r"something other than packed data: thesis\.tex"):
+            pack(photo_root, tmp_path, JPEG, workers=1, overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("below", ["", "train", "train/packed", "packed"])
+def test_the_destination_may_not_lie_in_the_source(source: Path, below: str) -> None:
+    with pytest.raises(UsageError, match="lies in the source"):
+        pack(source, source / below, JPEG, workers=1)
+
+
+def test_the_source_may_not_lie_in_the_destination(source: Path) -> None:
+    with pytest.raises(UsageError, match="a folder of its own"):
+        pack(source, source.parent, JPEG, workers=1)
+
+
+def test_a_packed_set_is_not_packed_again(packed_once: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a packed data set"):
+        pack(packed_once, tmp_path / "x", JPEG, workers=1)
+
+
+def test_a_source_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere does not exist"):
+        pack(tmp_path / "nowhere", tmp_path / "x", JPEG, workers=1)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_destination_that_is_a_file_or_below_one(photo_root: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="is a file"):
+        pack(photo_root, tmp_path / "file", JPEG, workers=1)
+    with pytest.raises(UserError, match=r"cannot write packed data to .*Not a directory"):
+        pack(photo_root, tmp_path / "file" / "x", JPEG, workers=1)
+
+
+def test_two_at_once_are_refused(photo_root: Path, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    with (
+        FileLock(tmp_path / LOCK_NAME),
+        pytest.raises(UserError, match="another process is packing"),
+    ):
+        pack(photo_root, tmp_path, JPEG, workers=1)
+
+
+def test_no_worker(photo_root: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="--workers must be at least 1, got 0"):
+        pack(photo_root, tmp_path / "x", JPEG, workers=0)

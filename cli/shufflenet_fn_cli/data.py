@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from shufflenet_fn_cli.data_bench import bench
+from shufflenet_fn_cli.data_check import check
 from shufflenet_fn_cli.data_info import info
 from shufflenet_fn_cli.data_pack import pack
 from shufflenet_fn_cli.data_verify import verify
@@ -17,6 +18,7 @@ def root() -> None:
     """Pack, check and measure training data."""
 
 
+data_app.command()(check)
 data_app.command()(pack)
 data_app.command()(verify)
 data_app.command()(info)

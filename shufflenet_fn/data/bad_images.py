@@ -49,6 +49,10 @@ class UnreadableImage(BadImage):
     verb: ClassVar[str] = "read"
 
 
+class HugeImage(BadImage):
+    """An image of more pixels than are decoded."""
+
+
 @dataclass(frozen=True)
 class BadSample:
     """A bad image that was met: its split, its index there, its name, and what is wrong with it."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.bad_images import BadImage, HugeImage
 from shufflenet_fn.data.picture import RgbImage
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
 
 
 def check_size(height: int, width: int, name: str) -> None:
-    """Raise ``BadImage`` unless the image has pixels, and at most MAX_PIXELS."""
+    """Raise ``HugeImage`` if the image has more than MAX_PIXELS."""
     if height * width > MAX_PIXELS:
-        raise BadImage(
+        raise HugeImage(
             name,
             f"it is {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} pixels against "
             "decompression bombs",

@@ -1,0 +1,89 @@
+"""``shufflenet-fn data check``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shufflenet_fn_cli.data_progress import open_progress
+
+if TYPE_CHECKING:
+    from shufflenet_fn.data.check import Checked
+    from shufflenet_fn.data.inspection import Finding
+
+SHOWN_REMARKS = 3
+
+
+def check(
+    folder: Annotated[
+        str, typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False)
+    ],
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Threads that read and decode. (default: one per core)", show_default=False
+        ),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Read and decode every image, and list all that would stop a training run.
+
+    Remarks on what would not stop it, but may surprise, come after: no more than a few of a
+    kind, --json has all.
+
+    Exit codes: 0 training would not stop, 1 it would, 2 wrong usage.
+    """
+    from shufflenet_fn.data.check import check as check_folder
+    from shufflenet_fn.data.demo import ensure_demo
+    from shufflenet_fn.run.json_text import to_json
+
+    with open_progress() as advance:
+        result = check_folder(
+            ensure_demo() if folder == "demo" else Path(folder),
+            workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            report=lambda split, done, total: advance(f"checking {split}", done, total),
+        )
+    if as_json:
+        print(to_json(_plain(result)))
+    else:
+        _print(result)
+    if result.problems:
+        raise typer.Exit(1)
+
+
+def _plain(result: Checked) -> dict[str, object]:
+    return {
+        "ok": not result.problems,
+        "images": result.images,
+        "problems": [finding._asdict() for finding in result.problems],
+        "remarks": [finding._asdict() for finding in result.remarks],
+    }
+
+
+def _print(result: Checked) -> None:
+    _print_kinds(result.problems, shown=len(result.problems))
+    if result.remarks:
+        print("remarks")
+        _print_kinds(result.remarks, shown=SHOWN_REMARKS, indent="  ")
+    counts = ", ".join(f"{split} {count:,}" for split, count in result.images.items())
+    problems = f"{len(result.problems)} problem{'' if len(result.problems) == 1 else 's'}"
+    verdict = "a training run would stop" if result.problems else "a training run would not stop"
+    print(f"images: {counts}; {problems}: {verdict}")
+
+
+def _print_kinds(findings: Sequence[Finding], *, shown: int, indent: str = "") -> None:
+    ordered = sorted(findings, key=lambda finding: finding.kind)
+    for kind, members in groupby(ordered, key=lambda finding: finding.kind):
+        group = list(members)
+        print(f"{indent}{kind} ({len(group):,})")
+        for finding in group[:shown]:
+            print(f"{indent}  {finding.name}: {finding.text}")
+        if len(group) > shown:
+            print(f"{indent}  and {len(group) - shown:,} more")

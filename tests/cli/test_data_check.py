@@ -1,0 +1,156 @@
+"""``data check``: all problems by kind and name, remarks, and the exit code that training would give."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import Command
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(image_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(image_folder, tmp_path / "data"))
+
+
+def checked(command: Command, folder: Path, expected: int) -> dict[str, Any]:
+    done = command("data", "check", folder, "--json")
+    assert done.code == expected, done
+    result: dict[str, Any] = json.loads(done.out)
+    assert result["ok"] == (expected == 0)
+    return result
+
+
+def by_kind(findings: list[dict[str, str]], folder: Path) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for finding in findings:
+        assert finding["text"]
+        kinds.setdefault(finding["kind"], []).append(finding["name"].removeprefix(f"{folder}/"))
+    return kinds
+
+
+def test_a_good_folder(command: Command, folder: Path) -> None:
+    result = checked(command, folder, 0)
+    assert result == {"ok": True, "images": {"train": 24, "val": 10}, "problems": [], "remarks": []}
+    done = command("data", "check", folder)
+    assert done.out == "images: train 24, val 10; 0 problems: a training run would not stop\n"
+
+
+def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None:
+    blue = folder / "train" / "blue"
+    whole = (blue / "00.jpg").read_bytes()
+    (blue / "01.jpg").write_bytes(b"")
+    (blue / "02.jpg").write_bytes(whole[: len(whole) // 2])
+    (blue / "03.jpg").write_bytes(b"<html>404</html>")
+    (blue / "04.jpg").unlink()
+    (blue / "04.jpg").symlink_to("nowhere")
+    frame = whole.index(b"\xff\xc0")
+    (blue / "05.jpg").write_bytes(whole[: frame + 5] + b"\x80\x00" * 2 + whole[frame + 9 :])
+    middle = len(whole) // 2
+    (blue / "06.jpg").write_bytes(whole[:middle] + b"\xff\xd9\x00" + whole[middle:])
+    (blue / "07 ü\n.jpg").mkdir()
+    (folder / "val" / "empty").mkdir()
+    (folder / "train" / "nothing").mkdir()
+    result = checked(command, folder, 1)
+    assert by_kind(result["problems"], folder) == {
+        "empty file": ["train/blue/01.jpg"],
+        "truncated": ["train/blue/02.jpg"],
+        "not an image": ["train/blue/03.jpg"],
+        "dangling link": ["train/blue/04.jpg"],
+        "too many pixels": ["train/blue/05.jpg"],
+        "corrupt": ["train/blue/06.jpg"],
+        "empty class": ["train/nothing", "val/empty"],
+        "unknown class": ["val/empty"],
+    }
+    done = command("data", "check", folder)
+    assert done.code == 1
+    assert f"truncated (1)\n  {blue}/02.jpg: libjpeg-turbo says: " in done.out
+    assert done.out.splitlines()[-1].startswith(
+        "images: train 24, val 10; 9 problems: a training run "
+    )
+
+
+def test_remarks(command: Command, folder: Path) -> None:
+    green = folder / "train" / "green"
+    image = Image.open(green / "00.jpg").convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    deep = Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40) * 40)
+    for name, data in {
+        "cmyk.jpg": encoded(image.convert("CMYK"), "JPEG"),
+        "grey.jpg": encoded(image.convert("L"), "JPEG"),
+        "deep.png": encoded(deep, "PNG"),
+        "palette.png": encoded(image.quantize(8), "PNG"),
+        "alpha.png": encoded(image.convert("RGBA"), "PNG"),
+        "rotated.jpg": encoded(image, "JPEG", exif=exif),
+        "really-png.jpg": encoded(image.resize((9, 9)), "PNG"),
+        ".hidden.jpg": b"",
+        "notes.txt": b"",
+    }.items():
+        (green / name).write_bytes(data)
+    (folder / "train" / "stray.jpg").write_bytes(b"")
+    shutil.copy(green / "01.jpg", folder / "val" / "green" / "leak.jpg")
+    shutil.copy(green / "02.jpg", folder / "train" / "red" / "z.jpg")
+    shutil.copy(green / "03.jpg", green / "z.jpg")
+    result = checked(command, folder, 0)
+    assert by_kind(result["remarks"], folder) == {
+        "hidden": ["train/green/.hidden.jpg"],
+        "other file": ["train/green/notes.txt"],
+        "in no class": ["train/stray.jpg"],
+        "alpha": ["train/green/alpha.png"],
+        "CMYK": ["train/green/cmyk.jpg"],
+        "16 bits": ["train/green/deep.png"],
+        "grey": ["train/green/grey.jpg"],
+        "palette": ["train/green/palette.png"],
+        "wrong extension": ["train/green/really-png.jpg"],
+        "EXIF rotation": ["train/green/rotated.jpg"],
+        "in both splits": ["val/green/leak.jpg"],
+        "in two classes": ["train/red/z.jpg"],
+        "duplicate": ["train/green/z.jpg"],
+    }
+    assert f"the same bytes as {green}/01.jpg" in [item["text"] for item in result["remarks"]]
+
+
+def test_many_remarks_are_cut_and_many_problems_are_not(command: Command, folder: Path) -> None:
+    image = encoded(Image.new("L", (20, 20)), "JPEG")
+    for number in range(6):
+        (folder / "train" / "red" / f"grey{number}.jpg").write_bytes(image + bytes([number]))
+        (folder / "train" / "red" / f"bad{number}.jpg").write_bytes(bytes([number]))
+    done = command("data", "check", folder)
+    assert done.code == 1
+    assert "  grey (6)\n" in done.out
+    assert done.out.count(": repeated for red, green and blue") == 3
+    assert "    and 3 more\n" in done.out
+    assert done.out.count("/bad") == 6
+
+
+def test_packed_data(command: Command, folder: Path) -> None:
+    packed = folder.with_name("packed")
+    assert command("data", "pack", folder, packed).code == 0
+    assert checked(command, packed, 0)["images"] == {"train": 24, "val": 10}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere"], "data folder nowhere does not exist"),
+        ([".", "--workers", "0"], "--workers must be at least 1, got 0"),
+    ],
+)
+def test_wrong_usage(command: Command, arguments: list[str], message: str) -> None:
+    done = command("data", "check", *arguments)
+    assert done.code == 2
+    assert message in done.err

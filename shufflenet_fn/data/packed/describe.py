@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.index import is_packed, read_index
-from shufflenet_fn.data.packed.read import PackedSplit
-from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.paths import printable
+from shufflenet_fn.data.sources import ImageFolder, open_train_val
 
 
 class Sizes(NamedTuple):
@@ -65,8 +66,12 @@ def describe(folder: str | Path) -> Description:
       UsageError, UserError: as ``open_train_val``.
     """
     folder = Path(folder)
-    splits = open_train_val(folder)
-    index = read_index(folder) if is_packed(folder) else None
+    splits: tuple[PackedSplit | ImageFolder, ...]
+    if is_packed(folder):
+        index = read_index(folder)
+        splits = (open_packed(folder, "train"), open_packed(folder, "val"))
+    else:
+        index, splits = None, open_train_val(folder)
     return Description(
         folder=str(folder),
         packed=index is not None,
@@ -77,12 +82,11 @@ def describe(folder: str | Path) -> Description:
     )
 
 
-def _facts(samples: Samples) -> SplitFacts:
+def _facts(samples: PackedSplit | ImageFolder) -> SplitFacts:
     counts = np.unique(samples.labels, return_counts=True)[1]
     common = (len(samples), len(counts), int(counts.min()), int(counts.max()))
     if not isinstance(samples, PackedSplit):
-        sizes = (os.stat(samples.name(index)).st_size for index in range(len(samples)))
-        return SplitFacts(*common, bytes=sum(sizes))
+        return SplitFacts(*common, bytes=_bytes_of(samples))
     short = np.minimum(samples.entries.heights, samples.entries.widths)
     return SplitFacts(
         *common,
@@ -90,5 +94,13 @@ def _facts(samples: Samples) -> SplitFacts:
         short_sides=Sizes(int(short.min()), int(np.median(short)), int(short.max())),
         shards=len(samples.files.shards),
         kept=samples.files.kept,
-        left_out=samples.files.left_out,
+        left_out=tuple(map(printable, samples.files.left_out)),
     )
+
+
+def _bytes_of(folder: ImageFolder) -> int:
+    total = 0
+    for index in range(len(folder)):
+        with contextlib.suppress(OSError):  # `data check` names what cannot be read
+            total += os.stat(folder.path(index)).st_size
+    return total

@@ -26,6 +26,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.paths import printable
+
 _COLUMNS = (
     ("labels", "<i8"),
     ("name_ends", "<u8"),
@@ -58,12 +60,10 @@ class Entries(NamedTuple):
         return found == int(self.checksums[index])
 
     def name(self, index: int) -> str:
-        """The original path of an image, with what is not UTF-8 written as an escape."""
+        """The original path of an image, for messages."""
         start = int(self.name_ends[index - 1]) if index else 0
         # A damaged file may hold any numbers here; slicing bounds them.
-        return bytes(self.names[start : int(self.name_ends[index])]).decode(
-            errors="backslashreplace"
-        )
+        return printable(os.fsdecode(bytes(self.names[start : int(self.name_ends[index])])))
 
 
 def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:

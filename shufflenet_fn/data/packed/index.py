@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, index_from_fields
@@ -12,7 +13,7 @@ from shufflenet_fn_backends.errors import UsageError, UserError
 
 def is_packed(folder: Path) -> bool:
     """Whether a folder holds packed data, complete or not."""
-    return (folder / INDEX_NAME).exists() or (folder / PLAN_NAME).exists()
+    return any(os.path.exists(folder / name) for name in (INDEX_NAME, PLAN_NAME))
 
 
 def read_index(folder: Path) -> PackedIndex:

@@ -9,24 +9,19 @@ from importlib.metadata import version
 from typing import Any
 
 from shufflenet_fn.data.packed.format import PackSettings
-from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.sources import ImageFolder
 
 # Their versions may change a record's bytes or its frame.
 _LIBRARIES = ("simplejpeg", "pillow", "torch", "array_record")
 
 
-def source_name(samples: Samples, index: int) -> str:
-    """The path of a source image relative to its split's folder."""
-    return samples.name(index).removeprefix(f"{samples.root / samples.split}{os.sep}")
-
-
-def fingerprint(samples: Samples) -> str:
+def fingerprint(source: ImageFolder) -> str:
     """SHA-256 of the relative path, size and time of change of every image of a folder."""
     digest = hashlib.sha256()
-    for index in range(len(samples)):
-        name = os.fsencode(source_name(samples, index))
+    for index in range(len(source)):
+        name = os.fsencode(source.paths[index])
         try:
-            facts = os.stat(samples.name(index))
+            facts = os.stat(source.path(index))
         except OSError:  # reading it will say what is wrong
             digest.update(b"%s\0unreadable\n" % name)
         else:

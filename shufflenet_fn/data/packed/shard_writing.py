@@ -12,10 +12,9 @@ from shufflenet_fn.data.packed.encode import Record, encode_record
 from shufflenet_fn.data.packed.entries import Entries, entries_of, record_checksum
 from shufflenet_fn.data.packed.files import publish, sha256_of, temporary
 from shufflenet_fn.data.packed.format import FileFacts, PackSettings, shard_name
-from shufflenet_fn.data.packed.plan import source_name
 from shufflenet_fn.data.packed.shards import ShardWriter
 from shufflenet_fn.data.packed.unfinished import Part, write_part
-from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.sources import ImageFolder
 
 
 class Packable(NamedTuple):
@@ -26,7 +25,7 @@ class Packable(NamedTuple):
 
 
 def encode_source(
-    samples: Samples, settings: PackSettings, skip_bad_images: bool, index: int
+    samples: ImageFolder, settings: PackSettings, skip_bad_images: bool, index: int
 ) -> Packable:
     """Read and encode a source image. Raises ``UserError``."""
     try:
@@ -40,7 +39,7 @@ def encode_source(
 
 def write_shards(
     encoded: Iterator[Packable],
-    samples: Samples,
+    samples: ImageFolder,
     folder: Path,
     settings: PackSettings,
     finished: Sequence[Part],
@@ -93,10 +92,10 @@ class _Shard:
     def images(self) -> int:
         return len(self._rows)
 
-    def fill(self, encoded: Iterator[Packable], samples: Samples, size: int) -> bool:
+    def fill(self, encoded: Iterator[Packable], samples: ImageFolder, size: int) -> bool:
         """Add images until their records hold ``size`` bytes; False if they ran out before."""
         for source, record in encoded:
-            name = source_name(samples, source)
+            name = samples.paths[source]
             self._next_source = source + 1
             if record is None:
                 self.left_out.append(name)

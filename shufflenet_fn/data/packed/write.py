@@ -34,8 +34,7 @@ from shufflenet_fn.data.packed.plan import fingerprint, plan_fields
 from shufflenet_fn.data.packed.sealed import write_sealed
 from shufflenet_fn.data.packed.shard_writing import Packable, encode_source, write_shards
 from shufflenet_fn.data.packed.unfinished import Part, remove_parts
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import open_train_val
+from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 
@@ -117,7 +116,7 @@ def pack(
 
 
 def _pack_split(
-    samples: Samples,
+    samples: ImageFolder,
     folder: Path,
     settings: PackSettings,
     finished: Sequence[Part],

@@ -306,3 +306,19 @@ def test_two_at_once_are_refused(photo_root: Path, tmp_path: Path) -> None:
 def test_no_worker(photo_root: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--workers must be at least 1, got 0"):
         pack(photo_root, tmp_path / "x", JPEG, workers=0)
+
+
+def test_any_file_name_is_packed_and_shown(source: Path, tmp_path: Path) -> None:
+    folder = os.fsencode(source / "train" / "cat")
+    image = (source / "train" / "cat" / "0.jpg").read_bytes()
+    for name in (b"\xff.jpg", b"two words\nand a line.jpg", "größe 東京.jpg".encode()):
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(image)
+    pack(source, tmp_path / "x", JPEG, workers=2)
+    train = open_packed(tmp_path / "x", "train")
+    names = {train.original(index) for index in range(len(train))}
+    assert {
+        r"train/cat/\xff.jpg",
+        r"train/cat/two words\nand a line.jpg",
+        "train/cat/größe 東京.jpg",
+    } <= names
+    assert not verify(tmp_path / "x", workers=1).damage

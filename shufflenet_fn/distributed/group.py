@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d
+from torch.distributed.rendezvous import rendezvous
 
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
@@ -27,11 +29,15 @@ def process_group(world: World, backend: str, *, timeout_s: float = 600.0) -> It
     if world.size == 1:
         yield
         return
+    timeout = timedelta(seconds=timeout_s)
+    store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
     dist.init_process_group(
         backend,
+        # Elastic gives ranks that it has started again the same store, with what the first ones left in it.
+        store=distributed_c10d.PrefixStore(f"attempt-{world.attempt}", store),
         rank=world.rank,
         world_size=world.size,
-        timeout=timedelta(seconds=timeout_s),
+        timeout=timeout,
     )
     yield
     # Not after an error: taking the group down waits for the others' collectives on some devices, and on
@@ -60,11 +66,38 @@ def tree_digest(tree: Any) -> str:
 
 def check_equal_on_all_ranks(tree: Any, world: World, what: str) -> None:
     """Raise ``UserError`` on every rank unless all hold the same bytes."""
-    digests = gather(tree_digest(tree), world)
+    message = differing_ranks(gather(tree_digest(tree), world), what)
+    if message is not None:
+        raise UserError(message)
+
+
+def differing_ranks(digests: list[str], what: str) -> str | None:
+    """What to say if not all ranks gave the digest of rank 0; ``None`` if all did."""
     different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-    if different:
-        raise UserError(
-            f"{what} differs between ranks: ranks {different} do not hold what rank 0 holds. Training "
-            "would compute nonsense, so it stops. All ranks must run the same versions of torch and "
-            "shufflenet-fn on the same kind of device."
-        )
+    if not different:
+        return None
+    return (
+        f"{what} differs between ranks: ranks {different} do not hold what rank 0 holds. Training "
+        "would compute nonsense, so it stops. All ranks must run the same versions of torch and "
+        "shufflenet-fn on the same kind of device."
+    )
+
+
+class Store(Protocol):
+    """What ranks leave for each other under a name. Any thread may use it."""
+
+    def set(self, key: str, value: str) -> None: ...
+
+    def get(self, key: str) -> bytes: ...
+
+    def check(self, keys: list[str]) -> bool: ...
+
+    def delete_key(self, key: str) -> bool: ...
+
+
+def group_store(world: World) -> Store | None:
+    """The store of the process group; ``None`` for one process."""
+    if world.size == 1:
+        return None
+    store: Store = distributed_c10d._get_default_store()
+    return store

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from shufflenet_fn.distributed.board import Phase, open_place
 from shufflenet_fn.distributed.group import (
     check_equal_on_all_ranks,
     gather,
@@ -326,3 +328,43 @@ def told_of_a_lost_peer(argument: object, world: World) -> None:
     """As a rank whose collective finds that the other has gone, without any error of that one's own."""
     if world.rank == 1:
         raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:33541")
+
+
+def steps_that_hang_at_three(how: str, world: World) -> None:
+    """Three steps, then rank 1 hangs, in its own work or because it was stopped."""
+    place = open_place(world.board, world.local_rank)
+    with process_group(world, "gloo", timeout_s=300.0):
+        for step in range(1, 4):
+            dist.barrier()
+            place.beat(step, Phase.COMPUTING)
+        if world.rank == 1:
+            if how == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(300)
+        place.beat(3, Phase.WAITING)
+        dist.barrier()
+
+
+def killed_once(folder: str, world: World) -> int:
+    """The attempt in which it worked: rank 1 is killed in the first one."""
+    with process_group(world, "gloo", timeout_s=300.0):
+        dist.barrier()
+        marker = Path(folder) / "was-here"
+        if world.rank == 1 and not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        attempts = gather(world.attempt, world)
+    assert attempts == [world.attempt] * world.size
+    return world.attempt
+
+
+def says_when_it_was_told_to_stop(argument: object, world: World) -> list[int]:
+    """The signal that each rank finds on the board."""
+    place = open_place(world.board, world.local_rank)
+    with process_group(world, "gloo", timeout_s=300.0):
+        dist.barrier()
+        if world.rank == 1:  # as a scheduler that tells every process
+            os.kill(os.getpid(), signal.SIGTERM)
+        while not place.stop_signal:
+            time.sleep(0.01)
+        return gather(place.stop_signal, world)

@@ -1,0 +1,69 @@
+"""The launcher when ranks hang, are killed, or are to stop: ended within a bounded time, nothing left."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
+from tests.distributed.rank_functions import (
+    fail_while_the_other_waits,
+    killed_once,
+    killed_while_the_other_waits,
+    says_when_it_was_told_to_stop,
+    steps_that_hang_at_three,
+)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Ranks write in a temporary folder of this test; it is empty in the end."""
+    own = tmp_path / "tmp"
+    own.mkdir()
+    monkeypatch.setenv("TMPDIR", str(own))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield
+    assert not list(own.iterdir())
+
+
+@pytest.mark.parametrize("how", ["in its own work", "stopped"])
+def test_a_rank_that_hangs_is_named_with_its_step(how: str) -> None:
+    watching = Launch(hang_timeout_s=3.0)
+    with pytest.raises(RankFailed) as error:
+        launch(steps_that_hang_at_three, how, processes=2, watching=watching)
+    said = str(error.value)
+    assert said.startswith("rank 1 at step 3 hangs in its own work: no progress for 3 s")
+    assert ("SIGSTOP" in said) == (how == "stopped")
+    assert "\n" not in said and error.value.failure.restartable
+
+
+def test_a_restart_says_why_and_works(tmp_path: Path) -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=2, say=said.append)
+    assert launch(killed_once, str(tmp_path), processes=2, watching=watching) == 1
+    assert len(said) == 1
+    assert said[0].startswith("rank 1 was killed by SIGKILL") and "Restart 1 of 2" in said[0]
+
+
+def test_restarts_are_counted_and_all_failures_told() -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=1, say=said.append)
+    with pytest.raises(RankFailed, match="rank 1 was killed") as error:
+        launch(killed_while_the_other_waits, "asleep", processes=2, watching=watching)
+    assert len(said) == 1
+    assert [failure.rank for failure in error.value.failures] == [1, 1]
+
+
+def test_what_the_user_has_to_mend_is_not_tried_again() -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=5, say=said.append)
+    with pytest.raises(RankFailed, match="/nowhere is missing"):
+        launch(fail_while_the_other_waits, "asleep", processes=2, watching=watching)
+    assert not said
+
+
+def test_a_signal_to_one_rank_reaches_all() -> None:
+    assert launch(says_when_it_was_told_to_stop, None, processes=2) == [15, 15]

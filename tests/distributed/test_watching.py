@@ -1,0 +1,102 @@
+"""Signs of life, the rank that hangs, and which failure was the first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+import pytest
+
+from shufflenet_fn.distributed.board import Beat, Board, Phase, open_place
+from shufflenet_fn.distributed.failures import Death, first_failure, report_of
+from shufflenet_fn.distributed.watch import describe_hang, hanging_rank, process_state
+from shufflenet_fn.errors import UsageError
+
+COMPUTING, WAITING = Phase.COMPUTING, Phase.WAITING
+
+
+@pytest.mark.parametrize(
+    ("beats", "hangs"),
+    [
+        ([(7, WAITING, 99.0), (7, COMPUTING, 99.0)], None),
+        ([(7, WAITING, 90.0), (7, COMPUTING, 90.0)], 1),
+        # The one that waits is late first; the one to blame is not late yet.
+        ([(7, WAITING, 90.0), (7, COMPUTING, 96.0)], None),
+        ([(7, COMPUTING, 90.0), (9, COMPUTING, 90.0)], 0),
+        ([(9, WAITING, 90.0), (7, WAITING, 90.0), (8, WAITING, 90.0)], 1),
+        ([(9, WAITING, 90.0), (9, WAITING, 99.0)], None),
+        ([(0, Phase.STARTING, 10.0), (0, Phase.STARTING, 20.0)], None),
+        ([(0, Phase.STARTING, -3000.0), (0, Phase.STARTING, 90.0)], 0),
+        ([(9, Phase.ENDED, 10.0), (9, Phase.SAVING, 90.0)], 1),
+        ([(9, Phase.ENDED, 10.0), (9, Phase.ENDED, 10.0)], None),
+        ([(9, Phase.EVALUATING, 90.0), (9, WAITING, 90.0)], 0),
+    ],
+)
+def test_which_rank_hangs(beats: list[tuple[Any, ...]], hangs: int | None) -> None:
+    assert hanging_rank([Beat(*beat) for beat in beats], 100.0, 5.0) == hangs
+
+
+def test_of_ranks_that_all_wait_the_stopped_one_is_to_blame() -> None:
+    beats = [Beat(7, WAITING, 90.0)] * 3
+    assert hanging_rank(beats, 100.0, 5.0, ["S", "T", "S"]) == 1
+    text = describe_hang(beats[1], 100.0, 5.0, "T")
+    assert "no progress for 10 s (--hang-timeout 5)" in text and "SIGSTOP" in text
+
+
+def test_the_state_of_a_process() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
+        child.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 10
+        while process_state(child.pid) != "T" and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process_state(child.pid) == "T"
+        child.kill()
+    assert process_state(child.pid) == "?"
+
+
+def test_the_board_is_shared_by_its_path_and_has_no_name_in_a_folder() -> None:
+    board = Board(3)
+    try:
+        assert board.path.startswith("/proc/")
+        place = open_place(board.path, 2)
+        place.beat(41, Phase.EVALUATING)
+        assert board.beats()[2][:2] == (41, Phase.EVALUATING)
+        assert [beat.phase for beat in board.beats()[:2]] == [Phase.STARTING] * 2
+        place.request_stop(signal.SIGTERM)
+        assert board.stop_signal == open_place(board.path, 0).stop_signal == signal.SIGTERM
+        place.report({"rank": 5, "message": "é" * 300_000, "time": 1.0})
+        (report,) = board.reports()
+        assert report["rank"] == 5 and set(report["message"]) == {"é"}
+        board.clear()
+        assert not board.reports() and board.beats()[2].phase is Phase.STARTING
+        assert board.stop_signal == signal.SIGTERM
+    finally:
+        board.close()
+    assert not os.path.exists(board.path)
+
+
+def bug(rank: int, when: float, step: int | None = None) -> dict[str, Any]:
+    try:
+        raise ZeroDivisionError("x")
+    except ZeroDivisionError as error:
+        return {**report_of(error, rank, rank, step), "time": when}
+
+
+def test_the_first_failure() -> None:
+    user = report_of(UsageError("no such folder"), 1, 1, 12)
+    killed, echo = Death(2, 2, 12, -signal.SIGKILL), Death(0, 0, 11, 1)
+    found = first_failure([bug(0, 1.0), {**user, "time": 2.0}], [killed, echo])
+    assert found.message == "no such folder (rank 1, step 12)"
+    assert (found.rank, found.exit_code, found.restartable) == (1, 2, False)
+    found = first_failure([bug(0, 1.0)], [echo, killed])
+    assert found.message.startswith("rank 2 was killed by SIGKILL at step 12, as the kernel does")
+    assert found.restartable and "\n" not in found.message
+    found = first_failure([bug(0, 2.0), bug(3, 1.0, 8)], [echo])
+    assert found.message.startswith("rank 3 failed with ZeroDivisionError('x') at step 8;")
+    assert found.traceback is not None and "in bug" in found.traceback
+    assert "exit code 1 at step 11" in first_failure([], [echo]).message
+    assert "signal 40" in first_failure([], [Death(0, 0, None, -40)]).message

@@ -65,6 +65,6 @@ def left_out_line(n: int, num_images: int) -> str | None:
     if num_images == n:
         return None
     return (
-        f"{n - num_images} of {n:,} validation images are bad and were left out: the scores are over "
+        f"{n - num_images} of {n:,} images to evaluate are bad and were left out: the scores are over "
         f"{num_images:,} images"
     )

@@ -90,7 +90,8 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
     return (
         TrainTransform(
             size,
-            scale=(settings.crop_scale, 1.0),
+            scale=(settings.crop_scale, settings.crop_scale_max),
+            ratio=(1 / settings.crop_ratio, settings.crop_ratio),
             jitter=settings.color_jitter,
             flip=settings.flip,
         ),
@@ -99,10 +100,13 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
 
 
 def build_prepare(
-    memory_format: torch.memory_format, device: torch.device
+    memory_format: torch.memory_format, device: torch.device, *, reuse: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """uint8 images to normalised float32 ones in the given layout, on the device."""
-    normalise = normalizer(device=device)
+    """uint8 images to normalised float32 ones in the given layout, on the device.
+
+    With ``reuse`` they are valid until the next call (``device_ops.normalizer``).
+    """
+    normalise = normalizer(device=device, reuse=reuse)
     return lambda images: normalise(images.contiguous(memory_format=memory_format))
 
 

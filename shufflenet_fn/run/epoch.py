@@ -12,11 +12,12 @@ import torch
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.run.events import EpochTrained, StepDone
 from shufflenet_fn.run.judging import judge
+from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.meters import EpochMeter
 from shufflenet_fn.run.read_back import READ_BACK, ReadBack, ReadBacks
+from shufflenet_fn.run.saving import Saver, Taken
 from shufflenet_fn.run.step_clock import TimedStep
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.run.uploading import Uploader
 from shufflenet_fn.training.step import no_flags
 from shufflenet_fn_backends.errors import UserError
 
@@ -25,20 +26,22 @@ MAX_SKIPPED = 100
 
 
 class Pending(NamedTuple):
-    """A step whose metrics have not been read back yet."""
+    """A step whose metrics have not been read back yet. ``taken``: the state after it, if it is saved."""
 
     step: int
     timed: TimedStep
     numbers: ReadBack
+    taken: Taken | None
 
 
 def train_epoch(
-    run: Training, batches: Iterator[Batch], epoch: int, steps: range, stop: int
+    run: Training, saver: Saver, batches: Iterator[Batch], epoch: int, steps: range, stop: int
 ) -> EpochMeter:
     """Take ``steps`` (numbers over all epochs) of ``epoch``; ``run.state`` is the state after them.
 
     Args:
         run: what to train with.
+        saver: given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
         batches: the loader, standing at the first of ``steps``.
         epoch: its number, from 0.
         steps: steps to take.
@@ -47,25 +50,29 @@ def train_epoch(
     Raises:
         UserError: the loss is no longer finite.
     """
-    meter = EpochMeter(run.global_batch, len(steps))
+    meter = EpochMeter(run.global_batch, len(steps), run.take_unfinished())
+    every = run.job.settings.checkpoint_freq
     pending: deque[Pending] = deque()
     # As many as are pending, and the one that joins them.
     read_backs = ReadBacks(run.device, READ_BACK + 1)
-    flags, to_device = no_flags(run.device), Uploader(run.device)
+    flags = no_flags(run.device)
     for step in steps:
         run.clock.start()
         batch: Batch = next(batches)
         run.clock.fed()
-        examples = to_device(batch.images, batch.labels)
+        examples = run.feed(batch)
         run.clock.uploaded()
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:
-            _read_back(run, meter, pending.popleft(), epoch, steps, stop)
+            _read_back(run, saver, meter, pending.popleft(), epoch, steps, stop)
         numbers = read_backs.start(*metrics, flags_out.skipped)
-        pending.append(Pending(step, run.clock.stop(), numbers))
+        due = every and (step + 1) % every == 0 and step != steps[-1]
+        taken = saver.take(step + 1) if due else None
+        saver.report()
+        pending.append(Pending(step, run.clock.stop(), numbers, taken))
     while pending:
-        _read_back(run, meter, pending.popleft(), epoch, steps, stop)
-    if meter.skipped == len(steps) and run.scaling.kind == "static":
+        _read_back(run, saver, meter, pending.popleft(), epoch, steps, stop)
+    if meter.skipped == meter.steps and run.scaling.kind == "static":
         # A dynamic scale finds a smaller value; a static one will overflow for ever.
         raise diverged(run, f"every update of epoch {epoch} was skipped", steps[-1])
     if run.world.is_main:
@@ -76,7 +83,13 @@ def train_epoch(
 
 
 def _read_back(
-    run: Training, meter: EpochMeter, done: Pending, epoch: int, steps: range, stop: int
+    run: Training,
+    saver: Saver,
+    meter: EpochMeter,
+    done: Pending,
+    epoch: int,
+    steps: range,
+    stop: int,
 ) -> None:
     """Account for a finished step."""
     with run.clock.waiting_for_device():
@@ -108,6 +121,9 @@ def _read_back(
                 skipped=meter.skipped,
             )
         )
+    if done.taken is not None:
+        # Now that the meter has come to where the state is.
+        saver.save(done.taken, Progress(epoch, meter.sums, evaluated=False))
 
 
 def diverged(run: Training, what: str, step: int) -> UserError:

@@ -35,6 +35,19 @@ class EvalSettings:
     workers: int | None = option(
         None, "--workers", "-j", help="Loader threads over all devices.", panel=_PANEL, minimum=0
     )
+    on_bad_image: str = option(
+        "stop",
+        "--on-bad-image",
+        help="At a file that is no image or damaged: stop and name it, or skip it and say how many.",
+        panel=_PANEL,
+        choices=("stop", "skip"),
+    )
+    max_bad: str = option(
+        "0.1%",
+        "--max-bad",
+        help="With --on-bad-image skip: how many images may be bad, as a share or a number.",
+        panel=_PANEL,
+    )
     precision: str = option(
         "fp32", "--precision", help="fp32, bf16, O0 to O3, or written out.", panel=_PANEL
     )

@@ -76,7 +76,10 @@ class EpochTrained(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """Exact over ``num_images`` images: each counted once. Accuracies in percent; ``weights``: raw or ema."""
+    """Exact over ``num_images`` images: each counted once. Accuracies in percent; ``weights``: raw or ema.
+
+    ``in_turn``: it was due by ``eval_freq``, and not only because a start of the run ended here.
+    """
 
     epoch: int
     loss: float
@@ -85,6 +88,23 @@ class Evaluated(NamedTuple):
     num_images: int
     seconds: float
     weights: str
+    is_best: bool
+    in_turn: bool = True
+
+
+class CheckpointSaved(NamedTuple):
+    """A checkpoint is on disk, verified, and marked as the latest.
+
+    ``step``: updates done. ``blocked_s``: what it cost the training loop. ``writing_s``: what it took in the
+    thread beside it.
+    """
+
+    step: int
+    epoch: int
+    name: str
+    bytes: int
+    blocked_s: float
+    writing_s: float
     is_best: bool
 
 
@@ -95,7 +115,7 @@ class RunFinished(NamedTuple):
     table: str
 
 
-Event = RunStarted | StepDone | EpochTrained | Evaluated | RunFinished
+Event = RunStarted | StepDone | EpochTrained | Evaluated | CheckpointSaved | RunFinished
 
 
 class Reporter(Protocol):

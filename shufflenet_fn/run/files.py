@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.run.events import (
+    CheckpointSaved,
     EpochTrained,
     Evaluated,
     Event,
@@ -17,17 +18,19 @@ from shufflenet_fn.run.events import (
 from shufflenet_fn.run.json_text import to_json
 from shufflenet_fn.run.lines import event_lines
 
+METRICS = "metrics.jsonl"
+
 
 class RunFiles:
     """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
 
-    One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval`` or ``end``, and
-    ``time`` seconds since the epoch. Lines are flushed as they are written.
+    One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval``, ``checkpoint`` or
+    ``end``, and ``time`` seconds since the epoch. Lines are flushed as they are written.
     """
 
     def __init__(self, run_dir: Path) -> None:
         self._log = open(run_dir / "log.txt", "a", buffering=1)  # noqa: SIM115  closed by close()
-        self._metrics = open(run_dir / "metrics.jsonl", "a", buffering=1)  # noqa: SIM115
+        self._metrics = open(run_dir / METRICS, "a", buffering=1)  # noqa: SIM115
         self._device, self._steps_per_epoch = "cpu", 1
 
     def event(self, event: Event) -> None:
@@ -75,6 +78,7 @@ _KINDS: dict[type, str] = {
     StepDone: "train",
     EpochTrained: "epoch",
     Evaluated: "eval",
+    CheckpointSaved: "checkpoint",
     RunFinished: "end",
 }
 

@@ -13,18 +13,22 @@ import torch
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.demo import ensure_demo
+from shufflenet_fn.data.listing_cache import Note, silent
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
+from shufflenet_fn.run.build_augment import build_mixing
 from shufflenet_fn.run.derived import global_batch, num_classes_of, precision_name
 from shufflenet_fn.run.directory import CONFIG
-from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
+from shufflenet_fn.run.resumption import checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
@@ -105,7 +109,9 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
         parse_loss_scaling(settings.loss_scale)
     world_size = settings.world_size * len(devices)
     rank_batch_size(settings.batch_size, world_size)
-    train, _ = open_data(settings)
+    if build_mixing(settings) is not None:
+        check_pairs(settings.batch_size, world_size)
+    train, _ = open_data(settings, note=notes.append)
     steps_per_epoch(len(train), global_batch(settings, world_size))
     num_classes = num_classes_of(settings, train)
     if settings.pretrained is not None and resume is None:
@@ -139,14 +145,15 @@ def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, lis
     return resolved, notes
 
 
-def open_data(settings: TrainSettings) -> tuple[Samples, Samples]:
-    """The training and validation split that ``--data`` names."""
+def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:
+    """The training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
     if settings.data is None:
         raise UsageError(
             "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
             "--data demo (or --preset demo) for the built-in set."
         )
-    return open_train_val(ensure_demo() if settings.data == "demo" else Path(settings.data))
+    root = ensure_demo() if settings.data == "demo" else Path(settings.data)
+    return open_train_val(root, note=note)
 
 
 def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path | None, list[str]]:
@@ -161,6 +168,7 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
         UserError: all checkpoints are damaged.
     """
     checkpoint, manifest, notes = find_checkpoint(path)
+    checked_manifest(manifest, checkpoint)
     stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
     for name in ("run_dir", "output"):
         if name in given:
@@ -168,8 +176,15 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
                 f"--{name.replace('_', '-')} has no place beside --resume: the run goes on in its own "
                 f"directory. To start another run from these weights, use --pretrained {path}."
             )
-    known = {item.name for item in declared(TrainSettings)}
-    settings = TrainSettings(**{key: stored[key] for key in stored if key in known})
+    settings = checked(
+        TrainSettings(
+            **{
+                item.name: convert(item, stored[item.name], str(checkpoint / MANIFEST))
+                for item in declared(TrainSettings)
+                if item.name in stored
+            }
+        )
+    )
     # A limit for trials is not part of the recipe: a run cut short by it goes on to its end. Nor is a trace.
     settings = replace(settings, max_steps=None, profile=None)
     wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
@@ -199,6 +214,7 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     if not path.is_dir():
         raise UsageError(f"nothing to resume at {path}: there is no such directory.")
     if (path / MANIFEST).exists():
+        path = path.resolve() if path.is_symlink() else path
         return path, verify(path), []
     folder = checkpoints_of(path)
     checkpoint, manifest, notes = newest_good(folder)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from shufflenet_fn.run.events import (
+    CheckpointSaved,
     EpochTrained,
     Evaluated,
     Event,
@@ -47,6 +48,13 @@ def event_lines(event: Event, *, device: str, steps_per_epoch: int) -> list[str]
             return [
                 f"{tag} [AVG-ACC] * Acc@1 {event.accuracy1:.3f} Acc@5 {event.accuracy5:.3f}"
                 f" Loss {event.loss:.4f}, epoch {event.epoch}, {event.num_images} images{which}{best}"
+            ]
+        case CheckpointSaved():
+            best = ", the best so far" if event.is_best else ""
+            return [
+                f"{tag} checkpoint {event.name}: {event.bytes / 1e6:.1f} MB in "
+                f"{1e3 * event.writing_s:.0f} ms beside training, which waited "
+                f"{1e3 * event.blocked_s:.1f} ms{best}"
             ]
         case RunFinished():
             return event.table.splitlines()

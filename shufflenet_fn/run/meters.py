@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from shufflenet_fn.run.events import StepTimes
 
@@ -12,39 +13,67 @@ VERDICT_STEPS = 50
 """Measured steps after which a run says what bounds it."""
 
 
+class EpochSums(NamedTuple):
+    """What an epoch has come to so far: steps, skipped ones, and sums over the others (percent)."""
+
+    steps: int = 0
+    skipped: int = 0
+    loss: float = 0.0
+    accuracy1: float = 0.0
+    accuracy5: float = 0.0
+
+
 class EpochMeter:
     """Collects the steps of one epoch.
 
     FPS is the original's: global batch / mean step time, waiting for data included, without the first
     10 steps of the epoch. An epoch of 10 steps or fewer skips only its first step, where the original
     prints nothing at all.
+
+    Args:
+        global_batch: images of a step.
+        steps: steps to come.
+        before: what the epoch had come to when this start of the run took it up. Times are not in it: they
+            are of this start.
     """
 
-    def __init__(self, global_batch: int, steps: int) -> None:
+    def __init__(self, global_batch: int, steps: int, before: EpochSums | None = None) -> None:
+        before = before or EpochSums()
         self._global_batch = global_batch
         self._skip = SKIPPED_STEPS if steps > SKIPPED_STEPS else min(1, steps - 1)
-        self._seen = 0
+        self._taken = 0
         self._timed = 0
         self._times = [0.0] * len(StepTimes._fields)
-        self._sums = [0.0, 0.0, 0.0]
-        self.skipped = 0
+        self._before = before.steps
+        self._sums = list(before[2:])
+        self.skipped = before.skipped
 
     def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
         """One step: its times, its (loss, accuracy1, accuracy5), whether its update was skipped."""
-        self._seen += 1
+        self._taken += 1
         if skipped:
             # Its loss may be infinite; one such step must not blind the mean of the epoch.
             self.skipped += 1
         else:
             self._sums = [a + b for a, b in zip(self._sums, metrics, strict=True)]
-        if self._seen > self._skip:
+        if self._taken > self._skip:
             self._timed += 1
             self._times = [a + b for a, b in zip(self._times, times, strict=True)]
 
     @property
+    def steps(self) -> int:
+        """Steps of the epoch so far, those before this start of the run included."""
+        return self._before + self._taken
+
+    @property
+    def sums(self) -> EpochSums:
+        """What the epoch has come to so far."""
+        return EpochSums(self.steps, self.skipped, *self._sums)
+
+    @property
     def mean_metrics(self) -> tuple[float, float, float]:
         """Mean (loss, accuracy1, accuracy5) of the steps that were not skipped; NaN if all were."""
-        count = self._seen - self.skipped
+        count = self.steps - self.skipped
         if count == 0:
             return math.nan, math.nan, math.nan
         loss, accuracy1, accuracy5 = (total / count for total in self._sums)

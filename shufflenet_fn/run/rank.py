@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from shufflenet_fn.checkpoint.disk import Disk, RealDisk
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.events import Event, Reporter, Reporters
@@ -36,14 +37,18 @@ class Silent:
         pass
 
 
-def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
+def run_rank(
+    job: Job, world: World, display: Reporter, *, disk: Disk | None = None
+) -> dict[str, Any]:
     """Set up this process and train. ``display`` is used on rank 0 only; files are written besides.
+
+    ``disk``: where checkpoints are written to, this machine's if not given.
 
     Raises:
         UserError: the run cannot go on; the message says why.
     """
     try:
-        return _run_rank(job, world, display)
+        return _run_rank(job, world, display, disk or RealDisk())
     except UserError:
         raise
     except OSError as error:
@@ -63,7 +68,7 @@ def run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
         raise UserError(f"{said}: {known} The whole error is in {job.run_dir / log}.") from error
 
 
-def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
+def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str, Any]:
     runtime = runtime_of(job.device)
     threads = compute_threads(job, world)
     notes = list(runtime.prepare())
@@ -89,7 +94,7 @@ def _run_rank(job: Job, world: World, display: Reporter) -> dict[str, Any]:
         for note in notes:
             reporter.note(note)
         try:
-            results = train(job, world, reporter)
+            results = train(job, world, reporter, disk=disk)
         except UserError as error:
             log.note(f"error: {error}")
             raise

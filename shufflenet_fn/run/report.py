@@ -17,6 +17,7 @@ class Results(NamedTuple):
     validation set and so flattered. ``best_epoch`` counts from 1. Memory is rank 0's: what tensors took at
     most, what the allocator holds at the end, and what the device has. ``step_seconds`` is rank 0's mean
     ``StepTimes`` and ``verdict`` a ``Verdict``, both ``None`` for a run of 10 steps or fewer.
+    ``checkpoints``: how many this start wrote and what they cost, a ``Costs``.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Results(NamedTuple):
     memory_total_bytes: int
     step_seconds: dict[str, float] | None
     verdict: dict[str, Any] | None
+    checkpoints: dict[str, float]
 
 
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import get_preset
@@ -55,6 +56,17 @@ def resolve(
             f"--opt-level {settings.opt_level} has an effect only with --amp. Add --amp, or say "
             f"--precision {settings.opt_level}."
         )
+    if "max_bad" in given and settings.on_bad_image != "skip":
+        raise UsageError(
+            f"--max-bad {settings.max_bad} has an effect only with --on-bad-image skip. Add that, or "
+            "drop this."
+        )
+    for name in ("rand_ops", "rand_magnitude"):
+        if name in given and settings.auto_augment != "rand":
+            raise UsageError(
+                f"--{name.replace('_', '-')} {given[name]} has an effect only with --auto-augment rand, and "
+                f"it is {settings.auto_augment}. Add that, or drop this."
+            )
     # A preset's warm-up may be longer than a trial of it: only what was typed is a mistake.
     if "warm_up_epochs" in given and 0 < settings.epochs <= settings.warm_up_epochs:
         raise UsageError(
@@ -142,6 +154,12 @@ def checked(settings: TrainSettings) -> TrainSettings:
         raise UsageError(
             f"--benchmark 1 and --accumulate {settings.accumulate} both choose the accumulation. Drop one."
         )
+    if settings.crop_scale > settings.crop_scale_max:
+        raise UsageError(
+            f"--crop-scale {settings.crop_scale} is larger than --crop-scale-max {settings.crop_scale_max}. "
+            "Exchange them, or make the smallest share no larger than the largest."
+        )
+    parse_bad_limit(settings.max_bad)
     resize = settings.eval_resize
     if resize is not None and resize < settings.image_size:
         raise UsageError(

@@ -1,18 +1,16 @@
-"""What a resume has to look at and put in order before the first step."""
+"""What a resume reads from a manifest: whether it can go on, and what is no longer as it was."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from shufflenet_fn.checkpoint.inventory import checkpoints, pointed_to
+from shufflenet_fn.checkpoint.format import DamagedCheckpoint
+from shufflenet_fn.run.meters import EpochSums
 from shufflenet_fn_backends.errors import UsageError
-
-METRICS = "metrics.jsonl"
 
 
 def differences(
@@ -51,55 +49,54 @@ def differences(
     ]
 
 
-def rewind(run_dir: Path, step: int, steps_per_epoch: int) -> list[str]:
-    """Bring ``run_dir`` back to where it was at ``step``; returns notes on what was set aside.
+def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
+    """What the epoch that a checkpoint lies in had come to; ``None`` at the end of one."""
+    sums = manifest["unfinished"]
+    return None if sums is None else EpochSums(**sums)
 
-    Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
-    ``superseded-…``. ``metrics.jsonl`` is cut to what happened before ``step``.
+
+_OF_A_RUN: Mapping[str, tuple[type, ...]] = {
+    "arch": (str,),
+    "classes": (list,),
+    "epoch": (int,),
+    "steps_per_epoch": (int,),
+    "unfinished": (dict, type(None)),
+    "skipped_in_a_row": (int,),
+    "best": (dict, type(None)),
+    "scores": (dict, type(None)),
+    "settings": (dict,),
+    "origin": (dict,),
+    "preset": (str, type(None)),
+}
+
+
+def checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """``manifest``, if it has what a run goes on from.
+
+    Raises:
+        DamagedCheckpoint: it lacks something, or has it in another form. Hashes do not tell: anyone can
+            compute them.
     """
-    folder = run_dir / "checkpoints"
-    notes = []
-    best = pointed_to(folder, "best")
-    for checkpoint in checkpoints(folder):
-        if int(checkpoint.name.removeprefix("step-")) <= step:
-            continue
-        aside = _free(folder, f"superseded-{checkpoint.name}")
-        checkpoint.rename(aside)
-        notes.append(f"{checkpoint.name} is of a later step and was renamed to {aside.name}")
-        if checkpoint == best:
-            (folder / "best.json").unlink()
-    metrics = run_dir / METRICS
-    if metrics.exists():
-        kept = [
-            line
-            for line in metrics.read_text().splitlines()
-            if _before(line, step, steps_per_epoch)
-        ]
-        partial = metrics.with_name(f".{METRICS}.partial")
-        partial.write_text("".join(line + "\n" for line in kept))
-        partial.replace(metrics)
-    return notes
-
-
-def _before(line: str, step: int, steps_per_epoch: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:  # the last line of a run that was killed while writing it
-        return False
-    match record["kind"]:
-        case "train":
-            return bool(record["step"] < step)
-        case "epoch" | "eval":
-            return bool((record["epoch"] + 1) * steps_per_epoch <= step)
-        case "end":
-            return False
-        case _:
-            return True
-
-
-def _free(folder: Path, name: str) -> Path:
-    path, number = folder / name, 1
-    while path.exists():
-        number += 1
-        path = folder / f"{name}-{number}"
-    return path
+    wrong = [
+        name
+        for name, types in _OF_A_RUN.items()
+        if name not in manifest or type(manifest[name]) not in types
+    ]
+    wrong += [
+        name
+        for name, fields in (
+            ("unfinished", ("steps", "skipped", "loss", "accuracy1", "accuracy5")),
+            ("best", ("accuracy1", "epoch")),
+        )
+        if isinstance(part := manifest.get(name), dict)
+        and (set(part) != set(fields) or not all(type(v) in (int, float) for v in part.values()))
+    ]
+    if "classes" not in wrong and not all(type(name) is str for name in manifest["classes"]):
+        wrong.append("classes")
+    if "steps_per_epoch" not in wrong and manifest["steps_per_epoch"] < 1:
+        wrong.append("steps_per_epoch")
+    if wrong:
+        raise DamagedCheckpoint(
+            checkpoint, f"it is not of a training run, as {', '.join(wrong)} in its manifest shows"
+        )
+    return manifest

@@ -13,8 +13,10 @@ from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.demo import ensure_demo
-from shufflenet_fn.data.loader import eval_loader
+from shufflenet_fn.data.loader import eval_loader, prefetch_of
+from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.transforms import EvalTransform
@@ -23,12 +25,14 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
+from shufflenet_fn.run.bad_data import bad_images_of
 from shufflenet_fn.run.derived import eval_resize
 from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.job import find_checkpoint
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
+from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
@@ -67,6 +71,7 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     """
     for item in declared(EvalSettings):
         item.option.check(item.name, getattr(settings, item.name))
+    parse_bad_limit(settings.max_bad)
     policy = get_policy(settings.precision)
     runtime, reason = select_runtime(settings.device)
     runtime.check_dtypes(policy.dtypes, f"--precision {settings.precision}")
@@ -98,7 +103,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     """Evaluate on this rank; the same result on every rank.
 
     Returns:
-        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``seconds``, ``images_per_s``,
+        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out), ``seconds``, ``images_per_s``,
         and what was evaluated.
     """
     settings = job.settings
@@ -124,8 +129,11 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         config,
         backend=select_backend(settings.backend, runtime.name).backend,
         policy=get_policy(settings.precision),
-        prepare=build.build_prepare(runtime.memory_format, device),
+        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
     )
+    threads = loader_threads(settings.workers, world.local_size)
+    layout = Layout(settings.batch_size, job.image_size)
+    feed = Feed(device, layout, ahead=prefetch_of(threads))
     with process_group(world, runtime.dist_backend):
         start = time.perf_counter()
         with eval_loader(
@@ -134,12 +142,17 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
             batch_size=settings.batch_size,
             rank=world.rank,
             world_size=world.size,
-            threads=loader_threads(settings.workers, world.local_size),
+            threads=threads,
+            buffers=feed.ready(),
+            bad_images=bad_images_of(
+                dataset, on_bad_image=settings.on_bad_image, max_bad=settings.max_bad
+            ),
         ) as batches:
-            scores = evaluate(predictor(variables), batches, device=device, world=world)
+            scores = evaluate(predictor(variables), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start
     return {
         **scores._asdict(),
+        "bad_images": len(dataset) - scores.num_images,
         "seconds": seconds,
         "images_per_s": scores.num_images / seconds,
         "weights": str(job.source),

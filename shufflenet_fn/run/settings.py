@@ -51,6 +51,21 @@ class TrainSettings:
         above=0,
         maximum=1,
     )
+    crop_scale_max: float = option(
+        1.0,
+        "--crop-scale-max",
+        help="Largest share of the area that a training crop takes.",
+        panel=_DATA,
+        above=0,
+        maximum=1,
+    )
+    crop_ratio: float = option(
+        4 / 3,
+        "--crop-ratio",
+        help="Largest width / height of a training crop; the smallest is its inverse.",
+        panel=_DATA,
+        minimum=1,
+    )
     color_jitter: float = option(
         0.2,
         "--color-jitter",
@@ -61,6 +76,71 @@ class TrainSettings:
     )
     flip: float = option(
         0.5, "--flip", help="Probability of a horizontal flip.", panel=_DATA, minimum=0, maximum=1
+    )
+    auto_augment: str = option(
+        "none",
+        "--auto-augment",
+        help="trivial is TrivialAugment-wide, rand is RandAugment; after crop, jitter and flip.",
+        panel=_DATA,
+        choices=("none", "trivial", "rand"),
+    )
+    rand_ops: int = option(
+        2, "--rand-ops", help="Operations of RandAugment on an image.", panel=_DATA, minimum=1
+    )
+    rand_magnitude: int = option(
+        9,
+        "--rand-magnitude",
+        help="Level of RandAugment's operations, 0 to 30.",
+        panel=_DATA,
+        minimum=0,
+        maximum=30,
+    )
+    erase: float = option(
+        0.0,
+        "--erase",
+        "--random-erase",
+        help="Probability that a rectangle of an image is erased.",
+        panel=_DATA,
+        minimum=0,
+        maximum=1,
+    )
+    mixup: float = option(
+        0.0,
+        "--mixup",
+        "--mixup-alpha",
+        help="alpha of mixup's Beta(alpha, alpha); 0 is off. With --cutmix, each step takes one of them.",
+        panel=_DATA,
+        minimum=0,
+    )
+    cutmix: float = option(
+        0.0,
+        "--cutmix",
+        "--cutmix-alpha",
+        help="alpha of cutmix's Beta(alpha, alpha); 0 is off.",
+        panel=_DATA,
+        minimum=0,
+    )
+    repeats: int = option(
+        1,
+        "--repeats",
+        "--ra-reps",
+        help="Repeated augmentation: showings of an image in a batch. An epoch has as many steps, of "
+        "fewer different images.",
+        panel=_DATA,
+        minimum=1,
+    )
+    on_bad_image: str = option(
+        "stop",
+        "--on-bad-image",
+        help="At a file that is no image or damaged: stop and name it, or skip it and train on another.",
+        panel=_DATA,
+        choices=("stop", "skip"),
+    )
+    max_bad: str = option(
+        "0.1%",
+        "--max-bad",
+        help="With --on-bad-image skip: how many images of a split may be bad, as a share or a number.",
+        panel=_DATA,
     )
     workers: int | None = option(
         None,
@@ -326,8 +406,24 @@ class TrainSettings:
         panel=_RUN,
         minimum=1,
     )
-    keep: int = option(
-        2, "--keep", help="Checkpoints kept beside the best one.", panel=_RUN, minimum=1
+    checkpoint_freq: int = option(
+        0,
+        "--checkpoint-freq",
+        "--checkpoint_freq",
+        help="Steps between checkpoints within an epoch; 0 saves at the ends of epochs only.",
+        panel=_RUN,
+        minimum=0,
+    )
+    keep: int = option(2, "--keep", help="Newest checkpoints kept.", panel=_RUN, minimum=1)
+    keep_best: int = option(
+        1, "--keep-best", help="Checkpoints kept of the highest top-1.", panel=_RUN, minimum=1
+    )
+    keep_every: int = option(
+        0,
+        "--keep-every",
+        help="Epochs between checkpoints that are kept for good; 0 for none.",
+        panel=_RUN,
+        minimum=0,
     )
     profile: str | None = option(
         None,

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import create_run_dir, write_description
 from shufflenet_fn.run.job import Job, plan_job, resumed
 from shufflenet_fn.run.resolve import Resolved, resolve
-from shufflenet_fn.run.resumption import rewind
+from shufflenet_fn.run.rewind import rewind
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -55,8 +55,10 @@ def prepare_job(
     if run_dir is None:
         run_dir = _run_dir(resolved, world)
     elif checkpoint is not None and is_main and resolved.settings.rank == 0:
-        manifest = verify(checkpoint)
-        notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"])
+        manifest = read_manifest(checkpoint)
+        # As often as lines were written, which may be changed from here on.
+        print_freq = manifest["settings"].get("print_freq", 1)
+        notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
     if is_main and resolved.settings.rank == 0:
         write_description(run_dir, job.resolved, argv)
     return job._replace(run_dir=run_dir, notes=(*job.notes, *notes))

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from typing import Any
 
 import torch
 
-from shufflenet_fn.checkpoint.generators import generator_states
-from shufflenet_fn.checkpoint.inventory import Retention, point_to, prune
-from shufflenet_fn.checkpoint.write import save_checkpoint
+from shufflenet_fn.checkpoint.disk import Disk, RealDisk
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
+from shufflenet_fn.distributed.group import check_equal_on_all_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.run.bad_data import left_out_line, replaced_line
+from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
 from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
 from shufflenet_fn.run.evaluation import evaluate
@@ -23,15 +22,20 @@ from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarte
 from shufflenet_fn.run.facts import run_facts
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.judging import judge_all
+from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
-from shufflenet_fn.run.training import Best, Training, build_training
+from shufflenet_fn.run.saving import Costs, Saver
+from shufflenet_fn.run.training import Best, Training, build_training, eval_batch_size
 
 
-def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
+def train(
+    job: Job, world: World, reporter: Reporter, *, disk: Disk | None = None
+) -> dict[str, Any]:
     """Run ``job`` on this rank, inside its process group, and return ``results.json``'s content.
 
-    Every rank computes; rank 0 reports and writes.
+    Every rank computes; rank 0 reports and writes. ``disk``: where checkpoints are written to, this
+    machine's if not given.
 
     Raises:
         UserError: the run cannot go on; the message says why and what to do.
@@ -58,9 +62,13 @@ def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
         )
     fps: list[float] = []
     with (
+        Saver(run, disk or RealDisk()) as saver,
         train_loader(
             run.train_set,
             run.train_transform,
+            augment=build_augmentation(settings),
+            mixing=build_mixing(settings),
+            repeats=settings.repeats,
             seed=settings.seed,
             global_batch=run.global_batch,
             rank=world.rank,
@@ -68,6 +76,8 @@ def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
             start_step=first,
             stop_step=max(first, stop),
             threads=run.threads,
+            bad_images=run.bad_train,
+            buffers=run.feed.ready(),
         ) as loaded,
         profiled(
             loaded,
@@ -77,21 +87,24 @@ def train(job: Job, world: World, reporter: Reporter) -> dict[str, Any]:
             reporter,
         ) as batches,
     ):
-        step = first
+        step, evaluated = first, False
         while step < stop:
             epoch = step // run.steps_per_epoch
             end = min(stop, (epoch + 1) * run.steps_per_epoch)
-            meter = train_epoch(run, batches, epoch, range(step, end), stop)
+            meter = train_epoch(run, saver, batches, epoch, range(step, end), stop)
             if meter.fps is not None:
                 fps.append(meter.fps)
-            is_best = False
-            if end == stop or evaluation_is_due(epoch, settings.epochs, settings.eval_freq):
-                is_best = _evaluate(run, epoch)
-            _checkpoint(run, epoch, is_best)
+            _say_replaced(run)
+            unfinished = meter.sums if end % run.steps_per_epoch else None
+            due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
+            evaluated = unfinished is None and due
+            is_best = evaluated and _evaluate(run, epoch)
+            progress = Progress(epoch, unfinished, evaluated)
+            saver.save(saver.take(end), progress, is_best=is_best)
             step = end
-    if run.last is None:
-        _evaluate(run, max(0, first - 1) // run.steps_per_epoch)
-    return _finish(run, fps, started)
+    if not evaluated:
+        _evaluate(run, (step - 1) // run.steps_per_epoch, in_turn=False)
+    return _finish(run, fps, started, saver.costs)
 
 
 def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
@@ -99,8 +112,12 @@ def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
     return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
 
 
-def _evaluate(run: Training, epoch: int) -> bool:
-    """Evaluate raw and, if kept, averaged weights; True if the latter (else the former) are the best."""
+def _evaluate(run: Training, epoch: int, *, in_turn: bool = True) -> bool:
+    """Evaluate raw and, if kept, averaged weights; True if the latter (else the former) are the best.
+
+    One that only the end of this start has caused is not ``in_turn``, and never the best: a run that goes on
+    later must not be another one for it.
+    """
     state = run.plain_state
     candidates: list[tuple[str, Variables]] = [("raw", state.variables)]
     if isinstance(state.ema, Variables):
@@ -111,64 +128,42 @@ def _evaluate(run: Training, epoch: int) -> bool:
         with eval_loader(
             run.eval_set,
             run.eval_transform,
-            batch_size=max(1, run.job.settings.batch_size // run.world.size),
+            batch_size=eval_batch_size(run.job.settings, run.world),
             rank=run.world.rank,
             world_size=run.world.size,
             threads=run.threads,
+            bad_images=run.bad_eval,
+            buffers=run.eval_feed.ready(),
         ) as batches:
-            scores = evaluate(run.predictor(variables), batches, device=run.device, world=run.world)
+            scores = evaluate(
+                run.predictor(variables), batches, feed=run.eval_feed, world=run.world
+            )
         if not math.isfinite(scores.loss) and run.world.is_main:
             # Not the end: in float16 an early evaluation can overflow where training does not.
             run.reporter.warning(
                 f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
             )
+        left_out = left_out_line(len(run.eval_set), scores.num_images)
+        if left_out and run.world.is_main:
+            run.reporter.warning(left_out)
         run.last = scores
-        if name == candidates[-1][0]:
+        if in_turn and name == candidates[-1][0]:
             is_best = run.best is None or scores.accuracy1 > run.best.accuracy1
             if is_best:
                 run.best = Best(scores.accuracy1, epoch)
         if run.world.is_main:
             seconds = time.perf_counter() - start
-            run.reporter.event(Evaluated(epoch, *scores, seconds, name, is_best))
+            run.reporter.event(Evaluated(epoch, *scores, seconds, name, is_best, in_turn))
     return is_best
 
 
-def _checkpoint(run: Training, epoch: int, is_best: bool) -> None:
-    check_equal_on_all_ranks(run.state, run.world, f"the state after epoch {epoch}")
-    if run.world.is_main:
-        resolved = run.job.resolved
-        folder = run.job.run_dir / "checkpoints"
-        path = save_checkpoint(
-            folder,
-            run.config,
-            run.saved_state,
-            {
-                "arch": run.job.settings.arch,
-                "num_classes": run.config.num_classes,
-                "classes": list(run.train_set.classes),
-                "epoch": epoch,
-                "steps_per_epoch": run.steps_per_epoch,
-                "best": run.best._asdict() if run.best else None,
-                "scores": run.last._asdict() if run.last else None,
-                "torch": torch.__version__,
-                "device": run.job.device,
-                "backend": run.backend,
-                "world_size": run.world.size,
-                "threads": torch.get_num_threads(),
-                "settings": dataclasses.asdict(resolved.settings),
-                "origin": resolved.origin,
-                "preset": resolved.preset,
-            },
-            generators=generator_states(run.runtime),
-        )
-        point_to(folder, "latest", path)
-        if is_best:
-            point_to(folder, "best", path)
-        prune(folder, Retention(run.job.settings.keep))
-    gather(None, run.world)  # nobody goes on before the checkpoint is safe
+def _say_replaced(run: Training) -> None:
+    line = replaced_line(run.bad_train, len(run.train_set), run.job.run_dir, run.world)
+    if line and run.world.is_main:
+        run.reporter.warning(line)
 
 
-def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
+def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
     assert run.last is not None
     memory, judged = run.runtime.memory(), judge_all(run)
     results = Results(
@@ -191,6 +186,7 @@ def _finish(run: Training, fps: list[float], started: float) -> dict[str, Any]:
         memory_total_bytes=memory.total,
         step_seconds=run.waits.mean_times._asdict() if judged else None,
         verdict=judged._asdict() if judged else None,
+        checkpoints=costs._asdict(),
     )
     if run.world.is_main:
         table, notes = write_results(run.job.run_dir, results)

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import NamedTuple
 
 import torch
 
 from shufflenet_fn.checkpoint.generators import restore_generators
-from shufflenet_fn.checkpoint.inventory import pointed_to
-from shufflenet_fn.checkpoint.read import load_generators, load_state, verify
+from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.read import load_generators, load_state, read_manifest
+from shufflenet_fn.data.bad_images import BadImages
+from shufflenet_fn.data.loader import prefetch_of
+from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.model.channel_order import in_order_of, to_logical
+from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
+from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
 from shufflenet_fn.run.derived import accumulation, global_batch, num_classes_of
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.job import Job, open_data
-from shufflenet_fn.run.meters import WaitMeter
+from shufflenet_fn.run.meters import EpochSums, WaitMeter
 from shufflenet_fn.run.read_back import READ_BACK
-from shufflenet_fn.run.resumption import differences
+from shufflenet_fn.run.resumption import checked_manifest, differences, unfinished_epoch
+from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.step_clock import StepClock
+from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
@@ -56,8 +63,7 @@ class Training:
     """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
 
     ``state`` is as steps take it fastest: in the channel order of ``backend``, which is physical where it
-    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree, and
-    ``saved_state`` that in torchvision's order, the only one that leaves the process.
+    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree.
     """
 
     job: Job
@@ -68,6 +74,8 @@ class Training:
     config: ShuffleNetConfig
     train_set: Samples
     eval_set: Samples
+    bad_train: BadImages | None
+    bad_eval: BadImages | None
     train_transform: TrainTransform
     eval_transform: EvalTransform
     schedule: Schedule
@@ -79,6 +87,8 @@ class Training:
     clock: StepClock
     waits: WaitMeter
     threads: int
+    feed: Feed
+    eval_feed: Feed
     steps_per_epoch: int
     global_batch: int
     state: TrainState
@@ -86,15 +96,16 @@ class Training:
     last: Scores | None = None
     verdict: Verdict | None = None
     skipped_in_a_row: int = 0
+    unfinished: EpochSums | None = None
 
     @property
     def plain_state(self) -> TrainState:
         return unravel_state(self.state)
 
-    @property
-    def saved_state(self) -> TrainState:
-        state = self.plain_state
-        return to_logical(self.config, state) if self.physical else state
+    def take_unfinished(self) -> EpochSums:
+        """What the epoch that the run was resumed in had come to; nothing for later ones."""
+        sums, self.unfinished = self.unfinished, None
+        return sums or EpochSums()
 
 
 def build_training(job: Job, world: World, reporter: Reporter) -> Training:
@@ -102,7 +113,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     settings = job.settings
     runtime = runtime_of(job.device)
     device = runtime.device(job.devices[world.local_rank])
-    train_set, eval_set = open_data(settings)
+    train_set, eval_set = open_data(settings, note=reporter.note)
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
     epoch_steps = steps_per_epoch(len(train_set), batch)
@@ -117,11 +128,12 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )
     notes, warnings, best = initial.notes, list(job.warnings), None
+    unfinished, skipped_in_a_row = None, 0
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     if job.resume is not None:
         state = load_state(job.resume, config, state)
         restore_generators(load_generators(job.resume), runtime)
-        manifest = verify(job.resume)
+        manifest = checked_manifest(read_manifest(job.resume), job.resume)
         warnings += differences(
             manifest,
             classes=train_set.classes,
@@ -132,7 +144,10 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
         stored = manifest["best"]
-        if stored and pointed_to(job.run_dir / "checkpoints", "best") is not None:
+        skipped_in_a_row = manifest["skipped_in_a_row"]
+        if manifest["steps_per_epoch"] == epoch_steps:
+            unfinished = unfinished_epoch(manifest)
+        if stored and pointed_to(checkpoints_of(job.run_dir), BEST) is not None:
             best = Best(**stored)
     if world.is_main:
         for note in (*job.notes, *notes):
@@ -141,10 +156,22 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             reporter.warning(warning)
     clock = StepClock(device, READ_BACK)
     train_transform, eval_transform = build.build_transforms(settings)
-    prepare = build.build_prepare(build.memory_format_of(settings.memory_format, runtime), device)
+    prepare = build.build_prepare(
+        build.memory_format_of(settings.memory_format, runtime),
+        device,
+        # A step is done with one lane's images before it prepares the next; a compiled one allocates itself.
+        reuse=device.type == "cpu" and not settings.compile,
+    )
     state, computing = in_order_of(config, state, backend)
     if runtime.launches_are_dear:
         state = ravel_state(state)
+    bad_images = functools.partial(
+        bad_images_of,
+        on_bad_image=settings.on_bad_image,
+        max_bad=settings.max_bad,
+        record=BadImageFile(job.run_dir, world.rank).record,
+    )
+    threads = loader_threads(settings.workers, world.local_size)
     return Training(
         job=job,
         world=world,
@@ -154,6 +181,8 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         config=config,
         train_set=train_set,
         eval_set=eval_set,
+        bad_train=bad_images(train_set),
+        bad_eval=bad_images(eval_set),
         train_transform=train_transform,
         eval_transform=eval_transform,
         schedule=schedule,
@@ -182,12 +211,27 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
         clock=clock,
         waits=WaitMeter(),
-        threads=loader_threads(settings.workers, world.local_size),
+        threads=threads,
+        feed=Feed(
+            device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)
+        ),
+        eval_feed=Feed(
+            device,
+            Layout(eval_batch_size(settings, world), settings.image_size),
+            ahead=prefetch_of(threads),
+        ),
         steps_per_epoch=epoch_steps,
         global_batch=batch,
         state=state,
         best=best,
+        skipped_in_a_row=skipped_in_a_row,
+        unfinished=unfinished,
     )
+
+
+def eval_batch_size(settings: TrainSettings, world: World) -> int:
+    """Images per batch of one rank's share of the evaluation."""
+    return max(1, settings.batch_size // world.size)
 
 
 def loader_threads(workers: int | None, local_size: int) -> int:

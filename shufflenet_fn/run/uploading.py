@@ -7,44 +7,112 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.buffers import BatchBuffers
+from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.step import Examples
 
-_SLOTS = 3
+UNDER_WAY = 3
 """Batches that may be on their way at once: one more than steps that the host runs ahead (READ_BACK)."""
 
 
-class Uploader:
-    """Copies batches to ``device`` from page-locked memory that it keeps.
+class Feed:
+    """Brings the batches of a loader to ``device``, each in one copy beside the computation.
 
-    From ordinary memory a device cannot copy by itself: the host would wait for all that is queued before
-    the copy, a whole step. Memory and events are kept and not freed, because torch_npu aborts the process
-    where it frees them after a failed collective, and the failure would never be told.
+    The loader reads into ``ready()``, which is page-locked where there is a device to copy from it by itself:
+    from ordinary memory the host would wait for all that is queued before the copy, a whole step. Copies are
+    queued in a stream of their own and run while earlier steps compute. The host waits for the copy three
+    batches ago, which is long done, and for nothing else.
+
+    All memory and events are kept for as long as this is, which should be the whole run: torch_npu aborts the
+    process where it frees them after a failed collective, and the failure would never be told.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._slots: list[dict[str, Any]] = [{} for _ in range(_SLOTS)]
-        self._turn = 0
+    def __init__(self, device: torch.device, layout: Layout, *, ahead: int) -> None:
+        """Args:
+        device: where batches go.
+        layout: of a full batch.
+        ahead: batches that the loader reads ahead.
+        """
+        on_cpu = device.type == "cpu"
+        held = 1 if on_cpu else UNDER_WAY
+        self._buffers = BatchBuffers(ahead + held + 1, layout, page_locked=not on_cpu)
+        self._copies = None if on_cpu else _Copies(device, layout)
 
-    def __call__(self, images: Tensor, labels: Tensor) -> Examples:
-        """The batch on the device; on the CPU it is where it was."""
-        if self._device.type == "cpu":
-            return Examples(images, labels)
-        slot = self._slots[self._turn]
-        self._turn = (self._turn + 1) % _SLOTS
-        if "event" in slot:
-            slot["event"].synchronize()  # three batches ago: long done
-        # As it lies, in one piece: torch_npu would gather another order in ordinary memory first.
-        nhwc = images.is_contiguous(memory_format=torch.channels_last)
-        packed = images.permute(0, 2, 3, 1) if nhwc else images
-        sent = self._send(slot, "images", packed), self._send(slot, "labels", labels)
-        if "event" not in slot:
-            slot["event"] = torch.get_device_module(self._device).Event()
-        slot["event"].record()
-        return Examples(sent[0].permute(0, 3, 1, 2) if nhwc else sent[0], sent[1])
+    def ready(self) -> BatchBuffers:
+        """The memory for a new loader; waits for what is still copied from it."""
+        if self._copies is not None:
+            self._copies.wait()
+        return self._buffers
 
-    def _send(self, slot: dict[str, Any], name: str, tensor: Tensor) -> Tensor:
-        kept = slot.get(name)
-        if kept is None or (kept.shape, kept.dtype) != (tensor.shape, tensor.dtype):
-            kept = slot[name] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        return kept.copy_(tensor).to(self._device, non_blocking=True)
+    def __call__(self, batch: Batch) -> Examples:
+        """The loader's next batch on the device, valid until the following one is asked for.
+
+        What has been queued on it by then still sees it.
+        """
+        buffers = self._buffers
+        if self._copies is None:
+            while buffers.held:
+                buffers.release()
+            buffers.take()
+            return Examples(batch.images, batch.labels, batch.mix)
+        if buffers.held == UNDER_WAY:
+            self._copies.wait_for_oldest()
+            buffers.release()
+        return self._copies.start(batch, buffers.take())
+
+
+class _Slot:
+    """Memory on the device, and events: the batch is there, and what uses it is done."""
+
+    def __init__(self, device: torch.device, layout: Layout) -> None:
+        module: Any = torch.get_device_module(device)
+        self.memory = torch.empty(layout.nbytes, dtype=torch.uint8, device=device)
+        self.copied, self.consumed = module.Event(), module.Event()
+
+
+class _Copies:
+    """Copies to one device, UNDER_WAY at a time at most."""
+
+    def __init__(self, device: torch.device, layout: Layout) -> None:
+        self._device, self._layout = device, layout
+        self._module: Any = torch.get_device_module(device)
+        self._slots = [_Slot(device, layout) for _ in range(UNDER_WAY)]
+        self._started = 0
+        self._stream = self._module.Stream(device)
+        # The memory may be that of something whose last use is still queued.
+        self._stream.wait_stream(self._module.current_stream(device))
+
+    def wait(self) -> None:
+        """Return when no copy is under way."""
+        for slot in self._slots[: self._started]:
+            slot.copied.synchronize()
+
+    def wait_for_oldest(self) -> None:
+        """Return when the copy before the last UNDER_WAY - 1 is done."""
+        self._next().copied.synchronize()
+
+    def start(self, batch: Batch, host: Tensor) -> Examples:
+        """Queue the copy of ``batch``, which lies in ``host``."""
+        computing = self._module.current_stream(self._device)
+        if self._started:
+            self._slots[(self._started - 1) % UNDER_WAY].consumed.record(computing)
+        count, mix, slot = batch.labels.shape[0], batch.mix, self._next()
+        if mix:
+            parts = self._layout.parts(host, count)
+            parts.partners.copy_(mix.partners)
+            parts.weight.copy_(mix.weight)
+        used = self._layout.used(count)
+        with self._module.stream(self._stream):
+            if self._started >= UNDER_WAY:
+                self._stream.wait_event(slot.consumed)
+            slot.memory[:used].copy_(host[:used], non_blocking=True)
+            slot.copied.record(self._stream)
+        self._started += 1
+        computing.wait_event(slot.copied)
+        sent = self._layout.parts(slot.memory, count)
+        return Examples(sent.images, sent.labels, Mix(sent.partners, sent.weight) if mix else ())
+
+    def _next(self) -> _Slot:
+        return self._slots[self._started % UNDER_WAY]

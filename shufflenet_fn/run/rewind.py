@@ -1,0 +1,77 @@
+"""Bringing a run directory back to where it was at a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
+from shufflenet_fn.checkpoint.format import step_of
+from shufflenet_fn.checkpoint.inventory import (
+    BEST,
+    checkpoints,
+    checkpoints_of,
+    pointed_to,
+    tidy,
+)
+from shufflenet_fn.run.files import METRICS
+
+
+def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:
+    """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
+
+    Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
+    ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then. What
+    a killed process left half written is removed. Only for the one who holds the run.
+    """
+    folder, disk = checkpoints_of(run_dir), RealDisk()
+    tidy(folder, disk=disk)
+    notes = []
+    best = pointed_to(folder, BEST)
+    for checkpoint in checkpoints(folder):
+        if (step_of(checkpoint.name) or 0) <= step:
+            continue
+        if checkpoint == best:
+            disk.unlink(folder / f"{BEST}.json")
+        aside = _free(folder, f"superseded-{checkpoint.name}")
+        disk.rename(checkpoint, aside)
+        notes.append(f"{checkpoint.name} is of a later step and was renamed to {aside.name}")
+    if notes:
+        disk.flush(folder)
+    metrics = run_dir / METRICS
+    if metrics.exists():
+        lines = metrics.read_bytes().decode(errors="replace").splitlines()
+        kept = [line for line in lines if _is_kept(line, step, steps_per_epoch, print_freq)]
+        replace_file(disk, metrics, "".join(line + "\n" for line in kept).encode())
+    return notes
+
+
+def _is_kept(line: str, step: int, steps_per_epoch: int, print_freq: int) -> bool:
+    try:
+        record = json.loads(line)
+    except ValueError:  # the last line of a run that was killed while writing it
+        return False
+    match record:
+        case {"kind": "train", "step": int(number), "step_in_epoch": int(within)}:
+            # Where a start ended it reported its last step, which no other would have.
+            due = within % print_freq == 0 or within == steps_per_epoch - 1
+            return number < step and due
+        case {"kind": "eval", "in_turn": False}:
+            return False
+        case {"kind": "epoch" | "eval", "epoch": int(epoch)}:
+            return (epoch + 1) * steps_per_epoch <= step
+        case {"kind": "checkpoint", "step": int(number)}:
+            return number <= step
+        case {"kind": "end"}:
+            return False
+        case {"kind": str()}:
+            return True
+    return False
+
+
+def _free(folder: Path, name: str) -> Path:
+    path, number = folder / name, 1
+    while path.exists():
+        number += 1
+        path = folder / f"{name}-{number}"
+    return path

@@ -1,0 +1,159 @@
+"""Saving a run's state beside training: what each rank's writer thread does with a snapshot."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from shufflenet_fn.checkpoint.disk import Disk
+from shufflenet_fn.checkpoint.generators import generator_states
+from shufflenet_fn.checkpoint.inventory import (
+    BEST,
+    LATEST,
+    Retention,
+    checkpoints_of,
+    point_to,
+    prune,
+)
+from shufflenet_fn.checkpoint.snapshot import Snapshot, Snapshots
+from shufflenet_fn.checkpoint.write import save_checkpoint
+from shufflenet_fn.checkpoint.writer import Writer
+from shufflenet_fn.distributed.agreement import Agreement
+from shufflenet_fn.distributed.group import group_store, tree_digest
+from shufflenet_fn.model.channel_order import to_logical
+from shufflenet_fn.run.events import CheckpointSaved
+from shufflenet_fn.run.files import METRICS
+from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
+from shufflenet_fn.run.training import Training
+from shufflenet_fn.training.raveled import unravel_state
+
+_END_S = 60.0
+"""How long the end of a failed run waits for what is being written."""
+
+
+class Taken(NamedTuple):
+    """The state after ``step`` updates, taken but not yet saved. ``blocked_s``: what taking it cost."""
+
+    snapshot: Snapshot
+    generators: dict[str, Tensor]
+    step: int
+    blocked_s: float
+
+
+class Costs(NamedTuple):
+    """What saving cost so far, in seconds: of the training loop, at most at once and in all; beside it."""
+
+    written: int = 0
+    blocked_max_s: float = 0.0
+    blocked_s: float = 0.0
+    writing_s: float = 0.0
+
+
+class Saver:
+    """Saves states of ``run``; one on each rank, called alike on all. A context manager.
+
+    The training loop takes a snapshot and gives it to a thread. There, digests are compared with the other
+    ranks', and rank 0 writes, verifies, moves ``latest`` (and ``best``), and removes old ones. A failure
+    is raised in the training loop by the next call, ``drain`` included, which the end of a run calls.
+
+    Leaving the context without an error drains. With one, it waits for what is being written only.
+    """
+
+    def __init__(self, run: Training, disk: Disk) -> None:
+        self._run, self._disk = run, disk
+        self._folder = checkpoints_of(run.job.run_dir)
+        settings = run.job.settings
+        self._retention = Retention(settings.keep, settings.keep_best, settings.keep_every)
+        self._about = fixed_part(run)
+        self._snapshots = Snapshots(run.state)
+        self._agreement = Agreement(run.world, group_store(run.world))
+        self._saved: deque[CheckpointSaved] = deque()
+        self.costs = Costs()
+        number = run.job.devices[run.world.local_rank]
+        self._writer = Writer(lambda: run.runtime.set_device(number))
+
+    def take(self, step: int) -> Taken:
+        """The run's state as it is now, after ``step`` updates. Waits if two are not written yet."""
+        start = time.perf_counter()
+        self._writer.check()
+        generators = generator_states(self._run.runtime) if self._run.world.is_main else {}
+        snapshot = self._snapshots.take(self._run.state)
+        return Taken(snapshot, generators, step, time.perf_counter() - start)
+
+    def save(self, taken: Taken, progress: Progress, *, is_best: bool = False) -> None:
+        """Have ``taken`` written. Returns at once."""
+        start = time.perf_counter()
+        about = {**self._about, **changing_part(self._run, progress)}
+
+        def task() -> None:
+            try:
+                self._write(taken, about, is_best, blocked_s)
+            finally:
+                taken.snapshot.release()
+
+        blocked_s = taken.blocked_s + time.perf_counter() - start
+        self._writer.submit(task)
+
+    def report(self) -> None:
+        """Report what has been written since the last time. Raises what went wrong in the thread."""
+        self._writer.check()
+        while self._saved:
+            done = self._saved.popleft()
+            costs = self.costs
+            self.costs = Costs(
+                costs.written + 1,
+                max(costs.blocked_max_s, done.blocked_s),
+                costs.blocked_s + done.blocked_s,
+                costs.writing_s + done.writing_s,
+            )
+            self._run.reporter.event(done)
+
+    def drain(self) -> None:
+        """Wait until all that was saved is on disk, and report it. Raises what went wrong."""
+        self._writer.drain()
+        self.report()
+
+    def __enter__(self) -> Saver:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is None:
+            self.drain()
+            self._writer.close()
+        elif issubclass(kind, Exception):
+            self._agreement.give_up()  # the others may be gone
+            self._writer.close(_END_S)
+
+    def _write(self, taken: Taken, about: dict[str, Any], is_best: bool, blocked_s: float) -> None:
+        run, start = self._run, time.perf_counter()
+        state = taken.snapshot.state()
+        if run.world.size > 1:
+            self._agreement.check(tree_digest(state), f"the state after step {taken.step}")
+        if not run.world.is_main:
+            return
+        plain = unravel_state(state)
+        # What the log says of the time before this checkpoint must not be lost where it is kept.
+        if (run.job.run_dir / METRICS).exists():
+            self._disk.flush(run.job.run_dir / METRICS)
+        path = save_checkpoint(
+            self._folder,
+            run.config,
+            to_logical(run.config, plain) if run.physical else plain,
+            about,
+            generators=taken.generators,
+            disk=self._disk,
+        )
+        point_to(self._folder, LATEST, path, disk=self._disk)
+        if is_best:
+            point_to(self._folder, BEST, path, disk=self._disk)
+        prune(self._folder, self._retention, disk=self._disk)
+        size = sum(file.stat().st_size for file in path.iterdir())
+        seconds = time.perf_counter() - start
+        self._saved.append(
+            CheckpointSaved(
+                taken.step, about["epoch"], path.name, size, blocked_s, seconds, is_best
+            )
+        )

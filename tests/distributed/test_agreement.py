@@ -1,0 +1,74 @@
+"""Ranks compare what they hold without a collective; here, each is a thread."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+
+from shufflenet_fn.distributed.agreement import Agreement
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.errors import UserError
+
+
+def on_ranks(size: int, body: Callable[[Agreement, int], None]) -> list[BaseException | None]:
+    """How ``body`` ends on each rank."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
+    clients = [
+        dist.TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=20))
+        for _ in range(size)
+    ]
+
+    def rank(number: int) -> BaseException | None:
+        agreement = Agreement(World(number, size), clients[number], timeout_s=5.0)
+        try:
+            body(agreement, number)
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(size) as pool:
+        ended = list(pool.map(rank, range(size)))
+    # The store's own entry aside, at most the last verdict is left.
+    assert store.num_keys() <= 2
+    return ended
+
+
+def test_equal_digests_agree_as_often_as_they_are_asked() -> None:
+    def body(agreement: Agreement, rank: int) -> None:
+        for number in range(20):
+            agreement.check(f"digest {number}", "the state")
+
+    assert on_ranks(3, body) == [None] * 3
+
+
+def test_a_difference_is_told_on_every_rank() -> None:
+    def body(agreement: Agreement, rank: int) -> None:
+        agreement.check("same", "the state after step 1")
+        agreement.check("other" if rank == 2 else "same", "the state after step 2")
+
+    errors = on_ranks(3, body)
+    assert len({str(error) for error in errors}) == 1
+    assert "the state after step 2 differs between ranks: ranks [2]" in str(errors[0])
+
+
+def test_one_rank_agrees_with_itself() -> None:
+    Agreement(World(), None).check("digest", "the state")
+
+
+def test_nobody_waits_for_ever_or_after_giving_up() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    slow = Agreement(World(0, 2), store, timeout_s=0.2)
+    with pytest.raises(UserError, match="no answer from another rank"):
+        slow.check("digest", "the state")
+    alone = Agreement(World(0, 2), store, timeout_s=60)
+    threading.Timer(0.1, alone.give_up).start()
+    start = time.monotonic()
+    with pytest.raises(UserError, match="was not compared"):
+        alone.check("digest", "the state")
+    assert time.monotonic() - start < 10

@@ -8,7 +8,12 @@ from typing import Annotated, Any
 
 import typer
 
-from shufflenet_fn.bench.settings import InferBenchSettings, OpsBenchSettings, StepBenchSettings
+from shufflenet_fn.bench.settings import (
+    InferBenchSettings,
+    InputBenchSettings,
+    OpsBenchSettings,
+    StepBenchSettings,
+)
 from shufflenet_fn_cli.options import with_settings
 
 bench_app = typer.Typer(
@@ -68,6 +73,22 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
     from shufflenet_fn_cli.bench_table import print_ops_table
 
     show(result, as_json, print_ops_table)
+
+
+@bench_app.command("input")
+@with_settings(InputBenchSettings)
+def feed(as_json: AsJson = False, **given: Any) -> None:
+    """Whether this host could feed so many devices, each of which computes --step-ms at a batch.
+
+    One process for each device reads the data as train does, with its share of the cores; the
+    devices only take their time. Without --step-ms or --load only the loader's maximum is measured.
+    """
+    from shufflenet_fn.bench.input import run_input_bench
+
+    result = run_input_bench(InputBenchSettings(**given), progress=progress)
+    from shufflenet_fn_cli.loading_table import print_input_table
+
+    show(result, as_json, print_input_table)
 
 
 @bench_app.callback()

@@ -45,7 +45,7 @@ def print_data_table(result: dict[str, Any]) -> None:
 def print_input_table(result: dict[str, Any]) -> None:
     """The verdict, after the numbers that it is made of."""
     table = table_of(
-        f"{result['devices']} devices, {result['threads']} loader threads each, {result['cores']} cores",
+        f"devices: {result['devices']}, threads of each: {result['threads']}, cores: {result['cores']}",
         ("", "images/s", "per device"),
     )
     rows = [("the loader's maximum", result["maximum_img_s"])]

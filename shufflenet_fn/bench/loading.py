@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from shufflenet_fn.bench.cpu_time import cpu_seconds, settle
+from shufflenet_fn.bench.our_batches import ENDLESS
 
 
 class Reader(NamedTuple):
@@ -91,25 +92,20 @@ def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     """As ``shufflenet-fn train`` has them, from a folder or packed."""
     import torch
 
-    from shufflenet_fn.data.loader import train_loader
-    from shufflenet_fn.data.opening import open_split
+    from shufflenet_fn.bench.our_batches import our_batches
     from shufflenet_fn.run import build
     from shufflenet_fn.run.settings import TrainSettings
 
-    settings = TrainSettings(image_size=loading.image_size, color_jitter=reader.jitter)
-    samples = open_split(reader.root, "train")
-    transform, _ = build.build_transforms(settings)
-    prepare = build.build_prepare(torch.channels_last, torch.device("cpu"))
-    with train_loader(
-        samples,
-        transform,
-        seed=settings.seed,
-        global_batch=loading.batch_size,
-        stop_step=ENDLESS,
-        threads=reader.workers,
-    ) as batches:
-        for batch in batches:
-            yield prepare(batch.images)
+    settings = TrainSettings(
+        data=reader.root,
+        image_size=loading.image_size,
+        batch_size=loading.batch_size,
+        color_jitter=reader.jitter,
+    )
+    prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
+    with our_batches(settings, threads=reader.workers) as batches:
+        for examples in batches:
+            yield prepare(examples.images)
 
 
 def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
@@ -143,9 +139,6 @@ def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     for images, _ in loader:
         yield images
 
-
-ENDLESS = 10**7
-"""Batches of a loader that never comes to its end."""
 
 _BATCHES: Mapping[str, Callable[[Reader, Loading], Iterator[Any]]] = {
     "ours": _our_batches,

@@ -29,6 +29,7 @@ def evaluate(
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
     from shufflenet_fn.distributed.launch import launch
     from shufflenet_fn.distributed.world import World, world_from_environment
+    from shufflenet_fn.run.bad_data import left_out_line
     from shufflenet_fn.run.json_text import to_json
     from shufflenet_fn.run.score import plan_evaluation, run_evaluation
 
@@ -43,6 +44,9 @@ def evaluate(
         result = launch(run_evaluation, job, processes=devices)
     if world is not None and not world.is_main:
         return
+    left_out = left_out_line(result["num_images"] + result["bad_images"], result["num_images"])
+    if left_out:
+        print(f"warning: {left_out}", file=sys.stderr)
     if as_json:
         print(to_json(result))
     else:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import resource_tracker
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch.distributed.elastic.agent.server.api import (
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 
-from shufflenet_fn.distributed.board import Board, Phase
+from shufflenet_fn.distributed.board import Beat, Board, Phase
 from shufflenet_fn.distributed.failures import Death, Failure, first_failure, show_traceback
 from shufflenet_fn.distributed.signals import StopSignals, held_back
 from shufflenet_fn.distributed.watch import (
@@ -73,20 +73,29 @@ class Agent(LocalElasticAgent):
         return started
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
+        codes = [_exit_code(worker.id) for worker in worker_group.workers]
+        beats = self._board.beats()
+        deaths = [
+            Death(worker.global_rank, worker.local_rank, _step(beat), code)
+            for worker, beat, code in zip(worker_group.workers, beats, codes, strict=True)
+            # Without an error, but before its work was done, is a death too.
+            if code is not None and (code or beat.phase is not Phase.ENDED)
+        ]
         known = len(self.failures)
-        deaths = self._deaths(worker_group)
         if deaths:
             self._fail(first_failure(self._board.reports(), deaths))
-        else:
-            self._look_for_hang(worker_group)
+        elif self._found_hang(worker_group, beats):
+            codes = [_exit_code(worker.id) for worker in worker_group.workers]
+        if all(code is None for code in codes) and all(b.phase is not Phase.ENDED for b in beats):
+            # Elastic need not look, and must not: of a death that it sees first it makes half a minute.
+            return RunResult(state=WorkerState.HEALTHY)
         result: RunResult = super()._monitor_workers(worker_group)
         if result.state is WorkerState.FAILED and len(self.failures) == known:
-            # It died between our look and elastic's, which has ended the others by now.
-            died = [
-                Death(rank, failure.local_rank, self._step(failure.local_rank), failure.exitcode)
-                for rank, failure in result.failures.items()
+            deaths = [
+                Death(rank, died.local_rank, _step(beats[died.local_rank]), died.exitcode)
+                for rank, died in result.failures.items()
             ]
-            self._fail(first_failure(self._board.reports(), died))
+            self._fail(first_failure(self._board.reports(), deaths))
         return result
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
@@ -118,33 +127,26 @@ class Agent(LocalElasticAgent):
         while any(_exit_code(pid) is None for pid in pids) and time.monotonic() < deadline:
             time.sleep(0.01)
 
-    def _deaths(self, worker_group: WorkerGroup) -> list[Death]:
-        found = []
-        for worker in worker_group.workers:
-            code = _exit_code(worker.id)
-            if code:
-                step = self._step(worker.local_rank)
-                found.append(Death(worker.global_rank, worker.local_rank, step, code))
-        return found
-
-    def _step(self, local_rank: int) -> int | None:
-        beat = self._board.beats()[local_rank]
-        return None if beat.phase is Phase.STARTING else beat.step
-
-    def _look_for_hang(self, worker_group: WorkerGroup) -> None:
-        beats, now = self._board.beats(), time.monotonic()
+    def _found_hang(self, worker_group: WorkerGroup, beats: Sequence[Beat]) -> bool:
+        now = time.monotonic()
         if all(now - beat.time <= self._hang_timeout_s for beat in beats):
-            return
+            return False
         states = [process_state(worker.id) for worker in worker_group.workers]
         number = hanging_rank(beats, now, self._hang_timeout_s, states)
         if number is None:
-            return
-        worker = worker_group.workers[number]
-        text = describe_hang(beats[number], now, self._hang_timeout_s, states[number])
+            return False
+        worker, beat = worker_group.workers[number], beats[number]
+        text = describe_hang(beat, now, self._hang_timeout_s, states[number])
         dump_stacks(worker.id, states[number])
-        step = "" if beats[number].phase is Phase.STARTING else f" at step {beats[number].step}"
-        message = f"rank {worker.global_rank}{step} {text}. The other ranks were stopped."
+        step = _step(beat)
+        at = "" if step is None else f" at step {step}"
+        message = f"rank {worker.global_rank}{at} {text}. The other ranks were stopped."
         self._fail(Failure(worker.global_rank, number, message, 1, restartable=True))
+        return True
+
+
+def _step(beat: Beat) -> int | None:
+    return None if beat.phase is Phase.STARTING else beat.step
 
 
 def _exit_code(pid: int) -> int | None:

@@ -25,17 +25,23 @@ class PackedSplit:
     folder. Every record that is read is checked, together with its place, label and size.
     """
 
-    def __init__(self, root: Path, split: str, index: PackedIndex) -> None:
+    def __init__(
+        self, root: Path, split: str, index: PackedIndex, classes: Sequence[str] | None = None
+    ) -> None:
         """Map the split's entries and look for its shards, without reading them.
 
         Args:
           root: the packed data set's folder.
           split: ``"train"`` or ``"val"``.
           index: of the folder.
+          classes: what labels index; ``None`` is the packed data set's classes.
 
         Raises:
+          UsageError: there is no such split, or it has images of a class not among ``classes``.
           UserError: a file is missing or has another size than the index says.
         """
+        if split not in index.splits:
+            raise UsageError(f"{root} has no split {split!r}; it has {' and '.join(index.splits)}.")
         self._root, self._split, self._index = root, split, index
         files = index.splits[split]
         check_files(root, files)
@@ -43,8 +49,10 @@ class PackedSplit:
         self._shards = files.shards
         self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
         self._readers = ShardReaders([root / shard.name for shard in files.shards])
-        self._classes = index.classes
-        self._labels: npt.NDArray[np.int64] = self._entries.labels
+        self._classes = index.classes if classes is None else tuple(classes)
+        self._labels = self._entries.labels
+        if self._classes != index.classes:
+            self._labels = self._relabelled(index.classes)
 
     @property
     def root(self) -> Path:
@@ -108,29 +116,26 @@ class PackedSplit:
             return Encoded(data)
         return Encoded(data, (int(self._entries.heights[index]), int(self._entries.widths[index])))
 
-    def with_classes(self, classes: Sequence[str]) -> PackedSplit:
-        """The same images with labels that index ``classes``.
+    def __reduce__(self) -> tuple[object, ...]:
+        return open_packed, (self._root, self._split, self._classes)
 
-        Raises:
-          UsageError: the split has images of a class that is not among them.
-        """
-        if tuple(classes) == self._classes:
-            return self
-        label_of = {name: label for label, name in enumerate(classes)}
-        table = np.array([label_of.get(name, -1) for name in self._classes], dtype=np.int64)
+    def _relabelled(self, packed: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Labels that index ``self.classes``, of entries whose labels index ``packed``."""
+        label_of = {name: label for label, name in enumerate(self._classes)}
+        table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
         present = np.unique(self._entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
             raise UserError(f"the labels of {self._root} {self._split} are damaged. {_FIX}")
-        unknown = [self._classes[label] for label in present if table[label] < 0]
+        unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
-            raise UsageError(_unknown_classes(self._root, self._split, unknown, len(classes)))
-        other = PackedSplit(self._root, self._split, self._index)
-        other._classes, other._labels = tuple(classes), table[self._entries.labels]
-        other._labels.setflags(write=False)
-        return other
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return _reopened, (self._root, self._split, self._classes)
+            raise UsageError(
+                f"{self._root} has {self._split} images of {len(unknown)} classes that the "
+                f"{len(self._classes)} classes asked for lack: {_some(unknown)}. Pack the data set "
+                "that the weights were trained on."
+            )
+        labels = table[self._entries.labels]
+        labels.setflags(write=False)
+        return labels
 
     def _place(self, index: int) -> tuple[int, int]:
         """The shard of an image and its record there."""
@@ -153,8 +158,7 @@ def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = No
       UserError: its files are damaged or missing.
     """
     root = Path(root)
-    opened = PackedSplit(root, split, read_index(root))
-    return opened if classes is None else opened.with_classes(classes)
+    return PackedSplit(root, split, read_index(root), classes)
 
 
 def check_files(root: Path, files: SplitIndex) -> None:
@@ -181,13 +185,5 @@ def _mapped(path: Path, count: int) -> Entries:
         raise UserError(f"cannot read {path}: {error}. {_FIX}") from error
 
 
-def _reopened(root: Path, split: str, classes: tuple[str, ...]) -> PackedSplit:
-    return open_packed(root, split, classes)
-
-
-def _unknown_classes(root: Path, split: str, unknown: Sequence[str], known: int) -> str:
-    named = ", ".join(unknown[:5]) + (f" and {len(unknown) - 5} more" if len(unknown) > 5 else "")
-    return (
-        f"{root} has {split} images of {len(unknown)} classes that the {known} classes asked for "
-        f"lack: {named}. Pack the data set that the weights were trained on."
-    )
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -73,7 +73,7 @@ class ShardReaders:
         try:
             # Not `read([record])`, which takes memory and time in proportion to the whole file.
             data: bytes = reader.read(record, record + 1)[0]
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, ValueError) as error:
             raise ShardError(str(error)) from error
         return data
 

@@ -141,7 +141,10 @@ def _shard_damage(folder: Path, shard: _Shard) -> tuple[Damage, ...]:
     missing = not (folder / shard.facts.name).is_file()
     if missing or shard.entries is None or not (found or shard.suspect):
         return found
-    return (*found, *_record_damage(folder, shard, shard.entries))
+    records = tuple(_record_damage(folder, shard, shard.entries))
+    if found and not records:
+        found = (found[0]._replace(reason=f"{found[0].reason}; all its records are intact"),)
+    return (*found, *records)
 
 
 def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:

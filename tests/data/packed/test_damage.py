@@ -99,6 +99,16 @@ def test_a_damaged_entry_names_the_image(packed: Path) -> None:
     assert one.original == "val/ant/1.jpg"
 
 
+def test_damage_outside_of_the_records_is_told_apart(packed: Path) -> None:
+    shard = packed / "train-00000.array_record"
+    data = bytearray(shard.read_bytes())
+    padding = data.rindex(bytes(1000))
+    data[padding + 500] ^= 1
+    shard.write_bytes(data)
+    (damage,) = verify(packed, workers=1).damage
+    assert damage.reason.endswith("; all its records are intact")
+
+
 def test_missing_cut_and_strange_files_are_named(packed: Path) -> None:
     (packed / "train-00000.array_record").unlink()
     shard = packed / "val-00000.array_record"

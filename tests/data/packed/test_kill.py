@@ -74,6 +74,7 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
         out, err = process.communicate(timeout=60)
         assert process.returncode != 0, (out, err)
         assert "Traceback" not in err
+        assert (how == signal.SIGINT) == ("interrupted: run the same command again" in err)
         assert before <= shards_in(folder) < 43
         before = shards_in(folder)
         with pytest.raises(UsageError, match="half packed"):

@@ -91,7 +91,7 @@ def test_a_forked_process_reads_on(train: PackedSplit) -> None:
 
 def test_pickled_it_is_opened_again(train: PackedSplit) -> None:
     known = [*reversed(train.classes), "zebra"]
-    for split in (train, train.with_classes(known)):
+    for split in (train, open_packed(train.root, "train", known)):
         again = pickle.loads(pickle.dumps(split))
         assert len(pickle.dumps(split)) < 2000
         assert all_samples(again) == all_samples(split)
@@ -114,6 +114,11 @@ def test_a_class_that_is_not_known_is_refused(packed_once: Path) -> None:
         open_split(packed_once, "train", ("ant", "cat"))
     # val has no bees
     assert len(open_split(packed_once, "val", ("ant", "cat"))) == 11
+
+
+def test_a_split_that_is_not_there(packed_once: Path) -> None:
+    with pytest.raises(UsageError, match="no split 'test'; it has train and val"):
+        open_split(packed_once, "test")
 
 
 @pytest.mark.parametrize("index", [-1, 23, 10**9])

@@ -1,0 +1,95 @@
+"""A damaged image file through the loader's own path: a named error, or the pixels that are right.
+
+Right are the pixels that libjpeg-turbo decodes from the whole file without a warning or, for other formats,
+Pillow without an error, cropped and resized as by the loader. They are decoded here anew, into memory of
+their own and at full size first, so that neither reused memory nor a smaller decoding can hide damage.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from typing import Any
+
+import numpy as np
+
+from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.decode import open_picture
+from shufflenet_fn.data.picture import Picture, RgbImage
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.samples import Encoded
+from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+
+ERROR, PIXELS = "named error", "right pixels"
+
+_TRAIN = TrainTransform(48, jitter=0.0)
+_EVAL = EvalTransform(56, 48)
+
+
+class Wrong(Exception):
+    """The outcome is none of those allowed."""
+
+
+def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
+    """``ERROR`` or ``PIXELS``. ``number`` seeds the crop. Raises ``Wrong``."""
+    name = f"mutation {number}"
+    try:
+        ours = _views(open_picture(Encoded(data), name=name, scratch=scratch), number, scratch)
+    except BadImage as error:
+        if error.name != name or not error.reason:
+            raise Wrong(f"the error does not name the file: {error}") from error
+        return ERROR
+    except Exception as error:
+        raise Wrong(f"{type(error).__name__}: {error}") from error
+    try:
+        expected = _views(_oracle(data), number, None)
+    except Exception as error:
+        raise Wrong(f"pixels, but the reference has none: {error}") from error
+    if not np.array_equal(ours, expected):
+        raise Wrong(f"other pixels, by up to {np.abs(ours.astype(int) - expected).max()}")
+    return PIXELS
+
+
+def _views(picture: Picture, number: int, scratch: Scratch | None) -> RgbImage:
+    """Both uses of an image, (2, 48, 48, 3): a crop to train on and the middle to evaluate."""
+    views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
+    _TRAIN(picture, sample_rng(0, 0, number), out=views[0], scratch=scratch)
+    _EVAL(picture, out=views[1], scratch=scratch)
+    return views
+
+
+def _oracle(data: bytes) -> Picture:
+    if data[:3] != b"\xff\xd8\xff":
+        return _from_pillow(data)
+    import simplejpeg
+
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    if colours in ("CMYK", "YCCK"):
+        simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
+        return _from_pillow(data)
+    whole = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+
+    def decode(reduction: int) -> RgbImage:
+        if reduction == 1:
+            return np.array(whole)
+        least: dict[str, Any] = {
+            "min_height": -(-height // reduction),
+            "min_width": -(-width // reduction),
+        }
+        smaller = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **least)
+        return np.array(smaller)
+
+    return Picture(height, width, decode, (1, 2, 4, 8))
+
+
+def _from_pillow(data: bytes) -> Picture:
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Image.open(io.BytesIO(data)) as image:
+            # As RGBA first where a palette may have transparency, as the loader does.
+            through = image.convert("RGBA") if image.mode == "P" else image
+            pixels = np.array(through.convert("RGB"))
+    return Picture(pixels.shape[0], pixels.shape[1], lambda reduction: pixels)

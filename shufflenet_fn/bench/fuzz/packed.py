@@ -1,0 +1,79 @@
+"""A packed data set with one damaged file: ``verify`` finds it, and reading never gives another image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shufflenet_fn.bench.fuzz.images import Wrong
+from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.packed.verify import verify
+from shufflenet_fn.data.packed.write import pack
+from shufflenet_fn_backends.errors import UserError
+
+_SPLITS = ("train", "val")
+_PER_SPLIT = 12
+
+
+class PackedSet:
+    """A small packed data set in ``folder``, whose files can be damaged one at a time."""
+
+    def __init__(self, folder: Path, pictures: list[bytes]) -> None:
+        source = folder / "source"
+        for split in _SPLITS:
+            for number, data in enumerate(pictures[:_PER_SPLIT]):
+                path = source / split / f"class{number % 3}" / f"{number}.jpg"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+        self.root = folder / "packed"
+        pack(source, self.root, PackSettings("jpeg", 64, 90, 20_000), workers=1)
+        self.files = {
+            path: path.read_bytes() for path in sorted(self.root.iterdir()) if path.is_file()
+        }
+        opened = {split: open_packed(self.root, split) for split in _SPLITS}
+        self._whole = {split: self._content(samples) for split, samples in opened.items()}
+
+    def check(self, path: Path, damaged: bytes) -> None:
+        """Put ``damaged`` in the place of the file ``path``, look, and put it back. Raises ``Wrong``."""
+        try:
+            path.write_bytes(damaged)
+            self._check_verify()
+            for split in _SPLITS:
+                self._check_reading(split)
+        finally:
+            path.write_bytes(self.files[path])
+
+    def _check_verify(self) -> None:
+        try:
+            found = verify(self.root, workers=1).damage
+        except UserError:
+            return
+        except Exception as error:
+            raise Wrong(f"verify: {type(error).__name__}: {error}") from error
+        if not found:
+            raise Wrong("verify found nothing")
+
+    def _check_reading(self, split: str) -> None:
+        try:
+            samples = open_packed(self.root, split)
+            content = self._content(samples)
+        except UserError:
+            return
+        except Exception as error:
+            raise Wrong(f"reading: {type(error).__name__}: {error}") from error
+        if len(content) != len(self._whole[split]):
+            raise Wrong(f"{split} has {len(content)} images")
+        for index, (ours, whole) in enumerate(zip(content, self._whole[split], strict=True)):
+            if ours is not None and ours != whole:
+                raise Wrong(f"{split} sample {index} reads as another image or label")
+
+    @staticmethod
+    def _content(samples: PackedSplit) -> list[tuple[int, bytes] | None]:
+        """Label and bytes of every sample, ``None`` for one whose reading is refused."""
+        content: list[tuple[int, bytes] | None] = []
+        for index in range(len(samples)):
+            try:
+                content.append((int(samples.labels[index]), bytes(samples.read(index).data)))
+            except UserError:
+                content.append(None)
+        return content

@@ -103,8 +103,8 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     """Evaluate on this rank; the same result on every rank.
 
     Returns:
-        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out), ``seconds``, ``images_per_s``,
-        and what was evaluated.
+        ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out),
+        ``seconds``, ``images_per_s``, and what was evaluated.
     """
     settings = job.settings
     runtime = runtime_of(job.device)

@@ -35,7 +35,17 @@ def test_public_functions_are_documented() -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = {"torch", "torchvision", "grain", "cv2", "simplejpeg", "PIL", "matplotlib", "typer"}
+    heavy = {
+        "torch",
+        "torchvision",
+        "grain",
+        "array_record",
+        "cv2",
+        "simplejpeg",
+        "PIL",
+        "matplotlib",
+        "typer",
+    }
     assert not loaded_after("import shufflenet_fn") & heavy
     assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -74,6 +73,7 @@ def pack(
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.data.packed.format import DEFAULT_QUALITY, PackSettings
     from shufflenet_fn.data.packed.write import pack as pack_folder
+    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     if on_bad_image not in ("stop", "skip"):
         raise UsageError(f"--on-bad-image must be stop or skip, got {on_bad_image!r}.")
@@ -86,7 +86,7 @@ def pack(
             ensure_demo() if source == "demo" else source,
             destination,
             settings,
-            workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            workers=usable_cores() if workers is None else workers,
             skip_bad_images=on_bad_image == "skip",
             overwrite=overwrite,
             report=lambda at: advance(f"packing {at.split}", at.done, at.total),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,12 +33,12 @@ def verify(
     """
     from shufflenet_fn.data.packed.verify import verify as verify_folder
     from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
-    threads = len(os.sched_getaffinity(0)) if workers is None else workers
     with open_progress(binary=True) as advance:
         result = verify_folder(
             folder,
-            workers=threads,
+            workers=usable_cores() if workers is None else workers,
             report=lambda at: advance("verifying", at.bytes, at.total),
         )
     if as_json:

@@ -15,7 +15,11 @@ class EvalSettings:
     """Of a checkpoint, what is not given comes from the run that wrote it."""
 
     data: str | None = option(
-        None, "--data", "--data_path", help="Folder with train/ and val/, or 'demo'.", panel=_PANEL
+        None,
+        "--data",
+        "--data_path",
+        help="Folder with train/ and val/, packed data, or 'demo'.",
+        panel=_PANEL,
     )
     split: str = option(
         "val", "--split", help="Which folder of it.", panel=_PANEL, choices=("val", "train")

@@ -26,7 +26,8 @@ class TrainSettings:
         None,
         "--data",
         "--data_path",
-        help="Folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or 'demo' for the built-in set.",
+        help="Folder with train/CLASS/*.jpg and val/CLASS/*.jpg, a folder that `data pack` wrote, or 'demo' "
+        "for the built-in set.",
         panel=_DATA,
     )
     image_size: int = option(

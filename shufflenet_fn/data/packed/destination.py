@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.data.packed.format import INDEX_NAME, SPLITS, PackedIndex, index_fields
-from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.index import is_packed, read_index
 from shufflenet_fn.data.packed.plan import differences
 from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
 from shufflenet_fn.data.packed.shards import ShardError
@@ -32,7 +32,7 @@ def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
     """
     source, folder = Path(source).absolute(), Path(folder).absolute()
     real_source, real_folder = source.resolve(), folder.resolve()
-    if (source / INDEX_NAME).exists() or (source / PLAN_NAME).exists():
+    if is_packed(source):
         raise UsageError(
             f"{source} is a packed data set. Pack from the folder of its images; `data info` says "
             "which that was."

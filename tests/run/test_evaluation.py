@@ -35,6 +35,10 @@ def batches() -> list[Batch]:
     ]
 
 
+def in_place(batch: Batch) -> Examples:
+    return Examples(batch.images, batch.labels)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "O2"])
 @pytest.mark.parametrize("name", ["reference", "routed", "cpu"])
 def test_scores_are_those_of_apply(name: str, precision: str) -> None:
@@ -42,7 +46,7 @@ def test_scores_are_those_of_apply(name: str, precision: str) -> None:
     # As a training run has it: the state in physical order, and the twin that takes that.
     variables, backend = in_order_of(TINY, tiny_variables(), get_backend(name))
     predictor = build_predictor(TINY, backend=backend, policy=policy, prepare=prepare)
-    scores = evaluate(predictor(variables), batches(), device=CPU, world=World())
+    scores = evaluate(predictor(variables), batches(), feed=in_place, world=World())
 
     step = make_eval_step(TINY, prepare=prepare)
     sums = [step(tiny_variables(), Examples(b.images, b.labels)) for b in batches()]
@@ -67,5 +71,5 @@ def test_evaluation_does_not_normalise_batch_by_batch() -> None:
         policy=get_policy("fp32"),
         prepare=build_prepare(torch.preserve_format, CPU),
     )
-    scores = evaluate(predictor(tiny_variables()), batches(), device=CPU, world=World())
+    scores = evaluate(predictor(tiny_variables()), batches(), feed=in_place, world=World())
     assert scores.num_images == 11

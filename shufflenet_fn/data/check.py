@@ -14,8 +14,8 @@ from shufflenet_fn.data.duplicates import Digests, duplicates
 from shufflenet_fn.data.inspection import Finding, inspect
 from shufflenet_fn.data.layout import check_split
 from shufflenet_fn.data.listing import Listing, is_folder, is_image, list_split
+from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.index import is_packed
-from shufflenet_fn.data.packed.ordered import ordered_map
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Samples

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.files import sha256_of
 from shufflenet_fn.data.packed.format import (
@@ -16,7 +17,6 @@ from shufflenet_fn.data.packed.format import (
     is_packed_file,
 )
 from shufflenet_fn.data.packed.index import read_index
-from shufflenet_fn.data.packed.ordered import ordered_map
 from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
 from shufflenet_fn_backends.errors import UsageError
 

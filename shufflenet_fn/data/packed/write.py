@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.destination import (
     claimed,
     explained,
@@ -29,7 +30,6 @@ from shufflenet_fn.data.packed.format import (
     entries_name,
     index_fields,
 )
-from shufflenet_fn.data.packed.ordered import ordered_map
 from shufflenet_fn.data.packed.plan import fingerprint, plan_fields
 from shufflenet_fn.data.packed.sealed import write_sealed
 from shufflenet_fn.data.packed.shard_writing import Packable, encode_source, write_shards

@@ -20,7 +20,7 @@ def ordered_map(
     An exception of ``function`` is raised in its place in the order; what was not begun is dropped.
     """
     remaining = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="pack") as pool:
+    with ThreadPoolExecutor(workers, thread_name_prefix="ordered-map") as pool:
         pending: deque[Future[B]] = deque()
         try:
             for item in islice(remaining, 4 * workers):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import os
+import stat
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,18 +18,25 @@ LAYOUT = "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG, as ImageNet is laid 
 def check_split(root: Path, split: str) -> Path:
     """``root/split`` if it is a folder. Raises ``UsageError`` that says what is there instead."""
     shown = printable(root)
-    if not root.exists():
+    try:
+        mode = os.stat(root).st_mode
+    except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"data folder {shown} does not exist (looked in {printable(root.absolute())}). Pass "
             f"--data with the folder that holds train/ and val/; {LAYOUT}."
-        )
-    if not root.is_dir():
+        ) from None
+    except OSError as error:
+        raise UsageError(
+            f"cannot look at data folder {shown}: {error.strerror or error}. Check the permissions of the "
+            "folders above it."
+        ) from error
+    if not stat.S_ISDIR(mode):
         raise UsageError(
             f"data folder {shown} is a file, not a folder. Unpack it if it is an archive and pass "
             f"the folder that holds train/ and val/; {LAYOUT}."
         )
     folder = root / split
-    if folder.is_dir():
+    if os.path.isdir(folder):
         return folder
     found = some([e.name for e in visible_entries(root) if is_folder(e)]) or "no sub-folders"
     parent = printable(root.absolute().parent)

@@ -72,9 +72,11 @@ def cached_listing(folder: Path, *, note: Note = silent, cache_root: Path | None
         fresh = _listed(folder, note)
         try:
             write_listing(path, fresh)
-        except OSError as error:
+            # Mapped it takes no memory; the one made here does, for every image.
+            return read_listing(path).listing
+        except (OSError, KeptListingError) as error:
             note(_unkept(folder, error))
-        return fresh.listing
+            return fresh.listing
 
 
 def _listed(folder: Path, note: Note) -> Kept:
@@ -130,7 +132,7 @@ def _key(folder: Path) -> str:
     return hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:32]
 
 
-def _unkept(folder: Path, error: OSError) -> str:
+def _unkept(folder: Path, error: Exception) -> str:
     return (
         f"the listing of {printable(folder)} cannot be kept ({error}), so each start lists it anew; set "
         "XDG_CACHE_HOME to a writable folder"

@@ -26,8 +26,12 @@ from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -129,15 +133,16 @@ def odd_but_good() -> dict[str, bytes]:
 
 @pytest.fixture
 def folders(photo_root: Path, tmp_path: Path) -> tuple[ImageFolder, ImageFolder]:
-    shutil.copytree(photo_root, tmp_path / "copy")
-    return open_train_val(tmp_path / "copy")
+    root = Path(shutil.copytree(photo_root, tmp_path / "copy"))
+    train = open_image_folder(root, "train")
+    return train, open_image_folder(root, "val", classes=train.classes)
 
 
 def allow(folder: ImageFolder, limit: str = "40%") -> BadImages:
     return BadImages(folder, parse_bad_limit(limit))
 
 
-def read(folder: ImageFolder, bad: BadImages | None, **options: Any) -> list[Batch]:
+def read(folder: Samples, bad: BadImages | None, **options: Any) -> list[Batch]:
     settings = {"seed": 5, "global_batch": 8, "stop_step": STEPS, "threads": 0, **options}
     with train_loader(folder, TRANSFORM, **settings, bad_images=bad) as batches:
         return list(batches)
@@ -316,6 +321,23 @@ def test_errors_that_are_not_of_the_image_are_not_skipped(
         for descriptor in held:
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_a_damaged_shard_stops_whatever_is_allowed(
+    folders: tuple[ImageFolder, ImageFolder], tmp_path: Path, threads: int
+) -> None:
+    """It is no bad image: the copy is damaged, and other records may be as well."""
+    pack(folders[0].root, tmp_path / "packed", PackSettings("jpeg", 24, 90), workers=1)
+    packed = open_train_val(tmp_path / "packed")[0]
+    shard = next((tmp_path / "packed").glob("*train*.array_record"))
+    data = bytearray(shard.read_bytes())
+    record = bytes(packed.read(5).data)
+    data[data.index(record) + len(record) // 2] ^= 1
+    shard.write_bytes(data)
+    with pytest.raises(UserError, match="data verify") as caught:
+        read(packed, BadImages(packed, parse_bad_limit("90%")), threads=threads)
+    assert not isinstance(caught.value, BadImage)
 
 
 def test_replacements_are_spread_evenly() -> None:

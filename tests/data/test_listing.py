@@ -323,6 +323,10 @@ def test_folders_and_files_that_may_not_be_read(cache: Path) -> None:
         images = open_image_folder(root, "train")
         with pytest.raises(UnreadableImage, match=r"cannot read image \S*1\.jpg: Permission"):
             images.read(0)
+        root.joinpath("train").chmod(0)
+        with pytest.raises(UsageError, match=r"cannot look at data folder \S*/train/a: Permission"):
+            open_image_folder(folder, "train")
+        root.joinpath("train").chmod(0o700)
         folder.chmod(0)
         try:
             message = (

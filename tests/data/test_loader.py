@@ -77,19 +77,25 @@ def test_threads_do_not_matter(
     assert_equal(read_train(folders[0], threads=threads), expected)
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("start", [0, 5])
+@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_ranks_do_not_matter(
-    folders: tuple[ImageFolder, ImageFolder], expected: list[Batch], world_size: int
+    folders: tuple[ImageFolder, ImageFolder],
+    expected: list[Batch],
+    world_size: int,
+    threads: int,
+    start: int,
 ) -> None:
     ranks = [
-        read_train(folders[0], threads=2, rank=rank, world_size=world_size)
+        read_train(folders[0], threads=threads, rank=rank, world_size=world_size, start_step=start)
         for rank in range(world_size)
     ]
     joined = [
         Batch(*(torch.cat(parts) for parts in zip(*(part[:3] for part in step), strict=True)))
         for step in zip(*ranks, strict=True)
     ]
-    assert_equal(joined, expected)
+    assert_equal(joined, expected[start:])
 
 
 @pytest.mark.parametrize("start", range(STEPS + 1))

@@ -192,3 +192,14 @@ def test_a_set_may_be_moved(packed: Path, tmp_path: Path) -> None:
     expected = all_samples(open_packed(packed, "train"))
     moved = shutil.move(packed, tmp_path / "elsewhere")
     assert all_samples(open_packed(moved, "train")) == expected
+
+
+def test_other_readers_of_array_record_get_the_same_records(packed_once: Path) -> None:
+    from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+    train = open_packed(packed_once, "train")
+    paths = [str(packed_once / shard.name) for shard in train.files.shards]
+    with ArrayRecordDataSource(paths) as source:
+        assert [source[index] for index in range(len(source))] == [
+            sample.data for sample in all_samples(train)
+        ]

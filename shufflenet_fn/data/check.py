@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,37 +60,45 @@ def check(
     """
     if workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}.")
-    root = Path(root)
-    if is_packed(root):
-        splits: list[Samples] = [open_packed(root, split) for split in SPLITS]
-        problems, remarks = [], []
-    else:
-        folders = [check_split(root, split) for split in SPLITS]
-        listings = [list_split(folder) for folder in folders]
-        problems = [*_layout_problems(folders, listings)]
-        remarks = [
-            remark
-            for folder, listing in zip(folders, listings, strict=True)
-            for remark in _passed_over(folder, listing)
-        ]
-        splits = [
-            ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
-            for split, listing in zip(SPLITS, listings, strict=True)
-        ]
+    opened = _open(Path(root))
+    problems, remarks = opened.problems, opened.remarks
     digests: list[Digests] = []
-    for samples in splits:
-        found = Digests(samples)
-        digests.append(found)
-        look = functools.partial(inspect, samples)
-        results = ordered_map(look, range(len(samples)), workers=workers)
-        for index, result in enumerate(results):
-            problems += [result.problem] if result.problem else []
-            remarks += result.remarks
-            found.add(index, result.digest)
-            report(samples.split, index + 1, len(samples))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for samples in opened.splits:
+            found = Digests(samples)
+            digests.append(found)
+            look = functools.partial(inspect, samples)
+            results = ordered_map(look, range(len(samples)), workers=workers)
+            for index, result in enumerate(results):
+                problems += [result.problem] if result.problem else []
+                remarks += result.remarks
+                found.add(index, result.digest)
+                report(samples.split, index + 1, len(samples))
     remarks += duplicates(digests)
-    images = {samples.split: len(samples) for samples in splits}
+    images = {samples.split: len(samples) for samples in opened.splits}
     return Checked(images, tuple(problems), tuple(remarks))
+
+
+class _Opened(NamedTuple):
+    """The splits, and what is to be said of the files' places before any is read."""
+
+    splits: list[Samples]
+    problems: list[Finding]
+    remarks: list[Finding]
+
+
+def _open(root: Path) -> _Opened:
+    if is_packed(root):
+        return _Opened([open_packed(root, split) for split in SPLITS], [], [])
+    folders = [check_split(root, split) for split in SPLITS]
+    listings = [list_split(folder) for folder in folders]  # a kept one would be checked less well
+    splits: list[Samples] = [
+        ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
+        for split, listing in zip(SPLITS, listings, strict=True)
+    ]
+    remarks = [_passed_over(*pair) for pair in zip(folders, listings, strict=True)]
+    return _Opened(splits, list(_layout_problems(folders, listings)), list(chain(*remarks)))
 
 
 def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> Iterator[Finding]:

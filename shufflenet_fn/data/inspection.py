@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from shufflenet_fn.data.bad_images import BadImage, HugeImage, UnreadableImage
 from shufflenet_fn.data.decode import decode_sample
-from shufflenet_fn.data.samples import Encoded, Samples
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn_backends.errors import UserError
 
 EXTENSIONS = {
@@ -63,7 +63,13 @@ def inspect(samples: Samples, index: int) -> Inspected:
         return Inspected(Finding(_kind(encoded.data, error), name, error.reason), (), digest)
     if encoded.shape is not None:
         return Inspected(None, (), digest)
-    return Inspected(None, tuple(_remarks(encoded, name)), digest)
+    try:
+        remarks = tuple(_remarks(encoded.data, name))
+    except (
+        Exception
+    ) as error:  # as of any parser of Pillow; the loader does not need what it failed at
+        remarks = (Finding("odd header", name, f"Pillow cannot read it: {error}"),)
+    return Inspected(None, remarks, digest)
 
 
 def _kind(data: bytes | memoryview, error: BadImage) -> str:
@@ -80,11 +86,10 @@ def _kind(data: bytes | memoryview, error: BadImage) -> str:
     return "corrupt"
 
 
-def _remarks(encoded: Encoded, name: str) -> Iterator[Finding]:
+def _remarks(data: bytes | memoryview, name: str) -> Iterator[Finding]:
     """What a user may not expect of an image that can be used."""
     from PIL import Image
 
-    data = encoded.data
     with Image.open(io.BytesIO(data)) as image:
         format_name = image.format or "unknown"
         if image.mode == "CMYK":

@@ -12,7 +12,7 @@ from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.errors import UserError
 
 LARGEST = 2**30
-"""Bytes of the largest file that is read: a thousand times those of a large photo."""
+"""Bytes of the largest file that is read: twice those of the largest image that is decoded, uncompressed."""
 
 _OWN_FAULT = {
     errno.ENOENT,
@@ -50,10 +50,16 @@ def read_file(path: Path) -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _OWN_FAULT:
-            if error.errno == errno.ENOENT and path.is_symlink():
-                reason = f"it is a link to {printable(os.readlink(path))}, which does not exist"
+            if error.errno == errno.ENOENT:
+                reason = _gone(path, reason)
             raise UnreadableImage(printable(path), reason) from error
         raise UserError(
             f"cannot read image {printable(path)}: {reason}. It was there when the folder was "
             "listed; check the disk or mount and start again."
         ) from error
+
+
+def _gone(path: Path, reason: str) -> str:
+    if path.is_symlink():
+        return f"it is a link to {printable(os.readlink(path))}, which does not exist"
+    return f"{reason}; it was there when the folder was listed"

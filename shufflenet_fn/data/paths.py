@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
 import numpy as np
@@ -30,6 +31,12 @@ class PathTable:
             raise IndexError(f"path {index} of {len(self)}")
         start, stop = self._offsets[index : index + 2].tolist()
         return os.fsdecode(self._blob[start:stop].tobytes())
+
+    def sha256(self) -> str:
+        """Of all paths in their order."""
+        digest = hashlib.sha256(np.ascontiguousarray(self._offsets, dtype="<i8").data)
+        digest.update(np.ascontiguousarray(self._blob).data)
+        return digest.hexdigest()
 
 
 def printable(path: str | os.PathLike[str]) -> str:

@@ -28,8 +28,9 @@ def num_classes_of(settings: TrainSettings, train: Samples) -> int:
     return settings.num_classes
 
 
-def accumulation(settings: TrainSettings, world_size: int) -> int:
-    """Lanes per device. ``--benchmark 1`` is the original's: up to 2048 images per device and update."""
+def passes(settings: TrainSettings, world_size: int) -> int:
+    """Steps of ``--batch-size`` in an update at a first start. ``--benchmark 1`` is the original's: up to
+    2048 images per device and update."""
     if settings.benchmark == 0:
         return settings.accumulate
     return max(1, 2048 // rank_batch_size(settings.batch_size, world_size))
@@ -37,7 +38,50 @@ def accumulation(settings: TrainSettings, world_size: int) -> int:
 
 def global_batch(settings: TrainSettings, world_size: int) -> int:
     """Images per update, over all devices."""
-    return settings.batch_size * accumulation(settings, world_size)
+    return settings.batch_size * passes(settings, world_size)
+
+
+def lanes_of(settings: TrainSettings, world_size: int) -> int:
+    """Equal parts that every global batch is computed in, over all devices.
+
+    Each is normalised with statistics of its own, so what an update computes depends on this number and, up
+    to the order of sums, not on how many devices share the parts. A resume keeps it.
+
+    Raises:
+        UsageError: the global batch does not divide by it, or it by the number of devices.
+    """
+    if settings.lanes is None:
+        rank_batch_size(settings.batch_size, world_size)
+        return world_size * passes(settings, world_size)
+    lanes, batch = settings.lanes, global_batch(settings, world_size)
+    if batch % lanes:
+        sizes = [str(n) for n in _divisors(batch) if n % world_size == 0]
+        raise UsageError(
+            f"a global batch of {batch} images does not divide into {lanes} lanes. Give --lanes "
+            f"{' or '.join(sizes[:8])}, or another --batch-size."
+        )
+    if lanes % world_size:
+        allowed = ", ".join(map(str, _divisors(lanes)))
+        raise UsageError(
+            f"{lanes} lanes cannot be shared equally by {world_size} devices. A global batch of this run is "
+            f"computed in {lanes} lanes, each with batch-norm statistics of its own, as at its first start. "
+            f"The number of devices over all machines may be one of: {allowed}. Or change what is computed "
+            f"with --lanes {_next_multiple(lanes, world_size)}."
+        )
+    return lanes
+
+
+def lanes_per_device(settings: TrainSettings, world_size: int) -> int:
+    """Lanes that each device computes, one after the other. Raises as ``lanes_of``."""
+    return lanes_of(settings, world_size) // world_size
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
 
 
 def precision_name(settings: TrainSettings) -> str:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.model.config import PREFIX
+from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn.run.resolve import Resolved
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -35,14 +36,14 @@ def create_run_dir(resolved: Resolved) -> Path:
         if settings.run_dir is not None:
             path = Path(settings.run_dir)
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if any(entry.name != LOCK for entry in path.iterdir()):
                 raise UsageError(
                     f"the run directory {path} is not empty. Choose another --run-dir, or go on with "
                     f"what is in it by --resume {path}."
                 )
         else:
             path = _next_free(Path(settings.output), settings.arch.removeprefix(PREFIX))
-        (path / "checkpoints").mkdir()
+        (path / "checkpoints").mkdir(exist_ok=True)
     except OSError as error:
         where = settings.run_dir or settings.output
         raise UsageError(
@@ -74,11 +75,11 @@ def environment() -> dict[str, Any]:
     """Software versions and the machine, for bug reports and for comparing runs."""
     return {
         "python": sys.version.split()[0],
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
         "system": platform.platform(),
         "machine": platform.machine(),
         "cores": os.cpu_count(),
-        "processor": _processor(),
+        "processor": processor(),
     }
 
 
@@ -100,14 +101,14 @@ def _next_free(output: Path, name: str) -> Path:
             return path
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
 
 
-def _processor() -> str:
+def processor() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.count import count_macs, count_params
-from shufflenet_fn.run.derived import precision_name
+from shufflenet_fn.run.derived import lanes_of, precision_name
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.settings import TrainSettings
@@ -15,6 +15,7 @@ def run_facts(
 ) -> list[tuple[str, str]]:
     """Label and value of what a user wants to see confirmed before a long run."""
     settings = job.settings
+    lanes = lanes_of(settings, job.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
     return [
         ("run directory", str(job.run_dir)),
@@ -30,8 +31,8 @@ def run_facts(
         ),
         (
             "batch",
-            f"{global_batch} images per update, {settings.batch_size // job.world_size} per device "
-            "and pass",
+            f"{global_batch} images per update in {lanes} lanes of {global_batch // lanes}, "
+            f"{lanes // job.world_size} per device",
         ),
         ("precision", precision_name(settings)),
         *_settings_by_origin(job),

@@ -18,13 +18,14 @@ from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.listing_cache import Note, silent
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.schedule import rank_batch_size, steps_per_epoch
+from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.derived import global_batch, num_classes_of, precision_name
+from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
 from shufflenet_fn.run.directory import CONFIG
+from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
@@ -108,7 +109,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
     world_size = settings.world_size * len(devices)
-    rank_batch_size(settings.batch_size, world_size)
+    lanes_of(settings, world_size)
     if build_mixing(settings) is not None:
         check_pairs(settings.batch_size, world_size)
     train, _ = open_data(settings, note=notes.append)
@@ -202,7 +203,11 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
             )
             origin[name] = "command line, at the resume"
     run_dir = checkpoint.parent.parent
-    resolved = Resolved(changed, origin, manifest["preset"])
+    resolved, kept = keep_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
+    resolved, backend = keep_backend(
+        resolved, manifest, select_runtime(resolved.settings.device)[0].name
+    )
+    notes += [*kept, *backend]
     return resolved, checkpoint, run_dir if (run_dir / CONFIG).exists() else None, notes
 
 

@@ -6,23 +6,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from shufflenet_fn.checkpoint.format import DamagedCheckpoint
+from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.meters import EpochSums
 from shufflenet_fn_backends.errors import UsageError
 
 
 def differences(
     manifest: Mapping[str, Any],
+    identity: Mapping[str, Any],
     *,
     classes: Sequence[str],
     steps_per_epoch: int,
-    device: str,
-    backend: str,
-    world_size: int,
+    bn_stats: str,
 ) -> list[str]:
     """Warnings about what is no longer as it was when the checkpoint was written.
+
+    Args:
+        manifest: of the checkpoint, checked.
+        identity: of this start.
+        classes: of the data.
+        steps_per_epoch: now.
+        bn_stats: the setting of this name.
 
     Raises:
         UsageError: the classes of the data changed, so labels no longer mean what the weights learned.
@@ -33,20 +38,14 @@ def differences(
             f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
             "Restore the data, or start a new run with --pretrained."
         )
-    now = {
-        "steps_per_epoch": steps_per_epoch,
-        "torch": torch.__version__,
-        "device": device,
-        "backend": backend,
-        "world_size": world_size,
-        "threads": torch.get_num_threads(),
-    }
-    return [
-        f"{name} is {value}, and was {manifest[name]} when the checkpoint was written: the run goes on, but "
-        "not as it would have gone on without the interruption"
-        for name, value in now.items()
-        if manifest.get(name, value) != value
-    ]
+    warnings = compare(manifest["identity"], identity, bn_stats=bn_stats)
+    before = manifest["steps_per_epoch"]
+    if steps_per_epoch != before:
+        warnings.append(
+            f"steps_per_epoch is {steps_per_epoch}, and was {before} when the checkpoint was written: the "
+            "run goes on, but epochs and learning rates are counted by the new number from here on"
+        )
+    return warnings
 
 
 def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
@@ -64,6 +63,12 @@ _OF_A_RUN: Mapping[str, tuple[type, ...]] = {
     "skipped_in_a_row": (int,),
     "best": (dict, type(None)),
     "scores": (dict, type(None)),
+    "device": (str,),
+    "backend": (str,),
+    "lanes": (int,),
+    "global_batch": (int,),
+    "threads": (int,),
+    "identity": (dict,),
     "settings": (dict,),
     "origin": (dict,),
     "preset": (str, type(None)),
@@ -93,8 +98,11 @@ def checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, An
     ]
     if "classes" not in wrong and not all(type(name) is str for name in manifest["classes"]):
         wrong.append("classes")
-    if "steps_per_epoch" not in wrong and manifest["steps_per_epoch"] < 1:
-        wrong.append("steps_per_epoch")
+    wrong += [
+        name
+        for name in ("steps_per_epoch", "lanes", "global_batch", "threads")
+        if name not in wrong and manifest[name] < 1
+    ]
     if wrong:
         raise DamagedCheckpoint(
             checkpoint, f"it is not of a training run, as {', '.join(wrong)} in its manifest shows"

@@ -190,6 +190,14 @@ class TrainSettings:
         panel=_RECIPE,
         minimum=1,
     )
+    lanes: int | None = option(
+        None,
+        "--lanes",
+        help="Parts of an update's images, each normalised with its own statistics; devices × accumulated "
+        "steps if not given. A resume keeps it, so that fewer or more devices compute the same.",
+        panel=_RECIPE,
+        minimum=1,
+    )
     benchmark: int = option(
         0,
         "--benchmark",

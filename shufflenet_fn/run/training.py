@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -24,9 +24,10 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
-from shufflenet_fn.run.derived import accumulation, global_batch, num_classes_of
+from shufflenet_fn.run.derived import global_batch, lanes_per_device, num_classes_of
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
+from shufflenet_fn.run.identity import identity_of
 from shufflenet_fn.run.job import Job, open_data
 from shufflenet_fn.run.meters import EpochSums, WaitMeter
 from shufflenet_fn.run.read_back import READ_BACK
@@ -94,6 +95,7 @@ class Training:
     state: TrainState
     best: Best | None
     last: Scores | None = None
+    identity: dict[str, Any]
     verdict: Verdict | None = None
     skipped_in_a_row: int = 0
     unfinished: EpochSums | None = None
@@ -131,16 +133,16 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     unfinished, skipped_in_a_row = None, 0
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     if job.resume is not None:
+    identity = identity_of(runtime, settings, world, backend=backend.name, train_set=train_set)
         state = load_state(job.resume, config, state)
         restore_generators(load_generators(job.resume), runtime)
         manifest = checked_manifest(read_manifest(job.resume), job.resume)
         warnings += differences(
             manifest,
             classes=train_set.classes,
+            identity,
             steps_per_epoch=epoch_steps,
-            device=job.device,
-            backend=backend.name,
-            world_size=world.size,
+            bn_stats=settings.bn_stats,
         )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
         stored = manifest["best"]
@@ -199,7 +201,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             gradients=grads_by_engine,
             compiler=torch.compile if settings.compile else lambda function: function,
             overflow=runtime.overflow(),
-            lanes=accumulation(settings, world.size),
+            lanes=lanes_per_device(settings, world.size),
             ema_decay=settings.ema_decay,
             prepare=prepare,
             reduce=no_reduce
@@ -228,6 +230,7 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         unfinished=unfinished,
     )
 
+        identity=identity,
 
 def eval_batch_size(settings: TrainSettings, world: World) -> int:
     """Images per batch of one rank's share of the evaluation."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.run.derived import accumulation, eval_resize, global_batch
+from shufflenet_fn.run.derived import eval_resize, global_batch, lanes_per_device
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import checked, resolve
@@ -138,11 +138,11 @@ def test_config_files_that_cannot_be_used(tmp_path: Path, content: bytes, words:
 
 def test_benchmark_accumulates_as_the_original_does() -> None:
     settings = TrainSettings(batch_size=1024, benchmark=1)
-    assert accumulation(settings, world_size=8) == 16
+    assert lanes_per_device(settings, world_size=8) == 16
     assert global_batch(settings, world_size=8) == 16384
     # The original divides by zero where a device's batch is over 2048.
-    assert accumulation(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
-    assert accumulation(TrainSettings(accumulate=3), world_size=1) == 3
+    assert lanes_per_device(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
+    assert lanes_per_device(TrainSettings(accumulate=3), world_size=1) == 3
 
 
 def test_short_architecture_names_are_completed() -> None:

@@ -16,7 +16,7 @@ from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime
 from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
 from shufflenet_fn_backends.runtimes.profiling import torch_profiling
 
-_ALLOCATOR_SETTINGS = (
+ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
@@ -63,7 +63,7 @@ def keep_freed_memory() -> str:
     trims its heap, so each activation of each step costs its page faults again: a quarter of a step. The
     user's own settings (``MALLOC_*``, ``GLIBC_TUNABLES``, an allocator in ``LD_PRELOAD``) are left alone.
     """
-    own = [name for name in _ALLOCATOR_SETTINGS if os.environ.get(name)]
+    own = [name for name in ALLOCATOR_SETTINGS if os.environ.get(name)]
     if own:
         return f"memory: the allocator is as set by {', '.join(own)}"
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None

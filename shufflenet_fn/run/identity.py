@@ -1,0 +1,159 @@
+"""What must be the same for a resumed run to compute the same bytes, recorded and compared.
+
+Everything here decides pixels or the last bits of sums. Settings decide what is computed at all; they are
+stored whole, and the command line that changes one is told so.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from shufflenet_fn.data.packed.read import PackedSplit
+from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.sources import ImageFolder
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.derived import lanes_of, precision_name
+from shufflenet_fn.run.directory import processor, version_of
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.cpu import ALLOCATOR_SETTINGS
+
+_ROUNDING: Final = (
+    "sums may be rounded otherwise, so the run goes on to an equally good result, but not to the same "
+    "bytes"
+)
+_PIXELS: Final = (
+    "images may be decoded or changed to slightly other pixels, so the run does not come to the same "
+    "bytes"
+)
+_SAMPLES: Final = "the run goes on with other images, or with the same ones in another order"
+_STATISTICS: Final = (
+    "batch norms see other groups of images, so the run goes on as with another batch size"
+)
+_DECODERS: Final = ("simplejpeg", "opencv-python-headless", "pillow", "numpy")
+
+
+def identity_of(
+    runtime: Runtime,
+    settings: TrainSettings,
+    world: World,
+    *,
+    backend: str,
+    train_set: Samples,
+) -> dict[str, Any]:
+    """The record of this start; JSON values by name.
+
+    Args:
+        runtime: of the device.
+        settings: of the run.
+        world: the ranks.
+        backend: that computes.
+        train_set: what is trained on.
+    """
+    return {
+        "world size": world.size,
+        "lanes": lanes_of(settings, world.size),
+        "compute threads": torch.get_num_threads(),
+        "device": runtime.name,
+        "chip": runtime.chip(),
+        "machine": platform.machine(),
+        "processor": processor(),
+        "CPU instructions": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),
+        "torch_npu": version_of("torch_npu"),
+        "backend": backend,
+        "CPU kernels": build(find_compiler(), cache_folder()).stem if backend == "cpu" else None,
+        "memory format": _memory_format(settings, runtime),
+        "precision": precision_name(settings),
+        "matmul precision": torch.get_float32_matmul_precision(),
+        "oneDNN": bool(torch.backends.mkldnn.enabled),
+        "compiled": settings.compile,
+        "deterministic operators": torch.are_deterministic_algorithms_enabled(),
+        "allocator settings": _environment(ALLOCATOR_SETTINGS),
+        **{name: version_of(name) for name in _DECODERS},
+        "training images": len(train_set),
+        "training classes": _sha256("\0".join(train_set.classes).encode()),
+        "training files": _files_sha256(train_set),
+    }
+
+
+def compare(stored: Mapping[str, Any], now: Mapping[str, Any], *, bn_stats: str) -> list[str]:
+    """What is no longer as it was, one line for each consequence.
+
+    Args:
+        stored, now: ``identity_of`` when the checkpoint was written, and now.
+        bn_stats: the setting of this name.
+    """
+    changed: dict[str, list[str]] = {}
+    for name, value in now.items():
+        if name in stored and stored[name] != value:
+            consequence = _consequence(name, stored, now, bn_stats)
+            changed.setdefault(consequence, []).append(_change(name, stored[name], value))
+    return [
+        f"{'; '.join(changes)} since the checkpoint was written: {consequence}"
+        for consequence, changes in changed.items()
+    ]
+
+
+def _consequence(
+    name: str, stored: Mapping[str, Any], now: Mapping[str, Any], bn_stats: str
+) -> str:
+    if name.startswith("training"):
+        return _SAMPLES
+    if name in _DECODERS:
+        return _PIXELS
+    if name == "lanes":
+        return _STATISTICS
+    if name != "world size" or stored.get("lanes") != now["lanes"]:
+        return _ROUNDING
+    kept = "the order of images, the global batch and the groups of batch norms are kept; "
+    if bn_stats == "rank0":
+        kept += "running statistics are now those of another share of them, as --bn-stats rank0 has it; "
+    return kept + _ROUNDING
+
+
+def _change(name: str, before: Any, after: Any) -> str:
+    if name in ("training classes", "training files"):
+        return f"the list of {name} is another"
+    return f"{name} is {_shown(after)} and was {_shown(before)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "absent" if value is None else str(value) or "none"
+
+
+def _files_sha256(samples: Samples) -> str:
+    """Of what names every image and says where it stands; packed data hold hashes of their content too."""
+    digest = hashlib.sha256()
+    if isinstance(samples, ImageFolder):
+        digest.update(samples.paths.sha256().encode())
+    elif isinstance(samples, PackedSplit):
+        for file in (samples.files.entries, *samples.files.shards):
+            digest.update(file.sha256.encode())
+    labels = np.ascontiguousarray(samples.labels[np.arange(len(samples))], dtype=np.int64)
+    digest.update(labels.tobytes())
+    return digest.hexdigest()
+
+
+def _memory_format(settings: TrainSettings, runtime: Runtime) -> str:
+    if settings.memory_format != "auto":
+        return settings.memory_format
+    return "channels_last" if runtime.memory_format is torch.channels_last else "nchw"
+
+
+def _environment(names: tuple[str, ...]) -> str:
+    return " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,74 @@
+"""Feeding a CPU: batches where they were read, valid until the next one. For NPUs: tests/npu/test_feed.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
+from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn.run.build import build_prepare
+from shufflenet_fn.run.uploading import Feed
+
+CPU, LAYOUT, STEPS = torch.device("cpu"), Layout(6, 16), 10
+
+
+def loader(root: Path, threads: int, **options: Any) -> Any:
+    return train_loader(
+        open_train_val(root)[0],
+        TrainTransform(LAYOUT.size),
+        seed=1,
+        global_batch=LAYOUT.capacity,
+        stop_step=STEPS,
+        threads=threads,
+        **options,
+    )
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_batches_are_not_copied_and_come_as_they_were_read(
+    image_folder: Path, threads: int
+) -> None:
+    feed, places = Feed(CPU, LAYOUT, ahead=prefetch_of(threads)), set()
+    with (
+        loader(image_folder, 0) as expected,
+        loader(image_folder, threads, buffers=feed.ready()) as batches,
+    ):
+        for batch, read in zip(batches, expected, strict=True):
+            examples = feed(batch)
+            assert examples.images.data_ptr() == batch.images.data_ptr()
+            assert torch.equal(examples.images, read.images)
+            assert torch.equal(examples.labels, read.labels)
+            assert feed.ready().held == 1
+            places.add(examples.images.data_ptr())
+    assert len(places) == min(STEPS, prefetch_of(threads) + 2)
+
+
+def test_what_is_prepared_in_kept_memory_is_what_fresh_memory_holds(image_folder: Path) -> None:
+    feed = Feed(CPU, LAYOUT, ahead=2)
+    kept, fresh = (build_prepare(torch.channels_last, CPU, reuse=reuse) for reuse in (True, False))
+    with loader(image_folder, 1, buffers=feed.ready()) as batches:
+        for batch in batches:
+            images = feed(batch).images
+            assert torch.equal(kept(images), fresh(images))
+
+
+def test_an_evaluation_that_was_left_is_begun_anew(image_folder: Path) -> None:
+    val = open_train_val(image_folder)[1]
+    feed = Feed(CPU, Layout(4, 16), ahead=4)
+    for stop in (1, 2, None):
+        seen: list[int] = []
+        with eval_loader(
+            val, EvalTransform(20, 16), batch_size=4, threads=2, buffers=feed.ready()
+        ) as batches:
+            for number, batch in enumerate(batches):
+                assert feed(batch).labels.tolist() == val.labels[batch.indices.numpy()].tolist()
+                seen += batch.indices.tolist()
+                if number == stop:
+                    break
+    assert seen == list(range(len(val)))

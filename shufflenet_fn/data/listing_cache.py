@@ -28,6 +28,10 @@ _COARSEST_NS = 2 * 10**9
 """No file system's modification times are coarser. A folder that was changed less than this before it was
 listed may have been changed once more afterwards and still have the same time."""
 
+_SKEW_NS = 24 * 3600 * 10**9
+"""No file server's clock is further ahead of this machine's. A time beyond that was set, as by an
+archive, and the next change will put another in its place."""
+
 _WORTH_A_NOTE_S = 1.0
 
 
@@ -63,7 +67,7 @@ def cached_listing(folder: Path, *, note: Note = silent, cache_root: Path | None
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_alone(path))
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
             note(_unkept(folder, error))
             return _listed(folder, note).listing
         kept = _open(path, folder, asked_ns, note)  # another process may have made it meanwhile
@@ -124,8 +128,8 @@ def _change(folder: Path, directory: Directory) -> str | None:
 
 def _is_settled(kept: Kept) -> bool:
     """Whether no folder can have been changed after it was listed without its time showing it."""
-    latest = max(directory.mtime_ns for directory in kept.listing.directories)
-    return latest < kept.listed_ns - _COARSEST_NS
+    start, stop = kept.listed_ns - _COARSEST_NS, kept.listed_ns + _SKEW_NS
+    return not any(start <= directory.mtime_ns <= stop for directory in kept.listing.directories)
 
 
 def _key(folder: Path) -> str:

@@ -151,6 +151,39 @@ def test_a_folder_changed_just_before_it_was_listed_is_not_trusted(
     assert "a/3.jpg" in list(cached_listing(split, cache_root=cache).paths)
 
 
+@pytest.mark.parametrize(("ahead_s", "trusted"), [(-3600, True), (3600, False), (10**8, True)])
+def test_folders_of_another_clock(split: Path, cache: Path, ahead_s: int, trusted: bool) -> None:
+    """A file server may be some hours ahead; a year in the future is an archive's doing."""
+    then = time.time() + ahead_s
+    os.utime(split / "a", (then, then))
+    cached_listing(split, cache_root=cache)
+    listed: list[Path] = []
+
+    def counted(folder: Path) -> Listing:
+        listed.append(folder)
+        return list_split(folder)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listing_cache, "list_split", counted)
+        assert list(cached_listing(split, cache_root=cache).paths) == PATHS
+    assert listed == ([] if trusted else [split])
+
+
+def test_a_file_system_without_locks_is_said(
+    split: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import filelock
+
+    def unsupported(self: filelock.FileLock) -> None:
+        raise NotImplementedError("FileSystem does not appear to support flock")
+
+    monkeypatch.setattr(filelock.FileLock, "__enter__", unsupported)
+    notes: list[str] = []
+    listing = cached_listing(split, note=notes.append, cache_root=cache)
+    assert list(listing.paths) == PATHS
+    assert "does not appear to support flock" in notes[0]
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_any_damage_to_the_kept_file_is_noticed(split: Path, cache: Path, share: float) -> None:
     cached_listing(split, cache_root=cache)

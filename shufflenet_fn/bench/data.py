@@ -7,7 +7,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -156,23 +156,38 @@ def best_peer(
 def measure(
     readers: Mapping[str, Reader], loading: Loading, rounds: int, progress: Progress
 ) -> dict[str, list[Loaded]]:
-    """Turns of all ``readers``, by name; the first turn of each warms up and does not count."""
-    names = list(readers)
+    """``turns_of`` all ``readers``, each in a process of its own."""
     with workers(
-        names, build_loading, loading, threads=1, environment={}, parents=True
+        list(readers), build_loading, loading, threads=1, environment={}, parents=True
     ) as contenders:
-        for contender in contenders:
-            contender.value("")
+        return turns_of(contenders, rounds, progress)
 
-        def told(number: int, latest: Sequence[Loaded]) -> None:
-            rates = (f"{n} {1 / one.per_image:.0f}" for n, one in zip(names, latest, strict=True))
-            progress(f"round {number}/{rounds}, images/s: {', '.join(rates)}")
 
-        def turn(index: int) -> Loaded:
-            loaded: Loaded = contenders[index].value("")
-            return loaded
+class Contender(Protocol):
+    """Somebody whose turns are measured: ``workers.Worker``, or a process of another interpreter."""
 
-        return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
+    name: str
+
+    def value(self, case: str) -> Any:
+        """A turn, as ``Loaded``."""
+
+
+def turns_of(
+    contenders: Sequence[Contender], rounds: int, progress: Progress
+) -> dict[str, list[Loaded]]:
+    """``rounds`` turns of each contender, by name; the first one of each warms up and does not count."""
+    names = [contender.name for contender in contenders]
+    for contender in contenders:
+        contender.value("")
+
+    def told(number: int, latest: Sequence[Loaded]) -> None:
+        rates = (f"{n} {1 / one.per_image:.0f}" for n, one in zip(names, latest, strict=True))
+        progress(f"round {number}/{rounds}, images/s: {', '.join(rates)}")
+
+    def turn(index: int) -> Loaded:
+        return Loaded(*contenders[index].value(""))
+
+    return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
 
 
 def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:

@@ -1,0 +1,298 @@
+"""Our loader against torchvision's and NVIDIA DALI's, from the disk to batches for the first convolution.
+
+    python benchmarks/input.py --data DIR [--dali-python PATH] [--rounds 10] [--markdown FILE]
+
+``DIR/train`` is read as often as ``--images`` asks for. All contenders take turns in one run, each in a
+process of its own: torchvision at its best number of workers, over the files and over the JPEGs that we pack;
+ours over files, packed JPEG and packed raw; DALI with both layouts of its result, run by an interpreter that
+has ``nvidia-dali-cuda120`` and numpy. Then the same without colour jitter, one thread against two, and the
+wait of devices at 80 % of the loader's maximum. ``--parts`` leaves some of that out. Prints one JSON object;
+``--markdown`` writes the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, turns_of
+from shufflenet_fn.bench.input import run_input_bench
+from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
+from shufflenet_fn.bench.settings import DataBenchSettings, InputBenchSettings
+from shufflenet_fn.bench.tree import make_tree
+from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.data.opening import open_split
+from shufflenet_fn.data.packed.write import pack
+from shufflenet_fn.run.directory import environment
+from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+
+FILES, SMALL_FILES = "files", "JPEG 256 files"
+PACKED_JPEG, PACKED_RAW = PACKINGS
+PEER_SMALL = f"{PEER}, {SMALL_FILES}"
+DALI_LAYOUTS = {"DALI HWC": "HWC", "DALI CHW": "CHW"}
+LOAD = 0.8
+
+
+class Bar(NamedTuple):
+    """``ours`` is to be ``least`` times as fast as the fastest of ``peers``; ``aim`` is hoped for."""
+
+    ours: str
+    peers: tuple[str, ...]
+    least: float
+    aim: float | None = None
+
+
+BARS = (
+    Bar(FILES, (PEER,), 2.5, 4.0),
+    Bar(FILES, tuple(DALI_LAYOUTS), 1.0, 1.3),
+    Bar(PACKED_JPEG, (PEER,), 6.0),
+    Bar(PACKED_JPEG, (PEER_SMALL,), 3.0),
+    Bar(PACKED_RAW, (PEER,), 10.0),
+)
+SCALING = 1.7
+
+
+class Dali:
+    """A contender in an interpreter of its own, see ``dali_worker.py``."""
+
+    def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
+        self.name, self._process = name, process
+
+    def value(self, case: str) -> tuple[int, float, float]:
+        """A turn. Raises ``UserError`` if DALI failed; its words are on standard error."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        assert stdin is not None and stdout is not None
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write("turn\n")
+            stdin.flush()
+        answer = stdout.readline()
+        if not answer:
+            raise UserError(f"{self.name}: its process ended; see above for its output.")
+        images, seconds, cpu_seconds = json.loads(answer)
+        return images, seconds, cpu_seconds
+
+
+@contextlib.contextmanager
+def dali(python: str, name: str, settings: Mapping[str, Any]) -> Iterator[Dali]:
+    worker = Path(__file__).with_name("dali_worker.py")
+    process = subprocess.Popen(
+        [python, str(worker), json.dumps(settings)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield Dali(name, process)
+    finally:
+        process.communicate()
+
+
+def unpacked(packed: str, folder: Path) -> str:
+    """The JPEGs of a packed training split as files."""
+    samples = open_split(packed, "train")
+    for index in range(len(samples)):
+        place = folder / "train" / samples.classes[int(samples.labels[index])] / f"{index:07d}.jpg"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(samples.read(index).data)
+    return str(folder)
+
+
+def speeds(
+    roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
+) -> dict[str, Any]:
+    """All contenders in turns, and the bars that they are held to."""
+    threads = usable_cores()
+    best, trial = best_peer(roots[FILES], settings, tell)
+    small, small_trial = best_peer(roots[SMALL_FILES], settings, tell)
+    readers = {
+        name: Reader("ours", roots[name], threads, settings.color_jitter)
+        for name in (FILES, PACKED_JPEG, PACKED_RAW)
+    }
+    readers |= {PEER: best, PEER_SMALL: small}
+    found = in_turns_with_dali(readers, settings, dali_python, roots[FILES], (threads,))
+    return {
+        "color_jitter": settings.color_jitter,
+        "threads": threads,
+        "contenders": {name: told_of(turns) for name, turns in found.items()},
+        "peer_workers": {PEER: trial, PEER_SMALL: small_trial},
+        "bars": [held for bar in BARS if (held := hold(bar, found)) is not None],
+    }
+
+
+def scaling(
+    roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
+) -> dict[str, Any]:
+    """One thread against two, of ours and, for comparison, of DALI."""
+    names = (FILES, PACKED_JPEG, PACKED_RAW)
+    readers = {
+        f"{name}, {threads}": Reader("ours", roots[name], threads, settings.color_jitter)
+        for name in names
+        for threads in (1, 2)
+    }
+    found = in_turns_with_dali(readers, settings, dali_python, roots[FILES], (1, 2))
+    every = [*names, *(DALI_LAYOUTS if dali_python else ())]
+    return {
+        "contenders": {name: told_of(turns) for name, turns in found.items()},
+        "speedups": {
+            name: compared(found[f"{name}, 2"], found[f"{name}, 1"])
+            | ({"least": SCALING} if name in names else {})
+            for name in every
+        },
+    }
+
+
+def in_turns_with_dali(
+    readers: Mapping[str, Reader],
+    settings: DataBenchSettings,
+    dali_python: str | None,
+    root: str,
+    threads: Sequence[int],
+) -> dict[str, list[Loaded]]:
+    """Turns of ``readers`` and of DALI in both layouts with each number of threads."""
+    loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
+    common = {
+        "root": root,
+        "batch_size": settings.batch_size,
+        "image_size": settings.image_size,
+        "jitter": settings.color_jitter,
+        "seconds": settings.turn_seconds,
+    }
+    with (
+        workers(
+            list(readers), build_loading, loading, threads=1, environment={}, parents=True
+        ) as ours,
+        contextlib.ExitStack() as stack,
+    ):
+        theirs = [
+            stack.enter_context(
+                dali(
+                    dali_python,
+                    name if len(threads) == 1 else f"{name}, {count}",
+                    {**common, "layout": layout, "threads": count},
+                )
+            )
+            for name, layout in DALI_LAYOUTS.items()
+            for count in threads
+            if dali_python is not None
+        ]
+        return turns_of([*ours, *theirs], settings.rounds, tell)
+
+
+def told_of(turns: Sequence[Loaded]) -> dict[str, float]:
+    return {
+        "images_s": 1 / statistics.median(turn.per_image for turn in turns),
+        "cpu_s_per_1000": 1000 * statistics.median(t.cpu_seconds / t.images for t in turns),
+    }
+
+
+def hold(bar: Bar, found: Mapping[str, Sequence[Loaded]]) -> dict[str, Any] | None:
+    """A bar with what was measured; ``None`` without its peer."""
+    present = [name for name in bar.peers if name in found]
+    if not present:
+        return None
+    peer = max(present, key=lambda name: told_of(found[name])["images_s"])
+    return {
+        "ours": bar.ours,
+        "peer": peer,
+        "least": bar.least,
+        "aim": bar.aim,
+        **compared(found[bar.ours], found[peer]),
+    }
+
+
+def waits(root: str, settings: DataBenchSettings, seconds: float) -> list[dict[str, Any]]:
+    """Data wait at 80 % of the loader's maximum, of 1 and of 2 devices."""
+    return [
+        run_input_bench(
+            InputBenchSettings(
+                data=root,
+                devices=devices,
+                load=LOAD,
+                batch_size=settings.batch_size * devices,
+                image_size=settings.image_size,
+                color_jitter=settings.color_jitter,
+                seconds=seconds,
+            ),
+            progress=tell,
+        )
+        for devices in (1, 2)
+    ]
+
+
+def tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True, help="image folder")
+    parser.add_argument("--dali-python", help="an interpreter with DALI and numpy")
+    parser.add_argument("--images", type=int, default=2000)
+    parser.add_argument("--image-size", type=int, default=224)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--turn-seconds", type=float, default=3.0)
+    parser.add_argument("--wait-seconds", type=float, default=20.0)
+    parser.add_argument(
+        "--scratch", help="folder for the trees; the system's temporary one if not given"
+    )
+    parser.add_argument("--markdown", type=Path, help="write the tables to this file")
+    parser.add_argument("--parts", default="jitter,plain,scaling,waits", help="what to measure")
+    given = parser.parse_args()
+    parts = given.parts.split(",")
+    settings = {
+        part: DataBenchSettings(
+            images=given.images,
+            image_size=given.image_size,
+            batch_size=given.batch_size,
+            rounds=given.rounds,
+            turn_seconds=given.turn_seconds,
+            color_jitter=jitter,
+        )
+        for part, jitter in (("jitter", 0.2), ("plain", 0.0))
+    }
+    with tempfile.TemporaryDirectory(dir=given.scratch, prefix="input-") as place:
+        roots = {FILES: str(make_tree(given.data, Path(place, FILES), given.images))}
+        for name, packing in PACKINGS.items():
+            tell(f"packing {given.images} images: {name}")
+            roots[name] = str(Path(place, name.replace(" ", "-")))
+            pack(roots[FILES], roots[name], packing, workers=usable_cores())
+        roots[SMALL_FILES] = unpacked(roots[PACKED_JPEG], Path(place, "small"))
+        result = {
+            "command": " ".join(["python", *sys.argv]),
+            "environment": environment(),
+            "images": given.images,
+            "image_size": given.image_size,
+            "batch_size": given.batch_size,
+            "rounds": given.rounds,
+            "turn_seconds": given.turn_seconds,
+            "speeds": [
+                speeds(roots, settings[part], given.dali_python)
+                for part in ("jitter", "plain")
+                if part in parts
+            ],
+            "scaling": scaling(roots, settings["jitter"], given.dali_python)
+            if "scaling" in parts
+            else {"speedups": {}},
+            "waits": waits(roots[FILES], settings["jitter"], given.wait_seconds)
+            if "waits" in parts
+            else [],
+        }
+    print(json.dumps(result))
+    if given.markdown is not None:
+        from input_tables import tables
+
+        given.markdown.write_text(tables(result))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,8 +15,8 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.events import Event, Reporter, Reporters
 from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.train import train
 from shufflenet_fn.run.kept import idle_cores
+from shufflenet_fn.run.train import train
 from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -73,15 +73,15 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
     runtime = runtime_of(job.device)
     threads = compute_threads(job, world)
     notes = list(runtime.prepare())
+    cores = max(1, usable_cores() // world.local_size)
+    if note := idle_cores(job.resolved.origin.get("threads"), threads, cores):
+        notes.append(note)
     if job.settings.deterministic:
         notes += runtime.deterministic()
     runtime.set_device(job.devices[world.local_rank])
     torch.set_num_threads(threads)
     notes += runtime.tune()
     # The log is opened inside the group: by then rank 0 has made the directory.
-    cores = max(1, usable_cores() // world.local_size)
-    if note := idle_cores(job.resolved.origin.get("threads"), threads, cores):
-        notes.append(note)
     with process_group(world, runtime.dist_backend), contextlib.ExitStack() as stack:
         log: RunFiles | RankLog
         reporter: Reporter

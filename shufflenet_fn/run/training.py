@@ -94,8 +94,8 @@ class Training:
     global_batch: int
     state: TrainState
     best: Best | None
-    last: Scores | None = None
     identity: dict[str, Any]
+    last: Scores | None = None
     verdict: Verdict | None = None
     skipped_in_a_row: int = 0
     unfinished: EpochSums | None = None
@@ -132,15 +132,15 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     notes, warnings, best = initial.notes, list(job.warnings), None
     unfinished, skipped_in_a_row = None, 0
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
-    if job.resume is not None:
     identity = identity_of(runtime, settings, world, backend=backend.name, train_set=train_set)
+    if job.resume is not None:
         state = load_state(job.resume, config, state)
         restore_generators(load_generators(job.resume), runtime)
         manifest = checked_manifest(read_manifest(job.resume), job.resume)
         warnings += differences(
             manifest,
-            classes=train_set.classes,
             identity,
+            classes=train_set.classes,
             steps_per_epoch=epoch_steps,
             bn_stats=settings.bn_stats,
         )
@@ -226,11 +226,11 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
         global_batch=batch,
         state=state,
         best=best,
+        identity=identity,
         skipped_in_a_row=skipped_in_a_row,
         unfinished=unfinished,
     )
 
-        identity=identity,
 
 def eval_batch_size(settings: TrainSettings, world: World) -> int:
     """Images per batch of one rank's share of the evaluation."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shufflenet_fn.data.packed.format import INDEX_NAME, SPLITS, PackedIndex, index_fields
+from shufflenet_fn.data.packed.format import (
+    INDEX_NAME,
+    SPLITS,
+    PackedIndex,
+    PackSettings,
+    index_fields,
+)
 from shufflenet_fn.data.packed.index import is_packed, read_index
-from shufflenet_fn.data.packed.plan import differences
+from shufflenet_fn.data.packed.plan import Fingerprint, differences, source_changed
 from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
 from shufflenet_fn.data.packed.shards import ShardError
 from shufflenet_fn.data.packed.unfinished import (
@@ -21,6 +27,7 @@ from shufflenet_fn.data.packed.unfinished import (
     remove_leftovers,
     remove_parts,
 )
+from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 
@@ -74,8 +81,10 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def finished_index(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> PackedIndex | None:
-    """The index of a folder that is packed by this plan already, or None if it is to be packed.
+def finished_index(
+    folder: Path, settings: PackSettings, splits: Sequence[ImageFolder], *, overwrite: bool
+) -> PackedIndex | None:
+    """The index of a folder that is packed so already, or None if it is to be packed.
 
     Raises:
       UsageError: it is packed otherwise, and that is not to be overwritten.
@@ -84,25 +93,30 @@ def finished_index(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) ->
     if overwrite or not (folder / INDEX_NAME).exists():
         return None
     index = read_index(folder)
-    fields = index_fields(index)
     # Another version of a library is no reason to pack a whole data set again.
-    comparable = {key: plan[key] for key in ("settings", "source")}
-    _refuse(folder, "is packed already", differences(fields, comparable))
+    now = {
+        "settings": vars(settings),
+        "source": {source.split: Fingerprint(source).upto(len(source)) for source in splits},
+    }
+    _refuse(folder, "is packed already", differences(index_fields(index), now))
     remove_parts(folder)  # of a run that was killed after its last write
     return index
 
 
-def prepare(folder: Path, plan: Mapping[str, Any], *, overwrite: bool) -> dict[str, list[Part]]:
+def prepare(
+    folder: Path, plan: Mapping[str, Any], splits: Sequence[ImageFolder], *, overwrite: bool
+) -> dict[str, list[Part]]:
     """Make the folder ready for this plan: the finished shards of an interrupted run, by split.
 
     Raises:
-      UsageError: an interrupted run had another plan, and it is not to be overwritten.
+      UsageError: an interrupted run had another plan or packed other images, and it is not to be
+        overwritten.
       UserError: its plan is damaged, and it is not to be overwritten.
     """
     finished: dict[str, list[Part]] = {split: [] for split in SPLITS}
     if (folder / PLAN_NAME).exists() and not overwrite:
         _refuse(folder, "is half packed", differences(read_sealed(folder / PLAN_NAME), plan))
-        finished = {split: finished_parts(folder, split) for split in SPLITS}
+        finished = {source.split: _usable_parts(folder, source) for source in splits}
     else:
         # Before its shards: a folder with an index must be complete.
         (folder / INDEX_NAME).unlink(missing_ok=True)
@@ -123,6 +137,19 @@ def explained(folder: Path) -> Iterator[None]:
             "folder writable, and run the same command again: it goes on from the last finished "
             "shard."
         ) from error
+
+
+def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
+    """The finished shards of a split. Raises ``UsageError`` if their images have changed since."""
+    parts = finished_parts(folder, source.split)
+    fingerprint = Fingerprint(source)
+    for part in parts:
+        gone = part.next_source > len(source)
+        if gone or fingerprint.upto(part.next_source) != part.source_sha256:
+            _refuse(folder, "is half packed", [source_changed(source.split)])
+    if parts and not parts[-1].full and parts[-1].next_source < len(source):
+        parts.pop()  # images were added behind what was the last one
+    return parts
 
 
 def _check_nothing_else(folder: Path) -> None:

@@ -12,6 +12,7 @@ from shufflenet_fn.data.packed.encode import Record, encode_record
 from shufflenet_fn.data.packed.entries import Entries, entries_of, record_checksum
 from shufflenet_fn.data.packed.files import publish, sha256_of, temporary
 from shufflenet_fn.data.packed.format import FileFacts, PackSettings, shard_name
+from shufflenet_fn.data.packed.plan import Fingerprint
 from shufflenet_fn.data.packed.shards import ShardWriter
 from shufflenet_fn.data.packed.unfinished import Part, write_part
 from shufflenet_fn.data.sources import ImageFolder
@@ -43,6 +44,7 @@ def write_shards(
     folder: Path,
     settings: PackSettings,
     finished: Sequence[Part],
+    fingerprint: Fingerprint,
 ) -> tuple[list[Part], tuple[str, ...]]:
     """Write the shards that follow the finished ones.
 
@@ -52,6 +54,7 @@ def write_shards(
       folder: where to write.
       settings: when a shard is full.
       finished: the split's shards so far.
+      fingerprint: of the source, for the record of what a shard was made from.
 
     Returns:
       All shards of the split, and the images that were left out after the last of them.
@@ -69,7 +72,7 @@ def write_shards(
             full = shard.fill(encoded, samples, settings.shard_bytes)
             if shard.images == 0:
                 return parts, tuple(shard.left_out)
-            parts.append(shard.finish())
+            parts.append(shard.finish(fingerprint, full=full))
         finally:
             shard.discard()
         write_part(folder, parts[-1])
@@ -103,14 +106,22 @@ class _Shard:
                 return True
         return False
 
-    def finish(self) -> Part:
+    def finish(self, fingerprint: Fingerprint, *, full: bool) -> Part:
         """Complete the file and give it its name."""
         assert self._writer is not None
         self._writer.close()
         aside = temporary(self._path)
         facts = FileFacts(self._path.name, os.path.getsize(aside), self.images, sha256_of(aside))
         publish(aside, self._path)
-        return Part(facts, self._entries(), self._kept, tuple(self.left_out), self._next_source)
+        return Part(
+            facts,
+            self._entries(),
+            self._kept,
+            tuple(self.left_out),
+            self._next_source,
+            fingerprint.upto(self._next_source),
+            full,
+        )
 
     def discard(self) -> None:
         """Remove what is not finished, so that a full disk is not kept full."""

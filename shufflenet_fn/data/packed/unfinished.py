@@ -41,6 +41,8 @@ class Part(NamedTuple):
       kept: how many of them are the source's own bytes.
       left_out: source images that were left out while it was written.
       next_source: the first source image after it.
+      source_sha256: ``Fingerprint`` of the source images before that.
+      full: it was closed because of its size, not because there were no more images.
     """
 
     shard: FileFacts
@@ -48,18 +50,14 @@ class Part(NamedTuple):
     kept: int
     left_out: tuple[str, ...]
     next_source: int
+    source_sha256: str
+    full: bool
 
 
 def write_part(folder: Path, part: Part) -> None:
     """Record that a shard is finished. Raises ``OSError``."""
-    facts = json.dumps(
-        {
-            "shard": part.shard._asdict(),
-            "kept": part.kept,
-            "left_out": part.left_out,
-            "next_source": part.next_source,
-        }
-    )
+    fields = {name: value for name, value in part._asdict().items() if name != "entries"}
+    facts = json.dumps({**fields, "shard": part.shard._asdict()})
     buffer = io.BytesIO()
     columns = {f"entries_{name}": column for name, column in part.entries._asdict().items()}
     np.savez(buffer, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **columns)
@@ -108,13 +106,8 @@ def _read_part(folder: Path, shard: str) -> Part | None:
         with np.load(_part_path(folder, shard), allow_pickle=False) as arrays:
             facts: dict[str, Any] = json.loads(bytes(arrays["facts"]))
             entries = Entries(*(arrays[f"entries_{name}"] for name in Entries._fields))
-        part = Part(
-            FileFacts(**facts["shard"]),
-            entries,
-            facts["kept"],
-            tuple(facts["left_out"]),
-            facts["next_source"],
-        )
+        facts["left_out"] = tuple(facts["left_out"])
+        part = Part(**{**facts, "shard": FileFacts(**facts["shard"]), "entries": entries})
         complete = os.path.getsize(folder / shard) == part.shard.bytes
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None

@@ -30,7 +30,7 @@ from shufflenet_fn.data.packed.format import (
     entries_name,
     index_fields,
 )
-from shufflenet_fn.data.packed.plan import fingerprint, plan_fields
+from shufflenet_fn.data.packed.plan import Fingerprint, plan_fields
 from shufflenet_fn.data.packed.sealed import write_sealed
 from shufflenet_fn.data.packed.shard_writing import Packable, encode_source, write_shards
 from shufflenet_fn.data.packed.unfinished import Part, remove_parts
@@ -74,8 +74,8 @@ def pack(
     """Pack ``source/train`` and ``source/val`` into ``folder``, in the source's order.
 
     Shards and entries depend on the source and the settings only: not on the number of workers, nor
-    on how often packing was interrupted. A run goes on where one with the same settings and source
-    was interrupted.
+    on how often packing was interrupted. A run goes on where one with the same settings was
+    interrupted; images after its last finished shard may have been mended meanwhile.
 
     Args:
       source: an image folder.
@@ -94,20 +94,30 @@ def pack(
         raise UsageError(f"--workers must be at least 1, got {workers}.")
     source, folder = settled_paths(source, folder)
     splits = open_train_val(source)
-    plan = plan_fields(settings, {samples.split: fingerprint(samples) for samples in splits})
+    plan = plan_fields(settings, splits[0].classes)
     with explained(folder), claimed(folder):
-        complete = finished_index(folder, plan, overwrite=overwrite)
+        complete = finished_index(folder, settings, splits, overwrite=overwrite)
         if complete is not None:
             return Packed(complete, 0, was_complete=True)
-        finished = prepare(folder, plan, overwrite=overwrite)
+        finished = prepare(folder, plan, splits, overwrite=overwrite)
         packed: dict[str, SplitIndex] = {}
+        fingerprints: dict[str, str] = {}
         for samples in splits:
             encode = functools.partial(encode_source, samples, settings, skip_bad_images)
+            fingerprint = Fingerprint(samples)
             packed[samples.split] = _pack_split(
-                samples, folder, settings, finished[samples.split], encode, workers, report
+                samples,
+                folder,
+                settings,
+                finished[samples.split],
+                fingerprint,
+                encode,
+                workers,
+                report,
             )
+            fingerprints[samples.split] = fingerprint.upto(len(samples))
         index = PackedIndex(
-            settings, splits[0].classes, packed, plan["source"], _provenance(source, plan)
+            settings, splits[0].classes, packed, fingerprints, _provenance(source, plan)
         )
         write_sealed(folder / INDEX_NAME, index_fields(index))
         remove_parts(folder)
@@ -120,6 +130,7 @@ def _pack_split(
     folder: Path,
     settings: PackSettings,
     finished: Sequence[Part],
+    fingerprint: Fingerprint,
     encode: Callable[[int], Packable],
     workers: int,
     report: Callable[[Progress], None],
@@ -127,7 +138,7 @@ def _pack_split(
     first = finished[-1].next_source if finished else 0
     with closing(ordered_map(encode, range(first, len(samples)), workers=workers)) as encoded:
         counted = _counted(encoded, samples.split, first, len(samples), report)
-        parts, left_out = write_shards(counted, samples, folder, settings, finished)
+        parts, left_out = write_shards(counted, samples, folder, settings, finished, fingerprint)
     if not parts:
         raise UserError(
             f"none of the {len(samples)} images of {samples.root / samples.split} can be decoded. "

@@ -180,17 +180,45 @@ def test_a_changed_source_is_refused(
     else:
         with pytest.raises(Stop):
             pack(source, folder, JPEG, workers=2, report=stop_after(9))
-    image = source / "train" / "bee" / "3.jpg"
+    image = source / "train" / "ant" / "0.jpg"
     if change == "touch":
         os.utime(image, ns=(1, 1))
     elif change == "remove":
         image.unlink()
     elif change == "rename":
-        image.rename(image.with_name("33.jpg"))
+        image.rename(image.with_name("000.jpg"))
     else:
-        shutil.copy(image, image.with_name("x.jpg"))
+        shutil.copy(image, image.with_name("00.jpg"))
     with pytest.raises(UsageError, match=r"files of the source's train/ were"):
         pack(source, folder, JPEG, workers=2)
+
+
+@pytest.mark.parametrize("change", ["mend", "remove", "add"])
+def test_images_after_the_last_finished_shard_may_be_mended(
+    source: Path, tmp_path: Path, change: str
+) -> None:
+    bad = source / "val" / "cat" / "3.jpg"
+    right = bad.read_bytes()
+    bad.write_bytes(right[:300])
+    with pytest.raises(UserError, match=str(bad)):
+        pack(source, tmp_path / "x", RAW, workers=2)
+    if change == "remove":
+        bad.unlink()
+    else:
+        bad.write_bytes(right)
+    if change == "add":  # behind the last image of a split whose shards are all finished
+        (source / "train" / "cat" / "9.jpg").write_bytes(right)
+    assert pack(source, tmp_path / "x", RAW, workers=2).images_resumed >= 12
+    pack(source, tmp_path / "fresh", RAW, workers=2)
+    same_set(tmp_path / "x", tmp_path / "fresh")
+
+
+def test_changed_classes_are_refused(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        pack(source, tmp_path / "x", JPEG, workers=2, report=stop_after(9))
+    (source / "train" / "bee").rename(source / "train" / "dog")
+    with pytest.raises(UsageError, match="class folders of the source were"):
+        pack(source, tmp_path / "x", JPEG, workers=2)
 
 
 def test_an_interrupted_run_of_other_libraries_is_not_gone_on_with(

@@ -90,9 +90,11 @@ def transform_in_stages(
             ratio=transform.ratio,
             draws=draws[: geometry.CROP_DRAWS],
         )
-        region = picture.region(box, transform.size, transform.size)
+        region, extent = picture.region(box, transform.size, transform.size)
     with clock("resize"):
-        geometry.resize(region, transform.size, transform.size, out=out, scratch=scratch)
+        geometry.resize(
+            region, transform.size, transform.size, extent=extent, out=out, scratch=scratch
+        )
     with clock("jitter"):
         if transform.jitter > 0:
             jitter.color_jitter(out, transform.jitter, draws[geometry.CROP_DRAWS : -1])

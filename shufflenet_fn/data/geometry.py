@@ -91,6 +91,7 @@ def resize(
     height: int,
     width: int,
     *,
+    extent: tuple[float, float] | None = None,
     out: RgbImage | None = None,
     scratch: Scratch | None = None,
 ) -> RgbImage:
@@ -103,12 +104,14 @@ def resize(
     Args:
       image: uint8 (H, W, 3); a strided view is fine.
       height, width: of the result.
+      extent: height and width, from the top left, of the part of ``image`` that is wanted, if it ends
+        inside a pixel.
       out: C-contiguous uint8 (height, width, 3) to fill, or None for a new array.
       scratch: memory to use again where ``image`` is strided or read-only.
     """
     if out is None:
         out = np.empty((height, width, 3), dtype=np.uint8)
-    if image.shape[:2] == (height, width):
+    if extent is None and image.shape[:2] == (height, width):
         np.copyto(out, image)
         return out
     if not (image.flags.c_contiguous and image.flags.writeable):
@@ -117,18 +120,20 @@ def resize(
         contiguous = (scratch or Scratch()).array("resize", image.shape)
         np.copyto(contiguous, image)
         image = contiguous
-    _resample(image, out)
+    _resample(image, out, extent)
     return out
 
 
-def _resample(image: RgbImage, out: RgbImage) -> None:
+def _resample(image: RgbImage, out: RgbImage, extent: tuple[float, float] | None) -> None:
     """Fill ``out`` from ``image``, both C-contiguous.
 
     ``torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)``, with the one thing
     that it lacks, ``out``. Of uint8 in channels_last memory torch has a SIMD kernel.
     """
+    height, width = out.shape[:2]
+    scales = (None, None) if extent is None else (height / extent[0], width / extent[1])
     torch.ops.aten._upsample_bilinear2d_aa.out(
-        _nchw(image), out.shape[:2], False, None, None, out=_nchw(out)
+        _nchw(image), (height, width), False, *scales, out=_nchw(out)
     )
 
 

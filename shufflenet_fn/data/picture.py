@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,18 @@ SPARE = 2
 
 Pillow's ``thumbnail`` takes the same (``reducing_gap``). With fewer the filter has too little left to do.
 """
+
+
+class Region(NamedTuple):
+    """Pixels of a part of an image, to be resized (``geometry.resize``).
+
+    Attributes:
+      pixels: uint8 (H, W, 3), a view.
+      extent: how much of them is the part, if it ends inside a pixel.
+    """
+
+    pixels: RgbImage
+    extent: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -35,20 +48,22 @@ class Picture:
     decode: Callable[[int], RgbImage]
     reductions: tuple[int, ...] = (1,)
 
-    def region(self, box: Box, height: int, width: int) -> RgbImage:
-        """The pixels of ``box`` for a resize to (height, width): a view of what ``decode`` gives.
+    def region(self, box: Box, height: int, width: int) -> Region:
+        """The pixels of ``box`` for a resize to (height, width).
 
-        Decoded at the largest reduction that leaves SPARE pixels for each one of the result. Edges of
-        ``box`` then move to the nearest multiple of the reduction, which is at most a quarter of a pixel
-        of the result.
+        Decoded at the largest reduction that leaves SPARE pixels for each one of the result. ``box`` then
+        moves so that its top and left edge are multiples of the reduction, which is by a quarter of a
+        pixel of the result at most. Its size stays what it is.
         """
         room = min(box.height // height, box.width // width)
         reduction = max(r for r in self.reductions if r == 1 or r * SPARE <= room)
         pixels = self.decode(reduction)
         top, left = round(box.top / reduction), round(box.left / reduction)
-        bottom = round((box.top + box.height) / reduction)
-        right = round((box.left + box.width) / reduction)
-        return pixels[top:bottom, left:right]
+        part = pixels[
+            top : top - (-box.height // reduction), left : left - (-box.width // reduction)
+        ]
+        extent = (box.height / reduction, box.width / reduction) if reduction > 1 else None
+        return Region(part, extent)
 
 
 def as_picture(image: Picture | RgbImage) -> Picture:

@@ -80,8 +80,10 @@ class TrainTransform:
             ratio=self.ratio,
             draws=draws[: geometry.CROP_DRAWS],
         )
-        cropped = picture.region(box, self.size, self.size)
-        result = geometry.resize(cropped, self.size, self.size, out=out, scratch=scratch)
+        pixels, extent = picture.region(box, self.size, self.size)
+        result = geometry.resize(
+            pixels, self.size, self.size, extent=extent, out=out, scratch=scratch
+        )
         if self.jitter > 0:
             jitter.color_jitter(result, self.jitter, draws[geometry.CROP_DRAWS : -1])
         if draws[-1] < self.flip:
@@ -131,10 +133,12 @@ class EvalTransform:
         picture = as_picture(image)
         part = geometry.middle(picture.height, picture.width)
         height, width = geometry.resized_shape(part.height, part.width, self.resize)
-        pixels = picture.region(part, height, width)
+        pixels, extent = picture.region(part, height, width)
         if pixels.shape[:2] != (height, width):
             resized = (scratch or Scratch()).array("resized", (height, width, 3))
-            pixels = geometry.resize(pixels, height, width, out=resized, scratch=scratch)
+            pixels = geometry.resize(
+                pixels, height, width, extent=extent, out=resized, scratch=scratch
+            )
         box = geometry.centre_box(height, width, self.size)
         return geometry.resize(geometry.crop(pixels, box), self.size, self.size, out=out)
 

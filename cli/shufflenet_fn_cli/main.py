@@ -10,6 +10,7 @@ import typer
 
 from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_cli.bench import bench_app
+from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
 from shufflenet_fn_cli.emulator import emulator_app
@@ -28,6 +29,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)
 app.add_typer(bench_app, name="bench")
+app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(data_app, name="data")
 app.add_typer(emulator_app, name="emulator")
 

@@ -36,7 +36,7 @@ REPLACED: Final = ".replaced"
 
 MAX_MANIFEST_BYTES: Final = 16 << 20
 
-_OWN_HASH: Final = "sha256_of_this_file_with_zeros_here"
+OWN_HASH: Final = "sha256_of_this_file_with_zeros_here"
 _ZEROS: Final = "0" * 64
 _NAME: Final = re.compile(rf"step-(\d{{8,18}})({re.escape(REPLACED)})?")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
@@ -89,7 +89,7 @@ def encode_manifest(about: Mapping[str, Any], step: int, files: Mapping[str, Sto
         TypeError, ValueError: ``about`` is not JSON.
     """
     content = {
-        _OWN_HASH: _ZEROS,
+        OWN_HASH: _ZEROS,
         **about,
         "format": FORMAT,
         "step": step,
@@ -113,7 +113,7 @@ def decode_manifest(
         raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is not JSON ({error})") from None
     if not isinstance(manifest, dict):
         raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is no JSON object")
-    version, own = manifest.get("format"), str(manifest.get(_OWN_HASH))
+    version, own = manifest.get("format"), str(manifest.get(OWN_HASH))
     hashed = _SHA256.fullmatch(own) is not None
     if hashed and sha256(content.replace(own.encode(), _ZEROS.encode(), 1)) != own:
         raise DamagedCheckpoint(checkpoint, f"{MANIFEST} is not what was written")

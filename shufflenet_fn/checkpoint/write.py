@@ -74,9 +74,7 @@ def write_checkpoint(
     stored = {name: StoredFile(sha256(content), len(content)) for name, content in contents.items()}
     contents[MANIFEST] = encode_manifest(manifest, step, stored)
     try:
-        if not folder.exists():
-            disk.make_folder(folder)
-            disk.flush(folder.parent)
+        _make_folders(disk, folder)
         _discard(disk, aside)  # left by a process that was killed while writing
         disk.make_folder(aside)
         for name, content in contents.items():
@@ -106,6 +104,13 @@ def retire(disk: Disk, checkpoint: Path) -> None:
         disk.rename(checkpoint, aside)
         disk.flush(checkpoint.parent)
         remove_tree(disk, aside)
+
+
+def _make_folders(disk: Disk, folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folders(disk, folder.parent)
+        disk.make_folder(folder)
+        disk.flush(folder.parent)
 
 
 def _discard(disk: Disk, path: Path) -> None:

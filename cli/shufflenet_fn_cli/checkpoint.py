@@ -1,0 +1,124 @@
+"""``shufflenet-fn checkpoint``: look at checkpoints without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+checkpoint_app = typer.Typer(
+    help="List, verify, show and compare checkpoints.", no_args_is_help=True
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+One = Annotated[
+    Path,
+    typer.Argument(help="A checkpoint, or a run directory (its newest).", show_default=False),
+]
+
+
+@checkpoint_app.command("list")
+def list_(run: Run, as_json: AsJson = False) -> None:
+    """Every checkpoint of a run, each of them verified. Exit codes: 0, also if some are damaged."""
+    from shufflenet_fn.checkpoint.describe import list_checkpoints
+    from shufflenet_fn.run.json_text import to_json
+
+    listed = list_checkpoints(run)
+    if as_json:
+        print(to_json({"checkpoints": [item._asdict() for item in listed]}))
+        return
+    from shufflenet_fn_cli.checkpoint_table import print_list
+
+    print_list(listed)
+
+
+@checkpoint_app.command()
+def verify(path: One, as_json: AsJson = False) -> None:
+    """Whether every byte of a checkpoint, or of all of a run, is as written. Exit codes: 0 yes, 1 no."""
+    from shufflenet_fn.checkpoint.describe import list_checkpoints
+    from shufflenet_fn.checkpoint.format import MANIFEST, step_of
+    from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
+    from shufflenet_fn.checkpoint.read import verify as verify_one
+    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn_backends.errors import UsageError, UserError
+
+    problems: dict[str, str | None] = {}
+    if (path / CHECKPOINTS).exists():
+        problems = {item.name: item.problem for item in list_checkpoints(path)}
+    elif (path / MANIFEST).exists() or (path.is_dir() and step_of(path.name) is not None):
+        try:
+            verify_one(path)
+            problems[path.name] = None
+        except UserError as error:
+            problems[path.name] = str(error)
+    if not problems:
+        raise UsageError(
+            f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory."
+        )
+    if as_json:
+        print(to_json({"checkpoints": problems, "good": not any(problems.values())}))
+    else:
+        for name, problem in problems.items():
+            print(f"{name}: {problem or 'good'}")
+    if any(problems.values()):
+        raise typer.Exit(1)
+
+
+@checkpoint_app.command()
+def show(path: One, as_json: AsJson = False) -> None:
+    """What a checkpoint is of, and every tensor in it."""
+    from shufflenet_fn.checkpoint.describe import find_one, tensors_in
+    from shufflenet_fn.checkpoint.read import verify as verify_one
+    from shufflenet_fn.run.json_text import to_json
+
+    checkpoint = find_one(path)
+    manifest = verify_one(checkpoint)
+    tensors = tensors_in(checkpoint, manifest)
+    if as_json:
+        print(
+            to_json(
+                {"path": str(checkpoint), **manifest, "tensors": [t._asdict() for t in tensors]}
+            )
+        )
+        return
+    from shufflenet_fn_cli.checkpoint_table import print_checkpoint
+
+    print_checkpoint(checkpoint, manifest, tensors)
+
+
+@checkpoint_app.command()
+def diff(first: One, second: One, as_json: AsJson = False) -> None:
+    """Settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
+    from shufflenet_fn.checkpoint.compare import compare
+    from shufflenet_fn.checkpoint.describe import find_one
+    from shufflenet_fn.checkpoint.read import read_checkpoint
+    from shufflenet_fn.run.json_text import to_json
+
+    found = [find_one(path) for path in (first, second)]
+    comparison = compare(*(read_checkpoint(path) for path in found))
+    if as_json:
+        print(
+            to_json(
+                {
+                    "first": str(found[0]),
+                    "second": str(found[1]),
+                    "identical": comparison.identical,
+                    "tensors": comparison.tensors,
+                    "different": [item._asdict() for item in comparison.different],
+                    "values": [item._asdict() for item in comparison.values],
+                }
+            )
+        )
+    else:
+        from shufflenet_fn_cli.checkpoint_table import print_comparison
+
+        print_comparison(comparison)
+    if not comparison.identical:
+        raise typer.Exit(1)
+
+
+@checkpoint_app.callback()
+def root() -> None:
+    """List, verify, show and compare checkpoints."""

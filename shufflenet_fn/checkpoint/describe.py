@@ -1,0 +1,117 @@
+"""What checkpoints are, told without loading them: for listing and for looking at one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.checkpoint.files import read_regular
+from shufflenet_fn.checkpoint.format import FILES, MANIFEST, DamagedCheckpoint, NewerCheckpoint
+from shufflenet_fn.checkpoint.inventory import (
+    BEST,
+    LATEST,
+    accuracy,
+    checkpoints,
+    checkpoints_of,
+    newest_good,
+    pointed_to,
+)
+from shufflenet_fn.checkpoint.read import read_manifest, verify
+from shufflenet_fn.checkpoint.safetensors_header import read_header
+from shufflenet_fn_backends.errors import UsageError
+
+
+class Listed(NamedTuple):
+    """A checkpoint in a list. ``problem``: what is wrong with it; all but the name is unknown then."""
+
+    name: str
+    step: int | None
+    epoch: float | None
+    saved_at: float | None
+    accuracy1: float | None
+    bytes: int
+    latest: bool
+    best: bool
+    problem: str | None
+
+
+class TensorFacts(NamedTuple):
+    file: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def list_checkpoints(run_dir: Path) -> list[Listed]:
+    """Every checkpoint of a run, oldest first, each of them verified.
+
+    Raises:
+        UsageError: there is no such run.
+    """
+    folder = checkpoints_of(run_dir)
+    if not folder.is_dir():
+        raise UsageError(f"{run_dir} is no run directory: it has no folder {folder.name}.")
+    latest, best = pointed_to(folder, LATEST), pointed_to(folder, BEST)
+    return [_listed(path, path == latest, path == best) for path in reversed(checkpoints(folder))]
+
+
+def find_one(path: Path) -> Path:
+    """The checkpoint at ``path``, or the newest good one of the run there.
+
+    Raises:
+        UsageError: there is neither.
+    """
+    if (path / MANIFEST).is_file():
+        return path
+    if path.is_dir():
+        found, _, notes = newest_good(checkpoints_of(path))
+        if found is not None:
+            return found
+        if notes:
+            raise UsageError(f"no checkpoint of {path} can be used. " + " ".join(notes))
+    raise UsageError(
+        f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory."
+    )
+
+
+def tensors_in(checkpoint: Path, manifest: dict[str, Any]) -> list[TensorFacts]:
+    """Every tensor in an undamaged checkpoint, by its headers."""
+    found = []
+    for file in FILES:
+        if file in manifest["files"]:
+            size = manifest["files"][file]["bytes"]
+            try:
+                content = read_regular(checkpoint / file, limit=size, exactly=size)
+                entries = read_header(content, size)
+            except (OSError, ValueError) as error:
+                raise DamagedCheckpoint(checkpoint, f"{file}: {error}") from None
+            found += [
+                TensorFacts(file, name, str(entry.dtype).removeprefix("torch."), entry.shape)
+                for name, entry in sorted(entries.items())
+            ]
+    return found
+
+
+def _listed(path: Path, latest: bool, best: bool) -> Listed:
+    size = sum(file.lstat().st_size for file in path.iterdir()) if path.is_dir() else 0
+    try:
+        manifest = read_manifest(path)
+    except (DamagedCheckpoint, NewerCheckpoint) as error:
+        return Listed(path.name, None, None, None, None, size, latest, best, error.reason)
+    problem = None
+    try:
+        verify(path)
+    except DamagedCheckpoint as error:
+        problem = error.reason
+    saved_at, length = manifest.get("saved_at"), manifest.get("steps_per_epoch")
+    return Listed(
+        name=path.name,
+        step=manifest["step"],
+        epoch=manifest["step"] / length if type(length) is int and length > 0 else None,
+        saved_at=saved_at if type(saved_at) is float else None,
+        accuracy1=accuracy(manifest),
+        bytes=size,
+        latest=latest,
+        best=best,
+        problem=problem,
+    )

@@ -1,0 +1,265 @@
+"""Checkpoints that somebody made to do harm: each is refused with its reason, and nothing of it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shufflenet_fn.checkpoint.disk import RealDisk
+from shufflenet_fn.checkpoint.format import (
+    FORMAT,
+    MANIFEST,
+    OWN_HASH,
+    STATE,
+    WEIGHTS,
+    DamagedCheckpoint,
+    NewerCheckpoint,
+    StoredFile,
+    encode_manifest,
+    sha256,
+)
+from shufflenet_fn.checkpoint.inventory import newest_good
+from shufflenet_fn.checkpoint.read import read_checkpoint, verify
+from shufflenet_fn.checkpoint.safetensors_header import MAX_HEADER_BYTES
+from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.errors import UsageError, UserError
+from tests.checkpoint.support import small
+
+
+def signed(content: dict[str, Any]) -> bytes:
+    """A manifest with a true hash of itself: anyone can make one."""
+    blank = json.dumps({**content, OWN_HASH: "0" * 64})
+    return blank.replace("0" * 64, sha256(blank.encode()), 1).encode()
+
+
+def rewritten(checkpoint: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    changed = change(manifest)
+    (checkpoint / MANIFEST).write_bytes(signed(changed if changed is not None else manifest))
+
+
+def vouched(checkpoint: Path, name: str, content: bytes) -> None:
+    """Replace a file and have the manifest vouch for it."""
+    (checkpoint / name).write_bytes(content)
+
+    def change(manifest: dict[str, Any]) -> None:
+        manifest["files"][name] = {"sha256": sha256(content), "bytes": len(content)}
+
+    rewritten(checkpoint, change)
+
+
+def header(entries: dict[str, Any], data: bytes = b"", length: int | None = None) -> bytes:
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text) if length is None else length) + text + data
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../victim", "/etc/passwd", "a/b", "..", ".", "", "manifest.json", "x\0y", "weights"],
+)
+def test_only_files_of_a_checkpoint_are_ever_opened(folder: Path, name: str) -> None:
+    checkpoint = small(folder, 1)
+    rewritten(checkpoint, lambda m: m["files"].update({name: m["files"][WEIGHTS]}))
+    with pytest.raises(DamagedCheckpoint, match="a file that no checkpoint has"):
+        verify(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda m: {**m, "files": {}}, "does not list"),
+        (lambda m: {**m, "files": [WEIGHTS, STATE]}, "does not list"),
+        (lambda m: m["files"].update({WEIGHTS: {"sha256": "a"}}), "no hash and size"),
+        (lambda m: m["files"][STATE].update(bytes=-1), "no hash and size"),
+        (lambda m: m["files"][STATE].update(bytes=10**18), "has .* bytes and not"),
+        (lambda m: m["files"][STATE].update(sha256="0" * 63), "no hash and size"),
+        (lambda m: {**m, "step": -1}, "as its step"),
+        (lambda m: {**m, "step": 1.0}, "as its step"),
+        (lambda m: {**m, "step": True}, "as its step"),
+        (lambda m: {**m, "step": 2}, "is of step 2"),
+        (lambda m: {**m, "format": "1"}, "not of a checkpoint of shufflenet-fn"),
+        (lambda m: {**m, "format": 0}, "not of a checkpoint of shufflenet-fn"),
+        (lambda m: {**m, "format": True}, "not of a checkpoint of shufflenet-fn"),
+    ],
+)
+def test_a_manifest_that_vouches_for_nonsense(
+    folder: Path, change: Callable[[dict[str, Any]], Any], said: str
+) -> None:
+    checkpoint = small(folder, 1)
+    rewritten(checkpoint, change)
+    with pytest.raises(DamagedCheckpoint, match=said):
+        verify(checkpoint)
+
+
+def test_a_newer_format_is_named_and_passed_over(folder: Path) -> None:
+    good, newer = small(folder, 1), small(folder, 2)
+    rewritten(newer, lambda m: {**m, "format": FORMAT + 1, "files": "of another form"})
+    with pytest.raises(NewerCheckpoint, match=r"format 2, and this version .* Upgrade"):
+        verify(newer)
+    found, _, notes = newest_good(folder)
+    assert found == good and "format 2" in notes[0]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": 1, "a": 2}',
+        b"[" * 200_000,
+        b'{"a": ' * 50_000,
+        b"\xff\xfe{}",
+        b"1" * 10_000,
+        b"{} {}",
+        b"\0" * 100,
+    ],
+)
+def test_a_manifest_that_is_no_strict_json(folder: Path, content: bytes) -> None:
+    checkpoint = small(folder, 1)
+    (checkpoint / MANIFEST).write_bytes(content)
+    with pytest.raises(DamagedCheckpoint, match=MANIFEST):
+        verify(checkpoint)
+
+
+@pytest.mark.parametrize("name", [MANIFEST, WEIGHTS, STATE])
+def test_symbolic_links_and_pipes_are_not_read(folder: Path, name: str) -> None:
+    checkpoint = small(folder, 1)
+    other = folder.parent / "same content elsewhere"
+    (checkpoint / name).rename(other)
+    (checkpoint / name).symlink_to(other)
+    with pytest.raises(DamagedCheckpoint, match=f"{name} is a symbolic link"):
+        verify(checkpoint)
+    (checkpoint / name).unlink()
+    os.mkfifo(checkpoint / name)
+    with pytest.raises(DamagedCheckpoint, match=f"{name} is no regular file"):
+        verify(checkpoint)
+
+
+ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
+
+BAD_HEADERS: dict[str, tuple[bytes, str]] = {
+    "longer than the file": (header({}, length=10**6), "longer than the file"),
+    "the longest there is": (header({}, length=2**64 - 1), "longer than the file"),
+    "no length": (b"\x08\0\0", "longer than the file"),
+    "huge shape": (
+        header({"a": {**ONE, "shape": [2**40, 2**40]}}, bytes(4)),
+        "does not have 4 bytes",
+    ),
+    "shape of zero and huge": (
+        header({"a": {**ONE, "shape": [0, 2**62], "data_offsets": [0, 4]}}, bytes(4)),
+        "does not have 4 bytes",
+    ),
+    "negative": (header({"a": {**ONE, "shape": [-1, -1]}}, bytes(4)), "not described"),
+    "beyond the end": (header({"a": {**ONE, "data_offsets": [4, 8]}}, bytes(4)), "not begin"),
+    "backwards": (header({"a": {**ONE, "data_offsets": [4, 0]}}, bytes(4)), "does not have"),
+    "overlapping": (header({"a": ONE, "b": ONE}, bytes(8)), "does not begin"),
+    "hole": (header({"a": ONE}, bytes(8)), "the tensors have 4 bytes"),
+    "dtype": (header({"a": {**ONE, "dtype": "F8_E8M0"}}, bytes(4)), "dtype"),
+    "axes": (header({"a": {**ONE, "shape": [1] * 70}}, bytes(4)), "70 axes"),
+    "not an object": (header([]), "no JSON object"),  # type: ignore[arg-type]
+    "no entry": (header({"a": 3}), "not described"),
+    "twice": (
+        struct.pack("<Q", 130)
+        + (b'{"a":%s,"a":%s}' % ((json.dumps(ONE).encode(),) * 2)).ljust(130)
+        + bytes(4),
+        "twice",
+    ),
+    "NaN": (struct.pack("<Q", 9) + b'{"a":NaN}', "NaN"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_HEADERS)
+def test_a_bad_header_is_refused_even_if_its_hash_is_true(folder: Path, kind: str) -> None:
+    content, said = BAD_HEADERS[kind]
+    checkpoint = small(folder, 1)
+    vouched(checkpoint, STATE, content)
+    with pytest.raises(DamagedCheckpoint, match=said):
+        read_checkpoint(checkpoint)
+    file = folder.parent / "w.safetensors"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=said) as error:
+        read_state_dict(file)
+    assert str(file) in str(error.value)
+
+
+def test_a_huge_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    with open(file, "wb") as opened:
+        opened.write(struct.pack("<Q", MAX_HEADER_BYTES + 1))
+        opened.truncate(8 << 30)  # sparse: takes no space
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UsageError, match=r"longer than 8,388,608"):
+        read_state_dict(file)
+    checkpoint = small(tmp_path / "checkpoints", 1)
+    (checkpoint / MANIFEST).unlink()
+    os.link(file, checkpoint / MANIFEST)
+    with pytest.raises(DamagedCheckpoint, match="more than"):
+        verify(checkpoint)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
+
+
+def test_a_checkpoint_of_something_else_is_not_resumed(
+    command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Its hashes are true, but nothing in it is of a training run."""
+    run = tmp_path / "run"
+    run.mkdir()
+    about: dict[str, Any] = {
+        **dict(arch="shufflenet_v2_x0_5", classes=["a"], epoch=0, steps_per_epoch=1),
+        **dict(unfinished=None, skipped_in_a_row=0, best=None, scores=None),
+        **dict(device="cpu", backend="cpu", lanes=1, global_batch=1, threads=1, identity={}),
+        **dict(settings={}, origin={}, preset=None),
+    }
+    for changed in (
+        {"classes": [1]},
+        {"steps_per_epoch": 0},
+        {"best": {"accuracy1": "high", "epoch": 1}},
+        {"unfinished": {}},
+        {"settings": []},
+        {"settings": {"epochs": "many"}},
+        {"settings": {"keep": -1}},
+    ):
+        small(run / "checkpoints", 1, **{**about, **changed})
+        outcome = command("train", "--resume", run)
+        assert outcome.code in (1, 2), changed
+        assert outcome.err.startswith("error: ") and "Traceback" not in outcome.err
+        assert (
+            next(iter(changed)) in outcome.err or "keep" in outcome.err or "epochs" in outcome.err
+        )
+
+
+def test_what_is_given_cannot_break_the_form(folder: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        encode_manifest({"loss": float("nan")}, 1, {})
+    text = encode_manifest({"format": 7, "step": 9, "files": 1}, 1, {WEIGHTS: StoredFile("0", 1)})
+    assert json.loads(text)["format"] == FORMAT and json.loads(text)["step"] == 1
+
+
+def test_a_link_in_the_way_of_a_write_is_not_followed(folder: Path) -> None:
+    folder.mkdir()
+    victim = folder.parent / "victim"
+    victim.write_text("precious")
+    (folder / ".step-00000001.partial").symlink_to(folder.parent)
+    (folder / ".latest.json.partial").symlink_to(victim)
+    small(folder, 1)
+    with pytest.raises(OSError):
+        RealDisk().write(folder / ".latest.json.partial", b"lost")
+    assert victim.read_text() == "precious" and (folder / "step-00000001").is_dir()
+
+
+def test_no_refusal_is_a_traceback(command: Callable[..., Any], tmp_path: Path) -> None:
+    checkpoint = small(tmp_path / "run" / "checkpoints", 1)
+    vouched(checkpoint, STATE, BAD_HEADERS["huge shape"][0])
+    for verb in ("show", "diff", "list", "verify"):
+        paths = ("run", "run") if verb == "diff" else ("run",)
+        outcome = command("checkpoint", verb, *paths)
+        assert "Traceback" not in outcome.err
+    with pytest.raises(UserError):
+        read_checkpoint(checkpoint)

@@ -87,7 +87,7 @@ def test_evaluation_of_a_large_jpeg_is_close_to_pillows(
     theirs = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
     gap = abs(EvalTransform(SIZE, SIZE)(open_picture(Encoded(data), name="x")) - crop(theirs, box))
     assert gap.mean() < 1
-    assert np.percentile(gap, 99) <= 4
+    assert np.percentile(gap, 99) <= 6
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 400)])

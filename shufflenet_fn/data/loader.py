@@ -51,7 +51,7 @@ def train_loader(
       transform: crop, jitter and flip.
       augment: what follows them in a sample.
       mixing: mixup and cutmix of the batch; needs an even number of samples per rank.
-      repeats: showings of a sample, one after the other, each with an augmentation of its own.
+      repeats: showings of a sample in an epoch, each with an augmentation of its own.
       seed: of order and augmentation, 0 <= seed < 2**64.
       global_batch: samples per step over all ranks, a multiple of ``world_size``.
       rank: this process's share of every batch, ``[rank * B / world_size, (rank + 1) * B /

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from shufflenet_fn.run.derived import lanes_of
+from shufflenet_fn.run.json_text import finite
 from shufflenet_fn.run.meters import EpochSums
 from shufflenet_fn.run.training import Training
 
@@ -56,6 +57,6 @@ def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
         "unfinished": None if unfinished is None else unfinished._asdict(),
         "skipped_in_a_row": run.skipped_in_a_row,
         "best": run.best._asdict() if run.best else None,
-        "scores": run.last._asdict() if run.last and progress.evaluated else None,
+        "scores": finite(run.last._asdict()) if run.last and progress.evaluated else None,
         "saved_at": time.time(),
     }

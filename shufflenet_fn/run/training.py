@@ -125,6 +125,8 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
     weights_from = (
         settings if job.resume is None else dataclasses.replace(settings, pretrained=None)
     )
+    # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
+    torch.manual_seed(settings.seed)
     initial = build.build_variables(weights_from, config, policy, device)
     state = create_train_state(
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None

@@ -1,0 +1,95 @@
+"""States of a device are saved without the training loop waiting for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from shufflenet_fn.checkpoint.inventory import checkpoints
+from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.checkpoint.snapshot import Snapshots
+from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.raveled import ravel_state, unravel_state
+from shufflenet_fn.training.schedules import constant
+from shufflenet_fn.training.state import create_train_state
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags
+from shufflenet_fn.tree import tree_leaves, tree_map, tree_to
+from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
+from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
+
+CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
+
+
+@pytest.mark.parametrize("raveled", [False, True], ids=["plain", "raveled"])
+def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, raveled: bool) -> None:
+    npu.set_device(0)
+    device, scaling = torch.device("npu", 0), LossScaling("dynamic", initial=64.0)
+    optimizer = sgd(constant(0.05), momentum=0.9)
+    state = create_train_state(
+        tree_to(tiny_variables(), device), optimizer, loss_scaling=scaling, ema=True
+    )
+    state = ravel_state(state) if raveled else state
+    step = make_train_step(TINY, optimizer, loss_scaling=scaling, ema_decay=0.9)
+    batch = Examples(*(leaf.to(device) for leaf in examples(4)))
+    snapshots, kept, expected = Snapshots(state), [], []
+    for _ in range(2):
+        state, _, _ = step(state, batch, no_flags(device))
+        kept.append(snapshots.take(state))
+        expected.append(tree_map(lambda leaf: leaf.cpu().clone(), unravel_state(state)))
+    state, _, _ = step(state, batch, no_flags(device))
+    for snapshot, was in zip(kept, expected, strict=True):
+        assert {leaf.device.type for leaf in tree_leaves(snapshot.state())} == {"cpu"}
+        assert_trees_equal(unravel_state(snapshot.state()), was)
+    # Their memory is used again.
+    places = {leaf.data_ptr() for leaf in tree_leaves(kept[0].state())}
+    kept[0].release()
+    again = {leaf.data_ptr() for leaf in tree_leaves(snapshots.take(state).state())}
+    assert len(places & again) >= len(again) - 1  # the step number may lie on the host
+
+
+def trained(
+    libraries: Path, image_folder: Path, place: Path, name: str, freq: int
+) -> tuple[Path, Counter[str]]:
+    """A run of eight steps, and how often it waited for the device in which way."""
+    counts, run = place / f"counts-{name}", place / name
+    counts.mkdir()
+    recipe = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "1")
+    options = ("--device", "npu", "--max-steps", "8", "--keep", "9", "--checkpoint-freq", str(freq))
+    settings = variables(libraries, Machine(), report=str(counts / PATTERN))
+    done = subprocess.run(
+        [*CLI, "train", "--data", str(image_folder), *recipe, *options, "--run-dir", str(run)],
+        env={**os.environ, **settings},
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (process,) = [one for one in read_reports(counts) if one.total.launches]
+    return run, Counter(process.total.syncs)
+
+
+def test_saving_waits_for_events_only(
+    libraries: Path, npu: ModuleType, image_folder: Path, tmp_path: Path
+) -> None:
+    rare, few = trained(libraries, image_folder, tmp_path, "rare", 0)
+    often, many = trained(libraries, image_folder, tmp_path, "often", 2)
+    assert len(checkpoints(rare / "checkpoints")) == 1
+    assert len(checkpoints(often / "checkpoints")) == 4
+    # One event for each of the three more, waited for by the thread that writes.
+    assert many - few == Counter({"aclrtSynchronizeEvent": 3})
+    assert few - many == Counter()
+    ends = [read_checkpoint(checkpoints(run / "checkpoints")[0]) for run in (rare, often)]
+    for file, tensors in ends[0].files.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, ends[1].files[file][name]), (file, name)

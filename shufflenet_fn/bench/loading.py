@@ -52,13 +52,10 @@ class Loaded(NamedTuple):
 def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded]:
     """The contender ``name`` of ``loading``, as ``workers.Build``; a step is a whole turn.
 
-    A batch counts when it is float32, normalised and where the first convolution takes it.
+    A batch counts when it is float32, normalised and where the first convolution takes it. Ours is normalised
+    by the thread that takes it, alone: a second one would be taken from those that read.
     """
-    import torch
-
     reader = loading.readers[name]
-    # The loops' own arithmetic, on as many cores as the reading has.
-    torch.set_num_threads(max(1, reader.workers))
     batches = _BATCHES[reader.loader](reader, loading)
     ahead = 2 * max(1, reader.workers)
     return lambda: measured(batches, ahead, max(1, reader.workers), loading.seconds)

@@ -90,10 +90,8 @@ def test_contenders_bring_normalised_batches(
         seen.append(next(batches))
 
     monkeypatch.setattr(loading, "measured", looked_at)
-    threads = torch.get_num_threads()
     reader = Reader(loader, str(image_folder), workers, 0.2)
     build_loading("it", "", Loading({"it": reader}, 8, 32, 0.01))()
-    torch.set_num_threads(threads)
     (images,) = seen
     assert images.shape == (8, 3, 32, 32) and images.dtype == torch.float32
     # Images of one colour over dark noise: normalised values lie around zero, on both sides of it.

@@ -125,8 +125,8 @@ def test_training_on_a_slow_disk_is_input_bound(
 
     opened = training.open_data
 
-    def slow(settings: Any) -> tuple[Samples, Samples]:
-        train, val = opened(settings)
+    def slow(*given: Any, **named: Any) -> tuple[Samples, Samples]:
+        train, val = opened(*given, **named)
         return Slow(train, 0.15), val
 
     monkeypatch.setattr(training, "open_data", slow)

@@ -17,12 +17,21 @@ from shufflenet_fn.run.meters import EpochMeter
 from shufflenet_fn.run.read_back import READ_BACK, ReadBack, ReadBacks
 from shufflenet_fn.run.saving import Saver, Taken
 from shufflenet_fn.run.step_clock import TimedStep
+from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.step import no_flags
 from shufflenet_fn_backends.errors import UserError
 
 MAX_SKIPPED = 100
 """Consecutive skipped updates after which a run counts as diverged."""
+
+
+class Trained(NamedTuple):
+    """Up to ``end`` updates are done; ``stopped``: all ranks have agreed to leave it there."""
+
+    meter: EpochMeter
+    end: int
+    stopped: bool
 
 
 class Pending(NamedTuple):
@@ -35,13 +44,21 @@ class Pending(NamedTuple):
 
 
 def train_epoch(
-    run: Training, saver: Saver, batches: Iterator[Batch], epoch: int, steps: range, stop: int
-) -> EpochMeter:
+    run: Training,
+    saver: Saver,
+    stopping: Stopping,
+    batches: Iterator[Batch],
+    epoch: int,
+    steps: range,
+    stop: int,
+) -> Trained:
     """Take ``steps`` (numbers over all epochs) of ``epoch``; ``run.state`` is the state after them.
 
     Args:
         run: what to train with.
         saver: given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
+        stopping: asked with each step. The wish of one rank travels with the gradients, so all ranks read it
+            back after the same step, and leave the epoch there.
         batches: the loader, standing at the first of ``steps``.
         epoch: its number, from 0.
         steps: steps to take.
@@ -55,45 +72,54 @@ def train_epoch(
     pending: deque[Pending] = deque()
     # As many as are pending, and the one that joins them.
     read_backs = ReadBacks(run.device, READ_BACK + 1)
-    flags = no_flags(run.device)
+    quiet = no_flags(run.device)
+    asking = quiet._replace(stop=quiet.stop + 1)
+    stopped = False
     for step in steps:
+        stopping.step_begins(step)
         run.clock.start()
         batch: Batch = next(batches)
         run.clock.fed()
         examples = run.feed(batch)
         run.clock.uploaded()
+        flags = asking if stopping.asked() else quiet
         run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
         if len(pending) == READ_BACK:
-            _read_back(run, saver, meter, pending.popleft(), epoch, steps, stop)
-        numbers = read_backs.start(*metrics, flags_out.skipped)
+            stopped = _read_back(run, saver, stopping, meter, pending.popleft(), epoch, steps, stop)
+        numbers = read_backs.start(*metrics, flags_out.skipped, flags_out.stop)
         due = every and (step + 1) % every == 0 and step != steps[-1]
         taken = saver.take(step + 1) if due else None
         saver.report()
         pending.append(Pending(step, run.clock.stop(), numbers, taken))
+        if stopped:
+            break
+    end = pending[-1].step + 1
     while pending:
-        _read_back(run, saver, meter, pending.popleft(), epoch, steps, stop)
+        done = pending.popleft()
+        stopped |= _read_back(run, saver, stopping, meter, done, epoch, steps, stop)
     if meter.skipped == meter.steps and run.scaling.kind == "static":
         # A dynamic scale finds a smaller value; a static one will overflow for ever.
         raise diverged(run, f"every update of epoch {epoch} was skipped", steps[-1])
-    if run.world.is_main:
+    if run.world.is_main and end == steps[-1] + 1:
         run.reporter.event(
             EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
         )
-    return meter
+    return Trained(meter, end, stopped)
 
 
 def _read_back(
     run: Training,
     saver: Saver,
+    stopping: Stopping,
     meter: EpochMeter,
     done: Pending,
     epoch: int,
     steps: range,
     stop: int,
-) -> None:
-    """Account for a finished step."""
-    with run.clock.waiting_for_device():
-        loss, accuracy1, accuracy5, skipped_flag = done.numbers.take()
+) -> bool:
+    """Account for a finished step; True if a rank asked with it to stop."""
+    with stopping.waiting(), run.clock.waiting_for_device():
+        loss, accuracy1, accuracy5, skipped_flag, stop_flag = done.numbers.take()
     values = (loss, 100 * accuracy1, 100 * accuracy5)
     skipped = skipped_flag > 0
     run.skipped_in_a_row = run.skipped_in_a_row + 1 if skipped else 0
@@ -124,6 +150,7 @@ def _read_back(
     if done.taken is not None:
         # Now that the meter has come to where the state is.
         saver.save(done.taken, Progress(epoch, meter.sums, evaluated=False))
+    return stop_flag > 0
 
 
 def diverged(run: Training, what: str, step: int) -> UserError:

@@ -44,7 +44,8 @@ class Job(NamedTuple):
     """Everything a worker process needs; picklable.
 
     ``devices``: the local device numbers, one process each. ``notes`` and ``warnings`` are shown at the
-    start. ``resume``: the checkpoint to start from.
+    start. ``resume``: the checkpoint to start from. ``deadline``: by ``time.monotonic`` of machine 0,
+    when the run has to be over.
     """
 
     resolved: Resolved
@@ -55,6 +56,7 @@ class Job(NamedTuple):
     nodes: Nodes
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
+    deadline: float | None = None
 
     @property
     def settings(self) -> TrainSettings:
@@ -111,7 +113,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     world_size = settings.world_size * len(devices)
     lanes_of(settings, world_size)
     if build_mixing(settings) is not None:
-        check_pairs(settings.batch_size, world_size)
+        check_pairs(global_batch(settings, world_size), world_size)
     train, _ = open_data(settings, note=notes.append)
     steps_per_epoch(len(train), global_batch(settings, world_size))
     num_classes = num_classes_of(settings, train)
@@ -186,8 +188,8 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
             }
         )
     )
-    # A limit for trials is not part of the recipe: a run cut short by it goes on to its end. Nor is a trace.
-    settings = replace(settings, max_steps=None, profile=None)
+    # A limit of one start is not part of the recipe: a run cut short by it goes on to its end.
+    settings = replace(settings, max_steps=None, profile=None, max_time=None)
     wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
     changed = checked(replace(settings, **wanted))
     if changed.arch != settings.arch:

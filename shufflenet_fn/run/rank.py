@@ -10,14 +10,18 @@ from typing import Any
 import torch
 
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
+from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.events import Event, Reporter, Reporters
 from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.kept import idle_cores
+from shufflenet_fn.run.listening import listening, stacks_on_demand
+from shufflenet_fn.run.restarting import agreed
+from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.train import train
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.errors import DeviceFailed, UserError
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -40,10 +44,11 @@ class Silent:
 
 def run_rank(
     job: Job, world: World, display: Reporter, *, disk: Disk | None = None
-) -> dict[str, Any]:
+) -> dict[str, Any] | Stopped:
     """Set up this process and train. ``display`` is used on rank 0 only; files are written besides.
 
-    ``disk``: where checkpoints are written to, this machine's if not given.
+    ``disk``: where checkpoints are written to, this machine's if not given. The results, or where the run
+    stopped because it was asked to.
 
     Raises:
         UserError: the run cannot go on; the message says why.
@@ -65,11 +70,12 @@ def run_rank(
         if known is None or known.echo:
             raise
         said = telling_line(str(error) or repr(error))
-        log = "log.txt" if world.is_main else f"log.rank{world.rank}.txt"
-        raise UserError(f"{said}: {known} The whole error is in {job.run_dir / log}.") from error
+        raise DeviceFailed(
+            f"{said}: {known} The whole error is in {job.run_dir / _log_name(world)}."
+        ) from error
 
 
-def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str, Any]:
+def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str, Any] | Stopped:
     runtime = runtime_of(job.device)
     threads = compute_threads(job, world)
     notes = list(runtime.prepare())
@@ -81,8 +87,14 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
     runtime.set_device(job.devices[world.local_rank])
     torch.set_num_threads(threads)
     notes += runtime.tune()
+    place = open_place(world.board, world.local_rank)
     # The log is opened inside the group: by then rank 0 has made the directory.
-    with process_group(world, runtime.dist_backend), contextlib.ExitStack() as stack:
+    with (
+        listening(world, place, job.run_dir),
+        process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(job, world)),
+        contextlib.ExitStack() as stack,
+    ):
+        job = agreed(job, world)
         log: RunFiles | RankLog
         reporter: Reporter
         if world.is_main:
@@ -91,6 +103,7 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
         else:
             log = stack.enter_context(contextlib.closing(RankLog(job.run_dir, world.rank)))
             reporter = Silent()
+        stack.enter_context(stacks_on_demand(job.run_dir / _log_name(world)))
         log.note(
             f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
             f"{threads} compute threads"
@@ -98,15 +111,30 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
         for note in notes:
             reporter.note(note)
         try:
-            results = train(job, world, reporter, disk=disk)
+            stopping = Stopping(
+                place,
+                deadline=job.deadline if world.is_main else None,
+                limit=str(job.settings.max_time),
+            )
+            outcome = train(job, world, reporter, stopping=stopping, disk=disk)
         except UserError as error:
             log.note(f"error: {error}")
             raise
         except Exception:
             log.note(traceback.format_exc())
             raise
-        log.note(f"rank {world.rank} is done")
-    return results
+        log.note(str(outcome) if isinstance(outcome, Stopped) else f"rank {world.rank} is done")
+    return outcome
+
+
+def group_timeout_s(job: Job, world: World) -> float:
+    """How long a collective may take. The launcher, if there is one, is to find the rank that hangs first."""
+    limit = job.settings.hang_timeout
+    return limit if world.board is None else max(600.0, limit + 60.0)
+
+
+def _log_name(world: World) -> str:
+    return "log.txt" if world.is_main else f"log.rank{world.rank}.txt"
 
 
 def compute_threads(job: Job, world: World) -> int:

@@ -14,7 +14,18 @@ from shufflenet_fn.checkpoint.inventory import (
     pointed_to,
     tidy,
 )
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.run.files import METRICS
+
+
+def rewind_to(checkpoint: Path | None, run_dir: Path) -> list[str]:
+    """``rewind`` to ``checkpoint``, by its manifest; to the very beginning without one."""
+    if checkpoint is None:
+        return rewind(run_dir, 0, 1, 1)
+    manifest = read_manifest(checkpoint)
+    # As often as lines were written, which may be changed from here on.
+    print_freq = manifest["settings"].get("print_freq", 1)
+    return rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
 
 
 def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:

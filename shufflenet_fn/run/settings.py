@@ -434,6 +434,33 @@ class TrainSettings:
         panel=_RUN,
         minimum=0,
     )
+    max_time: str | None = option(
+        None,
+        "--max-time",
+        help="Stop in time, save and exit with 75: 90s, 30m, 11h30m, or Slurm's D-HH:MM:SS.",
+        panel=_RUN,
+    )
+    hang_timeout: float = option(
+        600.0,
+        "--hang-timeout",
+        help="Seconds without progress after which a process hangs, and the run ends.",
+        panel=_RUN,
+        above=0,
+    )
+    max_restarts: int = option(
+        0,
+        "--max-restarts",
+        help="How often processes are started again after one has failed, from the last good checkpoint.",
+        panel=_RUN,
+        minimum=0,
+    )
+    min_devices: int | None = option(
+        None,
+        "--min-devices",
+        help="Go on with fewer devices, but no less than these, where one fails again and again.",
+        panel=_RUN,
+        minimum=1,
+    )
     profile: str | None = option(
         None,
         "--profile",

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.directory import create_run_dir, write_description
+from shufflenet_fn.run.auto_resume import find_run
+from shufflenet_fn.run.directory import CONFIG, create_run_dir, write_description
+from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.job import Job, plan_job, resumed
+from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
-from shufflenet_fn.run.rewind import rewind
+from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn_backends.errors import UsageError
+
+AUTO = "auto"
 
 
 def prepare_job(
@@ -22,6 +28,7 @@ def prepare_job(
     preset: str | None,
     config_file: Path | None,
     argv: Sequence[str],
+    held: contextlib.ExitStack,
     world: World | None = None,
 ) -> Job:
     """Resolve, check, and make the run directory.
@@ -30,38 +37,77 @@ def prepare_job(
         given: the settings that the command line gives explicitly.
         preset, config_file: where the others come from.
         argv: the command, for the record.
+        held: takes the lock of the run directory, to be kept for the life of the run.
         world: set when torchrun started this process: the number of processes is torchrun's, and the run
             directory must be named, since ranks cannot agree on a free one.
 
     Raises:
         UsageError, DeviceError, UserError: with the one thing that is wrong.
     """
-    notes: list[str] = []
-    checkpoint: Path | None = None
-    run_dir: Path | None = None
-    if given.get("resume"):
-        if preset or config_file:
-            raise UsageError(
-                "--resume goes on with the run's own settings, so --preset and --config have no place "
-                "beside it. Single options may be changed."
-            )
-        resolved, checkpoint, run_dir, notes = resumed(Path(given["resume"]), given)
-    else:
-        resolved = resolve(given, preset=preset, config_file=config_file)
-    if world is not None:
-        resolved = _under_torchrun(resolved, world)
-    job = plan_job(resolved, resume=checkpoint)
-    is_main = world is None or world.is_main
-    if run_dir is None:
-        run_dir = _run_dir(resolved, world)
-    elif checkpoint is not None and is_main and resolved.settings.rank == 0:
-        manifest = read_manifest(checkpoint)
-        # As often as lines were written, which may be changed from here on.
-        print_freq = manifest["settings"].get("print_freq", 1)
-        notes += rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
-    if is_main and resolved.settings.rank == 0:
+    started = time.monotonic()
+    source = _source(given, preset=preset, config_file=config_file, world=world)
+    resolved = source.resolved if world is None else _under_torchrun(source.resolved, world)
+    limit = resolved.settings.max_time
+    deadline = None if limit is None else started + parse_duration(limit, "--max-time")
+    job = plan_job(resolved, resume=source.checkpoint)
+    is_main = (world is None or world.is_main) and resolved.settings.rank == 0
+    run_dir = source.run_dir or _run_dir(resolved, world)
+    notes, warning = list(source.notes), None
+    if is_main:
+        warning = held.enter_context(lock(run_dir))
+        if source.rewinds:
+            notes += rewind_to(source.checkpoint, run_dir)
         write_description(run_dir, job.resolved, argv)
-    return job._replace(run_dir=run_dir, notes=(*job.notes, *notes))
+    return job._replace(
+        run_dir=run_dir,
+        deadline=deadline,
+        notes=(*job.notes, *notes),
+        warnings=job.warnings if warning is None else (*job.warnings, warning),
+    )
+
+
+class _Source(NamedTuple):
+    """Settings, and what is gone on with. ``rewinds``: the run directory holds what has to be set aside."""
+
+    resolved: Resolved
+    checkpoint: Path | None
+    run_dir: Path | None
+    rewinds: bool
+    notes: tuple[str, ...]
+
+
+def _source(
+    given: Mapping[str, Any], *, preset: str | None, config_file: Path | None, world: World | None
+) -> _Source:
+    path, notes = given.get("resume"), []
+    if world is not None and world.attempt and path is None:
+        path = AUTO  # torchrun starts the same command again after a failure
+    if path == AUTO:
+        fresh = resolve(given, preset=preset, config_file=config_file)
+        found, note = find_run(fresh.settings)
+        notes.append(note)
+        if found is None:
+            # Of a run that ended before its first checkpoint a directory may be there.
+            begun = Path(fresh.settings.run_dir) if fresh.settings.run_dir is not None else None
+            is_one = begun is not None and (begun / CONFIG).exists()
+            return _Source(fresh, None, begun if is_one else None, is_one, tuple(notes))
+        path = found
+        given = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
+        if fresh.settings.max_time is not None:
+            given["max_time"] = fresh.settings.max_time
+        if preset or config_file:
+            notes.append("settings are the run's own; --preset and --config are not read again")
+    elif path is None:
+        return _Source(
+            resolve(given, preset=preset, config_file=config_file), None, None, False, ()
+        )
+    elif preset or config_file:
+        raise UsageError(
+            "--resume goes on with the run's own settings, so --preset and --config have no place "
+            "beside it. Single options may be changed."
+        )
+    resolved, checkpoint, run_dir, said = resumed(Path(path), given)
+    return _Source(resolved, checkpoint, run_dir, run_dir is not None, (*notes, *said))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from shufflenet_fn.distributed.board import Phase, Place
+
+Timing = Callable[[], AbstractContextManager[None]]
 
 EXIT_RESUMABLE: Final = 75
 """EX_TEMPFAIL of sysexits.h: stopped, saved, to be gone on with."""
@@ -36,6 +38,24 @@ class Stopped(NamedTuple):
         )
 
 
+def stopping_text(number: int) -> str:
+    """What to say when signal ``number`` asks for a stop."""
+    return (
+        f"{signal.Signals(number).name}: stopping after the steps under way, and saving. A second signal "
+        "stops at once."
+    )
+
+
+def at_once_text(number: int, run_dir: Path) -> str:
+    """What to say when signal ``number`` ends a run at once."""
+    hint = (
+        f"Go on from the last checkpoint with: shufflenet-fn train --resume {run_dir}"
+        if (run_dir / "checkpoints" / "latest.json").exists()
+        else "There is no checkpoint yet to go on from."
+    )
+    return f"stopped at once by {signal.Signals(number).name}. {hint}"
+
+
 class Stopping:
     """Whether this rank was asked to stop, and the signs of life that it gives meanwhile.
 
@@ -51,6 +71,7 @@ class Stopping:
         self._place, self._deadline, self._limit = place, deadline, limit
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._since: float | None = None
+        self._begun = False
         self.save_s = _FIRST_SAVE_S
 
     def asked(self) -> bool:
@@ -69,13 +90,15 @@ class Stopping:
         """Time to keep for the end: the longest of the last steps, some times, and twice a save."""
         return _STEPS_AHEAD * max(self._seconds, default=0.0) + 2 * self.save_s
 
-    def step_done(self, steps: int) -> None:
-        """``steps`` updates are done; the next begins."""
+    def step_begins(self, done: int) -> None:
+        """After ``done`` updates the next begins."""
         now = time.monotonic()
         if self._since is not None:
             self._seconds.append(now - self._since)
         self._since = now
-        self._place.beat(steps, Phase.COMPUTING)
+        # Until one step is done this rank is starting: it may compile for long.
+        self._place.beat(done, Phase.COMPUTING if self._begun else Phase.STARTING)
+        self._begun = True
 
     def saved(self, seconds: float) -> None:
         """A checkpoint took ``seconds`` to write."""
@@ -92,10 +115,26 @@ class Stopping:
         yield
         self._place.beat(before.step, before.phase)
 
+    def waiting_and(self, timing: Timing) -> Timing:
+        """``timing``, around what is a wait for others."""
+
+        @contextmanager
+        def both() -> Iterator[None]:
+            with self.waiting(), timing():
+                yield
+
+        return both
+
+    def leave(self) -> bool:
+        """As ``asked``, before a batch of an evaluation."""
+        self.working_on(Phase.EVALUATING)
+        return self.asked()
+
     def working_on(self, phase: Phase) -> None:
         """A part of ``phase``, such as a batch of the evaluation, begins. No step is timed across it."""
         self._since = None
-        self._place.beat(self._place.last_beat().step, phase)
+        if self._begun:
+            self._place.beat(self._place.last_beat().step, phase)
 
     def _time_is_up(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline - self.margin_s

@@ -2,47 +2,60 @@
 
 from __future__ import annotations
 
-import math
 import time
 from typing import Any
 
 import torch
 
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
-from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.run.bad_data import left_out_line, replaced_line
+from shufflenet_fn.run.bad_data import replaced_line
 from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
 from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
-from shufflenet_fn.run.evaluation import evaluate
-from shufflenet_fn.run.events import Evaluated, Reporter, RunFinished, RunStarted
+from shufflenet_fn.run.evaluating import (
+    NOT_EVALUATED,
+    evaluate_epoch,
+    evaluation_is_due,
+    owes_evaluation,
+)
+from shufflenet_fn.run.events import Reporter, RunFinished, RunStarted
 from shufflenet_fn.run.facts import run_facts
+from shufflenet_fn.run.halting import save, stop_here
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.judging import judge_all
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
 from shufflenet_fn.run.saving import Costs, Saver
-from shufflenet_fn.run.training import Best, Training, build_training, eval_batch_size
+from shufflenet_fn.run.stopping import Stopped, Stopping
+from shufflenet_fn.run.training import Training, build_training
 
 
 def train(
-    job: Job, world: World, reporter: Reporter, *, disk: Disk | None = None
-) -> dict[str, Any]:
+    job: Job,
+    world: World,
+    reporter: Reporter,
+    *,
+    stopping: Stopping | None = None,
+    disk: Disk | None = None,
+) -> dict[str, Any] | Stopped:
     """Run ``job`` on this rank, inside its process group, and return ``results.json``'s content.
 
-    Every rank computes; rank 0 reports and writes. ``disk``: where checkpoints are written to, this
-    machine's if not given.
+    Every rank computes; rank 0 reports and writes. ``stopping``: asked with every step and every batch of
+    an evaluation whether to stop; if so, the state is saved and ``Stopped`` returned. ``disk``: where
+    checkpoints are written to, this machine's if not given.
 
     Raises:
         UserError: the run cannot go on; the message says why and what to do.
     """
     settings = job.settings
     started = time.time()
-    run = build_training(job, world, reporter)
+    stopping = stopping or Stopping(open_place(None, 0))
+    run = build_training(job, world, reporter, stopping)
     check_equal_on_all_ranks(run.state, world, "the initial state")
     first = int(run.state.step)
     total = settings.epochs * run.steps_per_epoch
@@ -87,74 +100,34 @@ def train(
             reporter,
         ) as batches,
     ):
-        step, evaluated = first, False
+        step, evaluated = first, NOT_EVALUATED
+        if owes_evaluation(run, first):
+            epoch = first // run.steps_per_epoch - 1
+            evaluated = evaluate_epoch(run, stopping, epoch)
+            save(run, saver, stopping, first, Progress(epoch, None, evaluated.whole), evaluated)
+            if evaluated.left:
+                return stop_here(run, saver, stopping, first)
         while step < stop:
             epoch = step // run.steps_per_epoch
-            end = min(stop, (epoch + 1) * run.steps_per_epoch)
-            meter = train_epoch(run, saver, batches, epoch, range(step, end), stop)
+            steps = range(step, min(stop, (epoch + 1) * run.steps_per_epoch))
+            meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
             if meter.fps is not None:
                 fps.append(meter.fps)
             _say_replaced(run)
-            unfinished = meter.sums if end % run.steps_per_epoch else None
+            unfinished = meter.sums if step % run.steps_per_epoch else None
             due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
-            evaluated = unfinished is None and due
-            is_best = evaluated and _evaluate(run, epoch)
-            progress = Progress(epoch, unfinished, evaluated)
-            saver.save(saver.take(end), progress, is_best=is_best)
-            step = end
-    if not evaluated:
-        _evaluate(run, (step - 1) // run.steps_per_epoch, in_turn=False)
+            evaluated = NOT_EVALUATED
+            if unfinished is None and due and not stopped:
+                evaluated = evaluate_epoch(run, stopping, epoch)
+            progress = Progress(epoch, unfinished, evaluated.whole)
+            save(run, saver, stopping, step, progress, evaluated)
+            if stopped or evaluated.left:
+                return stop_here(run, saver, stopping, step)
+        if not evaluated.whole:
+            epoch = (step - 1) // run.steps_per_epoch
+            if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
+                return stop_here(run, saver, stopping, step)
     return _finish(run, fps, started, saver.costs)
-
-
-def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
-    """The original's rule: every ``eval_freq`` epochs, the last one, and all in the last tenth."""
-    return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
-
-
-def _evaluate(run: Training, epoch: int, *, in_turn: bool = True) -> bool:
-    """Evaluate raw and, if kept, averaged weights; True if the latter (else the former) are the best.
-
-    One that only the end of this start has caused is not ``in_turn``, and never the best: a run that goes on
-    later must not be another one for it.
-    """
-    state = run.plain_state
-    candidates: list[tuple[str, Variables]] = [("raw", state.variables)]
-    if isinstance(state.ema, Variables):
-        candidates.append(("ema", state.ema))
-    is_best = False
-    for name, variables in candidates:
-        start = time.perf_counter()
-        with eval_loader(
-            run.eval_set,
-            run.eval_transform,
-            batch_size=eval_batch_size(run.job.settings, run.world),
-            rank=run.world.rank,
-            world_size=run.world.size,
-            threads=run.threads,
-            bad_images=run.bad_eval,
-            buffers=run.eval_feed.ready(),
-        ) as batches:
-            scores = evaluate(
-                run.predictor(variables), batches, feed=run.eval_feed, world=run.world
-            )
-        if not math.isfinite(scores.loss) and run.world.is_main:
-            # Not the end: in float16 an early evaluation can overflow where training does not.
-            run.reporter.warning(
-                f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
-            )
-        left_out = left_out_line(len(run.eval_set), scores.num_images)
-        if left_out and run.world.is_main:
-            run.reporter.warning(left_out)
-        run.last = scores
-        if in_turn and name == candidates[-1][0]:
-            is_best = run.best is None or scores.accuracy1 > run.best.accuracy1
-            if is_best:
-                run.best = Best(scores.accuracy1, epoch)
-        if run.world.is_main:
-            seconds = time.perf_counter() - start
-            run.reporter.event(Evaluated(epoch, *scores, seconds, name, is_best, in_turn))
-    return is_best
 
 
 def _say_replaced(run: Training) -> None:

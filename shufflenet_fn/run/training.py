@@ -34,6 +34,7 @@ from shufflenet_fn.run.read_back import READ_BACK
 from shufflenet_fn.run.resumption import checked_manifest, differences, unfinished_epoch
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.step_clock import StepClock
+from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
@@ -110,7 +111,7 @@ class Training:
         return sums or EpochSums()
 
 
-def build_training(job: Job, world: World, reporter: Reporter) -> Training:
+def build_training(job: Job, world: World, reporter: Reporter, stopping: Stopping) -> Training:
     """Everything before the first step; says on rank 0 what was decided."""
     settings = job.settings
     runtime = runtime_of(job.device)
@@ -209,7 +210,10 @@ def build_training(job: Job, world: World, reporter: Reporter) -> Training:
             reduce=no_reduce
             if world.size == 1
             else mean_over_ranks(
-                world.size, world.rank, bn_stats=settings.bn_stats, timing=clock.collective
+                world.size,
+                world.rank,
+                bn_stats=settings.bn_stats,
+                timing=stopping.waiting_and(clock.collective),
             ),
         ),
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),

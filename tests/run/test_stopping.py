@@ -55,9 +55,9 @@ def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
     assert stopping.margin_s == 10.0 and stopping.asked()  # nothing is known yet of a save
     stopping.saved(0.6)
     assert stopping.margin_s == pytest.approx(1.2) and not stopping.asked()
-    stopping.step_done(1)
+    stopping.step_begins(1)
     time.sleep(0.2)
-    stopping.step_done(2)
+    stopping.step_begins(2)
     assert 1.2 + 4 * 0.2 <= stopping.margin_s < 3.0 and not stopping.asked()
     stopping.saved(2.0)
     assert stopping.asked() and stopping.reason == "--max-time 4s"
@@ -66,10 +66,10 @@ def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
 def test_an_evaluation_is_no_long_step() -> None:
     stopping = Stopping(open_place(None, 0))
     stopping.saved(0.5)
-    stopping.step_done(1)
+    stopping.step_begins(1)
     stopping.working_on(Phase.EVALUATING)
     time.sleep(0.2)
-    stopping.step_done(2)
+    stopping.step_begins(2)
     assert stopping.margin_s == 1.0
 
 
@@ -78,7 +78,9 @@ def test_signs_of_life_say_what_comes_now() -> None:
     stopping = Stopping(place)
     with stopping.waiting():
         assert place.last_beat().phase is Phase.STARTING  # others may still compile
-    stopping.step_done(5)
+    stopping.step_begins(4)
+    assert place.last_beat()[:2] == (4, Phase.STARTING)
+    stopping.step_begins(5)
     with stopping.waiting():
         assert place.last_beat()[:2] == (5, Phase.WAITING)
     assert place.last_beat()[:2] == (5, Phase.COMPUTING)

@@ -1,0 +1,87 @@
+"""Running a job: in this process, or by the launcher, and with fewer devices where one has gone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.distributed.failures import Failure
+from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.fewer import with_fewer_devices
+from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.listening import say
+from shufflenet_fn.run.rewind import rewind_to
+from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
+from shufflenet_fn_backends.runtimes.select import runtime_of
+
+Outcome = dict[str, Any] | Stopped
+Rank = Callable[[Job, World], Outcome]
+
+_ANSWERS_WITHIN_S: Final = 120.0
+
+
+def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
+    """Run ``job`` to its end by ``rank(job, world)``, a module-level function, once for each device.
+
+    In this process if it is one of torchrun's (``world``) or the only one; else in processes of their own,
+    which are watched and, as ``--max-restarts`` and ``--min-devices`` allow, started again.
+
+    Raises:
+        RankFailed, UserError: the run has failed.
+    """
+    if world is not None:
+        return rank(job, world)
+    settings = job.settings
+    if job.world_size == 1 and not settings.max_restarts and settings.min_devices is None:
+        return rank(job, World())
+    while True:
+        try:
+            return launch(
+                rank,
+                job,
+                processes=len(job.devices),
+                nodes=job.nodes,
+                watching=_watching(job),
+            )
+        except RankFailed as failed:
+            fewer = with_fewer_devices(job, failed)
+            if fewer is None:
+                raise
+            say(fewer.warnings[-1])
+            checkpoint = newest_good(checkpoints_of(job.run_dir))[0]
+            notes = rewind_to(checkpoint, job.run_dir)
+            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
+
+
+def _watching(job: Job) -> Launch:
+    return Launch(
+        hang_timeout_s=job.settings.hang_timeout,
+        max_restarts=job.settings.max_restarts,
+        may_restart=lambda failure: device_answers(job, failure),
+        say=say,
+        stopping=lambda number: say(stopping_text(number)),
+        stopped=lambda number: say(at_once_text(number, job.run_dir)),
+    )
+
+
+def device_answers(job: Job, failure: Failure) -> bool:
+    """Whether the device of a rank that has failed can still be used, asked in a process of its own."""
+    if runtime_of(job.device).shares:
+        return True  # the CPU
+    number = job.devices[failure.local_rank]
+    command = [sys.executable, "-m", "shufflenet_fn.run.device_answers", job.device, str(number)]
+    try:
+        done = subprocess.run(
+            command,
+            timeout=_ANSWERS_WITHIN_S,
+            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0

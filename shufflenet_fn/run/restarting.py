@@ -1,0 +1,31 @@
+"""Starting where rank 0 says: after a failure, from the newest good checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.distributed.group import gather
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.rewind import rewind_to
+
+
+def agreed(job: Job, world: World) -> Job:
+    """``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
+
+    Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
+    brings the run directory back to it.
+    """
+    found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
+    if world.is_main and world.attempt:
+        found = _newest(job, world)
+    resume, notes = gather(found, world)[0]
+    return job._replace(resume=resume, notes=(*job.notes, *notes))
+
+
+def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
+    checkpoint, _, passed_over = newest_good(checkpoints_of(job.run_dir))
+    where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
+    set_aside = rewind_to(checkpoint, job.run_dir)
+    return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)

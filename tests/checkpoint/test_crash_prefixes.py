@@ -1,119 +1,17 @@
-"""A loss of power at any moment of a write leaves a checkpoint to go on from, and never a wrong one.
-
-Killing a process does not test fsync: what it had written stays in memory. So the sequence of operations is
-recorded, and every prefix of it replayed with everything that a disk may have lost or kept by then.
-"""
+"""A loss of power at any moment of a write leaves a checkpoint to go on from, and never a wrong one."""
 
 from __future__ import annotations
 
 import random
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from shufflenet_fn.checkpoint.crashes import CrashModel, Operation, Recorder, materialise
+from benchmarks.crash_prefixes import STORIES, check, crashes, tell
+from shufflenet_fn.checkpoint.crashes import Operation, Recorder
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
-from shufflenet_fn.checkpoint.format import FILES, MANIFEST
-from shufflenet_fn.checkpoint.inventory import (
-    Retention,
-    checkpoints,
-    newest_good,
-    point_to,
-    pointed_to,
-    prune,
-    tidy,
-)
-from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.format import MANIFEST
 from tests.checkpoint.support import small
-
-Contents = dict[str, bytes]
-
-
-class Saved(NamedTuple):
-    """A save that had returned when so many operations were done."""
-
-    operations: int
-    step: int
-    version: int
-
-
-class Story(NamedTuple):
-    """Saves in a folder: the operations, when each was done, and what each version held."""
-
-    root: Path
-    operations: list[Operation]
-    saves: list[Saved]
-    contents: dict[tuple[int, int], Contents]
-
-
-def contents_of(checkpoint: Path) -> Contents:
-    return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
-
-
-def tell(root: Path, steps: list[int], keep: int) -> Story:
-    """Save ``steps`` one after the other, as a run does; a step may come twice (after a resume)."""
-    root.mkdir()
-    recorder = Recorder(RealDisk())
-    story = Story(root, recorder.operations, [], {})
-    for version, step in enumerate(steps):
-        path = small(root / "checkpoints", step, disk=recorder, version=version)
-        point_to(root / "checkpoints", "latest", path, disk=recorder)
-        story.contents[step, version] = contents_of(path)
-        prune(root / "checkpoints", Retention(keep), disk=recorder)
-        story.saves.append(Saved(len(recorder.operations), step, version))
-    return story
-
-
-def crashes(
-    story: Story, rng: random.Random, limit: int, place: Path
-) -> Iterator[tuple[int, Path]]:
-    """Every prefix, with every state (at most ``limit`` of each) that a crash may leave, as folders."""
-    model = CrashModel(story.root)
-    for done in range(len(story.operations) + 1):
-        for found in model.outcomes(rng, limit):
-            materialise(found, place)
-            yield done, place
-            shutil.rmtree(place)
-        if done < len(story.operations):
-            model.apply(story.operations[done])
-
-
-def check(story: Story, done: int, place: Path) -> None:
-    """What the next start finds is the newest save that had returned, or a newer whole one."""
-    folder = place / "checkpoints"
-    due = [save for save in story.saves if save.operations <= done]
-    found, manifest, _ = newest_good(folder)
-    if found is None:
-        assert not due, f"nothing left after {done} operations"
-        return
-    step, version = manifest["step"], manifest["version"]
-    assert contents_of(found) == story.contents[step, version], "wrong bytes"
-    if due:
-        assert step >= due[-1].step and version >= due[-1].version
-    for path in checkpoints(folder):
-        assert set(contents_of(path)) <= {*FILES, MANIFEST}
-    latest = pointed_to(folder, "latest")
-    if due:
-        assert latest is not None
-    if latest is not None:
-        pointed = verify(latest)
-        assert contents_of(latest) == story.contents[pointed["step"], pointed["version"]]
-    # The next start puts things in order and loses nothing by it.
-    tidy(folder)
-    again, after, _ = newest_good(folder)
-    assert again is not None and (after["step"], after["version"]) == (step, version)
-    assert not [p for p in folder.iterdir() if p.name.startswith(".")]
-
-
-STORIES = {
-    "one after the other": ([1, 2, 3], 9),
-    "old ones removed": ([1, 2, 3, 4], 1),
-    "the only one replaced": ([5, 5, 5], 1),
-    "the newest of two replaced": ([4, 5, 5], 2),
-}
 
 
 @pytest.mark.parametrize("name", STORIES)

@@ -5,8 +5,9 @@ An absent part of a state is the empty tuple ``()`` and not ``None``: torch coun
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
 PyTree = Any
+
+_FEW: Final = 4
 
 
 def tree_map(function: Callable[..., Any], tree: T, *rest: T) -> T:
@@ -68,6 +71,24 @@ def all_finite(tree: PyTree) -> Tensor:
     """A 0-dim bool tensor: no leaf holds an infinity or a NaN. One pass over the leaves."""
     norms = torch._foreach_norm(tree_leaves(tree), float("inf"))
     return torch.isfinite(torch.stack(norms)).all()
+
+
+def finite_if_all_are(tree: PyTree) -> Tensor:
+    """A 0-dim tensor that is finite if all elements are and NaN or infinite if any is not.
+
+    A sum, since those never leave one; elements so large that it overflows count as not finite. One pass
+    and few launches: where a launch costs something and there are many leaves, the sums are norms, which
+    torch has one kernel for.
+    """
+    leaves = tree_leaves(tree)
+    if leaves[0].device.type == "cpu" or len(leaves) <= _FEW:
+        sums = [leaf.sum(dtype=_wide(leaf.dtype)) for leaf in leaves]
+        return functools.reduce(torch.add, sums) if len(sums) <= _FEW else torch.stack(sums).sum()
+    return torch.stack(torch._foreach_norm(leaves, 2, dtype=_wide(leaves[0].dtype))).sum()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype is torch.float16 else dtype
 
 
 def global_norm(tree: PyTree) -> Tensor:

@@ -7,6 +7,7 @@ import math
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn_backends.errors import UsageError
 
 
@@ -82,6 +83,16 @@ def _divisors(number: int) -> list[int]:
 
 def _next_multiple(number: int, of: int) -> int:
     return -(-number // of) * of
+
+
+def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:
+    """Updates in a row with a loss or gradient that is not finite, of which the last ends the run.
+
+    ``--max-bad-steps``; if not given, many with a loss scale, which finds its value by such updates.
+    """
+    if settings.max_bad_steps is not None:
+        return settings.max_bad_steps
+    return 1 if scaling.kind == "none" else 100
 
 
 def precision_name(settings: TrainSettings) -> str:

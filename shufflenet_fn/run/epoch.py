@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.run.events import EpochTrained, StepDone
+from shufflenet_fn.run.guard import check_step, diverged, what_is_bad
 from shufflenet_fn.run.judging import judge
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.meters import EpochMeter
@@ -19,11 +17,8 @@ from shufflenet_fn.run.saving import Saver, Taken
 from shufflenet_fn.run.step_clock import TimedStep
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.training import Training
+from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import no_flags
-from shufflenet_fn_backends.errors import UserError
-
-MAX_SKIPPED = 100
-"""Consecutive skipped updates after which a run counts as diverged."""
 
 
 class Trained(NamedTuple):
@@ -35,12 +30,16 @@ class Trained(NamedTuple):
 
 
 class Pending(NamedTuple):
-    """A step whose metrics have not been read back yet. ``taken``: the state after it, if it is saved."""
+    """A step whose metrics have not been read back yet.
+
+    ``taken``: the state after it, if it is saved. ``before``: the state before it, to go back to.
+    """
 
     step: int
     timed: TimedStep
     numbers: ReadBack
     taken: Taken | None
+    before: TrainState
 
 
 def train_epoch(
@@ -65,7 +64,7 @@ def train_epoch(
         stop: the step at which the whole run ends, for the estimate of the time left.
 
     Raises:
-        UserError: the loss is no longer finite.
+        UserError: loss or gradients are no longer finite.
     """
     meter = EpochMeter(run.global_batch, len(steps), run.take_unfinished())
     every = run.job.settings.checkpoint_freq
@@ -83,14 +82,15 @@ def train_epoch(
         examples = run.feed(batch)
         run.clock.uploaded()
         flags = asking if stopping.asked() else quiet
-        run.state, metrics, flags_out = run.train_step(run.state, examples, flags)
+        before = run.state
+        run.state, metrics, flags_out = run.train_step(before, examples, flags)
         if len(pending) == READ_BACK:
             stopped = _read_back(run, saver, stopping, meter, pending.popleft(), epoch, steps, stop)
-        numbers = read_backs.start(*metrics, flags_out.skipped, flags_out.stop)
+        numbers = read_backs.start(*metrics, *flags_out)
         due = every and (step + 1) % every == 0 and step != steps[-1]
         taken = saver.take(step + 1) if due else None
         saver.report()
-        pending.append(Pending(step, run.clock.stop(), numbers, taken))
+        pending.append(Pending(step, run.clock.stop(), numbers, taken, before))
         if stopped:
             break
     end = pending[-1].step + 1
@@ -99,7 +99,9 @@ def train_epoch(
         stopped |= _read_back(run, saver, stopping, meter, done, epoch, steps, stop)
     if meter.skipped == meter.steps and run.scaling.kind == "static":
         # A dynamic scale finds a smaller value; a static one will overflow for ever.
-        raise diverged(run, f"every update of epoch {epoch} was skipped", steps[-1])
+        before = run.state._replace(step=run.state.step - 1)
+        what = "every update of the epoch was skipped"
+        raise diverged(run, end - 1, progress_before(run, end - 1, meter), before, what)
     if run.world.is_main and end == steps[-1] + 1:
         run.reporter.event(
             EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
@@ -119,12 +121,11 @@ def _read_back(
 ) -> bool:
     """Account for a finished step; True if a rank asked with it to stop."""
     with stopping.waiting(), run.clock.waiting_for_device():
-        loss, accuracy1, accuracy5, skipped_flag, stop_flag = done.numbers.take()
+        loss, accuracy1, accuracy5, stop_flag, skipped_flag, gradient = done.numbers.take()
     values = (loss, 100 * accuracy1, 100 * accuracy5)
     skipped = skipped_flag > 0
-    run.skipped_in_a_row = run.skipped_in_a_row + 1 if skipped else 0
-    if (not skipped and not math.isfinite(loss)) or run.skipped_in_a_row >= MAX_SKIPPED:
-        raise diverged(run, f"the loss is {loss} at step {done.step} (epoch {epoch})", done.step)
+    what = what_is_bad(loss, gradient, skipped=skipped)
+    check_step(run, done.step, progress_before(run, done.step, meter), done.before, what)
     times = run.clock.times(done.timed)
     meter.add(times, values, skipped)
     judge(run, times)
@@ -139,7 +140,7 @@ def _read_back(
                 number,
                 *values,
                 *meter.mean_metrics,
-                learning_rate=_learning_rate(run, done.step),
+                learning_rate=run.learning_rate(done.step),
                 times=times,
                 mean_times=meter.mean_times,
                 fps=fps,
@@ -153,14 +154,9 @@ def _read_back(
     return stop_flag > 0
 
 
-def diverged(run: Training, what: str, step: int) -> UserError:
-    """The error for a run whose numbers are no longer any."""
-    return UserError(
-        f"training diverged: {what}, with learning rate {_learning_rate(run, step):.4g}. Lower "
-        "--learning-rate, lengthen --warm-up-epochs, or clip with --clip-norm 1; the checkpoints of "
-        f"earlier epochs are kept in {run.job.run_dir}/checkpoints."
-    )
-
-
-def _learning_rate(run: Training, step: int) -> float:
-    return float(run.schedule(torch.tensor(step)))
+def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
+    """How far the run was before ``step``, up to which ``meter`` has counted."""
+    epoch, number = divmod(step, run.steps_per_epoch)
+    if number == 0:
+        return Progress(max(0, epoch - 1), None, evaluated=False)
+    return Progress(epoch, meter.sums, evaluated=False)

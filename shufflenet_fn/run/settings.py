@@ -423,6 +423,14 @@ class TrainSettings:
         panel=_RUN,
         minimum=0,
     )
+    max_bad_steps: int | None = option(
+        None,
+        "--max-bad-steps",
+        help="Updates in a row whose loss or gradient is not finite, after which the run stops and dumps "
+        "the last. They change nothing. 100 with a loss scale, else 1, if not given.",
+        panel=_RUN,
+        minimum=1,
+    )
     keep: int = option(2, "--keep", help="Newest checkpoints kept.", panel=_RUN, minimum=1)
     keep_best: int = option(
         1, "--keep-best", help="Checkpoints kept of the highest top-1.", panel=_RUN, minimum=1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -24,7 +25,12 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
-from shufflenet_fn.run.derived import global_batch, lanes_per_device, num_classes_of
+from shufflenet_fn.run.derived import (
+    global_batch,
+    lanes_per_device,
+    max_bad_steps,
+    num_classes_of,
+)
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.identity import identity_of
@@ -39,6 +45,7 @@ from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.optim import GradientTransformation
 from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState, create_train_state
@@ -85,6 +92,8 @@ class Training:
     backend: str
     physical: bool
     train_step: TrainStep
+    make_step: Callable[[GradientTransformation], TrainStep]
+    max_bad_steps: int
     predictor: build.Predictor
     clock: StepClock
     waits: WaitMeter
@@ -100,6 +109,10 @@ class Training:
     verdict: Verdict | None = None
     skipped_in_a_row: int = 0
     unfinished: EpochSums | None = None
+
+    def learning_rate(self, step: int) -> float:
+        """That of the update ``step``."""
+        return float(self.schedule(torch.tensor(step)))
 
     @property
     def plain_state(self) -> TrainState:
@@ -177,6 +190,18 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         record=BadImageFile(job.run_dir, world.rank).record,
     )
     threads = loader_threads(settings.workers, world.local_size)
+    make_step = functools.partial(
+        make_train_step,
+        config,
+        policy=policy,
+        backend=computing,
+        label_smoothing=settings.label_smoothing,
+        gradients=grads_by_engine,
+        compiler=torch.compile if settings.compile else lambda function: function,
+        lanes=lanes_per_device(settings, world.size),
+        prepare=prepare,
+    )
+    max_bad = max_bad_steps(settings, scaling)
     return Training(
         job=job,
         world=world,
@@ -194,19 +219,13 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         scaling=scaling,
         backend=backend.name,
         physical=computing is not backend,
-        train_step=make_train_step(
-            config,
+        train_step=make_step(
             optimizer,
-            policy=policy,
-            backend=computing,
             loss_scaling=scaling,
-            label_smoothing=settings.label_smoothing,
-            gradients=grads_by_engine,
-            compiler=torch.compile if settings.compile else lambda function: function,
-            overflow=runtime.overflow(),
-            lanes=lanes_per_device(settings, world.size),
             ema_decay=settings.ema_decay,
-            prepare=prepare,
+            overflow=runtime.overflow(),
+            # The only bad step of a run is undone by the host, which keeps the state before it.
+            skip_bad=max_bad > 1,
             reduce=no_reduce
             if world.size == 1
             else mean_over_ranks(
@@ -216,6 +235,8 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
                 timing=stopping.waiting_and(clock.collective),
             ),
         ),
+        make_step=make_step,
+        max_bad_steps=max_bad,
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
         clock=clock,
         waits=WaitMeter(),

@@ -24,7 +24,7 @@ from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mi
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
 from shufflenet_fn.training.raveled import grads_like, params_to_compute_with, updated_stats
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.tree import all_finite, tree_lists, tree_select
+from shufflenet_fn.tree import all_finite, finite_if_all_are, tree_lists, tree_select
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from shufflenet_fn_backends.runtimes.base import Overflow
@@ -46,11 +46,13 @@ class Flags(NamedTuple):
 
     ``stop``: in, 1 where this rank was asked to stop; out, above 0 if any rank was.
     ``skipped``: in, 1 where this rank's device reported an overflow; out, 1 if the step changed nothing
-    because a gradient was not finite.
+    because a gradient (without a loss scale: or the loss) was not finite.
+    ``gradient``: in, 0; out, without a loss scale, NaN or infinite if a gradient of any rank was.
     """
 
     stop: Tensor
     skipped: Tensor
+    gradient: Tensor
 
 
 class Reducible(NamedTuple):
@@ -118,6 +120,7 @@ def make_train_step(
     gradients: Gradients = grads_by_func,
     compiler: Callable[[Any], Any] = lambda function: function,
     overflow: Overflow | None = None,
+    skip_bad: bool = False,
 ) -> TrainStep:
     """Build the step.
 
@@ -147,6 +150,9 @@ def make_train_step(
             ``grads_by_engine``).
         overflow: the flag of a chip that saturates where others compute infinities (``Runtime.overflow``):
             with a loss scale, a step that raised it is skipped. Infinite gradients are looked for anyway.
+        skip_bad: without a loss scale, have a step whose loss or gradient is not finite change nothing but
+            the step number, as it is with one. That selects every leaf of the state; without it, a caller
+            that keeps the state before the step can throw the step's away at no cost.
     """
     scaling = loss_scaling or LossScaling()
     if scaling.kind == "none":
@@ -186,6 +192,9 @@ def make_train_step(
         local = _mean(lane(state, part) for part in _cut(batch, lanes))
         if overflow is not None:
             flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
+        if scaling.kind == "none":
+            # Before the ranks' mean, with which it travels: a value that is not finite survives any sum.
+            flags = flags._replace(gradient=finite_if_all_are(local[0]).float())
         grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
         grads = unscale(state.loss_scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
@@ -196,8 +205,11 @@ def make_train_step(
         )
         if ema_decay is not None and isinstance(state.ema, Variables):
             new = new._replace(ema=update_ema(state.ema, new.variables, decay=ema_decay))
-        if scaling.kind != "none":
-            finite = all_finite(grads) & (flags.skipped == 0)
+        if scaling.kind != "none" or skip_bad:
+            if scaling.kind != "none":
+                finite = all_finite(grads) & (flags.skipped == 0)
+            else:
+                finite = torch.isfinite(metrics.loss + flags.gradient)
             new = _select(finite, new, state)._replace(
                 loss_scale=adjust(scaling, state.loss_scale, finite)
             )
@@ -238,7 +250,7 @@ def eval_sums(logits: Tensor, labels: Tensor) -> EvalSums:
 
 def no_flags(device: torch.device | str = "cpu") -> Flags:
     """Flags of a rank with nothing to say."""
-    return Flags(torch.zeros((), device=device), torch.zeros((), device=device))
+    return Flags(*(torch.zeros((), device=device) for _ in Flags._fields))
 
 
 def _select(condition: Tensor, new: TrainState, old: TrainState) -> TrainState:

@@ -32,7 +32,6 @@ from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import (
     Examples,
-    Flags,
     Reducible,
     TrainStep,
     make_train_step,
@@ -265,7 +264,7 @@ def _raise_flags(report: Report, world: World) -> None:
     # Rank 1 alone sees an overflow: once in its gradients, once as told by its device.
     images = batch.images.clone()
     images[0] = float("inf") if last else 0.0
-    told = Flags(torch.tensor(0.0), torch.tensor(last))
+    told = no_flags()._replace(skipped=torch.tensor(last))
     for given in ((Examples(images, batch.labels), no_flags()), (batch, told)):
         new, _, flags = step(state, *given)
         report.skipped_flags += gather(flags.skipped.item(), world)

@@ -21,7 +21,7 @@ from shufflenet_fn.training.loss_scale import (
 )
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import TrainState, create_train_state
-from shufflenet_fn.training.step import Examples, Flags, TrainStep, make_train_step, no_flags
+from shufflenet_fn.training.step import Examples, TrainStep, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves
 from tests.model.support import (
     TINY,
@@ -185,7 +185,7 @@ def test_an_overflow_skips_the_step_and_the_next_one_works(
 
 def test_an_overflow_that_the_device_reports_skips_the_step() -> None:
     step, state = build(STATIC)
-    reported = Flags(stop=torch.tensor(0.0), skipped=torch.tensor(0.5))
+    reported = no_flags()._replace(skipped=torch.tensor(0.5))
     new, _, flags = step(state, Examples(*examples(4)), reported)
     assert flags.skipped.item() == 1.0
     assert_trees_equal(kept(new), kept(state))

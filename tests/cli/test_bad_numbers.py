@@ -1,0 +1,81 @@
+"""Runs whose numbers are no longer any: the step is named, dumped, and can be gone back to."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.run.dump import BATCH, STEP
+
+Command = Callable[..., Any]
+TRAIN = ("train", "--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
+
+
+def start(folder: Path, *more: object) -> tuple[object, ...]:
+    return (*TRAIN, "--data", folder, "--epochs", 4, "--keep", 9, "--run-dir", "run", *more)
+
+
+def dumps(run: Path) -> list[str]:
+    return sorted(path.name for path in run.glob("dump-step-*"))
+
+
+def test_the_step_that_diverged_is_kept_whole(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    outcome = command(*start(image_folder, "--lr", 1e30))
+    assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
+    run = tmp_path / "run"
+    (name,) = dumps(run)
+    number = int(name.rpartition("-")[2])
+    for words in (f"at step {number} (epoch 0)", "learning rate 1e+30", str(Path("run") / name)):
+        assert words in outcome.err
+    tensors = safetensors.torch.load_file(run / name / BATCH)
+    assert tensors["images"].dtype == torch.uint8 and tensors["images"].shape == (8, 3, 32, 32)
+    told = json.loads((run / name / STEP).read_text())
+    assert len(told["samples"]) == len(tensors["labels"]) == 8
+    assert all(Path(sample).is_file() for sample in told["samples"])
+    assert told["ranks"][0]["loss"] == "nan" or not math.isfinite(told["ranks"][0]["loss"])
+    norms = told["ranks"][0]["gradient_norms"]
+    assert "fc.weight" in norms and "nan" in norms.values()
+    # From the state before it, the step comes out as it did.
+    before = run / name / f"step-{number:08d}"
+    weights = read_checkpoint(before).files["weights.safetensors"]
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+    again = command("train", "--resume", before)
+    assert again.code == 1
+    assert f"the loss is nan at step {number} (epoch 0), with" in again.err
+
+
+def test_bad_steps_are_skipped_up_to_a_number(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    outcome = command(*start(image_folder, "--lr", 1e30, "--max-bad-steps", 3))
+    assert outcome.code == 1
+    assert "the loss is nan at step 3 (epoch 1), bad step 3 in a row" in outcome.err
+    assert dumps(tmp_path / "run") == ["dump-step-3"]
+    for step in (1, 2):
+        assert f"step {step} (epoch 0) changed nothing: the loss is nan" in outcome.err
+    # Skipped updates have left the state as it was before the first.
+    folder = tmp_path / "run" / "dump-step-3" / "step-00000003"
+    assert all(
+        t.isfinite().all() for t in read_checkpoint(folder).files["weights.safetensors"].values()
+    )
+
+
+def test_overflows_under_a_static_scale(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    scaled = ("--precision", "O2", "--loss-scale", 1e30, "--max-bad-steps", 2)
+    outcome = command(*start(image_folder, *scaled))
+    assert outcome.code == 1
+    assert "the scaled gradient overflowed at step 1 (epoch 0)" in outcome.err
+    told = json.loads((tmp_path / "run" / "dump-step-1" / STEP).read_text())
+    assert told["loss_scale"] == [pytest.approx(1e30)]

@@ -80,6 +80,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     settings = resolved.settings
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
+    _check_min_devices(settings, len(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
         raise UsageError(
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
@@ -252,6 +253,22 @@ def _nodes(settings: TrainSettings) -> Nodes:
             "port on it, such as host0:29500."
         )
     return Nodes(settings.world_size, settings.rank, endpoint)
+
+
+def _check_min_devices(settings: TrainSettings, devices: int) -> None:
+    least = settings.min_devices
+    if least is None:
+        return
+    if least > devices:
+        raise UsageError(
+            f"--min-devices {least} is more than the {devices} device(s) of this run. Give at most "
+            f"{devices}, or more --devices."
+        )
+    if settings.world_size > 1:
+        raise UsageError(
+            f"--min-devices goes with one machine, and --nnodes is {settings.world_size}: launchers of "
+            "several machines cannot agree on fewer devices. Leave it out, and resume with fewer by hand."
+        )
 
 
 def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable
@@ -130,9 +131,12 @@ def test_a_failed_save_ends_the_run_with_its_reason(image_folder: Path, tmp_path
         "epochs": 1,
         "run_dir": str(run),
     }
-    job = prepare_job(given, preset=None, config_file=None, argv=["train"])
-    with pytest.raises(UserError, match=r"cannot write .*step-00000008.*No space left on device"):
-        run_rank(job, World(), Silent(), disk=FullDisk())
+    with contextlib.ExitStack() as held:
+        job = prepare_job(given, preset=None, config_file=None, argv=["train"], held=held)
+        with pytest.raises(
+            UserError, match=r"cannot write .*step-00000008.*No space left on device"
+        ):
+            run_rank(job, World(), Silent(), disk=FullDisk())
     folder = run / "checkpoints"
     assert newest_good(folder)[0] == folder / "step-00000004"
     assert {path.name for path in folder.iterdir()} == {"step-00000004", "latest.json"}

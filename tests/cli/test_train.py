@@ -7,7 +7,6 @@ import os
 import pty
 import re
 import select
-import signal
 import subprocess
 import sys
 import time
@@ -290,47 +289,3 @@ def test_live_display_on_a_terminal(image_folder: Path, tmp_path: Path) -> None:
     text = shown.decode()
     for word in ("Acc@1 val", "2/2", "ETA", "FPS", "done in", "1p-CPU"):
         assert word in text, word
-
-
-@pytest.mark.parametrize("devices", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_and_says_how_to_go_on(
-    image_folder: Path, tmp_path: Path, devices: int, number: signal.Signals
-) -> None:
-    arguments = ["train", *TINY, "--data", image_folder, "--epochs", 5000, "--run-dir", "run"]
-    arguments += ["--devices", devices]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "shufflenet_fn_cli.main", *map(str, arguments)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    latest = tmp_path / "run" / "checkpoints" / "latest.json"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not latest.exists():
-        time.sleep(0.1)
-    workers = children_of(child.pid)
-    child.send_signal(number)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 128 + number, err
-    assert f"stopped by {number.name}" in err and "--resume run" in err
-    assert "Traceback" not in err and "death signal" not in err
-    # multiprocessing's resource tracker notices a moment later than the workers.
-    deadline = time.monotonic() + 20
-    while any(Path(f"/proc/{worker}").exists() for worker in workers):
-        assert time.monotonic() < deadline, workers
-        time.sleep(0.1)
-
-
-def children_of(parent: int) -> list[int]:
-    """Direct child processes, from /proc."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent:
-            found.append(int(entry.name))
-    return found

@@ -1,0 +1,181 @@
+"""A run that is asked to stop, in one process: it saves, says how to go on, and goes on in the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.events import EpochTrained, Event, StepDone
+from shufflenet_fn.run.rank import Silent, run_rank
+from shufflenet_fn.run.start import prepare_job
+from shufflenet_fn.run.stopping import Stopped
+
+Command = Callable[..., Any]
+
+TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 2, "--device", "cpu")
+RECIPE: dict[str, Any] = {
+    "arch": "x0_5",
+    "image_size": 32,
+    "batch_size": 2,
+    "device": "cpu",
+    "epochs": 2,
+    "ema_decay": 0.9,
+    "print_freq": 1,
+}
+FILES = ("weights.safetensors", "ema.safetensors", "state.safetensors")
+
+
+class SignalAt(Silent):
+    """Has this process sent a signal when an event comes, as a scheduler might at that moment."""
+
+    def __init__(self, kind: type, number: int, step: int = 0) -> None:
+        self._kind, self._number, self._step = kind, number, step
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, self._kind) and getattr(event, "step", self._step) == self._step:
+            os.kill(os.getpid(), self._number)
+
+
+def run(run_dir: Path, data: Path, display: Silent, **more: Any) -> Any:
+    given = {**RECIPE, "data": str(data), "run_dir": str(run_dir), **more}
+    with contextlib.ExitStack() as held:
+        job = prepare_job(given, preset=None, config_file=None, argv=["train"], held=held)
+        return run_rank(job, World(), display)
+
+
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run has logged, without what is of the clock or of one start."""
+    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    names = ("kind", "epoch", "step", "loss", "mean_loss", "accuracy1", "num_images", "weights")
+    return [
+        {name: line.get(name) for name in names}
+        for line in lines
+        if line["kind"] in ("train", "epoch", "eval")
+    ]
+
+
+def check_same_end(whole: Path, cut: Path) -> None:
+    for file in FILES:
+        a, b = (
+            safetensors.torch.load_file(path / "checkpoints" / "step-00000024" / file)
+            for path in (whole, cut)
+        )
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+    assert records(cut) == records(whole)
+
+
+@pytest.fixture(scope="module")
+def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of twelve steps that nothing has interrupted."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    assert run(path, image_folder, Silent())["steps"] == 24
+    return path
+
+
+@pytest.mark.parametrize(
+    ("display", "step", "name"),
+    [
+        # Step 4 is reported when step 6 is on its way; 7 carries the wish, which is read back with 9.
+        (SignalAt(StepDone, signal.SIGUSR1, 4), 10, "SIGUSR1"),
+        (SignalAt(StepDone, signal.SIGHUP, 11), 12, "SIGHUP"),
+        # Between the last step of an epoch and its evaluation, which is then left.
+        (SignalAt(EpochTrained, signal.SIGTERM), 12, "SIGTERM"),
+    ],
+)
+def test_stopped_anywhere_it_goes_on_in_the_same_bytes(
+    command: Command,
+    image_folder: Path,
+    whole: Path,
+    tmp_path: Path,
+    display: SignalAt,
+    step: int,
+    name: str,
+) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    stopped = run(tmp_path / "cut", image_folder, display)
+    assert isinstance(stopped, Stopped)
+    assert (stopped.step, stopped.reason) == (step, name)
+    assert (tmp_path / "cut" / "checkpoints" / f"step-{step:08d}").is_dir()
+    assert not (tmp_path / "cut" / "run.lock").exists()
+    assert {number: signal.getsignal(number) for number in before} == before
+    resumed = command("train", "--resume", "cut")
+    assert resumed.code == 0, resumed.err
+    check_same_end(whole, tmp_path / "cut")
+
+
+def test_time_that_is_up(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    outcome = command(
+        *("train", *TINY, "--data", image_folder, "--epochs", 500, "--run-dir", "run"),
+        *("--max-time", "2s"),
+    )
+    assert outcome.code == 75, outcome.err
+    assert outcome.err.endswith(
+        "stopped by --max-time 2s after step 3, which is saved. Go on with: "
+        "shufflenet-fn train --resume run\n"
+    )
+    assert "stopped by --max-time 2s" in (tmp_path / "run" / "log.txt").read_text()
+    # The limit was of that start only.
+    assert command("train", "--resume", "run", "--max-steps", 4).code == 0
+
+
+def test_the_same_command_starts_and_goes_on(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
+    for where in (("--run-dir", "run"), ("--output", "runs")):
+        first = command(*named, *where, "--max-steps", 4)
+        assert first.code == 0, first.err
+        assert "so this is a start" in first.out
+        if where[0] == "--output":
+            (tmp_path / "runs" / "x0_5-001" / "results.json").unlink()  # as if it had been killed
+        again = command(*named, *where, "--max-steps", 5)
+        assert again.code == 0, again.err
+        assert "going on with run" in again.out and "at step 4" in again.out
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x0_5-001"]
+    # Done: the next one of that name is a new one.
+    assert "so this is a start" in command(*named, "--output", "runs", "--max-steps", 1).out
+    assert (tmp_path / "runs" / "x0_5-002").is_dir()
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 2)
+    assert command(*arguments).code == 0
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        path.rename(tmp_path / path.name)
+    refused = command(*arguments)
+    assert refused.code == 2 and "not empty" in refused.err
+    assert command(*arguments, "--resume", "auto").code == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    # Of the first start it only says that there was one.
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert (kinds.count("start"), kinds.count("train"), kinds.count("eval")) == (2, 2, 1), kinds
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--max-time", "1.5h"), ("--max-time '1.5h'", "11h30m")),
+        (("--hang-timeout", "0"), ("--hang-timeout", "above 0")),
+        (("--max-restarts", "-1"), ("--max-restarts", "at least 0")),
+        (("--min-devices", "3"), ("--min-devices 3", "1 device")),
+        (("--nnodes", "2", "--min-devices", "1"), ("--min-devices", "--nnodes is 2")),
+    ],
+)
+def test_values_that_are_not_allowed(
+    command: Command, image_folder: Path, tmp_path: Path, arguments: tuple[str, ...], words: Any
+) -> None:
+    outcome = command("train", *TINY, "--data", image_folder, *arguments)
+    assert outcome.code == 2 and all(word in outcome.err for word in words), outcome.err
+    assert not list(tmp_path.iterdir())

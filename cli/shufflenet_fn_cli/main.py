@@ -16,6 +16,7 @@ from shufflenet_fn_cli.doctor import doctor
 from shufflenet_fn_cli.emulator import emulator_app
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.train import train
+from shufflenet_fn_cli.verify_resume import verify_resume
 
 app = typer.Typer(
     name="shufflenet-fn",
@@ -28,6 +29,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(doctor)
+app.command()(verify_resume)
 app.add_typer(bench_app, name="bench")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(data_app, name="data")

@@ -1,0 +1,99 @@
+"""``shufflenet-fn verify-resume``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
+
+if TYPE_CHECKING:
+    from shufflenet_fn.run.verify_resume import Verdict
+
+_SHOWN = 10
+
+
+def verify_resume(
+    device: Annotated[
+        str, typer.Option(help=f"auto, or one of: {', '.join(DEVICE_NAMES)}.")
+    ] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
+    precision: Annotated[str, typer.Option(help="As of train.")] = "fp32",
+    backend: Annotated[
+        str, typer.Option(help=f"auto, or one of: {', '.join(BACKEND_NAMES)}.")
+    ] = "auto",
+    steps: Annotated[int, typer.Option(help="Updates of the run that is cut.")] = 40,
+    deterministic: Annotated[
+        bool, typer.Option(help="Deterministic operators; needed on accelerators.")
+    ] = True,
+    timeout: Annotated[float, typer.Option(help="Seconds for each of the three starts.")] = 120.0,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Kill a short run, resume it, and compare it byte by byte with one that was left alone.
+
+    On demo images, in a temporary folder. Exit codes: 0 the same bytes, 1 others or failed.
+    """
+    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.run.verify_resume import verify_resume as drill
+
+    chosen = ("--device", device, "--precision", precision, "--backend", backend)
+    verdict = drill(
+        (sys.executable, "-m", "shufflenet_fn_cli.main"),
+        (*chosen, "--deterministic" if deterministic else "--no-deterministic"),
+        devices=devices,
+        steps=steps,
+        timeout_s=timeout,
+        say=lambda text: print(text, file=sys.stderr),
+    )
+    if as_json:
+        comparison = verdict.comparison
+        print(
+            to_json(
+                {
+                    "identical": verdict.identical,
+                    "saved": verdict.saved,
+                    "steps": verdict.steps,
+                    "seconds": verdict.seconds,
+                    "tensors": comparison.tensors,
+                    "different": [item._asdict() for item in comparison.different],
+                }
+            )
+        )
+    else:
+        _print(verdict)
+    if not verdict.identical:
+        raise typer.Exit(1)
+
+
+def _print(verdict: Verdict) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    comparison, console = verdict.comparison, Console()
+    table = Table("tensor", "file", "difference", "elements")
+    for item in comparison.different[:_SHOWN]:
+        largest = item.how if item.largest is None else f"up to {item.largest:.3g}"
+        table.add_row(item.name, item.file, largest, str(item.elements or ""))
+    if comparison.different:
+        console.print(table)
+    cut = (
+        f"after {verdict.steps} updates, killed and resumed from step {verdict.saved}: "
+        f"{comparison.tensors} tensors"
+    )
+    if verdict.identical:
+        console.print(
+            f"the same bytes {cut} compared in {verdict.seconds:.0f} s. A resume is exact here.",
+            soft_wrap=True,
+        )
+        return
+    first = comparison.different[0]
+    by = "" if first.largest is None else f" by up to {first.largest:.3g}"
+    console.print(
+        f"NOT the same {cut} compared, {len(comparison.different)} differ, the first {first.name} in "
+        f"{first.file}{by}. A resume goes on here, but not exactly.",
+        soft_wrap=True,
+    )

@@ -1,0 +1,163 @@
+"""A drill: a run that is killed and resumed must come to the bytes of one that is left alone.
+
+Real processes, real checkpoints, a real SIGKILL: what a machine does for this drill is what it does for a
+run of weeks on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from shufflenet_fn.checkpoint.compare import Comparison, compare
+from shufflenet_fn.checkpoint.format import checkpoint_name
+from shufflenet_fn.checkpoint.inventory import LATEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.data.demo import write_demo
+from shufflenet_fn_backends.errors import UsageError, UserError
+
+_POLL_S = 0.005
+_BATCH = 8
+
+
+class Verdict(NamedTuple):
+    """How the drill ended.
+
+    ``saved``: the step of the checkpoint that the resumed run went on from, in the middle of an epoch.
+    ``steps``: updates in all. ``seconds``: of the whole drill. ``comparison``: of the last checkpoints.
+    """
+
+    saved: int
+    steps: int
+    seconds: float
+    comparison: Comparison
+
+    @property
+    def identical(self) -> bool:
+        return self.comparison.identical
+
+
+def verify_resume(
+    command: Sequence[str],
+    options: Sequence[str],
+    *,
+    devices: int,
+    steps: int,
+    timeout_s: float,
+    say: Callable[[str], None],
+) -> Verdict:
+    """Train ``steps`` updates at a stretch, and again with a SIGKILL on the way; compare the ends.
+
+    Everything is written to a temporary folder that is removed.
+
+    Args:
+        command: what ``shufflenet-fn`` is started by.
+        options: of ``train``, beside those of the drill.
+        devices: how many.
+        steps: updates, at least 8.
+        timeout_s: of each of the three starts.
+        say: told what is done next.
+
+    Raises:
+        UsageError: too few steps.
+        UserError: a start failed, or the run was over before it could be killed.
+    """
+    if steps < 8:
+        raise UsageError(f"--steps {steps} is too few to be cut in the middle: give at least 8.")
+    began = time.monotonic()
+    # Two epochs, and a checkpoint in the middle of the first.
+    per_epoch, saved = -(-steps // 2), max(2, steps // 6)
+    batch = _BATCH * devices
+    with tempfile.TemporaryDirectory(prefix="shufflenet-fn-verify-resume-") as name:
+        folder = Path(name)
+        per_class = -(-per_epoch * batch // 10)
+        data = write_demo(folder / "data", train_per_class=per_class, val_per_class=1)
+        train = [
+            *command,
+            *("train", "--data", str(data), "--arch", "x0_5", "--image-size", "64"),
+            *("--batch-size", str(batch), "--devices", str(devices), "--epochs", "99"),
+            *("--eval-freq", "99", "--checkpoint-freq", str(saved), "--keep", "99"),
+            *options,
+        ]
+        limit = ("--max-steps", str(steps))
+        say(f"training {steps} updates at a stretch")
+        _run([*train, *limit, "--run-dir", str(folder / "whole")], folder, timeout_s)
+        say(f"training again, to be killed once the checkpoint of step {saved} is there")
+        cut = folder / "cut"
+        _run_and_kill([*train, *limit, "--run-dir", str(cut)], folder, cut, timeout_s)
+        left = pointed_to(checkpoints_of(cut), LATEST)
+        if left is None or left.name == checkpoint_name(steps):
+            raise UserError(
+                f"the run was over before it could be killed. Give it more than --steps {steps}."
+            )
+        say(f"resuming what the kill left, from {left.name}")
+        _run([*command, "train", "--resume", str(cut), *limit], folder, timeout_s)
+        whole, resumed = (
+            read_checkpoint(checkpoints_of(run) / checkpoint_name(steps))
+            for run in (folder / "whole", cut)
+        )
+        comparison = compare(whole, resumed)
+    return Verdict(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
+
+
+def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
+    with (folder / "output.txt").open("w+b") as output:
+        process = _start(command, output.fileno())
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            raise UserError(
+                f"training did not end within {timeout_s:g} s; its last words: {_tail(folder)}"
+            ) from None
+        finally:
+            _kill(process)
+    if code:
+        raise UserError(f"training failed with exit code {code}: {_tail(folder)}")
+
+
+def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: float) -> None:
+    """Kill all of it once ``latest`` points to a checkpoint, or let it end if that comes first."""
+    latest = checkpoints_of(run) / f"{LATEST}.json"
+    with (folder / "output.txt").open("w+b") as output:
+        process = _start(command, output.fileno())
+        try:
+            deadline = time.monotonic() + timeout_s
+            while not latest.exists() and process.poll() is None:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"no checkpoint was written within {timeout_s:g} s; last words: {_tail(folder)}"
+                    )
+                time.sleep(_POLL_S)
+        finally:
+            _kill(process)
+    if not latest.exists():
+        raise UserError(f"training failed with exit code {process.returncode}: {_tail(folder)}")
+
+
+def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
+    # A session of its own, so that launcher and ranks can be killed together.
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def _tail(folder: Path) -> str:
+    lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "none"

@@ -1,0 +1,130 @@
+"""Resumed runs come to the bytes of uninterrupted ones; on another number of devices, up to rounding."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from shufflenet_fn.checkpoint.compare import compare
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint
+
+Command = Callable[..., Any]
+
+TRAIN = ("train", "--arch", "x0_5", "--image-size", 32, "--device", "cpu", "--threads", 1)
+RECIPE = ("--epochs", 2, "--print-freq", 1, "--ema-decay", 0.9, "--eval-freq", 2, "--lr", 0.02)
+MIXED = ("--mixup", 0.4, "--cutmix", 1, "--auto-augment", "trivial", "--erase", 0.5)
+TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """``metrics.jsonl`` of training and evaluation without what tells of time."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in lines
+        if line["kind"] in ("train", "epoch", "eval")
+    ]
+
+
+def last(run: Path, step: int) -> Content:
+    return read_checkpoint(run / "checkpoints" / f"step-{step:08d}")
+
+
+def check_same(ours: Path, theirs: Path, step: int) -> None:
+    comparison = compare(last(ours, step), last(theirs, step))
+    assert comparison.tensors > 100
+    assert comparison.identical, comparison.different[:3]
+    assert records(ours) == records(theirs)
+
+
+@pytest.fixture(scope="module")
+def packed(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images as packed pixels."""
+    from shufflenet_fn_cli.main import app
+
+    folder = tmp_path_factory.mktemp("packed") / "data"
+    arguments = ["data", "pack", str(image_folder), str(folder), "--format", "raw"]
+    app(arguments, standalone_mode=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "options"),
+    [
+        ("folder", 4, ("--backend", "cpu", "--precision", "fp32", "--clip-norm", 0.5, *MIXED)),
+        ("packed", 1, ("--backend", "routed", "--precision", "bf16", "--nesterov", *MIXED)),
+        # A scale that overflows at first, so that skipped steps and changes of scale are crossed.
+        ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic")),
+        ("packed", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
+        ("folder", 3, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
+    ],
+    ids=["cpu", "routed", "native", "gather", "reference"],
+)
+def test_one_rank(
+    command: Command,
+    image_folder: Path,
+    packed: Path,
+    tmp_path: Path,
+    kind: str,
+    cut: int,
+    options: tuple[object, ...],
+) -> None:
+    data = packed if kind == "packed" else image_folder
+    size = 2 if "--accumulate" in options else 4
+    start = (*TRAIN, "--data", data, "--batch-size", size, *RECIPE, *options)
+    for name, limit in (("whole", ()), ("cut", ("--max-steps", cut))):
+        outcome = command(*start, "--run-dir", name, *limit)
+        assert outcome.code == 0, outcome.err
+    outcome = command("train", "--resume", "cut")
+    assert outcome.code == 0, outcome.err
+    assert "since the checkpoint was written" not in outcome.err
+    check_same(tmp_path / "cut", tmp_path / "whole", 12)
+
+
+def losses(run: Path) -> list[float]:
+    return [record["loss"] for record in records(run) if record["kind"] == "train"]
+
+
+def check_close(ours: Path, theirs: Path, step: int) -> None:
+    """Sums in another order: float32 rounding, grown over a few steps of small batches."""
+    assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
+    first, second = (last(run, step).files["weights.safetensors"] for run in (ours, theirs))
+    for name, tensor in second.items():
+        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4)
+
+
+def test_two_ranks_and_other_numbers_of_them(
+    command: Command, process: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    start = (*TRAIN, "--data", image_folder, "--batch-size", 4, *RECIPE, "--clip-norm", 1, *MIXED)
+    two = ("--devices", 2)
+    cut = ("--max-steps", 5)
+    assert process(*start, *two, "--run-dir", "whole").code == 0
+    assert process(*start, *two, "--run-dir", "cut", *cut).code == 0
+    shutil.copytree(tmp_path / "cut", tmp_path / "on-one")
+    outcome = process("train", "--resume", "cut")
+    assert outcome.code == 0, outcome.err
+    check_same(tmp_path / "cut", tmp_path / "whole", 12)
+
+    refused = command("train", "--resume", "on-one", "--devices", 4)
+    assert refused.code == 2 and "may be one of: 1, 2" in refused.err
+    outcome = command("train", "--resume", "on-one", "--devices", 1)
+    assert outcome.code == 0, outcome.err
+    assert "world size is 1 and was 2 since the checkpoint was written" in outcome.err
+    assert "in 2 lanes of 2, 2 per device" in outcome.out
+    check_close(tmp_path / "on-one", tmp_path / "whole", 12)
+    # The groups of batch norms: one lane of 4 gives other statistics.
+    (tmp_path / "on-one").rename(tmp_path / "kept")
+
+    assert command(*start, "--lanes", 2, "--run-dir", "one", *cut).code == 0
+    outcome = process("train", "--resume", "one", *two)
+    assert outcome.code == 0, outcome.err
+    check_close(tmp_path / "one", tmp_path / "whole", 12)
+    assert command(*start, "--run-dir", "one-lane", *cut).code == 0
+    assert losses(tmp_path / "one-lane") != pytest.approx(losses(tmp_path / "whole")[:5], rel=1e-3)

@@ -1,0 +1,44 @@
+"""``shufflenet-fn verify-resume``."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Command = Callable[..., Any]
+
+
+def test_the_drill_on_this_machine(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    outcome = command(
+        *("verify-resume", "--device", "cpu", "--precision", "bf16", "--steps", 30, "--json")
+    )
+    assert outcome.code == 0, outcome.err
+    told = json.loads(outcome.out)
+    assert told["identical"] and told["different"] == [] and told["tensors"] > 100
+    assert (told["saved"], told["steps"]) == (5, 30)
+    assert "resuming what the kill left, from step-00000005" in outcome.err
+    assert not list(scratch.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--steps", 5), 2, "--steps 5"),
+        (("--backend", "gatherr"), 1, "did you mean 'gather'"),
+    ],
+)
+def test_what_cannot_be_tried(
+    command: Command, options: tuple[object, ...], code: int, words: str
+) -> None:
+    outcome = command("verify-resume", "--device", "cpu", *options)
+    assert outcome.code == code and words in outcome.err and "Traceback" not in outcome.err

@@ -1,0 +1,98 @@
+"""What a resume compares, what it keeps, and how a difference is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shufflenet_fn.run.derived import lanes_of, lanes_per_device
+from shufflenet_fn.run.identity import compare
+from shufflenet_fn.run.kept import ORIGIN, idle_cores, keep_backend, keep_choices
+from shufflenet_fn.run.resolve import Resolved
+from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_backends.errors import UsageError
+
+STORED: dict[str, Any] = {
+    "world size": 2,
+    "lanes": 2,
+    "compute threads": 4,
+    "torch": "2.9",
+    "simplejpeg": "1.8",
+    "training files": "aa",
+    "torch_npu": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("compute threads", 8, "compute threads is 8 and was 4"),
+        ("torch", "2.10", "torch is 2.10 and was 2.9"),
+        ("simplejpeg", "1.9", "slightly other pixels"),
+        ("training files", "bb", "the list of training files is another"),
+        ("lanes", 4, "batch norms see other groups"),
+        ("world size", 1, "the groups of batch norms are kept"),
+        ("torch_npu", "2.9", "torch_npu is 2.9 and was absent"),
+    ],
+)
+def test_each_difference_is_named_with_what_it_means(name: str, value: Any, told: str) -> None:
+    (line,) = compare(STORED, {**STORED, name: value}, bn_stats="mean")
+    assert told in line and "since the checkpoint was written" in line
+
+
+def test_nothing_is_said_of_what_is_the_same_or_was_not_recorded() -> None:
+    assert compare(STORED, {**STORED, "new": 1}, bn_stats="mean") == []
+
+
+def test_statistics_of_rank_0_change_with_the_ranks() -> None:
+    (line,) = compare(STORED, {**STORED, "world size": 1}, bn_stats="rank0")
+    assert "--bn-stats rank0" in line
+
+
+def resolved(**values: Any) -> Resolved:
+    return Resolved(TrainSettings(**values), {}, None)
+
+
+def manifest(**values: Any) -> dict[str, Any]:
+    stored = {"lanes": 4, "global_batch": 512, "threads": 3, "settings": {"batch_size": 256}}
+    return {**stored, "backend": "gather", "device": "cpu", **values}
+
+
+def test_lanes_and_threads_are_kept_unless_given() -> None:
+    kept, notes = keep_choices(resolved(), manifest(), {})
+    assert (kept.settings.lanes, kept.settings.threads) == (4, 3)
+    assert kept.origin == {"lanes": ORIGIN, "threads": ORIGIN} and len(notes) == 2
+    kept, _ = keep_choices(resolved(lanes=8, threads=1), manifest(), {"lanes": 8, "threads": 1})
+    assert (kept.settings.lanes, kept.settings.threads) == (8, 1)
+    kept, _ = keep_choices(resolved(lanes=4, accumulate=3), manifest(), {"accumulate": 3})
+    assert kept.settings.lanes is None
+
+
+def test_the_accumulation_of_the_originals_switch_is_kept() -> None:
+    """It depends on the number of devices at the start."""
+    kept, _ = keep_choices(resolved(benchmark=1), manifest(), {})
+    assert (kept.settings.benchmark, kept.settings.accumulate) == (0, 2)
+
+
+def test_the_backend_that_auto_took_is_kept_on_the_same_device() -> None:
+    kept, notes = keep_backend(resolved(), manifest(), "cpu")
+    assert kept.settings.backend == "gather" and notes
+    for other in (resolved(backend="native"), resolved()):
+        device = "cpu" if other.settings.backend == "native" else "cuda"
+        assert keep_backend(other, manifest(), device) == (other, [])
+
+
+def test_lanes_are_shared_by_any_divisor_of_devices() -> None:
+    settings = TrainSettings(batch_size=48, lanes=12)
+    assert [lanes_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
+    with pytest.raises(UsageError, match=r"may be one of: 1, 2, 3, 4, 6, 12\. .*--lanes 15"):
+        lanes_of(settings, 5)
+    with pytest.raises(UsageError, match="does not divide into 7 lanes"):
+        lanes_of(TrainSettings(batch_size=48, lanes=7), 1)
+    assert lanes_of(TrainSettings(batch_size=48, accumulate=3), 4) == 12
+
+
+def test_kept_threads_that_do_not_fit_are_said() -> None:
+    assert idle_cores(ORIGIN, 2, 2) is None and idle_cores("command line", 2, 8) is None
+    assert "--threads 8" in str(idle_cores(ORIGIN, 2, 8))

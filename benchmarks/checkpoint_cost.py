@@ -1,0 +1,129 @@
+"""What saving every 200 steps costs: of the wall time of 200 steps, and at most at once.
+
+    python benchmarks/checkpoint_cost.py [--pairs 10] [--arch x1_0] [--image-size 64]
+
+One run of ``shufflenet-fn train`` that saves after every other 200 steps, so that stretches during which a
+checkpoint is written and stretches without one take turns in the same process. Each with one is compared with
+the mean of its two neighbours. The smaller images and batches, the shorter a step, and the more the same
+checkpoint weighs: small ones are the harder test. The exit code is 1 if saving costs more than 1 %, or a save
+blocks the training loop for more than 20 ms.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from shufflenet_fn.bench.drill.images import make_images
+from shufflenet_fn.bench.drill.launch import Launch
+from shufflenet_fn.bench.drill.points import Control
+from shufflenet_fn.bench.ratios import interval
+from shufflenet_fn.bench.tree import make_tree
+from shufflenet_fn.run.directory import environment
+from shufflenet_fn.run.files import METRICS
+
+STRETCH = 200
+MOST_SHARE = 0.01
+MOST_BLOCKED_S = 0.020
+# The line of a step is written in the second step after it, ahead of what that one saves.
+LATE = 3
+
+
+def command(options: argparse.Namespace, data: Path, run: Path) -> list[str]:
+    return [
+        *("-m", "shufflenet_fn_cli.main", "train", "--data", str(data), "--run-dir", str(run)),
+        *("--arch", options.arch, "--image-size", str(options.image_size)),
+        *("--batch-size", str(options.batch_size), "--learning-rate", "0.001"),
+        *("--device", options.device, "--epochs", "1", "--print-freq", "1"),
+        *("--checkpoint-freq", str(2 * STRETCH)),
+    ]
+
+
+def measured(records: list[dict[str, Any]], pairs: int) -> dict[str, Any]:
+    """Shares of time that saving took, and how long saves blocked, from a run's ``metrics.jsonl``."""
+    times = {record["step"]: record["time"] for record in records if record["kind"] == "train"}
+    ends = [times[STRETCH * number - LATE] for number in range(1, 2 * pairs + 3)]
+    # The first stretch, which warms up, is not among these: without, with, without…
+    seconds = [after - before for before, after in itertools.pairwise(ends)]
+    without, during = seconds[0::2], seconds[1::2]
+    neighbours = [statistics.mean(two) for two in itertools.pairwise(without)]
+    shares = [took / beside - 1 for took, beside in zip(during, neighbours, strict=True)]
+    low, high = interval(shares)
+    saves = [record for record in records if record["kind"] == "checkpoint"][:pairs]
+    return {
+        "seconds_with": during,
+        "seconds_without": without,
+        "share": statistics.median(shares),
+        "interval": [low, high],
+        "blocked_ms": [1000 * save["blocked_s"] for save in saves],
+        "blocked_max_ms": 1000 * max(save["blocked_s"] for save in saves),
+        "writing_ms": 1000 * statistics.median(save["writing_s"] for save in saves),
+        "megabytes": saves[0]["bytes"] / 1e6,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=10, help="stretches with a save")
+    parser.add_argument("--arch", default="x1_0")
+    parser.add_argument("--image-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args()
+    steps = STRETCH * (2 * options.pairs + 2)
+    with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as name:
+        place = Path(name)
+        source = make_images(place / "source", per_class=64, side=options.image_size * 5 // 4)
+        data = make_tree(source, place / "images", steps * options.batch_size)
+        line = command(options, data, place / "run")
+        with Launch(line, place, Control(place)) as launch:
+            code = launch.process.wait()
+            output = launch.output()
+        if code:
+            print(output[-2000:], file=sys.stderr)
+            return 1
+        lines = (place / "run" / METRICS).read_text().splitlines()
+    found = measured([json.loads(text) for text in lines], options.pairs)
+    met = found["share"] <= MOST_SHARE and found["blocked_max_ms"] <= 1000 * MOST_BLOCKED_S
+    conclusive = not found["interval"][0] <= MOST_SHARE <= found["interval"][1]
+    found |= {"met": met, "conclusive": conclusive}
+    if options.json:
+        about = {"command": ["python", *sys.argv], "environment": environment()}
+        print(json.dumps({**about, **found}))
+    else:
+        Console().print(_table(found))
+        if not conclusive:
+            print(f"the interval holds the bar of {MOST_SHARE:.0%}: run longer (--pairs)")
+    return 0 if met else 1
+
+
+def _table(found: dict[str, Any]) -> Table:
+    table = Table("", "measured", "bar")
+    low, high = found["interval"]
+    table.add_row(
+        f"saving, of {STRETCH} steps",
+        f"{found['share']:.2%} ({low:.2%} to {high:.2%})",
+        f"{MOST_SHARE:.0%}",
+    )
+    table.add_row("200 steps without", f"{statistics.median(found['seconds_without']):.2f} s", "")
+    blocked = (
+        f"{statistics.median(found['blocked_ms']):.2f} ms, {found['blocked_max_ms']:.2f} at most"
+    )
+    table.add_row("a save blocks", blocked, f"{1000 * MOST_BLOCKED_S:.0f} ms")
+    writing = f"{found['writing_ms']:.0f} ms for {found['megabytes']:.1f} MB"
+    table.add_row("and is written beside training in", writing, "")
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Killing runs at any moment, and what must be so afterwards."""

@@ -1,0 +1,93 @@
+"""What a drill reads in the directory of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from shufflenet_fn.checkpoint.format import FILES, step_of
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newest_good
+from shufflenet_fn.run.auto_resume import RESULTS
+from shufflenet_fn.run.files import METRICS
+from shufflenet_fn.run.lock import LOCK
+
+# What tells of time is not the same in two runs.
+_TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
+
+
+class Ending(NamedTuple):
+    """What must be the same after any number of kills: the last checkpoint's files, and what was logged."""
+
+    step: int
+    files: dict[str, bytes]
+    records: list[dict[str, Any]]
+
+
+def ending_of(run: Path) -> Ending:
+    """Of a run that is done."""
+    last = checkpoints(checkpoints_of(run))[0]
+    records = [
+        {name: value for name, value in record.items() if name not in _TIMES}
+        for record in _records(run)
+        if record["kind"] in ("train", "epoch", "eval")
+    ]
+    files = {name: (last / name).read_bytes() for name in FILES}
+    return Ending(step_of(last.name) or 0, files, records)
+
+
+def differences(ending: Ending, reference: Ending) -> list[str]:
+    """What is not as in the run that nobody interrupted."""
+    if ending.step != reference.step:
+        return [f"it ended after step {ending.step} instead of {reference.step}"]
+    wrong = [
+        f"{name} is not byte-identical to the uninterrupted run's"
+        for name in FILES
+        if ending.files[name] != reference.files[name]
+    ]
+    if ending.records != reference.records:
+        wrong.append("metrics.jsonl does not hold the uninterrupted run's lines")
+    return wrong
+
+
+def left_in(run: Path) -> list[str]:
+    """Files of a run that is done which should no longer be there."""
+    return sorted(
+        str(path.relative_to(run))
+        for path in run.rglob("*")
+        if path.name.startswith(".") or path.name.endswith(".replaced") or path.name == LOCK
+    )
+
+
+def is_done(run: Path) -> bool:
+    return (run / RESULTS).exists()
+
+
+def newest_step(run: Path) -> int:
+    """The step of the checkpoint to go on from; 0 if there is none."""
+    path = newest_good(checkpoints_of(run))[0]
+    return 0 if path is None else step_of(path.name) or 0
+
+
+def reported_step(run: Path) -> int:
+    """The latest checkpoint that the run said it had saved."""
+    return max((r["step"] for r in _records(run) if r["kind"] == "checkpoint"), default=0)
+
+
+def starts(run: Path) -> list[int]:
+    """The steps that training began from, in the order of the starts that came so far."""
+    return [record["first_step"] for record in _records(run) if record["kind"] == "start"]
+
+
+def _records(run: Path) -> list[dict[str, Any]]:
+    try:
+        lines = (run / METRICS).read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except ValueError:  # it is being written
+            continue
+    return found

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["checks", "tests", "npu"]
+nox.options.sessions = ["checks", "tests", "drills", "npu"]
 nox.options.reuse_venv = "yes"
 
 BIN = Path(sys.executable).parent
@@ -40,6 +40,13 @@ def tests(session: nox.Session) -> None:
     """The test suite, slow tests included. Arguments after ``--`` go to pytest."""
     arguments = session.posargs or ["-n", "auto", "--dist", "worksteal"]
     session.run(sys.executable, "-m", "pytest", *arguments, env=THREADS, external=True)
+
+
+@nox.session(venv_backend="none")
+def drills(session: nox.Session) -> None:
+    """Ten kills of runs of one and two ranks. Arguments after ``--`` go to the drill."""
+    arguments = session.posargs or ["--kills", "10", "--epochs", "10", "--replay"]
+    session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, external=True)
 
 
 @nox.session(venv_backend="venv")

@@ -30,6 +30,7 @@ from rich.table import Table
 from shufflenet_fn.bench.drill.drill import Drill, Drilled, as_json
 from shufflenet_fn.bench.drill.images import make_images
 from shufflenet_fn.bench.drill.plan import Setting
+from shufflenet_fn.bench.drill.run_dir import Ending
 from shufflenet_fn.run.directory import environment
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +55,7 @@ def drilled(options: argparse.Namespace, place: Path) -> list[Drilled]:
         for launched in ((False, True) if ranks == 1 else (True,))
     ]
     found = []
+    references: dict[tuple[int, str], Ending | None] = {}
     for number, setting in enumerate(settings):
         share = options.kills // len(settings) + (number < options.kills % len(settings))
         if share:
@@ -65,7 +67,11 @@ def drilled(options: argparse.Namespace, place: Path) -> list[Drilled]:
                 random.Random(f"{options.seed} {number}"),
                 lambda text: print(text, file=sys.stderr, flush=True),
             )
-            found.append(drill.run(share))
+            # With or without a launcher, one rank must come to the same.
+            kind = (setting.ranks, setting.precision)
+            if references.get(kind) is None:
+                references[kind] = drill.uninterrupted()
+            found.append(drill.run(share, references[kind]))
     return found
 
 

@@ -55,7 +55,7 @@ class Drill:
         setting: the kind of run.
         entry: the program: the command line with its disk watched (``points.arm``).
         recipe: options of ``train`` besides those that the drill gives.
-        place: an empty folder.
+        place: a folder to be made; caches are beside it.
         rng: decides what is killed and when.
         tell: told of every kill.
     """
@@ -80,10 +80,12 @@ class Drill:
         self._kills: list[Kill] = []
         self._wrong: list[str] = []
 
-    def run(self, kills: int) -> Drilled:
-        """Go on until at least so many kills have happened and the last run has come to its end."""
+    def run(self, kills: int, reference: Ending | None) -> Drilled:
+        """Go on until at least so many kills have happened and the last run has come to its end.
+
+        ``reference``: what each run must come to; ``None`` if the uninterrupted one came to no end.
+        """
         begun, number = time.monotonic(), 0
-        reference = self._reference()
         while reference is not None and len(self._kills) < kills and not self._wrong:
             number += 1
             self._one_run(number, kills, reference)
@@ -95,7 +97,8 @@ class Drill:
             self._wrong + [text for kill in self._kills for text in kill.wrong],
         )
 
-    def _reference(self) -> Ending | None:
+    def uninterrupted(self) -> Ending | None:
+        """What a run comes to that nobody interrupts; ``None`` if that fails, which ``run`` reports."""
         run = self._place / "uninterrupted"
         begun = time.monotonic()
         with self._launch(run) as launch:
@@ -242,7 +245,7 @@ class Drill:
         if self._setting.launched:
             restarts = str(self._rng.choice((0, 2)) if self._setting.ranks > 1 else 2)
             command += ["--max-restarts", restarts]
-        return Launch(command, self._place, self._control)
+        return Launch(command, self._place, self._control, cache=self._place.parent / "cache")
 
 
 def _where(plan: Plan) -> str:

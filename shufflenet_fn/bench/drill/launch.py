@@ -32,11 +32,14 @@ class Launch:
 
     Args:
         command: program and arguments.
-        place: a folder of the drill; its parts are the working directory, the temporary folder and caches.
+        place: the working directory; the temporary folder is in it.
         control: what its processes are armed by.
+        cache: where programs keep what they may need again; in ``place`` if not given.
     """
 
-    def __init__(self, command: Sequence[str], place: Path, control: Control) -> None:
+    def __init__(
+        self, command: Sequence[str], place: Path, control: Control, *, cache: Path | None = None
+    ) -> None:
         self._temporary, self._output = place / "tmp", place / "output.txt"
         self._temporary.mkdir(exist_ok=True)
         self._shared, self._ports = set[str](), set[int]()
@@ -44,7 +47,7 @@ class Launch:
             self.process = subprocess.Popen(
                 [sys.executable, *command],
                 cwd=place,
-                env=_environment(place, self._temporary, control),
+                env=_environment(self._temporary, control, cache or place / "cache"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -127,12 +130,12 @@ class Launch:
                 os.kill(process.pid, signal.SIGKILL)
 
 
-def _environment(place: Path, temporary: Path, control: Control) -> Mapping[str, str]:
+def _environment(temporary: Path, control: Control, cache: Path) -> Mapping[str, str]:
     return {
         **os.environ,
         CONTROL: str(control.folder),
         "TMPDIR": str(temporary),
-        "XDG_CACHE_HOME": str(place / "cache"),
-        "MPLCONFIGDIR": str(place / "cache"),
-        "TORCHINDUCTOR_CACHE_DIR": str(place / "cache"),
+        "XDG_CACHE_HOME": str(cache),
+        "MPLCONFIGDIR": str(cache),
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
     }

@@ -45,7 +45,7 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def drills(session: nox.Session) -> None:
     """Ten kills of runs of one and two ranks. Arguments after ``--`` go to the drill."""
-    arguments = session.posargs or ["--kills", "10", "--epochs", "10", "--replay"]
+    arguments = session.posargs or ["--kills", "10", "--epochs", "10"]
     session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, external=True)
 
 

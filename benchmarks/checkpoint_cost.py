@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shufflenet_fn.bench.drill.images import make_images
-from shufflenet_fn.bench.drill.launch import Launch
+from shufflenet_fn.bench.drill.launch import Launch, end_in_order_at_sigterm
 from shufflenet_fn.bench.drill.points import Control
 from shufflenet_fn.bench.ratios import interval
 from shufflenet_fn.bench.tree import make_tree
@@ -80,6 +80,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
+    end_in_order_at_sigterm()
     steps = STRETCH * (2 * options.pairs + 2)
     with tempfile.TemporaryDirectory(prefix="checkpoint-cost-") as name:
         place = Path(name)

@@ -29,6 +29,7 @@ from rich.table import Table
 
 from shufflenet_fn.bench.drill.drill import Drill, Drilled, as_json
 from shufflenet_fn.bench.drill.images import make_images
+from shufflenet_fn.bench.drill.launch import end_in_order_at_sigterm
 from shufflenet_fn.bench.drill.plan import Setting
 from shufflenet_fn.bench.drill.run_dir import Ending
 from shufflenet_fn.run.directory import environment
@@ -116,6 +117,7 @@ def main() -> int:
     parser.add_argument("--replay", action="store_true", help="losses of power too")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args()
+    end_in_order_at_sigterm()
     place = Path(tempfile.mkdtemp(prefix="kill-drill-"))
     found = drilled(options, place)
     replay = replayed(options.seed) if options.replay else None

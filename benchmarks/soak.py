@@ -24,7 +24,7 @@ from rich.table import Table
 
 from shufflenet_fn.bench.drill.flatness import WARM_UP, Growth, growths
 from shufflenet_fn.bench.drill.images import make_images
-from shufflenet_fn.bench.drill.launch import Launch
+from shufflenet_fn.bench.drill.launch import Launch, end_in_order_at_sigterm
 from shufflenet_fn.bench.drill.points import Control
 from shufflenet_fn.bench.drill.processes import Use, use_of
 from shufflenet_fn.run.directory import environment
@@ -92,6 +92,7 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
+    end_in_order_at_sigterm()
     with tempfile.TemporaryDirectory(prefix="soak-") as name:
         place = Path(name)
         per_class = STEPS_PER_EPOCH * BATCH * options.ranks // 3

@@ -27,6 +27,11 @@ END_S = 15.0
 _CONNECTIONS_S = 1.0
 
 
+def end_in_order_at_sigterm() -> None:
+    """Have SIGTERM raise ``SystemExit`` in this process, so that what it has launched ends with it."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+
+
 class Launch:
     """A process of ``command`` in a session of its own; a context manager that leaves none of it alive.
 

@@ -5,7 +5,8 @@
 Evaluates once an epoch and saves every 250 steps. Each process of the run is looked at from outside, through
 /proc. Memory is flat if the line fitted to it rises by at most 1 % of its median over the steps after the
 first fifth; threads and file descriptors are if it rises by less than half a one. The exit code is 1 if
-anything grows.
+anything grows. What the allocator keeps for later still fills up during the first thousands of steps, so a
+much shorter run may say that memory grows.
 """
 
 from __future__ import annotations

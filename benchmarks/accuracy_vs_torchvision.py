@@ -23,8 +23,8 @@ import torchvision
 
 from shufflenet_fn import get_config, init, to_torchvision
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.run.build import build_prepare, build_schedule, build_transforms
 from shufflenet_fn.run.resolve import resolve
 from shufflenet_fn.run.settings import TrainSettings

@@ -205,7 +205,9 @@ def test_bad_arguments(train: ImageFolder) -> None:
     with pytest.raises(UsageError, match="at least 2 slots, one to read and one to fill, got 1"):
         BatchBuffers(1, LAYOUT, page_locked=False)
     other = BatchBuffers(2, Layout(8, 32), page_locked=False)
-    with pytest.raises(UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"):
+    with pytest.raises(
+        UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"
+    ):
         next(load(train, other, threads=0))
 
 

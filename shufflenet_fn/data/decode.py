@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.jpeg import read_jpeg_header
 from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
-from shufflenet_fn.data.pillow import check_size, decode_with_pillow, described
+from shufflenet_fn.data.pillow import decode_with_pillow, described
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn.data.scratch import Scratch
 
@@ -47,7 +48,8 @@ def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None
       high byte.
 
     Raises:
-      BadImage: not an image, damaged, or of more than ``pillow.MAX_PIXELS`` pixels.
+      BadImage: not an image, damaged, of more than ``pillow.MAX_PIXELS`` pixels or ``jpeg.MAX_SCANS`` scans,
+        or of 32-bit grey.
     """
     return open_picture(encoded, name=name, scratch=scratch).decode(1)
 
@@ -62,9 +64,8 @@ def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None)
     import simplejpeg
 
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        check_size(height, width, name)
-        if colorspace in ("CMYK", "YCCK"):
+        height, width, colours = read_jpeg_header(data, name)
+        if colours in ("CMYK", "YCCK"):
             # Pillow says nothing of what libjpeg-turbo warns about.
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
             return as_picture(decode_with_pillow(data, name))

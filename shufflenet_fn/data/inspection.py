@@ -80,6 +80,8 @@ def _kind(data: bytes | memoryview, error: BadImage) -> str:
         return "too many pixels"
     if "no image of a known format" in error.reason:
         return "not an image"
+    if "no defined range" in error.reason:
+        return "unknown range"
     ends = {_JPEG: _JPEG_END, _PNG: _PNG_END}
     if any(head.startswith(start) and end not in tail for start, end in ends.items()):
         return "truncated"

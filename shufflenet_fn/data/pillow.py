@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import warnings
+import struct
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +12,7 @@ from shufflenet_fn.data.bad_images import BadImage, HugeImage
 from shufflenet_fn.data.picture import RgbImage
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import ImageFile
 
 MAX_PIXELS = 178_956_970
 """Height times width beyond which an image is not decoded: Pillow's limit against decompression bombs."""
@@ -38,28 +38,46 @@ _SIGNATURES = (
 
 def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
     """uint8 (H, W, 3) RGB of a whole file. Raises ``BadImage``."""
-    import PIL
     from PIL import Image
 
-    # In reading threads warnings cannot be caught for one call. What they say of is either refused here
-    # (a large image) or harmless (odd metadata).
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     try:
         if data[:4] == b"\x89PNG":
             # Otherwise Pillow does not look at the checksums of the pixels.
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            with _opened(data, name) as image:
+                check_size(image.height, image.width, name)
                 image.verify()
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with _opened(data, name) as image:
             check_size(image.height, image.width, name)
-            return _to_rgb(image)
+            return _to_rgb(image, name)
     except BadImage:
         raise
-    except PIL.UnidentifiedImageError as error:
-        raise BadImage(name, described("it is no image of a known format", data)) from error
+    except Image.DecompressionBombError as error:  # of a tile or frame larger than the image
+        raise HugeImage(name, str(error).rstrip(".")) from error
     # Pillow's parsers raise SyntaxError, struct.error, EOFError and others on damaged files;
     # whatever they raise, the cause is this file.
     except Exception as error:
         raise BadImage(name, described(str(error).rstrip("."), data)) from error
+
+
+def _opened(data: bytes | memoryview, name: str) -> ImageFile.ImageFile:
+    """A file of which Pillow has read the header. Raises ``BadImage`` if no format takes it.
+
+    As ``Image.open`` does it, but without a look at the size. It warns of images that ``check_size``
+    allows, and a warning cannot be silenced for one call while other threads read.
+    """
+    from PIL import Image
+
+    Image.init()
+    prefix = bytes(data[:16])
+    for kind in _FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(prefix) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # it is not of this format
+            continue
+    raise BadImage(name, described("it is no image of a known format", data))
 
 
 def check_size(height: int, width: int, name: str) -> None:
@@ -81,13 +99,17 @@ def described(what: str, data: bytes | memoryview) -> str:
     return f"{what}; the file has {len(data)} bytes and starts with {head[:12]!r} ({kind})"
 
 
-def _to_rgb(image: Image.Image) -> RgbImage:
-    """(H, W, 3) uint8 of any Pillow mode."""
+def _to_rgb(image: ImageFile.ImageFile, name: str) -> RgbImage:
+    """(H, W, 3) uint8 of any Pillow mode whose range of values is known. Raises ``BadImage``."""
+    if image.mode == "F":
+        raise BadImage(name, "32-bit floating-point grey has no defined range")
+    # Pillow has 16-bit grey as 32 bits if the file is a PNG (in its older versions) or a PPM.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise BadImage(name, "32-bit grey has no defined range")
     if image.mode.startswith("I"):
         # convert("RGB") would clip 16-bit grey at 255, turning nearly all of it white.
         grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "P":
-        # A palette with transparency warns on the direct way to RGB.
-        image = image.convert("RGBA")
-    return np.array(image.convert("RGB"), dtype=np.uint8)
+    # A palette with transparency warns on the direct way to RGB.
+    known = image.convert("RGBA") if image.mode == "P" else image
+    return np.array(known.convert("RGB"), dtype=np.uint8)

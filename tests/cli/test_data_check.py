@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,13 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     middle = len(whole) // 2
     (blue / "06.jpg").write_bytes(whole[:middle] + b"\xff\xd9\x00" + whole[middle:])
     (blue / "07 ü\n.jpg").mkdir()
+    png = encoded(Image.new("1", (4, 4)), "PNG")
+    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + png[24:29]
+    (blue / "08.png").write_bytes(
+        png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
+    )
+    for name, dtype in (("09.tif", np.float32), ("10.tif", np.int32)):
+        (blue / name).write_bytes(encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF"))
     (folder / "val" / "empty").mkdir()
     (folder / "train" / "nothing").mkdir()
     result = checked(command, folder, 1)
@@ -70,7 +78,8 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
         "truncated": ["train/blue/02.jpg"],
         "not an image": ["train/blue/03.jpg"],
         "dangling link": ["train/blue/04.jpg"],
-        "too many pixels": ["train/blue/05.jpg"],
+        "too many pixels": ["train/blue/05.jpg", "train/blue/08.png"],
+        "unknown range": ["train/blue/09.tif", "train/blue/10.tif"],
         "corrupt": ["train/blue/06.jpg"],
         "empty class": ["train/nothing", "val/empty"],
         "unknown class": ["val/empty"],
@@ -79,7 +88,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     assert done.code == 1
     assert f"truncated (1)\n  {blue}/02.jpg: libjpeg-turbo says: " in done.out
     assert done.out.splitlines()[-1].startswith(
-        "images: train 24, val 10; 9 problems: a training run "
+        "images: train 27, val 10; 12 problems: a training run "
     )
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.decode import RgbImage, decode_rgb
 from shufflenet_fn.data.geometry import resize, resized_shape
+from shufflenet_fn.data.jpeg import read_jpeg_header
 from shufflenet_fn.data.packed.format import PackSettings
 
 # Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
 _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
+
+_LONGEST_SIDE = 65_500
+"""Of what libjpeg-turbo encodes, in pixels."""
 
 
 class Record(NamedTuple):
@@ -39,23 +44,23 @@ def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
       name: of the image, for messages.
 
     Raises:
-      BadImage: it cannot be decoded.
+      BadImage: it cannot be decoded, or is too long for a JPEG.
     """
     if settings.format == "jpeg":
-        size = _size_of_plain_jpeg(data, settings.short_side)
+        size = _size_of_plain_jpeg(data, settings.short_side, name)
         if size is not None:
             return Record(data, *size, kept=True)
     image = _shrunk(decode_rgb(data, path=name), settings.short_side)
     height, width = image.shape[:2]
-    return Record(_encoded(image, settings), height, width, kept=False)
+    return Record(_encoded(image, settings, name), height, width, kept=False)
 
 
-def _size_of_plain_jpeg(data: bytes, short_side: int) -> tuple[int, int] | None:
+def _size_of_plain_jpeg(data: bytes, short_side: int, name: str) -> tuple[int, int] | None:
     """(height, width) of a JPEG that can be kept as it is, else None."""
     import simplejpeg
 
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        height, width, colours = read_jpeg_header(data, name)
         if colours not in _PLAIN_COLOURS or _too_large(height, width, short_side):
             return None
         simplejpeg.decode_jpeg(data, colorspace="RGB")
@@ -75,9 +80,16 @@ def _shrunk(image: RgbImage, short_side: int) -> RgbImage:
     return resize(image, *resized_shape(height, width, short_side))
 
 
-def _encoded(image: RgbImage, settings: PackSettings) -> bytes:
+def _encoded(image: RgbImage, settings: PackSettings, name: str) -> bytes:
     if settings.format == "raw":
         return image.tobytes()
+    height, width = image.shape[:2]
+    if max(height, width) > _LONGEST_SIDE:
+        raise BadImage(
+            name,
+            f"it is {width} x {height} pixels; a JPEG has at most {_LONGEST_SIDE} pixels a side; "
+            "--format raw takes it",
+        )
     import simplejpeg
 
     encoded: bytes = simplejpeg.encode_jpeg(

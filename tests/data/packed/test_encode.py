@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.bad_images import BadImage, HugeImage
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.packed.encode import encode_record
 from shufflenet_fn.data.packed.format import PackSettings
@@ -99,3 +99,21 @@ def test_a_truncated_jpeg_is_not_packed(
     data = encoded(Image.fromarray(picture(height, 90)), "JPEG")
     with pytest.raises(BadImage, match=r"cut\.jpg"):
         encode_record(data[: len(data) // 2], settings, name="cut.jpg")
+
+
+def test_a_jpeg_that_promises_too_many_pixels_is_not_decoded(picture: Picture) -> None:
+    data = encoded(Image.fromarray(picture(8, 8)), "JPEG")
+    at = data.index(b"\xff\xc0") + 5
+    data = data[:at] + (65_000).to_bytes(2, "big") * 2 + data[at + 4 :]
+    with pytest.raises(HugeImage, match=r"huge\.jpg: it is 65000 x 65000"):
+        encode_record(data, PackSettings(short_side=0), name="huge.jpg")
+
+
+def test_an_image_longer_than_a_jpeg_can_be(picture: Picture) -> None:
+    data = encoded(Image.new("L", (70_000, 2)), "PNG")
+    with pytest.raises(
+        BadImage, match=r"it is 70000 x 2 pixels; a JPEG has at most 65500 .* --format raw takes it"
+    ):
+        encode_record(data, JPEG, name="long.png")
+    raw = PackSettings(format="raw", short_side=0, quality=None)
+    assert encode_record(data, raw, name="long.png")[1:3] == (2, 70_000)

@@ -149,7 +149,7 @@ def test_a_run_may_be_resumed_with_another_backend_which_is_said(
     train(*recipe, "--run-dir", "cut", "--max-steps", 3)
     resumed = command("train", "--resume", "cut", "--backend", "routed", "--max-steps", 4)
     assert resumed.code == 0, resumed.err
-    assert "backend is routed, and was reference" in resumed.err
+    assert "backend is routed and was reference" in resumed.err
     assert_close_to_scale(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"), 1e-3)
 
 

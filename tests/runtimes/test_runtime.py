@@ -124,7 +124,7 @@ def test_a_known_error_in_training_is_one_message(
 ) -> None:
     text = "NPU out of memory. Tried to allocate 52.00 MiB (NPU 0; 60.96 GiB total capacity)"
 
-    def runs_out(*arguments: object) -> None:
+    def runs_out(*arguments: object, **options: object) -> None:
         raise torch.OutOfMemoryError(f"{text}\nand many more lines")
 
     monkeypatch.setattr("shufflenet_fn.run.rank.train", runs_out)
@@ -139,7 +139,7 @@ def test_a_known_error_in_training_is_one_message(
 def test_other_errors_keep_their_traceback(
     command: Callable[..., Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(*arguments: object) -> None:
+    def fails(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("shufflenet_fn.run.rank.train", fails)

@@ -115,8 +115,7 @@ def resize(
         np.copyto(out, image)
         return out
     if not (image.flags.c_contiguous and image.flags.writeable):
-        # torch would copy strided pixels to fresh memory, with a pool of threads for each reading thread,
-        # and it warns of memory that it may not write to.
+        # torch would copy strided pixels to fresh memory, and it warns of memory that it may not write to.
         contiguous = (scratch or Scratch()).array("resize", image.shape)
         np.copyto(contiguous, image)
         image = contiguous

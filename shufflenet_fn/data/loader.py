@@ -11,6 +11,7 @@ from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
 from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.one_thread import one_thread_setter
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
 from shufflenet_fn.data.scratch import Scratch
@@ -183,7 +184,19 @@ def _loader(
             f"Pass at least {threads}."
         )
     _single_threaded_cv2()
+    if threads:  # the calling thread may train, with all threads that it likes
+        read = functools.partial(_alone, one_thread_setter(), read)
     return PrefetchIterator(read, start, stop, threads=threads, prefetch=ahead)
+
+
+def _alone(
+    use_one_thread: Callable[[], None],
+    read: Callable[[int, Callable[[], bool]], Batch],
+    number: int,
+    stopped: Callable[[], bool],
+) -> Batch:
+    use_one_thread()
+    return read(number, stopped)
 
 
 def _single_threaded_cv2() -> None:

@@ -1,10 +1,11 @@
 """Listings kept between runs: a tree of a million files is not listed at each start.
 
-A listing is kept in the cache folder under a name made from the split folder's absolute path, and used as
-long as each folder below is the one that was listed and has the same modification time, which changes
-when a name in it is added, removed or renamed. So a start looks at each folder once and at no file. What
-a listing does not hold, the content of files, is not looked at either: a file that was replaced in place,
-or whose link now leads nowhere, shows when it is read.
+A listing is kept in the cache folder under a name made from the split folder's absolute path and inode
+(machines that share a home may have different folders at one path). It is used as long as each folder
+below is the one that was listed and has the same modification time, which changes when a name in it is
+added, removed or renamed. So a start looks at each folder once and at no file. What a listing does not
+hold, the content of files, is not looked at either: a file that was replaced in place, or whose link now
+leads nowhere, shows when it is read.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from shufflenet_fn.data.listing import Directory, Listing, list_split
-from shufflenet_fn.data.listing_file import Kept, KeptListingError, read_listing, write_listing
+from shufflenet_fn.data.listing_file import Kept, KeptListingError, read_listing
+from shufflenet_fn.data.listing_versions import current_file, publish
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.cache import cache_root as default_cache_root
 from shufflenet_fn_backends.errors import DeviceError
@@ -33,6 +35,8 @@ _SKEW_NS = 24 * 3600 * 10**9
 archive, and the next change will put another in its place."""
 
 _WORTH_A_NOTE_S = 1.0
+
+_SILENT_WAIT_S = 5.0
 
 
 def silent(text: str) -> None:
@@ -60,24 +64,25 @@ def cached_listing(folder: Path, *, note: Note = silent, cache_root: Path | None
         note(f"the listing of {printable(folder)} is not kept: {error}")
         return list_split(folder)
     asked_ns = time.time_ns()
-    path = root / "listings" / f"{_key(folder)}.listing"
-    kept = _open(path, folder, asked_ns, silent)
+    place, key = root / "listings", _key(folder)
+    kept = _open(place, key, folder, asked_ns, silent)
     if kept is not None:
         return kept
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(_alone(path))
+            stack.enter_context(_alone(place / f"{key}.lock", folder, note))
         except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
             note(_unkept(folder, error))
             return _listed(folder, note).listing
-        kept = _open(path, folder, asked_ns, note)  # another process may have made it meanwhile
+        kept = _open(
+            place, key, folder, asked_ns, note
+        )  # another process may have made it meanwhile
         if kept is not None:
             return kept
         fresh = _listed(folder, note)
         try:
-            write_listing(path, fresh)
             # Mapped it takes no memory; the one made here does, for every image.
-            return read_listing(path).listing
+            return read_listing(publish(place, key, fresh)).listing
         except (OSError, KeptListingError) as error:
             note(_unkept(folder, error))
             return fresh.listing
@@ -95,10 +100,10 @@ def _listed(folder: Path, note: Note) -> Kept:
     return Kept(os.path.abspath(folder), started, listing)
 
 
-def _open(path: Path, folder: Path, asked_ns: int, note: Note) -> Listing | None:
-    """The listing kept at ``path`` if it is whole and true of ``folder``."""
+def _open(place: Path, key: str, folder: Path, asked_ns: int, note: Note) -> Listing | None:
+    """The listing kept for ``key`` if it is whole and true of ``folder``."""
     try:
-        kept = read_listing(path)
+        kept = read_listing(current_file(place, key))
     except FileNotFoundError:
         return None
     except (OSError, KeptListingError) as error:
@@ -133,7 +138,12 @@ def _is_settled(kept: Kept) -> bool:
 
 
 def _key(folder: Path) -> str:
-    return hashlib.sha256(os.fsencode(os.path.abspath(folder))).hexdigest()[:32]
+    try:
+        inode = os.stat(folder).st_ino
+    except OSError:  # listing it will say what is wrong
+        inode = 0
+    name = b"%d %s" % (inode, os.fsencode(os.path.abspath(folder)))
+    return hashlib.sha256(name).hexdigest()[:32]
 
 
 def _unkept(folder: Path, error: Exception) -> str:
@@ -144,10 +154,18 @@ def _unkept(folder: Path, error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Holds a lock beside ``path``, which the system releases if this process is killed."""
-    from filelock import FileLock
+def _alone(path: Path, folder: Path, note: Note) -> Iterator[None]:
+    """Holds the lock ``path``, which the system releases if this process is killed."""
+    from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=_SILENT_WAIT_S)
+    except Timeout:
+        note(f"waiting for another process that lists {printable(folder)}")
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()

@@ -43,7 +43,7 @@ class KeptListingError(Exception):
 
 
 def write_listing(path: Path, kept: Kept) -> None:
-    """Write ``kept`` to ``path``, which is the old file or the whole new one at any time.
+    """Write ``kept`` to ``path``, which is not there or whole at any time.
 
     Raises:
       OSError: it cannot be written.

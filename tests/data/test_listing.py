@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import tracemalloc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 
-from shufflenet_fn.data import listing_cache
+from shufflenet_fn.data import listing_cache, listing_versions
 from shufflenet_fn.data.bad_images import UnreadableImage
 from shufflenet_fn.data.listing import Directory, Listing, list_split
 from shufflenet_fn.data.listing_cache import cached_listing
@@ -56,8 +60,9 @@ def age(folder: Path) -> None:
 
 
 def kept_file(cache: Path) -> Path:
-    (path,) = (cache / "listings").glob("*.listing")
-    return path
+    """The current one of the only split."""
+    (pointer,) = (cache / "listings").glob("*.current")
+    return pointer.with_name(pointer.read_text().strip())
 
 
 @contextmanager
@@ -172,12 +177,10 @@ def test_folders_of_another_clock(split: Path, cache: Path, ahead_s: int, truste
 def test_a_file_system_without_locks_is_said(
     split: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import filelock
-
-    def unsupported(self: filelock.FileLock) -> None:
+    def unsupported(self: filelock.FileLock, timeout: float) -> None:
         raise NotImplementedError("FileSystem does not appear to support flock")
 
-    monkeypatch.setattr(filelock.FileLock, "__enter__", unsupported)
+    monkeypatch.setattr(filelock.FileLock, "acquire", unsupported)
     notes: list[str] = []
     listing = cached_listing(split, note=notes.append, cache_root=cache)
     assert list(listing.paths) == PATHS
@@ -264,7 +267,66 @@ def test_a_killed_writer_leaves_the_old_file(
     with pytest.raises(OSError, match="No space"):
         write_listing(file, read_listing(file))
     assert file.read_bytes() == before
-    assert [path.suffix for path in file.parent.iterdir() if path != file] == [".lock"]
+    assert {path.suffix for path in file.parent.iterdir() if path != file} == {".lock", ".current"}
+
+
+def test_a_listing_in_use_outlives_its_successors_and_goes_in_time(
+    split: Path, cache: Path
+) -> None:
+    first = cached_listing(split, cache_root=cache)
+    files, content = [kept_file(cache)], kept_file(cache).read_bytes()
+    for name in ("x.jpg", "y.jpg"):
+        (split / "a" / name).touch()
+        cached_listing(split, cache_root=cache)
+        files.append(kept_file(cache))
+    assert len(set(files)) == 3
+    assert files[0].read_bytes() == content
+    assert list(first.paths) == PATHS
+
+    expired = time.time() - listing_versions.KEPT_S - 60
+    os.utime(files[0], (expired, expired))
+    os.utime(files[2], (expired, expired))  # current for so long: it is superseded only now
+    (split / "a" / "z.jpg").touch()
+    cached_listing(split, cache_root=cache)
+    assert [file.exists() for file in files] == [False, True, True]
+
+
+def test_machines_with_different_folders_of_one_path_do_not_share(split: Path, cache: Path) -> None:
+    """As with a scratch disk of each machine's own below a home that they share."""
+    cached_listing(split, cache_root=cache)
+    here, there = split.with_name("here"), split.with_name("there")
+    split.rename(here)
+    shutil.copytree(here, there)
+    (there / "a/1.jpg").unlink()
+    age(there)
+    there.rename(split)
+    assert list(cached_listing(split, cache_root=cache).paths) == PATHS[1:]
+    split.rename(there)
+    here.rename(split)
+    with unlistable():
+        assert list(cached_listing(split, cache_root=cache).paths) == PATHS
+
+
+def test_a_long_wait_for_another_process_is_said(
+    split: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listing_cache, "_SILENT_WAIT_S", 0.05)
+    cached_listing(split, cache_root=cache)
+    (lock,) = (cache / "listings").glob("*.lock")
+    (split / "a/0.jpg").touch()
+    said = threading.Event()
+    notes: list[str] = []
+
+    def note(text: str) -> None:
+        notes.append(text)
+        said.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        with filelock.FileLock(lock):
+            waiting = pool.submit(cached_listing, split, note=note, cache_root=cache)
+            assert said.wait(10)
+            assert notes == [f"waiting for another process that lists {split}"]
+        assert "a/0.jpg" in list(waiting.result(10).paths)
 
 
 NAMES = [

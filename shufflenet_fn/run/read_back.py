@@ -32,7 +32,7 @@ class ReadBacks:
 
     ``float(value)`` two steps later would wait for those two steps as well: a copy is queued behind all that
     was queued before it. Sent at once, it is done as soon as its own step is. Page-locked memory and events
-    are kept for as long as this is (see ``uploading.Uploader``).
+    are kept for as long as this is (see ``uploading.Feed``).
     """
 
     def __init__(self, device: torch.device, count: int) -> None:

@@ -44,7 +44,7 @@ class StepClock:
     next batch was there, the device had nothing to do. The time of the collectives is the device's as well.
     Events are read when the step's numbers have been read back, when they are long past, so nobody waits.
 
-    They are kept as long as this is, for the reason that ``uploading.Uploader`` has.
+    They are kept as long as this is, for the reason that ``uploading.Feed`` has.
     """
 
     def __init__(self, device: torch.device, under_way: int) -> None:

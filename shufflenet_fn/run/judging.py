@@ -8,7 +8,7 @@ from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
 from shufflenet_fn.run.meters import VERDICT_STEPS
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.run.verdict import Feeding, Storage, Verdict, verdict
+from shufflenet_fn.run.verdict import Reading, Storage, Verdict, verdict
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 
@@ -41,7 +41,7 @@ def storage_of(samples: Samples) -> Storage:
 def _verdict(run: Training) -> Verdict:
     # The rank that waits least in the collective is the one that the others wait for.
     times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
-    feeding = Feeding(
+    reading = Reading(
         batch_size=run.global_batch // run.world.size,
         threads=run.threads,
         cores=max(1, usable_cores() // run.world.local_size),
@@ -49,4 +49,4 @@ def _verdict(run: Training) -> Verdict:
         storage=storage_of(run.train_set),
         accelerator=run.device.type != "cpu",
     )
-    return verdict(times, run.waits.steps, feeding)
+    return verdict(times, run.waits.steps, reading)

@@ -20,7 +20,7 @@ Kind = Literal[
 Storage = Literal["files", "packed JPEG", "packed pixels"]
 
 
-class Feeding(NamedTuple):
+class Reading(NamedTuple):
     """How a run reads its data.
 
     Attributes:
@@ -49,7 +49,7 @@ class Verdict(NamedTuple):
     text: str
 
 
-def verdict(times: StepTimes, steps: int, feeding: Feeding) -> Verdict:
+def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
     """The verdict on the mean ``times`` of ``steps`` steps.
 
     A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
@@ -65,13 +65,13 @@ def verdict(times: StepTimes, steps: int, feeding: Feeding) -> Verdict:
     if total <= 0 or seconds < BOUND * total:
         kind, seconds = "compute-bound", times.compute
         # A host that waits neither for its device nor, while that works, for data is the slower of the two.
-        if feeding.accelerator and times.device + times.hidden < IDLE_HOST * total:
+        if reading.accelerator and times.device + times.hidden < IDLE_HOST * total:
             kind = "launch-bound"
     share = seconds / total if total > 0 else 0.0
     of_step = f"{100 * share:.0f} % of the step"
     milliseconds = f"{1000 * seconds:.0f} of {1000 * total:.0f} ms"
     words = {
-        "input-bound": f"{of_step} waits for data ({milliseconds}). {_more_input(times, feeding)}",
+        "input-bound": f"{of_step} waits for data ({milliseconds}). {_more_input(times, reading)}",
         "upload-bound": f"{of_step} hands the batch to the device ({milliseconds}). A smaller "
         "--image-size uploads less; `shufflenet-fn doctor` measures the host's memory and the device.",
         "communication-bound": f"{of_step} is the collective ({milliseconds}), waiting for the slowest "
@@ -96,32 +96,32 @@ def more_threads(threads: int, step: float, wait: float) -> int:
     return max(1, math.ceil(need - threads - 0.05))
 
 
-def _more_input(times: StepTimes, feeding: Feeding) -> str:
+def _more_input(times: StepTimes, reading: Reading) -> str:
     """What the loader delivers, what the step would take, and what would close the gap."""
-    wanted = feeding.batch_size / max(times.total - times.data, 1e-9)
-    delivered = feeding.batch_size / times.total
-    if feeding.threads == 0:
+    wanted = reading.batch_size / max(times.total - times.data, 1e-9)
+    delivered = reading.batch_size / times.total
+    if reading.threads == 0:
         return (
             f"The training loop reads by itself (--workers 0); without that the step would take "
-            f"{wanted:.0f} images/s and takes {delivered:.0f}. --workers {feeding.devices} reads ahead."
+            f"{wanted:.0f} images/s and takes {delivered:.0f}. --workers {reading.devices} reads ahead."
         )
-    more = more_threads(feeding.threads, times.total, times.data)
-    spare = feeding.cores - feeding.threads
+    more = more_threads(reading.threads, times.total, times.data)
+    spare = reading.cores - reading.threads
     ways = []
     if spare > 0:
-        workers = (feeding.threads + min(more, spare)) * feeding.devices
+        workers = (reading.threads + min(more, spare)) * reading.devices
         enough = "" if spare >= more else f", {more - spare} short of what it needs"
         ways.append(f"--workers {workers} (cores are free{enough})")
     if spare < more:
         ways.append(f"{_count(more - max(0, spare), 'more core')} per device")
-    if feeding.storage == "files":
+    if reading.storage == "files":
         ways.append("`shufflenet-fn data pack`")
-    elif feeding.storage == "packed JPEG":
+    elif reading.storage == "packed JPEG":
         ways.append("`shufflenet-fn data pack --format raw`")
     return (
-        f"{_count(feeding.threads, 'loader thread')} per device deliver"
-        f"{'s' if feeding.threads == 1 else ''} {delivered:.0f} images/s, "
-        f"{delivered / feeding.threads:.0f} each; the step would take {wanted:.0f}: "
+        f"{_count(reading.threads, 'loader thread')} per device deliver"
+        f"{'s' if reading.threads == 1 else ''} {delivered:.0f} images/s, "
+        f"{delivered / reading.threads:.0f} each; the step would take {wanted:.0f}: "
         f"{' or '.join(ways)} would end it"
     )
 

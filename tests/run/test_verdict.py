@@ -14,9 +14,9 @@ import pytest
 
 from shufflenet_fn.data.samples import Encoded, Samples
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.verdict import Feeding, more_threads, verdict
+from shufflenet_fn.run.verdict import Reading, more_threads, verdict
 
-FEEDING = Feeding(batch_size=128, threads=2, cores=2, devices=8, storage="files", accelerator=True)
+READING = Reading(batch_size=128, threads=2, cores=2, devices=8, storage="files", accelerator=True)
 
 
 def times(*, compute: float, **others: float) -> StepTimes:
@@ -38,19 +38,19 @@ def times(*, compute: float, **others: float) -> StepTimes:
     ],
 )
 def test_a_step_is_bound_by_what_takes_most_of_it(kind: str, share: float, step: StepTimes) -> None:
-    found = verdict(step, 50, FEEDING)
+    found = verdict(step, 50, READING)
     assert (found.kind, found.steps) == (kind, 50)
     assert found.share == pytest.approx(share)
     assert found.text.startswith(f"{kind}: ")
 
 
 def test_a_cpu_computes_itself_and_is_never_launch_bound() -> None:
-    found = verdict(times(compute=1.0), 50, FEEDING._replace(accelerator=False))
+    found = verdict(times(compute=1.0), 50, READING._replace(accelerator=False))
     assert found.kind == "compute-bound"
 
 
 def test_input_bound_says_what_would_end_it() -> None:
-    text = verdict(times(compute=0.62, data=0.38), 50, FEEDING).text
+    text = verdict(times(compute=0.62, data=0.38), 50, READING).text
     # 128 images in 1 s from 2 threads; in 0.62 s it takes 3.2 threads.
     assert text == (
         "input-bound: 38 % of the step waits for data (380 of 1000 ms). 2 loader threads per device "
@@ -60,25 +60,25 @@ def test_input_bound_says_what_would_end_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("feeding", "said", "not_said"),
+    ("reading", "said", "not_said"),
     [
-        (FEEDING._replace(cores=4), "--workers 32 (cores are free)", "more core"),
-        (FEEDING._replace(cores=3), "1 short of what it needs) or one more core per device", "two"),
+        (READING._replace(cores=4), "--workers 32 (cores are free)", "more core"),
+        (READING._replace(cores=3), "1 short of what it needs) or one more core per device", "two"),
         (
-            FEEDING._replace(storage="packed JPEG"),
+            READING._replace(storage="packed JPEG"),
             "`shufflenet-fn data pack --format raw`",
             "data pack` ",
         ),
         (
-            FEEDING._replace(storage="packed pixels"),
+            READING._replace(storage="packed pixels"),
             "2 more cores per device would end it",
             "data pack",
         ),
-        (FEEDING._replace(threads=0), "--workers 8 reads ahead", "data pack"),
+        (READING._replace(threads=0), "--workers 8 reads ahead", "data pack"),
     ],
 )
-def test_the_advice_fits_how_the_data_is_read(feeding: Feeding, said: str, not_said: str) -> None:
-    text = verdict(times(compute=0.62, data=0.38), 50, feeding).text
+def test_the_advice_fits_how_the_data_is_read(reading: Reading, said: str, not_said: str) -> None:
+    text = verdict(times(compute=0.62, data=0.38), 50, reading).text
     assert said in text and not_said not in text
 
 

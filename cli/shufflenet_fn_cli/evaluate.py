@@ -44,7 +44,9 @@ def evaluate(
         result = launch(run_evaluation, job, processes=devices)
     if world is not None and not world.is_main:
         return
-    left_out = left_out_line(result["num_images"] + result["bad_images"], result["num_images"])
+    left_out = left_out_line(
+        result["num_images"] + result["bad_images"], result["num_images"], result["bad_image_names"]
+    )
     if left_out:
         print(f"warning: {left_out}", file=sys.stderr)
     if as_json:

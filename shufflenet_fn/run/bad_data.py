@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from shufflenet_fn.data.bad_images import BadImages, BadSample
 from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn_backends.errors import UserError
+
+_NAMED = 5
+"""Bad images that a warning names."""
 
 
 def bad_images_of(
@@ -38,9 +43,15 @@ class BadImageFile:
         self._path = run_dir / f"bad_images{f'.rank{rank}' if rank else ''}.jsonl"
 
     def record(self, sample: BadSample) -> None:
-        """Add a line for ``sample``."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.write(to_json(dataclasses.asdict(sample)) + "\n")
+        """Add a line for ``sample``. Raises ``UserError`` if it cannot be written."""
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(to_json(dataclasses.asdict(sample)) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot add the bad image {sample.name} to {printable(self._path)}: "
+                f"{error.strerror or error}. Make room or restore the run directory, then go on with --resume."
+            ) from error
 
 
 def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) -> str | None:
@@ -60,11 +71,29 @@ def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) ->
     )
 
 
-def left_out_line(n: int, num_images: int) -> str | None:
-    """How many of ``n`` images an evaluation left out, as a line, or ``None`` if none."""
+def left_out_line(n: int, num_images: int, names: Sequence[str] = ()) -> str | None:
+    """How many of ``n`` images an evaluation left out, as a line, or ``None`` if none.
+
+    ``names`` are theirs, of which the first few are said; empty if they are told elsewhere.
+    """
     if num_images == n:
         return None
-    return (
+    line = (
         f"{n - num_images} of {n:,} images to evaluate are bad and were left out: the scores are over "
         f"{num_images:,} images"
     )
+    if not names:
+        return line
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return f"{line}. They are: {', '.join(names[:_NAMED])}{rest}"
+
+
+def bad_names(bad: BadImages | None, world: World) -> tuple[str, ...]:
+    """The bad images that all ranks have met, by name and in their split's order.
+
+    An exchange between the ranks if ``bad`` is not ``None``: all must call it.
+    """
+    if bad is None:
+        return ()
+    shares = gather({sample.index: sample.name for sample in bad.met}, world)
+    return tuple(name for _, name in sorted(item for share in shares for item in share.items()))

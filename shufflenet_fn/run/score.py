@@ -25,7 +25,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
-from shufflenet_fn.run.bad_data import bad_images_of
+from shufflenet_fn.run.bad_data import bad_images_of, bad_names
 from shufflenet_fn.run.derived import eval_resize
 from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
@@ -104,7 +104,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
 
     Returns:
         ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out),
-        ``seconds``, ``images_per_s``, and what was evaluated.
+        ``bad_image_names``, ``seconds``, ``images_per_s``, and what was evaluated.
     """
     settings = job.settings
     runtime = runtime_of(job.device)
@@ -134,6 +134,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     threads = loader_threads(settings.workers, world.local_size)
     layout = Layout(settings.batch_size, job.image_size)
     feed = Feed(device, layout, ahead=prefetch_of(threads))
+    bad = bad_images_of(dataset, on_bad_image=settings.on_bad_image, max_bad=settings.max_bad)
     with process_group(world, runtime.dist_backend):
         start = time.perf_counter()
         with eval_loader(
@@ -144,15 +145,15 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
             world_size=world.size,
             threads=threads,
             buffers=feed.ready(),
-            bad_images=bad_images_of(
-                dataset, on_bad_image=settings.on_bad_image, max_bad=settings.max_bad
-            ),
+            bad_images=bad,
         ) as batches:
             scores = evaluate(predictor(variables), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start
+        names = bad_names(bad, world)
     return {
         **scores._asdict(),
         "bad_images": len(dataset) - scores.num_images,
+        "bad_image_names": names,
         "seconds": seconds,
         "images_per_s": scores.num_images / seconds,
         "weights": str(job.source),

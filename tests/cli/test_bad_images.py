@@ -86,7 +86,9 @@ def test_skipping_replaces_counts_and_writes_down(
     assert evaluated.code == 0, evaluated.err
     result = json.loads(evaluated.out)
     assert (result["num_images"], result["bad_images"]) == (8, 2)
-    assert f"warning: {left_out}" in evaluated.err
+    names = result["bad_image_names"]
+    assert names == [f"{folder}/val/blue/00.jpg", f"{folder}/val/red/02.jpg"]
+    assert f"warning: {left_out}. They are: {', '.join(names)}\n" in evaluated.err
     stopped = command("evaluate", "run", "--device", "cpu")
     assert stopped.code == 1
     assert "cannot decode image" in stopped.err

@@ -50,7 +50,8 @@ class BadImageFile:
         except OSError as error:
             raise UserError(
                 f"cannot add the bad image {sample.name} to {printable(self._path)}: "
-                f"{error.strerror or error}. Make room or restore the run directory, then go on with --resume."
+                f"{error.strerror or error}. Make room or restore the run directory, then go on with "
+                "--resume."
             ) from error
 
 

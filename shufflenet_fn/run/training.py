@@ -265,6 +265,10 @@ def eval_batch_size(settings: TrainSettings, world: World) -> int:
 
 
 def loader_threads(workers: int | None, local_size: int) -> int:
-    """Loader threads of one process: its share of ``--workers``, no more than its share of the cores."""
-    cores = max(1, usable_cores() // local_size)
-    return cores if workers is None else min(cores, math.ceil(workers / local_size))
+    """Loader threads of one process: its share of ``--workers``, or of the cores if not given.
+
+    More than there are cores is as the user says: threads that wait for a slow disk need none.
+    """
+    if workers is None:
+        return max(1, usable_cores() // local_size)
+    return math.ceil(workers / local_size)

@@ -18,11 +18,11 @@ def test_ascend_presets_are_the_originals_numbers() -> None:
     one = resolve({}, preset="ascend-1p").settings
     assert (one.batch_size, one.learning_rate, one.warm_up_epochs) == (1536, 0.75, 1)
     assert (one.momentum, one.weight_decay, one.epochs) == (0.0, 3.0517578125e-05, 240)
-    assert (one.workers, one.print_freq, one.devices) == (128, 10, 1)
+    assert (one.print_freq, one.devices) == (10, 1)
     eight = resolve({}, preset="ascend-8p").settings
     assert (eight.batch_size, eight.learning_rate, eight.warm_up_epochs) == (8192, 4.0, 5)
     assert (eight.momentum, eight.weight_decay, eight.epochs) == (0.0, 1e-4, 240)
-    assert (eight.workers, eight.print_freq, eight.devices) == (184, 1, 8)
+    assert (eight.print_freq, eight.devices) == (1, 8)
     for settings in (one, eight):
         assert settings.amp and settings.opt_level == "O2" and settings.loss_scale == "64"
         assert settings.arch == "shufflenet_v2_x1_0" and settings.seed == 49

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from shufflenet_fn.bench.cpu_time import cpu_seconds
 from shufflenet_fn.bench.our_batches import our_batches
 from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.run.settings import TrainSettings
 
 
@@ -81,7 +82,8 @@ def fed(batches: Iterator[Any], feeding: Feeding) -> Fed:
     while. Then as many steps settle the pace, and then steps count, in groups as large as are read side by
     side.
     """
-    ahead, together = 2 * max(1, feeding.threads), max(1, feeding.threads)
+    together = max(1, feeding.threads)
+    ahead = prefetch_of(together)
     for _ in range(ahead):
         next(batches)
     for _ in range(ahead):

@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 from shufflenet_fn.bench.cpu_time import cpu_seconds, settle
 from shufflenet_fn.bench.our_batches import ENDLESS
+from shufflenet_fn.data.loader import prefetch_of
 
 
 class Reader(NamedTuple):
@@ -57,8 +58,10 @@ def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded
     """
     reader = loading.readers[name]
     batches = _BATCHES[reader.loader](reader, loading)
-    ahead = 2 * max(1, reader.workers)
-    return lambda: measured(batches, ahead, max(1, reader.workers), loading.seconds)
+    together = max(1, reader.workers)
+    # Twice the workers, which is also what torch's loader reads ahead.
+    ahead = prefetch_of(together)
+    return lambda: measured(batches, ahead, together, loading.seconds)
 
 
 def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) -> Loaded:

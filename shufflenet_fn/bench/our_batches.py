@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.data.loader import prefetch_of, train_loader
 from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
@@ -32,7 +32,7 @@ def our_batches(
     samples = open_split(settings.data or "", "train")
     transform, _ = build.build_transforms(settings)
     layout = Layout(rank_batch_size(settings.batch_size, world_size), settings.image_size)
-    ahead = 2 * threads
+    ahead = prefetch_of(threads)
     feed = Feed(torch.device("cpu"), layout, ahead=ahead)
     with train_loader(
         samples,

@@ -12,7 +12,8 @@ import torch
 from shufflenet_fn.bench.loading import Reader
 from shufflenet_fn.data import geometry, jitter
 from shufflenet_fn.data.decode import open_picture
-from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.data.loader import prefetch_of, train_loader
+from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.picture import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
@@ -21,6 +22,7 @@ from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.run import build
 from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.run.uploading import Feed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
 WHOLE = "whole"
@@ -41,7 +43,7 @@ class StageClock:
 
 
 def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Mapping[str, float]:
-    """Microseconds of an image by stage, and of the ``whole`` loader, in which all share one thread.
+    """Microseconds of an image by stage, and of the ``whole`` loader as training has it, on one thread.
 
     ``resize`` writes into the batch, so that putting it together costs nothing of its own. What the whole
     takes beside the stages is handing batches over.
@@ -51,7 +53,7 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
     try:
         settings = TrainSettings(image_size=image_size, color_jitter=reader.jitter)
         transform, _ = build.build_transforms(settings)
-        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"))
+        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
         samples = open_split(reader.root, "train")
         count = min(images, len(samples)) // BATCH * BATCH or len(samples)
         whole = _whole(samples, transform, prepare, settings.seed, count)
@@ -139,12 +141,19 @@ def _whole(
     batch = min(BATCH, count)
     steps = count // batch
     seconds = 0.0
+    feed = Feed(torch.device("cpu"), Layout(batch, transform.size), ahead=prefetch_of(0))
     for _ in range(2):  # the first pass warms up
         with train_loader(
-            samples, transform, seed=seed, global_batch=batch, stop_step=steps, threads=0
+            samples,
+            transform,
+            seed=seed,
+            global_batch=batch,
+            stop_step=steps,
+            threads=0,
+            buffers=feed.ready(),
         ) as batches:
             start = time.perf_counter()
-            for one in batches:
+            for one in map(feed, batches):
                 prepare(one.images)
             seconds = time.perf_counter() - start
     return seconds

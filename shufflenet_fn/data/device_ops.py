@@ -42,7 +42,8 @@ def normalizer(
 ) -> Callable[[Tensor], Tensor]:
     """``normalize`` with its constants on ``device`` once, for a loop that must not copy them.
 
-    With ``reuse`` all results lie in the same memory: each is valid until the next call. A fresh one of a
+    With ``reuse`` all results lie in the same memory: each is valid until the next call, so keep one at a
+    time, and make none inside ``torch.inference_mode``, whose memory autograd may not use. A fresh one of a
     batch's size costs the host several times what the arithmetic does, in pages that the system clears.
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)

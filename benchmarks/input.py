@@ -40,6 +40,7 @@ PACKED_JPEG, PACKED_RAW = PACKINGS
 PEER_SMALL = f"{PEER}, {SMALL_FILES}"
 DALI_LAYOUTS = {"DALI HWC": "HWC", "DALI CHW": "CHW"}
 LOAD = 0.8
+PARTS = ("jitter", "plain", "scaling", "waits")
 
 
 class Bar(NamedTuple):
@@ -232,6 +233,17 @@ def tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def parts_of(text: str) -> tuple[str, ...]:
+    """The parts that ``--parts`` names."""
+    parts = tuple(text.split(","))
+    unknown = [part for part in parts if part not in PARTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f"{unknown[0]!r} is no part: give some of {', '.join(PARTS)}, with commas between."
+        )
+    return parts
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="image folder")
@@ -246,9 +258,11 @@ def main() -> None:
         "--scratch", help="folder for the trees; the system's temporary one if not given"
     )
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
-    parser.add_argument("--parts", default="jitter,plain,scaling,waits", help="what to measure")
+    parser.add_argument(
+        "--parts", type=parts_of, default=PARTS, help=f"what to measure, of {','.join(PARTS)}"
+    )
     given = parser.parse_args()
-    parts = given.parts.split(",")
+    parts = given.parts
     settings = {
         part: DataBenchSettings(
             images=given.images,

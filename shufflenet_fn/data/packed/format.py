@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from shufflenet_fn.data.packed.fields import count, mapping, strings, texts
 from shufflenet_fn_backends.errors import UsageError
 
 INDEX_NAME = "packed.json"
@@ -145,19 +146,30 @@ def index_from_fields(fields: Mapping[str, Any]) -> PackedIndex:
       KeyError, TypeError, ValueError, UsageError: a field is missing or not what it must be. A file
         name that is not exactly the expected one is refused: the index cannot point elsewhere.
     """
-    splits = {name: _split(name, fields["splits"][name]) for name in SPLITS}
+    of_split = mapping(fields["splits"], "splits")
+    splits = {name: _split(name, mapping(of_split[name], name)) for name in SPLITS}
+    source = texts(fields["source"], "source")
     return PackedIndex(
-        settings=PackSettings(**fields["settings"]),
-        classes=_strings(fields["classes"]),
+        settings=_settings(fields["settings"]),
+        classes=strings(fields["classes"]),
         splits=splits,
-        source={name: str(fields["source"][name]) for name in SPLITS},
-        provenance={str(key): str(value) for key, value in fields["provenance"].items()},
+        source={name: source[name] for name in SPLITS},
+        provenance=texts(fields["provenance"], "provenance"),
     )
 
 
 def is_packed_file(name: str) -> bool:
     """Whether a file of this name is a shard or a file of entries."""
     return bool(_SHARD_NAME.fullmatch(name)) or name in map(entries_name, SPLITS)
+
+
+def _settings(fields: Any) -> PackSettings:
+    settings = PackSettings(**mapping(fields, "settings"))
+    count(settings.short_side, "short_side")
+    count(settings.shard_bytes, "shard_bytes")
+    if settings.quality is not None:
+        count(settings.quality, "quality")
+    return settings
 
 
 def _split(split: str, fields: Mapping[str, Any]) -> SplitIndex:
@@ -168,25 +180,13 @@ def _split(split: str, fields: Mapping[str, Any]) -> SplitIndex:
     held = sum(shard.images for shard in shards)
     if held != entries.images:
         raise ValueError(f"{split} has {entries.images} entries and {held} images in its shards")
-    return SplitIndex(entries, shards, _count(fields["kept"], "kept"), _strings(fields["left_out"]))
+    return SplitIndex(entries, shards, count(fields["kept"], "kept"), strings(fields["left_out"]))
 
 
-def _file(fields: Mapping[str, Any], name: str) -> FileFacts:
-    facts = FileFacts(**fields)
+def _file(fields: Any, name: str) -> FileFacts:
+    facts = FileFacts(**mapping(fields, "a file"))
     if facts.name != name:
         raise ValueError(f"a file is named {facts.name!r} where {name!r} belongs")
     if not _SHA256.fullmatch(facts.sha256):
         raise ValueError(f"{name} has the SHA-256 {facts.sha256!r}")
-    return facts._replace(bytes=_count(facts.bytes, "bytes"), images=_count(facts.images, "images"))
-
-
-def _count(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"{what} is {value!r}")
-    return value
-
-
-def _strings(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError("a list of names is not one")
-    return tuple(values)
+    return facts._replace(bytes=count(facts.bytes, "bytes"), images=count(facts.images, "images"))

@@ -8,6 +8,7 @@ from pathlib import Path
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, index_from_fields
 from shufflenet_fn.data.packed.sealed import read_sealed
 from shufflenet_fn.data.packed.unfinished import PLAN_NAME
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 
@@ -31,15 +32,18 @@ def read_index(folder: Path) -> PackedIndex:
         return index_from_fields(fields)
     except (KeyError, TypeError, ValueError, UsageError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise UserError(f"{path} makes no sense: {reason}. Pack the data again.") from error
+        raise UserError(
+            f"{printable(path)} makes no sense: {reason}. Pack the data again."
+        ) from error
 
 
 def _why_not_packed(folder: Path) -> str:
+    shown = printable(folder)
     if not folder.is_dir():
-        return f"{folder} is not a folder. Pass one that `data pack` wrote."
+        return f"{shown} is not a folder. Pass one that `data pack` wrote."
     if (folder / PLAN_NAME).exists():
         return (
-            f"{folder} is only half packed: `data pack` was interrupted. Run it again with the "
+            f"{shown} is only half packed: `data pack` was interrupted. Run it again with the "
             "same arguments; it goes on from the last finished shard."
         )
-    return f"{folder} is not packed: it has no {INDEX_NAME}. Pass a folder that `data pack` wrote."
+    return f"{shown} is not packed: it has no {INDEX_NAME}. Pass a folder that `data pack` wrote."

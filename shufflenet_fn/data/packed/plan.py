@@ -52,7 +52,9 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The leaves in which two plans differ, each in words."""
     found: list[str] = []
     for group in ("settings", "source", "libraries"):
-        old, new = before.get(group, {}), now.get(group, {})
+        old, new = before.get(group), now.get(group, {})
+        if not isinstance(old, dict):  # an edited plan
+            old = {}
         for key in [*new, *(key for key in old if key not in new)]:
             if old.get(key) != new.get(key):
                 found.append(_difference(group, key, old.get(key), new.get(key)))

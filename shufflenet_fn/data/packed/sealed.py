@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.data.packed.files import write_file
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.errors import UserError
 
 VERSION = 1
@@ -34,23 +35,23 @@ def read_sealed(path: Path) -> dict[str, Any]:
         fields = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{path} is damaged: it is not JSON ({error}). Pack the data again."
+            f"{printable(path)} is damaged: it is not JSON ({error}). Pack the data again."
         ) from error
     if not isinstance(fields, dict) or fields.get("kind") != KIND:
         raise UserError(
-            f"{path} is not an index of packed data, or it is damaged: it does not say "
+            f"{printable(path)} is not an index of packed data, or it is damaged: it does not say "
             f'"kind": "{KIND}". Pass a folder that `data pack` wrote.'
         )
     if fields.get("version") != VERSION:
         raise UserError(
-            f"{path} is of version {fields.get('version')!r} of the format, and this program reads "
-            f"version {VERSION}. Read it with the program that packed it, or pack the data again."
+            f"{printable(path)} is of version {fields.get('version')!r} of the format, and this program "
+            f"reads version {VERSION}. Read it with the program that packed it, or pack the data again."
         )
     stored = fields.pop("sha256", None)
     # The whole text is compared, so that a changed blank or a doubled key is found as well.
     if _render(fields) != text:
         raise UserError(
-            f"{path} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy "
+            f"{printable(path)} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy "
             "it again or pack the data again."
         )
     return {key: value for key, value in fields.items() if key not in ("kind", "version")}
@@ -60,14 +61,14 @@ def _read(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_BYTES:
             raise UserError(
-                f"{path} has {path.stat().st_size} bytes; no index has more than {_MAX_BYTES}. "
+                f"{printable(path)} has {path.stat().st_size} bytes; no index has more than {_MAX_BYTES}. "
                 "Pack the data again."
             )
         return path.read_text(encoding="ascii")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged: {error}. Pack the data again.") from error
+        raise UserError(f"{printable(path)} is damaged: {error}. Pack the data again.") from error
     except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}.") from error
+        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}.") from error
 
 
 def _render(fields: Mapping[str, Any]) -> str:

@@ -41,6 +41,10 @@ def drop(key: str) -> Callable[[Fields], None]:
     return lambda fields: fields.pop(key)
 
 
+def replace(key: str, value: object) -> Callable[[Fields], None]:
+    return lambda fields: fields.update({key: value})
+
+
 def in_train(key: str, value: object) -> Callable[[Fields], None]:
     return lambda fields: fields["splits"]["train"].update({key: value})
 
@@ -76,7 +80,18 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         in_train("left_out", [1]),
         lambda fields: fields.update(classes="abc"),
         lambda fields: fields.update(settings={"format": "exe"}),
+        lambda fields: fields.update(settings={**fields["settings"], "short_side": 1.5}),
+        lambda fields: fields["source"].update(train=5),
+        lambda fields: fields["provenance"].update(created=None),
         lambda fields: fields["splits"].pop("val"),
+        *(
+            replace(key, value)
+            for key in ("settings", "classes", "splits", "source", "provenance")
+            for value in ([], "x", None, 5)
+            if (key, value) != ("classes", [])
+        ),
+        lambda fields: fields["splits"].update(train=[]),
+        in_train("entries", []),
     ],
 )
 def test_a_hostile_index_with_a_right_hash_is_refused(
@@ -96,4 +111,11 @@ def test_more_images_than_the_entries_file_holds_are_refused(packed: Path) -> No
     train["shards"] = train["shards"][:1]
     write_sealed(packed / INDEX_NAME, fields)
     with pytest.raises(UserError, match=r"train\.entries"):
+        open_packed(packed, "train")
+
+
+def test_what_is_wrong_with_a_hostile_index_is_said(packed: Path) -> None:
+    fields = read_sealed(packed / INDEX_NAME)
+    write_sealed(packed / INDEX_NAME, {**fields, "provenance": []})
+    with pytest.raises(UserError, match=r"provenance is \[\], not an object with named fields"):
         open_packed(packed, "train")

@@ -12,6 +12,7 @@ from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -41,7 +42,9 @@ class PackedSplit:
           UserError: a file is missing or has another size than the index says.
         """
         if split not in index.splits:
-            raise UsageError(f"{root} has no split {split!r}; it has {' and '.join(index.splits)}.")
+            raise UsageError(
+                f"{printable(root)} has no split {split!r}; it has {' and '.join(index.splits)}."
+            )
         self._root, self._split, self._index = root, split, index
         files = index.splits[split]
         check_files(root, files)
@@ -91,7 +94,8 @@ class PackedSplit:
     def name(self, index: int) -> str:
         """The shard, the record in it, and the image's path in the source."""
         shard, record = self._place(index)
-        return f"{self._root / self._shards[shard].name} record {record} ({self.original(index)})"
+        path = printable(self._root / self._shards[shard].name)
+        return f"{path} record {record} ({self.original(index)})"
 
     def original(self, index: int) -> str:
         """The image's path in the source, such as ``train/cat/1.jpg``."""
@@ -125,11 +129,13 @@ class PackedSplit:
         table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
         present = np.unique(self._entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
-            raise UserError(f"the labels of {self._root} {self._split} are damaged. {_FIX}")
+            raise UserError(
+                f"the labels of {printable(self._root)} {self._split} are damaged. {_FIX}"
+            )
         unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
             raise UsageError(
-                f"{self._root} has {self._split} images of {len(unknown)} classes that the "
+                f"{printable(self._root)} has {self._split} images of {len(unknown)} classes that the "
                 f"{len(self._classes)} classes asked for lack: {_some(unknown)}. Pack the data set "
                 "that the weights were trained on."
             )
@@ -169,12 +175,13 @@ def check_files(root: Path, files: SplitIndex) -> None:
             size = path.stat().st_size
         except OSError as error:
             raise UserError(
-                f"cannot open {path}, which {INDEX_NAME} lists: {error.strerror or error}. {_FIX}"
+                f"cannot open {printable(path)}, which {INDEX_NAME} lists: "
+                f"{error.strerror or error}. {_FIX}"
             ) from error
         if size != facts.bytes:
             raise UserError(
-                f"{path} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was cut or "
-                f"replaced. {_FIX}"
+                f"{printable(path)} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was "
+                f"cut or replaced. {_FIX}"
             )
 
 
@@ -182,8 +189,10 @@ def _mapped(path: Path, count: int) -> Entries:
     try:
         return map_entries(path, count)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}. {_FIX}") from error
+        raise UserError(f"cannot read {printable(path)}: {error}. {_FIX}") from error
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (
+        f" and {len(names) - 5} more" if len(names) > 5 else ""
+    )

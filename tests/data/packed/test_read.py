@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from shufflenet_fn.data.opening import open_split, open_train_val
 from shufflenet_fn.data.packed.entries import map_entries
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
-from shufflenet_fn.data.packed.shards import ShardReaders
+from shufflenet_fn.data.packed.shards import ShardReaders, most_open
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.samples import Encoded, Samples
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -75,6 +76,61 @@ def test_files_that_do_not_fit_are_closed_and_opened_again(packed_once: Path) ->
         read = list(pool.map(lambda shard: readers.read(shard, 0), order))
     assert read == [expected[shard] for shard in order]
     assert len(os.listdir("/proc/self/fd")) <= before + 2
+
+
+def test_a_file_being_opened_does_not_hold_up_those_who_read_others(packed_once: Path) -> None:
+    """The first of two files is opened only once a record of the second has been read."""
+    paths = sorted(packed_once.glob("train-*.array_record"))[:2]
+    readers = ShardReaders(paths)
+    started, may_open = threading.Event(), threading.Event()
+    open_one = readers._reader_of
+
+    def opened_late(path: bytes, **options: str) -> object:
+        if path == os.fsencode(paths[0]):
+            started.set()
+            assert may_open.wait(20)
+        return open_one(path, **options)
+
+    readers._reader_of = opened_late
+    with ThreadPoolExecutor(2) as pool:
+        slow = pool.submit(readers.read, 0, 0)
+        assert started.wait(20)
+        second = pool.submit(readers.read, 1, 0)
+        try:
+            assert second.result(20) == ShardReaders(paths).read(1, 0)
+        finally:
+            may_open.set()
+        assert slow.result(20) == ShardReaders(paths).read(0, 0)
+
+
+@pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 16), (12_000, 4000)])
+def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
+    try:
+        assert most_open() == kept
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_more_shards_than_may_be_open_are_read_by_many_threads(
+    photo_root: Path, tmp_path: Path
+) -> None:
+    pack(photo_root, tmp_path, PackSettings("raw", 8, None, shard_bytes=1), workers=2)
+    train = open_packed(tmp_path, "train")
+    expected = all_samples(train)
+    order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
+    try:
+        fewer = ShardReaders([tmp_path / shard.name for shard in train.files.shards], max_open=8)
+        with ThreadPoolExecutor(8) as pool:
+            read = list(pool.map(lambda index: fewer.read(index, 0), order))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert len(train.files.shards) == 23
+    assert read == [expected[index].data for index in order]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")

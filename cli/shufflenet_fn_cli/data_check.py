@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -43,11 +42,12 @@ def check(
     from shufflenet_fn.data.check import check as check_folder
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     with open_progress() as advance:
         result = check_folder(
             ensure_demo() if folder == "demo" else Path(folder),
-            workers=len(os.sched_getaffinity(0)) if workers is None else workers,
+            workers=usable_cores() if workers is None else workers,
             report=lambda split, done, total: advance(f"checking {split}", done, total),
         )
     if as_json:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,17 +14,19 @@ if TYPE_CHECKING:
 
 def info(
     folder: Annotated[
-        Path, typer.Argument(help="Image folder or packed data.", show_default=False)
+        str,
+        typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
     """What a data set holds: images, classes, sizes, and how it was packed."""
+    from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.data.packed.describe import describe
     from shufflenet_fn.run.json_text import to_json
 
-    description = describe(folder)
+    description = describe(ensure_demo() if folder == "demo" else folder)
     if as_json:
         print(to_json(_plain(description)))
     else:

@@ -73,6 +73,7 @@ def pack(
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.data.packed.format import DEFAULT_QUALITY, PackSettings
     from shufflenet_fn.data.packed.write import pack as pack_folder
+    from shufflenet_fn.data.paths import printable
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     if on_bad_image not in ("stop", "skip"):
@@ -91,7 +92,7 @@ def pack(
             overwrite=overwrite,
             report=lambda at: advance(f"packing {at.split}", at.done, at.total),
         )
-    _print(packed, destination)
+    _print(packed, printable(destination))
 
 
 @contextmanager
@@ -109,9 +110,9 @@ def _shard_bytes(mib: float) -> int:
     return max(1, int(mib * (1 << 20)))
 
 
-def _print(packed: Packed, destination: Path) -> None:
+def _print(packed: Packed, shown: str) -> None:
     if packed.was_complete:
-        print(f"{destination} is packed already, as asked for")
+        print(f"{shown} is packed already, as asked for")
     elif packed.images_resumed:
         print(f"went on after {packed.images_resumed} images of an interrupted run")
     for split, files in packed.index.splits.items():
@@ -121,4 +122,4 @@ def _print(packed: Packed, destination: Path) -> None:
         print(f"{split}: {files.entries.images} images in {shards}, {size}{kept}")
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
-    print(f"train on it with --data {destination}")
+    print(f"train on it with --data {shown}")

@@ -32,6 +32,7 @@ def verify(
     Exit codes: 0 nothing is damaged, 1 something is, 2 wrong usage.
     """
     from shufflenet_fn.data.packed.verify import verify as verify_folder
+    from shufflenet_fn.data.paths import printable
     from shufflenet_fn.run.json_text import to_json
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
@@ -44,7 +45,7 @@ def verify(
     if as_json:
         print(to_json(_plain(result)))
     else:
-        _print(result, folder)
+        _print(result, printable(folder))
     if result.damage:
         raise typer.Exit(1)
 
@@ -59,7 +60,9 @@ def _plain(result: Verified) -> dict[str, object]:
     }
 
 
-def _print(result: Verified, folder: Path) -> None:
+def _print(result: Verified, folder: str) -> None:
+    from shufflenet_fn.data.layout import counted
+
     for damage in result.damage[:SHOWN]:
         print(_line(damage))
     if len(result.damage) > SHOWN:
@@ -68,7 +71,14 @@ def _print(result: Verified, folder: Path) -> None:
     if not result.damage:
         print(f"{folder} is as it was packed: {checked}")
         return
-    files = len({damage.file for damage in result.damage})
+    strays = sum(damage.stray for damage in result.damage)
+    if strays == len(result.damage):
+        print(
+            f"{folder} is as it was packed ({checked}), but for what else lies there: delete "
+            f"{counted(strays, 'file')}, named above."
+        )
+        return
+    files = len({damage.file for damage in result.damage if not damage.stray})
     print(
         f"{folder} is damaged: {files} of {result.files} files ({checked}). Copy them again from a "
         "good copy, or pack again with --overwrite."

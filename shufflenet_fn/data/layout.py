@@ -22,8 +22,8 @@ def check_split(root: Path, split: str) -> Path:
         mode = os.stat(root).st_mode
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            f"data folder {shown} does not exist (looked in {printable(root.absolute())}). Pass "
-            f"--data with the folder that holds train/ and val/; {LAYOUT}."
+            f"data folder {shown} does not exist (looked in {printable(root.absolute())}). Name "
+            f"the folder that holds train/ and val/; {LAYOUT}."
         ) from None
     except OSError as error:
         raise UsageError(
@@ -32,7 +32,7 @@ def check_split(root: Path, split: str) -> Path:
         ) from error
     if not stat.S_ISDIR(mode):
         raise UsageError(
-            f"data folder {shown} is a file, not a folder. Unpack it if it is an archive and pass "
+            f"data folder {shown} is a file, not a folder. Unpack it if it is an archive and name "
             f"the folder that holds train/ and val/; {LAYOUT}."
         )
     folder = root / split

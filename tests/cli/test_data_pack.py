@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
 from pathlib import Path
 
 import pytest
 
-Command = Callable[..., tuple[int, str, str]]
+from tests.conftest import Command
 
 TRAIN = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
 
@@ -63,6 +63,33 @@ def test_damage_is_an_exit_code(command: Command, packed: Path) -> None:
     code, out, _ = command("data", "verify", "packed", "--json")
     assert code == 1
     assert json.loads(out)["damage"][0]["file"] == "val-00000.array_record"
+
+
+def test_a_stray_shard_is_to_be_deleted_not_packed_again(command: Command, packed: Path) -> None:
+    (packed / "train-00077.array_record").write_bytes(b"?")
+    code, out, _ = command("data", "verify", "packed")
+    assert code == 1
+    stray, verdict = out.splitlines()
+    assert stray.startswith("train-00077.array_record: packed.json does not list it")
+    assert verdict.startswith("packed is as it was packed (34 images, 5 files")
+    assert verdict.endswith("delete 1 file, named above.")
+
+
+def test_names_that_are_no_utf8(command: Command, image_folder: Path) -> None:
+    folder = os.fsdecode(b"\xff")
+    code, out, err = command("data", "pack", image_folder, folder, "--workers", 1)
+    assert code == 0, err
+    assert out.splitlines()[-1] == r"train on it with --data \xff"
+    assert command("data", "pack", image_folder, folder).out.startswith(r"\xff is packed already")
+    assert command("data", "verify", folder).out.startswith(r"\xff is as it was packed")
+    assert command("data", "info", folder).out.startswith(r"\xff: packed, 3 classes")
+    assert json.loads(command("data", "info", folder, "--json").out)["folder"] == r"\xff"
+
+
+def test_the_demo_is_described(command: Command) -> None:
+    code, out, err = command("data", "info", "demo")
+    assert code == 0, err
+    assert "an image folder, " in out
 
 
 def test_a_run_on_packed_data_scores_the_same_on_either(

@@ -38,7 +38,7 @@ def test_val_labels_index_the_training_classes(tree: WriteTree) -> None:
 
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"folder \S*nowhere does not exist .*Pass --data .*train/"
+        UsageError, match=r"folder \S*nowhere does not exist .*Name the folder .*train/"
     ):
         open_train_val(tmp_path / "nowhere")
 

@@ -73,12 +73,14 @@ def describe(folder: str | Path) -> Description:
     else:
         index, splits = None, open_train_val(folder)
     return Description(
-        folder=str(folder),
+        folder=printable(folder),
         packed=index is not None,
         classes=splits[0].classes,
         splits={samples.split: _facts(samples) for samples in splits},
         settings=index.settings if index else None,
-        provenance=dict(index.provenance) if index else {},
+        provenance={key: printable(text) for key, text in index.provenance.items()}
+        if index
+        else {},
     )
 
 

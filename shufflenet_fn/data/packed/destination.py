@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from shufflenet_fn.data.layout import counted, some
 from shufflenet_fn.data.packed.format import (
     INDEX_NAME,
     SPLITS,
@@ -17,7 +19,6 @@ from shufflenet_fn.data.packed.format import (
 from shufflenet_fn.data.packed.index import is_packed, read_index
 from shufflenet_fn.data.packed.plan import Fingerprint, differences, source_changed
 from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
-from shufflenet_fn.data.packed.shards import ShardError
 from shufflenet_fn.data.packed.unfinished import (
     LOCK_NAME,
     PLAN_NAME,
@@ -27,6 +28,7 @@ from shufflenet_fn.data.packed.unfinished import (
     remove_leftovers,
     remove_parts,
 )
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -41,14 +43,17 @@ def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
     real_source, real_folder = source.resolve(), folder.resolve()
     if is_packed(source):
         raise UsageError(
-            f"{source} is a packed data set. Pack from the folder of its images; `data info` says "
+            f"{printable(source)} is a packed data set. Pack from the folder of its images; `data info` says "
             "which that was."
         )
     if real_source == real_folder or real_source in real_folder.parents:
-        raise UsageError(f"{folder} lies in the source, {source}. Name a folder outside of it.")
+        raise UsageError(
+            f"{printable(folder)} lies in the source, {printable(source)}. Name a folder outside of it."
+        )
     if real_folder in real_source.parents:
         raise UsageError(
-            f"the source, {source}, lies in {folder}. Name a folder of its own for the packed data."
+            f"the source, {printable(source)}, lies in {printable(folder)}. Name a folder of its own for "
+            "the packed data."
         )
     return source, folder
 
@@ -64,7 +69,7 @@ def claimed(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     if folder.exists() and not folder.is_dir():
-        raise UsageError(f"{folder} is a file. Name a folder for the packed data.")
+        raise UsageError(f"{printable(folder)} is a file. Name a folder for the packed data.")
     folder.mkdir(parents=True, exist_ok=True)
     _check_nothing_else(folder)
     lock = FileLock(folder / LOCK_NAME, timeout=0)
@@ -72,22 +77,28 @@ def claimed(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"another process is packing into {folder}. Wait for it, or name another folder."
+            f"another process is packing into {printable(folder)}. Wait for it, or name another folder."
         ) from None
     try:
         yield
     finally:
-        (folder / LOCK_NAME).unlink(missing_ok=True)
+        # The file stays. Between its removal and the release another process could lock a new one.
         lock.release()
 
 
 def finished_index(
-    folder: Path, settings: PackSettings, splits: Sequence[ImageFolder], *, overwrite: bool
+    folder: Path,
+    settings: PackSettings,
+    splits: Sequence[ImageFolder],
+    *,
+    skip_bad_images: bool,
+    overwrite: bool,
 ) -> PackedIndex | None:
     """The index of a folder that is packed so already, or None if it is to be packed.
 
     Raises:
-      UsageError: it is packed otherwise, and that is not to be overwritten.
+      UsageError: it is packed otherwise, or lacks bad images that are not to be skipped, and that is
+        not to be overwritten.
       UserError: its index is damaged, and it is not to be overwritten.
     """
     if overwrite or not (folder / INDEX_NAME).exists():
@@ -99,44 +110,44 @@ def finished_index(
         "source": {source.split: Fingerprint(source).upto(len(source)) for source in splits},
     }
     _refuse(folder, "is packed already", differences(index_fields(index), now))
+    if not skip_bad_images:
+        left_out = {name: split.left_out for name, split in index.splits.items()}
+        _refuse_left_out(folder, "is packed already", left_out)
     remove_parts(folder)  # of a run that was killed after its last write
     return index
 
 
 def prepare(
-    folder: Path, plan: Mapping[str, Any], splits: Sequence[ImageFolder], *, overwrite: bool
+    folder: Path,
+    plan: Mapping[str, Any],
+    splits: Sequence[ImageFolder],
+    *,
+    skip_bad_images: bool,
+    overwrite: bool,
 ) -> dict[str, list[Part]]:
     """Make the folder ready for this plan: the finished shards of an interrupted run, by split.
 
     Raises:
-      UsageError: an interrupted run had another plan or packed other images, and it is not to be
-        overwritten.
+      UsageError: an interrupted run had another plan, packed other images or skipped bad ones that are
+        not to be skipped, and it is not to be overwritten.
       UserError: its plan is damaged, and it is not to be overwritten.
     """
     finished: dict[str, list[Part]] = {split: [] for split in SPLITS}
     if (folder / PLAN_NAME).exists() and not overwrite:
         _refuse(folder, "is half packed", differences(read_sealed(folder / PLAN_NAME), plan))
         finished = {source.split: _usable_parts(folder, source) for source in splits}
+        if not skip_bad_images:
+            left_out = {
+                split: tuple(chain(*(part.left_out for part in parts)))
+                for split, parts in finished.items()
+            }
+            _refuse_left_out(folder, "is half packed", left_out)
     else:
         # Before its shards: a folder with an index must be complete.
         (folder / INDEX_NAME).unlink(missing_ok=True)
     remove_leftovers(folder, finished)
     write_sealed(folder / PLAN_NAME, plan)
     return finished
-
-
-@contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into advice."""
-    try:
-        yield
-    except (OSError, ShardError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(
-            f"cannot write packed data to {folder}: {reason}. Free some space there or make the "
-            "folder writable, and run the same command again: it goes on from the last finished "
-            "shard."
-        ) from error
 
 
 def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
@@ -153,18 +164,27 @@ def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
 
 
 def _check_nothing_else(folder: Path) -> None:
-    others = sorted(path.name for path in folder.iterdir() if not is_packing_file(path.name))
+    others = [path.name for path in folder.iterdir() if not is_packing_file(path.name)]
     if others:
         raise UsageError(
-            f"{folder} holds something other than packed data: {', '.join(others[:5])}"
-            f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. Name an empty folder or "
-            "a new one."
+            f"{printable(folder)} holds something other than packed data: {some(others)}. Name an empty "
+            "folder or a new one."
         )
 
 
 def _refuse(folder: Path, what: str, found: list[str]) -> None:
     if found:
         raise UsageError(
-            f"{folder} {what}, but not as asked for: {'; '.join(found)}. Ask for the same, pass "
+            f"{printable(folder)} {what}, but not as asked for: {'; '.join(found)}. Ask for the same, pass "
             "--overwrite to start again, or name another folder."
+        )
+
+
+def _refuse_left_out(folder: Path, what: str, left_out: Mapping[str, Sequence[str]]) -> None:
+    names = [f"{split}/{name}" for split, found in left_out.items() for name in found]
+    if names:
+        raise UsageError(
+            f"{printable(folder)} {what}, but without {counted(len(names), 'bad image')}: {some(names)}. "
+            "Pass --on-bad-image skip to leave them out, or mend or remove them and pass --overwrite to "
+            "start again."
         )

@@ -29,12 +29,14 @@ class Damage(NamedTuple):
       reason: what is wrong.
       record: the damaged record of that shard, counted from 0; ``None`` if it concerns the file.
       original: that image's path in the source.
+      stray: the file is none of the data set's, and nothing else is wrong with it.
     """
 
     file: str
     reason: str
     record: int | None = None
     original: str | None = None
+    stray: bool = False
 
 
 class Verified(NamedTuple):
@@ -46,8 +48,8 @@ class Verified(NamedTuple):
     bytes: int
 
 
-class Checked(NamedTuple):
-    """Progress: ``bytes`` of ``total`` are read; ``damage`` is of the file just read."""
+class VerifyProgress(NamedTuple):
+    """``bytes`` of ``total`` are read; ``damage`` is of the file just read."""
 
     bytes: int
     total: int
@@ -71,7 +73,7 @@ def verify(
     folder: str | Path,
     *,
     workers: int,
-    report: Callable[[Checked], None] = lambda checked: None,
+    report: Callable[[VerifyProgress], None] = lambda progress: None,
 ) -> Verified:
     """Read every file of a packed data set and compare its SHA-256 with the index's.
 
@@ -101,7 +103,7 @@ def verify(
     for shard, found in zip(shards, checks, strict=True):
         damage += found
         read += shard.facts.bytes
-        report(Checked(read, total, found))
+        report(VerifyProgress(read, total, found))
     splits = index.splits.values()
     return Verified(
         tuple(damage),
@@ -116,7 +118,8 @@ def _strangers(folder: Path, splits: Mapping[str, SplitIndex]) -> Iterator[Damag
     listed = {facts.name for files in splits.values() for facts in (files.entries, *files.shards)}
     for path in sorted(folder.iterdir()):
         if is_packed_file(path.name) and path.name not in listed:
-            yield Damage(path.name, f"{INDEX_NAME} does not list it: it is of another packed set")
+            reason = f"{INDEX_NAME} does not list it: it is of another packed set; delete it"
+            yield Damage(path.name, reason, stray=True)
 
 
 def _shards(

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.destination import (
     claimed,
-    explained,
     finished_index,
     prepare,
     settled_paths,
@@ -34,6 +33,8 @@ from shufflenet_fn.data.packed.plan import Fingerprint, plan_fields
 from shufflenet_fn.data.packed.sealed import write_sealed
 from shufflenet_fn.data.packed.shard_writing import Packable, encode_source, write_shards
 from shufflenet_fn.data.packed.unfinished import Part, remove_parts
+from shufflenet_fn.data.packed.write_errors import explained
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -96,10 +97,14 @@ def pack(
     splits = open_train_val(source)
     plan = plan_fields(settings, splits[0].classes)
     with explained(folder), claimed(folder):
-        complete = finished_index(folder, settings, splits, overwrite=overwrite)
+        complete = finished_index(
+            folder, settings, splits, skip_bad_images=skip_bad_images, overwrite=overwrite
+        )
         if complete is not None:
             return Packed(complete, 0, was_complete=True)
-        finished = prepare(folder, plan, splits, overwrite=overwrite)
+        finished = prepare(
+            folder, plan, splits, skip_bad_images=skip_bad_images, overwrite=overwrite
+        )
         packed: dict[str, SplitIndex] = {}
         fingerprints: dict[str, str] = {}
         for samples in splits:
@@ -141,8 +146,8 @@ def _pack_split(
         parts, left_out = write_shards(counted, samples, folder, settings, finished, fingerprint)
     if not parts:
         raise UserError(
-            f"none of the {len(samples)} images of {samples.root / samples.split} can be decoded. "
-            "See them with `data check`."
+            f"none of the {len(samples)} images of {printable(samples.root / samples.split)} can be "
+            "decoded. See them with `data check`."
         )
     entries = joined([part.entries for part in parts])
     path = folder / entries_name(samples.split)

@@ -72,7 +72,7 @@ def test_an_intact_set(packed_once: Path) -> None:
     result = verify(packed_once, workers=2)
     assert result.damage == ()
     assert result.images == 34
-    assert result.files == len(list(packed_once.iterdir()))
+    assert result.files == len(list(packed_once.iterdir())) - 1  # the lock
     size = sum(path.stat().st_size for path in packed_once.iterdir())
     assert result.bytes == size - (packed_once / "packed.json").stat().st_size
 
@@ -119,6 +119,8 @@ def test_missing_cut_and_strange_files_are_named(packed: Path) -> None:
     assert found.keys() == {"train-00000.array_record", shard.name, "train-00077.array_record"}
     assert found["train-00000.array_record"] == "it is missing"
     assert "not list" in found["train-00077.array_record"]
+    strays = [damage.file for damage in verify(packed, workers=2).damage if damage.stray]
+    assert strays == ["train-00077.array_record"]
 
 
 def test_without_entries_the_shards_are_still_verified(packed: Path) -> None:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.packed.destination import claimed
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackSettings
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.read import open_packed
@@ -17,6 +21,7 @@ from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
 from shufflenet_fn.data.packed.unfinished import LOCK_NAME, PLAN_NAME
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import Progress, pack
+from shufflenet_fn.data.packed.write_errors import explained
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 from .conftest import JPEG, RAW
@@ -39,7 +44,7 @@ def stop_after(images: int) -> Callable[[Progress], None]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    """Every file but the index, whose date differs."""
+    """Every file but the index, whose date differs. The lock is there on both sides and is empty."""
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != INDEX_NAME}
 
 
@@ -59,7 +64,7 @@ def test_it_is_in_several_shards_and_nothing_else_is_left(
     packed_once: Path, settings: PackSettings
 ) -> None:
     index = read_index(packed_once)
-    listed = {INDEX_NAME}
+    listed = {INDEX_NAME, LOCK_NAME}
     for split in index.splits.values():
         assert len(split.shards) > 1
         listed |= {split.entries.name, *(shard.name for shard in split.shards)}
@@ -146,10 +151,15 @@ def test_leftovers_and_damaged_parts_of_a_killed_run_are_not_used(
 
 
 def test_a_complete_set_is_left_as_it_is(photo_root: Path, packed: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in packed.iterdir()}
+    def times() -> dict[str, int]:
+        found = {path.name: path.stat().st_mtime_ns for path in packed.iterdir()}
+        del found[LOCK_NAME]
+        return found
+
+    before = times()
     again = pack(photo_root, packed, read_index(packed).settings, workers=1)
     assert again.was_complete
-    assert {path: path.stat().st_mtime_ns for path in packed.iterdir()} == before
+    assert times() == before
 
 
 @pytest.mark.parametrize("complete", [True, False])
@@ -274,6 +284,25 @@ def test_bad_images_are_left_out_and_listed_if_asked_for(
     assert not verify(tmp_path / "x", workers=1).damage
 
 
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_lacks_bad_images_does_not_satisfy_one_who_wants_all(
+    source: Path, tmp_path: Path, complete: bool
+) -> None:
+    (source / "train" / "ant" / "0.jpg").write_bytes(b"no image")
+    (source / "train" / "ant" / "2.jpg").write_bytes(b"no image")
+    report = stop_after(99 if complete else 20)
+    with nullcontext() if complete else pytest.raises(Stop):
+        pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True, report=report)
+    with pytest.raises(
+        UsageError,
+        match=r"without 2 bad images: train/ant/0\.jpg, train/ant/2\.jpg\. Pass --on-bad",
+    ):
+        pack(source, tmp_path / "x", RAW, workers=2)
+    pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True)
+    with pytest.raises(BadImage):
+        pack(source, tmp_path / "x", RAW, workers=2, overwrite=True)
+
+
 def test_a_split_of_bad_images_only_is_no_data_set(source: Path, tmp_path: Path) -> None:
     for image in (source / "val").rglob("*.jpg"):
         image.write_bytes(b"no image")
@@ -317,8 +346,19 @@ def test_a_destination_that_is_a_file_or_below_one(photo_root: Path, tmp_path: P
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         pack(photo_root, tmp_path / "file", JPEG, workers=1)
-    with pytest.raises(UserError, match=r"cannot write packed data to .*Not a directory"):
+    with pytest.raises(
+        UserError, match=r"cannot write packed data to .*Not a directory\. Check that path"
+    ):
         pack(photo_root, tmp_path / "file" / "x", JPEG, workers=1)
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS])
+def test_a_full_or_read_only_disk_has_advice(tmp_path: Path, error: int) -> None:
+    with (
+        pytest.raises(UserError, match=rf"{os.strerror(error)}\. Free some space there or make"),
+        explained(tmp_path),
+    ):
+        raise OSError(error, os.strerror(error))
 
 
 def test_two_at_once_are_refused(photo_root: Path, tmp_path: Path) -> None:
@@ -328,6 +368,19 @@ def test_two_at_once_are_refused(photo_root: Path, tmp_path: Path) -> None:
         FileLock(tmp_path / LOCK_NAME),
         pytest.raises(UserError, match="another process is packing"),
     ):
+        pack(photo_root, tmp_path, JPEG, workers=1)
+
+
+def test_the_lock_outlasts_its_holder(tmp_path: Path) -> None:
+    """Were it removed, one who waits for it and one who comes later would hold different files."""
+    with claimed(tmp_path):
+        held = (tmp_path / LOCK_NAME).stat().st_ino
+    assert (tmp_path / LOCK_NAME).stat().st_ino == held
+
+
+def test_an_edited_plan_is_not_gone_on_with(photo_root: Path, tmp_path: Path) -> None:
+    write_sealed(tmp_path / PLAN_NAME, {"settings": [], "source": None})
+    with pytest.raises(UsageError, match="half packed, but not as asked for"):
         pack(photo_root, tmp_path, JPEG, workers=1)
 
 
@@ -350,3 +403,24 @@ def test_any_file_name_is_packed_and_shown(source: Path, tmp_path: Path) -> None
         "train/cat/größe 東京.jpg",
     } <= names
     assert not verify(tmp_path / "x", workers=1).damage
+
+
+def test_a_destination_that_is_no_utf8_is_packed_read_and_shown(
+    photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    pack(photo_root, folder, settings, workers=2)
+    same_set(folder, packed_once)
+    train = open_packed(folder, "train")
+    train.read(22)
+    assert r"/\xff/train-00000.array_record record 0 (train/ant/0.jpg)" in train.name(0)
+    shard = folder / "train-00000.array_record"
+    shard.write_bytes(bytes(shard.stat().st_size))
+    with pytest.raises(UserError, match=r"cannot read .*/\\xff/train-00000\.array_record record 0"):
+        open_packed(folder, "train").read(0)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"cannot open .*/\\xff/train-00000\.array_record"):
+        open_packed(folder, "train")
+    (folder / INDEX_NAME).write_text("{}")
+    with pytest.raises(UserError, match=r"/\\xff/packed\.json is not an index"):
+        open_packed(folder, "train")

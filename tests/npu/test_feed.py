@@ -62,19 +62,25 @@ def test_every_batch_arrives_as_it_was_read(
                 assert_on_device(feed(batch), read)
 
 
+@pytest.mark.parametrize("mixing", [None, Mixing(mixup=0.4)])
 def test_what_was_queued_on_a_batch_sees_it_when_later_ones_are_uploaded(
-    npu: Any, image_folder: Path
+    npu: Any, image_folder: Path, mixing: Mixing | None
 ) -> None:
-    """The host runs on without looking; the sums of all batches are read at the end."""
-    feed, sums = Feed(torch.device("npu:0"), LAYOUT, ahead=4), []
-    with loader(image_folder, None, 2, buffers=feed.ready()) as batches:
+    """The host runs on without looking; what was queued on all batches is read at the end."""
+    feed, queued = Feed(torch.device("npu:0"), LAYOUT, ahead=4), []
+    with loader(image_folder, mixing, 2, buffers=feed.ready()) as batches:
         for batch in batches:
             examples = feed(batch)
-            sums.append(examples.images.float().sum() + examples.labels.float().sum())
-    with loader(image_folder, None, 0) as batches:
-        expected = [float(b.images.float().sum() + b.labels.float().sum()) for b in batches]
-    assert [float(one) for one in sums] == expected
-    assert len(sums) > 2 * UNDER_WAY
+            queued.append([part.float().sum() for part in parts_of(examples)])
+    with loader(image_folder, mixing, 0) as batches:
+        expected = [[float(part.float().sum()) for part in parts_of(batch)] for batch in batches]
+    assert [[float(one) for one in sums] for sums in queued] == expected
+    assert len(queued) > 2 * UNDER_WAY
+
+
+def parts_of(batch: Batch | Examples) -> tuple[torch.Tensor, ...]:
+    """Images and labels, the partners' labels and their weight where there are any."""
+    return batch.images, batch.labels, *(batch.mix or ())
 
 
 def test_a_short_batch_is_the_beginning_of_the_memory(npu: Any) -> None:

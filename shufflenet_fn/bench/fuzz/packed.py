@@ -7,6 +7,7 @@ from pathlib import Path
 from shufflenet_fn.bench.fuzz.images import Wrong
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.packed.unfinished import LOCK_NAME
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.errors import UserError
@@ -28,7 +29,9 @@ class PackedSet:
         self.root = folder / "packed"
         pack(source, self.root, PackSettings("jpeg", 64, 90, 20_000), workers=1)
         self.files = {
-            path: path.read_bytes() for path in sorted(self.root.iterdir()) if path.is_file()
+            path: path.read_bytes()
+            for path in sorted(self.root.iterdir())
+            if path.name != LOCK_NAME  # empty, and not of the data
         }
         opened = {split: open_packed(self.root, split) for split in _SPLITS}
         self._whole = {split: self._content(samples) for split, samples in opened.items()}

@@ -21,6 +21,7 @@ from shufflenet_fn.bench.infer_contenders import (
 )
 from shufflenet_fn.bench.settings import InferBenchSettings
 from shufflenet_fn.tree import tree_paths
+from shufflenet_fn_cli.bench_table import print_infer_table
 from tests.model.support import one_thread
 
 __all__ = ["one_thread"]
@@ -84,7 +85,9 @@ def test_statistics_are_not_those_of_a_fresh_network() -> None:
         assert not torch.equal(leaf, torch.ones_like(leaf)), path
 
 
-def test_one_json_object(process: Callable[..., Any]) -> None:
+def test_one_json_object_and_its_table(
+    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = process(*ARGUMENTS, "--batch-size", "1,2", "--threads", 1, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -101,12 +104,7 @@ def test_one_json_object(process: Callable[..., Any]) -> None:
         assert (case["advice"] is None) is case["conclusive"]
         assert (case["onnxruntime"] is None) is (ONNX in result["left_out"])
         assert case["ours_ms"] > 0 and min(case["peers_ms"].values()) > 0
-
-
-def test_a_table(process: Callable[..., Any]) -> None:
-    outcome = process(
-        *ARGUMENTS, "--batch-size", 1, "--threads", 2, "--precision", "bf16", "--backend", "routed"
-    )
-    assert outcome.code == 0, outcome.err
-    for word in (OURS, *EAGER, "2 threads", "bf16", "against the best peer", "not measured"):
-        assert word in outcome.out
+    print_infer_table(result)
+    table = capsys.readouterr().out
+    for word in (OURS, *EAGER, "1 threads", "fp32", "against the best peer", "not measured"):
+        assert word in table

@@ -22,6 +22,7 @@ from shufflenet_fn.bench.ops_contenders import (
     settings_operations,
 )
 from shufflenet_fn.bench.settings import OpsBenchSettings
+from shufflenet_fn_cli.bench_table import print_ops_table
 from tests.model.support import one_thread
 
 __all__ = ["one_thread"]
@@ -153,7 +154,9 @@ ARGUMENTS = (
 )
 
 
-def test_one_json_object(process: Callable[..., Any]) -> None:
+def test_one_json_object_and_its_table(
+    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = process(*ARGUMENTS, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -170,11 +173,7 @@ def test_one_json_object(process: Callable[..., Any]) -> None:
                 else:
                     low, high = one["ratio_interval"]
                     assert low <= one["ratio"] <= high
-
-
-def test_a_table_of_what_was_asked_for(process: Callable[..., Any]) -> None:
-    outcome = process(*ARGUMENTS, "--only", "max_pool, to_tensor")
-    assert outcome.code == 0, outcome.err
+    print_ops_table(result)
+    table = capsys.readouterr().out
     for word in ("max_pool2d, forward and backward", "to_tensor", "MB moved", *BACKENDS):
-        assert word in outcome.out
-    assert "depthwise" not in outcome.out
+        assert word in table

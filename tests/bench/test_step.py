@@ -15,6 +15,7 @@ from shufflenet_fn.bench.contenders import OURS, OURS_COMPILED, announced, avail
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_contenders import PEERS, build_step
 from shufflenet_fn_backends.runtimes import cpu
+from shufflenet_fn_cli.bench_table import print_step_table
 from tests.model.support import one_thread
 
 __all__ = ["one_thread"]
@@ -107,7 +108,9 @@ def test_compiled_steps_settle_before_they_are_measured() -> None:
     assert len(calls) == 4
 
 
-def test_one_json_object(process: Callable[..., Any]) -> None:
+def test_one_json_object_and_its_table(
+    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = process("bench", "step", "--arch", "x0_5", *TINY, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -132,15 +135,11 @@ def test_one_json_object(process: Callable[..., Any]) -> None:
         assert min(activations.values()) > 0
         assert result["activation_ratios"][best] == activations[OURS] / activations[best]
         assert result["activation_ratio_best_peer"] == result["activation_ratios"][best]
-
-
-def test_a_table_for_each_architecture(process: Callable[..., Any]) -> None:
-    arguments = ("--arch", "x0_5,x1_0", *TINY, "--precision", "bf16", "--allocator", "keep")
-    outcome = process("bench", "step", *arguments)
-    assert outcome.code == 0, outcome.err
-    assert "shufflenet_v2_x0_5" in outcome.out and "shufflenet_v2_x1_0" in outcome.out
-    for word in (OURS, *EAGER, "images/s", "bf16", "against the best peer", "activations MiB"):
-        assert word in outcome.out
+    print_step_table({"results": [result, {**result, "arch": "shufflenet_v2_x1_0"}]})
+    table = capsys.readouterr().out
+    assert "shufflenet_v2_x0_5" in table and "shufflenet_v2_x1_0" in table
+    for word in (OURS, *EAGER, "images/s", "against the best peer", "activations MiB"):
+        assert word in table
 
 
 def test_several_architectures_are_still_one_json_object(

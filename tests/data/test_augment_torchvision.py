@@ -32,7 +32,7 @@ PEERS = [
 
 def tables(space: Space, height: int, width: int) -> dict[str, tuple[list[float] | None, bool]]:
     return {
-        name: (None, False) if entry is None else (entry.table(height, width), entry.signed)
+        name: (None, False) if entry is None else (list(entry.table(height, width)), entry.signed)
         for name, entry in space.items()
     }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import torch
@@ -19,19 +21,21 @@ class Magnitudes(NamedTuple):
       signed: the magnitude is negated in half of the draws.
     """
 
-    table: Callable[[int, int], list[float]]
+    table: Callable[[int, int], tuple[float, ...]]
     signed: bool
 
 
-Space = dict[str, Magnitudes | None]
+Space = Mapping[str, Magnitudes | None]
 """By the name of an operation; None where it has no magnitude."""
 
 
+@functools.cache  # it is looked up for every image
 def trivial_wide_space() -> Space:
     """TrivialAugment's "wide" space (Müller and Hutter 2021)."""
     return _space(shear=0.99, rotate=135.0, enhance=0.99, lost_bits=6, shift=lambda side: 32.0)
 
 
+@functools.cache
 def rand_space() -> Space:
     """RandAugment's space (Cubuk et al. 2019) with torchvision's magnitudes."""
     return _space(
@@ -48,7 +52,7 @@ def _space(
     shift: Callable[[int], float],
 ) -> Space:
     """``shift``: the longest translation, in pixels, along a side of that many."""
-    return {
+    space: Space = {
         "Identity": None,
         "ShearX": _up_to(shear),
         "ShearY": _up_to(shear),
@@ -64,19 +68,21 @@ def _space(
         "AutoContrast": None,
         "Equalize": None,
     }
+    return MappingProxyType(space)
 
 
 def _up_to(high: float) -> Magnitudes:
     return Magnitudes(lambda height, width: _linear(0.0, high), signed=True)
 
 
-def _linear(low: float, high: float) -> list[float]:
+@functools.lru_cache(maxsize=64)  # translations depend on the image's size
+def _linear(low: float, high: float) -> tuple[float, ...]:
     # By torch's own linspace: where a magnitude is cut to an integer or compared with a level, its
     # last float32 bit decides.
     values: list[float] = torch.linspace(low, high, BINS).tolist()
-    return values
+    return tuple(values)
 
 
-def _bits(lost: int) -> list[float]:
+def _bits(lost: int) -> tuple[float, ...]:
     """From all 8 bits down to ``8 - lost``."""
-    return [float(round(8 - number * lost / (BINS - 1))) for number in range(BINS)]
+    return tuple(float(round(8 - number * lost / (BINS - 1))) for number in range(BINS))

@@ -4,6 +4,7 @@
 
 Both start from the same weights, read the same augmented batches and follow the same schedule. Ours
 runs as ``shufflenet-fn train``; the peer is ``torchvision.models`` with ``torch.optim.SGD`` in this file.
+``--pixels pillow`` gives the peer the same crops, decoded whole and resized by Pillow as torchvision does it.
 Prints one JSON object: final top-1 of each seed, their means, and the largest difference of the first 50
 losses.
 """
@@ -15,16 +16,24 @@ import json
 import statistics
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torchvision
+from PIL import Image
 
 from shufflenet_fn import get_config, init, to_torchvision
+from shufflenet_fn.data.box import Box
+from shufflenet_fn.data.geometry import crop
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.picture import Picture, Region, RgbImage, as_picture
 from shufflenet_fn.data.schedule import steps_per_epoch
+from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare, build_schedule, build_transforms
 from shufflenet_fn.run.resolve import resolve
 from shufflenet_fn.run.settings import TrainSettings
@@ -58,6 +67,47 @@ class Trained(NamedTuple):
     losses: list[float]
 
 
+class PillowPicture(Picture):
+    """Decoded whole and resized by Pillow."""
+
+    def region(self, box: Box, height: int, width: int) -> Region:
+        image = Image.fromarray(np.ascontiguousarray(crop(self.decode(1), box)))
+        resized = image.resize((width, height), Image.Resampling.BILINEAR)
+        return Region(np.asarray(resized), None)
+
+
+def with_pillow(image: Picture | RgbImage) -> PillowPicture:
+    picture = as_picture(image)
+    return PillowPicture(picture.height, picture.width, picture.decode)
+
+
+class PillowTrainTransform(TrainTransform):
+    """``TrainTransform`` with Pillow's pixels."""
+
+    def __call__(
+        self,
+        image: Picture | RgbImage,
+        rng: np.random.Generator,
+        *,
+        out: RgbImage | None = None,
+        scratch: Scratch | None = None,
+    ) -> RgbImage:
+        return super().__call__(with_pillow(image), rng, out=out, scratch=scratch)
+
+
+class PillowEvalTransform(EvalTransform):
+    """``EvalTransform`` with Pillow's pixels."""
+
+    def __call__(
+        self,
+        image: Picture | RgbImage,
+        *,
+        out: RgbImage | None = None,
+        scratch: Scratch | None = None,
+    ) -> RgbImage:
+        return super().__call__(with_pillow(image), out=out, scratch=scratch)
+
+
 def train_ours(settings: TrainSettings, run_dir: Path, threads: int, devices: int) -> Trained:
     options = {**RECIPE, "data": settings.data, "seed": settings.seed, "print_freq": 1}
     options |= {"threads": threads, "devices": devices, "run_dir": run_dir, "device": "cpu"}
@@ -73,7 +123,7 @@ def train_ours(settings: TrainSettings, run_dir: Path, threads: int, devices: in
     return Trained(results["accuracy1"], [r["loss"] for r in records if r["kind"] == "train"])
 
 
-def train_torchvision(settings: TrainSettings) -> Trained:
+def train_torchvision(settings: TrainSettings, pixels: str) -> Trained:
     train_set, eval_set = open_train_val(Path(str(settings.data)))
     config = get_config(settings.arch, num_classes=len(train_set.classes))
     weights = to_torchvision(init(config, torch.Generator().manual_seed(settings.seed)), config)
@@ -97,6 +147,9 @@ def train_torchvision(settings: TrainSettings) -> Trained:
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=settings.label_smoothing)
     prepare = build_prepare(memory_format, torch.device("cpu"))
     train_transform, eval_transform = build_transforms(settings)
+    if pixels == "pillow":
+        train_transform = PillowTrainTransform(**asdict(train_transform))
+        eval_transform = PillowEvalTransform(**asdict(eval_transform))
     total = epoch_steps * settings.epochs
     losses = []
     model.train()
@@ -128,6 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--pixels", choices=("ours", "pillow"), default="ours", help="of the peer")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--devices", type=int, default=1, help="of ours; more than 1 skips the peer"
@@ -143,7 +197,7 @@ def main() -> None:
         ours = train_ours(settings, arguments.out / name, arguments.threads, arguments.devices)
         row = {"seed": seed, "ours": ours.accuracy}
         if arguments.devices == 1:
-            peer = train_torchvision(settings)
+            peer = train_torchvision(settings, arguments.pixels)
             pairs = zip(ours.losses[:COMPARED_LOSSES], peer.losses, strict=False)
             row["torchvision"] = peer.accuracy
             row["max_difference_of_first_losses"] = max(abs(a - b) for a, b in pairs)
@@ -154,7 +208,8 @@ def main() -> None:
         for key in ("ours", "torchvision")
         if key in rows[0]
     }
-    print(json.dumps({"recipe": RECIPE, "devices": arguments.devices, "rows": rows, "mean": means}))
+    result = {"recipe": RECIPE, "devices": arguments.devices, "peer_pixels": arguments.pixels}
+    print(json.dumps({**result, "rows": rows, "mean": means}))
 
 
 if __name__ == "__main__":

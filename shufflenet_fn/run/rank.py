@@ -18,6 +18,7 @@ from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.kept import idle_cores
 from shufflenet_fn.run.listening import listening, stacks_on_demand
+from shufflenet_fn.run.open_files import allow_open_files
 from shufflenet_fn.run.restarting import agreed
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.train import train
@@ -76,6 +77,7 @@ def run_rank(
 
 
 def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str, Any] | Stopped:
+    allow_open_files()
     runtime = runtime_of(job.device)
     threads = compute_threads(job, world)
     notes = list(runtime.prepare())

@@ -104,12 +104,15 @@ def tables(found: Sequence[Drilled], replay: dict[str, Any] | None) -> list[Tabl
     return [kills, sums, power]
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731
     parser.add_argument("--kills", type=int, default=200, help="in all")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--ranks", type=numbers, default=[1, 2], help="with commas between")
+    parser.add_argument("--ranks", type=_numbers, default=[1, 2], help="with commas between")
     parser.add_argument(
         "--precision", type=lambda text: text.split(","), default=["fp32"], help="as train's"
     )

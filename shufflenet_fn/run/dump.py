@@ -13,12 +13,12 @@ from torch import Tensor
 
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.data.loader import train_loader
 from shufflenet_fn.distributed.group import gather
+from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import to_logical
 from shufflenet_fn.ravel import unravel
-from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
 from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn.run.loading import training_batches
 from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.losses import Mix
@@ -106,20 +106,7 @@ def dump_step(
 
 def _read_again(run: Training, step: int) -> Batch:
     """The whole batch of ``step``, over all ranks."""
-    settings = run.job.settings
-    with train_loader(
-        run.train_set,
-        run.train_transform,
-        augment=build_augmentation(settings),
-        mixing=build_mixing(settings),
-        repeats=settings.repeats,
-        seed=settings.seed,
-        global_batch=run.global_batch,
-        start_step=step,
-        stop_step=step + 1,
-        threads=0,
-        bad_images=run.bad_train,
-    ) as batches:
+    with training_batches(run, World(), range(step, step + 1), threads=0) as batches:
         return next(batches)
 
 

@@ -32,14 +32,15 @@ class Trained(NamedTuple):
 class Pending(NamedTuple):
     """A step whose metrics have not been read back yet.
 
-    ``taken``: the state after it, if it is saved. ``before``: the state before it, to go back to.
+    ``taken``: the state after it, if it is saved. ``before``: the state before it, to go back to, unless
+    the step is known to be good.
     """
 
     step: int
     timed: TimedStep
     numbers: ReadBack
     taken: Taken | None
-    before: TrainState
+    before: TrainState | None
 
 
 def train_epoch(
@@ -90,7 +91,10 @@ def train_epoch(
         due = every and (step + 1) % every == 0 and step != steps[-1]
         taken = saver.take(step + 1) if due else None
         saver.report()
-        pending.append(Pending(step, run.clock.stop(), numbers, taken, before))
+        # A state that is kept is memory that the next steps cannot use again.
+        kept = None if _is_known_to_be_good(numbers) else before
+        pending.append(Pending(step, run.clock.stop(), numbers, taken, kept))
+        del before, kept
         if stopped:
             break
     end = pending[-1].step + 1
@@ -152,6 +156,14 @@ def _read_back(
         # Now that the meter has come to where the state is.
         saver.save(done.taken, Progress(epoch, meter.sums, evaluated=False))
     return stop_flag > 0
+
+
+def _is_known_to_be_good(numbers: ReadBack) -> bool:
+    """Whether the step of ``numbers`` is good, if that can be told without waiting."""
+    if not numbers.is_here:
+        return False
+    loss, _, _, _, skipped, gradient = numbers.take()
+    return what_is_bad(loss, gradient, skipped=skipped > 0) is None
 
 
 def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:

@@ -29,7 +29,7 @@ def check_step(
     run: Training,
     step: int,
     progress: Progress,
-    before: TrainState,
+    before: TrainState | None,
     what: str | None,
 ) -> None:
     """Count ``step`` as good or bad. Called alike on all ranks.
@@ -38,7 +38,7 @@ def check_step(
         run: what trains.
         step: its number.
         progress: of the run before it.
-        before: the state before it.
+        before: the state before it; not needed of a good step.
         what: ``what_is_bad`` of it.
 
     Raises:
@@ -49,6 +49,7 @@ def check_step(
         return
     run.skipped_in_a_row += 1
     if run.skipped_in_a_row >= run.max_bad_steps:
+        assert before is not None
         raise diverged(run, step, progress, before, what)
     # A loss scale finds its value by overflows: no news unless the loss itself is bad.
     if run.world.is_main and (run.scaling.kind == "none" or not what.startswith("the scaled")):

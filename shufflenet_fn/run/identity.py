@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
+from shufflenet_fn.checkpoint.format import sha256
 from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import ImageFolder
@@ -80,8 +81,8 @@ def identity_of(
         "allocator settings": _environment(ALLOCATOR_SETTINGS),
         **{name: version_of(name) for name in _DECODERS},
         "training images": len(train_set),
-        "training classes": _sha256("\0".join(train_set.classes).encode()),
-        "training files": _files_sha256(train_set),
+        "training classes": sha256("\0".join(train_set.classes).encode()),
+        "training files": _filessha256(train_set),
     }
 
 
@@ -132,7 +133,7 @@ def _shown(value: Any) -> str:
     return "absent" if value is None else str(value) or "none"
 
 
-def _files_sha256(samples: Samples) -> str:
+def _filessha256(samples: Samples) -> str:
     """Of what names every image and says where it stands; packed data hold hashes of their content too."""
     digest = hashlib.sha256()
     if isinstance(samples, ImageFolder):
@@ -153,7 +154,3 @@ def _memory_format(settings: TrainSettings, runtime: Runtime) -> str:
 
 def _environment(names: tuple[str, ...]) -> str:
     return " ".join(f"{name}={os.environ[name]}" for name in names if os.environ.get(name))
-
-
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()

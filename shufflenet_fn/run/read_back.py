@@ -19,6 +19,11 @@ class ReadBack:
     values: Tensor
     event: Any
 
+    @property
+    def is_here(self) -> bool:
+        """Whether ``take`` would not wait: on a CPU numbers are on the host when they are computed."""
+        return self.event is None
+
     def take(self) -> list[float]:
         """The numbers. Waits for the step that computed them, but for none that was queued after it."""
         if self.event is not None:

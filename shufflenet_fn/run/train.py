@@ -8,12 +8,10 @@ from typing import Any
 import torch
 
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
-from shufflenet_fn.data.loader import train_loader
 from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.bad_data import replaced_line
-from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
 from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
 from shufflenet_fn.run.evaluating import (
@@ -27,6 +25,7 @@ from shufflenet_fn.run.facts import run_facts
 from shufflenet_fn.run.halting import save, stop_here
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.judging import judge_all
+from shufflenet_fn.run.loading import training_batches
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
@@ -76,20 +75,11 @@ def train(
     fps: list[float] = []
     with (
         Saver(run, disk or RealDisk()) as saver,
-        train_loader(
-            run.train_set,
-            run.train_transform,
-            augment=build_augmentation(settings),
-            mixing=build_mixing(settings),
-            repeats=settings.repeats,
-            seed=settings.seed,
-            global_batch=run.global_batch,
-            rank=world.rank,
-            world_size=world.size,
-            start_step=first,
-            stop_step=max(first, stop),
+        training_batches(
+            run,
+            world,
+            range(first, max(first, stop)),
             threads=run.threads,
-            bad_images=run.bad_train,
             buffers=run.feed.ready(),
         ) as loaded,
         profiled(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -22,11 +19,9 @@ from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_to
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
-from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
 
-CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
+from .counted_run import counted_run
 
 
 @pytest.mark.parametrize("raveled", [False, True], ids=["plain", "raveled"])
@@ -56,34 +51,17 @@ def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, raveled: bool) -> No
     assert len(places & again) >= len(again) - 1  # the step number may lie on the host
 
 
-def trained(
-    libraries: Path, image_folder: Path, place: Path, name: str, freq: int
-) -> tuple[Path, Counter[str]]:
+def trained(libraries: Path, image_folder: Path, run: Path, freq: int) -> tuple[Path, Counter[str]]:
     """A run of eight steps, and how often it waited for the device in which way."""
-    counts, run = place / f"counts-{name}", place / name
-    counts.mkdir()
-    recipe = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "1")
-    options = ("--device", "npu", "--max-steps", "8", "--keep", "9", "--checkpoint-freq", str(freq))
-    settings = variables(libraries, Machine(), report=str(counts / PATTERN))
-    done = subprocess.run(
-        [*CLI, "train", "--data", str(image_folder), *recipe, *options, "--run-dir", str(run)],
-        env={**os.environ, **settings},
-        cwd=place,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (process,) = [one for one in read_reports(counts) if one.total.launches]
-    return run, Counter(process.total.syncs)
+    options = ("--max-steps", "8", "--keep", "9", "--checkpoint-freq", str(freq))
+    return run, Counter(counted_run(libraries, image_folder, run, *options).syncs)
 
 
 def test_saving_waits_for_events_only(
     libraries: Path, npu: ModuleType, image_folder: Path, tmp_path: Path
 ) -> None:
-    rare, few = trained(libraries, image_folder, tmp_path, "rare", 0)
-    often, many = trained(libraries, image_folder, tmp_path, "often", 2)
+    rare, few = trained(libraries, image_folder, tmp_path / "rare", 0)
+    often, many = trained(libraries, image_folder, tmp_path / "often", 2)
     assert len(checkpoints(rare / "checkpoints")) == 1
     assert len(checkpoints(often / "checkpoints")) == 4
     # One event for each of the three more, waited for by the thread that writes.

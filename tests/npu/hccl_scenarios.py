@@ -19,6 +19,18 @@ def join(rank: int, size: int, store: str) -> torch.device:
     return torch.device("npu", rank)
 
 
+def synchronize() -> None:
+    """Wait for the device, and hear of a launch that failed.
+
+    torch_npu's thread that launches empties its queue before it notes the failure
+    (``Repository::ReadQueue`` in its NPUQueue.cpp): a synchronisation between the two finds nothing wrong,
+    and the next one, which here comes when the thread is past that, does.
+    """
+    torch.npu.synchronize()  # type: ignore[attr-defined]
+    time.sleep(0.2)
+    torch.npu.synchronize()  # type: ignore[attr-defined]
+
+
 def values(rank: int, size: int, store: str) -> dict[str, str]:
     """All cases, in all ranks together and in groups of 2 and of 3 of them; what is wrong in each."""
     device = join(rank, size, store)
@@ -43,7 +55,7 @@ def train(rank: int, size: int, store: str) -> str:
     data = torch.ones(1000).to(device)
     for _ in range(5):
         dist.all_reduce(data)
-        torch.npu.synchronize()  # type: ignore[attr-defined]
+        synchronize()
     dist.destroy_process_group()
     return "done"
 
@@ -53,11 +65,11 @@ def die(rank: int, size: int, store: str) -> str:
     device = join(rank, size, store)
     data = torch.ones(1000).to(device)
     dist.all_reduce(data)
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     if rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     dist.all_reduce(data)
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     return "done"
 
 
@@ -69,7 +81,7 @@ def all_die(rank: int, size: int, store: str) -> str:
     dist.barrier()
     if rank < 2:
         dist.send(data, 1 - rank)
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     os.kill(os.getpid(), signal.SIGKILL)
     return "alive"
 
@@ -79,7 +91,7 @@ def linger(rank: int, size: int, store: str) -> str:
     device = join(rank, size, store)
     for _ in range(2):
         dist.all_reduce(torch.ones(10).to(device))
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     time.sleep(2.0)
     # Not by destroying the group, which is another thing that a watchdog may interrupt.
     os._exit(0)
@@ -89,7 +101,7 @@ def differ(rank: int, size: int, store: str) -> str:
     """Rank 1 has one element more."""
     device = join(rank, size, store)
     dist.all_reduce(torch.ones(10 + rank).to(device))
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     return "done"
 
 
@@ -99,7 +111,7 @@ def absent(rank: int, size: int, store: str) -> str:
     if rank == 1:
         time.sleep(4)
     dist.all_reduce(torch.ones(10).to(device))
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     return "done"
 
 
@@ -107,7 +119,7 @@ def same_device(rank: int, size: int, store: str) -> str:
     """Nobody calls ``set_device``."""
     dist.init_process_group("hccl", init_method=store, rank=rank, world_size=size)
     dist.all_reduce(torch.ones(10).to("npu"))
-    torch.npu.synchronize()  # type: ignore[attr-defined]
+    synchronize()
     return "done"
 
 

@@ -120,6 +120,12 @@ def _print(packed: Packed, shown: str) -> None:
         kept = f", {files.kept} of them kept byte for byte" if files.kept else ""
         shards = f"{len(files.shards)} shard{'s' if len(files.shards) > 1 else ''}"
         print(f"{split}: {files.entries.images} images in {shards}, {size}{kept}")
+        unplaced = files.entries.images - files.located
+        if unplaced:
+            print(
+                f"{split}: fast reading is off: this array_record lays out files so that the places of "
+                f"{unplaced} images are not known"
+            )
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
     print(f"train on it with --data {shown}")

@@ -5,6 +5,8 @@ Little-endian columns one after the other, each with one number per image, then 
 =========== ====== ==============================================================
 labels      int64  index into the class names
 name_ends   uint64 where the image's name ends in ``names``
+offsets     uint64 where the record begins in its shard's file; 0: not known
+sizes       uint64 bytes of the record; 0 if it is not known where they are
 checksums   uint32 CRC-32 of what ``record_checksum`` says
 heights     uint32 pixels
 widths      uint32 pixels
@@ -31,6 +33,8 @@ from shufflenet_fn.data.paths import printable
 _COLUMNS = (
     ("labels", "<i8"),
     ("name_ends", "<u8"),
+    ("offsets", "<u8"),
+    ("sizes", "<u8"),
     ("checksums", "<u4"),
     ("heights", "<u4"),
     ("widths", "<u4"),
@@ -43,6 +47,8 @@ class Entries(NamedTuple):
 
     labels: npt.NDArray[np.int64]
     name_ends: npt.NDArray[np.uint64]
+    offsets: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.uint64]
     checksums: npt.NDArray[np.uint32]
     heights: npt.NDArray[np.uint32]
     widths: npt.NDArray[np.uint32]
@@ -77,6 +83,8 @@ def record_checksum(data: bytes, index: int, label: int, height: int, width: int
 
 def entries_of(
     labels: Sequence[int],
+    offsets: npt.NDArray[np.uint64],
+    sizes: npt.NDArray[np.uint64],
     checksums: Sequence[int],
     heights: Sequence[int],
     widths: Sequence[int],
@@ -87,6 +95,8 @@ def entries_of(
     return Entries(
         np.array(labels, dtype="<i8"),
         np.cumsum([len(name) for name in encoded], dtype="<u8"),
+        offsets.astype("<u8"),
+        sizes.astype("<u8"),
         np.array(checksums, dtype="<u4"),
         np.array(heights, dtype="<u4"),
         np.array(widths, dtype="<u4"),
@@ -97,7 +107,7 @@ def entries_of(
 def joined(parts: Sequence[Entries]) -> Entries:
     """The entries of all parts, in order."""
     if not parts:
-        return entries_of([], [], [], [], [])
+        return _no_entries()
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in Entries._fields
     }
@@ -123,7 +133,7 @@ def map_entries(path: Path, count: int) -> Entries:
     if count * _ENTRY_BYTES > size:
         raise ValueError(f"{count} entries take {count * _ENTRY_BYTES} bytes and it has {size}")
     if count == 0:
-        return entries_of([], [], [], [], [])
+        return _no_entries()
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     columns: dict[str, npt.NDArray[Any]] = {}
     start = 0
@@ -132,3 +142,8 @@ def map_entries(path: Path, count: int) -> Entries:
         columns[name] = np.asarray(whole[start:stop]).view(dtype)
         start = stop
     return Entries(**columns, names=np.asarray(whole[start:]))
+
+
+def _no_entries() -> Entries:
+    none = np.zeros(0, dtype="<u8")
+    return entries_of([], none, none, [], [], [], [])

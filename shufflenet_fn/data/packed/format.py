@@ -83,12 +83,15 @@ class SplitIndex(NamedTuple):
       entries: the file of the split's entries.
       shards: in order; the first ``shards[0].images`` images are in the first shard, and so on.
       kept: how many images are the source's own bytes.
+      located: of how many images the entries say where their records lie: all, unless ArrayRecord laid
+        a file out in a way that is not known.
       left_out: source images that could not be decoded and were left out, if that was asked for.
     """
 
     entries: FileFacts
     shards: tuple[FileFacts, ...]
     kept: int
+    located: int
     left_out: tuple[str, ...]
 
 
@@ -130,6 +133,7 @@ def index_fields(index: PackedIndex) -> dict[str, Any]:
                 "entries": split.entries._asdict(),
                 "shards": [shard._asdict() for shard in split.shards],
                 "kept": split.kept,
+                "located": split.located,
                 "left_out": list(split.left_out),
             }
             for name, split in index.splits.items()
@@ -180,7 +184,8 @@ def _split(split: str, fields: Mapping[str, Any]) -> SplitIndex:
     held = sum(shard.images for shard in shards)
     if held != entries.images:
         raise ValueError(f"{split} has {entries.images} entries and {held} images in its shards")
-    return SplitIndex(entries, shards, count(fields["kept"], "kept"), strings(fields["left_out"]))
+    kept, located = count(fields["kept"], "kept"), count(fields["located"], "located")
+    return SplitIndex(entries, shards, kept, located, strings(fields["left_out"]))
 
 
 def _file(fields: Any, name: str) -> FileFacts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,30 @@ import numpy.typing as npt
 from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
 from shufflenet_fn.data.packed.index import read_index
-from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
+from shufflenet_fn.data.packed.seeds import checksum_seeds
+from shufflenet_fn.data.packed.shards import DAMAGE_FIX, ShardError, ShardReaders
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn_backends.errors import UsageError, UserError
 
-_FIX = "Find all damage with `data verify`, then copy the file again or pack the data again."
+
+class Places(NamedTuple):
+    """Where records are and how to check them, (N,) each, for a reader that goes to them itself.
+
+    Attributes:
+      shards: indices into ``PackedSplit.shard_paths()``.
+      offsets, sizes: as ``positions.read_at`` takes them.
+      seeds: the CRC-32 that goes on over a record's bytes must become ``checksums``.
+      heights, widths: of the image, in pixels.
+    """
+
+    shards: npt.NDArray[np.int64]
+    offsets: npt.NDArray[np.uint64]
+    sizes: npt.NDArray[np.uint64]
+    seeds: npt.NDArray[np.uint32]
+    checksums: npt.NDArray[np.uint32]
+    heights: npt.NDArray[np.uint32]
+    widths: npt.NDArray[np.uint32]
 
 
 class PackedSplit:
@@ -88,6 +107,15 @@ class PackedSplit:
         """Whether the records are pixels."""
         return self._index.settings.format == "raw"
 
+    @property
+    def located(self) -> bool:
+        """Whether ``place`` knows where every record is; else only ``read`` finds them."""
+        return self.files.located == len(self)
+
+    def shard_paths(self) -> tuple[Path, ...]:
+        """The files that ``Places.shards`` index."""
+        return tuple(self._root / shard.name for shard in self._shards)
+
     def __len__(self) -> int:
         return len(self._labels)
 
@@ -111,14 +139,38 @@ class PackedSplit:
         try:
             data = self._readers.read(shard, record)
         except ShardError as error:
-            raise UserError(f"cannot read {self.name(index)}: {error}. {_FIX}") from error
+            raise UserError(f"cannot read {self.name(index)}: {error}. {DAMAGE_FIX}") from error
         if not self._entries.matches(index, data):
             raise UserError(
-                f"{self.name(index)} is not what was packed: its checksum differs. {_FIX}"
+                f"{self.name(index)} is not what was packed: its checksum differs. {DAMAGE_FIX}"
             )
         if not self.raw:
             return Encoded(data)
         return Encoded(data, (int(self._entries.heights[index]), int(self._entries.widths[index])))
+
+    def place(self, indices: npt.NDArray[np.int64]) -> Places:
+        """Where the samples of these (N,) indices are, for a split that is ``located``.
+
+        Entries are as they are in their file. If that is damaged the places are wrong, and so are the
+        checksums of what is read there.
+
+        Raises:
+          IndexError: an index is out of range.
+        """
+        outside = indices[(indices < 0) | (indices >= len(self))]
+        if len(outside):
+            raise IndexError(f"sample {outside[0]} of {len(self)}")
+        entries = self._entries
+        heights, widths = entries.heights[indices], entries.widths[indices]
+        return Places(
+            shards=np.searchsorted(self._ends, indices, side="right"),
+            offsets=entries.offsets[indices],
+            sizes=entries.sizes[indices],
+            seeds=checksum_seeds(indices, entries.labels[indices], heights, widths),
+            checksums=entries.checksums[indices],
+            heights=heights,
+            widths=widths,
+        )
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_packed, (self._root, self._split, self._classes)
@@ -130,7 +182,7 @@ class PackedSplit:
         present = np.unique(self._entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
             raise UserError(
-                f"the labels of {printable(self._root)} {self._split} are damaged. {_FIX}"
+                f"the labels of {printable(self._root)} {self._split} are damaged. {DAMAGE_FIX}"
             )
         unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
@@ -176,12 +228,12 @@ def check_files(root: Path, files: SplitIndex) -> None:
         except OSError as error:
             raise UserError(
                 f"cannot open {printable(path)}, which {INDEX_NAME} lists: "
-                f"{error.strerror or error}. {_FIX}"
+                f"{error.strerror or error}. {DAMAGE_FIX}"
             ) from error
         if size != facts.bytes:
             raise UserError(
                 f"{printable(path)} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was "
-                f"cut or replaced. {_FIX}"
+                f"cut or replaced. {DAMAGE_FIX}"
             )
 
 
@@ -189,7 +241,7 @@ def _mapped(path: Path, count: int) -> Entries:
     try:
         return map_entries(path, count)
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {printable(path)}: {error}. {_FIX}") from error
+        raise UserError(f"cannot read {printable(path)}: {error}. {DAMAGE_FIX}") from error
 
 
 def _some(names: Sequence[str]) -> str:

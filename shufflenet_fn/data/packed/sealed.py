@@ -12,7 +12,7 @@ from shufflenet_fn.data.packed.files import write_file
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.errors import UserError
 
-VERSION = 1
+VERSION = 2
 KIND = "shufflenet-fn packed data"
 
 # The largest index that can be meant: 100,000 shards take some 20 MB.
@@ -43,10 +43,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
             f'"kind": "{KIND}". Pass a folder that `data pack` wrote.'
         )
     if fields.get("version") != VERSION:
-        raise UserError(
-            f"{printable(path)} is of version {fields.get('version')!r} of the format, and this program "
-            f"reads version {VERSION}. Read it with the program that packed it, or pack the data again."
-        )
+        raise UserError(_other_version(path, fields.get("version")))
     stored = fields.pop("sha256", None)
     # The whole text is compared, so that a changed blank or a doubled key is found as well.
     if _render(fields) != text:
@@ -55,6 +52,16 @@ def read_sealed(path: Path) -> dict[str, Any]:
             "it again or pack the data again."
         )
     return {key: value for key, value in fields.items() if key not in ("kind", "version")}
+
+
+def _other_version(path: Path, version: object) -> str:
+    is_older = isinstance(version, int) and version < VERSION
+    made_by = ": it was packed by an older version of shufflenet-fn" if is_older else ""
+    return (
+        f"{printable(path)} is of version {version!r} of the format, and this program reads version "
+        f"{VERSION}{made_by}. Pack the data again (`data pack` with --overwrite), or read it with the "
+        "version that packed it."
+    )
 
 
 def _read(path: Path) -> str:

@@ -12,7 +12,9 @@ from shufflenet_fn.data.packed.encode import Record, encode_record
 from shufflenet_fn.data.packed.entries import Entries, entries_of, record_checksum
 from shufflenet_fn.data.packed.files import publish, sha256_of, temporary
 from shufflenet_fn.data.packed.format import FileFacts, PackSettings, shard_name
+from shufflenet_fn.data.packed.locating import located
 from shufflenet_fn.data.packed.plan import Fingerprint
+from shufflenet_fn.data.packed.positions import Positions
 from shufflenet_fn.data.packed.shards import ShardWriter
 from shufflenet_fn.data.packed.unfinished import Part, write_part
 from shufflenet_fn.data.sources import ImageFolder
@@ -80,13 +82,21 @@ def write_shards(
             return parts, ()
 
 
+class _Row(NamedTuple):
+    label: int
+    checksum: int
+    height: int
+    width: int
+    name: str
+
+
 class _Shard:
     """A shard as it is written: its file, created with the first image, and its entries."""
 
     def __init__(self, path: Path, first: int) -> None:
         self._path, self._first = path, first
         self._writer: ShardWriter | None = None
-        self._rows: list[tuple[int, int, int, int, str]] = []
+        self._rows: list[_Row] = []
         self._kept = 0
         self._next_source = 0
         self.left_out: list[str] = []
@@ -107,15 +117,16 @@ class _Shard:
         return False
 
     def finish(self, fingerprint: Fingerprint, *, full: bool) -> Part:
-        """Complete the file and give it its name."""
+        """Complete the file and give it its name. Raises ``OSError``, ``ShardError``."""
         assert self._writer is not None
         self._writer.close()
         aside = temporary(self._path)
+        positions = located(aside, self.images, self._is_record)
         facts = FileFacts(self._path.name, os.path.getsize(aside), self.images, sha256_of(aside))
         publish(aside, self._path)
         return Part(
             facts,
-            self._entries(),
+            self._entries(positions),
             self._kept,
             tuple(self.left_out),
             self._next_source,
@@ -134,10 +145,15 @@ class _Shard:
         index = self._first + self.images
         checksum = record_checksum(record.data, index, label, record.height, record.width)
         self._writer.write(record.data)
-        self._rows.append((label, checksum, record.height, record.width, name))
+        self._rows.append(_Row(label, checksum, record.height, record.width, name))
         self._kept += record.kept
         return self._writer.bytes
 
-    def _entries(self) -> Entries:
+    def _is_record(self, record: int, data: bytes) -> bool:
+        row = self._rows[record]
+        index = self._first + record
+        return record_checksum(data, index, row.label, row.height, row.width) == row.checksum
+
+    def _entries(self, positions: Positions) -> Entries:
         labels, checksums, heights, widths, names = zip(*self._rows, strict=True)
-        return entries_of(labels, checksums, heights, widths, names)
+        return entries_of(labels, *positions, checksums, heights, widths, names)

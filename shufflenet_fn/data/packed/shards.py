@@ -18,6 +18,8 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 # Random access: no read-ahead, no threads of the library's own.
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
+DAMAGE_FIX = "Find all damage with `data verify`, then copy the file again or pack the data again."
+
 _FEWEST_OPEN = 16
 # With its training and its validation split a process then opens no more than two thirds of what it may.
 _SHARE = 3

@@ -17,6 +17,7 @@ from shufflenet_fn.data.packed.format import (
     is_packed_file,
 )
 from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.positions import read_at
 from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
 from shufflenet_fn_backends.errors import UsageError
 
@@ -166,8 +167,9 @@ def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
 
 
 def _record_damage(folder: Path, shard: _Shard, entries: Entries) -> Iterator[Damage]:
-    """The records of a shard that cannot be read or are not what the entries say."""
-    readers = ShardReaders([folder / shard.facts.name])
+    """The records of a shard that cannot be read or are not what or where the entries say."""
+    path = folder / shard.facts.name
+    readers = ShardReaders([path])
     for record in range(shard.facts.images):
         index = shard.first + record
         try:
@@ -175,8 +177,24 @@ def _record_damage(folder: Path, shard: _Shard, entries: Entries) -> Iterator[Da
         except ShardError as error:
             reason = str(error)
         else:
-            if entries.matches(index, data):
+            if not entries.matches(index, data):
+                reason = "its checksum differs"
+            elif not _is_at(path, int(entries.offsets[index]), int(entries.sizes[index]), data):
+                reason = "it is not where the entries say"
+            else:
                 continue
-            reason = "its checksum differs"
         original = f"{shard.split}/{entries.name(index)}"
         yield Damage(shard.facts.name, reason, record, original)
+
+
+def _is_at(path: Path, offset: int, size: int, data: bytes) -> bool:
+    """Whether a record's bytes are at its position, if that is known."""
+    if offset == size == 0:
+        return True
+    if size != len(data):
+        return False
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return read_at(file.fileno(), offset, size) == data
+    except ShardError:
+        return False

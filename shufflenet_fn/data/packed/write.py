@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.destination import (
     claimed,
@@ -157,6 +159,7 @@ def _pack_split(
         entries=FileFacts(path.name, len(data), len(entries.labels), sha256_of(path)),
         shards=tuple(part.shard for part in parts),
         kept=sum(part.kept for part in parts),
+        located=int(np.count_nonzero(entries.offsets)),
         left_out=(*(name for part in parts for name in part.left_out), *left_out),
     )
 

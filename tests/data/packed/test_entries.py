@@ -21,7 +21,9 @@ NAMES = ["a/1.jpg", "b/zwei words.jpg", "c/ünï.jpg", os.fsdecode(b"d/\xff.jpg"
 def some_entries(count: int = 4) -> Entries:
     labels = [0, 1, 2, 2][:count]
     rows = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate(labels)]
-    return entries_of(labels, rows, [3] * count, [4] * count, NAMES[:count])
+    offsets = np.arange(64, 64 + count, dtype=np.uint64)
+    sizes = np.arange(count, dtype=np.uint64)
+    return entries_of(labels, offsets, sizes, rows, [3] * count, [4] * count, NAMES[:count])
 
 
 def test_entries_come_back_from_their_file(tmp_path: Path) -> None:
@@ -50,9 +52,16 @@ def test_a_count_that_the_file_cannot_hold_is_refused(tmp_path: Path) -> None:
 def test_joined_entries_are_those_of_the_whole() -> None:
     whole = some_entries()
     parts = [
-        entries_of(*(column[part].tolist() for column in columns), NAMES[part])
+        entries_of(
+            whole.labels[part].tolist(),
+            whole.offsets[part],
+            whole.sizes[part],
+            whole.checksums[part].tolist(),
+            whole.heights[part].tolist(),
+            whole.widths[part].tolist(),
+            NAMES[part],
+        )
         for part in (slice(0, 1), slice(1, 4))
-        for columns in [(whole.labels, whole.checksums, whole.heights, whole.widths)]
     ]
     for name, column in joined(parts)._asdict().items():
         np.testing.assert_array_equal(getattr(whole, name), column)

@@ -77,6 +77,7 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         in_train("shards", "train-00000.array_record"),
         in_train("shards", []),
         in_train("kept", -3),
+        in_train("located", "all"),
         in_train("left_out", [1]),
         lambda fields: fields.update(classes="abc"),
         lambda fields: fields.update(settings={"format": "exe"}),

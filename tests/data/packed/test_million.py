@@ -51,6 +51,8 @@ def write_index_of(folder: Path, images: int) -> None:
         entries = Entries(
             labels=np.arange(images, dtype="<i8") * 1000 // images,
             name_ends=np.arange(1, images + 1, dtype="<u8") * 27,
+            offsets=np.zeros(images, dtype="<u8"),
+            sizes=np.zeros(images, dtype="<u8"),
             checksums=np.zeros(images, dtype="<u4"),
             heights=np.full(images, 256, dtype="<u4"),
             widths=np.full(images, 341, dtype="<u4"),
@@ -66,7 +68,7 @@ def write_index_of(folder: Path, images: int) -> None:
             with open(folder / shard.name, "wb") as file:
                 file.truncate(shard.bytes)  # sparse
         splits[split] = SplitIndex(
-            FileFacts(f"{split}.entries", len(data), images, "0" * 64), tuple(shards), 0, ()
+            FileFacts(f"{split}.entries", len(data), images, "0" * 64), tuple(shards), 0, 0, ()
         )
     classes = tuple(f"class_{number:04d}" for number in range(1000))
     index = PackedIndex(PackSettings(), classes, splits, {"train": "", "val": ""}, {})

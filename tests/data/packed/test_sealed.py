@@ -50,8 +50,14 @@ def test_an_edit_is_found(path: Path) -> None:
 
 
 def test_a_version_to_come_is_named(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(UserError, match=r"version 2 .* reads version 1"):
+    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
+    with pytest.raises(UserError, match=r"version 3 .* reads version 2\. "):
+        read_sealed(path)
+
+
+def test_an_older_version_is_named_with_the_fix(path: Path) -> None:
+    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(UserError, match=r"by an older version of shufflenet-fn.*--overwrite"):
         read_sealed(path)
 
 

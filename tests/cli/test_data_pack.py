@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from shufflenet_fn.data.packed import shards
 from tests.conftest import Command
 
 TRAIN = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
@@ -34,6 +35,18 @@ def test_pack_verify_info(command: Command, packed: Path) -> None:
     assert code == 0
     for words in ("packed, 3 classes", "jpeg, short side at most 256, quality 90", "created: 20"):
         assert words in out
+
+
+def test_a_layout_that_is_not_known_is_said_in_a_line(
+    command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "WRITER_OPTIONS", "group_size:1,zstd:1")
+    code, out, err = command("data", "pack", image_folder, "packed", "--workers", 1)
+    assert code == 0, err
+    said = [line for line in out.splitlines() if "fast reading is off" in line]
+    assert [line.split(":")[0] for line in said] == ["train", "val"]
+    assert said[0].endswith("the places of 24 images are not known")
+    assert command("data", "verify", "packed")[0] == 0
 
 
 def test_json(command: Command, packed: Path, image_folder: Path) -> None:

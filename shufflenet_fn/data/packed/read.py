@@ -24,7 +24,8 @@ class Places(NamedTuple):
 
     Attributes:
       shards: indices into ``PackedSplit.shard_paths()``.
-      offsets, sizes: as ``positions.read_at`` takes them.
+      offsets, sizes: as ``positions.read_at`` takes them; offset 0: not known, so that ``read`` alone
+        finds the record.
       seeds: the CRC-32 that goes on over a record's bytes must become ``checksums``.
       heights, widths: of the image, in pixels.
     """
@@ -107,11 +108,6 @@ class PackedSplit:
         """Whether the records are pixels."""
         return self._index.settings.format == "raw"
 
-    @property
-    def located(self) -> bool:
-        """Whether ``place`` knows where every record is; else only ``read`` finds them."""
-        return self.files.located == len(self)
-
     def shard_paths(self) -> tuple[Path, ...]:
         """The files that ``Places.shards`` index."""
         return tuple(self._root / shard.name for shard in self._shards)
@@ -149,7 +145,7 @@ class PackedSplit:
         return Encoded(data, (int(self._entries.heights[index]), int(self._entries.widths[index])))
 
     def place(self, indices: npt.NDArray[np.int64]) -> Places:
-        """Where the samples of these (N,) indices are, for a split that is ``located``.
+        """Where the samples of these (N,) indices are.
 
         Entries are as they are in their file. If that is damaged the places are wrong, and so are the
         checksums of what is read there.

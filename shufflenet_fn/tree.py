@@ -68,9 +68,8 @@ def tree_select(condition: Tensor, if_true: T, if_false: T) -> T:
 
 
 def all_finite(tree: PyTree) -> Tensor:
-    """A 0-dim bool tensor: no leaf holds an infinity or a NaN. One pass over the leaves."""
-    norms = torch._foreach_norm(tree_leaves(tree), float("inf"))
-    return torch.isfinite(torch.stack(norms)).all()
+    """A 0-dim bool tensor: whether ``finite_if_all_are`` is finite."""
+    return torch.isfinite(finite_if_all_are(tree))
 
 
 def finite_if_all_are(tree: PyTree) -> Tensor:

@@ -50,6 +50,20 @@ def test_import_is_light() -> None:
     assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
 
 
+def test_looking_at_a_model_does_not_load_the_compiler() -> None:
+    """Each start of a run counts the model and finds its channel order."""
+    statement = (
+        "import torch\n"
+        "from shufflenet_fn import get_config, init\n"
+        "from shufflenet_fn.model.channel_order import to_physical\n"
+        "from shufflenet_fn.model.count import count_macs\n"
+        "config = get_config('x0_5')\n"
+        "count_macs(config), to_physical(config, init(config, torch.Generator()))"
+    )
+    assert "sympy" in loaded_after("import torch._dynamo"), "the compiler does without it now"
+    assert "sympy" not in loaded_after(statement)
+
+
 @pytest.mark.parametrize("verb", ["train", "doctor"])
 def test_help_does_not_import_torch(verb: str) -> None:
     statement = (

@@ -21,7 +21,7 @@ from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import init
-from shufflenet_fn.tree import tree_paths, tree_to, tree_unflatten
+from shufflenet_fn.tree import tree_paths, tree_unflatten
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed import BACKEND as ROUTED
 from shufflenet_fn_backends.routed_map import Routed
@@ -113,8 +113,9 @@ def _within_model(path: str) -> str:
 def _physical_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
     """What is permuted, by dotted path within the model.
 
-    Read off a run of the network itself on the meta device: nothing is computed, and there is no second
-    derivation of where channels go.
+    Read off a run of the network itself on the smallest image, so there is no second derivation of where
+    channels go. On the meta device nothing would be computed, but torch would load sympy, triton and its
+    compiler first: a second and a half, a hundred times what the run takes.
     """
     seen: list[tuple[tuple[int, ...], int]] = []
 
@@ -124,10 +125,10 @@ def _physical_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
         seen.append((x.layout.order if isinstance(x, Routed) else (0,), groups))
         return ROUTED.conv2d(x, weight, groups=groups, **options)
 
-    meta = torch.device("meta")
-    variables = tree_to(init(config, torch.Generator()), meta)
-    image = torch.empty(1, 3, 32, 32, device=meta)
-    apply(config, variables, image, backend=replace(ROUTED, conv2d=watching_conv2d))
+    image = torch.zeros(1, 3, 32, 32, device="cpu")
+    with torch.no_grad():
+        watching = replace(ROUTED, conv2d=watching_conv2d)
+        apply(config, init(config, torch.Generator()), image, backend=watching)
     permutations = {}
     for layer, (order, groups) in zip(conv_layers(config), seen, strict=True):
         if is_natural(order):

@@ -10,7 +10,7 @@ from torch import Tensor
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import init
-from shufflenet_fn.tree import tree_leaves, tree_to
+from shufflenet_fn.tree import tree_leaves
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
 
@@ -23,19 +23,25 @@ def count_macs(config: ShuffleNetConfig, *, height: int = 224, width: int = 224)
     """Multiply-accumulates of convolutions and classifier for one image of ``height`` × ``width``.
 
     The paper's "FLOPs" are these; other sources count a multiply-accumulate as two. The network is run
-    on the meta device with a convolution that counts, so nothing is computed.
+    with a convolution that counts and does not compute. (On the meta device nothing else would compute
+    either, but torch would load its compiler first, which takes a second and a half.)
     """
     counts: list[int] = []
 
     def counting_conv2d(
         x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
     ) -> Tensor:
-        y = REFERENCE.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+        sides = (
+            (side + 2 * padding - kernel) // stride + 1
+            for side, kernel in zip(x.shape[-2:], weight.shape[-2:], strict=True)
+        )
+        y = x.new_zeros(x.shape[0], weight.shape[0], *sides)
         counts.append(y.numel() * weight[0].numel())
         return y
 
-    meta = torch.device("meta")
-    variables = tree_to(init(config, torch.Generator()), meta)
-    image = torch.empty(1, 3, height, width, device=meta)
-    logits, _ = apply(config, variables, image, backend=replace(REFERENCE, conv2d=counting_conv2d))
+    image = torch.zeros(1, 3, height, width, device="cpu")
+    variables = init(config, torch.Generator())
+    with torch.no_grad():
+        counting = replace(REFERENCE, conv2d=counting_conv2d)
+        logits, _ = apply(config, variables, image, backend=counting)
     return sum(counts) + logits.numel() * config.stage_channels[-1]

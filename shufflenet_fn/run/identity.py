@@ -27,7 +27,7 @@ from shufflenet_fn_backends.fused.build import build, cache_folder, find_compile
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import ALLOCATOR_SETTINGS
 
-_ROUNDING: Final = (
+ROUNDING: Final = (
     "sums may be rounded otherwise, so the run goes on to an equally good result, but not to the same "
     "bytes"
 )
@@ -39,6 +39,8 @@ _SAMPLES: Final = "the run goes on with other images, or with the same ones in a
 _STATISTICS: Final = (
     "batch norms see other groups of images, so the run goes on as with another batch size"
 )
+_IMAGE_READER: Final = "image reader"
+DATA: Final = ("training images", "training classes", "training files")
 _DECODERS: Final = ("simplejpeg", "opencv-python-headless", "pillow", "numpy")
 
 
@@ -48,6 +50,7 @@ def identity_of(
     world: World,
     *,
     backend: str,
+    image_reader: str,
     train_set: Samples,
 ) -> dict[str, Any]:
     """The record of this start; JSON values by name.
@@ -57,6 +60,7 @@ def identity_of(
         settings: of the run.
         world: the ranks.
         backend: that computes.
+        image_reader: that reads images, by name.
         train_set: what is trained on.
     """
     return {
@@ -79,10 +83,11 @@ def identity_of(
         "compiled": settings.compile,
         "deterministic operators": torch.are_deterministic_algorithms_enabled(),
         "allocator settings": _environment(ALLOCATOR_SETTINGS),
+        _IMAGE_READER: image_reader,
         **{name: version_of(name) for name in _DECODERS},
         "training images": len(train_set),
         "training classes": sha256("\0".join(train_set.classes).encode()),
-        "training files": _filessha256(train_set),
+        "training files": _files_sha256(train_set),
     }
 
 
@@ -109,16 +114,16 @@ def _consequence(
 ) -> str:
     if name.startswith("training"):
         return _SAMPLES
-    if name in _DECODERS:
+    if name in _DECODERS or name == _IMAGE_READER:
         return _PIXELS
     if name == "lanes":
         return _STATISTICS
     if name != "world size" or stored.get("lanes") != now["lanes"]:
-        return _ROUNDING
+        return ROUNDING
     kept = "the order of images, the global batch and the groups of batch norms are kept; "
     if bn_stats == "rank0":
         kept += "running statistics are now those of another share of them, as --bn-stats rank0 has it; "
-    return kept + _ROUNDING
+    return kept + ROUNDING
 
 
 def _change(name: str, before: Any, after: Any) -> str:
@@ -133,7 +138,7 @@ def _shown(value: Any) -> str:
     return "absent" if value is None else str(value) or "none"
 
 
-def _filessha256(samples: Samples) -> str:
+def _files_sha256(samples: Samples) -> str:
     """Of what names every image and says where it stands; packed data hold hashes of their content too."""
     digest = hashlib.sha256()
     if isinstance(samples, ImageFolder):

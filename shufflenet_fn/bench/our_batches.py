@@ -9,6 +9,7 @@ import torch
 
 from shufflenet_fn.data.loader import prefetch_of, train_loader
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run import build
@@ -45,5 +46,6 @@ def our_batches(
         threads=threads,
         prefetch=ahead,
         buffers=feed.ready(),
+        native=choose_image_reader(settings.image_reader).reader,
     ) as batches:
         yield map(feed, batches)

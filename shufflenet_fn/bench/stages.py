@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from shufflenet_fn.bench.loading import Reader
 from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data.at_once import train_at_once
 from shufflenet_fn.data.decode import open_picture
 from shufflenet_fn.data.loader import prefetch_of, train_loader
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.picture import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
@@ -25,6 +29,7 @@ from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.uploading import Feed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
+"""The native reader flips while it resizes, and draws while it plans."""
 WHOLE = "whole"
 BATCH = 32
 
@@ -55,16 +60,53 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
         transform, _ = build.build_transforms(settings)
         prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
         samples = open_split(reader.root, "train")
+        native = choose_image_reader(settings.image_reader).reader
         count = min(images, len(samples)) // BATCH * BATCH or len(samples)
-        whole = _whole(samples, transform, prepare, settings.seed, count)
+        whole = _whole(samples, transform, prepare, native, settings.seed, count)
         clock = StageClock()
         for _ in range(2):  # the first pass warms up
             clock = StageClock()
-            _staged(samples, transform, prepare, settings.seed, count, clock)
+            _staged(samples, transform, prepare, native, settings.seed, count, clock)
     finally:
         torch.set_num_threads(before)
     found = {stage: 1e6 * seconds / count for stage, seconds in clock.seconds.items()}
     return {**found, WHOLE: 1e6 * whole / count}
+
+
+def read_in_stages(
+    samples: Samples,
+    indices: npt.NDArray[np.int64],
+    transform: TrainTransform,
+    seed: int,
+    out: npt.NDArray[np.uint8],
+    native: NativeReader | None,
+    clock: StageClock,
+) -> npt.NDArray[np.bool_]:
+    """What the native reader does to samples in epoch 0, into ``out``, and the jitter; which were done."""
+    before = {} if native is None else native.seconds()
+    start = time.perf_counter()
+    done, draws = train_at_once(
+        native,
+        samples,
+        transform,
+        seed=seed,
+        epoch=0,
+        indices=indices,
+        repeats=np.zeros_like(indices),
+        images=out[: len(indices)],
+        stopped=lambda: False,
+    )
+    if native is None:
+        return done
+    rest = time.perf_counter() - start
+    for stage, seconds in native.seconds().items():
+        clock.seconds[stage] += seconds - before[stage]
+        rest -= seconds - before[stage]
+    clock.seconds["draw"] += rest
+    with clock("jitter"):
+        for slot in np.flatnonzero(done).tolist():
+            transform.colours(out[slot], draws[slot])
+    return done
 
 
 def transform_in_stages(
@@ -109,6 +151,7 @@ def _staged(
     samples: Samples,
     transform: TrainTransform,
     prepare: Callable[[torch.Tensor], torch.Tensor],
+    native: NativeReader | None,
     seed: int,
     count: int,
     clock: StageClock,
@@ -116,15 +159,11 @@ def _staged(
     scratch = Scratch()
     buffer = np.empty((min(BATCH, count), transform.size, transform.size, 3), dtype=np.uint8)
     for start in range(0, count, len(buffer)):
-        for slot, index in enumerate(range(start, min(start + len(buffer), count))):
+        indices = np.arange(start, min(start + len(buffer), count))
+        done = read_in_stages(samples, indices, transform, seed, buffer, native, clock)
+        for slot in np.flatnonzero(~done).tolist():
             transform_in_stages(
-                samples,
-                index,
-                transform,
-                seed,
-                buffer[slot],
-                scratch,
-                clock,
+                samples, int(indices[slot]), transform, seed, buffer[slot], scratch, clock
             )
         with clock("normalise"):
             prepare(torch.from_numpy(buffer).permute(0, 3, 1, 2))
@@ -134,6 +173,7 @@ def _whole(
     samples: Samples,
     transform: TrainTransform,
     prepare: Callable[[torch.Tensor], torch.Tensor],
+    native: NativeReader | None,
     seed: int,
     count: int,
 ) -> float:
@@ -151,6 +191,7 @@ def _whole(
             stop_step=steps,
             threads=0,
             buffers=feed.ready(),
+            native=native,
         ) as batches:
             start = time.perf_counter()
             for one in map(feed, batches):

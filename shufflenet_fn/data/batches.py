@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from shufflenet_fn.data.at_once import eval_at_once, train_at_once
 from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
 from shufflenet_fn.data.buffers import BatchMemory, Stopped
 from shufflenet_fn.data.decode import RgbImage, open_picture
 from shufflenet_fn.data.memory import Parts
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
@@ -45,6 +47,9 @@ Fill = Callable[[int, int, RgbImage], None]
 """``fill(slot, index, out)`` writes sample ``index`` to ``out``, uint8 (size, size, 3); ``slot`` is its place
 among the samples asked for. Raises ``BadImage``."""
 
+Finish = Callable[[int, int, RgbImage], None]
+"""As ``Fill``, of a sample that was read at once: what is left to do with it."""
+
 Instead = Callable[[int, int], "int | None"]
 """``instead(index, attempt)``: the sample to try in the place of ``index``, or ``None`` for none."""
 
@@ -62,6 +67,7 @@ def train_batch(
     scratch: Scratch,
     bad_images: BadImages | None,
     memory: BatchMemory,
+    native: NativeReader | None,
 ) -> Batch:
     """The augmented batch of ``step``. Raises as ``read_batch``."""
     epoch, indices, repeats = schedule(step)
@@ -73,12 +79,27 @@ def train_batch(
         transform(picture, rng, out=out, scratch=scratch)
         augment(out, seed=seed, epoch=epoch, index=index, repeat=repeat)
 
+    def finish(slot: int, index: int, out: RgbImage) -> None:
+        transform.colours(out, draws[slot])
+        augment(out, seed=seed, epoch=epoch, index=index, repeat=int(repeats[slot]))
+
     def instead(index: int, attempt: int) -> int:
         return replacement(seed, epoch, index, attempt, len(folder))
 
     with memory.writing(step, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        batch = read_batch(folder, indices, parts, fill, stopped, bad_images, instead)
+        done, draws = train_at_once(
+            native,
+            folder,
+            transform,
+            seed=seed,
+            epoch=epoch,
+            indices=indices,
+            repeats=repeats,
+            images=_rows(parts),
+            stopped=stopped,
+        )
+        batch = read_batch(folder, indices, parts, done, finish, fill, stopped, bad_images, instead)
         return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
 
 
@@ -102,6 +123,7 @@ def eval_batch(
     scratch: Scratch,
     bad_images: BadImages | None,
     memory: BatchMemory,
+    native: NativeReader | None,
 ) -> Batch:
     """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
@@ -110,18 +132,28 @@ def eval_batch(
         picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
         transform(picture, out=out, scratch=scratch)
 
+    def nothing(slot: int, index: int, out: RgbImage) -> None:
+        pass
+
     def leave_out(index: int, attempt: int) -> None:
         return None
 
     with memory.writing(number, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        return read_batch(folder, indices, parts, fill, stopped, bad_images, leave_out)
+        done = eval_at_once(
+            native, folder, transform, indices=indices, images=_rows(parts), stopped=stopped
+        )
+        return read_batch(
+            folder, indices, parts, done, nothing, fill, stopped, bad_images, leave_out
+        )
 
 
 def read_batch(
     folder: Samples,
     indices: npt.NDArray[np.int64],
     parts: Parts,
+    done: npt.NDArray[np.bool_],
+    finish: Finish,
     fill: Fill,
     stopped: Callable[[], bool],
     bad_images: BadImages | None,
@@ -133,7 +165,9 @@ def read_batch(
       folder: where the samples are.
       indices: samples to read, int64 (N,).
       parts: where images and labels go, of which the batch is made.
-      fill: reads, decodes and transforms a sample into its place.
+      done: bool (N,), which of them lie in ``parts`` already, each at its slot.
+      finish: does what is left to do with these.
+      fill: of the others, reads, decodes and transforms a sample into its place.
       stopped: asked before every sample, so that closing a loader does not wait for a batch.
       bad_images: told of bad images; ``None`` raises the first.
       instead: what takes the place of a bad image.
@@ -143,9 +177,18 @@ def read_batch(
       UserError: there are too many of them.
       Stopped: ``stopped()`` was true.
     """
-    images = parts.images.permute(0, 2, 3, 1).numpy()
+    images = _rows(parts)
     taken: list[int] = []
-    for slot, index in enumerate(indices.tolist()):
+    for slot, (index, is_done) in enumerate(zip(indices.tolist(), done.tolist(), strict=True)):
+        if is_done:
+            if stopped():
+                raise Stopped
+            out = images[len(taken)]
+            if len(taken) < slot:
+                out[...] = images[slot]
+            finish(slot, index, out)
+            taken.append(index)
+            continue
         sample: int | None = index
         for attempt in itertools.count():
             if stopped():
@@ -168,3 +211,8 @@ def read_batch(
         labels=parts.labels[: len(taken)].copy_(torch.from_numpy(folder.labels[found])),
         indices=torch.from_numpy(found),
     )
+
+
+def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
+    """The images, uint8 (N, size, size, 3)."""
+    return parts.images.permute(0, 2, 3, 1).numpy()

@@ -11,6 +11,7 @@ from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
 from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.one_thread import one_thread_setter
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
@@ -39,6 +40,7 @@ def train_loader(
     prefetch: int | None = None,
     bad_images: BadImages | None = None,
     buffers: BatchBuffers | None = None,
+    native: NativeReader | None = None,
 ) -> BatchIterator:
     """This rank's batches of steps ``start_step`` to ``stop_step - 1``.
 
@@ -66,6 +68,7 @@ def train_loader(
         for any threads and ranks. ``None`` raises the first of them.
       buffers: memory that batches are read into again and again: a batch is then valid until it is
         released. ``None`` gives each memory of its own.
+      native: reads what it can; ``None`` reads all image by image in Python. The batches are the same.
 
     Raises:
       UsageError: an argument out of range, named with its value.
@@ -98,6 +101,7 @@ def train_loader(
         scratch=Scratch(),
         bad_images=bad_images,
         memory=_memory(buffers, Layout(schedule.batch_size, transform.size), start_step),
+        native=native,
     )
     return _loader(read, start_step, stop_step, threads, prefetch)
 
@@ -113,6 +117,7 @@ def eval_loader(
     prefetch: int | None = None,
     bad_images: BadImages | None = None,
     buffers: BatchBuffers | None = None,
+    native: NativeReader | None = None,
 ) -> BatchIterator:
     """This rank's share of ``folder``, each sample of the folder on exactly one rank, in order.
 
@@ -127,7 +132,7 @@ def eval_loader(
       threads, prefetch: as ``train_loader``.
       bad_images: told of images that cannot be read or decoded, which are then left out of their batch; it
         may be empty. ``None`` raises the first of them.
-      buffers: as ``train_loader``.
+      buffers, native: as ``train_loader``.
 
     Raises:
       UsageError, BadImage, UserError: as ``train_loader``.
@@ -144,6 +149,7 @@ def eval_loader(
         scratch=Scratch(),
         bad_images=bad_images,
         memory=_memory(buffers, Layout(batch_size, transform.size), 0),
+        native=native,
     )
     return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
 

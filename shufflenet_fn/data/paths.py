@@ -27,10 +27,14 @@ class PathTable:
 
     def __getitem__(self, index: int) -> str:
         """Path ``index``, with bytes that are no UTF-8 as ``os.fsdecode`` has them."""
+        return os.fsdecode(self.raw(index))
+
+    def raw(self, index: int) -> bytes:
+        """The bytes of path ``index``."""
         if not 0 <= index < len(self):
             raise IndexError(f"path {index} of {len(self)}")
         start, stop = self._offsets[index : index + 2].tolist()
-        return os.fsdecode(self._blob[start:stop].tobytes())
+        return self._blob[start:stop].tobytes()
 
     def sha256(self) -> str:
         """Of all paths in their order."""

@@ -11,11 +11,15 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from shufflenet_fn.data import geometry, jitter
 from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn_backends.errors import UsageError
+
+TRAIN_DRAWS = geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1
+"""Uniform numbers of a training sample: those of the crop, those of the jitter, that of the flip."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class TrainTransform:
         """
         import cv2
 
-        draws = rng.random(geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1)
+        draws = rng.random(TRAIN_DRAWS)
         picture = as_picture(image)
         box = geometry.random_resized_crop_box(
             picture.height,
@@ -84,11 +88,20 @@ class TrainTransform:
         result = geometry.resize(
             pixels, self.size, self.size, extent=extent, out=out, scratch=scratch
         )
-        if self.jitter > 0:
-            jitter.color_jitter(result, self.jitter, draws[geometry.CROP_DRAWS : -1])
+        self.colours(result, draws)
         if draws[-1] < self.flip:
             cv2.flip(result, 1, dst=result)
         return result
+
+    def colours(self, image: RgbImage, draws: npt.NDArray[np.float64]) -> None:
+        """The jitter alone, in place: the same before and after a flip.
+
+        Args:
+          image: C-contiguous uint8 (H, W, 3).
+          draws: float64 (TRAIN_DRAWS,), all of the sample.
+        """
+        if self.jitter > 0:
+            jitter.color_jitter(image, self.jitter, draws[geometry.CROP_DRAWS : -1])
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,14 @@ class EvalSettings:
         help="With --on-bad-image skip: how many images may be bad, as a share or a number.",
         panel=_PANEL,
     )
+    image_reader: str = option(
+        "auto",
+        "--image-reader",
+        help="native decodes only what is looked at, in C++ compiled on first use; python gives the same "
+        "images by libraries, slower. auto: native where it can be built.",
+        panel=_PANEL,
+        choices=("auto", "native", "python"),
+    )
     precision: str = option(
         "fp32", "--precision", help="fp32, bf16, O0 to O3, or written out.", panel=_PANEL
     )

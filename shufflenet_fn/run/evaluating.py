@@ -66,6 +66,7 @@ def evaluate_epoch(
             threads=run.threads,
             bad_images=run.bad_eval,
             buffers=run.eval_feed.ready(),
+            native=run.image_reader,
         ) as batches:
             scores = evaluate_or_leave(
                 run.predictor(variables),

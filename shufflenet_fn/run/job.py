@@ -13,6 +13,7 @@ import torch
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.listing_cache import Note, silent
@@ -89,6 +90,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
     notes = [
         reason,
         select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,
+        choose_image_reader(settings.image_reader).reason,
         *precision_notes,
     ]
     warnings = []

@@ -34,4 +34,5 @@ def training_batches(
         threads=threads,
         bad_images=run.bad_train,
         buffers=buffers,
+        native=run.image_reader,
     )

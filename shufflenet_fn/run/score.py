@@ -17,6 +17,7 @@ from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.transforms import EvalTransform
@@ -84,7 +85,11 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
         raise UsageError("no data: give --data DIR, a folder with train/ and val/, or --data demo.")
     size = settings.image_size or stored.get("image_size") or 224
     resize = settings.eval_resize or (None if settings.image_size else stored.get("eval_resize"))
-    notes += [reason, select_backend(settings.backend, runtime.name).reason]
+    notes += [
+        reason,
+        select_backend(settings.backend, runtime.name).reason,
+        choose_image_reader(settings.image_reader).reason,
+    ]
     return EvalJob(
         source=source,
         arch=arch,
@@ -146,6 +151,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
             threads=threads,
             buffers=feed.ready(),
             bad_images=bad,
+            native=choose_image_reader(settings.image_reader).reader,
         ) as batches:
             scores = evaluate(predictor(variables), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start

@@ -151,6 +151,14 @@ class TrainSettings:
         panel=_DATA,
         minimum=0,
     )
+    image_reader: str = option(
+        "auto",
+        "--image-reader",
+        help="native decodes only what a crop needs, in C++ compiled on first use; python gives the same "
+        "images by libraries, slower. auto: native where it can be built.",
+        panel=_DATA,
+        choices=("auto", "native", "python"),
+    )
     arch: str = option(
         "shufflenet_v2_x1_0",
         "--arch",

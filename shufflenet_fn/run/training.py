@@ -16,6 +16,8 @@ from shufflenet_fn.checkpoint.read import load_generators, load_state, read_mani
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -87,6 +89,7 @@ class Training:
     bad_eval: BadImages | None
     train_transform: TrainTransform
     eval_transform: EvalTransform
+    image_reader: NativeReader | None
     schedule: Schedule
     scaling: LossScaling
     backend: str
@@ -148,7 +151,15 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     notes, warnings, best = initial.notes, list(job.warnings), None
     unfinished, skipped_in_a_row = None, 0
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
-    identity = identity_of(runtime, settings, world, backend=backend.name, train_set=train_set)
+    reader = choose_image_reader(settings.image_reader).reader
+    identity = identity_of(
+        runtime,
+        settings,
+        world,
+        backend=backend.name,
+        image_reader="python" if reader is None else "native",
+        train_set=train_set,
+    )
     if job.resume is not None:
         state = load_state(job.resume, config, state)
         restore_generators(load_generators(job.resume), runtime)
@@ -215,6 +226,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         bad_eval=bad_images(eval_set),
         train_transform=train_transform,
         eval_transform=eval_transform,
+        image_reader=reader,
         schedule=schedule,
         scaling=scaling,
         backend=backend.name,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.packed.descriptors import ShardDescriptors
 from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
 from shufflenet_fn.data.packed.index import read_index
@@ -16,6 +18,7 @@ from shufflenet_fn.data.packed.seeds import checksum_seeds
 from shufflenet_fn.data.packed.shards import DAMAGE_FIX, ShardError, ShardReaders
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Encoded
+from shufflenet_fn.data.stored import STORED, Stored
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 
@@ -71,6 +74,7 @@ class PackedSplit:
         self._entries = _mapped(root / files.entries.name, files.entries.images)
         self._shards = files.shards
         self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
+        self._descriptors = ShardDescriptors([root / shard.name for shard in files.shards])
         self._readers = ShardReaders([root / shard.name for shard in files.shards])
         self._classes = index.classes if classes is None else tuple(classes)
         self._labels = self._entries.labels
@@ -167,6 +171,24 @@ class PackedSplit:
             heights=heights,
             widths=widths,
         )
+
+    @contextmanager
+    def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
+        """STORED (N,) of these samples. Raises ``UserError`` if a shard cannot be opened."""
+        places = self.place(indices)
+        known = places.offsets > 0
+        stored = np.zeros(len(indices), dtype=STORED)
+        for name in ("seed", "checksum"):
+            stored[name] = getattr(places, name + "s")
+        # A damaged entry may hold any number; the reader takes none that lies outside of the file.
+        for name in ("offset", "size"):
+            stored[name] = getattr(places, name + "s").astype(np.int64)
+        if self.raw:
+            stored["height"], stored["width"] = places.heights, places.widths
+        stored["descriptor"] = -1
+        with self._descriptors.of(places.shards[known]) as descriptors:
+            stored["descriptor"][known] = descriptors
+            yield stored
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_packed, (self._root, self._split, self._classes)

@@ -1,0 +1,40 @@
+"""Which reader a run takes for its images, and why."""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from shufflenet_fn.data.native.library import functions
+from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn_backends.errors import DeviceError
+
+IMAGE_READERS: Final = ("auto", "native", "python")
+
+
+class ImageReader(NamedTuple):
+    """``reader``: ``None`` reads image by image in Python. ``reason``: a line for the log."""
+
+    reader: NativeReader | None
+    reason: str
+
+
+def choose_image_reader(name: str) -> ImageReader:
+    """The reader of this ``--image-reader``, one of IMAGE_READERS.
+
+    ``auto`` takes ``native`` where it can be built.
+
+    Raises:
+      DeviceError: ``native`` was asked for and cannot be had.
+    """
+    if name == "python":
+        return ImageReader(None, "image reader python: asked for")
+    try:
+        reader = NativeReader(functions())
+    except DeviceError as error:
+        if name == "native":
+            raise
+        return ImageReader(None, f"image reader python: not native, {str(error).split('. ')[0]}")
+    reason = (
+        "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
+    )
+    return ImageReader(reader, f"image reader native: {reason}")

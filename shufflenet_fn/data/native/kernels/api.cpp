@@ -1,0 +1,104 @@
+// What Python calls, through ctypes: no call holds the interpreter's lock. Nothing is thrown out of it.
+#include <cstdint>
+#include <new>
+
+#include "philox.hpp"
+#include "reader.hpp"
+
+#define SFN_API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+struct Library {
+  sfn::jpeg::Functions functions{};
+};
+
+}  // namespace
+
+// libjpeg-turbo of version 62 from `path`, for the life of the process; null if it is not that.
+SFN_API void* sfn_library(const char* path) {
+  void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!handle) return nullptr;
+  auto* library = new (std::nothrow) Library;
+  if (library && sfn::jpeg::load(handle, library->functions)) return library;
+  delete library;
+  return nullptr;
+}
+
+// A thread's reader; null if the library has another layout than is known here, or memory ran out.
+SFN_API void* sfn_reader(const void* library) try {
+  auto* reader = new sfn::Reader(static_cast<const Library*>(library)->functions);
+  if (reader->usable()) return reader;
+  delete reader;
+  return nullptr;
+} catch (const std::bad_alloc&) {
+  return nullptr;
+}
+
+// Seconds of all that it has read, by `sfn::Stage`.
+SFN_API void sfn_reader_seconds(const void* reader, double* seconds) {
+  const double* found = static_cast<const sfn::Reader*>(reader)->clock().seconds();
+  for (int stage = 0; stage < sfn::kStages; ++stage) seconds[stage] = found[stage];
+}
+
+SFN_API void sfn_reader_free(void* reader) { delete static_cast<sfn::Reader*>(reader); }
+
+// What is done with a training sample, as `native/reader.py` lays it out.
+struct Training {
+  int64_t size;
+  sfn::CropRule crop;
+  double flip;
+  uint64_t seed, epoch;
+};
+
+// Train: random-resized crops, flipped at random. `draws`: `stride` numbers of each sample are written there, the
+// first of them those of the crop, the last that of the flip. `done[i]` tells whether sample i was read.
+SFN_API void sfn_train(void* reader, const Training* how, const sfn::Stored* samples, int64_t count,
+                       const int64_t* indices, const int64_t* repeats, double* draws, int64_t stride,
+                       uint8_t* out, uint8_t* done) {
+  for (int64_t i = 0; i < count; ++i) {
+    double* own = draws + i * stride;
+    sfn::sample_draws(how->seed, how->epoch, static_cast<uint64_t>(indices[i]),
+                      static_cast<uint64_t>(repeats[i]), stride, own);
+    const auto plan = [&](const sfn::Size& found) {
+      return sfn::train_resize(found.height, found.width, how->size, how->crop, own,
+                               own[stride - 1] < how->flip);
+    };
+    try {
+      done[i] = static_cast<sfn::Reader*>(reader)->read(samples[i], plan, out + i * how->size * how->size * 3);
+    } catch (const std::bad_alloc&) {
+      done[i] = 0;
+    }
+  }
+}
+
+// Evaluate: short side to `resize`, then the central square of `size`.
+SFN_API void sfn_eval(void* reader, const sfn::Stored* samples, int64_t count, int64_t resize, int64_t size,
+                      uint8_t* out, uint8_t* done) {
+  for (int64_t i = 0; i < count; ++i) {
+    const auto plan = [&](const sfn::Size& found) {
+      return sfn::eval_resize(found.height, found.width, resize, size);
+    };
+    try {
+      done[i] = static_cast<sfn::Reader*>(reader)->read(samples[i], plan, out + i * size * size * 3);
+    } catch (const std::bad_alloc&) {
+      done[i] = 0;
+    }
+  }
+}
+
+// The pieces, for tests against what they have to equal.
+SFN_API void sfn_crop_box(int64_t height, int64_t width, const sfn::CropRule* rule, const double* draws,
+                          int64_t* box) {
+  const auto found = sfn::random_resized_crop(height, width, *rule, draws);
+  box[0] = found.top, box[1] = found.left, box[2] = found.height, box[3] = found.width;
+}
+
+SFN_API uint32_t sfn_crc32(uint32_t crc, const uint8_t* data, int64_t size) {
+  return sfn::crc32(crc, data, static_cast<size_t>(size));
+}
+
+SFN_API void sfn_draws(uint64_t seed, uint64_t epoch, uint64_t index, uint64_t repeat, int64_t count,
+                       double* draws) {
+  sfn::sample_draws(seed, epoch, index, repeat, count, draws);
+}

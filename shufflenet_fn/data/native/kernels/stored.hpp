@@ -1,0 +1,92 @@
+// Samples as they are stored: whole files, or records of ArrayRecord shards.
+#pragma once
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "crc.hpp"
+#include "resample.hpp"
+
+namespace sfn {
+
+// As `native/calls.py` lays it out.
+struct Stored {
+  const char* path;     // of a file that is a sample, or null
+  int64_t offset;       // of a record in the file `descriptor`
+  int64_t size;         // bytes of a record
+  int32_t descriptor;
+  uint32_t height, width;  // of a record of pixels; 0 of an encoded image
+  uint32_t seed, checksum;  // the record's CRC-32, going on from `seed`
+  uint32_t unused;
+};
+
+namespace detail {
+
+constexpr int64_t kBlock = 1 << 16, kBlockHeader = 24;
+constexpr int64_t kLargestFile = int64_t{1} << 30;
+
+inline void make_room(std::vector<uint8_t>& memory, int64_t bytes) {
+  if (static_cast<int64_t>(memory.size()) < bytes + kSlack) memory.resize(static_cast<size_t>(bytes + kSlack));
+}
+
+inline bool read_fully(int descriptor, uint8_t* to, int64_t size, int64_t offset) {
+  while (size > 0) {
+    const ssize_t got = pread(descriptor, to, static_cast<size_t>(size), offset);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return false;
+    to += got;
+    size -= got;
+    offset += got;
+  }
+  return true;
+}
+
+}  // namespace detail
+
+// The content of a regular file. False if it cannot be had.
+inline bool read_file(const char* path, std::vector<uint8_t>& memory, int64_t& size) {
+  // Non-blocking: to open a named pipe would wait for its writer.
+  const int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+  if (descriptor < 0) return false;
+  struct stat status;
+  bool good = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
+              status.st_size <= detail::kLargestFile;
+  if (good) {
+    size = status.st_size;
+    detail::make_room(memory, size);
+    good = detail::read_fully(descriptor, memory.data(), size, 0);
+  }
+  close(descriptor);
+  return good;
+}
+
+// A record, without the block headers that lie in it, checked. `memory` may grow to what its file holds.
+inline bool read_record(const Stored& stored, std::vector<uint8_t>& memory) {
+  using detail::kBlock, detail::kBlockHeader;
+  if (stored.size < 0 || stored.size > detail::kLargestFile || stored.offset < 0) return false;
+  const int64_t room = kBlock - stored.offset % kBlock;  // up to the first block header
+  const int64_t headers =
+      stored.size <= room ? 0 : 1 + (stored.size - room - 1) / (kBlock - kBlockHeader);
+  const int64_t bytes = stored.size + headers * kBlockHeader;
+  struct stat status;
+  if (fstat(stored.descriptor, &status) != 0 || status.st_size - bytes < stored.offset) return false;
+  detail::make_room(memory, bytes);
+  uint8_t* data = memory.data();
+  if (!detail::read_fully(stored.descriptor, data, bytes, stored.offset)) return false;
+  int64_t done = std::min(room, stored.size);
+  for (int64_t from = done + kBlockHeader; done < stored.size; from += kBlock) {
+    const int64_t count = std::min(kBlock - kBlockHeader, stored.size - done);
+    std::memmove(data + done, data + from, static_cast<size_t>(count));
+    done += count;
+  }
+  return crc32(stored.seed, data, static_cast<size_t>(stored.size)) == stored.checksum;
+}
+
+}  // namespace sfn

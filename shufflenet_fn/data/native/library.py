@@ -1,0 +1,128 @@
+"""The built library, loaded, and libjpeg-turbo from Pillow's wheel, which it decodes with."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from shufflenet_fn_backends.cache import cache_root
+from shufflenet_fn_backends.compiler import INSTALL, find_compiler
+from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.native_build import Recipe, build_library
+
+_WITHOUT: Final = "take --image-reader python, which needs none"
+ADVICE: Final = f"{INSTALL}, name yours in $CXX, or {_WITHOUT}."
+RECIPE: Final = Recipe(
+    name="images",
+    what="the image reader",
+    sources=Path(__file__).with_name("kernels"),
+    # No contraction of a product and a sum: boxes and weights are to be those that Python computes.
+    flags=(
+        "-std=c++17",
+        "-O3",
+        "-march=native",
+        "-ffp-contract=off",
+        "-fPIC",
+        "-fvisibility=hidden",
+    ),
+    libraries=("-ldl",),
+    advice=_WITHOUT,
+)
+
+_POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "library": (_POINTER, (ctypes.c_char_p,)),
+    "reader": (_POINTER, (_POINTER,)),
+    "reader_free": (None, (_POINTER,)),
+    "reader_seconds": (None, (_POINTER, _POINTER)),
+    "train": (None, (*[_POINTER] * 3, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 2)),
+    "eval": (None, (*[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 2)),
+    "crop_box": (None, (_LONG, _LONG, *[_POINTER] * 3)),
+    "draws": (None, (*[ctypes.c_uint64] * 4, _LONG, _POINTER)),
+    "crc32": (ctypes.c_uint32, (ctypes.c_uint32, ctypes.c_char_p, _LONG)),
+}
+
+
+class Functions(NamedTuple):
+    """The library's functions (``kernels/api.cpp``), and ``decoder``, what ``reader`` takes."""
+
+    reader: Callable[..., int | None]
+    reader_free: Callable[..., None]
+    reader_seconds: Callable[..., None]
+    train: Callable[..., None]
+    eval: Callable[..., None]
+    crop_box: Callable[..., None]
+    draws: Callable[..., None]
+    crc32: Callable[..., int]
+    decoder: int
+
+
+def build() -> Path:
+    """The library's file, built if it is not there yet.
+
+    Raises:
+      DeviceError: there is no compiler, or it failed.
+    """
+    return build_library(RECIPE, find_compiler(ADVICE), cache_root() / "images")
+
+
+@functools.cache
+def functions() -> Functions:
+    """Build if necessary, and load.
+
+    Raises:
+      DeviceError: there is no compiler, or it failed, or Pillow has no libjpeg-turbo that can be used.
+    """
+    path = build()
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DeviceError(
+            f"cannot load the image reader from {path}: {error}. Take --image-reader python."
+        ) from error
+    found = {name: _function(library, name) for name in _SIGNATURES}
+    decoder = _decoder(found.pop("library"), found["reader"], found["reader_free"])
+    return Functions(**found, decoder=decoder)
+
+
+def pillow_libjpeg() -> Path | None:
+    """The shared libjpeg-turbo, version 62, that Pillow's wheels bring; ``None`` where Pillow has another."""
+    import PIL
+
+    package = Path(PIL.__file__).parent
+    places = (
+        *package.parent.glob("pillow.libs/libjpeg-*.so.62*"),
+        package / ".dylibs/libjpeg.62.dylib",
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
+def _decoder(
+    load: Callable[..., int | None],
+    make_reader: Callable[..., int | None],
+    free: Callable[..., None],
+) -> int:
+    path = pillow_libjpeg()
+    if path is None:
+        raise DeviceError(
+            "no libjpeg-turbo to decode with: this Pillow does not come from a wheel of PyPI, which brings "
+            "it. Install that (pip install --force-reinstall pillow), or take --image-reader python."
+        )
+    decoder = load(bytes(path))
+    probe = make_reader(decoder) if decoder else None
+    if not decoder or not probe:
+        raise DeviceError(
+            f"cannot use {path}: it is not libjpeg-turbo of version 62 as known here. Take "
+            "--image-reader python, and please report Pillow's version."
+        )
+    free(probe)
+    return decoder
+
+
+def _function(library: ctypes.CDLL, name: str) -> Callable[..., Any]:
+    function = getattr(library, f"sfn_{name}")
+    function.restype, function.argtypes = _SIGNATURES[name]
+    return function  # type: ignore[no-any-return]

@@ -1,0 +1,144 @@
+"""A reader of many samples in one call, for any number of threads."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.native.library import Functions
+from shufflenet_fn.data.stored import Stored
+from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+
+Draws = npt.NDArray[np.float64]
+Images = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
+STAGES = ("read", "decode", "resize")
+
+
+class Crop(ctypes.Structure):
+    """``CropRule`` of ``kernels/box.hpp``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_double)
+        for name in ("scale_low", "scale_high", "ratio_low", "ratio_high", "log_low", "log_high")
+    )
+
+
+class _Training(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("crop", Crop),
+        ("flip", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+    )
+
+
+class NativeReader:
+    """Reads, decodes, crops and resizes samples. Each thread has a decompressor and memory of its own."""
+
+    def __init__(self, functions: Functions) -> None:
+        self._functions = functions
+        self._threads = threading.local()
+
+    def train(
+        self,
+        stored: Stored,
+        transform: TrainTransform,
+        *,
+        seed: int,
+        epoch: int,
+        indices: npt.NDArray[np.int64],
+        repeats: npt.NDArray[np.int64],
+        out: Images,
+    ) -> tuple[Flags, Draws]:
+        """Random-resized crops and flips of samples; jitter is left to do.
+
+        Args:
+          stored: STORED (N,), where they lie.
+          transform: what is done.
+          seed, epoch: of the draws.
+          indices, repeats: int64 (N,), the samples and which showing of each it is.
+          out: C-contiguous uint8 (N, size, size, 3) to fill.
+
+        Returns:
+          bool (N,), which samples were read, the others' part of ``out`` holds anything; float64 (N,
+          TRAIN_DRAWS), all draws.
+        """
+        count, size = len(stored), transform.size
+        _check_images(out, count, size)
+        draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
+        done = np.zeros(count, dtype=np.bool_)
+        how = _Training(size, crop_rule(transform), transform.flip, seed, epoch)
+        self._functions.train(
+            self._reader(),
+            ctypes.addressof(how),
+            stored.ctypes.data,
+            count,
+            np.ascontiguousarray(indices, dtype=np.int64).ctypes.data,
+            np.ascontiguousarray(repeats, dtype=np.int64).ctypes.data,
+            draws.ctypes.data,
+            TRAIN_DRAWS,
+            out.ctypes.data,
+            done.ctypes.data,
+        )
+        return done, draws
+
+    def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
+        """Samples resized and cropped as ``transform`` says. Args and result as ``train``."""
+        count = len(stored)
+        _check_images(out, count, transform.size)
+        done = np.zeros(count, dtype=np.bool_)
+        self._functions.eval(
+            self._reader(),
+            stored.ctypes.data,
+            count,
+            transform.resize,
+            transform.size,
+            out.ctypes.data,
+            done.ctypes.data,
+        )
+        return done
+
+    def seconds(self) -> dict[str, float]:
+        """How long reading, decoding and resizing took in this thread, of all that it has read."""
+        found = np.zeros(len(STAGES), dtype=np.float64)
+        self._functions.reader_seconds(self._reader(), found.ctypes.data)
+        return dict(zip(STAGES, found.tolist(), strict=True))
+
+    def _reader(self) -> int:
+        kept = getattr(self._threads, "reader", None)
+        if kept is None:
+            kept = self._threads.reader = _ThreadReader(self._functions)
+        return kept.address
+
+
+class _ThreadReader:
+    """Lives as long as its thread."""
+
+    def __init__(self, functions: Functions) -> None:
+        address = functions.reader(functions.decoder)
+        if not address:
+            raise MemoryError("no memory for an image reader")
+        self.address, self._free = address, functions.reader_free
+
+    def __del__(self) -> None:
+        if hasattr(self, "address"):
+            self._free(self.address)
+
+
+def crop_rule(transform: TrainTransform) -> Crop:
+    """The ranges of a random-resized crop."""
+    (low, high), ratio = transform.scale, transform.ratio
+    return Crop(low, high, *ratio, math.log(ratio[0]), math.log(ratio[1]))
+
+
+def _check_images(out: Images, count: int, size: int) -> None:
+    if out.shape != (count, size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
+        raise ValueError(
+            f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}"
+        )

@@ -1,0 +1,380 @@
+"""The native reader gives the bytes that the libraries' path gives, or leaves a sample to it."""
+
+from __future__ import annotations
+
+import math
+import os
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from shufflenet_fn.data.bad_images import BadImage, BadImages
+from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.geometry import CROP_DRAWS, random_resized_crop_box
+from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.library import Functions, functions
+from shufflenet_fn.data.native.reader import Crop, NativeReader, crop_rule
+from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.data.sources import ImageFolder, open_image_folder
+from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from tests.data.conftest import draw_picture, encoded
+
+WHOLE = TrainTransform(24, scale=(0.9, 1.0), jitter=0.0)
+
+
+@pytest.fixture(scope="module")
+def library() -> Functions:
+    return functions()
+
+
+@pytest.fixture
+def reader(library: Functions) -> NativeReader:
+    return NativeReader(library)
+
+
+def jpeg(height: int, width: int, *, seed: int = 0, **options: Any) -> bytes:
+    image = Image.fromarray(draw_picture(height, width, seed))
+    return encoded(image, "JPEG", **{"quality": 90, **options})
+
+
+def folder_of(root: Path, images: dict[str, bytes]) -> ImageFolder:
+    for name, data in images.items():
+        path = root / "train" / "it" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    return open_image_folder(root, "train")
+
+
+def read(
+    reader: NativeReader,
+    folder: ImageFolder,
+    transform: TrainTransform,
+    indices: np.ndarray[Any, Any] | None = None,
+    *,
+    seed: int = 0,
+    epoch: int = 0,
+) -> tuple[Any, Any]:
+    """The images and which were done."""
+    indices = np.arange(len(folder)) if indices is None else indices
+    out = np.zeros((len(indices), transform.size, transform.size, 3), dtype=np.uint8)
+    with folder.located(indices) as stored:
+        done, draws = reader.train(
+            stored,
+            transform,
+            seed=seed,
+            epoch=epoch,
+            indices=indices,
+            repeats=np.zeros_like(indices),
+            out=out,
+        )
+    assert draws.shape == (len(indices), TRAIN_DRAWS)
+    return out, done
+
+
+def expected(
+    folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0
+) -> Any:
+    from shufflenet_fn.data.decode import open_picture
+
+    return np.stack(
+        [
+            transform(open_picture(folder.read(index), name="it"), sample_rng(seed, epoch, index))
+            for index in range(len(folder))
+        ]
+    )
+
+
+SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS.values(), ids=SAMPLINGS)
+@pytest.mark.parametrize("restarts", [0, 3])
+def test_crops_of_jpegs(reader: NativeReader, tmp_path: Path, sampling: int, restarts: int) -> None:
+    sizes = [(1, 1), (3, 50), (50, 3), (17, 33), (96, 64), (131, 97), (240, 321), (333, 500)]
+    images = {
+        f"{number}.jpg": jpeg(
+            *size, seed=number, subsampling=sampling, restart_marker_blocks=restarts
+        )
+        for number, size in enumerate(sizes)
+    }
+    folder = folder_of(tmp_path, images)
+    for size, scale in ((24, (0.08, 1.0)), (224, (0.08, 1.0)), (7, (0.01, 0.1)), (12, (1.0, 1.0))):
+        transform = TrainTransform(size, scale=scale, jitter=0.0)
+        for epoch in range(8):
+            found, done = read(reader, folder, transform, seed=5, epoch=epoch)
+            assert done.all()
+            np.testing.assert_array_equal(found, expected(folder, transform, seed=5, epoch=epoch))
+
+
+def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path: Path) -> None:
+    grey = Image.fromarray(draw_picture(90, 70)).convert("L")
+    folder = folder_of(
+        tmp_path,
+        {
+            "grey.jpg": encoded(grey, "JPEG", quality=80),
+            "optimised.jpg": jpeg(90, 70, optimize=True),
+            "comment.jpg": jpeg(90, 70, comment=b"\xff\xd9 and more"),
+            "padded.jpg": jpeg(90, 70) + bytes(20),
+        },
+    )
+    found, done = read(reader, folder, TrainTransform(32, jitter=0.0))
+    assert done.all()
+    np.testing.assert_array_equal(found, expected(folder, TrainTransform(32, jitter=0.0)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(1, 300),
+    width=st.integers(1, 300),
+    size=st.integers(1, 64),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_any_size(height: int, width: int, size: int, seed: int) -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as root:
+        folder = folder_of(Path(root), {"1.jpg": jpeg(height, width, seed=height)})
+        transform = TrainTransform(size, jitter=0.0)
+        found, done = read(NativeReader(functions()), folder, transform, seed=seed)
+        assert done.all()
+        np.testing.assert_array_equal(found, expected(folder, transform, seed=seed))
+
+
+def not_read() -> dict[str, bytes]:
+    """Files that the native reader has to leave to others, whether these can read them or not."""
+    whole = jpeg(60, 80)
+    picture = Image.fromarray(draw_picture(60, 80))
+    start_of_scan = whole.index(b"\xff\xda")
+    return {
+        "png.jpg": encoded(picture, "PNG"),
+        "cmyk.jpg": encoded(picture.convert("CMYK"), "JPEG"),
+        "progressive.jpg": jpeg(60, 80, progressive=True),
+        "empty.jpg": b"",
+        "text.jpg": b"not an image",
+        "cut.jpg": whole[:-40],
+        "cut-in-header.jpg": whole[: start_of_scan - 20],
+        "no-scan.jpg": whole[:start_of_scan] + b"\xff\xd9",
+        "garbage-after.jpg": whole + b"garbage",
+    }
+
+
+@pytest.mark.parametrize("name", not_read())
+def test_what_it_leaves_to_others(reader: NativeReader, tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path, {"a.jpg": jpeg(60, 80), "b.jpg": not_read()[name]})
+    found, done = read(reader, folder, WHOLE)
+    assert done.tolist() == [True, False]
+    good = folder_of(tmp_path / "good", {"a.jpg": jpeg(60, 80)})
+    np.testing.assert_array_equal(found[:1], expected(good, WHOLE), err_msg="after a failure")
+
+
+def test_files_that_cannot_be_read(reader: NativeReader, tmp_path: Path) -> None:
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
+    folder = folder_of(tmp_path, {name: jpeg(40, 40) for name in names})
+    place = tmp_path / "train" / "it"
+    (place / "a.jpg").unlink()
+    (place / "b.jpg").unlink()
+    os.mkfifo(place / "b.jpg")
+    (place / "c.jpg").unlink()
+    (place / "c.jpg").mkdir()
+    _, done = read(reader, folder, WHOLE)
+    assert done.tolist() == [False, False, False, True]
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damage_is_left_to_others_or_gives_what_they_give(data: st.DataObject) -> None:
+    import tempfile
+
+    whole = bytearray(DAMAGED)
+    for _ in range(data.draw(st.integers(1, 3))):
+        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
+    with tempfile.TemporaryDirectory() as root:
+        folder = folder_of(Path(root), {"1.jpg": bytes(whole)})
+        # Of the whole image, so that damage anywhere is in it.
+        transform = TrainTransform(24, scale=(1.0, 1.0), ratio=(0.5, 2.0), jitter=0.0)
+        found, done = read(NativeReader(functions()), folder, transform)
+        try:
+            pixels = expected(folder, transform)
+        except BadImage:
+            pixels = None
+    # What is damaged after the last row may be seen by one of them alone.
+    if done.all() and pixels is not None:
+        np.testing.assert_array_equal(found, pixels)
+
+
+DAMAGED = jpeg(48, 48)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    height=st.integers(1, 5000),
+    width=st.integers(1, 5000),
+    seed=st.integers(0, 2**32),
+    scale=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    ratio=st.floats(1, 3),
+)
+def test_boxes(height: int, width: int, seed: int, scale: list[float], ratio: float) -> None:
+    low, high = scale
+    transform = TrainTransform(8, scale=(low, high), ratio=(1 / ratio, ratio))
+    rule, box = crop_rule(transform), np.zeros(4, dtype=np.int64)
+    for draws in np.random.default_rng(seed).random((10, CROP_DRAWS)):
+        functions().crop_box(height, width, _address(rule), draws.ctypes.data, box.ctypes.data)
+        wanted = random_resized_crop_box(
+            height, width, scale=transform.scale, ratio=transform.ratio, draws=draws
+        )
+        assert tuple(box.tolist()) == wanted
+
+
+def _address(rule: Crop) -> int:
+    import ctypes
+
+    return ctypes.addressof(rule)
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    epoch=st.integers(0, 2**40),
+    index=st.integers(0, 2**40),
+    repeat=st.integers(0, 2**20),
+)
+def test_draws_are_those_of_numpy(seed: int, epoch: int, index: int, repeat: int) -> None:
+    draws = np.zeros(TRAIN_DRAWS)
+    functions().draws(seed, epoch, index, repeat, len(draws), draws.ctypes.data)
+    wanted = sample_rng(seed, epoch, index, repeat=repeat).random(TRAIN_DRAWS)
+    np.testing.assert_array_equal(draws, wanted)
+
+
+@pytest.mark.parametrize("size", [*range(0, 300, 7), 1023, 4096, 100_003])
+def test_checksums_are_those_of_zlib(library: Functions, size: int) -> None:
+    data = np.random.default_rng(size).bytes(size)
+    for start in (0, 1, 0xFFFFFFFF, 123456789):
+        assert library.crc32(start, data, size) == zlib.crc32(data, start)
+
+
+@pytest.mark.parametrize(("resize", "size"), [(32, 32), (37, 24), (256, 224), (64, 1)])
+def test_evaluation(reader: NativeReader, tmp_path: Path, resize: int, size: int) -> None:
+    sizes = [(1, 1), (2, 300), (300, 2), (32, 32), (33, 64), (97, 131), (300, 200), (256, 341)]
+    folder = folder_of(
+        tmp_path, {f"{n}.jpg": jpeg(*shape, seed=n) for n, shape in enumerate(sizes)}
+    )
+    out = np.zeros((len(folder), size, size, 3), dtype=np.uint8)
+    transform = EvalTransform(resize, size)
+    with folder.located(np.arange(len(folder))) as stored:
+        assert reader.eval(stored, transform, out=out).all()
+    from shufflenet_fn.data.decode import open_picture
+
+    for index in range(len(folder)):
+        picture = open_picture(folder.read(index), name="it")
+        np.testing.assert_array_equal(out[index], transform(picture))
+
+
+def mixed_folder(root: Path) -> ImageFolder:
+    images = {f"{n:02}.jpg": jpeg(40 + n, 60 - n, seed=n) for n in range(20)}
+    images["05.jpg"] = not_read()["png.jpg"]
+    images["11.jpg"] = not_read()["progressive.jpg"]
+    return folder_of(root, images)
+
+
+@pytest.mark.parametrize("threads", [0, 2])
+def test_batches_are_the_same(reader: NativeReader, tmp_path: Path, threads: int) -> None:
+    folder = mixed_folder(tmp_path)
+
+    def batches(native: NativeReader | None) -> list[Any]:
+        options: dict[str, Any] = {"seed": 3, "global_batch": 8, "stop_step": 6}
+        transform = TrainTransform(24, jitter=0.4)
+        with train_loader(
+            folder, transform, **options, repeats=2, threads=threads, native=native
+        ) as loader:
+            train = [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader]
+        with eval_loader(
+            folder, EvalTransform(28, 24), batch_size=7, threads=threads, native=native
+        ) as loader:
+            return train + [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader]
+
+    for ours, theirs in zip(batches(reader), batches(None), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_bad_images_are_replaced_as_without(reader: NativeReader, tmp_path: Path) -> None:
+    folder = mixed_folder(tmp_path)
+    (tmp_path / "train" / "it" / "03.jpg").write_bytes(not_read()["cut.jpg"])
+
+    def batches(native: NativeReader | None) -> list[Any]:
+        bad = BadImages(folder, parse_bad_limit("5"))
+        with train_loader(
+            folder, WHOLE, seed=3, global_batch=10, stop_step=4, bad_images=bad, native=native
+        ) as loader:
+            train = [(b.images.clone(), b.indices.clone()) for b in loader]
+        with eval_loader(
+            folder,
+            EvalTransform(28, 24),
+            batch_size=8,
+            bad_images=BadImages(folder, parse_bad_limit("5")),
+            native=native,
+        ) as loader:
+            left = [(b.images.clone(), b.indices.clone()) for b in loader]
+        assert sum(len(indices) for _, indices in left) == len(folder) - 1
+        return train + left
+
+    for ours, theirs in zip(batches(reader), batches(None), strict=True):
+        assert all(map(torch.equal, ours, theirs))
+
+
+def test_a_bad_image_stops_with_its_name(reader: NativeReader, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"a.jpg": jpeg(40, 40), "b.jpg": not_read()["cut.jpg"]})
+    with pytest.raises(BadImage, match=r"b\.jpg"):
+        list(train_loader(folder, WHOLE, seed=0, global_batch=2, stop_step=1, native=reader))
+
+
+def test_without_a_compiler(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Callable[..., Any]
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    functions.cache_clear()
+    try:
+        chosen = choose_image_reader("auto")
+        assert chosen.reader is None
+        assert chosen.reason == "image reader python: not native, no C++ compiler: there is no g++"
+        outcome = command(
+            "train", "--data", tmp_path, "--image-reader", "native", "--output", tmp_path
+        )
+        assert outcome.code == 3
+        assert "no C++ compiler" in outcome.err and "--image-reader python" in outcome.err
+    finally:
+        functions.cache_clear()
+
+
+def test_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert choose_image_reader("python").reader is None
+    assert choose_image_reader("native").reason == "image reader native: asked for"
+    assert choose_image_reader("auto").reader is not None
+
+
+def test_a_wrong_buffer_is_refused(reader: NativeReader, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, {"a.jpg": jpeg(40, 40)})
+    index = np.zeros(1, dtype=np.int64)
+    with folder.located(index) as stored, pytest.raises(ValueError, match=r"\(1, 24, 24, 3\)"):
+        reader.train(
+            stored,
+            WHOLE,
+            seed=0,
+            epoch=0,
+            indices=index,
+            repeats=index,
+            out=np.zeros((1, 25, 24, 3), dtype=np.uint8),
+        )
+
+
+def test_rule_holds_logarithms() -> None:
+    rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
+    assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable
@@ -44,40 +45,44 @@ def check_same(ours: Path, theirs: Path, step: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def packed(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images as packed pixels."""
+def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The images as they are (``folder``), or packed as ``raw`` pixels or as ``jpeg``."""
     from shufflenet_fn_cli.main import app
 
-    folder = tmp_path_factory.mktemp("packed") / "data"
-    arguments = ["data", "pack", str(image_folder), str(folder), "--format", "raw"]
-    app(arguments, standalone_mode=False)
-    return folder
+    @functools.cache
+    def of_kind(kind: str) -> Path:
+        if kind == "folder":
+            return image_folder
+        packed = tmp_path_factory.mktemp("packed") / kind
+        arguments = ["data", "pack", str(image_folder), str(packed), "--format", kind]
+        app(arguments, standalone_mode=False)
+        return packed
+
+    return of_kind
 
 
 @pytest.mark.parametrize(
     ("kind", "cut", "options"),
     [
         ("folder", 4, ("--backend", "cpu", "--precision", "fp32", "--clip-norm", 0.5, *MIXED)),
-        ("packed", 1, ("--backend", "routed", "--precision", "bf16", "--nesterov", *MIXED)),
+        ("raw", 1, ("--backend", "routed", "--precision", "bf16", "--nesterov", *MIXED)),
         # A scale that overflows at first, so that skipped steps and changes of scale are crossed.
         ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic")),
-        ("packed", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
+        ("jpeg", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
         ("folder", 3, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
     ],
     ids=["cpu", "routed", "native", "gather", "reference"],
 )
 def test_one_rank(
     command: Command,
-    image_folder: Path,
-    packed: Path,
+    data: Callable[[str], Path],
     tmp_path: Path,
     kind: str,
     cut: int,
     options: tuple[object, ...],
 ) -> None:
-    data = packed if kind == "packed" else image_folder
     size = 2 if "--accumulate" in options else 4
-    start = (*TRAIN, "--data", data, "--batch-size", size, *RECIPE, *options)
+    start = (*TRAIN, "--data", data(kind), "--batch-size", size, *RECIPE, *options)
     for name, limit in (("whole", ()), ("cut", ("--max-steps", cut))):
         outcome = command(*start, "--run-dir", name, *limit)
         assert outcome.code == 0, outcome.err
@@ -92,7 +97,7 @@ def losses(run: Path) -> list[float]:
 
 
 def check_close(ours: Path, theirs: Path, step: int) -> None:
-    """Sums in another order: float32 rounding, grown over a few steps of small batches."""
+    """Sums in another order: rounding, grown over a few steps of small batches."""
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
     first, second = (last(run, step).files["weights.safetensors"] for run in (ours, theirs))
     for name, tensor in second.items():
@@ -102,7 +107,8 @@ def check_close(ours: Path, theirs: Path, step: int) -> None:
 def test_two_ranks_and_other_numbers_of_them(
     command: Command, process: Command, image_folder: Path, tmp_path: Path
 ) -> None:
-    start = (*TRAIN, "--data", image_folder, "--batch-size", 4, *RECIPE, "--clip-norm", 1, *MIXED)
+    recipe = (*RECIPE, "--precision", "bf16", "--clip-norm", 1, *MIXED)
+    start = (*TRAIN, "--data", image_folder, "--batch-size", 4, *recipe)
     two = ("--devices", 2)
     cut = ("--max-steps", 5)
     assert process(*start, *two, "--run-dir", "whole").code == 0

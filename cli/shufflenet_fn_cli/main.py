@@ -61,6 +61,9 @@ def main() -> None:
     # imported torch_npu leaves it at 1 for those that it starts.
     if sys.argv[1:2] != ["emulator"]:
         os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    # What torch's C++ warns of (names that cannot be looked up, connections that another rank has left) is
+    # told by our own messages, without half a page of addresses.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app()
     except UserError as error:

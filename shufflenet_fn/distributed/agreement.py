@@ -6,7 +6,8 @@ import threading
 import time
 from typing import Final
 
-from shufflenet_fn.distributed.group import Store, differing_ranks
+from shufflenet_fn.distributed.group import differing_ranks
+from shufflenet_fn.distributed.store import Store
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn_backends.errors import UserError
 

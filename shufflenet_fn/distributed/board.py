@@ -19,7 +19,8 @@ from typing import Any, Final, NamedTuple
 _HEADER: Final = 64
 _BEAT: Final = struct.Struct("<qqd")
 _LENGTH: Final = struct.Struct("<q")
-_REPORT: Final = 64  # where it starts in a rank's part
+_SIGNED_IN: Final = 32  # where it is in a rank's part
+_REPORT: Final = 64
 _PART: Final = 1 << 17
 _STOP: Final = 0
 
@@ -72,6 +73,7 @@ class Board:
             place = self.place(number)
             place.beat(0, Phase.STARTING)
             place.report(None)
+            place.sign_in(False)
 
     def request_stop(self, number: int) -> None:
         """Ask all ranks of this machine to stop, because signal ``number`` came."""
@@ -81,6 +83,10 @@ class Board:
     def stop_signal(self) -> int:
         """The signal that asked for a stop; 0 for none."""
         return self._memory[_STOP]
+
+    def all_have_signed_in(self) -> bool:
+        """Whether every rank's process has begun with its own work."""
+        return all(self.place(number).signed_in for number in range(self.processes))
 
     def beats(self) -> list[Beat]:
         return [self.place(number).last_beat() for number in range(self.processes)]
@@ -112,6 +118,14 @@ class Place:
     def request_stop(self, number: int) -> None:
         """Pass signal ``number``, which came to this rank, on to all ranks of this machine."""
         self._memory[_STOP] = number
+
+    def sign_in(self, here: bool = True) -> None:
+        """Say that this rank's process has all that its launcher gave it."""
+        self._memory[self._start + _SIGNED_IN] = here
+
+    @property
+    def signed_in(self) -> bool:
+        return self._memory[self._start + _SIGNED_IN] != 0
 
     def beat(self, step: int, phase: Phase) -> None:
         """Say that ``step`` updates are done and that ``phase`` comes now."""

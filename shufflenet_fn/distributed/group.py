@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
+from shufflenet_fn.distributed.reaching import use_the_network_between_machines
+from shufflenet_fn.distributed.store import Store
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_backends.errors import UserError
@@ -21,25 +24,35 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_group(world: World, backend: str, *, timeout_s: float = 600.0) -> Iterator[None]:
+def process_group(
+    world: World, backend: str, *, timeout_s: float = 600.0
+) -> Iterator[tuple[str, ...]]:
     """Join the group for the body; nothing to join for one process.
 
-    The device must have been set before (``Runtime.set_device``). Addresses come from the environment.
+    The device must have been set before (``Runtime.set_device``). Addresses come from the environment. Gives
+    notes on the network that collectives between machines use.
+
+    Raises:
+        UserError: machine 0 cannot be reached.
     """
     if world.size == 1:
-        yield
+        yield ()
         return
     timeout = timedelta(seconds=timeout_s)
     store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
+    # Elastic gives ranks that it has started again the same store, with what the first ones left in it.
+    store = distributed_c10d.PrefixStore(f"attempt-{world.attempt}", store)
+    notes = use_the_network_between_machines(
+        world, store, backend, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    )
     dist.init_process_group(
         backend,
-        # Elastic gives ranks that it has started again the same store, with what the first ones left in it.
-        store=distributed_c10d.PrefixStore(f"attempt-{world.attempt}", store),
+        store=store,
         rank=world.rank,
         world_size=world.size,
         timeout=timeout,
     )
-    yield
+    yield notes
     # Not after an error: taking the group down waits for the others' collectives on some devices, and on
     # all it tells them of a lost connection before this process has said what went wrong.
     dist.destroy_process_group()
@@ -81,18 +94,6 @@ def differing_ranks(digests: list[str], what: str) -> str | None:
         "would compute nonsense, so it stops. All ranks must run the same versions of torch and "
         "shufflenet-fn on the same kind of device."
     )
-
-
-class Store(Protocol):
-    """What ranks leave for each other under a name. Any thread may use it."""
-
-    def set(self, key: str, value: str) -> None: ...
-
-    def get(self, key: str) -> bytes: ...
-
-    def check(self, keys: list[str]) -> bool: ...
-
-    def delete_key(self, key: str) -> bool: ...
 
 
 def group_store(world: World) -> Store | None:

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple, NoReturn, TypeVar
 
 from shufflenet_fn.distributed.board import Board
 from shufflenet_fn.distributed.failures import Failure, RankFailed, show_traceback
-from shufflenet_fn.distributed.nodes import DEFAULT_PORT, JOIN_TIMEOUT_S, Nodes
+from shufflenet_fn.distributed.nodes import DEFAULT_PORT, Nodes
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn_backends.errors import UserError
 
-__all__ = ["DEFAULT_PORT", "JOIN_TIMEOUT_S", "Launch", "Nodes", "RankFailed", "launch"]
+__all__ = ["DEFAULT_PORT", "Launch", "Nodes", "RankFailed", "launch"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -68,13 +67,13 @@ def launch(
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.
-        UserError: the machines did not come together.
+        UserError: the machines did not come together; one of them has ended.
     """
     # Imported here: it takes a second, and a run on one device never needs it.
-    import torch.distributed as dist
-
     from shufflenet_fn.distributed.agent import Agent, quiet_elastic
-    from shufflenet_fn.distributed.rendezvous import spec_of
+    from shufflenet_fn.distributed.meeting import Meeting
+    from shufflenet_fn.distributed.peers import Peers
+    from shufflenet_fn.distributed.rendezvous import alone, spec_of
 
     nodes, watching = nodes or Nodes(), watching or Launch()
     agent: Agent | None = None
@@ -88,6 +87,7 @@ def launch(
     def at_once(number: int) -> NoReturn:
         if agent is not None:
             agent.kill_ranks()
+            agent.say_stopped(number)
         watching.stopped(number)
         sys.stdout.flush()
         os._exit(128 + number)
@@ -97,31 +97,29 @@ def launch(
         StopSignals(first, at_once) as signals,
         quiet_elastic(),
     ):
+        peers = Peers(nodes, processes) if nodes.num_nodes > 1 else None
+        meeting = alone() if peers is None else Meeting(nodes, peers, lambda: board.stop_signal)
         spec = spec_of(
             run_worker,
             (entry, argument, os.getpid(), board.path),
             processes=processes,
-            nodes=nodes,
+            meeting=meeting,
             max_restarts=watching.max_restarts,
         )
         agent = Agent(
             spec,
             board=board,
             signals=signals,
+            peers=peers,
+            machine=nodes.rank,
             hang_timeout_s=watching.hang_timeout_s,
-            may_restart=lambda failure: failure.restartable and watching.may_restart(failure),
+            may_restart=watching.may_restart,
             say=watching.say,
         )
         try:
             result = agent.run()
-        except dist.DistError as error:
-            raise UserError(
-                f"the {nodes.num_nodes} machines did not come together at {nodes.endpoint} within "
-                f"{JOIN_TIMEOUT_S} s ({str(error).splitlines()[0]}). Start the same command on all of them, "
-                "with --node-rank 0 on the one that --rdzv-endpoint names."
-            ) from error
         finally:
-            spec.rdzv_handler.shutdown()
+            meeting.shutdown()
     if result.is_failed():
         show_traceback(agent.failures[-1])
         raise RankFailed(agent.failures)

@@ -34,6 +34,7 @@ def run_worker(entry: Callable[[A, World], R], argument: A, launcher: int, board
         raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
     world = world._replace(board=board)
     place = open_place(board, world.local_rank)
+    place.sign_in()
     with StopSignals(first=place.request_stop, again=_ignore):
         let_through()
         try:

@@ -13,10 +13,10 @@ import torch
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import verify
-from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.listing_cache import Note, silent
+from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
@@ -254,7 +254,7 @@ def _nodes(settings: TrainSettings) -> Nodes:
             f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
             "port on it, such as host0:29500."
         )
-    return Nodes(settings.world_size, settings.rank, endpoint)
+    return Nodes(settings.world_size, settings.rank, endpoint, settings.join_timeout)
 
 
 def _check_min_devices(settings: TrainSettings, devices: int) -> None:

@@ -93,7 +93,7 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
     # The log is opened inside the group: by then rank 0 has made the directory.
     with (
         listening(world, place, job.run_dir),
-        process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(job, world)),
+        process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(job, world)) as told,
         contextlib.ExitStack() as stack,
     ):
         job = agreed(job, world)
@@ -110,6 +110,8 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
             f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
             f"{threads} compute threads"
         )
+        for note in told:
+            (reporter if world.is_main else log).note(note)
         for note in notes:
             reporter.note(note)
         try:

@@ -9,6 +9,7 @@ from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.rewind import rewind_to
+from shufflenet_fn.run.same_everywhere import check_same_job
 
 
 def agreed(job: Job, world: World) -> Job:
@@ -16,7 +17,11 @@ def agreed(job: Job, world: World) -> Job:
 
     Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
     brings the run directory back to it.
+
+    Raises:
+        UsageError: another machine was given another job.
     """
+    check_same_job(job, world)
     found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
     if world.is_main and world.attempt:
         found = _newest(job, world)

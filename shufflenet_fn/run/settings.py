@@ -463,6 +463,13 @@ class TrainSettings:
         panel=_RUN,
         above=0,
     )
+    join_timeout: float = option(
+        300.0,
+        "--join-timeout",
+        help="Seconds that machines wait for each other, at the start and when all start again.",
+        panel=_RUN,
+        above=0,
+    )
     max_restarts: int = option(
         0,
         "--max-restarts",

@@ -29,6 +29,7 @@ from shufflenet_fn.run.loading import training_batches
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.profile import profiled
 from shufflenet_fn.run.report import Results, write_results
+from shufflenet_fn.run.same_everywhere import check_same_data
 from shufflenet_fn.run.saving import Costs, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.training import Training, build_training
@@ -55,6 +56,8 @@ def train(
     started = time.time()
     stopping = stopping or Stopping(open_place(None, 0))
     run = build_training(job, world, reporter, stopping)
+    for warning in check_same_data(run.identity, world):
+        reporter.warning(warning)
     check_equal_on_all_ranks(run.state, world, "the initial state")
     first = int(run.state.step)
     total = settings.epochs * run.steps_per_epoch

@@ -18,6 +18,7 @@ from shufflenet_fn.run.events import (
 from shufflenet_fn.run.json_text import to_json
 from shufflenet_fn.run.lines import event_lines
 
+LOG = "log.txt"
 METRICS = "metrics.jsonl"
 
 
@@ -29,7 +30,7 @@ class RunFiles:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._log = open(run_dir / "log.txt", "a", buffering=1)  # noqa: SIM115  closed by close()
+        self._log = open(run_dir / LOG, "a", buffering=1)  # noqa: SIM115  closed by close()
         self._metrics = open(run_dir / METRICS, "a", buffering=1)  # noqa: SIM115
         self._device, self._steps_per_epoch = "cpu", 1
 

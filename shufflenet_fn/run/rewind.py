@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 
 from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
@@ -15,7 +17,7 @@ from shufflenet_fn.checkpoint.inventory import (
     tidy,
 )
 from shufflenet_fn.checkpoint.read import read_manifest
-from shufflenet_fn.run.files import METRICS
+from shufflenet_fn.run.files import LOG, METRICS
 
 
 def rewind_to(checkpoint: Path | None, run_dir: Path) -> list[str]:
@@ -32,8 +34,9 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
     """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
 
     Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
-    ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then. What
-    a killed process left half written is removed. Only for the one who holds the run.
+    ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
+    ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
+    What a killed process left half written is removed. Only for the one who holds the run.
     """
     folder, disk = checkpoints_of(run_dir), RealDisk()
     tidy(folder, disk=disk)
@@ -54,7 +57,25 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
         lines = metrics.read_bytes().decode(errors="replace").splitlines()
         kept = [line for line in lines if _is_kept(line, step, steps_per_epoch, print_freq)]
         replace_file(disk, metrics, "".join(line + "\n" for line in kept).encode())
+    _mark(run_dir / LOG, step)
     return notes
+
+
+def _mark(log: Path, step: int) -> None:
+    """Tell a reader of ``log`` where the run goes on, if there is one."""
+    if not log.exists() or not log.stat().st_size:
+        return
+    with open(log, "rb") as written:
+        written.seek(-1, os.SEEK_END)
+        whole = written.read() == b"\n"
+    with open(log, "a") as file:
+        if not whole:  # the last line of a run that was killed while writing it
+            print(file=file)
+        print(
+            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. What is told above of "
+            "later ones was not kept, and is done and told again below. =====",
+            file=file,
+        )
 
 
 def _is_kept(line: str, step: int, steps_per_epoch: int, print_freq: int) -> bool:

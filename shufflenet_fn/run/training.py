@@ -46,7 +46,7 @@ from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
-from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale
 from shufflenet_fn.training.optim import GradientTransformation
 from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import Schedule
@@ -162,6 +162,9 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     )
     if job.resume is not None:
         state = load_state(job.resume, config, state)
+        if scaling.kind == "static":
+            # Another number may have been given at the resume; a static scale has no history.
+            state = state._replace(loss_scale=init_loss_scale(scaling, device))
         restore_generators(load_generators(job.resume), runtime)
         manifest = checked_manifest(read_manifest(job.resume), job.resume)
         warnings += differences(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +11,42 @@ from typing import Any
 
 import pytest
 
+from shufflenet_fn.checkpoint.read import read_checkpoint
+
 Command = Callable[..., Any]
 
 TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
 
 
+@pytest.fixture(scope="module")
+def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three epochs of three steps, all checkpoints kept."""
+    from shufflenet_fn_cli.main import app
+
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train = ("train", *TINY, "--data", image_folder, "--epochs", 3, "--keep", 9, "--run-dir", run)
+    app([str(argument) for argument in train], standalone_mode=False)
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
 @pytest.fixture
 def data(image_folder: Path, tmp_path: Path) -> Path:
-    """A copy of the image folder that a test may change."""
+    """A copy of its data that a test may change."""
     return Path(shutil.copytree(image_folder, tmp_path / "data"))
-
-
-@pytest.fixture
-def run(command: Command, data: Path, tmp_path: Path) -> Path:
-    """A finished run of three epochs of three steps, all checkpoints kept."""
-    outcome = command(
-        *("train", *TINY, "--data", data, "--epochs", 3, "--keep", 9, "--run-dir", "run")
-    )
-    assert outcome.code == 0, outcome.err
-    return tmp_path / "run"
 
 
 def steps(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
+
+
+def log(run: Path) -> str:
+    return (run / "log.txt").read_text()
 
 
 def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
@@ -49,12 +63,17 @@ def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
     assert "at step 4" in again.out and steps(run)[-1].startswith("superseded")
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["epoch"] for r in records if r["kind"] == "eval"] == [0, 1, 2]
+    # The log keeps what was taken back, and says so before it is told again.
+    parts = re.split(r"\n===== .*: going on after (?:3|4) updates\. .*\n", log(run))
+    told = [[part.count(f"Epoch: [{epoch}][0/3]") for epoch in range(3)] for part in parts]
+    assert told == [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
 
 
 def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> None:
     for split in ("train", "val"):
         (data / split / "red").rename(data / split / "rouge")
-    outcome = command("train", "--resume", run / "checkpoints" / "step-00000006")
+    sixth = run / "checkpoints" / "step-00000006"
+    outcome = command("train", "--resume", sixth, "--data", data)
     assert outcome.code == 2
     assert "rouge" in outcome.err and "--pretrained" in outcome.err
 
@@ -62,7 +81,8 @@ def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> 
 def test_other_circumstances_are_named(command: Command, run: Path, data: Path) -> None:
     for number in range(8):
         shutil.copy(data / "train" / "red" / "00.jpg", data / "train" / "red" / f"x{number}.jpg")
-    outcome = command("train", "--resume", run / "checkpoints" / "step-00000006", "--max-steps", 7)
+    sixth = run / "checkpoints" / "step-00000006"
+    outcome = command("train", "--resume", sixth, "--data", data, "--max-steps", 7)
     assert outcome.code == 0, outcome.err
     assert "steps_per_epoch is 4, and was 3" in outcome.err
 
@@ -79,16 +99,16 @@ def test_unfit_settings_are_refused(command: Command, run: Path) -> None:
 
 
 def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: Path) -> None:
-    whole = json.loads(command("evaluate", run, "--json").out)
+    whole = json.loads(command("evaluate", run, "--data", data, "--json").out)
     for split in ("train", "val"):
         shutil.rmtree(data / split / "blue")
-    part = json.loads(command("evaluate", run, "--json").out)
+    part = json.loads(command("evaluate", run, "--data", data, "--json").out)
     assert (whole["num_images"], part["num_images"]) == (10, 6)
     # Green and red keep labels 1 and 2: what is right of them was right before.
     right = [round(r["accuracy1"] * r["num_images"] / 100) for r in (whole, part)]
     assert right[0] - 4 <= right[1] <= right[0]
     shutil.rmtree(data / "train")  # evaluating needs the evaluated split only
-    assert command("evaluate", run, "--json").code == 0
+    assert command("evaluate", run, "--data", data, "--json").code == 0
 
 
 def test_weights_that_the_run_started_from_may_be_gone(
@@ -105,3 +125,22 @@ def test_weights_that_the_run_started_from_may_be_gone(
     assert outcome.code == 0, outcome.err
     stored = json.loads((tmp_path / "second" / "config.json").read_text())
     assert stored["settings"]["pretrained"] == str(first)
+
+
+def test_a_static_loss_scale_given_at_a_resume(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    scaled = ("--precision", "O2", "--loss-scale", 64, "--max-steps", 1, "--run-dir", "scaled")
+    assert command("train", *TINY, "--data", image_folder, "--epochs", 2, *scaled).code == 0
+    outcome = command("train", "--resume", "scaled", "--loss-scale", 128, "--max-steps", 2)
+    assert outcome.code == 0, outcome.err
+    assert "loss_scale changes at the resume from '64' to '128'" in outcome.out
+    checkpoint = read_checkpoint(tmp_path / "scaled" / "checkpoints" / "step-00000002")
+    (scale,) = (
+        tensor
+        for name, tensor in checkpoint.files["state.safetensors"].items()
+        if name.endswith("loss_scale.scale")
+    )
+    assert scale == 128
+    refused = command("train", "--resume", "scaled", "--loss-scale", "none", "--max-steps", 3)
+    assert refused.code == 2 and "other settings" in refused.err

@@ -60,6 +60,7 @@ BARS = (
     Bar(PACKED_RAW, (PEER,), 10.0),
 )
 SCALING = 1.7
+BESIDE = ", normalised beside"
 
 
 class Dali:
@@ -132,10 +133,21 @@ def speeds(
 def scaling(
     roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
 ) -> dict[str, Any]:
-    """One thread against two, of ours and, for comparison, of DALI."""
-    names = (FILES, PACKED_JPEG, PACKED_RAW)
+    """One reading thread against two, of ours and, for comparison, of DALI.
+
+    With normalisation, ours has one thread more, the one that takes the batches: with one that reads it has
+    a core for itself, with two it shares theirs.
+    """
+    kinds = (FILES, PACKED_JPEG, PACKED_RAW)
+    names = [*kinds, *(f"{name}{BESIDE}" for name in kinds)]
     readers = {
-        f"{name}, {threads}": Reader("ours", roots[name], threads, settings.color_jitter)
+        f"{name}, {threads}": Reader(
+            "ours",
+            roots[name.removesuffix(BESIDE)],
+            threads,
+            settings.color_jitter,
+            normalised=name.endswith(BESIDE),
+        )
         for name in names
         for threads in (1, 2)
     }
@@ -145,7 +157,7 @@ def scaling(
         "contenders": {name: told_of(turns) for name, turns in found.items()},
         "speedups": {
             name: compared(found[f"{name}, 2"], found[f"{name}, 1"])
-            | ({"least": SCALING} if name in names else {})
+            | ({"least": SCALING} if name in kinds else {})
             for name in every
         },
     }

@@ -20,12 +20,15 @@ class Reader(NamedTuple):
       root: a data folder, packed or not.
       workers: reading threads of ours, worker processes of torch's.
       jitter: strength of brightness, contrast and saturation jitter; 0 is off.
+      normalised: whether batches of ours are normalised by the thread that takes them; else they count as
+        they leave the reading threads, uint8.
     """
 
     loader: Literal["ours", "torchvision"]
     root: str
     workers: int
     jitter: float
+    normalised: bool = True
 
 
 class Loading(NamedTuple):
@@ -105,7 +108,7 @@ def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
     with our_batches(settings, threads=reader.workers) as batches:
         for examples in batches:
-            yield prepare(examples.images)
+            yield prepare(examples.images) if reader.normalised else examples.images
 
 
 def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:

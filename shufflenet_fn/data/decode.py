@@ -1,9 +1,9 @@
 """From a stored sample to RGB pixels.
 
 JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL), which can decode at a half, a quarter or an
-eighth of the size. No published library decodes a region alone. What libjpeg-turbo warns about is refused:
-it goes on after damage, with wrong or grey pixels. CMYK and YCCK JPEGs and every other format go to Pillow,
-which is what torchvision decodes with.
+eighth of the size. ``native`` decodes a region alone, to the same pixels. What libjpeg-turbo warns about is
+refused: it goes on after damage, with wrong or grey pixels. CMYK and YCCK JPEGs and every other format go to
+Pillow, which is what torchvision decodes with.
 
 As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped. A format is
 told by its content, not by the file's name.

@@ -7,8 +7,8 @@ the same extensions), so that labels and order agree with it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from shufflenet_fn.data.listing_cache import Note, cached_listing, silent
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn.data.reading import read_file
 from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.stored import Stored, file_addresses
+from shufflenet_fn.data.stored import Stored, stored_files
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,11 +57,10 @@ class ImageFolder:
         """The file of sample ``index``. Raises ``BadImage`` or ``UserError`` if it cannot be read."""
         return Encoded(read_file(self.path(index)))
 
-    @contextmanager
-    def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
-        """STORED (N,) of these samples."""
+    def located(self, indices: npt.NDArray[np.int64]) -> AbstractContextManager[Stored]:
+        """STORED (N,) of these samples, valid within the context."""
         folder = os.path.join(os.fsencode(self.root / self.split), b"")
-        yield from file_addresses([folder + self.paths.raw(index) for index in indices.tolist()])
+        return stored_files([folder + self.paths.raw(index) for index in indices.tolist()])
 
 
 def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[ImageFolder, ImageFolder]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -39,8 +39,9 @@ class Located(Protocol):
         """STORED (N,) of these samples, valid within the context; a place may not be known."""
 
 
-def file_addresses(names: list[bytes]) -> Iterator[Stored]:
-    """For ``contextlib.contextmanager``: STORED (N,) of whole files."""
+@contextmanager
+def stored_files(names: list[bytes]) -> Iterator[Stored]:
+    """STORED (N,) of whole files, valid within the context."""
     import ctypes
 
     # Holds the bytes, and each of its elements is the address of one.

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.doctor.finding import FAILED, OK, WARNING, Finding
+from shufflenet_fn.flushing import flush
 
 _SCARCE = 2 * 2**30
 """Bytes below which a disk is called nearly full: some hundred checkpoints of x2_0."""
@@ -22,11 +23,12 @@ def loader(facts: dict[str, Any]) -> Finding:
     """A few batches of JPEGs that are made here, through the loader that training uses."""
     from shufflenet_fn.data.demo import write_demo
     from shufflenet_fn.data.loader import train_loader
+    from shufflenet_fn.data.native.choose import choose_image_reader
     from shufflenet_fn.data.opening import open_train_val
     from shufflenet_fn.data.transforms import TrainTransform
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
-    threads = usable_cores()
+    threads, chosen = usable_cores(), choose_image_reader("auto")
     with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as folder:
         train, _ = open_train_val(write_demo(Path(folder) / "demo", train_per_class=16))
         start = time.perf_counter()
@@ -37,6 +39,7 @@ def loader(facts: dict[str, Any]) -> Finding:
             global_batch=_BATCH,
             stop_step=_BATCHES,
             threads=threads,
+            native=chosen.reader,
         ) as batches:
             shapes = [tuple(batch.images.shape) for batch in batches]
         seconds = time.perf_counter() - start
@@ -44,7 +47,10 @@ def loader(facts: dict[str, Any]) -> Finding:
     if shapes != expected:
         return Finding(FAILED, f"the loader gave batches of {shapes}", "Report this.")
     rate = _BATCH * _BATCHES / seconds
-    text = f"{_BATCH * _BATCHES} JPEGs decoded and augmented, {rate:.0f} images/s with {threads} threads"
+    text = (
+        f"{_BATCH * _BATCHES} JPEGs decoded and augmented, {rate:.0f} images/s with {threads} threads; "
+        f"{chosen.reason}"
+    )
     return Finding(OK, text, details={"images_per_s": rate, "threads": threads})
 
 
@@ -80,12 +86,7 @@ def _write_speed(folder: Path) -> float:
         with open(path, "wb") as file:
             for _ in range(_BLOCKS):
                 file.write(block)
-            file.flush()
-            os.fsync(file.fileno())
+        flush(path)
         path.rename(path.with_name("renamed"))
-        descriptor = os.open(scratch, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(path.parent)
         return _BLOCK * _BLOCKS / (time.perf_counter() - start)

@@ -162,6 +162,7 @@ def not_read() -> dict[str, bytes]:
         "text.jpg": b"not an image",
         "cut.jpg": whole[:-40],
         "cut-in-header.jpg": whole[: start_of_scan - 20],
+        "no-table.jpg": whole.replace(b"\xff\xdb", b"\xff\xed"),
         "no-scan.jpg": whole[:start_of_scan] + b"\xff\xd9",
         "garbage-after.jpg": whole + b"garbage",
     }

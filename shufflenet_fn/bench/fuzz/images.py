@@ -23,8 +23,8 @@ from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
 ERROR, PIXELS = "named error", "right pixels"
 
-_TRAIN = TrainTransform(48, jitter=0.0)
-_EVAL = EvalTransform(56, 48)
+TRAIN = TrainTransform(48, jitter=0.0)
+EVAL = EvalTransform(56, 48)
 
 
 class Wrong(Exception):
@@ -35,7 +35,7 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
     """``ERROR`` or ``PIXELS``. ``number`` seeds the crop. Raises ``Wrong``."""
     name = f"mutation {number}"
     try:
-        ours = _views(open_picture(Encoded(data), name=name, scratch=scratch), number, scratch)
+        ours = views_of(open_picture(Encoded(data), name=name, scratch=scratch), number, scratch)
     except BadImage as error:
         if error.name != name or not error.reason:
             raise Wrong(f"the error does not name the file: {error}") from error
@@ -43,7 +43,7 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
     except Exception as error:
         raise Wrong(f"{type(error).__name__}: {error}") from error
     try:
-        expected = _views(_oracle(data), number, None)
+        expected = views_of(_oracle(data), number, None)
     except Exception as error:
         raise Wrong(f"pixels, but the reference has none: {error}") from error
     if not np.array_equal(ours, expected):
@@ -51,11 +51,11 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
     return PIXELS
 
 
-def _views(picture: Picture, number: int, scratch: Scratch | None) -> RgbImage:
+def views_of(picture: Picture, number: int, scratch: Scratch | None) -> RgbImage:
     """Both uses of an image, (2, 48, 48, 3): a crop to train on and the middle to evaluate."""
     views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
-    _TRAIN(picture, sample_rng(0, 0, number), out=views[0], scratch=scratch)
-    _EVAL(picture, out=views[1], scratch=scratch)
+    TRAIN(picture, sample_rng(0, 0, number), out=views[0], scratch=scratch)
+    EVAL(picture, out=views[1], scratch=scratch)
     return views
 
 
@@ -64,11 +64,18 @@ def _oracle(data: bytes) -> Picture:
         return _from_pillow(data)
     import simplejpeg
 
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    if colours in ("CMYK", "YCCK"):
+    if simplejpeg.decode_jpeg_header(data)[2] in ("CMYK", "YCCK"):
         simplejpeg.decode_jpeg(data, colorspace="CMYK", strict=True)
         return _from_pillow(data)
-    whole = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    return whole_jpeg(data, strict=True)
+
+
+def whole_jpeg(data: bytes, *, strict: bool) -> Picture:
+    """A JPEG as libjpeg-turbo decodes all of it; ``strict`` raises ``ValueError`` where it warns."""
+    import simplejpeg
+
+    height, width = simplejpeg.decode_jpeg_header(data)[:2]
+    whole = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=strict)
 
     def decode(reduction: int) -> RgbImage:
         if reduction == 1:
@@ -77,7 +84,7 @@ def _oracle(data: bytes) -> Picture:
             "min_height": -(-height // reduction),
             "min_width": -(-width // reduction),
         }
-        smaller = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True, **least)
+        smaller = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=strict, **least)
         return np.array(smaller)
 
     return Picture(height, width, decode, (1, 2, 4, 8))

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shufflenet_fn.bench.fuzz.images import Wrong
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.bench.fuzz.images import EVAL, Wrong
+from shufflenet_fn.data.native.library import functions
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.packed.unfinished import LOCK_NAME
@@ -35,6 +40,8 @@ class PackedSet:
         }
         opened = {split: open_packed(self.root, split) for split in _SPLITS}
         self._whole = {split: self._content(samples) for split, samples in opened.items()}
+        self._native = NativeReader(functions())
+        self._images = {split: self._read_at_once(samples)[0] for split, samples in opened.items()}
 
     def check(self, path: Path, damaged: bytes) -> None:
         """Put ``damaged`` in the place of the file ``path``, look, and put it back. Raises ``Wrong``."""
@@ -69,6 +76,25 @@ class PackedSet:
         for index, (ours, whole) in enumerate(zip(content, self._whole[split], strict=True)):
             if ours is not None and ours != whole:
                 raise Wrong(f"{split} sample {index} reads as another image or label")
+        self._check_native(split, samples)
+
+    def _check_native(self, split: str, samples: PackedSplit) -> None:
+        try:
+            images, done = self._read_at_once(samples)
+        except UserError:
+            return
+        except Exception as error:
+            raise Wrong(f"native: {type(error).__name__}: {error}") from error
+        if not np.array_equal(images[done], self._images[split][done]):
+            raise Wrong(f"native: a sample of {split} reads as another image")
+
+    def _read_at_once(
+        self, samples: PackedSplit
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+        """The middle of every sample, and which samples the native reader has read."""
+        images = np.zeros((len(samples), EVAL.size, EVAL.size, 3), dtype=np.uint8)
+        with samples.located(np.arange(len(samples))) as stored:
+            return images, self._native.eval(stored, EVAL, out=images)
 
     @staticmethod
     def _content(samples: PackedSplit) -> list[tuple[int, bytes] | None]:

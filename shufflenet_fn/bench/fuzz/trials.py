@@ -11,6 +11,7 @@ import numpy as np
 
 from shufflenet_fn.bench.fuzz.images import Wrong, outcome_of
 from shufflenet_fn.bench.fuzz.mutations import mutate
+from shufflenet_fn.bench.fuzz.native import NativeImages
 from shufflenet_fn.bench.fuzz.packed import PackedSet
 from shufflenet_fn.bench.fuzz.pictures import made_pictures, pictures_in
 from shufflenet_fn.data.scratch import Scratch
@@ -42,6 +43,7 @@ def make_trials(seed: int, data: str | None, folder: str) -> Callable[[int], Tri
     # One of its own: a process that was killed may have left the last one's files damaged.
     packed = PackedSet(Path(tempfile.mkdtemp(dir=folder)), pictures)
     scratch = Scratch()  # used for all, as by a reading thread
+    native = NativeImages(Path(tempfile.mkdtemp(dir=folder)))
 
     def trial(number: int) -> Trial:
         rng = np.random.default_rng([seed, number])
@@ -55,6 +57,7 @@ def make_trials(seed: int, data: str | None, folder: str) -> Callable[[int], Tri
             return Trial(target, kind, UNCHANGED)
         try:
             if target == "image":
+                native.check(damaged, number)
                 return Trial(target, kind, outcome_of(damaged, number, scratch))
             packed.check(path, damaged)
         except Wrong as error:

@@ -18,36 +18,37 @@ struct Size {
 // Larger images are left to the path that says what is wrong with them.
 constexpr int64_t kMostPixels = int64_t{1} << 26;
 
-// One decompressor, used again for every image. After a failure it is ready for the next one.
+// Decodes one image after another.
 //
 // What libjpeg-turbo warns about is a failure: it goes on after damage, with wrong or grey pixels. So are images
 // of several scans, of CMYK, and those without an end: others can say what they are.
 class JpegReader {
  public:
   explicit JpegReader(const jpeg::Functions& library) : library_(library) {
-    decompressor_.errors = library_.std_error(&errors_.manager);
+    library_.std_error(&errors_.manager);
     errors_.manager.error_exit = [](jpeg::Decompressor* from) {
       std::longjmp(reinterpret_cast<Errors*>(from->errors)->failed, 1);
     };
     errors_.manager.emit_message = [](jpeg::Decompressor* from, int level) {
       if (level < 0) ++from->errors->warnings;
     };
-    if (setjmp(errors_.failed)) return;
-    library_.create(&decompressor_, jpeg::kVersion, sizeof decompressor_);
-    created_ = true;
   }
   JpegReader(const JpegReader&) = delete;
   JpegReader& operator=(const JpegReader&) = delete;
-  ~JpegReader() {
-    if (created_) library_.destroy(&decompressor_);
-  }
+  ~JpegReader() { close(); }
 
   // False where the library is of another version.
-  bool usable() const { return created_; }
+  bool usable() {
+    const bool good = create();
+    close();
+    return good;
+  }
 
   // The size of the image in `data`, which must stay until its rows have been read.
   bool open(const uint8_t* data, size_t size, Size& found) {
-    if (!created_ || size < 4 || data[0] != 0xFF || data[1] != 0xD8 || !ended(data, size)) return false;
+    if (size < 4 || data[0] != 0xFF || data[1] != 0xD8 || !ended(data, size)) return false;
+    // A new one for each image: it would keep the last one's tables for an image that has lost its own.
+    if (!create()) return false;
     if (setjmp(errors_.failed)) return give_up();
     library_.mem_src(&decompressor_, data, size);
     library_.read_header(&decompressor_, 1);
@@ -92,7 +93,7 @@ class JpegReader {
       take(first, stride, static_cast<int64_t>(wanted));
       done += wanted;
     }
-    library_.abort(&decompressor_);
+    close();
     return true;
   }
 
@@ -115,8 +116,22 @@ class JpegReader {
     if (static_cast<int64_t>(memory.size()) < bytes) memory.resize(static_cast<size_t>(bytes));
   }
 
+  bool create() {
+    close();
+    decompressor_.errors = &errors_.manager;
+    if (setjmp(errors_.failed)) return false;
+    library_.create(&decompressor_, jpeg::kVersion, sizeof decompressor_);
+    created_ = true;
+    return true;
+  }
+
+  void close() {
+    if (created_) library_.destroy(&decompressor_);
+    created_ = false;
+  }
+
   bool give_up() {
-    library_.abort(&decompressor_);
+    close();
     return false;
   }
 

@@ -1,7 +1,7 @@
 // What is used of libjpeg-turbo's interface for C, version 62, which Pillow's wheels bring as a shared library
 // without a header. Sizes and places of fields are those of the documented structures (libjpeg.txt of
 // libjpeg-turbo) where pointers and long have 64 bits; the library refuses a decompressor of another version or
-// size, and `read` finds out before anything is decoded.
+// size, and `JpegReader::usable` finds out before anything is decoded.
 #pragma once
 
 #include <dlfcn.h>
@@ -69,7 +69,6 @@ struct Functions {
   void (*crop)(Decompressor*, unsigned* left, unsigned* width);
   unsigned (*skip)(Decompressor*, unsigned lines);
   unsigned (*read)(Decompressor*, uint8_t** rows, unsigned count);
-  void (*abort)(Decompressor*);
   void (*destroy)(Decompressor*);
 };
 
@@ -84,7 +83,7 @@ inline bool load(void* library, Functions& to) {
          find(to.has_multiple_scans, "jpeg_has_multiple_scans") &&
          find(to.start, "jpeg_start_decompress") && find(to.crop, "jpeg_crop_scanline") &&
          find(to.skip, "jpeg_skip_scanlines") && find(to.read, "jpeg_read_scanlines") &&
-         find(to.abort, "jpeg_abort_decompress") && find(to.destroy, "jpeg_destroy_decompress");
+         find(to.destroy, "jpeg_destroy_decompress");
 }
 
 }  // namespace sfn::jpeg

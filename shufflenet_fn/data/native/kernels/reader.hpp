@@ -20,7 +20,7 @@ class Reader {
  public:
   explicit Reader(const jpeg::Functions& library) : jpeg_(library) {}
 
-  bool usable() const { return jpeg_.usable(); }
+  bool usable() { return jpeg_.usable(); }
 
   const StageClock& clock() const { return clock_; }
 

@@ -11,6 +11,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
+from shufflenet_fn.flushing import flush
+
 
 class Disk(Protocol):
     """Changes to files. Each raises ``OSError`` where the operating system does."""
@@ -49,11 +51,7 @@ class RealDisk:
                 rest = rest[file.write(rest) :]
 
     def flush(self, path: Path) -> None:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        flush(path)
 
     def rename(self, old: Path, new: Path) -> None:
         old.rename(new)

@@ -16,6 +16,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from shufflenet_fn.bench.drill.processes import ranks_of, session
+
 Command = Callable[..., Any]
 
 TINY = (
@@ -32,19 +34,6 @@ TINY = (
 )
 
 
-def children_of(parent: int) -> list[int]:
-    """Direct child processes, from /proc."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == parent and fields[0] != "Z":
-            found.append(int(entry.name))
-    return sorted(found)
-
-
 class Training:
     """``shufflenet-fn train`` as a process, in ``tmp_path`` and with temporary files of its own."""
 
@@ -59,35 +48,28 @@ class Training:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        self.children: list[int] = []
 
     def wait_for_steps(self, number: int = 1) -> None:
-        """Until so many steps are in the log; remembers the processes below this one."""
+        """Until so many steps are in the log."""
         deadline = time.monotonic() + 90
         log = self.run / "metrics.jsonl"
         while not (log.exists() and log.read_text().count('"train"') >= number):
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline
             time.sleep(0.05)
-        self.children = children_of(self.process.pid)
 
     @property
     def ranks(self) -> list[int]:
-        """The processes of the ranks in order; multiprocessing's resource tracker was started before."""
-        return [
-            pid
-            for pid in self.children
-            if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        ]
+        """The processes of the ranks in order."""
+        return ranks_of(self.process.pid)
 
     def end(self, within: float) -> tuple[int, str]:
         """Exit code and standard error; nothing of the run may be there any more."""
         _, err = self.process.communicate(timeout=within)
         deadline = time.monotonic() + 10
-        while alive := [pid for pid in self.children if Path(f"/proc/{pid}/cmdline").exists()]:
-            if all(not Path(f"/proc/{pid}/cmdline").read_bytes() for pid in alive):
-                break  # zombies, which nobody above has asked after yet
+        while alive := session(self.process.pid):
             assert time.monotonic() < deadline, alive
             time.sleep(0.05)
         # What torch caches there for all runs is not of this one.

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from shufflenet_fn.flushing import flush
+
 TEMPORARY = ".tmp"
 
 _BLOCK = 1 << 22
@@ -25,17 +27,9 @@ def write_file(path: Path, data: bytes) -> None:
 
 def publish(aside: Path, path: Path) -> None:
     """Bring a finished file to disk and give it its name, so that the name implies the content."""
-    descriptor = os.open(aside, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(aside)
     os.replace(aside, path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    flush(path.parent)
 
 
 def sha256_of(path: Path) -> str:

@@ -68,10 +68,11 @@ class Job(NamedTuple):
         return self.settings.world_size * len(self.devices)
 
 
-def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
+def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = True) -> Job:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
     With ``resume``, a checkpoint, the weights are its: those that the run once started from may be gone.
+    ``meets``: several machines have to be brought together, which torchrun has done if it started this.
 
     Raises:
         UsageError, DeviceError: with the one thing that is wrong.
@@ -130,7 +131,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None) -> Job:
         devices=devices,
         run_dir=Path(),
         resume=resume,
-        nodes=_nodes(settings),
+        nodes=_nodes(settings) if meets else Nodes(),
         notes=tuple(notes),
         warnings=tuple(warnings),
     )

@@ -17,7 +17,7 @@ from shufflenet_fn.run.job import Job, plan_job, resumed
 from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.errors import UsageError, UserError
 
 AUTO = "auto"
 
@@ -49,12 +49,21 @@ def prepare_job(
     resolved = source.resolved if world is None else _under_torchrun(source.resolved, world)
     limit = resolved.settings.max_time
     deadline = None if limit is None else started + parse_duration(limit, "--max-time")
-    job = plan_job(resolved, resume=source.checkpoint)
+    job = plan_job(resolved, resume=source.checkpoint, meets=world is None)
     is_main = (world is None or world.is_main) and resolved.settings.rank == 0
-    run_dir = source.run_dir or _run_dir(resolved, world)
     notes, warning = list(source.notes), None
+    try:
+        run_dir = source.run_dir or _run_dir(resolved, world)
+        if is_main:
+            warning = held.enter_context(lock(run_dir))
+    except UserError as error:
+        if world is None and resolved.settings.world_size > 1 and "rank" not in given:
+            raise type(error)(
+                f"{error} (Without --node-rank this is machine 0 of {resolved.settings.world_size}: every "
+                "other one needs its own number.)"
+            ) from error
+        raise
     if is_main:
-        warning = held.enter_context(lock(run_dir))
         if source.rewinds:
             notes += rewind_to(source.checkpoint, run_dir)
         write_description(run_dir, job.resolved, argv)

@@ -1,0 +1,228 @@
+"""``train`` on two machines, which are network namespaces of this one with addresses of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from shufflenet_fn.bench.drill.network import Machines, NoNamespaces, two_machines
+
+PORT = 29777
+CLI = ("-m", "shufflenet_fn_cli.main")
+TINY = (
+    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "1"),
+    *("--device", "cpu", "--threads", "1", "--workers", "2", "--learning-rate", "0.01"),
+)
+FILES = ("weights.safetensors", "state.safetensors")
+LAST = "step-00000012"
+
+End = tuple[int, str]
+
+
+class Pair(NamedTuple):
+    """The same command on both machines."""
+
+    processes: list[subprocess.Popen[str]]
+
+    def ends(self, within_s: float = 120.0) -> list[End]:
+        """Exit code and standard error of each."""
+        found = []
+        for process in self.processes:
+            _, err = process.communicate(timeout=within_s)
+            found.append((process.returncode, err))
+        return found
+
+
+Start = Callable[..., Pair]
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    try:
+        with two_machines() as made:
+            yield made
+    except NoNamespaces as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all runs of this file are."""
+    return tmp_path_factory.mktemp("shared")
+
+
+@pytest.fixture
+def start(machines: Machines, place: Path) -> Iterator[Start]:
+    """Starts a command on both machines; arguments that differ are given as pairs."""
+    started: list[subprocess.Popen[str]] = []
+
+    def begin(*command: object, folders: Sequence[Path] = (place, place)) -> Pair:
+        pair = [
+            subprocess.Popen(
+                [
+                    *machines.on(number),
+                    *(str(a[number]) if isinstance(a, tuple) else str(a) for a in command),
+                ],
+                cwd=folders[number],
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for number in (0, 1)
+        ]
+        started.extend(pair)
+        return Pair(pair)
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def one_machine(image_folder: Path, place: Path) -> Path:
+    """The run that all others must be equal to: two devices of one machine."""
+    arguments = (*TINY, "--data", str(image_folder), "--devices", "2", "--run-dir", "one")
+    done = subprocess.run(
+        [sys.executable, *CLI, "train", *arguments],
+        cwd=place,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return place / "one"
+
+
+def check_same_end(run: Path, reference: Path) -> None:
+    for file in FILES:
+        a, b = (path / "checkpoints" / LAST / file for path in (run, reference))
+        assert a.read_bytes() == b.read_bytes()
+
+
+def wait_for_steps(pair: Pair, run: Path, number: int) -> None:
+    deadline = time.monotonic() + 90
+    log = run / "metrics.jsonl"
+    while not (log.exists() and log.read_text().count('"train"') >= number):
+        assert time.monotonic() < deadline
+        assert pair.processes[0].poll() is None, pair.processes[0].communicate()
+        time.sleep(0.05)
+
+
+def ranks_of(launcher: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == launcher and b"spawn_main" in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("spelling", ["nnodes", "original", "torchrun"])
+def test_two_machines_compute_what_two_devices_of_one_do(
+    spelling: str,
+    start: Start,
+    machines: Machines,
+    image_folder: Path,
+    place: Path,
+    one_machine: Path,
+) -> None:
+    address = machines.address(0)
+    train = ("train", *TINY, "--data", image_folder, "--run-dir", spelling)
+    program = (sys.executable, *CLI)
+    if spelling == "nnodes":
+        meeting = ("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{address}:{PORT}")
+        pair = start(*program, *train, *meeting)
+    elif spelling == "original":
+        pair = start(*program, *train, "--addr", address, "--rank", (0, 1), "--world-size", 2)
+    else:
+        elastic = ("--nnodes", 2, "--node-rank", (0, 1), "--nproc-per-node", 1)
+        meeting = ("--master-addr", address, "--master-port", PORT)
+        pair = start(
+            sys.executable, "-m", "torch.distributed.run", *elastic, *meeting, *CLI, *train
+        )
+    for code, err in pair.ends():
+        assert code == 0 and "Traceback" not in err, err
+    check_same_end(place / spelling, one_machine)
+    # Their own names lead nowhere, or to the loopback; so gloo was told where the other is.
+    for number, log in enumerate(("log.txt", "log.rank1.txt")):
+        told = f"gloo between machines: cable{number} ({machines.address(number)})"
+        assert told in (place / spelling / log).read_text()
+    assert not (place / spelling / "run.lock").exists()
+
+
+@pytest.mark.slow
+def test_a_killed_rank_a_killed_command_and_a_stop(
+    start: Start, machines: Machines, image_folder: Path, place: Path
+) -> None:
+    command: tuple[Any, ...] = (
+        *(sys.executable, *CLI, "train", *TINY, "--epochs", 500, "--data", image_folder),
+        *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
+        *("--run-dir", "failing", "--checkpoint-freq", 3, "--resume", "auto"),
+    )
+    pair = start(*command, "--max-restarts", 1)
+    run = place / "failing"
+    wait_for_steps(pair, run, 1)
+    (rank,) = ranks_of(pair.processes[1].pid)
+    os.kill(rank, signal.SIGKILL)
+    lines = (run / "metrics.jsonl").read_text().count('"start"')
+    deadline = time.monotonic() + 60
+    while (run / "metrics.jsonl").read_text().count('"start"') == lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    # The ranks run again: now a whole machine goes, and there is no restart left.
+    pair.processes[1].kill()
+    killed = time.monotonic()
+    (code, err), _ = pair.ends(within_s=30)
+    assert time.monotonic() - killed < 15
+    assert code == 1
+    assert re.search(r"rank 1 on machine 1 \(\S+\) was killed by SIGKILL .* Restart 1 of 1", err)
+    assert re.search(r"error: machine 1 \(\S+\) has not answered for \d+ s", err)
+
+    # The same command goes on, and a signal to one machine stops both in good order.
+    pair = start(*command)
+    wait_for_steps(pair, run, (run / "metrics.jsonl").read_text().count('"train"') + 1)
+    pair.processes[1].send_signal(signal.SIGTERM)
+    latest = run / "checkpoints" / "latest.json"
+    ends = pair.ends()
+    step = int(json.loads(latest.read_text())["checkpoint"][5:])
+    for code, err in ends:
+        assert code == 75, err
+        assert f"stopped by SIGTERM after step {step}, which is saved." in err
+
+
+def test_machines_that_were_not_given_the_same(
+    start: Start, machines: Machines, image_folder: Path, place: Path, tmp_path: Path
+) -> None:
+    meeting = (
+        "--nnodes",
+        2,
+        "--node-rank",
+        (0, 1),
+        "--rdzv-endpoint",
+        f"{machines.address(0)}:{PORT}",
+    )
+    train = (sys.executable, *CLI, "train", *TINY, "--data", image_folder, *meeting)
+    for code, err in start(*train, "--run-dir", "unlike", "--seed", (1, 2)).ends():
+        assert code == 2
+        assert re.search(r"machine 1 \(\S+\) was given other settings than machine 0", err)
+        assert "seed is 2, and 1 on machine 0" in err
+    for code, err in start(*train, "--run-dir", "apart", folders=(place, tmp_path)).ends():
+        assert code == 2
+        assert "the run directory apart is another folder on machine 1" in err
+        assert "a file system that all machines share" in err

@@ -10,6 +10,7 @@ from typing import Any
 import hccl_cases
 import torch
 import torch.distributed as dist
+from device_failures import synchronize
 
 
 def join(rank: int, size: int, store: str) -> torch.device:
@@ -17,18 +18,6 @@ def join(rank: int, size: int, store: str) -> torch.device:
     torch.npu.set_device(rank)  # type: ignore[attr-defined]
     dist.init_process_group("hccl", init_method=store, rank=rank, world_size=size)
     return torch.device("npu", rank)
-
-
-def synchronize() -> None:
-    """Wait for the device, and hear of a launch that failed.
-
-    torch_npu's thread that launches empties its queue before it notes the failure
-    (``Repository::ReadQueue`` in its NPUQueue.cpp): a synchronisation between the two finds nothing wrong,
-    and the next one, which here comes when the thread is past that, does.
-    """
-    torch.npu.synchronize()  # type: ignore[attr-defined]
-    time.sleep(0.2)
-    torch.npu.synchronize()  # type: ignore[attr-defined]
 
 
 def values(rank: int, size: int, store: str) -> dict[str, str]:

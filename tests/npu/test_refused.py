@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.npu.conftest import OnEmulator
+from tests.npu.device_failures import synchronize
 
 NPU = "npu:0"
 pytestmark = pytest.mark.usefixtures("npu")
@@ -49,7 +50,7 @@ def test_a_dtype_that_the_chip_does_not_take(name: str) -> None:
     operator, dtype, call = REFUSED[name]
     with pytest.raises(RuntimeError) as refusal:
         call()
-        torch.npu.synchronize()
+        synchronize()
     text = str(refusal.value)
     assert operator in text and dtype in text and "161002" in text
     assert "should be in dtype support list [DT_FLOAT, DT_FLOAT16, DT_BFLOAT16" in text
@@ -59,7 +60,7 @@ def test_a_dtype_that_the_chip_does_not_take(name: str) -> None:
 def test_a_missing_operator_names_itself_and_the_file_to_add_it_in() -> None:
     with pytest.raises(RuntimeError) as refusal:
         torch.linalg.svd(torch.eye(3, device=NPU))
-        torch.npu.synchronize()
+        synchronize()
     text = str(refusal.value)
     assert "aclnn" in text and "ascend_emulator/sources/aclnn/" in text
 
@@ -67,12 +68,13 @@ def test_a_missing_operator_names_itself_and_the_file_to_add_it_in() -> None:
 _ON_910A = """
 import torch
 import torch_npu
+from tests.npu.device_failures import synchronize
 torch.npu.set_compile_mode(jit_compile=False)  # on this chip the older aclop is the default
 x = torch.ones(4, device="npu")
 assert torch.equal((x + 1).cpu(), torch.full((4,), 2.0))
 try:
     y = x.to(torch.bfloat16) + 1
-    torch.npu.synchronize()
+    synchronize()
 except RuntimeError as error:
     print(error)
 """

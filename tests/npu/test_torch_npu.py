@@ -130,11 +130,12 @@ def test_an_operator_fails_on_request(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 import torch, torch_npu
+from tests.npu.device_failures import synchronize
 x = torch.ones(8, device="npu")
 for _ in range(3):
     try:
         x = x * x
-        torch.npu.synchronize()
+        synchronize()
         print("ok")
     except RuntimeError as error:
         print("aclnnMul" in str(error))

@@ -65,7 +65,7 @@ def main() -> None:
     # told by our own messages, without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
-        app()
+        app(prog_name="shufflenet-fn")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)

@@ -1,0 +1,83 @@
+"""By which interface a machine is reached, and what collectives are told of it."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+
+from shufflenet_fn.distributed import reaching
+from shufflenet_fn.distributed.interfaces import addresses, interface_of, route_to
+from shufflenet_fn.distributed.reaching import use_the_network_between_machines
+from shufflenet_fn.distributed.world import World
+
+OWN, OTHER = "10.1.2.3", "10.1.2.4"
+
+
+class Left(dict[str, str]):
+    """A store in this process."""
+
+    def set(self, key: str, value: str) -> None:
+        self[key] = value
+
+    def get(self, key: str) -> bytes:  # type: ignore[override]
+        return self[key].encode()
+
+    def check(self, keys: list[str]) -> bool:
+        return all(key in self for key in keys)
+
+    def delete_key(self, key: str) -> bool:
+        return self.pop(key, None) is not None
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GLOO_SOCKET_IFNAME", "HCCL_SOCKET_IFNAME", "HCCL_IF_IP"):
+        monkeypatch.setenv(name, "")
+
+
+def test_this_machines_own_addresses() -> None:
+    assert addresses()["127.0.0.1"] == "lo" == interface_of("127.0.0.1")
+    assert interface_of("192.0.2.77") is None
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert route_to("localhost", port) == ("127.0.0.1", "127.0.0.1")
+    with pytest.raises(OSError):
+        route_to("127.0.0.1", port, timeout_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("backend", "variable", "value"),
+    # gloo's real machines are in tests/cli/test_two_machines.py.
+    [("hccl", "HCCL_IF_IP", OWN), ("nccl", None, None)],
+)
+def test_machine_0_uses_the_address_by_which_another_reaches_it(
+    backend: str, variable: str | None, value: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reaching, "route_to", lambda host, port: (OTHER, OWN))
+    monkeypatch.setattr(reaching, "interface_of", {OWN: "eth7"}.get)
+    store, given = Left(), ("host0", 29500)
+    world = World(rank=2, size=4, local_rank=0, local_size=2)
+    said = use_the_network_between_machines(world, store, backend, *given)
+    # The other one's address is on no interface of this process's machine, which is said.
+    assert ("none of this machine's interfaces" in "".join(said)) == (variable is not None)
+    said = use_the_network_between_machines(world._replace(rank=1), store, backend, *given)
+    if variable is None:
+        assert not said and not store
+        return
+    assert reaching.os.environ[variable] == value
+    assert said[0].startswith(f"{backend} between machines: eth7 ({OWN})") and variable in said[0]
+
+
+def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HCCL_SOCKET_IFNAME", "bond0")
+    store = Left({"the address of machine 0": OWN})
+    world = World(rank=0, size=2, local_rank=0, local_size=1)
+    (said,) = use_the_network_between_machines(world, store, "hccl", "host0", 29500)
+    assert "HCCL_SOCKET_IFNAME=bond0, as the environment says" in said
+    assert not reaching.os.environ["HCCL_IF_IP"]
+
+
+def test_one_machine_asks_nothing() -> None:
+    world = World(rank=0, size=2, local_rank=0, local_size=2)
+    assert use_the_network_between_machines(world, Left(), "gloo", "nowhere.invalid", 1) == ()

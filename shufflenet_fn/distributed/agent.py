@@ -36,6 +36,7 @@ from shufflenet_fn.distributed.peers import MachineLeft, Peers
 from shufflenet_fn.distributed.semaphores import NewSemaphores
 from shufflenet_fn.distributed.signals import StopSignals, held_back
 from shufflenet_fn.distributed.watch import (
+    SINGLE_STATES,
     describe_hang,
     dump_stacks,
     hanging_rank,
@@ -227,7 +228,8 @@ class Agent(LocalElasticAgent):
             return None
         worker, beat = worker_group.workers[number], beats[number]
         # Ranks that wait may do so for another machine's, which its launcher finds at the same time.
-        echo = self._peers is not None and beat.phase is Phase.WAITING
+        waits = beat.phase is Phase.WAITING and states[number] not in SINGLE_STATES
+        echo = self._peers is not None and waits
         if echo and now - beat.time <= limit_s + _OTHERS_FIRST_S:
             return None
         text = describe_hang(beat, now, limit_s, states[number])

@@ -15,11 +15,12 @@ START_S: Final = 1800.0
 """How long a rank may take to its first step, however short ``--hang-timeout`` is: devices compile."""
 
 _DUMP_S: Final = 1.5
-_SINGLE_STATES: Final = {
+SINGLE_STATES: Final = {
     "T": "its process is stopped (as by SIGSTOP)",
     "t": "its process is stopped by a debugger",
     "D": "its process waits for a disk or a device (state D)",
 }
+"""Letters of /proc for a process that does nothing, and why: what it was doing does not matter then."""
 
 
 def hanging_rank(
@@ -43,7 +44,7 @@ def hanging_rank(
         to_blame = late
 
     def order(number: int) -> tuple[int, bool]:
-        return beats[number].step, not (states and states[number] in _SINGLE_STATES)
+        return beats[number].step, not (states and states[number] in SINGLE_STATES)
 
     return min(to_blame, key=order, default=None)
 
@@ -71,7 +72,7 @@ def describe_hang(beat: Beat, now: float, limit_s: float, state: str) -> str:
         Phase.ENDED: "at its end",
     }[beat.phase]
     told = f"hangs {doing}: no progress for {now - beat.time:.0f} s (--hang-timeout {limit_s:g})"
-    return f"{told}; {_SINGLE_STATES[state]}" if state in _SINGLE_STATES else told
+    return f"{told}; {SINGLE_STATES[state]}" if state in SINGLE_STATES else told
 
 
 def dump_stacks(pid: int, state: str) -> None:

@@ -11,10 +11,12 @@ from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.derived import global_batch, lanes_of
 from shufflenet_fn.run.identity import DATA, ROUNDING
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.registry import select_backend
 
 # Its number and its way to the others; its cores and devices; where its copy of the data is; and what only
 # rank 0 goes by, or only the start.
@@ -41,9 +43,7 @@ def check_same_job(job: Job, world: World) -> None:
     """
     if world.size == world.local_size:
         return
-    settings = dataclasses.asdict(job.settings)
-    compared = {name: settings[name] for name in settings if name not in _OF_ONE_MACHINE}
-    own = _Start(socket.gethostname(), compared, _lock_of(job.run_dir))
+    own = _Start(socket.gethostname(), _compared(job, world), _lock_of(job.run_dir))
     first = gather(own, world)[0]
     if own.lock != first.lock:
         # On a network's file system it may take a moment until others see what one has written.
@@ -94,6 +94,22 @@ def check_same_data(identity: Mapping[str, Any], world: World) -> list[str]:
                 f"{_shown(differing, first, other)}; {ROUNDING}",
             )
     return list(warnings.values())
+
+
+def _compared(job: Job, world: World) -> dict[str, Any]:
+    """Settings by name; of choices what they come to, since a resume has them from the run's start."""
+    settings = job.settings
+    backend = select_backend(settings.backend, job.device, compiled=settings.compile).backend
+    return {
+        **{
+            name: value
+            for name, value in dataclasses.asdict(settings).items()
+            if name not in (*_OF_ONE_MACHINE, "accumulate", "benchmark")
+        },
+        "lanes": lanes_of(settings, world.size),
+        "images of an update": global_batch(settings, world.size),
+        "backend": backend.name,
+    }
 
 
 def _differing(first: Mapping[str, Any], other: Mapping[str, Any]) -> str:

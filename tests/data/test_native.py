@@ -27,6 +27,7 @@ from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 from tests.data.conftest import draw_picture, encoded
+from tests.data.lossless_jpeg import lossless_jpeg
 
 WHOLE = TrainTransform(24, scale=(0.9, 1.0), jitter=0.0)
 
@@ -149,6 +150,16 @@ def test_any_size(height: int, width: int, size: int, seed: int) -> None:
         np.testing.assert_array_equal(found, expected(folder, transform, seed=seed))
 
 
+def sampled(data: bytes, height: int, width: int, factors: bytes) -> bytes:
+    """A JPEG whose frame header says that it is so large and its colours are sampled so."""
+    frame = data.index(b"\xff\xc0") + 5
+    changed = bytearray(data)
+    changed[frame : frame + 4] = height.to_bytes(2, "big") + width.to_bytes(2, "big")
+    for part, factor in enumerate(factors):
+        changed[frame + 6 + 3 * part] = factor
+    return bytes(changed)
+
+
 def not_read() -> dict[str, bytes]:
     """Files that the native reader has to leave to others, whether these can read them or not."""
     whole = jpeg(60, 80)
@@ -165,6 +176,9 @@ def not_read() -> dict[str, bytes]:
         "no-table.jpg": whole.replace(b"\xff\xdb", b"\xff\xed"),
         "no-scan.jpg": whole[:start_of_scan] + b"\xff\xd9",
         "garbage-after.jpg": whole + b"garbage",
+        # As many blocks as in the files that they are made of.
+        "4:4:1.jpg": sampled(jpeg(64, 64, subsampling="4:2:0"), 64, 64, b"\x14\x11\x11"),
+        "finer-green.jpg": sampled(jpeg(32, 32, keep_rgb=True), 24, 64, b"\x11\x21\x11"),
     }
 
 
@@ -175,6 +189,28 @@ def test_what_it_leaves_to_others(reader: NativeReader, tmp_path: Path, name: st
     assert done.tolist() == [True, False]
     good = folder_of(tmp_path / "good", {"a.jpg": jpeg(60, 80)})
     np.testing.assert_array_equal(found[:1], expected(good, WHOLE), err_msg="after a failure")
+
+
+@pytest.mark.parametrize("side", [16, 20, 24, 64])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_lossless_jpegs_are_not_reduced(
+    reader: NativeReader, tmp_path: Path, side: int, size: int
+) -> None:
+    picture = draw_picture(side, side)
+    folder = folder_of(tmp_path, {"a.jpg": lossless_jpeg(picture)})
+    transform = TrainTransform(size, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0)
+    assert side // size >= 4
+    _, done = read(reader, folder, transform)
+    assert not done.any()
+
+
+def test_lossless_jpegs(reader: NativeReader, tmp_path: Path) -> None:
+    picture = draw_picture(20, 20)
+    folder = folder_of(tmp_path, {"a.jpg": lossless_jpeg(picture)})
+    transform = TrainTransform(20, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.0)
+    found, done = read(reader, folder, transform)
+    assert done.all()
+    np.testing.assert_array_equal(found[0], picture)
 
 
 def test_files_that_cannot_be_read(reader: NativeReader, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ constexpr int64_t kMostPixels = int64_t{1} << 26;
 // Decodes one image after another.
 //
 // What libjpeg-turbo warns about is a failure: it goes on after damage, with wrong or grey pixels. So are images
-// of several scans, of CMYK, and those without an end: others can say what they are.
+// of several scans, of CMYK, of unusual sampling, and those without an end: others can say what they are.
 class JpegReader {
  public:
   explicit JpegReader(const jpeg::Functions& library) : library_(library) {
@@ -55,7 +55,8 @@ class JpegReader {
     const auto stored = decompressor_.stored_colours;
     const bool known = stored == jpeg::kGrey || stored == jpeg::kRgb || stored == jpeg::kYcc;
     found = {decompressor_.image_height, decompressor_.image_width};
-    if (!known || library_.has_multiple_scans(&decompressor_) || found.height * found.width > kMostPixels)
+    if (!known || decompressor_.precision != 8 || !usual_sampling() ||
+        library_.has_multiple_scans(&decompressor_) || found.height * found.width > kMostPixels)
       return give_up();
     return true;
   }
@@ -71,6 +72,10 @@ class JpegReader {
     decompressor_.scale_num = 1;
     decompressor_.scale_denom = static_cast<unsigned>(reduction);
     library_.start(&decompressor_);
+    // Lossless JPEGs come in full size whatever was asked for.
+    if (!is_reduced(decompressor_.image_width, reduction, decompressor_.output_width) ||
+        !is_reduced(decompressor_.image_height, reduction, decompressor_.output_height))
+      return give_up();
     const int64_t whole = decompressor_.output_width;
     // Upsampling smooths colours over their neighbours, and at the edge of what is decoded there are none.
     unsigned from = static_cast<unsigned>(std::max<int64_t>(0, left - kMargin));
@@ -110,6 +115,20 @@ class JpegReader {
   static bool ended(const uint8_t* data, size_t size) {
     while (size > 4 && data[size - 1] == 0) --size;
     return data[size - 2] == 0xFF && data[size - 1] == 0xD9;
+  }
+
+  static bool is_reduced(int64_t size, int64_t reduction, int64_t found) {
+    return found == (size + reduction - 1) / reduction;
+  }
+
+  // Whether colours are sampled as TurboJPEG has a name for, and simplejpeg: these refuse all others.
+  bool usual_sampling() const {
+    const jpeg::Component* parts = decompressor_.parts;
+    if (decompressor_.components == 1) return true;
+    for (int k = 1; k < decompressor_.components; ++k)
+      if (parts[k].across != 1 || parts[k].down != 1) return false;
+    const int across = parts[0].across, down = parts[0].down;
+    return (across <= 2 && down <= 2) || (across == 4 && down == 1);
   }
 
   static void grow(std::vector<uint8_t>& memory, int64_t bytes) {

@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace sfn::jpeg {
 
@@ -33,6 +34,12 @@ struct ErrorManager {
   int first_more, last_more;
 };
 
+struct Component {
+  int id, index;
+  int across, down;  // its sampling factors
+  char rest[80];
+};
+
 struct Decompressor {
   ErrorManager* errors;
   void *memory, *progress, *client;
@@ -49,14 +56,20 @@ struct Decompressor {
   int colour_components, output_components, recommended_rows, colours_used;
   void* colour_map;
   unsigned output_scanline;
-  char rest[460];
+  char progress_and_tables[124];
+  int precision;
+  const Component* parts;
+  char rest[320];
 };
 
 static_assert(sizeof(void*) != 8 || sizeof(ErrorManager) == 168);
 static_assert(sizeof(void*) != 8 || offsetof(Decompressor, scale_num) == 68);
 static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_width) == 136);
 static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_scanline) == 168);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, precision) == 296);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, parts) == 304);
 static_assert(sizeof(void*) != 8 || sizeof(Decompressor) == 632);
+static_assert(sizeof(Component) == 96);
 
 // The library's functions.
 struct Functions {

@@ -226,6 +226,37 @@ def test_files_that_cannot_be_read(reader: NativeReader, tmp_path: Path) -> None
     assert done.tolist() == [False, False, False, True]
 
 
+OUT_OF_MEMORY = """
+import os, resource, sys
+import numpy as np
+from shufflenet_fn.data.native.library import functions
+from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.stored import stored_files
+from shufflenet_fn.data.transforms import EvalTransform
+
+reader, out = NativeReader(functions()), np.zeros((3, 8, 8, 3), dtype=np.uint8)
+pages = int(open("/proc/self/statm").read().split()[0])
+limit = pages * resource.getpagesize() + 2**28
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+before = os.listdir("/proc/self/fd")
+with stored_files([os.fsencode(sys.argv[1])] * 3) as stored:
+    done = reader.eval(stored, EvalTransform(8, 8), out=out)
+assert not done.any()
+assert os.listdir("/proc/self/fd") == before
+"""
+
+
+def test_files_are_closed_where_memory_runs_out(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(2**30)  # takes no room
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "huge.jpg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_damage_is_left_to_others_or_gives_what_they_give(data: st.DataObject) -> None:

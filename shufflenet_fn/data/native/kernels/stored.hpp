@@ -16,7 +16,7 @@
 
 namespace sfn {
 
-// As `native/calls.py` lays it out.
+// As `data/stored.py` lays it out.
 struct Stored {
   const char* path;     // of a file that is a sample, or null
   int64_t offset;       // of a record in the file `descriptor`
@@ -48,23 +48,32 @@ inline bool read_fully(int descriptor, uint8_t* to, int64_t size, int64_t offset
   return true;
 }
 
+// An open file, closed also where memory runs out.
+class File {
+ public:
+  // Non-blocking: to open a named pipe would wait for its writer.
+  explicit File(const char* path) : descriptor(open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {}
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+  ~File() {
+    if (descriptor >= 0) close(descriptor);
+  }
+
+  const int descriptor;
+};
+
 }  // namespace detail
 
 // The content of a regular file. False if it cannot be had.
 inline bool read_file(const char* path, std::vector<uint8_t>& memory, int64_t& size) {
-  // Non-blocking: to open a named pipe would wait for its writer.
-  const int descriptor = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
-  if (descriptor < 0) return false;
+  const detail::File file(path);
   struct stat status;
-  bool good = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode) &&
-              status.st_size <= detail::kLargestFile;
-  if (good) {
-    size = status.st_size;
-    detail::make_room(memory, size);
-    good = detail::read_fully(descriptor, memory.data(), size, 0);
-  }
-  close(descriptor);
-  return good;
+  if (file.descriptor < 0 || fstat(file.descriptor, &status) != 0 || !S_ISREG(status.st_mode) ||
+      status.st_size > detail::kLargestFile)
+    return false;
+  size = status.st_size;
+  detail::make_room(memory, size);
+  return detail::read_fully(file.descriptor, memory.data(), size, 0);
 }
 
 // A record, without the block headers that lie in it, checked. `memory` may grow to what its file holds.

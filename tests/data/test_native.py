@@ -443,6 +443,36 @@ def test_a_wrong_buffer_is_refused(reader: NativeReader, tmp_path: Path) -> None
         )
 
 
+@pytest.mark.parametrize("name", ["indices", "repeats"])
+def test_too_few_numbers_are_refused(reader: NativeReader, tmp_path: Path, name: str) -> None:
+    folder = folder_of(tmp_path, {"a.jpg": jpeg(40, 40), "b.jpg": jpeg(40, 40)})
+    both = np.arange(2)
+    numbers = {"indices": both, "repeats": both, name: both[:1]}
+    out = np.zeros((2, 24, 24, 3), dtype=np.uint8)
+    with folder.located(both) as stored, pytest.raises(ValueError, match=rf"{name}.*\(2,\)"):
+        reader.train(stored, WHOLE, seed=0, epoch=0, **numbers, out=out)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.int32])
+def test_numbers_laid_out_otherwise(reader: NativeReader, tmp_path: Path, dtype: Any) -> None:
+    folder = folder_of(tmp_path, {f"{number}.jpg": jpeg(40, 40) for number in range(9)})
+    samples = np.arange(9)
+    out = np.zeros((9, 24, 24, 3), dtype=np.uint8)
+    with folder.located(samples) as stored:
+        _, draws = reader.train(
+            stored,
+            WHOLE,
+            seed=3,
+            epoch=4,
+            indices=np.repeat(samples.astype(dtype), 2)[::2],
+            repeats=np.repeat(8 - samples.astype(dtype), 2)[::2],
+            out=out,
+        )
+    for sample, own in enumerate(draws):
+        wanted = sample_rng(3, 4, sample, repeat=8 - sample).random(TRAIN_DRAWS)
+        np.testing.assert_array_equal(own, wanted)
+
+
 def test_rule_holds_logarithms() -> None:
     rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
     assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

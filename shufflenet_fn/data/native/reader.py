@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +72,9 @@ class NativeReader:
         """
         count, size = len(stored), transform.size
         _check_images(out, count, size)
+        # The library is given their addresses: what is made here must live until it returns.
+        indices = _numbers("indices", indices, count)
+        repeats = _numbers("repeats", repeats, count)
         draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
         done = np.zeros(count, dtype=np.bool_)
         how = _Training(size, crop_rule(transform), transform.flip, seed, epoch)
@@ -79,8 +83,8 @@ class NativeReader:
             ctypes.addressof(how),
             stored.ctypes.data,
             count,
-            np.ascontiguousarray(indices, dtype=np.int64).ctypes.data,
-            np.ascontiguousarray(repeats, dtype=np.int64).ctypes.data,
+            indices.ctypes.data,
+            repeats.ctypes.data,
             draws.ctypes.data,
             TRAIN_DRAWS,
             out.ctypes.data,
@@ -135,6 +139,13 @@ def crop_rule(transform: TrainTransform) -> Crop:
     """The ranges of a random-resized crop."""
     (low, high), ratio = transform.scale, transform.ratio
     return Crop(low, high, *ratio, math.log(ratio[0]), math.log(ratio[1]))
+
+
+def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt.NDArray[np.int64]:
+    """``values``, int64 and C-contiguous."""
+    if values.shape != (count,):
+        raise ValueError(f"{name} has the shape {values.shape}, not {(count,)}")
+    return np.ascontiguousarray(values, dtype=np.int64)
 
 
 def _check_images(out: Images, count: int, size: int) -> None:

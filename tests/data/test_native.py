@@ -473,6 +473,19 @@ def test_numbers_laid_out_otherwise(reader: NativeReader, tmp_path: Path, dtype:
         np.testing.assert_array_equal(own, wanted)
 
 
+def test_the_reason_for_python_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXXFLAGS", "-no-such-flag")
+    functions.cache_clear()
+    try:
+        reason = choose_image_reader("auto").reason
+    finally:
+        functions.cache_clear()
+    assert reason == (
+        "image reader python: not native, cannot build the image reader: g++ failed with exit code 1"
+    )
+
+
 def test_rule_holds_logarithms() -> None:
     rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
     assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

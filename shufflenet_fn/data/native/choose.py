@@ -33,8 +33,13 @@ def choose_image_reader(name: str) -> ImageReader:
     except DeviceError as error:
         if name == "native":
             raise
-        return ImageReader(None, f"image reader python: not native, {str(error).split('. ')[0]}")
+        return ImageReader(None, f"image reader python: not native, {_why(error)}")
     reason = (
         "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
     )
     return ImageReader(reader, f"image reader native: {reason}")
+
+
+def _why(error: DeviceError) -> str:
+    """The first sentence: what follows are the compiler's words, and what to do for ``native``."""
+    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")

@@ -21,7 +21,7 @@ from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.geometry import CROP_DRAWS, random_resized_crop_box
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.native.choose import choose_image_reader
-from shufflenet_fn.data.native.library import Functions, functions
+from shufflenet_fn.data.native.library import Functions, functions, pillow_libjpeg
 from shufflenet_fn.data.native.reader import Crop, NativeReader, crop_rule
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.sources import ImageFolder, open_image_folder
@@ -484,6 +484,24 @@ def test_the_reason_for_python_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_
     assert reason == (
         "image reader python: not native, cannot build the image reader: g++ failed with exit code 1"
     )
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["pillow.libs/libjpeg-6dc8d115.so.62.4.0", "PIL/.dylibs/libjpeg.62.4.0.dylib"],
+    ids=["Linux", "macOS"],
+)
+def test_where_wheels_have_the_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    import PIL
+
+    monkeypatch.setattr(PIL, "__file__", str(tmp_path / "PIL" / "__init__.py"))
+    assert pillow_libjpeg() is None
+    path = tmp_path / place
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert pillow_libjpeg() == path
 
 
 def test_rule_holds_logarithms() -> None:

@@ -95,7 +95,7 @@ def pillow_libjpeg() -> Path | None:
     package = Path(PIL.__file__).parent
     places = (
         *package.parent.glob("pillow.libs/libjpeg-*.so.62*"),
-        package / ".dylibs/libjpeg.62.dylib",
+        *package.glob(".dylibs/libjpeg.62*.dylib"),
     )
     return next((place for place in places if place.is_file()), None)
 

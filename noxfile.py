@@ -44,9 +44,16 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def drills(session: nox.Session) -> None:
-    """Ten kills of runs of one and two ranks. Arguments after ``--`` go to the drill."""
+    """Ten kills of runs of one and two ranks, and one of two machines cut off in every way there is.
+
+    Arguments after ``--`` go to the drill of kills, which is the only one then.
+    """
     arguments = session.posargs or ["--kills", "10", "--epochs", "10"]
     session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, external=True)
+    if not session.posargs:
+        cuts = ["benchmarks/node_drill.py", "--cuts", "5", "--epochs", "10"]
+        # 2: two machines cannot be made of this one.
+        session.run(sys.executable, *cuts, external=True, success_codes=[0, 2])
 
 
 @nox.session(venv_backend="venv")

@@ -26,6 +26,8 @@ from shufflenet_fn.bench.drill.launch import end_in_order_at_sigterm
 from shufflenet_fn.bench.drill.network import NoNamespaces, two_machines
 from shufflenet_fn.run.directory import environment
 
+_STEPS = 6
+
 
 def recipe(images: Path, epochs: int) -> list[str]:
     """Six steps an epoch on two ranks; a checkpoint every fourth step and at the end of each epoch."""
@@ -42,19 +44,21 @@ def line_of(number: int, tried: Tried) -> str:
     noticed = "" if tried.noticed_s is None else f", both ended after {tried.noticed_s:.1f} s"
     outcome = "; ".join(tried.wrong) or "byte-identical"
     return (
-        f"cut {number}: {trial.kind}, {trial.delay_s:.1f} s into training for {trial.cut_s:.1f} s{noticed}: "
+        f"cut {number}: {trial.kind}, at step {trial.after}, for {trial.cut_s:.1f} s{noticed}: "
         f"{outcome} ({tried.seconds:.0f} s)"
     )
 
 
 def drilled(options: argparse.Namespace, place: Path) -> list[Tried]:
-    rng, found = random.Random(options.seed), []
+    rng = random.Random(options.seed)
+    found: list[Tried] = []
     images = make_images(place / "images")
     with two_machines() as machines:
         drill = CutDrill(machines, recipe(images, options.epochs), place)
         reference = drill.uninterrupted()
         for number in range(options.cuts):
-            found.append(drill.run(draw(rng, number), f"run-{number + 1}", reference))
+            trial = draw(rng, number, _STEPS * options.epochs)
+            found.append(drill.run(trial, f"run-{number + 1}", reference))
             print(line_of(number + 1, found[-1]), file=sys.stderr, flush=True)
     return found
 

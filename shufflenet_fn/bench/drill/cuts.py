@@ -18,7 +18,7 @@ from shufflenet_fn.bench.drill.run_dir import (
     ending_of,
     is_done,
     left_in,
-    starts,
+    trained_steps,
 )
 
 KINDS: Final = ("short", "long", "ends", "machine 0", "machine 1")
@@ -34,10 +34,10 @@ _POLL_S: Final = 0.02
 
 
 class Trial(NamedTuple):
-    """One cut to come. ``delay_s`` after training has begun, for ``cut_s`` seconds."""
+    """One cut to come, when the log tells of ``after`` updates, for ``cut_s`` seconds."""
 
     kind: str
-    delay_s: float
+    after: int
     cut_s: float
 
 
@@ -50,14 +50,17 @@ class Tried(NamedTuple):
     wrong: list[str]
 
 
-def draw(rng: random.Random, number: int) -> Trial:
-    """The ``number``-th trial: every kind comes in turn, at a random moment."""
+def draw(rng: random.Random, number: int, steps: int) -> Trial:
+    """The ``number``-th trial: every kind comes in turn, in the first half of a run of ``steps`` updates."""
     kind = KINDS[number % len(KINDS)]
-    # A connection tries again after 0.2, 0.6, 1.4 and 3 s, so all is well 3 s after a short cut.
-    length = rng.uniform(0.5, 2.5) if kind == "short" else HANG_S + rng.uniform(1.0, 5.0)
-    return Trial(
-        kind, rng.uniform(0.0, 2.0), length if "machine" not in kind else rng.uniform(0.5, 3)
-    )
+    if kind == "short":
+        # A connection tries again after 0.2, 0.6, 1.4 and 3 s, so it is there again before anybody is missed.
+        length = rng.uniform(0.5, 2.5)
+    elif kind.startswith("machine"):
+        length = rng.uniform(0.5, 3.0)
+    else:
+        length = HANG_S + rng.uniform(1.0, 5.0)
+    return Trial(kind, rng.randint(1, steps // 2), length)
 
 
 class CutDrill:
@@ -93,8 +96,7 @@ class CutDrill:
         with ExitStack() as held:
             held.callback(self._machines.plug)
             pair = self._pair(held, name, restarts=0 if trial.kind == "ends" else 2)
-            wrong = self._wait_for_training(pair, name)
-            time.sleep(trial.delay_s)
+            wrong = self._wait_for_training(pair, name, trial.after)
             if trial.kind.startswith("machine"):
                 pair, found = self._machine_goes_down(held, pair, name, trial)
                 wrong += found
@@ -146,9 +148,13 @@ class CutDrill:
             )
         )
 
-    def _wait_for_training(self, pair: Sequence[Launch], name: str) -> list[str]:
+    def _wait_for_training(self, pair: Sequence[Launch], name: str, steps: int) -> list[str]:
         run = self._place / name
-        return self._until(lambda: bool(starts(run)) or _any_ended(pair), pair, "began")
+        return self._until(
+            lambda: trained_steps(run) >= steps or any(launch.has_ended() for launch in pair),
+            pair,
+            f"come to {steps} updates",
+        )
 
     def _machine_goes_down(
         self, held: ExitStack, pair: Sequence[Launch], name: str, trial: Trial
@@ -194,7 +200,3 @@ class CutDrill:
                 return [f"it has not {word} within {_ENDS_S:g} s: {said}"]
             time.sleep(_POLL_S)
         return []
-
-
-def _any_ended(pair: Sequence[Launch]) -> bool:
-    return any(launch.has_ended() for launch in pair)

@@ -69,7 +69,8 @@ def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         # A scale that overflows at first, so that skipped steps and changes of scale are crossed.
         ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic")),
         ("jpeg", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
-        ("folder", 3, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
+        # Between two epochs.
+        ("folder", 6, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
     ],
     ids=["cpu", "routed", "native", "gather", "reference"],
 )
@@ -86,6 +87,8 @@ def test_one_rank(
     for name, limit in (("whole", ()), ("cut", ("--max-steps", cut))):
         outcome = command(*start, "--run-dir", name, *limit)
         assert outcome.code == 0, outcome.err
+    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
+        file.write('{"kind": "train", "st')  # as a kill in the middle of a line leaves it
     outcome = command("train", "--resume", "cut")
     assert outcome.code == 0, outcome.err
     assert "since the checkpoint was written" not in outcome.err

@@ -39,12 +39,6 @@ def losses_of(run: Path) -> list[float]:
     return [r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"]
 
 
-def check_equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    assert a.keys() == b.keys()
-    different = [key for key in a if not torch.equal(a[key], b[key])]
-    assert not different
-
-
 @pytest.fixture
 def train(command: Command, image_folder: Path) -> Command:
     """``shufflenet-fn train`` on the small folder; must succeed."""
@@ -57,7 +51,9 @@ def train(command: Command, image_folder: Path) -> Command:
     return run
 
 
-def test_a_run_leaves_everything_behind(train: Command, tmp_path: Path) -> None:
+def test_a_run_leaves_everything_behind(train: Command, command: Command, tmp_path: Path) -> None:
+    from torchvision.models import shufflenet_v2_x0_5
+
     out = train("--epochs", 2, "--print-freq", 1).out
     run = tmp_path / "runs" / "x0_5-001"
     names = {path.name for path in run.iterdir()}
@@ -88,37 +84,13 @@ def test_a_run_leaves_everything_behind(train: Command, tmp_path: Path) -> None:
         assert re.search(r"^\[cpu id: 0 \] \* FPS@all [\d.]+, TIME@all [\d.]+$", text, re.M)
         assert re.search(r"^\[cpu id: 0 \] \[AVG-ACC\] \* Acc@1 [\d.]+ Acc@5 [\d.]+ ", text, re.M)
         assert re.search(r"Data \d+% Upload \d+% Compute \d+% Reduce \d+%", text)
-    train("--epochs", 1)
-    assert (tmp_path / "runs" / "x0_5-002").is_dir()
-
-
-def test_weights_load_into_torchvision(train: Command, tmp_path: Path) -> None:
-    from torchvision.models import shufflenet_v2_x0_5
-
-    train("--epochs", 1, "--run-dir", "run")
     model = shufflenet_v2_x0_5(num_classes=3)
-    model.load_state_dict(weights_of(tmp_path / "run"), strict=True)
-    assert model.conv1[1].num_batches_tracked == 3
-
-
-@pytest.mark.parametrize("backend", ["auto", "routed"])
-def test_resume_is_byte_exact(
-    train: Command, command: Command, tmp_path: Path, backend: str
-) -> None:
-    recipe = ("--epochs", 3, "--ema-decay", 0.9, "--clip-norm", 1, "--print-freq", 1)
-    recipe = (*recipe, "--backend", backend)
-    train(*recipe, "--run-dir", "whole")
-    train(*recipe, "--run-dir", "cut", "--max-steps", 5)
-    with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
-        file.write('{"kind": "train", "st')  # as a kill in the middle of a line leaves it
-    resumed = command("train", "--resume", "cut")
-    assert resumed.code == 0, resumed.err
-    for file in ("weights.safetensors", "ema.safetensors", "state.safetensors"):
-        check_equal(
-            safetensors.torch.load_file(newest(tmp_path / "whole") / file),
-            safetensors.torch.load_file(newest(tmp_path / "cut") / file),
-        )
-    assert losses_of(tmp_path / "cut") == losses_of(tmp_path / "whole")
+    model.load_state_dict(weights_of(run), strict=True)
+    assert model.conv1[1].num_batches_tracked == 6
+    nothing_left = command("train", "--resume", run)
+    assert nothing_left.code == 0 and "done" in nothing_left.out, nothing_left.err
+    train("--epochs", 1, "--max-steps", 1)
+    assert (tmp_path / "runs" / "x0_5-002").is_dir()
 
 
 def test_files_are_in_torchvisions_order_whatever_the_backend_computes_in(
@@ -151,13 +123,6 @@ def test_a_run_may_be_resumed_with_another_backend_which_is_said(
     assert resumed.code == 0, resumed.err
     assert "backend is routed and was reference" in resumed.err
     assert_close_to_scale(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"), 1e-3)
-
-
-def test_nothing_left_to_resume(train: Command, command: Command) -> None:
-    train("--epochs", 1, "--run-dir", "run")
-    outcome = command("train", "--resume", "run")
-    assert outcome.code == 0, outcome.err
-    assert "done" in outcome.out
 
 
 def test_two_processes_compute_what_two_lanes_compute(

@@ -99,9 +99,10 @@ class Peers:
     def trouble(self, limit_s: float) -> Failure | None:
         """Why this round has to end, as far as other machines show it; ``None`` as long as nothing does.
 
-        A machine of which nothing was heard for ``limit_s`` seconds is lost.
+        A machine of which nothing was heard for ``limit_s`` seconds is lost; less than what a busy launcher
+        may need is not taken for a sign.
         """
-        talk = self._talking()
+        talk, limit_s = self._talking(), max(limit_s, _SILENT_S)
         for record in talk.heard.records.values():
             if record.failure is not None:
                 return record.failure

@@ -23,9 +23,13 @@ from shufflenet_fn.distributed.nodes import Nodes
 from shufflenet_fn.distributed.records import Part, Record, decoded
 from shufflenet_fn_backends.errors import UsageError, UserError
 
-EVERY_S: Final = 0.2
+_EVERY_S: Final = 0.2
+_OFTEN: Final = 16
+"""Of more machines than so many, each talks more seldom: all of it goes through machine 0."""
+
 _CLAIMED_S: Final = 4.0
 _RETRY_S: Final = 0.25
+_TRY_S: Final = 5.0
 _ANSWERS_S: Final = 10.0
 _PREFIX: Final = "machines"
 _RUN: Final = "run"
@@ -93,10 +97,10 @@ class Talk(threading.Thread):
 
     def run(self) -> None:
         try:
-            store = self._connect()
+            store, every_s = self._connect(), _EVERY_S * max(1.0, self._nodes.num_nodes / _OFTEN)
             while not self._stopped.is_set():
                 self._exchange(store)
-                self._stopped.wait(EVERY_S)
+                self._stopped.wait(every_s)
         except Exception as error:
             self.trouble = error
 
@@ -126,7 +130,8 @@ class Talk(threading.Thread):
             left = deadline - time.monotonic()
             try:
                 # Asked first, because the store's own attempts do not tell why they fail.
-                socket.create_connection((host, port), timeout=max(0.1, left)).close()
+                # A try that goes unanswered is repeated ever more seldom: better a new one.
+                socket.create_connection((host, port), timeout=min(max(0.1, left), _TRY_S)).close()
             except OSError as error:
                 if self._stopped.is_set() or time.monotonic() > deadline:
                     raise UserError(

@@ -229,6 +229,7 @@ def test_a_killed_rank_a_machine_that_goes_and_comes_back_and_a_stop(
             r"run directory unlike-folder is another folder on machine 1 .* that all machines share",
         ),
     ],
+    ids=["settings", "data", "folder"],
 )
 def test_machines_that_were_not_given_the_same(
     differing: str,

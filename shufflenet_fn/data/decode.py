@@ -64,7 +64,7 @@ def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None)
     import simplejpeg
 
     try:
-        height, width, colours = read_jpeg_header(data, name)
+        height, width, colours, can_be_reduced = read_jpeg_header(data, name)
         if colours in ("CMYK", "YCCK"):
             # Pillow says nothing of what libjpeg-turbo warns about.
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
@@ -72,7 +72,7 @@ def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None)
     except ValueError as error:
         raise _damaged(data, name, error) from error
     decode = functools.partial(_decode_jpeg, data, name, scratch, height, width)
-    return Picture(height, width, decode, _REDUCTIONS)
+    return Picture(height, width, decode, _REDUCTIONS if can_be_reduced else (1,))
 
 
 def _decode_jpeg(

@@ -20,12 +20,26 @@ _PROGRESSIVE = (0xC2, 0xCA)
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 
 
+_CAN_BE_REDUCED = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+
+
 class JpegHeader(NamedTuple):
-    """Height and width in pixels, and the colour space as simplejpeg calls it."""
+    """Height and width in pixels, and the colour space as simplejpeg calls it.
+
+    ``can_be_reduced``: whether it can be decoded at a part of its size. Not so a lossless JPEG: libjpeg-turbo
+    gives all of its pixels, and simplejpeg makes room for the part.
+    """
 
     height: int
     width: int
     colours: str
+    can_be_reduced: bool
+
+
+class _Frame(NamedTuple):
+    marker: int
+    height: int
+    width: int
 
 
 def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
@@ -37,10 +51,27 @@ def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
     """
     import simplejpeg
 
-    height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    frame = _frame_of(data)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError as error:
+        # simplejpeg decodes samplings for which it has no name, such as 4:4:1. All have three colours.
+        if frame is None:
+            raise ValueError("no frame header") from error
+        height, width, colours = frame.height, frame.width, "YCbCr"
     check_size(height, width, name)
     check_scans(data, name)
-    return JpegHeader(height, width, colours)
+    reducible = frame is not None and frame.marker in _CAN_BE_REDUCED
+    return JpegHeader(height, width, colours, reducible)
+
+
+def _frame_of(data: bytes | memoryview) -> _Frame | None:
+    """The first frame header, which is the one that libjpeg-turbo takes."""
+    for marker, at in _segments(data):
+        if marker in _FRAMES:
+            height, width = data[at + 3 : at + 5], data[at + 5 : at + 7]
+            return _Frame(marker, int.from_bytes(height, "big"), int.from_bytes(width, "big"))
+    return None
 
 
 def check_scans(data: bytes | memoryview, name: str) -> None:

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage, HugeImage
+from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import decode_rgb, decode_sample, open_picture
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn.data.scratch import Scratch
 
 from .conftest import Array, encoded
+from .lossless_jpeg import lossless_jpeg
 
 Picture = Callable[..., Array]
 
@@ -254,3 +256,29 @@ def test_reduced_jpeg(picture: Picture, reduction: int, shape: tuple[int, int]) 
     whole = np.pad(decode_rgb(data, path="x").astype(float), padding, mode="edge")
     means = whole.reshape(height, reduction, width, reduction, 3).mean(axis=(1, 3))
     assert abs(reduced - means).mean() < 6
+
+
+@pytest.mark.parametrize("side", [33, 64, 200])
+def test_lossless_jpegs_are_never_reduced(picture: Picture, side: int) -> None:
+    """simplejpeg makes room for a part of one and fills it with the whole, behind the end of the room."""
+    pixels = picture(side, side)
+    opened = open_picture(Encoded(lossless_jpeg(pixels)), name="x", scratch=Scratch())
+    assert opened.reductions == (1,)
+    np.testing.assert_array_equal(opened.decode(1), pixels)
+    region = opened.region(Box(0, 0, side, side), 4, 4)
+    np.testing.assert_array_equal(region.pixels, pixels)
+
+
+def test_a_sampling_without_a_name(picture: Picture) -> None:
+    """4:4:1, of the blocks of another image: as RGB, all of its components share their tables."""
+    data = bytearray(encoded(Image.fromarray(picture(32, 8)), "JPEG", keep_rgb=True))
+    frame, scan = data.index(b"\xff\xc0"), data.index(b"\xff\xda")
+    data[frame + 5 : frame + 7] = (64).to_bytes(2, "big")
+    data[frame + 11] = 0x14
+    for number in range(3):
+        data[frame + 10 + 3 * number] = data[scan + 5 + 2 * number] = number + 1
+    ours = decode_rgb(bytes(data), path="x")
+    assert ours.shape == (64, 8, 3)
+    np.testing.assert_array_equal(ours, pillow_rgb(bytes(data)))
+    with pytest.raises(BadImage, match="libjpeg-turbo says"):
+        decode_rgb(bytes(data[: scan + 20]), path="x")

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.packed.format import INDEX_NAME
-from shufflenet_fn.data.packed.shards import DAMAGE_FIX, most_open
+from shufflenet_fn.data.packed.shards import DAMAGE_FIX, FILES_FIX, most_open
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.errors import UserError
 
@@ -81,9 +81,7 @@ def _open_file(path: Path) -> int:
     except OSError as error:
         fix = DAMAGE_FIX
         if error.errno in _TOO_MANY:
-            fix = (
-                "Raise the limit of open files (`ulimit -n`), or pack larger shards (--shard-size)."
-            )
+            fix = FILES_FIX
         raise UserError(
             f"cannot open {printable(path)}, which {INDEX_NAME} lists: {error.strerror}. {fix}"
         ) from error

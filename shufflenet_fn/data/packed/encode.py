@@ -60,13 +60,15 @@ def _size_of_plain_jpeg(data: bytes, short_side: int, name: str) -> tuple[int, i
     import simplejpeg
 
     try:
-        height, width, colours = read_jpeg_header(data, name)
-        if colours not in _PLAIN_COLOURS or _too_large(height, width, short_side):
+        header = read_jpeg_header(data, name)
+        if header.colours not in _PLAIN_COLOURS or not header.can_be_reduced:
+            return None
+        if _too_large(header.height, header.width, short_side):
             return None
         simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError:
         return None
-    return height, width
+    return header.height, header.width
 
 
 def _too_large(height: int, width: int, short_side: int) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +17,12 @@ from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.seeds import checksum_seeds
-from shufflenet_fn.data.packed.shards import DAMAGE_FIX, ShardError, ShardReaders
+from shufflenet_fn.data.packed.shards import (
+    DAMAGE_FIX,
+    FILES_FIX,
+    ShardError,
+    ShardReaders,
+)
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn.data.stored import STORED, Stored
@@ -139,7 +146,8 @@ class PackedSplit:
         try:
             data = self._readers.read(shard, record)
         except ShardError as error:
-            raise UserError(f"cannot read {self.name(index)}: {error}. {DAMAGE_FIX}") from error
+            fix = FILES_FIX if os.strerror(errno.EMFILE) in str(error) else DAMAGE_FIX
+            raise UserError(f"cannot read {self.name(index)}: {error}. {fix}") from error
         if not self._entries.matches(index, data):
             raise UserError(
                 f"{self.name(index)} is not what was packed: its checksum differs. {DAMAGE_FIX}"

@@ -19,10 +19,11 @@ WRITER_OPTIONS = "group_size:1,uncompressed"
 READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 DAMAGE_FIX = "Find all damage with `data verify`, then copy the file again or pack the data again."
+FILES_FIX = "Raise the limit of open files (`ulimit -n`), or pack larger shards (--shard-size)."
 
 _FEWEST_OPEN = 16
-# With its training and its validation split a process then opens no more than two thirds of what it may.
-_SHARE = 3
+# Both splits, each read in both ways, then keep no more than two thirds of what may be open.
+_SHARE = 6
 # The second if the text of the first would name a path that is no UTF-8.
 _FAILURES = (RuntimeError, UnicodeDecodeError)
 
@@ -125,7 +126,7 @@ class ShardReaders:
 
 
 def most_open() -> int:
-    """How many files ``ShardReaders`` keeps open: a third of what this process may, but at least 16.
+    """How many files ``ShardReaders`` keeps open: a sixth of what this process may, but at least 16.
 
     The more shards a set has beyond that, the more often one is opened again: raise ``ulimit -n``.
     """

@@ -91,9 +91,7 @@ def test_damage_is_left_to_others_and_named(reader: NativeReader, packed: Path) 
         middle = int(place.offsets[index] + place.sizes[index] // 2)
         if middle % 65536 < 24:  # a block header
             middle += 24
-        path.write_bytes(
-            content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        )
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
         found, done = read(reader, split)
         assert np.flatnonzero(~done).tolist() == [index]
         np.testing.assert_array_equal(np.delete(found, index, 0), np.delete(whole, index, 0))

@@ -103,7 +103,7 @@ def test_a_file_being_opened_does_not_hold_up_those_who_read_others(packed_once:
         assert slow.result(20) == ShardReaders(paths).read(0, 0)
 
 
-@pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 16), (12_000, 4000)])
+@pytest.mark.parametrize(("soft", "kept"), [(1024, 170), (30, 16), (12_000, 2000)])
 def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))

@@ -72,8 +72,8 @@ def _mark(log: Path, step: int) -> None:
         if not whole:  # the last line of a run that was killed while writing it
             print(file=file)
         print(
-            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. What is told above of "
-            "later ones was not kept, and is done and told again below. =====",
+            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. What is told above "
+            "of later ones was not kept, and is done and told again below. =====",
             file=file,
         )
 

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from shufflenet_fn.bench.drill.network import Machines, NoNamespaces, two_machines
+from shufflenet_fn.bench.drill.processes import ranks_of
 
 PORT = 29777
 CLI = ("-m", "shufflenet_fn_cli.main")
@@ -84,6 +85,7 @@ def start(machines: Machines, place: Path) -> Iterator[Start]:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
+                start_new_session=True,
             )
             for number in on
         ]
@@ -131,18 +133,6 @@ def wait_for_lines(process: subprocess.Popen[str], run: Path, kind: str, number:
         assert time.monotonic() < deadline
         assert process.poll() is None, process.communicate()
         time.sleep(0.05)
-
-
-def ranks_of(launcher: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == launcher and b"spawn_main" in (entry / "cmdline").read_bytes():
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
 
 
 @pytest.mark.parametrize("spelling", ["nnodes", "original", "torchrun"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 import pytest
 
 from shufflenet_fn.distributed.failures import Cause, Failure
+from shufflenet_fn.distributed.meeting import Meeting, StoppedWaiting
 from shufflenet_fn.distributed.nodes import Nodes
 from shufflenet_fn.distributed.peers import MachineLeft, Peers
 from shufflenet_fn.distributed.records import Part, Record, decoded, first_of_all, unlike
@@ -155,12 +157,22 @@ def test_commands_of_different_runs(make: Make, at_once: Submit) -> None:
             meeting.result(BOUND_S)
 
 
-def test_waiting_can_be_interrupted(make: Make) -> None:
-    def interrupt() -> None:
-        raise KeyboardInterrupt
+def test_a_signal_ends_the_waiting_and_the_others_are_told(make: Make, at_once: Submit) -> None:
+    first, second = make(0, nodes=3), make(1, nodes=3)
+    waiting = at_once(second.meet, go_on)
+    deadline = time.monotonic() + BOUND_S
 
-    with pytest.raises(KeyboardInterrupt):
-        make(0).meet(interrupt)
+    def stop_signal() -> int:
+        # As soon as both are there; the third never comes.
+        assert time.monotonic() < deadline
+        talk = first._talk
+        return signal.SIGTERM if talk is not None and talk.heard.records else 0
+
+    with pytest.raises(StoppedWaiting, match="stopped by SIGTERM while waiting for the oth") as end:
+        Meeting(Nodes(3, 0), first, stop_signal).next_rendezvous()
+    assert end.value.exit_code == 75
+    with pytest.raises(MachineLeft, match=r"machine 0 \(.*\) has ended: stopped by SIGTERM"):
+        waiting.result(BOUND_S)
 
 
 def test_records_survive_the_way() -> None:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
 from shufflenet_fn.run.json_text import to_json
 
 
@@ -44,16 +45,19 @@ class Results(NamedTuple):
 
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
     """Write the files; returns the table and notes on what was not written."""
-    (run_dir / "results.json").write_text(to_json(results._asdict(), indent=2) + "\n")
-    table = results_table(results)
+    table, notes = results_table(results), []
     (run_dir / "results.md").write_text(table + "\n")
     if importlib.util.find_spec("matplotlib") is None:
-        return table, [
+        notes.append(
             "curves.png was not drawn: matplotlib is not installed "
             "(pip install 'shufflenet-fn[report]')"
-        ]
-    draw_curves(run_dir)
-    return table, []
+        )
+    else:
+        draw_curves(run_dir)
+    # Last, and whole or not at all: a run that has it is taken for done.
+    content = to_json(results._asdict(), indent=2) + "\n"
+    replace_file(RealDisk(), run_dir / "results.json", content.encode())
+    return table, notes
 
 
 def results_table(results: Results) -> str:

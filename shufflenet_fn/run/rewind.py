@@ -6,6 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
 from shufflenet_fn.checkpoint.format import step_of
@@ -13,6 +14,7 @@ from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
     checkpoints_of,
+    point_to,
     pointed_to,
     tidy,
 )
@@ -27,7 +29,18 @@ def rewind_to(checkpoint: Path | None, run_dir: Path) -> list[str]:
     manifest = read_manifest(checkpoint)
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
-    return rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
+    notes = rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
+    folder = checkpoints_of(run_dir)
+    if checkpoint.parent == folder and _is_the_best(manifest):
+        # A process that was killed right after writing it may not have come to saying so.
+        point_to(folder, BEST, checkpoint)
+    return notes
+
+
+def _is_the_best(manifest: dict[str, Any]) -> bool:
+    """Whether a checkpoint is of the best evaluation up to itself."""
+    best, scores = manifest["best"], manifest["scores"]
+    return bool(best and scores and best["epoch"] == manifest["epoch"])
 
 
 def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:

@@ -69,6 +69,25 @@ def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
     assert told == [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
 
 
+@pytest.mark.parametrize("before", [None, "step-00000001"])
+def test_a_best_checkpoint_that_nothing_pointed_to_yet(
+    command: Command, run: Path, before: str | None
+) -> None:
+    """As if the run had been killed between writing it and saying that it is the best."""
+    pointer = run / "checkpoints" / "best.json"
+    pointer.unlink()
+    if before is not None:
+        pointer.write_text(json.dumps({"checkpoint": before}))
+    first = run / "checkpoints" / "step-00000003"
+    manifest = json.loads((first / "manifest.json").read_text())
+    assert manifest["best"]["epoch"] == 0, "the first evaluation is the best so far"
+    outcome = command("train", "--resume", first, "--max-steps", 4)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(pointer.read_text()) == {"checkpoint": "step-00000003"}
+    after = json.loads((run / "checkpoints" / "step-00000004" / "manifest.json").read_text())
+    assert after["best"] == manifest["best"]
+
+
 def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> None:
     for split in ("train", "val"):
         (data / split / "red").rename(data / split / "rouge")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.checkpoint.format import DamagedCheckpoint
+from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.meters import EpochSums
 from shufflenet_fn_backends.errors import UsageError
@@ -52,6 +54,17 @@ def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
     """What the epoch that a checkpoint lies in had come to; ``None`` at the end of one."""
     sums = manifest["unfinished"]
     return None if sums is None else EpochSums(**sums)
+
+
+def last_scores(manifest: Mapping[str, Any]) -> Scores | None:
+    """What the evaluation of a checkpoint's own weights gave; ``None`` if there was none."""
+    scores = manifest["scores"]
+    if scores is None or set(scores) != set(Scores._fields):
+        return None
+    values: dict[str, Any] = {
+        name: math.nan if value is None else value for name, value in scores.items()
+    }
+    return Scores(**values) if all(type(v) in (int, float) for v in values.values()) else None
 
 
 _OF_A_RUN: Mapping[str, tuple[type, ...]] = {

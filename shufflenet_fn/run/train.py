@@ -116,7 +116,8 @@ def train(
             save(run, saver, stopping, step, progress, evaluated)
             if stopped or evaluated.left:
                 return stop_here(run, saver, stopping, step)
-        if not evaluated.whole:
+        # A run that was killed between its last checkpoint and its results has been evaluated.
+        if not evaluated.whole and (step > first or run.last is None):
             epoch = (step - 1) // run.steps_per_epoch
             if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
                 return stop_here(run, saver, stopping, step)

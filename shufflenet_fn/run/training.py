@@ -39,7 +39,12 @@ from shufflenet_fn.run.identity import identity_of
 from shufflenet_fn.run.job import Job, open_data
 from shufflenet_fn.run.meters import EpochSums, WaitMeter
 from shufflenet_fn.run.read_back import READ_BACK
-from shufflenet_fn.run.resumption import checked_manifest, differences, unfinished_epoch
+from shufflenet_fn.run.resumption import (
+    checked_manifest,
+    differences,
+    last_scores,
+    unfinished_epoch,
+)
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.step_clock import StepClock
 from shufflenet_fn.run.stopping import Stopping
@@ -149,7 +154,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
     )
     notes, warnings, best = initial.notes, list(job.warnings), None
-    unfinished, skipped_in_a_row = None, 0
+    unfinished, skipped_in_a_row, last = None, 0, None
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     reader = choose_image_reader(settings.image_reader).reader
     identity = identity_of(
@@ -176,7 +181,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
         stored = manifest["best"]
-        skipped_in_a_row = manifest["skipped_in_a_row"]
+        skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
         if manifest["steps_per_epoch"] == epoch_steps:
             unfinished = unfinished_epoch(manifest)
         if stored and pointed_to(checkpoints_of(job.run_dir), BEST) is not None:
@@ -269,6 +274,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         state=state,
         best=best,
         identity=identity,
+        last=last,
         skipped_in_a_row=skipped_in_a_row,
         unfinished=unfinished,
     )

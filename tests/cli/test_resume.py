@@ -88,6 +88,25 @@ def test_a_best_checkpoint_that_nothing_pointed_to_yet(
     assert after["best"] == manifest["best"]
 
 
+def test_a_run_that_lacks_its_results_alone(command: Command, run: Path) -> None:
+    """As if it had been killed after its last checkpoint."""
+    results, metrics = run / "results.json", run / "metrics.jsonl"
+    whole = json.loads(results.read_text())
+    results.unlink()
+
+    def told() -> list[str]:
+        records = map(json.loads, metrics.read_text().splitlines())
+        return [r["kind"] for r in records if r["kind"] in ("train", "epoch", "eval")]
+
+    before = told()
+    outcome = command("train", "--resume", run)
+    assert outcome.code == 0, outcome.err
+    assert told() == before, "what was evaluated is not evaluated again"
+    again = json.loads(results.read_text())
+    same = ("accuracy1", "accuracy5", "loss", "num_images", "best_accuracy1", "best_epoch", "steps")
+    assert {name: again[name] for name in same} == {name: whole[name] for name in same}
+
+
 def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> None:
     for split in ("train", "val"):
         (data / split / "red").rename(data / split / "rouge")

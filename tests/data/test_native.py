@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,10 @@ from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.bad_limit import parse_bad_limit
-from shufflenet_fn.data.geometry import CROP_DRAWS, random_resized_crop_box
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.library import Functions, functions, pillow_libjpeg
-from shufflenet_fn.data.native.reader import Crop, NativeReader, crop_rule
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
@@ -282,52 +279,6 @@ def test_damage_is_left_to_others_or_gives_what_they_give(data: st.DataObject) -
 DAMAGED = jpeg(48, 48)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    height=st.integers(1, 5000),
-    width=st.integers(1, 5000),
-    seed=st.integers(0, 2**32),
-    scale=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
-    ratio=st.floats(1, 3),
-)
-def test_boxes(height: int, width: int, seed: int, scale: list[float], ratio: float) -> None:
-    low, high = scale
-    transform = TrainTransform(8, scale=(low, high), ratio=(1 / ratio, ratio))
-    rule, box = crop_rule(transform), np.zeros(4, dtype=np.int64)
-    for draws in np.random.default_rng(seed).random((10, CROP_DRAWS)):
-        functions().crop_box(height, width, _address(rule), draws.ctypes.data, box.ctypes.data)
-        wanted = random_resized_crop_box(
-            height, width, scale=transform.scale, ratio=transform.ratio, draws=draws
-        )
-        assert tuple(box.tolist()) == wanted
-
-
-def _address(rule: Crop) -> int:
-    import ctypes
-
-    return ctypes.addressof(rule)
-
-
-@given(
-    seed=st.integers(0, 2**64 - 1),
-    epoch=st.integers(0, 2**40),
-    index=st.integers(0, 2**40),
-    repeat=st.integers(0, 2**20),
-)
-def test_draws_are_those_of_numpy(seed: int, epoch: int, index: int, repeat: int) -> None:
-    draws = np.zeros(TRAIN_DRAWS)
-    functions().draws(seed, epoch, index, repeat, len(draws), draws.ctypes.data)
-    wanted = sample_rng(seed, epoch, index, repeat=repeat).random(TRAIN_DRAWS)
-    np.testing.assert_array_equal(draws, wanted)
-
-
-@pytest.mark.parametrize("size", [*range(0, 300, 7), 1023, 4096, 100_003])
-def test_checksums_are_those_of_zlib(library: Functions, size: int) -> None:
-    data = np.random.default_rng(size).bytes(size)
-    for start in (0, 1, 0xFFFFFFFF, 123456789):
-        assert library.crc32(start, data, size) == zlib.crc32(data, start)
-
-
 @pytest.mark.parametrize(("resize", "size"), [(32, 32), (37, 24), (256, 224), (64, 1)])
 def test_evaluation(reader: NativeReader, tmp_path: Path, resize: int, size: int) -> None:
     sizes = [(1, 1), (2, 300), (300, 2), (32, 32), (33, 64), (97, 131), (300, 200), (256, 341)]
@@ -502,8 +453,3 @@ def test_where_wheels_have_the_library(
     path.parent.mkdir(parents=True)
     path.touch()
     assert pillow_libjpeg() == path
-
-
-def test_rule_holds_logarithms() -> None:
-    rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
-    assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

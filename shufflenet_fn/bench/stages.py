@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from shufflenet_fn.bench.loading import Reader
-from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data import geometry
 from shufflenet_fn.data.at_once import train_at_once
 from shufflenet_fn.data.decode import open_picture
 from shufflenet_fn.data.loader import prefetch_of, train_loader
@@ -23,7 +23,7 @@ from shufflenet_fn.data.picture import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.scratch import Scratch
-from shufflenet_fn.data.transforms import TrainTransform
+from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.uploading import Feed
@@ -124,7 +124,7 @@ def transform_in_stages(
     with clock("read"):
         encoded, name = samples.read(index), samples.name(index)
     with clock("draw"):
-        draws = sample_rng(seed, 0, index).random(geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1)
+        draws = sample_rng(seed, 0, index).random(TRAIN_DRAWS)
     with clock("decode"):
         picture = open_picture(encoded, name=name, scratch=scratch)
         box = geometry.random_resized_crop_box(
@@ -140,8 +140,7 @@ def transform_in_stages(
             region, transform.size, transform.size, extent=extent, out=out, scratch=scratch
         )
     with clock("jitter"):
-        if transform.jitter > 0:
-            jitter.color_jitter(out, transform.jitter, draws[geometry.CROP_DRAWS : -1])
+        transform.colours(out, draws)
     with clock("flip"):
         if draws[-1] < transform.flip:
             cv2.flip(out, 1, dst=out)

@@ -8,9 +8,9 @@ import uuid
 from collections.abc import Callable
 from typing import Final
 
-from shufflenet_fn.distributed.failures import STOPPED, Cause, Failure
+from shufflenet_fn.distributed.failures import Cause, Failure
 from shufflenet_fn.distributed.nodes import Nodes
-from shufflenet_fn.distributed.records import Part, Record, first_of_all, unlike
+from shufflenet_fn.distributed.records import Part, Record, first_of_all, loss_of, unlike
 from shufflenet_fn.distributed.talk import Round, Talk
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -238,15 +238,7 @@ class Peers:
         )
 
     def _without(self, number: int, message: str) -> Failure:
-        return Failure(
-            rank=number * self._own.processes,
-            local_rank=0,
-            message=f"{message}. {STOPPED}",
-            exit_code=1,
-            restartable=True,
-            cause=Cause.LOST,
-            machine=number,
-        )
+        return loss_of(message, number, self._own.processes)
 
     def _missing(self, talk: Talk) -> str:
         there = {self._nodes.rank, *talk.heard.records}

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from shufflenet_fn.distributed.failures import Cause, Failure
+from shufflenet_fn.distributed.failures import STOPPED, Cause, Failure
 
 
 class Part(enum.IntEnum):
@@ -66,6 +66,19 @@ def unlike(own: Record, heard: Mapping[int, Record]) -> str | None:
                     f"{option} {ours}. Give all machines the same command, each with its own --node-rank."
                 )
     return None
+
+
+def loss_of(message: str, number: int, processes: int) -> Failure:
+    """The loss of machine ``number``, which has ``processes`` ranks as all have; ``message`` tells of it."""
+    return Failure(
+        rank=number * processes,
+        local_rank=0,
+        message=f"{message}. {STOPPED}",
+        exit_code=1,
+        restartable=True,
+        cause=Cause.LOST,
+        machine=number,
+    )
 
 
 def first_of_all(

@@ -18,9 +18,9 @@ from typing import Final, NamedTuple
 
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
-from shufflenet_fn.distributed.failures import STOPPED, Cause, Failure
+from shufflenet_fn.distributed.failures import Failure
 from shufflenet_fn.distributed.nodes import Nodes
-from shufflenet_fn.distributed.records import Part, Record, decoded
+from shufflenet_fn.distributed.records import Part, Record, decoded, loss_of
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 _EVERY_S: Final = 0.2
@@ -203,15 +203,8 @@ class Talk(threading.Thread):
 
     def _came_back(self) -> Failure:
         number = self._nodes.rank
-        return Failure(
-            rank=number * self.own.processes,
-            local_rank=0,
-            message=f"machine {number} ({self.own.host}) went away and was started again. {STOPPED}",
-            exit_code=1,
-            restartable=True,
-            cause=Cause.LOST,
-            machine=number,
-        )
+        message = f"machine {number} ({self.own.host}) went away and was started again"
+        return loss_of(message, number, self.own.processes)
 
 
 def _serve(nodes: Nodes) -> TCPStore:

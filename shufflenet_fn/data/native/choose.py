@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn_backends.errors import DeviceError
-
-IMAGE_READERS: Final = ("auto", "native", "python")
 
 
 class ImageReader(NamedTuple):
@@ -19,7 +17,7 @@ class ImageReader(NamedTuple):
 
 
 def choose_image_reader(name: str) -> ImageReader:
-    """The reader of this ``--image-reader``, one of IMAGE_READERS.
+    """The reader of this ``--image-reader``: auto, native or python.
 
     ``auto`` takes ``native`` where it can be built.
 

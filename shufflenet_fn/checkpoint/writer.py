@@ -33,6 +33,11 @@ class Writer:
         self.check()
         self._tasks.put(lambda: None if self._error else task())
 
+    @property
+    def error(self) -> BaseException | None:
+        """That of a task that failed."""
+        return self._error
+
     def check(self) -> None:
         """Raise the error of a task that failed."""
         if self._error is not None:

@@ -13,6 +13,12 @@ from shufflenet_fn_backends.errors import UserError
 
 _AGREED: Final = b"agreed"
 _PAUSES_S: Final = (0.001, 0.05)
+_SEEN_S: Final = 10.0
+"""How long rank 0 waits for the others to read that they differ: one that hangs never will."""
+
+
+class RanksDiffer(UserError):
+    """Ranks do not hold the same. Raised on all of them."""
 
 
 class Agreement:
@@ -35,8 +41,8 @@ class Agreement:
         """Return on every rank if all gave the same ``digest``.
 
         Raises:
-            UserError: on every rank, if one gave another; or the others did not answer in time, or
-                ``give_up`` was called.
+            RanksDiffer: on every rank, if one gave another.
+            UserError: the others did not answer in time, or ``give_up`` was called.
         """
         if self._world.size == 1:
             return
@@ -47,7 +53,8 @@ class Agreement:
         if not self._world.is_main:
             answer = self._get(f"verdict/{number}", what)
             if answer != _AGREED:
-                raise UserError(answer.decode())
+                self._store.set(f"seen/{number}/{self._world.rank}", "")
+                raise RanksDiffer(answer.decode())
             return
         keys = [f"digest/{number}/{rank}" for rank in range(self._world.size)]
         digests = [self._get(key, what).decode() for key in keys]
@@ -57,11 +64,23 @@ class Agreement:
         for key in (*keys, f"verdict/{number - 1}"):
             self._store.delete_key(key)
         if message is not None:
-            raise UserError(message)
+            # Rank 0 ends now and may take the store with it.
+            self._wait_until_seen(number)
+            raise RanksDiffer(message)
 
     def give_up(self) -> None:
         """Wait for nobody any longer; from any thread."""
         self._given_up.set()
+
+    def _wait_until_seen(self, number: int) -> None:
+        assert self._store is not None
+        keys = [f"seen/{number}/{rank}" for rank in range(1, self._world.size)]
+        end = time.monotonic() + _SEEN_S
+        while not self._store.check(keys) and time.monotonic() < end:
+            if self._given_up.wait(_PAUSES_S[0]):
+                break
+        for key in keys:
+            self._store.delete_key(key)
 
     def _get(self, key: str, what: str) -> bytes:
         # Asked again and again and not waited for: a wait would hold up all others who use the store.

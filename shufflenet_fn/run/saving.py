@@ -21,7 +21,7 @@ from shufflenet_fn.checkpoint.inventory import (
 from shufflenet_fn.checkpoint.snapshot import Snapshot, Snapshots
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.checkpoint.writer import Writer
-from shufflenet_fn.distributed.agreement import Agreement
+from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
 from shufflenet_fn.distributed.group import group_store, tree_digest
 from shufflenet_fn.model.channel_order import to_logical
 from shufflenet_fn.run.events import CheckpointSaved
@@ -59,7 +59,9 @@ class Saver:
     ranks', and rank 0 writes, verifies, moves ``latest`` (and ``best``), and removes old ones. A failure
     is raised in the training loop by the next call, ``drain`` included, which the end of a run calls.
 
-    Leaving the context without an error drains. With one, it waits for what is being written only.
+    Leaving the context without an error drains. With one, it waits for what is being written only, and
+    raises ``RanksDiffer`` instead if that was found: another rank that has ended for it lets the collectives
+    of this one fail.
     """
 
     def __init__(self, run: Training, disk: Disk) -> None:
@@ -119,13 +121,17 @@ class Saver:
     def __enter__(self) -> Saver:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, *rest: object
+    ) -> None:
         if kind is None:
             self.drain()
             self._writer.close()
         elif issubclass(kind, Exception):
             self._agreement.give_up()  # the others may be gone
             self._writer.close(_END_S)
+            if isinstance(self._writer.error, RanksDiffer) and error is not self._writer.error:
+                raise self._writer.error from error
 
     def _write(self, taken: Taken, about: dict[str, Any], is_best: bool, blocked_s: float) -> None:
         run, start = self._run, time.perf_counter()

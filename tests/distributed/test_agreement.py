@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from shufflenet_fn.distributed.agreement import Agreement
+from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
 
@@ -55,6 +55,45 @@ def test_a_difference_is_told_on_every_rank() -> None:
     errors = on_ranks(3, body)
     assert len({str(error) for error in errors}) == 1
     assert "the state after step 2 differs between ranks: ranks [2]" in str(errors[0])
+
+
+class SlowToRead:
+    """A store that gives what was left only some time after it is there."""
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store = store
+        self.read: list[tuple[str, float]] = []
+
+    def set(self, key: str, value: str) -> None:
+        self._store.set(key, value)
+
+    def get(self, key: str) -> bytes:
+        time.sleep(0.5)
+        value = bytes(self._store.get(key))
+        self.read.append((key, time.monotonic()))
+        return value
+
+    def check(self, keys: list[str]) -> bool:
+        return bool(self._store.check(keys))
+
+    def delete_key(self, key: str) -> bool:
+        return bool(self._store.delete_key(key))
+
+
+def test_rank_0_which_may_hold_the_store_ends_last_when_ranks_differ() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    slow = SlowToRead(dist.TCPStore("127.0.0.1", store.port, is_master=False))
+
+    def check(agreement: Agreement, digest: str) -> float:
+        with pytest.raises(RanksDiffer, match=r"ranks \[1\]"):
+            agreement.check(digest, "the state")
+        return time.monotonic()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(check, Agreement(World(0, 2), store), "one")
+        second = pool.submit(check, Agreement(World(1, 2), slow), "other")
+        (read,) = slow.read if second.result() else []
+        assert read[0] == "verdict/0" and first.result() > read[1]
 
 
 def test_one_rank_agrees_with_itself() -> None:

@@ -44,17 +44,20 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(str(error)) from None
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The demo data set and everything else cached goes to a folder of this test session."""
-    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-
-
 @pytest.fixture(scope="session")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of this test session that all of pytest-xdist's workers see."""
     base = tmp_path_factory.getbasetemp()
     return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _private_cache(shared_folder: Path) -> None:
+    """The demo data set and everything else cached goes to a folder of this test session.
+
+    One for all workers: what is compiled on first use is compiled once.
+    """
+    os.environ["XDG_CACHE_HOME"] = str(shared_folder / "cache")
 
 
 class Outcome(NamedTuple):
@@ -94,7 +97,7 @@ def command(
 def process(tmp_path: Path) -> Command:
     """Run ``shufflenet-fn`` as a process of its own in ``tmp_path``."""
 
-    def run(*arguments: object, timeout: float = 120.0) -> Outcome:
+    def run(*arguments: object, timeout: float = 300.0) -> Outcome:
         done = subprocess.run(
             [sys.executable, "-m", "shufflenet_fn_cli.main", *map(str, arguments)],
             cwd=tmp_path,

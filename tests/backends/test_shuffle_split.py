@@ -338,4 +338,4 @@ registry.get_backend("gather")
 torch.ops.shufflenet_fn.shuffle_split
 assert "torch_npu" not in sys.modules
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=120)
+    subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=300)

@@ -122,7 +122,7 @@ def test_two_ranks_stop_together_and_survive_a_kill_in_the_same_bytes(
     assert "rank 1 was killed by SIGKILL" in err and "Restart 1 of 1" in err
 
     whole = start("--devices", 2, "--run-dir", "whole", "--threads", 1, *arguments)
-    assert whole.process.wait(timeout=120) == 0
+    assert whole.process.wait(timeout=300) == 0
     for file in ("weights.safetensors", "state.safetensors"):
         a, b = (
             safetensors.torch.load_file(tmp_path / run / "checkpoints" / f"step-{stop:08d}" / file)

@@ -51,7 +51,7 @@ def ranks(tmp_path: Path) -> Ranks:
                 )
             )
         try:
-            said = [process.communicate(timeout=120) for process in started]
+            said = [process.communicate(timeout=300) for process in started]
         finally:
             for process in started:
                 process.kill()

@@ -249,7 +249,7 @@ def test_live_display_on_a_terminal(image_folder: Path, tmp_path: Path) -> None:
         if not block:
             break
         shown += block
-    assert child.wait(timeout=30) == 0, shown.decode()
+    assert child.wait(timeout=300) == 0, shown.decode()
     os.close(leader)
     text = shown.decode()
     for word in ("Acc@1 val", "2/2", "ETA", "FPS", "done in", "1p-CPU"):

@@ -249,7 +249,7 @@ print(len(listing_cache.cached_listing(Path(sys.argv[1]), cache_root=Path(sys.ar
 def test_of_several_processes_one_lists(split: Path, cache: Path) -> None:
     command = [sys.executable, "-c", WORKER, str(split), str(cache)]
     workers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = [worker.communicate(timeout=60)[0].split() for worker in workers]
+    said = [worker.communicate(timeout=300)[0].split() for worker in workers]
     assert sorted(said) == [["4"], ["4"], ["4"], ["listed", "4"]]
 
 

@@ -48,7 +48,7 @@ def test_readers_start_no_compute_threads_and_leave_the_callers_alone(
         env={**os.environ, "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "4"},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     started, main = map(int, done.stdout.split())

@@ -71,7 +71,7 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
         while process.poll() is None and shards_in(folder) < moment:
             time.sleep(0.005)
         process.send_signal(how)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=300)
         assert process.returncode != 0, (out, err)
         assert "Traceback" not in err
         assert (how == signal.SIGINT) == ("interrupted: run the same command again" in err)
@@ -93,7 +93,7 @@ def test_a_full_disk_is_explained_and_gone_on_from(
     process = start(
         source, folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     )
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert "cannot write packed data" in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -69,11 +70,11 @@ def verify(path: One, as_json: AsJson = False) -> None:
 @checkpoint_app.command()
 def show(path: One, as_json: AsJson = False) -> None:
     """What a checkpoint is of, and every tensor in it."""
-    from shufflenet_fn.checkpoint.describe import find_one, tensors_in
+    from shufflenet_fn.checkpoint.describe import tensors_in
     from shufflenet_fn.checkpoint.read import verify as verify_one
     from shufflenet_fn.run.json_text import to_json
 
-    checkpoint = find_one(path)
+    checkpoint = _find(path)
     manifest = verify_one(checkpoint)
     tensors = tensors_in(checkpoint, manifest)
     if as_json:
@@ -92,11 +93,10 @@ def show(path: One, as_json: AsJson = False) -> None:
 def diff(first: One, second: One, as_json: AsJson = False) -> None:
     """Settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
     from shufflenet_fn.checkpoint.compare import compare
-    from shufflenet_fn.checkpoint.describe import find_one
     from shufflenet_fn.checkpoint.read import read_checkpoint
     from shufflenet_fn.run.json_text import to_json
 
-    found = [find_one(path) for path in (first, second)]
+    found = [_find(path) for path in (first, second)]
     comparison = compare(*(read_checkpoint(path) for path in found))
     if as_json:
         print(
@@ -114,9 +114,19 @@ def diff(first: One, second: One, as_json: AsJson = False) -> None:
     else:
         from shufflenet_fn_cli.checkpoint_table import print_comparison
 
-        print_comparison(comparison)
+        print_comparison(found[0], found[1], comparison)
     if not comparison.identical:
         raise typer.Exit(1)
+
+
+def _find(path: Path) -> Path:
+    """The checkpoint that ``path`` means; those passed over are named on standard error."""
+    from shufflenet_fn.checkpoint.describe import find_one
+
+    found, notes = find_one(path)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return found
 
 
 @checkpoint_app.callback()

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from shufflenet_fn.checkpoint.compare import Comparison
 from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
+from shufflenet_fn.data.paths import printable
 
 SHOWN = 40
 """Differences that are printed one by one; the others are counted."""
@@ -43,7 +44,7 @@ def print_list(listed: list[Listed]) -> None:
 def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorFacts]) -> None:
     """The manifest line by line, then the tensors."""
     console = Console()
-    console.print(Text(str(path), style="bold"), soft_wrap=True)
+    console.print(Text(printable(path), style="bold"), soft_wrap=True)
     for name, value in manifest.items():
         if name == "origin" or name.startswith("sha256"):
             continue
@@ -53,24 +54,26 @@ def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorF
             value = ", ".join(f"{file} ({entry['bytes']:,} bytes)" for file, entry in value.items())
         if name == "classes":
             value = f"{len(value)}: {', '.join(value[:5])}{', …' if len(value) > 5 else ''}"
-        console.print(Text(f"{name}: {value}"), soft_wrap=True)
+        console.print(Text(printable(f"{name}: {value}")), soft_wrap=True)
     table = _table("file", "tensor", "dtype", "shape")
     for tensor in tensors:
-        table.add_row(*(Text(str(part)) for part in tensor[:3]), Text(str(tensor.shape)))
+        table.add_row(*(Text(printable(str(part))) for part in tensor))
     console.print(table)
 
 
-def print_comparison(comparison: Comparison) -> None:
-    """What differs, and whether the tensors are the same."""
+def print_comparison(first: Path, second: Path, comparison: Comparison) -> None:
+    """Which two were compared, what differs, and whether the tensors are the same."""
     console = Console()
+    console.print(Text(printable(f"{first} | {second}"), style="bold"), soft_wrap=True)
     for item in comparison.values:
-        console.print(Text(f"{item.name}: {item.first} | {item.second}"), soft_wrap=True)
+        line = printable(f"{item.name}: {item.first} | {item.second}")
+        console.print(Text(line), soft_wrap=True)
     if comparison.different:
         table = _table("file", "tensor", "", right=("elements", "largest difference"))
         for tensor in comparison.different[:SHOWN]:
             table.add_row(
                 Text(tensor.file),
-                Text(tensor.name),
+                Text(printable(tensor.name)),
                 Text(tensor.how),
                 "-" if tensor.elements is None else f"{tensor.elements:,}",
                 "-" if tensor.largest is None else f"{tensor.largest:.3g}",

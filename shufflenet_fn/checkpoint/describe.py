@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.checkpoint.files import read_regular
 from shufflenet_fn.checkpoint.format import FILES, MANIFEST, DamagedCheckpoint, NewerCheckpoint
@@ -19,6 +19,9 @@ from shufflenet_fn.checkpoint.inventory import (
 from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.checkpoint.safetensors_header import read_header
 from shufflenet_fn_backends.errors import UsageError
+
+_YEAR_10000: Final = 253_402_214_400.0
+"""A day before its beginning anywhere, in seconds since the epoch: no date is later."""
 
 
 class Listed(NamedTuple):
@@ -55,18 +58,18 @@ def list_checkpoints(run_dir: Path) -> list[Listed]:
     return [_listed(path, path == latest, path == best) for path in reversed(checkpoints(folder))]
 
 
-def find_one(path: Path) -> Path:
-    """The checkpoint at ``path``, or the newest good one of the run there.
+def find_one(path: Path) -> tuple[Path, list[str]]:
+    """The checkpoint at ``path``, or the newest good one of the run there; a note on each passed over.
 
     Raises:
         UsageError: there is neither.
     """
     if (path / MANIFEST).is_file():
-        return path
+        return path, []
     if path.is_dir():
         found, _, notes = newest_good(checkpoints_of(path))
         if found is not None:
-            return found
+            return found, notes
         if notes:
             raise UsageError(f"no checkpoint of {path} can be used. " + " ".join(notes))
     raise UsageError(
@@ -108,7 +111,7 @@ def _listed(path: Path, latest: bool, best: bool) -> Listed:
         name=path.name,
         step=manifest["step"],
         epoch=manifest["step"] / length if type(length) is int and length > 0 else None,
-        saved_at=saved_at if type(saved_at) is float else None,
+        saved_at=saved_at if type(saved_at) is float and 0 <= saved_at < _YEAR_10000 else None,
         accuracy1=accuracy(manifest),
         bytes=size,
         latest=latest,

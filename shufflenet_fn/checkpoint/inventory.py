@@ -67,13 +67,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return [path for *_, path in sorted(found, reverse=True)]
 
 
+def links(folder: Path) -> list[Path]:
+    """What is named like a checkpoint below ``folder``, and is a symbolic link."""
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path for path in folder.iterdir() if step_of(path.name) is not None and path.is_symlink()
+    )
+
+
 def newest_good(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
     """The newest checkpoint that verifies, its manifest, and a line on each that was passed over."""
-    notes = []
-    if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if step_of(path.name) is not None and path.is_symlink():
-                notes.append(f"skipped: {path} is a symbolic link, and is not followed")
+    notes = [f"skipped: {path} is a symbolic link, and is not followed." for path in links(folder)]
     for path in checkpoints(folder):
         try:
             return path, verify(path), notes
@@ -165,7 +170,7 @@ def tidy(folder: Path, *, disk: Disk | None = None) -> None:
 def accuracy(manifest: dict[str, Any]) -> float | None:
     """Top-1 accuracy of a checkpoint's weights; ``None`` where they were not evaluated."""
     match manifest.get("scores"):
-        case {"accuracy1": float(value) | int(value)}:
+        case {"accuracy1": float(value) | int(value)} if 0 <= value <= 100:
             return float(value)
     return None
 

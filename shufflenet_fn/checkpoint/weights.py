@@ -17,6 +17,7 @@ from shufflenet_fn.checkpoint.inventory import (
     CHECKPOINTS,
     LATEST,
     checkpoints_of,
+    newest_good,
     pointed_to,
 )
 from shufflenet_fn.checkpoint.read import read_checkpoint
@@ -37,7 +38,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     """
     if (path / CHECKPOINTS).is_dir():
         folder = checkpoints_of(path)
-        path = pointed_to(folder, BEST) or pointed_to(folder, LATEST) or path
+        pointed = pointed_to(folder, BEST) or pointed_to(folder, LATEST)
+        path = pointed or newest_good(folder)[0] or path
     if (path / MANIFEST).exists():
         files = read_checkpoint(path).files
         return files.get(EMA, files[WEIGHTS])

@@ -48,7 +48,10 @@ def printable(path: str | os.PathLike[str]) -> str:
 
     Anything else would break a line of a log or could not be written to a terminal at all.
     """
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    try:
+        text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # no path but half a character, as JSON can hold it
+        text = os.fspath(path)
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,25 +12,35 @@ from shufflenet_fn.run.settings import TrainSettings
 RESULTS = "results.json"
 
 
-def find_run(settings: TrainSettings) -> tuple[Path | None, str]:
-    """The run directory to go on with, ``None`` to start afresh; and a note that says which and why.
+def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
+    """The run directory to go on with, ``None`` to start afresh; and notes that say which and why.
 
-    With ``--run-dir`` that one, if it has a good checkpoint. Else the newest ``OUTPUT/ARCH-NNN`` that has
-    one and is not done.
+    With ``--run-dir`` that one, if it has a checkpoint: where none of them can be used, going on is refused
+    with the reason, as a start would silently give up what was trained. Else the newest ``OUTPUT/ARCH-NNN``
+    that has a good one and is not done; those passed over are named.
     """
     if settings.run_dir is not None:
         path = Path(settings.run_dir)
-        if newest_good(checkpoints_of(path))[0] is not None:
-            return path, f"--resume auto: going on with {path}"
-        return None, f"--resume auto: there is no good checkpoint in {path} yet, so this is a start"
-    name = settings.arch.removeprefix(PREFIX)
+        found, _, passed_over = newest_good(checkpoints_of(path))
+        if found is not None or passed_over:
+            return path, [f"--resume auto: going on with {path}"]
+        return None, [f"--resume auto: there is no checkpoint in {path} yet, so this is a start"]
+    name, notes = settings.arch.removeprefix(PREFIX), []
     for path in _newest_first(Path(settings.output), name):
-        if not (path / RESULTS).exists() and newest_good(checkpoints_of(path))[0] is not None:
-            return path, f"--resume auto: going on with {path}"
-    return None, (
-        f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a checkpoint, so this "
-        "is a start"
-    )
+        if (path / RESULTS).exists():
+            continue
+        found, _, passed_over = newest_good(checkpoints_of(path))
+        if found is not None:
+            return path, [*notes, f"--resume auto: going on with {path}"]
+        if passed_over:
+            notes.append(
+                f"--resume auto: no checkpoint of {path} can be used. {' '.join(passed_over)}"
+            )
+    return None, [
+        *notes,
+        f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a good checkpoint, so "
+        "this is a start",
+    ]
 
 
 def _newest_first(output: Path, name: str) -> list[Path]:

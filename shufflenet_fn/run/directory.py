@@ -53,6 +53,22 @@ def create_run_dir(resolved: Resolved) -> Path:
     return path
 
 
+def check_links(run_dir: Path) -> None:
+    """See that nothing in ``run_dir`` leads out of it, so that no file elsewhere is written.
+
+    Raises:
+        UserError: a symbolic link does.
+    """
+    inside = run_dir.resolve()
+    for entry in sorted(run_dir.iterdir()):
+        if entry.is_symlink() and not entry.resolve().is_relative_to(inside):
+            raise UserError(
+                f"{entry} is a symbolic link that leads out of the run directory, to {entry.resolve()}, "
+                "where nothing is to be written. Remove it; to keep a run on another disk, link the "
+                "whole run directory."
+            )
+
+
 def write_description(path: Path, resolved: Resolved, argv: Sequence[str]) -> None:
     """Write ``config.json`` and ``env.json``."""
     config = {

@@ -232,7 +232,10 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     if checkpoint is not None:
         return checkpoint, manifest, notes
     if notes:
-        raise UserError(f"no checkpoint in {folder} can be used. " + " ".join(notes))
+        raise UserError(
+            f"no checkpoint in {folder} can be used. {' '.join(notes)} To start from the beginning, choose "
+            "another --run-dir."
+        )
     raise UsageError(
         f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
         "below checkpoints/."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.checkpoint.format import DamagedCheckpoint
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.meters import EpochSums
@@ -35,7 +36,7 @@ def differences(
         UsageError: the classes of the data changed, so labels no longer mean what the weights learned.
     """
     if list(classes) != manifest["classes"]:
-        changed = sorted(set(classes) ^ set(manifest["classes"]))
+        changed = list(map(printable, sorted(set(classes) ^ set(manifest["classes"]))))
         raise UsageError(
             f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
             "Restore the data, or start a new run with --pretrained."

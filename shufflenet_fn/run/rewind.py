@@ -14,6 +14,7 @@ from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
     checkpoints_of,
+    links,
     point_to,
     pointed_to,
     tidy,
@@ -55,7 +56,8 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
     tidy(folder, disk=disk)
     notes = []
     best = pointed_to(folder, BEST)
-    for checkpoint in checkpoints(folder):
+    # A link is no checkpoint, but it would be in the way of one.
+    for checkpoint in (*checkpoints(folder), *links(folder)):
         if (step_of(checkpoint.name) or 0) <= step:
             continue
         if checkpoint == best:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.auto_resume import find_run
-from shufflenet_fn.run.directory import CONFIG, create_run_dir, write_description
+from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, write_description
 from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.job import Job, plan_job, resumed
 from shufflenet_fn.run.lock import held as lock
@@ -56,6 +56,7 @@ def prepare_job(
         run_dir = source.run_dir or _run_dir(resolved, world)
         if is_main:
             warning = held.enter_context(lock(run_dir))
+        check_links(run_dir)
     except UserError as error:
         if world is None and resolved.settings.world_size > 1 and "rank" not in given:
             raise type(error)(
@@ -93,8 +94,7 @@ def _source(
         path = AUTO  # torchrun starts the same command again after a failure
     if path == AUTO:
         fresh = resolve(given, preset=preset, config_file=config_file)
-        found, note = find_run(fresh.settings)
-        notes.append(note)
+        found, notes = find_run(fresh.settings)
         if found is None:
             # Of a run that ended before its first checkpoint a directory may be there.
             begun = Path(fresh.settings.run_dir) if fresh.settings.run_dir is not None else None

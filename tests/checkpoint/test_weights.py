@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.format import EMA, MANIFEST
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST, WEIGHTS
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
@@ -23,6 +23,7 @@ from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import create_train_state
+from tests.checkpoint.support import flip
 from tests.model.support import TINY, assert_trees_equal, tiny_variables
 
 
@@ -82,6 +83,15 @@ def test_a_checkpoint_folder_gives_its_average_if_it_has_one(tmp_path: Path) -> 
         read_state_dict(averaged)
     (averaged / MANIFEST).unlink()  # weights that somebody copied out of one
     assert_trees_equal(from_torchvision(read_state_dict(averaged), TINY), tiny_variables(0))
+
+
+def test_a_run_whose_pointers_are_gone_gives_its_newest_good_one(tmp_path: Path) -> None:
+    state = create_train_state(tiny_variables(0), sgd(schedules.constant(0.1)))
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder, TINY, state, {})
+    newer = save_checkpoint(folder, TINY, state._replace(step=torch.tensor(1)), {})
+    flip(newer / WEIGHTS)
+    assert_trees_equal(from_torchvision(read_state_dict(tmp_path), TINY), tiny_variables(0))
 
 
 @pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "none"])

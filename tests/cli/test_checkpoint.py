@@ -77,6 +77,8 @@ def test_show(command: Command, run: Path) -> None:
     text = command("checkpoint", "show", run).out
     for word in ("learning_rate=0.4", "classes: 2: a, b", "float32", "(3,)"):
         assert word in text
+    # The newer one that was passed over is named, where it is in no program's way.
+    assert "step-00000006 is damaged" in outcome.err
     damaged = command("checkpoint", "show", run / "checkpoints" / "step-00000006")
     assert damaged.code == 1 and damaged.err.startswith("error: ")
 
@@ -91,12 +93,34 @@ def test_diff(command: Command, run: Path) -> None:
     assert not told["identical"] and told["tensors"] == 2
     assert {item["name"]: item["largest"] for item in told["different"]} == {"value": 2, "step": 2}
     assert {"name": "settings.learning_rate", "first": 0.2, "second": 0.4} in told["values"]
-    text = command("checkpoint", "diff", folder / "step-00000002", run).out
+    outcome = command("checkpoint", "diff", folder / "step-00000002", run)
+    text = outcome.out
     assert "2 of 2 tensors differ" in text and "settings.learning_rate: 0.2 | 0.4" in text
+    assert f"{folder / 'step-00000002'} | {folder / 'step-00000004'}" in text
+    assert "step-00000006 is damaged" in outcome.err
     # The same tensors, saved at another time by other settings.
     small(run / "other", 4, settings={"learning_rate": 3})
     same = command("checkpoint", "diff", run, run / "other" / "step-00000004")
     assert same.code == 0 and "all 2 tensors are byte-identical" in same.out
+
+
+def test_a_hostile_manifest_does_not_reach_the_terminal(command: Command, tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "checkpoints"
+    folder.parent.mkdir()
+    evil = "\x1b]0;title\x07\x1b[2J"
+    small(folder, 1, classes=[evil, "half a \ud83d"], saved_at=1e300, scores={"accuracy1": 10**400})
+    small(folder, 2, classes=["a"], settings={evil: evil})
+    first, second = (folder / f"step-0000000{step}" for step in (1, 2))
+    for arguments, code in (
+        (("list", "run"), 0),
+        (("show", first), 0),
+        (("diff", first, second), 1),
+    ):
+        outcome = command("checkpoint", *arguments)
+        assert outcome.code == code, outcome.err
+        assert "\x1b" not in outcome.out and "\x07" not in outcome.out
+        if arguments[0] != "list":
+            assert "\\x1b]0;title" in outcome.out
 
 
 @pytest.mark.parametrize("verb", ["list", "verify", "show"])

@@ -88,6 +88,30 @@ def test_a_best_checkpoint_that_nothing_pointed_to_yet(
     assert after["best"] == manifest["best"]
 
 
+@pytest.mark.parametrize("link", ["step-00000009", "log.txt", "config.json"])
+def test_a_link_out_of_the_run_directory(
+    command: Command, run: Path, tmp_path: Path, link: str
+) -> None:
+    """In place of a checkpoint it is set aside; what the run would write through it is refused."""
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    is_checkpoint = link.startswith("step")
+    place = run / "checkpoints" / link if is_checkpoint else run / link
+    if is_checkpoint:
+        shutil.rmtree(place)
+    else:
+        place.unlink()
+    place.symlink_to(outside)
+    outcome = command("train", "--resume", run)
+    assert outside.read_text() == "precious"
+    if not is_checkpoint:
+        assert outcome.code == 1 and f"error: {place} is a symbolic link" in outcome.err
+        return
+    assert outcome.code == 0, outcome.err
+    assert (run / "checkpoints" / f"superseded-{link}").is_symlink()
+    assert (place / "manifest.json").is_file() and not place.is_symlink()
+
+
 def test_a_run_that_lacks_its_results_alone(command: Command, run: Path) -> None:
     """As if it had been killed after its last checkpoint."""
     results, metrics = run / "results.json", run / "metrics.jsonl"

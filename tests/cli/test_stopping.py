@@ -147,6 +147,26 @@ def test_the_same_command_starts_and_goes_on(
     assert (tmp_path / "runs" / "x0_5-002").is_dir()
 
 
+def test_a_run_none_of_whose_checkpoints_can_be_used(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    """It is not begun anew in silence: named, it is refused; else an earlier one is taken and it is named."""
+    named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
+    for number in ("001", "002"):
+        outcome = command(*named, "--run-dir", f"runs/x0_5-{number}", "--max-steps", 1)
+        assert outcome.code == 0, outcome.err
+        (tmp_path / "runs" / f"x0_5-{number}" / "results.json").unlink()  # as if it had been killed
+    folder = tmp_path / "runs" / "x0_5-002" / "checkpoints"
+    before = {path.name for path in folder.iterdir()}
+    (folder / "step-00000001" / "manifest.json").write_bytes(b"")
+    refused = command(*named, "--run-dir", "runs/x0_5-002")
+    assert refused.code == 1 and "step-00000001 is damaged" in refused.err
+    assert {path.name for path in folder.iterdir()} == before
+    passed = command(*named, "--output", "runs", "--max-steps", 2)
+    assert passed.code == 0, passed.err
+    assert "going on with runs/x0_5-001" in passed.out and "step-00000001 is damaged" in passed.out
+
+
 def test_a_run_that_was_killed_before_its_first_checkpoint(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:

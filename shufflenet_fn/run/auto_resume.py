@@ -25,7 +25,8 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
         if found is not None or passed_over:
             return path, [f"--resume auto: going on with {path}"]
         return None, [f"--resume auto: there is no checkpoint in {path} yet, so this is a start"]
-    name, notes = settings.arch.removeprefix(PREFIX), []
+    name = settings.arch.removeprefix(PREFIX)
+    notes: list[str] = []
     for path in _newest_first(Path(settings.output), name):
         if (path / RESULTS).exists():
             continue

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn.run.resolve import Resolved
@@ -36,6 +37,11 @@ def create_run_dir(resolved: Resolved) -> Path:
         if settings.run_dir is not None:
             path = Path(settings.run_dir)
             path.mkdir(parents=True, exist_ok=True)
+            if (path / CONFIG).exists() and not checkpoints(checkpoints_of(path)):
+                raise UsageError(
+                    f"in the run directory {path} is a run without a checkpoint yet. If it has ended, start "
+                    "it again there with --resume auto; or choose another --run-dir."
+                )
             if any(entry.name != LOCK for entry in path.iterdir()):
                 raise UsageError(
                     f"the run directory {path} is not empty. Choose another --run-dir, or go on with "

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 
@@ -38,6 +38,7 @@ from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
 
+_PORTS: Final = 65535
 _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 
 
@@ -168,7 +169,8 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
 
     ``path`` is a run directory or one of its checkpoints. The run's own settings are used again; what
     the command line gives explicitly (``given``) replaces them and is named in the notes. Of a run
-    directory the newest undamaged checkpoint is taken.
+    directory the newest undamaged checkpoint is taken. A checkpoint that lies in no run directory, such as
+    a copy, starts one of its own: then the directory is ``None``.
 
     Raises:
         UsageError: nothing to resume there, or a checkpoint of another architecture.
@@ -177,8 +179,12 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
     checkpoint, manifest, notes = find_checkpoint(path)
     checked_manifest(manifest, checkpoint)
     stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
+    run_dir = path if checkpoints_of(path) == checkpoint.parent else _run_of(checkpoint)
+    if run_dir is None:
+        stored["run_dir"] = None
+        notes.append(f"{checkpoint} lies in no run directory, so this run has one of its own")
     for name in ("run_dir", "output"):
-        if name in given:
+        if name in given and run_dir is not None:
             raise UsageError(
                 f"--{name.replace('_', '-')} has no place beside --resume: the run goes on in its own "
                 f"directory. To start another run from these weights, use --pretrained {path}."
@@ -208,13 +214,19 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
                 f"{getattr(changed, name)!r}"
             )
             origin[name] = "command line, at the resume"
-    run_dir = checkpoint.parent.parent
     resolved, kept = keep_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
     resolved, backend = keep_backend(
         resolved, manifest, select_runtime(resolved.settings.device)[0].name
     )
     notes += [*kept, *backend]
-    return resolved, checkpoint, run_dir if (run_dir / CONFIG).exists() else None, notes
+    return resolved, checkpoint, run_dir, notes
+
+
+def _run_of(checkpoint: Path) -> Path | None:
+    """The run directory that ``checkpoint`` lies in, below ``checkpoints/`` or as a dump."""
+    whole = checkpoint if len(checkpoint.parts) > 2 else checkpoint.resolve()
+    run_dir = whole.parent.parent
+    return run_dir if (run_dir / CONFIG).exists() else None
 
 
 def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
@@ -236,6 +248,11 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
             f"no checkpoint in {folder} can be used. {' '.join(notes)} To start from the beginning, choose "
             "another --run-dir."
         )
+    if (path / CONFIG).exists():
+        raise UsageError(
+            f"nothing to resume at {path}: the run there has no checkpoint yet. Give the command that "
+            f"started it again, with --run-dir {path} --resume auto."
+        )
     raise UsageError(
         f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
         "below checkpoints/."
@@ -253,10 +270,11 @@ def _nodes(settings: TrainSettings) -> Nodes:
             f"--nnodes {settings.world_size} needs to know where the machines meet: give "
             "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
         )
-    if not re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):\d{1,5}", endpoint):
+    form = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", endpoint)
+    if form is None or not 1 <= int(form[2]) <= _PORTS:
         raise UsageError(
             f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
-            "port on it, such as host0:29500."
+            f"port on it, 1 to {_PORTS}, such as host0:29500."
         )
     return Nodes(settings.world_size, settings.rank, endpoint, settings.join_timeout)
 

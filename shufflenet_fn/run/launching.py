@@ -7,13 +7,13 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final
 
-from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.distributed.failures import Failure
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.fewer import with_fewer_devices
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.listening import say
+from shufflenet_fn.run.restarting import newest_of
 from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -52,7 +52,7 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
             if fewer is None:
                 raise
             say(fewer.warnings[-1])
-            checkpoint = newest_good(checkpoints_of(job.run_dir))[0]
+            checkpoint = newest_of(job)[0]
             notes = rewind_to(checkpoint, job.run_dir)
             job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shufflenet_fn.checkpoint.format import DamagedCheckpoint, NewerCheckpoint
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import Job
@@ -29,8 +31,27 @@ def agreed(job: Job, world: World) -> Job:
     return job._replace(resume=resume, notes=(*job.notes, *notes))
 
 
+def newest_of(job: Job) -> tuple[Path | None, list[str]]:
+    """The checkpoint that ``job`` goes on from after a failure, and notes on those that were passed over.
+
+    It is the newest good one of the run, or what the run was resumed from if that lies elsewhere and is
+    newer: a copy, or the state before a step that was dumped.
+    """
+    folder = checkpoints_of(job.run_dir)
+    checkpoint, manifest, passed_over = newest_good(folder)
+    if job.resume is None or job.resume.resolve().parent == folder.resolve():
+        return checkpoint, passed_over
+    if checkpoint is None:
+        return job.resume, passed_over
+    try:
+        newer = read_manifest(job.resume)["step"] > manifest["step"]
+    except (DamagedCheckpoint, NewerCheckpoint):  # it is not needed any more, and may be gone
+        newer = False
+    return job.resume if newer else checkpoint, passed_over
+
+
 def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
-    checkpoint, _, passed_over = newest_good(checkpoints_of(job.run_dir))
+    checkpoint, passed_over = newest_of(job)
     where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
     set_aside = rewind_to(checkpoint, job.run_dir)
     return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)

@@ -65,7 +65,8 @@ def prepare_job(
             ) from error
         raise
     if is_main:
-        if source.rewinds:
+        # Of processes that torchrun has started again, rank 0 looks for the newest checkpoint first.
+        if source.rewinds and (world is None or not world.attempt):
             notes += rewind_to(source.checkpoint, run_dir)
         write_description(run_dir, job.resolved, argv)
     return job._replace(
@@ -89,7 +90,8 @@ class _Source(NamedTuple):
 def _source(
     given: Mapping[str, Any], *, preset: str | None, config_file: Path | None, world: World | None
 ) -> _Source:
-    path, notes = given.get("resume"), []
+    path = given.get("resume")
+    notes: list[str] = []
     if world is not None and world.attempt and path is None:
         path = AUTO  # torchrun starts the same command again after a failure
     if path == AUTO:
@@ -146,8 +148,10 @@ def _run_dir(resolved: Resolved, world: World | None) -> Path:
             "a run of several machines, or under torchrun, needs --run-dir DIR: its processes cannot "
             "agree on a free name by themselves."
         )
+    path = Path(str(settings.run_dir))
     if several and (world.rank if world else settings.rank) != 0:
-        path = Path(str(settings.run_dir))
         path.mkdir(parents=True, exist_ok=True)
         return path
+    if world is not None and world.attempt and (path / CONFIG).exists():
+        return path  # made before the failure
     return create_run_dir(resolved)

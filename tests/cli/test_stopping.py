@@ -175,7 +175,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         path.rename(tmp_path / path.name)
     refused = command(*arguments)
-    assert refused.code == 2 and "not empty" in refused.err
+    assert refused.code == 2 and "without a checkpoint yet" in refused.err
     assert command(*arguments, "--resume", "auto").code == 0
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     # Of the first start it only says that there was one.

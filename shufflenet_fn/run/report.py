@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
+from shufflenet_fn.run.auto_resume import RESULTS
 from shufflenet_fn.run.json_text import to_json
 
 
@@ -56,8 +57,22 @@ def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
         draw_curves(run_dir)
     # Last, and whole or not at all: a run that has it is taken for done.
     content = to_json(results._asdict(), indent=2) + "\n"
-    replace_file(RealDisk(), run_dir / "results.json", content.encode())
+    replace_file(RealDisk(), run_dir / RESULTS, content.encode())
     return table, notes
+
+
+def kept_results(run_dir: Path, steps: int) -> Results | None:
+    """What is written of a run that has ended after ``steps`` updates; ``None`` if nothing fit is there."""
+    try:
+        results = Results(**json.loads((run_dir / RESULTS).read_text()))
+    except (OSError, ValueError, TypeError):  # none, or of another version
+        return None
+    return results if results.steps == steps else None
+
+
+def forget_results(run_dir: Path) -> None:
+    """Remove what says that a run is done, which goes on."""
+    (run_dir / RESULTS).unlink(missing_ok=True)
 
 
 def results_table(results: Results) -> str:

@@ -28,7 +28,13 @@ from shufflenet_fn.run.judging import judge_all
 from shufflenet_fn.run.loading import training_batches
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.profile import profiled
-from shufflenet_fn.run.report import Results, write_results
+from shufflenet_fn.run.report import (
+    Results,
+    forget_results,
+    kept_results,
+    results_table,
+    write_results,
+)
 from shufflenet_fn.run.same_everywhere import check_same_data
 from shufflenet_fn.run.saving import Costs, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
@@ -63,6 +69,8 @@ def train(
     total = settings.epochs * run.steps_per_epoch
     stop = min(total, settings.max_steps or total)
     if world.is_main:
+        if first < stop:
+            forget_results(job.run_dir)
         reporter.event(
             RunStarted(
                 run_dir=str(job.run_dir),
@@ -132,6 +140,13 @@ def _say_replaced(run: Training) -> None:
 
 def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
     assert run.last is not None
+    if run.world.is_main and not costs.written:
+        # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
+        kept = kept_results(run.job.run_dir, int(run.state.step))
+        if kept is not None:
+            run.reporter.note("the run is done and its results are there: nothing is left to do")
+            run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
+            return kept._asdict()
     memory, judged = run.runtime.memory(), judge_all(run)
     results = Results(
         name=f"{run.world.size}p-{run.job.device.upper()}",

@@ -14,13 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from shufflenet_fn.checkpoint.compare import Comparison, compare
 from shufflenet_fn.checkpoint.format import checkpoint_name
 from shufflenet_fn.checkpoint.inventory import LATEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.demo import write_demo
+from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 _POLL_S = 0.005
@@ -55,7 +56,8 @@ def verify_resume(
 ) -> Verdict:
     """Train ``steps`` updates at a stretch, and again with a SIGKILL on the way; compare the ends.
 
-    Everything is written to a temporary folder that is removed.
+    Everything is written to a temporary folder that is removed, also where one of ``STOP_SIGNALS`` ends
+    this process, with exit code 128 + its number.
 
     Args:
         command: what ``shufflenet-fn`` is started by.
@@ -75,7 +77,10 @@ def verify_resume(
     # Two epochs, and a checkpoint in the middle of the first.
     per_epoch, saved = -(-steps // 2), max(2, steps // 6)
     batch = _BATCH * devices
-    with tempfile.TemporaryDirectory(prefix="shufflenet-fn-verify-resume-") as name:
+    with (
+        StopSignals(first=_leave, again=_ignore),
+        tempfile.TemporaryDirectory(prefix="shufflenet-fn-verify-resume-") as name,
+    ):
         folder = Path(name)
         per_class = -(-per_epoch * batch // 10)
         data = write_demo(folder / "data", train_per_class=per_class, val_per_class=1)
@@ -105,6 +110,15 @@ def verify_resume(
         )
         comparison = compare(whole, resumed)
     return Verdict(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
+
+
+def _leave(number: int) -> NoReturn:
+    # By the way of all errors: what is running is killed, and the folder removed.
+    raise SystemExit(128 + number)
+
+
+def _ignore(number: int) -> None:
+    pass
 
 
 def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:

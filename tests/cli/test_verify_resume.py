@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,3 +47,24 @@ def test_what_cannot_be_tried(
 ) -> None:
     outcome = command("verify-resume", "--device", "cpu", *options)
     assert outcome.code == code and words in outcome.err and "Traceback" not in outcome.err
+
+
+def test_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
+    drill = subprocess.Popen(
+        [sys.executable, "-m", "shufflenet_fn_cli.main", "verify-resume", "--device", "cpu"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("shufflenet-fn-verify-resume-*/whole/config.json")):
+        assert drill.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    training = Path(f"/proc/{drill.pid}/task/{drill.pid}/children").read_text().split()
+    assert training
+    drill.send_signal(signal.SIGTERM)
+    _, err = drill.communicate(timeout=30)
+    assert drill.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+    assert not [pid for pid in training if Path(f"/proc/{pid}").exists()]
+    assert not list(tmp_path.glob("shufflenet-fn-*"))

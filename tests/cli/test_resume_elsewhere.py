@@ -1,0 +1,133 @@
+"""Going on where a run directory or its checkpoint is not what a resume usually finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shufflenet_fn.checkpoint.compare import compare
+from shufflenet_fn.checkpoint.inventory import checkpoints_of
+from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.run.job import plan_job, resumed
+from shufflenet_fn.run.restarting import newest_of
+
+Command = Callable[..., Any]
+
+TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two epochs of three steps, all checkpoints kept."""
+    from shufflenet_fn_cli.main import app
+
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train = ("train", *TINY, "--data", image_folder, "--epochs", 2, "--keep", 9, "--run-dir", run)
+    app([str(argument) for argument in train], standalone_mode=False)
+    return run
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run that a test may change."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+@pytest.fixture
+def copy(finished: Path, tmp_path: Path) -> Path:
+    """A copy of its checkpoint after the first epoch, in a folder that is no run's."""
+    name = "step-00000003"
+    return Path(shutil.copytree(finished / "checkpoints" / name, tmp_path / "kept" / "of" / name))
+
+
+@pytest.mark.parametrize(
+    ("where", "made"), [((), "runs/x0_5-001"), (("--run-dir", "other"), "other")]
+)
+def test_a_copied_checkpoint_starts_a_run_directory_of_its_own(
+    command: Command,
+    finished: Path,
+    copy: Path,
+    tmp_path: Path,
+    where: tuple[str, ...],
+    made: str,
+) -> None:
+    """Not the one that the settings name, where the run is that it was copied from."""
+    outcome = command("train", "--resume", copy, *where)
+    assert outcome.code == 0, outcome.err
+    assert f"{copy} lies in no run directory" in outcome.out
+    last = "checkpoints/step-00000006"
+    ends = [read_checkpoint(folder / last) for folder in (finished, tmp_path / made)]
+    assert compare(*ends).identical
+
+
+def test_a_checkpoint_named_from_within_its_run(
+    command: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run / "checkpoints")
+    outcome = command("train", "--resume", "step-00000003", "--max-steps", 4)
+    assert outcome.code == 0, outcome.err
+    assert (run / "checkpoints" / "step-00000004").is_dir()
+
+
+def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
+    finished: Path, copy: Path, tmp_path: Path
+) -> None:
+    """Not from the beginning, before its own first checkpoint; later from that, also if the copy is gone."""
+    resolved, checkpoint, run_dir, _ = resumed(copy, {})
+    assert checkpoint == copy and run_dir is None
+    job = plan_job(resolved, resume=checkpoint)._replace(run_dir=tmp_path / "own")
+    folder = checkpoints_of(job.run_dir)
+    folder.mkdir(parents=True)
+    assert newest_of(job) == (copy, [])
+    own = shutil.copytree(finished / "checkpoints" / "step-00000006", folder / "step-00000006")
+    assert newest_of(job) == (own, [])
+    shutil.rmtree(copy)
+    assert newest_of(job) == (own, [])
+
+
+def test_a_run_that_has_no_checkpoint_yet(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    """As one that failed before its first: what is advised does go on."""
+    train = ("train", *TINY, "--data", image_folder, "--epochs", 1, "--run-dir", "run")
+    assert command(*train, "--max-steps", 1).code == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    again = command(*train)
+    assert again.code == 2 and "without a checkpoint yet" in again.err
+    assert "--resume auto" in again.err
+    resumed = command("train", "--resume", "run")
+    assert resumed.code == 2 and "--run-dir run --resume auto" in resumed.err
+    assert command(*train, "--resume", "auto").code == 0
+
+
+def test_a_finished_run_keeps_its_results(command: Command, run: Path) -> None:
+    """Where its command is given once more, as by a scheduler: a start without steps has no speed."""
+    results = json.loads((run / "results.json").read_text())
+    outcome = command("train", "--resume", run)
+    assert outcome.code == 0, outcome.err
+    assert json.loads((run / "results.json").read_text()) == results
+    assert "nothing is left to do" in outcome.out
+
+
+def test_a_finished_run_that_goes_on_is_not_finished(
+    command: Command, run: Path, tmp_path: Path
+) -> None:
+    """Where it is killed then, ``--resume auto`` must not take it for done."""
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    again = run.rename(runs / "x0_5-001")
+    # A missing image is found when the first batch is read, after the run has gone on.
+    data = Path(json.loads((again / "config.json").read_text())["settings"]["data"])
+    spoilt = Path(shutil.copytree(data, tmp_path / "spoilt"))
+    for image in (spoilt / "train").rglob("*.jpg"):
+        image.write_bytes(b"no image")
+    failed = command("train", "--resume", again, "--epochs", 3, "--data", spoilt)
+    assert failed.code == 1, failed.out
+    auto = command("train", *TINY, "--data", data, "--epochs", 3, "--resume", "auto")
+    assert auto.code == 0, auto.err
+    assert [path.name for path in runs.iterdir()] == ["x0_5-001"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from safetensors import SafetensorError
+
 from shufflenet_fn.run.dump import dump_step
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.training import Training
@@ -63,15 +65,20 @@ def check_step(
 def diverged(
     run: Training, step: int, progress: Progress, before: TrainState, what: str
 ) -> UserError:
-    """The error for a run whose numbers are no longer any, once the step is dumped."""
-    dump = dump_step(run, step, progress, before, what)
+    """The error for a run whose numbers are no longer any, once the step is dumped if that can be done."""
+    share = ""
+    try:
+        dump = dump_step(run, step, progress, before, what)
+    except (OSError, SafetensorError, UserError) as error:  # a full disk is not what to tell first
+        kept = f"the step itself could not be kept: {str(error).removesuffix('.')}"
+    else:
+        kept = f"the step's images, gradients and the state before it are in {dump.folder}"
+        share = f", in the share of {dump.share}" if dump.share else ""
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
-    share = f", in the share of {dump.share}" if dump.share else ""
     return UserError(
         f"training diverged: {what} at step {step} (epoch {step // run.steps_per_epoch}){row}, with "
         f"learning rate {run.learning_rate(step):.4g}{share}. Go on from an earlier checkpoint with "
         f"--resume and a lower --learning-rate, start again with --clip-norm 1 or a longer "
         f"--warm-up-epochs, or leave out single steps with --max-bad-steps. The checkpoints are kept in "
-        f"{run.job.run_dir / 'checkpoints'}; the step's images, gradients and the state before it are in "
-        f"{dump.folder}."
+        f"{run.job.run_dir / 'checkpoints'}; {kept}."
     )

@@ -72,9 +72,14 @@ def _acquire(path: Path) -> tuple[int, str | None]:
         if _is_still(path, file):
             break
         os.close(file)  # its holder has removed it between our opening and locking it
-    os.ftruncate(file, 0)
     note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-    os.pwrite(file, json.dumps(note).encode(), 0)
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(note).encode(), 0)
+    except OSError:  # a full disk: who is refused does not hold the lock
+        path.unlink()
+        os.close(file)
+        raise
     return file, warning
 
 

@@ -21,6 +21,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.run.files import LOG, METRICS
+from shufflenet_fn_backends.errors import UserError
 
 
 def rewind_to(checkpoint: Path | None, run_dir: Path) -> list[str]:
@@ -51,7 +52,20 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
     ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
     ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
     What a killed process left half written is removed. Only for the one who holds the run.
+
+    Raises:
+        UserError: the disk is full or not writable. What was there is still there.
     """
+    try:
+        return _rewind(run_dir, step, steps_per_epoch, print_freq)
+    except OSError as error:
+        raise UserError(
+            f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
+            "Free some space or make it writable, then give the same command again."
+        ) from error
+
+
+def _rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:
     folder, disk = checkpoints_of(run_dir), RealDisk()
     tidy(folder, disk=disk)
     notes = []

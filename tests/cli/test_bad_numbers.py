@@ -54,6 +54,20 @@ def test_the_step_that_diverged_is_kept_whole(
     assert f"the loss is nan at step {number} (epoch 0), with" in again.err
 
 
+def test_a_step_that_cannot_be_kept_does_not_hide_why_the_run_ended(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    begun = command(*start(image_folder, "--lr", 1e30, "--max-steps", 1))
+    assert begun.code == 0, begun.err
+    in_the_way = tmp_path / "run" / "dump-step-1"
+    in_the_way.write_text("a file")
+    outcome = command("train", "--resume", "run")
+    assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
+    assert "error: training diverged: the loss is nan at step 1 (epoch 0)" in outcome.err
+    assert "the step itself could not be kept: " in outcome.err
+    assert in_the_way.read_text() == "a file"
+
+
 def test_bad_steps_are_skipped_up_to_a_number(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:

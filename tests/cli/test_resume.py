@@ -88,6 +88,15 @@ def test_a_best_checkpoint_that_nothing_pointed_to_yet(
     assert after["best"] == manifest["best"]
 
 
+def test_a_run_directory_that_cannot_be_brought_back(command: Command, run: Path) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    (run / ".metrics.jsonl.partial").mkdir()  # as a full disk, the new file cannot be written
+    outcome = command("train", "--resume", run)
+    assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
+    assert f"error: cannot bring the run directory {run} back to 9 updates: " in outcome.err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
 @pytest.mark.parametrize("link", ["step-00000009", "log.txt", "config.json"])
 def test_a_link_out_of_the_run_directory(
     command: Command, run: Path, tmp_path: Path, link: str

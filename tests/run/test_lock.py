@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -75,6 +76,19 @@ def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
         UserError, match=r"cannot write in the run directory .*nowhere: No such file"
     ):
         held(tmp_path / "nowhere").__enter__()
+
+
+def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        with pytest.raises(UserError, match="cannot write in the run directory"):
+            held(tmp_path).__enter__()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / LOCK).exists()
+    with held(tmp_path):  # by nobody
+        pass
 
 
 def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:

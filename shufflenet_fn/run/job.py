@@ -179,7 +179,7 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
     checkpoint, manifest, notes = find_checkpoint(path)
     checked_manifest(manifest, checkpoint)
     stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
-    run_dir = path if checkpoints_of(path) == checkpoint.parent else _run_of(checkpoint)
+    run_dir = path if checkpoints_of(path) == checkpoint.parent else run_of(checkpoint)
     if run_dir is None:
         stored["run_dir"] = None
         notes.append(f"{checkpoint} lies in no run directory, so this run has one of its own")
@@ -222,7 +222,7 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
     return resolved, checkpoint, run_dir, notes
 
 
-def _run_of(checkpoint: Path) -> Path | None:
+def run_of(checkpoint: Path) -> Path | None:
     """The run directory that ``checkpoint`` lies in, below ``checkpoints/`` or as a dump."""
     whole = checkpoint if len(checkpoint.parts) > 2 else checkpoint.resolve()
     run_dir = whole.parent.parent

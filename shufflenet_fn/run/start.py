@@ -13,7 +13,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.auto_resume import find_run
 from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, write_description
 from shufflenet_fn.run.durations import parse_duration
-from shufflenet_fn.run.job import Job, plan_job, resumed
+from shufflenet_fn.run.job import Job, plan_job, resumed, run_of
 from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
@@ -94,6 +94,8 @@ def _source(
     notes: list[str] = []
     if world is not None and world.attempt and path is None:
         path = AUTO  # torchrun starts the same command again after a failure
+    if world is not None and world.attempt and path != AUTO and not Path(path).exists():
+        path = run_of(Path(path)) or path  # the run has gone on since, and removed that checkpoint
     if path == AUTO:
         fresh = resolve(given, preset=preset, config_file=config_file)
         found, notes = find_run(fresh.settings)

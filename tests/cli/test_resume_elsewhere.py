@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Callable
@@ -13,8 +14,10 @@ import pytest
 from shufflenet_fn.checkpoint.compare import compare
 from shufflenet_fn.checkpoint.inventory import checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import plan_job, resumed
 from shufflenet_fn.run.restarting import newest_of
+from shufflenet_fn.run.start import prepare_job
 
 Command = Callable[..., Any]
 
@@ -88,6 +91,21 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
     assert newest_of(job) == (own, [])
     shutil.rmtree(copy)
     assert newest_of(job) == (own, [])
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
+    """With the command's ``--resume CHECKPOINT``, which the run has gone on from since."""
+    named, newest = (run / "checkpoints" / f"step-0000000{step}" for step in (3, 6))
+    if pruned:
+        shutil.rmtree(named)
+    again = World(attempt=1)
+    with contextlib.ExitStack() as held:
+        job = prepare_job(
+            {"resume": str(named)}, preset=None, config_file=None, argv=(), held=held, world=again
+        )
+    assert job.run_dir == run
+    assert newest_of(job) == (newest, [])
 
 
 def test_a_run_that_has_no_checkpoint_yet(

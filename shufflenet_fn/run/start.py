@@ -92,10 +92,13 @@ def _source(
 ) -> _Source:
     path = given.get("resume")
     notes: list[str] = []
-    if world is not None and world.attempt and path is None:
-        path = AUTO  # torchrun starts the same command again after a failure
-    if world is not None and world.attempt and path != AUTO and not Path(path).exists():
-        path = run_of(Path(path)) or path  # the run has gone on since, and removed that checkpoint
+    if world is not None and world.attempt:
+        # torchrun starts the same command again after a failure. A checkpoint that it names may have been
+        # removed since, as the run has gone on.
+        if path is None:
+            path = AUTO
+        elif path != AUTO and not Path(path).exists():
+            path = run_of(Path(path)) or path
     if path == AUTO:
         fresh = resolve(given, preset=preset, config_file=config_file)
         found, notes = find_run(fresh.settings)

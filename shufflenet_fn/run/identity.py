@@ -86,7 +86,7 @@ def identity_of(
         _IMAGE_READER: image_reader,
         **{name: version_of(name) for name in _DECODERS},
         "training images": len(train_set),
-        "training classes": sha256("\0".join(train_set.classes).encode()),
+        "training classes": sha256("\0".join(train_set.classes).encode(errors="surrogatepass")),
         "training files": _files_sha256(train_set),
     }
 

@@ -12,7 +12,7 @@ import torch
 
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
-from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.listing_cache import Note, silent
@@ -30,7 +30,7 @@ from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
-from shufflenet_fn.run.resumption import checked_manifest
+from shufflenet_fn.run.resumption import check_classes, checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
@@ -120,6 +120,8 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     if build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
     train, _ = open_data(settings, note=notes.append)
+    if resume is not None:
+        check_classes(checked_manifest(read_manifest(resume), resume), train.classes)
     steps_per_epoch(len(train), global_batch(settings, world_size))
     num_classes = num_classes_of(settings, train)
     if settings.pretrained is not None and resume is None:

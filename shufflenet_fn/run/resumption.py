@@ -19,7 +19,6 @@ def differences(
     manifest: Mapping[str, Any],
     identity: Mapping[str, Any],
     *,
-    classes: Sequence[str],
     steps_per_epoch: int,
     bn_stats: str,
 ) -> list[str]:
@@ -28,19 +27,9 @@ def differences(
     Args:
         manifest: of the checkpoint, checked.
         identity: of this start.
-        classes: of the data.
         steps_per_epoch: now.
         bn_stats: the setting of this name.
-
-    Raises:
-        UsageError: the classes of the data changed, so labels no longer mean what the weights learned.
     """
-    if list(classes) != manifest["classes"]:
-        changed = list(map(printable, sorted(set(classes) ^ set(manifest["classes"]))))
-        raise UsageError(
-            f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
-            "Restore the data, or start a new run with --pretrained."
-        )
     warnings = compare(manifest["identity"], identity, bn_stats=bn_stats)
     before = manifest["steps_per_epoch"]
     if steps_per_epoch != before:
@@ -49,6 +38,20 @@ def differences(
             "run goes on, but epochs and learning rates are counted by the new number from here on"
         )
     return warnings
+
+
+def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """See that labels still mean what the weights learned. ``classes``: of the data.
+
+    Raises:
+        UsageError: the classes of the data changed.
+    """
+    if list(classes) != manifest["classes"]:
+        changed = list(map(printable, sorted(set(classes) ^ set(manifest["classes"]))))
+        raise UsageError(
+            f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
+            "Restore the data, or start a new run with --pretrained."
+        )
 
 
 def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:

@@ -166,19 +166,18 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         train_set=train_set,
     )
     if job.resume is not None:
+        manifest = checked_manifest(read_manifest(job.resume), job.resume)
+        warnings += differences(
+            manifest,
+            identity,
+            steps_per_epoch=epoch_steps,
+            bn_stats=settings.bn_stats,
+        )
         state = load_state(job.resume, config, state)
         if scaling.kind == "static":
             # Another number may have been given at the resume; a static scale has no history.
             state = state._replace(loss_scale=init_loss_scale(scaling, device))
         restore_generators(load_generators(job.resume), runtime)
-        manifest = checked_manifest(read_manifest(job.resume), job.resume)
-        warnings += differences(
-            manifest,
-            identity,
-            classes=train_set.classes,
-            steps_per_epoch=epoch_steps,
-            bn_stats=settings.bn_stats,
-        )
         notes = [f"resumed from {job.resume} at step {int(state.step)}"]
         stored = manifest["best"]
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)

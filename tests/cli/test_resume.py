@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -140,13 +141,33 @@ def test_a_run_that_lacks_its_results_alone(command: Command, run: Path) -> None
     assert {name: again[name] for name in same} == {name: whole[name] for name in same}
 
 
-def test_other_classes_are_an_error(command: Command, run: Path, data: Path) -> None:
+@pytest.mark.parametrize("change", ["another name", "one more"])
+def test_other_classes_are_an_error(command: Command, run: Path, data: Path, change: str) -> None:
     for split in ("train", "val"):
-        (data / split / "red").rename(data / split / "rouge")
+        if change == "one more":
+            shutil.copytree(data / split / "red", data / split / "rouge")
+        else:
+            (data / split / "red").rename(data / split / "rouge")
     sixth = run / "checkpoints" / "step-00000006"
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     outcome = command("train", "--resume", sixth, "--data", data)
     assert outcome.code == 2
-    assert "rouge" in outcome.err and "--pretrained" in outcome.err
+    assert "other classes" in outcome.err and "rouge" in outcome.err
+    assert "--pretrained" in outcome.err
+    # Refused before the run was brought back to that checkpoint.
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_class_folders_with_hostile_names(command: Command, data: Path) -> None:
+    for split in ("train", "val"):
+        for old, new in (("red", b"\xffred"), ("green", b"\x1b[2J\nline")):
+            (data / split / old).rename(data / split / os.fsdecode(new))
+    train = ("train", *TINY, "--data", data, "--run-dir", "hostile", "--epochs", 1)
+    for more in (("--max-steps", 1), ("--resume", "auto")):
+        outcome = command(*train, *more)
+        assert outcome.code == 0 and "\x1b" not in outcome.out, outcome.err
+    shown = command("checkpoint", "show", "hostile").out
+    assert "\\xffred" in shown and "\\x1b[2J\\nline" in shown
 
 
 def test_other_circumstances_are_named(command: Command, run: Path, data: Path) -> None:

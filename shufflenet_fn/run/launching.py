@@ -35,8 +35,7 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
     """
     if world is not None:
         return rank(job, world)
-    settings = job.settings
-    if job.world_size == 1 and not settings.max_restarts and settings.min_devices is None:
+    if job.world_size == 1 and not _asks_for_a_watch(job):
         return rank(job, World())
     while True:
         try:
@@ -55,6 +54,16 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
             checkpoint = newest_of(job)[0]
             notes = rewind_to(checkpoint, job.run_dir)
             job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
+
+
+def _asks_for_a_watch(job: Job) -> bool:
+    """Whether a single process needs a launcher beside it, which costs seconds at the start."""
+    settings = job.settings
+    return (
+        settings.max_restarts > 0
+        or settings.min_devices is not None
+        or job.resolved.origin.get("hang_timeout", "default") != "default"
+    )
 
 
 def _watching(job: Job) -> Launch:

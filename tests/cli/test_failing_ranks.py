@@ -158,15 +158,21 @@ def test_a_killed_launcher_takes_its_ranks_along_and_its_lock_is_no_obstacle(
     assert resumed.code == 75, resumed.err
 
 
-def test_a_rank_that_hangs(start: Callable[..., Training]) -> None:
-    training = start("--devices", 2, "--run-dir", "run", "--hang-timeout", 5)
+@pytest.mark.parametrize("devices", [2, 1])
+def test_a_rank_that_hangs(start: Callable[..., Training], devices: int) -> None:
+    """The last one. A single process has a launcher, too, where it is asked for."""
+    training = start("--devices", devices, "--run-dir", "run", "--hang-timeout", 5)
     training.wait_for_steps()
-    os.kill(training.ranks[1], signal.SIGSTOP)
+    os.kill(training.ranks[devices - 1], signal.SIGSTOP)
     begin = time.monotonic()
     code, err = training.end(within=20)
     assert time.monotonic() - begin < 10
     assert code == 1
-    assert "error: rank 1 at step " in err and "--hang-timeout 5" in err and "SIGSTOP" in err
+    assert (
+        f"error: rank {devices - 1} at step " in err
+        and "--hang-timeout 5" in err
+        and "SIGSTOP" in err
+    )
     assert len([line for line in err.splitlines() if line.strip()]) == 1, err
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.write import save_checkpoint
@@ -27,6 +28,7 @@ from shufflenet_fn.training.raveled import unravel_state
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import Examples, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_zeros_like
+from shufflenet_fn_backends.errors import UserError
 
 BATCH: Final = "batch.safetensors"
 STEP: Final = "step.json"
@@ -34,10 +36,11 @@ STEP: Final = "step.json"
 
 class Dumped(NamedTuple):
     """``folder``: what was written. ``share``: the ranks whose own loss or gradient was not finite, in words;
-    empty if that tells nothing."""
+    empty if that tells nothing. ``problem``: why it could not be written, such as a full disk."""
 
     folder: Path
     share: str
+    problem: str | None
 
 
 class _Share(NamedTuple):
@@ -65,6 +68,9 @@ def dump_step(
         progress: of the run before it.
         before: the state before it.
         what: what is wrong with it.
+
+    Raises:
+        UserError: its images can no longer be read.
     """
     batch = _read_again(run, step)
     shares = gather(_share(run, before, batch), run.world)
@@ -72,36 +78,54 @@ def dump_step(
     bad = [rank for rank, share in enumerate(shares) if not share.finite]
     told = 0 < len(bad) < len(shares)
     share = " and ".join(f"rank {rank}" for rank in bad) if told else ""
+    problem = None
     if run.world.is_main:
-        if folder.exists():
-            shutil.rmtree(folder)
-        folder.mkdir()
-        safetensors.torch.save_file(_tensors(batch), folder / BATCH)
-        about = {
-            "step": step,
-            "epoch": step // run.steps_per_epoch,
-            "what": what,
-            "learning_rate": run.learning_rate(step),
-            "loss_scale": [float(leaf) for leaf in tree_leaves(before.loss_scale)][:1],
-            "ranks": [
-                {"rank": rank, "loss": share.loss, "gradient_norms": share.norms}
-                for rank, share in enumerate(shares)
-            ],
-            "samples": [run.train_set.name(index) for index in batch.indices.tolist()],
-        }
-        (folder / STEP).write_text(to_json(_named(about), indent=2) + "\n", encoding="utf-8")
-        plain = unravel_state(before)
-        save_checkpoint(
-            folder,
-            run.config,
-            to_logical(run.config, plain) if run.physical else plain,
-            {
-                **fixed_part(run),
-                **changing_part(run, progress),
-                "skipped_in_a_row": max(0, run.skipped_in_a_row - 1),
-            },
-        )
-    return Dumped(folder, share)
+        try:
+            _write(run, folder, step, progress, before, what, batch, shares)
+        except (OSError, SafetensorError, UserError) as error:
+            problem = str(error).removesuffix(".")
+    # No rank ends before it is written: with the first to end the launcher ends the others.
+    return Dumped(folder, share, gather(problem, run.world)[0])
+
+
+def _write(
+    run: Training,
+    folder: Path,
+    step: int,
+    progress: Progress,
+    before: TrainState,
+    what: str,
+    batch: Batch,
+    shares: list[_Share],
+) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir()
+    safetensors.torch.save_file(_tensors(batch), folder / BATCH)
+    about = {
+        "step": step,
+        "epoch": step // run.steps_per_epoch,
+        "what": what,
+        "learning_rate": run.learning_rate(step),
+        "loss_scale": [float(leaf) for leaf in tree_leaves(before.loss_scale)][:1],
+        "ranks": [
+            {"rank": rank, "loss": share.loss, "gradient_norms": share.norms}
+            for rank, share in enumerate(shares)
+        ],
+        "samples": [run.train_set.name(index) for index in batch.indices.tolist()],
+    }
+    (folder / STEP).write_text(to_json(_named(about), indent=2) + "\n", encoding="utf-8")
+    plain = unravel_state(before)
+    save_checkpoint(
+        folder,
+        run.config,
+        to_logical(run.config, plain) if run.physical else plain,
+        {
+            **fixed_part(run),
+            **changing_part(run, progress),
+            "skipped_in_a_row": max(0, run.skipped_in_a_row - 1),
+        },
+    )
 
 
 def _read_again(run: Training, step: int) -> Batch:

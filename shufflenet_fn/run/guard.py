@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-from safetensors import SafetensorError
-
-from shufflenet_fn.run.dump import dump_step
+from shufflenet_fn.run.dump import Dumped, dump_step
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.state import TrainState
@@ -66,14 +64,16 @@ def diverged(
     run: Training, step: int, progress: Progress, before: TrainState, what: str
 ) -> UserError:
     """The error for a run whose numbers are no longer any, once the step is dumped if that can be done."""
-    share = ""
     try:
         dump = dump_step(run, step, progress, before, what)
-    except (OSError, SafetensorError, UserError) as error:  # a full disk is not what to tell first
-        kept = f"the step itself could not be kept: {str(error).removesuffix('.')}"
-    else:
-        kept = f"the step's images, gradients and the state before it are in {dump.folder}"
-        share = f", in the share of {dump.share}" if dump.share else ""
+    except UserError as error:
+        dump = Dumped(run.job.run_dir, "", str(error).removesuffix("."))
+    kept = (
+        f"the step's images, gradients and the state before it are in {dump.folder}"
+        if dump.problem is None
+        else f"the step itself could not be kept: {dump.problem}"
+    )
+    share = f", in the share of {dump.share}" if dump.share else ""
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
     return UserError(
         f"training diverged: {what} at step {step} (epoch {step // run.steps_per_epoch}){row}, with "

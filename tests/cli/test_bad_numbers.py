@@ -54,10 +54,13 @@ def test_the_step_that_diverged_is_kept_whole(
     assert f"the loss is nan at step {number} (epoch 0), with" in again.err
 
 
+@pytest.mark.parametrize("devices", [1, 2])
 def test_a_step_that_cannot_be_kept_does_not_hide_why_the_run_ended(
-    command: Command, image_folder: Path, tmp_path: Path
+    command: Command, image_folder: Path, tmp_path: Path, devices: int
 ) -> None:
-    begun = command(*start(image_folder, "--lr", 1e30, "--max-steps", 1))
+    """Whichever rank tells it: one that writes nothing waits for the one that does."""
+    more = ("--devices", devices, "--threads", 1)
+    begun = command(*start(image_folder, "--lr", 1e30, "--max-steps", 1, *more))
     assert begun.code == 0, begun.err
     in_the_way = tmp_path / "run" / "dump-step-1"
     in_the_way.write_text("a file")

@@ -8,6 +8,7 @@ from pathlib import Path
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_backends.errors import UserError
 
 RESULTS = "results.json"
 
@@ -30,7 +31,10 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
     for path in _newest_first(Path(settings.output), name):
         if (path / RESULTS).exists():
             continue
-        found, _, passed_over = newest_good(checkpoints_of(path))
+        try:
+            found, _, passed_over = newest_good(checkpoints_of(path))
+        except UserError as error:
+            found, passed_over = None, [str(error)]
         if found is not None:
             return path, [*notes, f"--resume auto: going on with {path}"]
         if passed_over:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,13 @@ def test_a_run_none_of_whose_checkpoints_can_be_used(
     passed = command(*named, "--output", "runs", "--max-steps", 2)
     assert passed.code == 0, passed.err
     assert "going on with runs/x0_5-001" in passed.out and "step-00000001 is damaged" in passed.out
+    # Nor is one that is refused in the way of another.
+    (tmp_path / "runs" / "x0_5-001" / "results.json").unlink()
+    shutil.rmtree(folder)
+    folder.symlink_to(tmp_path)
+    passed = command(*named, "--output", "runs", "--max-steps", 3)
+    assert passed.code == 0, passed.err
+    assert "going on with runs/x0_5-001" in passed.out and "leads out of the run" in passed.out
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint(

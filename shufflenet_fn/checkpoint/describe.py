@@ -95,8 +95,15 @@ def tensors_in(checkpoint: Path, manifest: dict[str, Any]) -> list[TensorFacts]:
     return found
 
 
+def _size(checkpoint: Path) -> int:
+    try:
+        return sum(file.lstat().st_size for file in checkpoint.iterdir())
+    except OSError:  # it is no folder, or one that cannot be read: that is told of it
+        return 0
+
+
 def _listed(path: Path, latest: bool, best: bool) -> Listed:
-    size = sum(file.lstat().st_size for file in path.iterdir()) if path.is_dir() else 0
+    size = _size(path)
     try:
         manifest = read_manifest(path)
     except (DamagedCheckpoint, NewerCheckpoint) as error:

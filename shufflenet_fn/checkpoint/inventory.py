@@ -57,23 +57,33 @@ def checkpoints_of(run_dir: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints below ``folder``, newest step first, good or not. Symbolic links are none."""
+    """All checkpoints below ``folder``, newest step first, good or not. Symbolic links are none.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     found = []
-    if folder.is_dir():
-        for path in folder.iterdir():
-            step = step_of(path.name)
-            if step is not None and not path.is_symlink():
-                found.append((step, not path.name.endswith(REPLACED), path))
+    for path in _entries(folder):
+        step = step_of(path.name)
+        if step is not None and not path.is_symlink():
+            found.append((step, not path.name.endswith(REPLACED), path))
     return [path for *_, path in sorted(found, reverse=True)]
 
 
 def links(folder: Path) -> list[Path]:
     """What is named like a checkpoint below ``folder``, and is a symbolic link."""
-    if not folder.is_dir():
-        return []
     return sorted(
-        path for path in folder.iterdir() if step_of(path.name) is not None and path.is_symlink()
+        path for path in _entries(folder) if step_of(path.name) is not None and path.is_symlink()
     )
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir()) if folder.is_dir() else []
+    except OSError as error:
+        raise UserError(
+            f"cannot look for checkpoints in {folder}: {error.strerror or error}. Make it readable."
+        ) from error
 
 
 def newest_good(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:

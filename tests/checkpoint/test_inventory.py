@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shufflenet_fn.checkpoint.describe import list_checkpoints
 from shufflenet_fn.checkpoint.disk import RealDisk
 from shufflenet_fn.checkpoint.format import MANIFEST, STATE, WEIGHTS, step_of
 from shufflenet_fn.checkpoint.inventory import (
@@ -21,6 +22,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.errors import UserError
 from tests.checkpoint.support import copy_of, flip, names, small
+from tests.unprivileged import unprivileged
 
 
 def steps(folder: Path) -> set[int | None]:
@@ -184,3 +186,20 @@ def test_a_pointer_or_an_old_checkpoint_that_stays_is_one_clear_error(folder: Pa
         prune(folder, Retention(1), disk=Stuck())
     with pytest.raises(UserError, match=r"cannot write .*latest\.json"):
         point_to(folder, "latest", folder / "step-00000002", disk=Stuck())
+
+
+def test_what_may_not_be_read_is_told_and_no_traceback() -> None:
+    with unprivileged() as run:
+        folder = run / "checkpoints"
+        small(folder, 1)
+        newest = small(folder, 2)
+        newest.chmod(0)
+        try:
+            first, second = list_checkpoints(run)
+            assert first.problem is None and "Permission denied" in str(second.problem)
+            folder.chmod(0)
+            with pytest.raises(UserError, match=r"cannot look for checkpoints in .*: Permission"):
+                list_checkpoints(run)
+        finally:
+            folder.chmod(0o700)
+            newest.chmod(0o700)

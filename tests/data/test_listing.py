@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import tracemalloc
@@ -27,6 +26,7 @@ from shufflenet_fn.data.listing_file import Kept, KeptListingError, read_listing
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn.data.sources import open_image_folder, open_train_val
 from shufflenet_fn_backends.errors import DeviceError, UsageError
+from tests.unprivileged import unprivileged
 
 from .conftest import WriteTree
 
@@ -391,22 +391,6 @@ def test_two_links_to_one_folder_are_no_loop(split: Path) -> None:
     (split / "c").symlink_to("b")
     (split / "d").symlink_to("b")
     assert list_split(split).counts.tolist() == [2, 2, 2, 2]
-
-
-@contextmanager
-def unprivileged() -> Iterator[Path]:
-    """A folder, and no right to pass over permissions even if the tests are run by root."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o777)
-        if os.geteuid() != 0:
-            yield folder
-            return
-        os.seteuid(65534)
-        try:
-            yield folder
-        finally:
-            os.seteuid(0)
 
 
 def test_folders_and_files_that_may_not_be_read(cache: Path) -> None:

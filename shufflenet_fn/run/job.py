@@ -104,6 +104,9 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
             f"--devices {runtime.device_count()}."
         )
     preset = PRESETS.get(resolved.preset or "")
+    if settings.world_size == 1 and (settings.dist_url or settings.addr):
+        option = "--rdzv-endpoint" if settings.dist_url else "--addr"
+        notes.append(f"{option} is not used by one machine; several are --nnodes N on each of them")
     if preset is not None:
         notes.append(f"preset {resolved.preset}: {preset.source}")
         if preset.warning:

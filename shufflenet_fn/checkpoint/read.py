@@ -20,7 +20,7 @@ from shufflenet_fn.checkpoint.format import (
     decode_manifest,
     sha256,
 )
-from shufflenet_fn.checkpoint.safetensors_header import read_header
+from shufflenet_fn.checkpoint.safetensors_header import BadHeader, read_header
 from shufflenet_fn.checkpoint.tensors import Tensors, state_from
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training.state import TrainState
@@ -51,8 +51,8 @@ def verify(checkpoint: Path) -> dict[str, Any]:
         NewerCheckpoint: another version of shufflenet-fn is needed to tell.
     """
     manifest, files = _manifest(checkpoint)
-    for _ in _checked_files(checkpoint, files):
-        pass
+    for name, content in _checked_files(checkpoint, files):
+        _check_header(content, checkpoint, name)
     return manifest
 
 
@@ -88,10 +88,17 @@ def load_generators(checkpoint: Path) -> Tensors:
 
 def parse_safetensors(content: bytes, checkpoint: Path, name: str) -> dict[str, Tensor]:
     """The tensors in ``content``, the file ``name``. Raises ``DamagedCheckpoint``."""
+    _check_header(content, checkpoint, name)
+    try:
+        return safetensors.torch.load(content)
+    except SafetensorError as error:
+        raise DamagedCheckpoint(checkpoint, f"{name}: {error}") from None
+
+
+def _check_header(content: bytes, checkpoint: Path, name: str) -> None:
     try:
         read_header(content, len(content))
-        return safetensors.torch.load(content)
-    except (ValueError, SafetensorError) as error:
+    except BadHeader as error:
         raise DamagedCheckpoint(checkpoint, f"{name}: {error}") from None
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.device_ops import normalizer
@@ -21,7 +22,7 @@ from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.run.derived import eval_resize, precision_name
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.decay import decay_all, decay_weights
-from shufflenet_fn.training.loss_scale import LossScaling, parse_loss_scaling
+from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
 from shufflenet_fn.training.optim import (
     GradientTransformation,
     chain,
@@ -29,6 +30,7 @@ from shufflenet_fn.training.optim import (
     sgd,
 )
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
+from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.runtimes.base import Runtime
@@ -40,6 +42,13 @@ class InitialVariables(NamedTuple):
     """``notes`` say where the weights came from."""
 
     variables: Variables
+    notes: list[str]
+
+
+class InitialState(NamedTuple):
+    """``notes`` say where it came from."""
+
+    state: TrainState
     notes: list[str]
 
 
@@ -143,6 +152,38 @@ def build_variables(
         variables, notes = load_pretrained(Path(settings.pretrained), config, generator)
     params = tree_cast(variables.params, policy.param_dtype)
     return InitialVariables(tree_to(Variables(params, variables.batch_stats), device), notes)
+
+
+def build_state(
+    settings: TrainSettings,
+    config: ShuffleNetConfig,
+    optimizer: GradientTransformation,
+    device: torch.device,
+    *,
+    resume: Path | None,
+) -> InitialState:
+    """What training starts from: the state in the checkpoint ``resume``, if given.
+
+    It is on ``device``, in logical channel order.
+
+    Raises:
+        UsageError: the checkpoint was written with other settings.
+        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
+    """
+    policy, scaling = build_precision(settings)
+    # What a run once started from may be gone when it is resumed.
+    start = settings if resume is None else replace(settings, pretrained=None)
+    variables, notes = build_variables(start, config, policy, device)
+    state = create_train_state(
+        variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
+    )
+    if resume is None:
+        return InitialState(state, notes)
+    state = load_state(resume, config, state)
+    if scaling.kind == "static":
+        # Another number may have been given at the resume; a static scale has no history.
+        state = state._replace(loss_scale=init_loss_scale(scaling, device))
+    return InitialState(state, [f"resumed from {resume} at step {int(state.step)}"])
 
 
 def load_pretrained(

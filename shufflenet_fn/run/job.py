@@ -125,11 +125,13 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     train, _ = open_data(settings, note=notes.append)
     if resume is not None:
         check_classes(checked_manifest(read_manifest(resume), resume), train.classes)
-    steps_per_epoch(len(train), global_batch(settings, world_size))
-    num_classes = num_classes_of(settings, train)
-    if settings.pretrained is not None and resume is None:
-        # Read once here, so that weights that do not fit are refused before anything is made.
-        config = build.build_config(settings, num_classes)
+    steps = steps_per_epoch(len(train), global_batch(settings, world_size))
+    config = build.build_config(settings, num_classes_of(settings, train))
+    # Read once here, so that what does not fit is refused before anything is made, or a run brought back.
+    if resume is not None:
+        optimizer = build.build_optimizer(settings, build.build_schedule(settings, steps))
+        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume)
+    elif settings.pretrained is not None:
         build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
     return Job(
         resolved=resolved,

@@ -12,6 +12,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.same_everywhere import check_same_job
+from shufflenet_fn_backends.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:
@@ -36,10 +37,18 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
 
     It is the newest good one of the run, or what the run was resumed from if that lies elsewhere and is
     newer: a copy, or the state before a step that was dumped.
+
+    Raises:
+        UserError: there are checkpoints, and none can be used.
     """
     folder = checkpoints_of(job.run_dir)
     checkpoint, manifest, passed_over = newest_good(folder)
     if job.resume is None or job.resume.resolve().parent == folder.resolve():
+        if checkpoint is None and passed_over:
+            raise UserError(
+                f"the run cannot be started again: no checkpoint in {folder} can be used. "
+                f"{' '.join(passed_over)} To start from the beginning, choose another --run-dir."
+            )
         return checkpoint, passed_over
     if checkpoint is None:
         return job.resume, passed_over

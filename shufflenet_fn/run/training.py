@@ -12,7 +12,7 @@ import torch
 
 from shufflenet_fn.checkpoint.generators import restore_generators
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
-from shufflenet_fn.checkpoint.read import load_generators, load_state, read_manifest
+from shufflenet_fn.checkpoint.read import load_generators, read_manifest
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.data.memory import Layout
@@ -51,11 +51,11 @@ from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.gradients import grads_by_engine
-from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale
+from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
 from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import Schedule
-from shufflenet_fn.training.state import TrainState, create_train_state
+from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import (
     TrainStep,
     make_train_step,
@@ -144,16 +144,10 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     policy, scaling = build.build_precision(settings)
     schedule = build.build_schedule(settings, epoch_steps)
     optimizer = build.build_optimizer(settings, schedule)
-    weights_from = (
-        settings if job.resume is None else dataclasses.replace(settings, pretrained=None)
-    )
     # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
-    initial = build.build_variables(weights_from, config, policy, device)
-    state = create_train_state(
-        initial.variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
-    )
-    notes, warnings, best = initial.notes, list(job.warnings), None
+    state, notes = build.build_state(settings, config, optimizer, device, resume=job.resume)
+    warnings, best = list(job.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None
     backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
     reader = choose_image_reader(settings.image_reader).reader
@@ -173,12 +167,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
             steps_per_epoch=epoch_steps,
             bn_stats=settings.bn_stats,
         )
-        state = load_state(job.resume, config, state)
-        if scaling.kind == "static":
-            # Another number may have been given at the resume; a static scale has no history.
-            state = state._replace(loss_scale=init_loss_scale(scaling, device))
         restore_generators(load_generators(job.resume), runtime)
-        notes = [f"resumed from {job.resume} at step {int(state.step)}"]
         stored = manifest["best"]
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
         if manifest["steps_per_epoch"] == epoch_steps:

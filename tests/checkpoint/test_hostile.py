@@ -178,10 +178,12 @@ BAD_HEADERS: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("kind", BAD_HEADERS)
 def test_a_bad_header_is_refused_even_if_its_hash_is_true(folder: Path, kind: str) -> None:
     content, said = BAD_HEADERS[kind]
-    checkpoint = small(folder, 1)
+    good, checkpoint = small(folder, 1), small(folder, 2)
     vouched(checkpoint, STATE, content)
-    with pytest.raises(DamagedCheckpoint, match=said):
-        read_checkpoint(checkpoint)
+    for read in (verify, read_checkpoint):
+        with pytest.raises(DamagedCheckpoint, match=said):
+            read(checkpoint)
+    assert newest_good(folder)[0] == good
     file = folder.parent / "w.safetensors"
     file.write_bytes(content)
     with pytest.raises(UsageError, match=said) as error:

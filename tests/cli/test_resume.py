@@ -13,27 +13,10 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.run.lock import LOCK
+from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
-
-TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of three epochs of three steps, all checkpoints kept."""
-    from shufflenet_fn_cli.main import app
-
-    run = tmp_path_factory.mktemp("finished") / "run"
-    train = ("train", *TINY, "--data", image_folder, "--epochs", 3, "--keep", 9, "--run-dir", run)
-    app([str(argument) for argument in train], standalone_mode=False)
-    return run
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run that a test may change."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -44,6 +27,13 @@ def data(image_folder: Path, tmp_path: Path) -> Path:
 
 def steps(run: Path) -> list[str]:
     return sorted(path.name for path in (run / "checkpoints").iterdir() if path.is_dir())
+
+
+def content(run: Path) -> dict[Path, bytes]:
+    """All files of a run, save the lock, which has a line for each start."""
+    return {
+        path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK
+    }
 
 
 def log(run: Path) -> str:
@@ -148,14 +138,12 @@ def test_other_classes_are_an_error(command: Command, run: Path, data: Path, cha
             shutil.copytree(data / split / "red", data / split / "rouge")
         else:
             (data / split / "red").rename(data / split / "rouge")
-    sixth = run / "checkpoints" / "step-00000006"
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    outcome = command("train", "--resume", sixth, "--data", data)
+    before = content(run)
+    outcome = command("train", "--resume", run / "checkpoints" / "step-00000006", "--data", data)
     assert outcome.code == 2
     assert "other classes" in outcome.err and "rouge" in outcome.err
     assert "--pretrained" in outcome.err
-    # Refused before the run was brought back to that checkpoint.
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert content(run) == before, "refused before the run was brought back to that checkpoint"
 
 
 def test_class_folders_with_hostile_names(command: Command, data: Path) -> None:
@@ -185,9 +173,19 @@ def test_another_directory_is_refused(command: Command, run: Path, option: str) 
     assert outcome.code == 2 and option in outcome.err and "--pretrained" in outcome.err
 
 
-def test_unfit_settings_are_refused(command: Command, run: Path) -> None:
-    outcome = command("train", "--resume", run, "--ema-decay", 0.9)
+@pytest.mark.parametrize(
+    "options",
+    [("--ema-decay", 0.9), ("--momentum", 0), ("--clip-norm", 1), ("--precision", "O2")],
+    ids=lambda options: options[0],
+)
+def test_unfit_settings_are_refused(
+    command: Command, run: Path, options: tuple[object, ...]
+) -> None:
+    before = content(run)
+    outcome = command("train", "--resume", run / "checkpoints" / "step-00000003", *options)
     assert outcome.code == 2 and "other settings" in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert content(run) == before, "refused before the run was brought back to that checkpoint"
 
 
 def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: Path) -> None:

@@ -15,30 +15,13 @@ from shufflenet_fn.checkpoint.compare import compare
 from shufflenet_fn.checkpoint.inventory import checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.errors import UserError
 from shufflenet_fn.run.job import plan_job, resumed
 from shufflenet_fn.run.restarting import newest_of
 from shufflenet_fn.run.start import prepare_job
+from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
-
-TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
-
-
-@pytest.fixture(scope="module")
-def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of two epochs of three steps, all checkpoints kept."""
-    from shufflenet_fn_cli.main import app
-
-    run = tmp_path_factory.mktemp("finished") / "run"
-    train = ("train", *TINY, "--data", image_folder, "--epochs", 2, "--keep", 9, "--run-dir", run)
-    app([str(argument) for argument in train], standalone_mode=False)
-    return run
-
-
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the finished run that a test may change."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture
@@ -63,7 +46,7 @@ def test_a_copied_checkpoint_starts_a_run_directory_of_its_own(
     outcome = command("train", "--resume", copy, *where)
     assert outcome.code == 0, outcome.err
     assert f"{copy} lies in no run directory" in outcome.out
-    last = "checkpoints/step-00000006"
+    last = "checkpoints/step-00000009"
     ends = [read_checkpoint(folder / last) for folder in (finished, tmp_path / made)]
     assert compare(*ends).identical
 
@@ -96,7 +79,7 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
 @pytest.mark.parametrize("pruned", [False, True])
 def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
     """With the command's ``--resume CHECKPOINT``, which the run has gone on from since."""
-    named, newest = (run / "checkpoints" / f"step-0000000{step}" for step in (3, 6))
+    named, newest = (run / "checkpoints" / f"step-0000000{step}" for step in (3, 9))
     if pruned:
         shutil.rmtree(named)
     again = World(attempt=1)
@@ -106,6 +89,20 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
         )
     assert job.run_dir == run
     assert newest_of(job) == (newest, [])
+
+
+@pytest.mark.parametrize("resumed_from_one", [False, True])
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(
+    run: Path, resumed_from_one: bool
+) -> None:
+    """That would be from the beginning, and would give up what was trained."""
+    resolved, newest, *_ = resumed(run, {})
+    job = plan_job(resolved, resume=newest)._replace(run_dir=run)
+    for checkpoint in (folder := checkpoints_of(run)).iterdir():
+        if checkpoint.is_dir():
+            (checkpoint / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match=f"no checkpoint in {folder} can be used.*step-00000009"):
+        newest_of(job if resumed_from_one else job._replace(resume=None))
 
 
 def test_a_run_that_has_no_checkpoint_yet(
@@ -144,8 +141,8 @@ def test_a_finished_run_that_goes_on_is_not_finished(
     spoilt = Path(shutil.copytree(data, tmp_path / "spoilt"))
     for image in (spoilt / "train").rglob("*.jpg"):
         image.write_bytes(b"no image")
-    failed = command("train", "--resume", again, "--epochs", 3, "--data", spoilt)
+    failed = command("train", "--resume", again, "--epochs", 4, "--data", spoilt)
     assert failed.code == 1, failed.out
-    auto = command("train", *TINY, "--data", data, "--epochs", 3, "--resume", "auto")
+    auto = command("train", *TINY, "--data", data, "--epochs", 4, "--resume", "auto")
     assert auto.code == 0, auto.err
     assert [path.name for path in runs.iterdir()] == ["x0_5-001"]

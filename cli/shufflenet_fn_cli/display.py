@@ -128,10 +128,11 @@ class LiveDisplay:
 def finish_line(event: RunFinished) -> str:
     """Where the results are and how long they took."""
     results = event.results
-    return (
-        f"done in {duration(results['seconds'])}: Acc@1 {results['accuracy1']:.2f}, best "
-        f"{results['best_accuracy1']:.2f} after epoch {results['best_epoch']} of {results['epochs']}"
-    )
+    done = f"done in {duration(results['seconds'])}: Acc@1 {results['accuracy1']:.2f}"
+    if not results["best_epoch"]:  # cut before the first evaluation that was due
+        return f"{done} after {results['steps']} updates"
+    best = f"best {results['best_accuracy1']:.2f} after epoch {results['best_epoch']}"
+    return f"{done}, {best} of {results['epochs']}"
 
 
 def _step_table(step: StepDone, start: RunStarted) -> Table:

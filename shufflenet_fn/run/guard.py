@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.run.dump import Dumped, dump_step
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.training import Training
@@ -74,11 +75,16 @@ def diverged(
         else f"the step itself could not be kept: {dump.problem}"
     )
     share = f", in the share of {dump.share}" if dump.share else ""
+    folder = checkpoints_of(run.job.run_dir)
+    lower = (
+        "Go on from an earlier checkpoint with --resume and a lower --learning-rate, start again with"
+        if checkpoints(folder)
+        else "There is no checkpoint yet: start again with a lower --learning-rate,"
+    )
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
     return UserError(
         f"training diverged: {what} at step {step} (epoch {step // run.steps_per_epoch}){row}, with "
-        f"learning rate {run.learning_rate(step):.4g}{share}. Go on from an earlier checkpoint with "
-        f"--resume and a lower --learning-rate, start again with --clip-norm 1 or a longer "
-        f"--warm-up-epochs, or leave out single steps with --max-bad-steps. The checkpoints are kept in "
-        f"{run.job.run_dir / 'checkpoints'}; {kept}."
+        f"learning rate {run.learning_rate(step):.4g}{share}. {lower} --clip-norm 1 or a longer "
+        f"--warm-up-epochs, or leave out single steps with --max-bad-steps. What is in {folder} is kept; "
+        f"{kept}."
     )

@@ -68,7 +68,7 @@ def verify_resume(
         say: told what is done next.
 
     Raises:
-        UsageError: too few steps.
+        UsageError: too few steps, or options that ``train`` refuses.
         UserError: a start failed, or the run was over before it could be killed.
     """
     if steps < 8:
@@ -133,7 +133,7 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         finally:
             _kill(process)
     if code:
-        raise UserError(f"training failed with exit code {code}: {_tail(folder)}")
+        raise _failed(code, folder)
 
 
 def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: float) -> None:
@@ -152,7 +152,7 @@ def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: fl
         finally:
             _kill(process)
     if not latest.exists():
-        raise UserError(f"training failed with exit code {process.returncode}: {_tail(folder)}")
+        raise _failed(process.returncode, folder)
 
 
 def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
@@ -170,6 +170,12 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def _failed(code: int, folder: Path) -> UserError:
+    # With that code a start says that its options are wrong, which were given to the drill.
+    kind = UsageError if code == UsageError.exit_code else UserError
+    return kind(f"training failed with exit code {code}: {_tail(folder)}")
 
 
 def _tail(folder: Path) -> str:

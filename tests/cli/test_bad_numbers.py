@@ -32,6 +32,7 @@ def test_the_step_that_diverged_is_kept_whole(
 ) -> None:
     outcome = command(*start(image_folder, "--lr", 1e30))
     assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
+    assert "There is no checkpoint yet: start again with a lower --learning-rate" in outcome.err
     run = tmp_path / "run"
     (name,) = dumps(run)
     number = int(name.rpartition("-")[2])
@@ -67,6 +68,7 @@ def test_a_step_that_cannot_be_kept_does_not_hide_why_the_run_ended(
     outcome = command("train", "--resume", "run")
     assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
     assert "error: training diverged: the loss is nan at step 1 (epoch 0)" in outcome.err
+    assert "Go on from an earlier checkpoint with --resume" in outcome.err
     assert "the step itself could not be kept: " in outcome.err
     assert in_the_way.read_text() == "a file"
 

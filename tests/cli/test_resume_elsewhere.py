@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,9 @@ def test_a_run_that_has_no_checkpoint_yet(
 ) -> None:
     """As one that failed before its first: what is advised does go on."""
     train = ("train", *TINY, "--data", image_folder, "--epochs", 1, "--run-dir", "run")
-    assert command(*train, "--max-steps", 1).code == 0
+    begun = command(*train, "--max-steps", 1)
+    assert begun.code == 0, begun.err
+    assert re.search(r"done in [\d:]+: Acc@1 [\d.]+ after 1 updates", begun.out), begun.out
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     again = command(*train)
     assert again.code == 2 and "without a checkpoint yet" in again.err

@@ -39,7 +39,7 @@ def test_the_drill_on_this_machine(
     ("options", "code", "words"),
     [
         (("--steps", 5), 2, "--steps 5"),
-        (("--backend", "gatherr"), 1, "did you mean 'gather'"),
+        (("--backend", "gatherr"), 2, "did you mean 'gather'"),
     ],
 )
 def test_what_cannot_be_tried(

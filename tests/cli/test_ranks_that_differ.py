@@ -111,5 +111,5 @@ def test_the_rank_whose_images_made_the_loss_infinite(
     told = json.loads((dump / STEP).read_text())
     (place,) = (place for place, name in enumerate(told["samples"]) if "/red/" in name)
     assert f"the loss is inf at step {told['step']} (epoch 0)" in first.err
-    assert f", in the share of rank {place // 2}. Go on" in first.err
+    assert f", in the share of rank {place // 2}. There is no checkpoint" in first.err
     assert [rank["loss"] == "inf" for rank in told["ranks"]] == [place < 2, place >= 2]

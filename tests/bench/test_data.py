@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.errors import UsageError
+from shufflenet_fn_cli.loading_table import print_data_table
 
 BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
 
@@ -114,35 +114,32 @@ SHORT = ("--turn-seconds", 0.01, "--workers", 1)
 OURS = {"files", "packed JPEG 256", "packed raw 256"}
 
 
-def test_one_json_object(process: Callable[..., Any], image_folder: Path) -> None:
+def test_one_json_object_and_its_table(
+    process: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("torchvision")
-    outcome = process("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", 0, "--json")
+    outcome = process(
+        *("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1", "--json")
+    )
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert set(result["contenders"]) == {*OURS, "torchvision"}
     assert set(result["ratios"]) == set(result["stages"]) == OURS
-    assert {found["workers"] for found in result["contenders"].values()} == {0, 1}
+    assert {result["contenders"][name]["workers"] for name in OURS} == {1}
     for over in result["ratios"].values():
         assert over["interval"][0] <= over["ratio"] <= over["interval"][1]
         assert (over["advice"] is None) is over["conclusive"]
     for stages in result["stages"].values():
         assert set(stages) == {*STAGES, WHOLE} and stages["flip"] == 0  # while it resizes
         assert all(cost > 0 for stage, cost in stages.items() if stage != "flip")
-
-
-@pytest.mark.slow
-def test_a_trial_chooses_the_peer_and_a_table_shows_it(
-    process: Callable[..., Any], image_folder: Path
-) -> None:
-    pytest.importorskip("torchvision")
-    outcome = process("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1")
-    assert outcome.code == 0, outcome.err
-    tried = re.search(r"\(trial\): 0: (\d+), 1: (\d+)", outcome.out)
-    chosen = re.search(r"torchvision, (\d)", outcome.out)
-    assert tried and chosen
-    best = int(chosen[1])
-    assert int(tried[1 + best]) >= int(tried[2 - best])
-    assert all(word in outcome.out for word in (*OURS, *STAGES, WHOLE))
+    tried = result["peer_workers"]
+    assert set(tried) == {"0", "1"}
+    best = result["contenders"]["torchvision"]["workers"]
+    assert tried[str(best)] == max(tried.values())
+    print_data_table(result)
+    table = capsys.readouterr().out
+    assert f"torchvision, {best}" in table and "(trial): 0: " in table
+    assert all(word in table for word in (*OURS, *STAGES, WHOLE))
 
 
 def test_packed_data_is_no_source(

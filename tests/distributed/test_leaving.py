@@ -1,0 +1,50 @@
+"""The end of a failed rank that torchrun started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+RANK = """
+import atexit, sys
+import torch.distributed as dist
+from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+from shufflenet_fn.errors import UsageError
+
+atexit.register(print, "an ordinary end")
+with leaving_groups_at_once():
+    if sys.argv[1] == "inside":
+        store = dist.FileStore(sys.argv[2], 1)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    print("not flushed yet", end="")
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        ("UsageError('no such thing.')", 2, "error: no such thing.\n"),
+        ("KeyError('lost')", 1, "KeyError: 'lost'\n"),
+    ],
+)
+@pytest.mark.parametrize("where", ["inside", "outside"])
+def test_a_failed_rank_ends_with_its_code_and_takes_no_group_down(
+    tmp_path: Path, where: str, error: str, code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RANK.format(error=error), where, tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("not flushed yet")
+    assert ("an ordinary end" in done.stdout) is (where == "outside")
+    if where == "inside":
+        assert done.returncode == code and done.stderr.endswith(said)
+        assert ("Traceback" in done.stderr) is (code == 1)
+    else:  # the command line tells it, as any other error
+        assert done.returncode == 1 and "Traceback" in done.stderr

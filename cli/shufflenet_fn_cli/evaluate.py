@@ -28,6 +28,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
     from shufflenet_fn.distributed.launch import launch
+    from shufflenet_fn.distributed.leaving import leaving_groups_at_once
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.run.bad_data import left_out_line
     from shufflenet_fn.run.json_text import to_json
@@ -38,10 +39,11 @@ def evaluate(
         print(note, file=sys.stderr)
     devices = job.settings.devices
     world = world_from_environment()
-    if world is not None or devices == 1:
-        result = run_evaluation(job, world or World())
-    else:
-        result = launch(run_evaluation, job, processes=devices)
+    with leaving_groups_at_once():
+        if world is not None or devices == 1:
+            result = run_evaluation(job, world or World())
+        else:
+            result = launch(run_evaluation, job, processes=devices)
     if world is not None and not world.is_main:
         return
     left_out = left_out_line(

@@ -35,7 +35,8 @@ def verify_resume(
 ) -> None:
     """Kill a short run, resume it, and compare it byte by byte with one that was left alone.
 
-    On demo images, in a temporary folder. Exit codes: 0 the same bytes, 1 others or failed.
+    On demo images, in a temporary folder. Exit codes: 0 the same bytes, 1 others or failed,
+    2 wrong usage, 3 device not available.
     """
     from shufflenet_fn.run.json_text import to_json
     from shufflenet_fn.run.verify_resume import verify_resume as drill

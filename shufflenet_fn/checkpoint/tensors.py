@@ -56,8 +56,8 @@ def state_from(
     if wrong:
         raise UsageError(
             f"the checkpoint {checkpoint} was written with other settings: {', '.join(wrong[:4])} "
-            "do not match. Momentum, clipping, precision and whether the loss is scaled must be those of "
-            "the run it is from."
+            "do not match. The number of classes, and whether there are momentum, clipping and a loss scale, "
+            "must be as in the run it is from."
         )
     if isinstance(like.ema, Variables) and EMA not in files:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Ending a failed rank that has no launcher of ours: torchrun started it."""
+"""Ending a rank at once, whatever it still holds."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 import torch.distributed as dist
 
@@ -17,6 +18,7 @@ from shufflenet_fn_backends.errors import UserError
 def leaving_groups_at_once() -> Iterator[None]:
     """End this process if the body fails inside a process group: say why, and go with the error's exit code.
 
+    For a rank that torchrun started: it has no launcher of ours to tell.
     An ordinary end would take the group down in whatever order Python does, while its threads still talk to
     ranks that end as well: now and then that aborts the process, with SIGABRT in place of the exit code.
     """
@@ -25,12 +27,26 @@ def leaving_groups_at_once() -> Iterator[None]:
     except Exception as error:
         if not dist.is_initialized():
             raise
-        code = 1
-        if isinstance(error, UserError):
-            code = error.exit_code
-            print(f"error: {error}", file=sys.stderr)
-        else:
-            traceback.print_exception(error)
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+        code = error.exit_code if isinstance(error, UserError) else 1
+        try:
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr)
+            else:
+                traceback.print_exception(error)
+        finally:
+            exit_at_once(code)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End this process without what else ends one.
+
+    That would wait for threads, devices and groups, and elastic and multiprocessing would write what happened
+    into files of their own.
+    """
+    try:
+        for stream in (sys.stderr, sys.stdout):
+            # Where they lead there may be no room, or nobody any more.
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+    finally:
         os._exit(code)

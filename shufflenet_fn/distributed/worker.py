@@ -12,6 +12,7 @@ from typing import NoReturn, TypeVar
 
 from shufflenet_fn.distributed.board import Phase, Place, open_place
 from shufflenet_fn.distributed.failures import report_of
+from shufflenet_fn.distributed.leaving import exit_at_once
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn_backends.errors import UserError
@@ -49,20 +50,12 @@ def _end(error: Exception, place: Place, world: World) -> NoReturn:
     beat = place.last_beat()
     step = None if beat.phase is Phase.STARTING else beat.step
     place.report(report_of(error, world.rank, world.local_rank, step))
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
     if isinstance(error, UserError):
-        _exit(error.exit_code)
+        exit_at_once(error.exit_code)
     # A rank whose peer died fails too, in its collective. The launcher looks ten times a second, so it
     # finds the peer first if this one waits.
     time.sleep(_PEERS_FIRST_S)
-    _exit(1)
-
-
-def _exit(code: int) -> NoReturn:
-    # At once: what else ends a process waits for threads and devices, and elastic and multiprocessing would
-    # write what happened into files of their own.
-    os._exit(code)
+    exit_at_once(1)
 
 
 def _ignore(number: int) -> None:
@@ -75,4 +68,4 @@ def _die_with(launcher: int) -> None:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
     if os.getppid() != launcher:  # it went before the kernel was told
-        _exit(1)
+        exit_at_once(1)

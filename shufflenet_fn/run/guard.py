@@ -78,8 +78,8 @@ def diverged(
     folder = checkpoints_of(run.job.run_dir)
     lower = (
         "Go on from an earlier checkpoint with --resume and a lower --learning-rate, start again with"
-        if checkpoints(folder)
-        else "There is no checkpoint yet: start again with a lower --learning-rate,"
+        if run.job.resume is not None or checkpoints(folder)
+        else "Start again with a lower --learning-rate,"
     )
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
     return UserError(

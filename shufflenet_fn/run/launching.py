@@ -52,7 +52,7 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
                 raise
             say(fewer.warnings[-1])
             checkpoint = newest_of(job)[0]
-            notes = rewind_to(checkpoint, job.run_dir)
+            checkpoint, notes = rewind_to(checkpoint, job.run_dir)
             job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
 
 

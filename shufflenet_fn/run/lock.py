@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -9,7 +10,6 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ class RunInUse(UserError):
     """A live run holds the run directory."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def held(run_dir: Path) -> Iterator[str | None]:
     """Hold the lock of ``run_dir`` during the body; gives a warning where the file system has no locks.
 
@@ -46,9 +46,12 @@ def held(run_dir: Path) -> Iterator[str | None]:
     try:
         yield warning
     finally:
-        if _is_still(path, file):
-            path.unlink()  # while it is held: nobody else can have taken it yet
-        os.close(file)
+        # A file system that has gone bad must not hide how the run ended. A lock file left is no obstacle.
+        with contextlib.suppress(OSError):
+            if _is_still(path, file):
+                path.unlink()  # while it is held: nobody else can have taken it yet
+        with contextlib.suppress(OSError):
+            os.close(file)
 
 
 def _acquire(path: Path) -> tuple[int, str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shufflenet_fn.checkpoint.format import DamagedCheckpoint, NewerCheckpoint
+from shufflenet_fn.checkpoint.format import DamagedCheckpoint, NewerCheckpoint, step_of
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
@@ -35,15 +35,16 @@ def agreed(job: Job, world: World) -> Job:
 def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     """The checkpoint that ``job`` goes on from after a failure, and notes on those that were passed over.
 
-    It is the newest good one of the run, or what the run was resumed from if that lies elsewhere and is
-    newer: a copy, or the state before a step that was dumped.
+    It is the newest good one of the run, or what the run was resumed from if that is no checkpoint of the
+    run's present branch, and none is newer: a copy, one that was set aside, or the state before a step that
+    was dumped.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
     """
     folder = checkpoints_of(job.run_dir)
     checkpoint, manifest, passed_over = newest_good(folder)
-    if job.resume is None or job.resume.resolve().parent == folder.resolve():
+    if job.resume is None or _is_in(folder, job.resume):
         if checkpoint is None and passed_over:
             raise UserError(
                 f"the run cannot be started again: no checkpoint in {folder} can be used. "
@@ -53,14 +54,20 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     if checkpoint is None:
         return job.resume, passed_over
     try:
-        newer = read_manifest(job.resume)["step"] > manifest["step"]
+        # One of the same step is of another branch: a run saves nothing before its first update.
+        passed = manifest["step"] > read_manifest(job.resume)["step"]
     except (DamagedCheckpoint, NewerCheckpoint):  # it is not needed any more, and may be gone
-        newer = False
-    return job.resume if newer else checkpoint, passed_over
+        passed = True
+    return checkpoint if passed else job.resume, passed_over
+
+
+def _is_in(folder: Path, checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
+    return checkpoint.resolve().parent == folder.resolve() and step_of(checkpoint.name) is not None
 
 
 def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
     checkpoint, passed_over = newest_of(job)
     where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
-    set_aside = rewind_to(checkpoint, job.run_dir)
+    checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
     return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)

@@ -6,10 +6,10 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from shufflenet_fn.checkpoint.disk import RealDisk, replace_file
-from shufflenet_fn.checkpoint.format import step_of
+from shufflenet_fn.checkpoint.format import REPLACED, step_of
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
@@ -24,19 +24,29 @@ from shufflenet_fn.run.files import LOG, METRICS
 from shufflenet_fn_backends.errors import UserError
 
 
-def rewind_to(checkpoint: Path | None, run_dir: Path) -> list[str]:
+class Rewound(NamedTuple):
+    """Where ``checkpoint`` lies now, ``None`` for the very beginning, and notes on what was set aside."""
+
+    checkpoint: Path | None
+    notes: list[str]
+
+
+def rewind_to(checkpoint: Path | None, run_dir: Path) -> Rewound:
     """``rewind`` to ``checkpoint``, by its manifest; to the very beginning without one."""
     if checkpoint is None:
-        return rewind(run_dir, 0, 1, 1)
+        return Rewound(None, rewind(run_dir, 0, 1, 1))
     manifest = read_manifest(checkpoint)
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
     notes = rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
     folder = checkpoints_of(run_dir)
+    if not checkpoint.exists():
+        # It was being replaced when the process was killed, and has its own name again.
+        checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
     if checkpoint.parent == folder and _is_the_best(manifest):
         # A process that was killed right after writing it may not have come to saying so.
         point_to(folder, BEST, checkpoint)
-    return notes
+    return Rewound(checkpoint, notes)
 
 
 def _is_the_best(manifest: dict[str, Any]) -> bool:

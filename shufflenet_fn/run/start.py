@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from shufflenet_fn.run.job import Job, plan_job, resumed, run_of
 from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
+from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.errors import UsageError, UserError
 
 AUTO = "auto"
@@ -45,36 +46,59 @@ def prepare_job(
         UsageError, DeviceError, UserError: with the one thing that is wrong.
     """
     started = time.monotonic()
-    source = _source(given, preset=preset, config_file=config_file, world=world)
-    resolved = source.resolved if world is None else _under_torchrun(source.resolved, world)
-    limit = resolved.settings.max_time
-    deadline = None if limit is None else started + parse_duration(limit, "--max-time")
-    job = plan_job(resolved, resume=source.checkpoint, meets=world is None)
-    is_main = (world is None or world.is_main) and resolved.settings.rank == 0
-    notes, warning = list(source.notes), None
-    try:
-        run_dir = source.run_dir or _run_dir(resolved, world)
-        if is_main:
-            warning = held.enter_context(lock(run_dir))
-        check_links(run_dir)
-    except UserError as error:
-        if world is None and resolved.settings.world_size > 1 and "rank" not in given:
-            raise type(error)(
-                f"{error} (Without --node-rank this is machine 0 of {resolved.settings.world_size}: every "
-                "other one needs its own number.)"
-            ) from error
-        raise
+
+    def choose() -> _Source:
+        return _source(given, preset=preset, config_file=config_file, world=world)
+
+    source = choose()
+    while True:
+        settings = source.resolved.settings
+        limit = settings.max_time
+        deadline = None if limit is None else started + parse_duration(limit, "--max-time")
+        job = plan_job(source.resolved, resume=source.checkpoint, meets=world is None)
+        is_main = (world is None or world.is_main) and settings.rank == 0
+        with contextlib.ExitStack() as taken, _node_rank_named(settings, given, world):
+            run_dir = source.run_dir or _run_dir(source.resolved, world)
+            warning = taken.enter_context(lock(run_dir)) if is_main else None
+            check_links(run_dir)
+            if is_main and source.rewinds:
+                # Whoever held the run until now, such as a job that is being stopped, may have gone on.
+                now = choose()
+                if (now.checkpoint, now.run_dir) != (source.checkpoint, source.run_dir):
+                    source = now
+                    continue
+            held.push(taken.pop_all())
+        break
+    checkpoint, notes = source.checkpoint, list(source.notes)
     if is_main:
         # Of processes that torchrun has started again, rank 0 looks for the newest checkpoint first.
         if source.rewinds and (world is None or not world.attempt):
-            notes += rewind_to(source.checkpoint, run_dir)
+            checkpoint, set_aside = rewind_to(checkpoint, run_dir)
+            notes += set_aside
         write_description(run_dir, job.resolved, argv)
     return job._replace(
         run_dir=run_dir,
+        resume=checkpoint,
         deadline=deadline,
         notes=(*job.notes, *notes),
         warnings=job.warnings if warning is None else (*job.warnings, warning),
     )
+
+
+@contextlib.contextmanager
+def _node_rank_named(
+    settings: TrainSettings, given: Mapping[str, Any], world: World | None
+) -> Iterator[None]:
+    """Say of an error of the run directory's that it may be another machine's."""
+    try:
+        yield
+    except UserError as error:
+        if world is None and settings.world_size > 1 and "rank" not in given:
+            raise type(error)(
+                f"{error} (Without --node-rank this is machine 0 of {settings.world_size}: every "
+                "other one needs its own number.)"
+            ) from error
+        raise
 
 
 class _Source(NamedTuple):
@@ -90,6 +114,9 @@ class _Source(NamedTuple):
 def _source(
     given: Mapping[str, Any], *, preset: str | None, config_file: Path | None, world: World | None
 ) -> _Source:
+    def place(resolved: Resolved) -> Resolved:
+        return resolved if world is None else _under_torchrun(resolved, world)
+
     path = given.get("resume")
     notes: list[str] = []
     if world is not None and world.attempt:
@@ -106,7 +133,7 @@ def _source(
             # Of a run that ended before its first checkpoint a directory may be there.
             begun = Path(fresh.settings.run_dir) if fresh.settings.run_dir is not None else None
             is_one = begun is not None and (begun / CONFIG).exists()
-            return _Source(fresh, None, begun if is_one else None, is_one, tuple(notes))
+            return _Source(place(fresh), None, begun if is_one else None, is_one, tuple(notes))
         path = found
         given = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
         if fresh.settings.max_time is not None:
@@ -114,16 +141,15 @@ def _source(
         if preset or config_file:
             notes.append("settings are the run's own; --preset and --config are not read again")
     elif path is None:
-        return _Source(
-            resolve(given, preset=preset, config_file=config_file), None, None, False, ()
-        )
+        fresh = resolve(given, preset=preset, config_file=config_file)
+        return _Source(place(fresh), None, None, False, ())
     elif preset or config_file:
         raise UsageError(
             "--resume goes on with the run's own settings, so --preset and --config have no place "
             "beside it. Single options may be changed."
         )
     resolved, checkpoint, run_dir, said = resumed(Path(path), given)
-    return _Source(resolved, checkpoint, run_dir, run_dir is not None, (*notes, *said))
+    return _Source(place(resolved), checkpoint, run_dir, run_dir is not None, (*notes, *said))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Final, NamedTuple, NoReturn
 
 from shufflenet_fn.checkpoint.compare import Comparison, compare
 from shufflenet_fn.checkpoint.format import checkpoint_name
@@ -22,10 +22,11 @@ from shufflenet_fn.checkpoint.inventory import LATEST, checkpoints_of, pointed_t
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.demo import write_demo
 from shufflenet_fn.distributed.signals import StopSignals
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.errors import DeviceError, UsageError, UserError
 
 _POLL_S = 0.005
 _BATCH = 8
+_REFUSALS: Final = {kind.exit_code: kind for kind in (UsageError, DeviceError)}
 
 
 class Verdict(NamedTuple):
@@ -68,7 +69,7 @@ def verify_resume(
         say: told what is done next.
 
     Raises:
-        UsageError: too few steps, or options that ``train`` refuses.
+        UsageError, DeviceError: too few steps, or options that ``train`` refuses.
         UserError: a start failed, or the run was over before it could be killed.
     """
     if steps < 8:
@@ -93,7 +94,7 @@ def verify_resume(
         ]
         limit = ("--max-steps", str(steps))
         say(f"training {steps} updates at a stretch")
-        _run([*train, *limit, "--run-dir", str(folder / "whole")], folder, timeout_s)
+        _run([*train, *limit, "--run-dir", str(folder / "whole")], folder, timeout_s, refused=True)
         say(f"training again, to be killed once the checkpoint of step {saved} is there")
         cut = folder / "cut"
         _run_and_kill([*train, *limit, "--run-dir", str(cut)], folder, cut, timeout_s)
@@ -121,7 +122,8 @@ def _ignore(number: int) -> None:
     pass
 
 
-def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
+def _run(command: Sequence[str], folder: Path, timeout_s: float, *, refused: bool = False) -> None:
+    """``refused``: whether it may be refused for its options, which the user gave to the drill."""
     with (folder / "output.txt").open("w+b") as output:
         process = _start(command, output.fileno())
         try:
@@ -133,7 +135,7 @@ def _run(command: Sequence[str], folder: Path, timeout_s: float) -> None:
         finally:
             _kill(process)
     if code:
-        raise _failed(code, folder)
+        raise _failed(code, folder, _REFUSALS.get(code, UserError) if refused else UserError)
 
 
 def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: float) -> None:
@@ -152,7 +154,7 @@ def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: fl
         finally:
             _kill(process)
     if not latest.exists():
-        raise _failed(process.returncode, folder)
+        raise _failed(process.returncode, folder, UserError)
 
 
 def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
@@ -172,9 +174,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _failed(code: int, folder: Path) -> UserError:
-    # With that code a start says that its options are wrong, which were given to the drill.
-    kind = UsageError if code == UsageError.exit_code else UserError
+def _failed(code: int, folder: Path, kind: type[UserError]) -> UserError:
     return kind(f"training failed with exit code {code}: {_tail(folder)}")
 
 

@@ -73,13 +73,23 @@ def write_weights(path: Path, *, seed: int, classes: int, impossible: int | None
     torch.save(state_dict, path)
 
 
-def test_other_weights_on_one_rank(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
+def test_other_weights_on_one_rank(
+    ranks: Ranks, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for rank in range(2):
         write_weights(tmp_path / f"rank-{rank}" / "weights.pth", seed=rank, classes=3)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit\natexit.register(print, 'taken down')\n"
+    )
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
     for outcome in ranks([(*start, "--pretrained", "weights.pth")] * 2):
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert "the initial state differs between ranks: ranks [1] do not hold" in outcome.err
+        # It ends inside its process group, which an ordinary end takes down in any order.
+        assert "taken down" not in outcome.out
+    (ordinary,) = ranks([("--version",)])
+    assert "taken down" in ordinary.out
 
 
 def test_another_learning_rate_on_one_rank(
@@ -111,5 +121,5 @@ def test_the_rank_whose_images_made_the_loss_infinite(
     told = json.loads((dump / STEP).read_text())
     (place,) = (place for place, name in enumerate(told["samples"]) if "/red/" in name)
     assert f"the loss is inf at step {told['step']} (epoch 0)" in first.err
-    assert f", in the share of rank {place // 2}. There is no checkpoint" in first.err
+    assert f", in the share of rank {place // 2}. Start again" in first.err
     assert [rank["loss"] == "inf" for rank in told["ranks"]] == [place < 2, place >= 2]

@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.checkpoint.compare import compare
+from shufflenet_fn.checkpoint.format import REPLACED
 from shufflenet_fn.checkpoint.inventory import checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.run.job import plan_job, resumed
+from shufflenet_fn.run import start
+from shufflenet_fn.run.job import Job, plan_job, resumed
+from shufflenet_fn.run.lock import LOCK
+from shufflenet_fn.run.resolve import Resolved
 from shufflenet_fn.run.restarting import newest_of
 from shufflenet_fn.run.start import prepare_job
 from tests.cli.conftest import TINY
@@ -75,6 +79,67 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
     assert newest_of(job) == (own, [])
     shutil.rmtree(copy)
     assert newest_of(job) == (own, [])
+
+
+def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(
+    run: Path, tmp_path: Path
+) -> None:
+    """Not from the other branch's checkpoint of the same step."""
+    folder = checkpoints_of(run)
+    own = (folder / "step-00000009").rename(tmp_path / "step-00000009")
+    aside = Path(shutil.copytree(folder / "step-00000006", folder / "superseded-step-00000006"))
+    resolved, checkpoint, run_dir, _ = resumed(aside, {})
+    assert (checkpoint, run_dir) == (aside, run)
+    job = plan_job(resolved, resume=checkpoint)._replace(run_dir=run)
+    assert newest_of(job) == (aside, [])
+    own = own.rename(folder / own.name)
+    assert newest_of(job) == (own, [])
+
+
+@pytest.mark.parametrize("first", ["a later checkpoint", "none yet"])
+def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
+    run: Path,
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    first: str,
+) -> None:
+    """As by the job before, that is being stopped while this one, in its place, looks for a checkpoint."""
+    saved = [run / "checkpoints" / f"step-0000000{step}" for step in (3, 6, 9)]
+    later = [saved[-1]] if first == "a later checkpoint" else saved
+    for path in later:
+        path.rename(tmp_path / path.name)
+    looked_at = []
+
+    def meanwhile(resolved: Resolved, **options: Any) -> Job:
+        looked_at.append(options["resume"])
+        for path in later:
+            if not path.exists():
+                (tmp_path / path.name).rename(path)
+        return plan_job(resolved, **options)
+
+    monkeypatch.setattr(start, "plan_job", meanwhile)
+    given = {"resume": "auto", "run_dir": str(run), "data": str(image_folder)}
+    given |= {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
+    with contextlib.ExitStack() as held:
+        job = prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+        assert (run / LOCK).exists()
+    assert looked_at == [saved[1] if len(later) == 1 else None, saved[2]]
+    assert job.resume == saved[2] and saved[2].is_dir()
+    assert not list((run / "checkpoints").glob("superseded-*"))
+
+
+def test_a_checkpoint_that_a_kill_left_under_its_other_name(command: Command, run: Path) -> None:
+    """As between the two renames by which one of the same step takes its place."""
+    for step in (6, 9):
+        shutil.rmtree(run / "checkpoints" / f"step-0000000{step}")
+    last = run / "checkpoints" / "step-00000003"
+    last.rename(last.with_name(f"{last.name}{REPLACED}"))
+    outcome = command("train", "--resume", run, "--max-steps", 4)
+    assert outcome.code == 0, outcome.err
+    assert "at step 3" in outcome.out and last.is_dir()
+    assert json.loads((last.parent / "best.json").read_text()) == {"checkpoint": last.name}
+    assert not list(last.parent.glob(f"*{REPLACED}"))
 
 
 @pytest.mark.parametrize("pruned", [False, True])

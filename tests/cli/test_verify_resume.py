@@ -40,6 +40,7 @@ def test_the_drill_on_this_machine(
     [
         (("--steps", 5), 2, "--steps 5"),
         (("--backend", "gatherr"), 2, "did you mean 'gather'"),
+        (("--device", "npu"), 3, "npu"),
     ],
 )
 def test_what_cannot_be_tried(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shufflenet_fn.errors import UsageError
 
 RANK = """
 import atexit, sys
@@ -48,3 +51,15 @@ def test_a_failed_rank_ends_with_its_code_and_takes_no_group_down(
         assert ("Traceback" in done.stderr) is (code == 1)
     else:  # the command line tells it, as any other error
         assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
+def test_a_failed_rank_whose_output_has_no_room_ends_at_once_all_the_same(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RANK.format(error="UsageError('no such thing.')"), "inside"]
+    # What is printed must be left to be written at the end.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, tmp_path / "store"], stdout=full, stderr=full, env=env, check=False
+        )
+    assert done.returncode == UsageError.exit_code

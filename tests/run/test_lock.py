@@ -53,6 +53,17 @@ def test_a_lock_whose_holder_was_killed_is_no_obstacle(tmp_path: Path) -> None:
     assert not (tmp_path / LOCK).exists()
 
 
+def test_a_file_system_that_has_gone_bad_does_not_hide_how_the_run_ended(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with pytest.raises(UserError, match="the disk is full"), held(run_dir):
+        run_dir.rename(tmp_path / "gone")
+        run_dir.touch()
+        with pytest.raises(NotADirectoryError):
+            (run_dir / LOCK).unlink()
+        raise UserError("the disk is full")
+
+
 @pytest.mark.parametrize("note", [b"", b"\xff", b"[]", b'{"started": "x"}', b'{"started": 1e3'])
 def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, note: bytes) -> None:
     with held(tmp_path):

@@ -175,7 +175,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def _failed(code: int, folder: Path, kind: type[UserError]) -> UserError:
-    return kind(f"training failed with exit code {code}: {_tail(folder)}")
+    return kind(f"training failed with exit code {code}: {_tail(folder).removeprefix('error: ')}")
 
 
 def _tail(folder: Path) -> str:

@@ -44,9 +44,13 @@ def exit_at_once(code: int) -> NoReturn:
     into files of their own.
     """
     try:
-        for stream in (sys.stderr, sys.stdout):
-            # Where they lead there may be no room, or nobody any more.
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
+        flush_output()
     finally:
         os._exit(code)
+
+
+def flush_output() -> None:
+    """Write what was printed to where it goes, if there is room, and anybody any more."""
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()

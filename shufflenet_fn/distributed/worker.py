@@ -12,7 +12,7 @@ from typing import NoReturn, TypeVar
 
 from shufflenet_fn.distributed.board import Phase, Place, open_place
 from shufflenet_fn.distributed.failures import report_of
-from shufflenet_fn.distributed.leaving import exit_at_once
+from shufflenet_fn.distributed.leaving import exit_at_once, flush_output
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn_backends.errors import UserError
@@ -54,6 +54,7 @@ def _end(error: Exception, place: Place, world: World) -> NoReturn:
         exit_at_once(error.exit_code)
     # A rank whose peer died fails too, in its collective. The launcher looks ten times a second, so it
     # finds the peer first if this one waits.
+    flush_output()
     time.sleep(_PEERS_FIRST_S)
     exit_at_once(1)
 

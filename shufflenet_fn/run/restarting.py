@@ -35,9 +35,8 @@ def agreed(job: Job, world: World) -> Job:
 def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     """The checkpoint that ``job`` goes on from after a failure, and notes on those that were passed over.
 
-    It is the newest good one of the run, or what the run was resumed from if that is no checkpoint of the
-    run's present branch, and none is newer: a copy, one that was set aside, or the state before a step that
-    was dumped.
+    It is the newest good one of the run, or what the run was resumed from if that is not among them and is
+    newer: a copy, one that was set aside, or the state before a step that was dumped.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
@@ -54,11 +53,10 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     if checkpoint is None:
         return job.resume, passed_over
     try:
-        # One of the same step is of another branch: a run saves nothing before its first update.
-        passed = manifest["step"] > read_manifest(job.resume)["step"]
+        newer = read_manifest(job.resume)["step"] > manifest["step"]
     except (DamagedCheckpoint, NewerCheckpoint):  # it is not needed any more, and may be gone
-        passed = True
-    return checkpoint if passed else job.resume, passed_over
+        newer = False
+    return job.resume if newer else checkpoint, passed_over
 
 
 def _is_in(folder: Path, checkpoint: Path) -> bool:

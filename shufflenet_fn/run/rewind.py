@@ -38,12 +38,16 @@ def rewind_to(checkpoint: Path | None, run_dir: Path) -> Rewound:
     manifest = read_manifest(checkpoint)
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
-    notes = rewind(run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq)
     folder = checkpoints_of(run_dir)
+    # Of the same step as one that was set aside before, there may be one of the branch that is left now.
+    is_aside = checkpoint.parent == folder and step_of(checkpoint.name) is None
+    notes = rewind(
+        run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq, same_step=not is_aside
+    )
     if not checkpoint.exists():
         # It was being replaced when the process was killed, and has its own name again.
         checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
-    if checkpoint.parent == folder and _is_the_best(manifest):
+    if checkpoint.parent == folder and not is_aside and _is_the_best(manifest):
         # A process that was killed right after writing it may not have come to saying so.
         point_to(folder, BEST, checkpoint)
     return Rewound(checkpoint, notes)
@@ -55,9 +59,12 @@ def _is_the_best(manifest: dict[str, Any]) -> bool:
     return bool(best and scores and best["epoch"] == manifest["epoch"])
 
 
-def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:
+def rewind(
+    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, *, same_step: bool = True
+) -> list[str]:
     """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
 
+    ``same_step``: whether a checkpoint of ``step`` itself stays.
     Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
     ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
     ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
@@ -67,7 +74,7 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
         UserError: the disk is full or not writable. What was there is still there.
     """
     try:
-        return _rewind(run_dir, step, steps_per_epoch, print_freq)
+        return _rewind(run_dir, step, steps_per_epoch, print_freq, same_step)
     except OSError as error:
         raise UserError(
             f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
@@ -75,20 +82,24 @@ def rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> l
         ) from error
 
 
-def _rewind(run_dir: Path, step: int, steps_per_epoch: int, print_freq: int) -> list[str]:
+def _rewind(
+    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, same_step: bool
+) -> list[str]:
     folder, disk = checkpoints_of(run_dir), RealDisk()
     tidy(folder, disk=disk)
     notes = []
     best = pointed_to(folder, BEST)
     # A link is no checkpoint, but it would be in the way of one.
     for checkpoint in (*checkpoints(folder), *links(folder)):
-        if (step_of(checkpoint.name) or 0) <= step:
+        number = step_of(checkpoint.name) or 0
+        if number < step or (number == step and same_step):
             continue
         if checkpoint == best:
             disk.unlink(folder / f"{BEST}.json")
         aside = _free(folder, f"superseded-{checkpoint.name}")
         disk.rename(checkpoint, aside)
-        notes.append(f"{checkpoint.name} is of a later step and was renamed to {aside.name}")
+        of = "a later step" if number > step else "another branch"
+        notes.append(f"{checkpoint.name} is of {of} and was renamed to {aside.name}")
     if notes:
         disk.flush(folder)
     metrics = run_dir / METRICS

@@ -39,9 +39,10 @@ def check_same_job(job: Job, world: World) -> None:
     """Return on every rank if the ranks of all machines were given the same job.
 
     Raises:
-        UsageError: on every rank: settings differ, or a machine has another folder as its run directory.
+        UsageError: on every rank: settings differ, or ranks have different folders as their run directory.
     """
     if world.size == world.local_size:
+        _check_same_directory(job, world)
         return
     own = _Start(socket.gethostname(), _compared(job, world), _lock_of(job.run_dir))
     first = gather(own, world)[0]
@@ -64,6 +65,18 @@ def check_same_job(job: Job, world: World) -> None:
                 f"({first.host}). Every rank writes its log there, and all read checkpoints there when the "
                 "run goes on after a failure: put it on a file system that all machines share, under the "
                 "same path, and name that by --run-dir."
+            )
+
+
+def _check_same_directory(job: Job, world: World) -> None:
+    # Of ranks that torchrun started each has looked by itself for the run to go on with.
+    first, *others = gather(str(job.run_dir.resolve()), world)
+    for rank, other in enumerate(others, start=1):
+        if other != first:
+            raise UsageError(
+                f"the run directory of rank {rank} is {other}, and that of rank 0 {first}. Give all ranks "
+                "the same --run-dir; where --resume auto found a run that another process was just ending, "
+                "give the command again."
             )
 
 

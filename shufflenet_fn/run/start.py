@@ -50,36 +50,41 @@ def prepare_job(
     def choose() -> _Source:
         return _source(given, preset=preset, config_file=config_file, world=world)
 
-    source = choose()
-    while True:
-        settings = source.resolved.settings
-        limit = settings.max_time
+    def plan(source: _Source) -> Job:
+        limit = source.resolved.settings.max_time
         deadline = None if limit is None else started + parse_duration(limit, "--max-time")
         job = plan_job(source.resolved, resume=source.checkpoint, meets=world is None)
-        is_main = (world is None or world.is_main) and settings.rank == 0
-        with contextlib.ExitStack() as taken, _node_rank_named(settings, given, world):
-            run_dir = source.run_dir or _run_dir(source.resolved, world)
-            warning = taken.enter_context(lock(run_dir)) if is_main else None
-            check_links(run_dir)
-            if is_main and source.rewinds:
-                # Whoever held the run until now, such as a job that is being stopped, may have gone on.
-                now = choose()
-                if (now.checkpoint, now.run_dir) != (source.checkpoint, source.run_dir):
-                    source = now
-                    continue
-            held.push(taken.pop_all())
-        break
+        return job._replace(deadline=deadline)
+
+    def is_main(resolved: Resolved) -> bool:
+        return (world is None or world.is_main) and resolved.settings.rank == 0
+
+    source, warning = choose(), None
+    while source.run_dir is not None and is_main(source.resolved):
+        with contextlib.ExitStack() as taken:
+            with _node_rank_named(source.resolved.settings, given, world):
+                warning = taken.enter_context(lock(source.run_dir))
+            # Whoever held the run until now, such as a job that is being stopped, may have gone on with it.
+            before, source = source, choose()
+            if source.run_dir == before.run_dir:
+                held.push(taken.pop_all())
+                break
+    job = plan(source)
+    with _node_rank_named(job.settings, given, world):
+        run_dir = source.run_dir or _run_dir(source.resolved, world)
+        if source.run_dir is None and is_main(source.resolved):
+            warning = held.enter_context(lock(run_dir))
+        check_links(run_dir)
     checkpoint, notes = source.checkpoint, list(source.notes)
-    if is_main:
+    if is_main(source.resolved):
         # Of processes that torchrun has started again, rank 0 looks for the newest checkpoint first.
-        if source.rewinds and (world is None or not world.attempt):
+        if source.run_dir is not None and (world is None or not world.attempt):
             checkpoint, set_aside = rewind_to(checkpoint, run_dir)
             notes += set_aside
         write_description(run_dir, job.resolved, argv)
     return job._replace(
         run_dir=run_dir,
         resume=checkpoint,
-        deadline=deadline,
         notes=(*job.notes, *notes),
         warnings=job.warnings if warning is None else (*job.warnings, warning),
     )
@@ -102,12 +107,11 @@ def _node_rank_named(
 
 
 class _Source(NamedTuple):
-    """Settings, and what is gone on with. ``rewinds``: the run directory holds what has to be set aside."""
+    """Settings, and what is gone on with. ``run_dir``: of a run that is there; it has to be brought back."""
 
     resolved: Resolved
     checkpoint: Path | None
     run_dir: Path | None
-    rewinds: bool
     notes: tuple[str, ...]
 
 
@@ -133,7 +137,7 @@ def _source(
             # Of a run that ended before its first checkpoint a directory may be there.
             begun = Path(fresh.settings.run_dir) if fresh.settings.run_dir is not None else None
             is_one = begun is not None and (begun / CONFIG).exists()
-            return _Source(place(fresh), None, begun if is_one else None, is_one, tuple(notes))
+            return _Source(place(fresh), None, begun if is_one else None, tuple(notes))
         path = found
         given = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
         if fresh.settings.max_time is not None:
@@ -142,14 +146,14 @@ def _source(
             notes.append("settings are the run's own; --preset and --config are not read again")
     elif path is None:
         fresh = resolve(given, preset=preset, config_file=config_file)
-        return _Source(place(fresh), None, None, False, ())
+        return _Source(place(fresh), None, None, ())
     elif preset or config_file:
         raise UsageError(
             "--resume goes on with the run's own settings, so --preset and --config have no place "
             "beside it. Single options may be changed."
         )
     resolved, checkpoint, run_dir, said = resumed(Path(path), given)
-    return _Source(place(resolved), checkpoint, run_dir, run_dir is not None, (*notes, *said))
+    return _Source(place(resolved), checkpoint, run_dir, (*notes, *said))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:

@@ -92,6 +92,16 @@ def test_other_weights_on_one_rank(
     assert "taken down" in ordinary.out
 
 
+def test_another_run_directory_on_one_rank(
+    ranks: Ranks, image_folder: Path, tmp_path: Path
+) -> None:
+    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir")
+    for outcome in ranks([(*start, tmp_path / "run"), (*start, tmp_path / "other")]):
+        assert outcome.code == 2 and "Traceback" not in outcome.err
+        other, first = tmp_path / "other", tmp_path / "run"
+        assert f"of rank 1 is {other}, and that of rank 0 {first}." in outcome.err
+
+
 def test_another_learning_rate_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,14 @@ import pytest
 
 from shufflenet_fn.checkpoint.compare import compare
 from shufflenet_fn.checkpoint.format import REPLACED
-from shufflenet_fn.checkpoint.inventory import checkpoints_of
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.errors import UserError
+from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.run import start
-from shufflenet_fn.run.job import Job, plan_job, resumed
-from shufflenet_fn.run.lock import LOCK
-from shufflenet_fn.run.resolve import Resolved
+from shufflenet_fn.run.job import plan_job, resumed
+from shufflenet_fn.run.lock import LOCK, RunInUse
+from shufflenet_fn.run.lock import held as lock_of
 from shufflenet_fn.run.restarting import newest_of
 from shufflenet_fn.run.start import prepare_job
 from tests.cli.conftest import TINY
@@ -81,18 +81,19 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
     assert newest_of(job) == (own, [])
 
 
-def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(
-    run: Path, tmp_path: Path
-) -> None:
-    """Not from the other branch's checkpoint of the same step."""
+def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path) -> None:
+    """Not from a checkpoint of the other branch."""
     folder = checkpoints_of(run)
-    own = (folder / "step-00000009").rename(tmp_path / "step-00000009")
-    aside = Path(shutil.copytree(folder / "step-00000006", folder / "superseded-step-00000006"))
-    resolved, checkpoint, run_dir, _ = resumed(aside, {})
-    assert (checkpoint, run_dir) == (aside, run)
-    job = plan_job(resolved, resume=checkpoint)._replace(run_dir=run)
+    third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
+    aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
+    with contextlib.ExitStack() as held:
+        job = prepare_job({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
+    assert (job.resume, job.run_dir) == (aside, run)
+    assert [path.name for path in checkpoints(folder)] == [third.name]
+    assert f"{sixth.name} is of another branch and was renamed to {aside.name}-2" in job.notes
     assert newest_of(job) == (aside, [])
-    own = own.rename(folder / own.name)
+    # An evaluation that was owed is done, and saved, before the first update.
+    own = shutil.copytree(aside, sixth)
     assert newest_of(job) == (own, [])
 
 
@@ -109,22 +110,20 @@ def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
     later = [saved[-1]] if first == "a later checkpoint" else saved
     for path in later:
         path.rename(tmp_path / path.name)
-    looked_at = []
 
-    def meanwhile(resolved: Resolved, **options: Any) -> Job:
-        looked_at.append(options["resume"])
+    @contextlib.contextmanager
+    def lock(run_dir: Path) -> Iterator[str | None]:
         for path in later:
-            if not path.exists():
-                (tmp_path / path.name).rename(path)
-        return plan_job(resolved, **options)
+            (tmp_path / path.name).rename(path)
+        with lock_of(run_dir) as warning:
+            yield warning
 
-    monkeypatch.setattr(start, "plan_job", meanwhile)
+    monkeypatch.setattr(start, "lock", lock)
     given = {"resume": "auto", "run_dir": str(run), "data": str(image_folder)}
     given |= {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
     with contextlib.ExitStack() as held:
         job = prepare_job(given, preset=None, config_file=None, argv=(), held=held)
         assert (run / LOCK).exists()
-    assert looked_at == [saved[1] if len(later) == 1 else None, saved[2]]
     assert job.resume == saved[2] and saved[2].is_dir()
     assert not list((run / "checkpoints").glob("superseded-*"))
 
@@ -140,6 +139,17 @@ def test_a_checkpoint_that_a_kill_left_under_its_other_name(command: Command, ru
     assert "at step 3" in outcome.out and last.is_dir()
     assert json.loads((last.parent / "best.json").read_text()) == {"checkpoint": last.name}
     assert not list(last.parent.glob(f"*{REPLACED}"))
+
+
+def test_a_run_in_use_is_not_read(run: Path) -> None:
+    """Its checkpoints come and go; one that went meanwhile would be called damaged."""
+    newest = run / "checkpoints" / "step-00000009"
+    given = {"resume": str(run), "clip_norm": 1.0}
+    with contextlib.ExitStack() as held, lock_of(run), pytest.raises(RunInUse):
+        prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+    with contextlib.ExitStack() as held, pytest.raises(UsageError, match="other settings"):
+        prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+    assert newest.is_dir() and not (run / LOCK).exists()
 
 
 @pytest.mark.parametrize("pruned", [False, True])

@@ -42,7 +42,8 @@ def check_same_job(job: Job, world: World) -> None:
         UsageError: on every rank: settings differ, or ranks have different folders as their run directory.
     """
     if world.size == world.local_size:
-        _check_same_directory(job, world)
+        if world.board is None:  # torchrun started them; a launcher of ours gives one job to all
+            _check_same_directory(job, world)
         return
     own = _Start(socket.gethostname(), _compared(job, world), _lock_of(job.run_dir))
     first = gather(own, world)[0]
@@ -69,7 +70,7 @@ def check_same_job(job: Job, world: World) -> None:
 
 
 def _check_same_directory(job: Job, world: World) -> None:
-    # Of ranks that torchrun started each has looked by itself for the run to go on with.
+    # Each rank has looked by itself for the run to go on with.
     first, *others = gather(str(job.run_dir.resolve()), world)
     for rank, other in enumerate(others, start=1):
         if other != first:

@@ -48,7 +48,10 @@ def prepare_job(
     started = time.monotonic()
 
     def choose() -> _Source:
-        return _source(given, preset=preset, config_file=config_file, world=world)
+        source = _source(given, preset=preset, config_file=config_file, world=world)
+        if world is None:
+            return source
+        return source._replace(resolved=_under_torchrun(source.resolved, world))
 
     def plan(source: _Source) -> Job:
         limit = source.resolved.settings.max_time
@@ -118,9 +121,6 @@ class _Source(NamedTuple):
 def _source(
     given: Mapping[str, Any], *, preset: str | None, config_file: Path | None, world: World | None
 ) -> _Source:
-    def place(resolved: Resolved) -> Resolved:
-        return resolved if world is None else _under_torchrun(resolved, world)
-
     path = given.get("resume")
     notes: list[str] = []
     if world is not None and world.attempt:
@@ -137,7 +137,7 @@ def _source(
             # Of a run that ended before its first checkpoint a directory may be there.
             begun = Path(fresh.settings.run_dir) if fresh.settings.run_dir is not None else None
             is_one = begun is not None and (begun / CONFIG).exists()
-            return _Source(place(fresh), None, begun if is_one else None, tuple(notes))
+            return _Source(fresh, None, begun if is_one else None, tuple(notes))
         path = found
         given = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
         if fresh.settings.max_time is not None:
@@ -146,14 +146,14 @@ def _source(
             notes.append("settings are the run's own; --preset and --config are not read again")
     elif path is None:
         fresh = resolve(given, preset=preset, config_file=config_file)
-        return _Source(place(fresh), None, None, ())
+        return _Source(fresh, None, None, ())
     elif preset or config_file:
         raise UsageError(
             "--resume goes on with the run's own settings, so --preset and --config have no place "
             "beside it. Single options may be changed."
         )
     resolved, checkpoint, run_dir, said = resumed(Path(path), given)
-    return _Source(place(resolved), checkpoint, run_dir, (*notes, *said))
+    return _Source(resolved, checkpoint, run_dir, (*notes, *said))
 
 
 def _under_torchrun(resolved: Resolved, world: World) -> Resolved:

@@ -1,7 +1,9 @@
 """Memory that a launcher and the ranks of its machine share: the stop request, heartbeats, last words.
 
 A rank writes its own part and reads one byte, so a step pays nothing for it: no lock, no system call. The
-memory has no name in any folder and is gone with the launcher, however that ends.
+launcher reads at any moment, so whatever is read while a rank runs is a byte or an aligned word of eight,
+each written by one store: it is found as it was or as it is, and never in between. The memory has no name
+in any folder and is gone with the launcher, however that ends.
 """
 
 from __future__ import annotations
@@ -10,19 +12,25 @@ import enum
 import json
 import mmap
 import os
-import struct
 import sys
 import tempfile
 import time
 from typing import Any, Final, NamedTuple
 
 _HEADER: Final = 64
-_BEAT: Final = struct.Struct("<qqd")
-_LENGTH: Final = struct.Struct("<q")
-_SIGNED_IN: Final = 32  # where it is in a rank's part
-_REPORT: Final = 64
 _PART: Final = 1 << 17
 _STOP: Final = 0
+
+# Where things are in a rank's part.
+_STEP: Final = 0
+_SIGN: Final = 8
+_SIGNED_IN: Final = 16
+_LENGTH: Final = 56
+_REPORT: Final = 64
+
+_WORD: Final = 8
+_PHASE_BITS: Final = 3
+_MICROSECONDS: Final = 1_000_000
 
 
 class Phase(enum.IntEnum):
@@ -37,7 +45,10 @@ class Phase(enum.IntEnum):
 
 
 class Beat(NamedTuple):
-    """The last sign of life of a rank: updates done, what came then, and when (``time.monotonic``)."""
+    """The last sign of life of a rank: updates done, what came then, and when (``time.monotonic``).
+
+    ``phase`` and ``time`` belong together; ``step`` may be that of the sign after.
+    """
 
     step: int
     phase: Phase
@@ -61,11 +72,12 @@ class Board:
             self._file, self.path = tempfile.mkstemp(prefix="shufflenet-fn-board-")
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
+        self._words = _words_of(self._memory)
         self.clear()
 
     def place(self, local_rank: int) -> Place:
         """The part of one rank, without opening the memory again."""
-        return Place(self._memory, local_rank)
+        return Place(self._memory, self._words, local_rank)
 
     def clear(self) -> None:
         """As before any rank has started. A stop request stays."""
@@ -97,6 +109,7 @@ class Board:
         return [report for report in found if report is not None]
 
     def close(self) -> None:
+        self._words.release()
         self._memory.close()
         os.close(self._file)
         if sys.platform != "linux":
@@ -106,8 +119,8 @@ class Board:
 class Place:
     """One rank's part of the board. Cheap: each call is one copy of a few bytes."""
 
-    def __init__(self, memory: mmap.mmap, local_rank: int) -> None:
-        self._memory = memory
+    def __init__(self, memory: mmap.mmap, words: memoryview, local_rank: int) -> None:
+        self._memory, self._words = memory, words
         self._start = _HEADER + local_rank * _PART
 
     @property
@@ -129,39 +142,56 @@ class Place:
 
     def beat(self, step: int, phase: Phase) -> None:
         """Say that ``step`` updates are done and that ``phase`` comes now."""
-        _BEAT.pack_into(self._memory, self._start, step, phase, time.monotonic())
+        self._put(_STEP, step)
+        self._put(_SIGN, int(time.monotonic() * _MICROSECONDS) << _PHASE_BITS | phase)
 
     def last_beat(self) -> Beat:
-        step, phase, when = _BEAT.unpack_from(self._memory, self._start)
-        return Beat(step, Phase(phase), when)
+        sign = self._get(_SIGN)
+        phase, microseconds = sign & ((1 << _PHASE_BITS) - 1), sign >> _PHASE_BITS
+        return Beat(self._get(_STEP), Phase(phase), microseconds / _MICROSECONDS)
 
     def report(self, report: dict[str, Any] | None) -> None:
         """Leave last words; those that do not fit lose the beginning of their traceback."""
         content = b"" if report is None else _fitting(report)
-        begin = self._start + _REPORT + _LENGTH.size
+        begin = self._start + _REPORT
         self._memory[begin : begin + len(content)] = content
-        # The length last: whoever reads it finds everything.
-        _LENGTH.pack_into(self._memory, self._start + _REPORT, len(content))
+        self._put(_LENGTH, len(content))
 
     def last_report(self) -> dict[str, Any] | None:
-        (length,) = _LENGTH.unpack_from(self._memory, self._start + _REPORT)
-        if not length:
+        """The last words; ``None`` as long as there are none that can be read to their end."""
+        begin = self._start + _REPORT
+        content = self._memory[begin : begin + self._get(_LENGTH)]
+        try:
+            report: dict[str, Any] = json.loads(content)
+        except ValueError:  # none, or another core has seen the length before the words
             return None
-        begin = self._start + _REPORT + _LENGTH.size
-        report: dict[str, Any] = json.loads(self._memory[begin : begin + length])
         return report
+
+    def _put(self, offset: int, value: int) -> None:
+        self._words[(self._start + offset) // _WORD] = value
+
+    def _get(self, offset: int) -> int:
+        value: int = self._words[(self._start + offset) // _WORD]
+        return value
 
 
 def open_place(path: str | None, local_rank: int) -> Place:
     """A rank's part of its launcher's board; without a launcher of ours, of one that is its own."""
     if path is None:
-        return Place(mmap.mmap(-1, _HEADER + (local_rank + 1) * _PART), local_rank)
-    with open(path, "r+b") as file:
-        return Place(mmap.mmap(file.fileno(), 0), local_rank)
+        memory = mmap.mmap(-1, _HEADER + (local_rank + 1) * _PART)
+    else:
+        with open(path, "r+b") as file:
+            memory = mmap.mmap(file.fileno(), 0)
+    return Place(memory, _words_of(memory), local_rank)
+
+
+def _words_of(memory: mmap.mmap) -> memoryview:
+    """As words. One is stored whole, where ``struct`` would clear it first and then write it by bytes."""
+    return memoryview(memory).cast("Q")
 
 
 def _fitting(report: dict[str, Any]) -> bytes:
-    room = _PART - _REPORT - _LENGTH.size
+    room = _PART - _REPORT
     content = json.dumps(report).encode()
     if len(content) <= room:
         return content

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import signal
 import subprocess
@@ -77,6 +78,49 @@ def test_the_board_is_shared_by_its_path_and_has_no_name_in_a_folder() -> None:
     finally:
         board.close()
     assert not os.path.exists(board.path)
+
+
+_BEATS_WITHOUT_PAUSE = """
+import sys
+from shufflenet_fn.distributed.board import Phase, open_place
+place, step = open_place(sys.argv[1], 0), 0
+while True:
+    step += 1
+    place.beat(step, Phase(1 + step % 5))
+"""
+
+
+def test_a_sign_of_life_is_never_read_half_written() -> None:
+    # Read so, a rank at work seems to have stood still since the machine was started, and is killed.
+    board = Board(1)
+    with subprocess.Popen([sys.executable, "-c", _BEATS_WITHOUT_PAUSE, board.path]) as writer:
+        try:
+            deadline = time.monotonic() + 60
+            while board.beats()[0].step == 0 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            before = board.beats()[0]
+            assert before.step
+            for _ in range(200_000):
+                beat = board.beats()[0]
+                assert beat.step >= before.step and beat.time >= before.time, (before, beat)
+                assert beat.phase is not Phase.STARTING
+                before = beat
+        finally:
+            writer.kill()
+    assert before.step > 1000
+    board.close()
+
+
+def test_last_words_that_are_not_all_there_yet_are_none() -> None:
+    board = Board(1)
+    board.place(0).report({"rank": 0, "message": "lost"})
+    assert board.reports()
+    # The length is there already, the words are not.
+    with open(board.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+        begin = memory.find(b'{"rank"')
+        memory[begin] = 0
+    assert board.reports() == []
+    board.close()
 
 
 def bug(rank: int, when: float, step: int | None = None) -> dict[str, Any]:

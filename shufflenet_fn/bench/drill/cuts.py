@@ -114,12 +114,11 @@ class CutDrill:
                     self._machines.plug()
             wrong += self._end_well(pair, name)
             outputs = "\n".join(launch.output() for launch in pair)
-        if (trial.kind == "short") == ("Restart 1 of 2" in outputs) and trial.kind != "ends":
-            wrong.append(
-                "a short cut was not ridden out"
-                if trial.kind == "short"
-                else "nobody started again"
-            )
+        restarts = [line for line in outputs.splitlines() if "Restart 1 of 2" in line]
+        if trial.kind == "short" and restarts:
+            wrong.append(f"a short cut was not ridden out: {restarts[0]}")
+        elif trial.kind in ("long", "machine 0", "machine 1") and not restarts:
+            wrong.append("nobody started again")
         if not wrong:
             wrong += differences(ending_of(self._place / name), reference)
             wrong += [f"{file} is left" for file in left_in(self._place / name)]

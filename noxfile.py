@@ -20,9 +20,11 @@ nox.options.reuse_venv = "yes"
 BIN = Path(sys.executable).parent
 TORCH_NPU = "2.13.0"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
+# Hundreds of processes are started; none should have to compile the package's Python anew.
+KEPT = {"PYTHONDONTWRITEBYTECODE": None}
 # One compute thread a process, and none that spins while it waits: tests run in parallel, and some start
 # processes of their own.
-THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 
 
 @nox.session(venv_backend="none")
@@ -39,7 +41,7 @@ def checks(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The test suite, slow tests included. Arguments after ``--`` go to pytest."""
     arguments = session.posargs or ["-n", "auto", "--dist", "worksteal"]
-    session.run(sys.executable, "-m", "pytest", *arguments, env=THREADS, external=True)
+    session.run(sys.executable, "-m", "pytest", *arguments, env=PROCESSES, external=True)
 
 
 @nox.session(venv_backend="none")
@@ -49,11 +51,11 @@ def drills(session: nox.Session) -> None:
     Arguments after ``--`` go to the drill of kills, which is the only one then.
     """
     arguments = session.posargs or ["--kills", "10", "--epochs", "10"]
-    session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, external=True)
+    session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, env=KEPT, external=True)
     if not session.posargs:
         cuts = ["benchmarks/node_drill.py", "--cuts", "5", "--epochs", "10"]
         # 2: two machines cannot be made of this one.
-        session.run(sys.executable, *cuts, external=True, success_codes=[0, 2])
+        session.run(sys.executable, *cuts, env=KEPT, external=True, success_codes=[0, 2])
 
 
 @nox.session(venv_backend="venv")
@@ -87,10 +89,10 @@ def npu(session: nox.Session) -> None:
     ]
     parallel = ["-n", "auto", "--dist", "worksteal"]
     if session.posargs:
-        session.run(*emulated, *session.posargs, env=THREADS)
+        session.run(*emulated, *session.posargs, env=PROCESSES)
         return
-    session.run(*emulated, *parallel, "tests/npu", env=THREADS)
-    session.run(*emulated, *parallel, "tests/parity", "--device", "npu", env=THREADS)
+    session.run(*emulated, *parallel, "tests/npu", env=PROCESSES)
+    session.run(*emulated, *parallel, "tests/parity", "--device", "npu", env=PROCESSES)
 
 
 def _cpu_build(session: nox.Session) -> list[str]:

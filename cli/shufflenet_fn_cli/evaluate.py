@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from shufflenet_fn.run.eval_settings import EvalSettings
+from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import with_settings
 
 
@@ -27,12 +28,13 @@ def evaluate(
     **given: Any,
 ) -> None:
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
-    from shufflenet_fn.distributed.launch import launch
-    from shufflenet_fn.distributed.leaving import leaving_groups_at_once
-    from shufflenet_fn.distributed.world import World, world_from_environment
-    from shufflenet_fn.run.bad_data import left_out_line
-    from shufflenet_fn.run.json_text import to_json
-    from shufflenet_fn.run.score import plan_evaluation, run_evaluation
+    with importing():
+        from shufflenet_fn.distributed.launch import launch
+        from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+        from shufflenet_fn.distributed.world import World, world_from_environment
+        from shufflenet_fn.run.bad_data import left_out_line
+        from shufflenet_fn.run.json_text import to_json
+        from shufflenet_fn.run.score import plan_evaluation, run_evaluation
 
     job = plan_evaluation(weights, EvalSettings(**given))
     for note in job.notes:

@@ -11,6 +11,7 @@ import typer
 
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ def train(
     Later ones win: defaults, --preset, --config, the options below. Exit codes: 0 done, 1 failed,
     2 wrong usage, 3 device not available, 75 stopped by a signal or --max-time, and saved.
     """
-    from shufflenet_fn.distributed.leaving import leaving_groups_at_once
-    from shufflenet_fn.distributed.world import world_from_environment
-    from shufflenet_fn.run.launching import run_job
-    from shufflenet_fn.run.start import prepare_job
-    from shufflenet_fn.run.stopping import EXIT_RESUMABLE, Stopped
+    with importing():
+        from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+        from shufflenet_fn.distributed.world import world_from_environment
+        from shufflenet_fn.run.launching import run_job
+        from shufflenet_fn.run.start import prepare_job
+        from shufflenet_fn.run.stopping import EXIT_RESUMABLE, Stopped
 
     world = world_from_environment()
     with leaving_groups_at_once(), contextlib.ExitStack() as held:

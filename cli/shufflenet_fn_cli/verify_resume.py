@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
+from shufflenet_fn_cli.importing import importing
 
 if TYPE_CHECKING:
     from shufflenet_fn.run.verify_resume import Verdict
@@ -38,8 +39,9 @@ def verify_resume(
     On demo images, in a temporary folder. Exit codes: 0 the same bytes, 1 others or failed,
     2 wrong usage, 3 device not available.
     """
-    from shufflenet_fn.run.json_text import to_json
-    from shufflenet_fn.run.verify_resume import verify_resume as drill
+    with importing():
+        from shufflenet_fn.run.json_text import to_json
+        from shufflenet_fn.run.verify_resume import verify_resume as drill
 
     chosen = ("--device", device, "--precision", precision, "--backend", backend)
     verdict = drill(

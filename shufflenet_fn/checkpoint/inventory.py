@@ -77,6 +77,11 @@ def links(folder: Path) -> list[Path]:
     )
 
 
+def lies_in(folder: Path, checkpoint: Path) -> bool:
+    """Whether ``checkpoint`` lies in ``folder``, under whatever name and however its path is written."""
+    return checkpoint.resolve().parent == folder.resolve()
+
+
 def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir()) if folder.is_dir() else []

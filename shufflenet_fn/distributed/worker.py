@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ def run_worker(entry: Callable[[A, World], R], argument: A, launcher: int, board
     scheduler may tell every process, a terminal does.
     """
     _die_with(launcher)
+    # All that is imported by now stays to the end: the collector need not look at it again.
+    gc.freeze()
     world = world_from_environment()
     if world is None:
         raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
-from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newest_good
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.errors import UserError
@@ -29,7 +31,7 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
     name = settings.arch.removeprefix(PREFIX)
     notes: list[str] = []
     for path in _newest_first(Path(settings.output), name):
-        if (path / RESULTS).exists():
+        if _is_done(path):
             continue
         try:
             found, _, passed_over = newest_good(checkpoints_of(path))
@@ -46,6 +48,19 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
         f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a good checkpoint, so "
         "this is a start",
     ]
+
+
+def _is_done(run_dir: Path) -> bool:
+    """Whether a run has come to its end. One that ``--max-steps`` has cut short has results, but goes on."""
+    try:
+        results = json.loads((run_dir / RESULTS).read_text())
+        manifest = read_manifest(checkpoints(checkpoints_of(run_dir))[0])
+        planned = results["epochs"] * manifest["steps_per_epoch"]
+        return bool(results["steps"] >= planned)
+    except FileNotFoundError:
+        return False
+    except (UserError, OSError, ValueError, KeyError, TypeError, IndexError):
+        return True  # results that nothing can be added to
 
 
 def _newest_first(output: Path, name: str) -> list[Path]:

@@ -1,11 +1,11 @@
-"""Starting where rank 0 says: after a failure, from the newest good checkpoint."""
+"""Starting where rank 0 says, with the run directory as it was there."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from shufflenet_fn.checkpoint.format import DamagedCheckpoint, NewerCheckpoint, step_of
-from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
+from shufflenet_fn.checkpoint.inventory import checkpoints_of, lies_in, newest_good
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
@@ -16,19 +16,18 @@ from shufflenet_fn_backends.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:
-    """``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
+    """``job`` as rank 0 starts it: from the checkpoint that it has brought the run directory back to.
 
-    Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
-    brings the run directory back to it.
+    That is the job's own, and for processes that were started again after a failure the newest good one.
+    Nothing is changed before all ranks are known to have been given the same job.
 
     Raises:
-        UsageError: another machine was given another job.
+        UsageError: another rank was given another job.
+        UserError: the run directory cannot be brought back, or no checkpoint can be used.
     """
     check_same_job(job, world)
-    found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
-    if world.is_main and world.attempt:
-        found = _newest(job, world)
-    resume, notes = gather(found, world)[0]
+    found = _brought_back(job, world) if world.is_main else None
+    resume, notes = gather(found, world)[0] or (None, ())
     return job._replace(resume=resume, notes=(*job.notes, *notes))
 
 
@@ -43,7 +42,7 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     """
     folder = checkpoints_of(job.run_dir)
     checkpoint, manifest, passed_over = newest_good(folder)
-    if job.resume is None or _is_in(folder, job.resume):
+    if job.resume is None or _is_looked_at(folder, job.resume):
         if checkpoint is None and passed_over:
             raise UserError(
                 f"the run cannot be started again: no checkpoint in {folder} can be used. "
@@ -59,13 +58,19 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     return job.resume if newer else checkpoint, passed_over
 
 
-def _is_in(folder: Path, checkpoint: Path) -> bool:
+def _is_looked_at(folder: Path, checkpoint: Path) -> bool:
     """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
-    return checkpoint.resolve().parent == folder.resolve() and step_of(checkpoint.name) is not None
+    return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
 
 
-def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
-    checkpoint, passed_over = newest_of(job)
-    where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
+def _brought_back(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
+    """Where the run goes on, and notes on what was passed over or set aside."""
+    checkpoint, notes = job.resume, []
+    if world.attempt:
+        checkpoint, passed_over = newest_of(job)
+        where = (
+            "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
+        )
+        notes = [f"restart {world.attempt}: from {where}", *passed_over]
     checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
-    return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)
+    return checkpoint, (*notes, *set_aside)

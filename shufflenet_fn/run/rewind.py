@@ -14,6 +14,7 @@ from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
     checkpoints_of,
+    lies_in,
     links,
     point_to,
     pointed_to,
@@ -40,14 +41,15 @@ def rewind_to(checkpoint: Path | None, run_dir: Path) -> Rewound:
     print_freq = manifest["settings"].get("print_freq", 1)
     folder = checkpoints_of(run_dir)
     # Of the same step as one that was set aside before, there may be one of the branch that is left now.
-    is_aside = checkpoint.parent == folder and step_of(checkpoint.name) is None
+    is_own = lies_in(folder, checkpoint)
+    is_aside = is_own and step_of(checkpoint.name) is None
     notes = rewind(
         run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq, same_step=not is_aside
     )
     if not checkpoint.exists():
         # It was being replaced when the process was killed, and has its own name again.
         checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
-    if checkpoint.parent == folder and not is_aside and _is_the_best(manifest):
+    if is_own and not is_aside and _is_the_best(manifest):
         # A process that was killed right after writing it may not have come to saying so.
         point_to(folder, BEST, checkpoint)
     return Rewound(checkpoint, notes)

@@ -106,8 +106,31 @@ def test_another_learning_rate_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path
 ) -> None:
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
-    saved = ("--checkpoint-freq", 2)
-    for outcome in ranks([(*start, *saved), (*start, *saved, "--lr", 0.03)]):
+    for outcome in ranks([start, (*start, "--lr", 0.03)]):
+        assert outcome.code == 2 and "Traceback" not in outcome.err
+        expected = (
+            "rank 1 has other settings than rank 0: learning_rate is 0.03, and 0.02 on rank 0."
+        )
+        assert expected in outcome.err
+
+
+OTHER_RATE_ON_RANK_1 = """
+import os
+if os.environ.get("RANK") == "1":
+    from shufflenet_fn.run import build
+    made = build.build_schedule
+    build.build_schedule = lambda *given: lambda step: 1.5 * made(*given)(step)
+"""
+
+
+def test_another_computation_on_one_rank(
+    ranks: Ranks, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # No setting tells of it, as with other code on one machine.
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sitecustomize.py").write_text(OTHER_RATE_ON_RANK_1)
+    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
+    for outcome in ranks([(*start, "--checkpoint-freq", 2)] * 2):
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert "the state after step 2 differs between ranks: ranks [1] do not" in outcome.err
     # A state that is not that of all ranks is never gone on from.

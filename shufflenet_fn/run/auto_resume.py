@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -31,7 +32,7 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
     name = settings.arch.removeprefix(PREFIX)
     notes: list[str] = []
     for path in _newest_first(Path(settings.output), name):
-        if _is_done(path):
+        if _is_done(path, settings.max_steps):
             continue
         try:
             found, _, passed_over = newest_good(checkpoints_of(path))
@@ -50,17 +51,37 @@ def find_run(settings: TrainSettings) -> tuple[Path | None, list[str]]:
     ]
 
 
-def _is_done(run_dir: Path) -> bool:
-    """Whether a run has come to its end. One that ``--max-steps`` has cut short has results, but goes on."""
+def _is_done(run_dir: Path, max_steps: int | None) -> bool:
+    """Whether there is nothing left to do in a run up to ``max_steps``.
+
+    One that an earlier start's ``--max-steps`` has cut short has results, but goes on.
+    """
     try:
         results = json.loads((run_dir / RESULTS).read_text())
-        manifest = read_manifest(checkpoints(checkpoints_of(run_dir))[0])
-        planned = results["epochs"] * manifest["steps_per_epoch"]
-        return bool(results["steps"] >= planned)
     except FileNotFoundError:
         return False
-    except (UserError, OSError, ValueError, KeyError, TypeError, IndexError):
-        return True  # results that nothing can be added to
+    except (OSError, ValueError):
+        return True
+    match results, _steps_per_epoch(run_dir):
+        case {"epochs": int(epochs), "steps": int(steps)}, int(length):
+            planned = epochs * length
+            return steps >= min(planned, max_steps or planned)
+    return True  # nothing can be added to it
+
+
+def _steps_per_epoch(run_dir: Path) -> int | None:
+    """As the newest checkpoint says whose manifest can be read."""
+    for checkpoint in _checkpoints(run_dir):
+        with contextlib.suppress(UserError, KeyError):
+            return int(read_manifest(checkpoint)["steps_per_epoch"])
+    return None
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    try:
+        return checkpoints(checkpoints_of(run_dir))
+    except UserError:
+        return []
 
 
 def _newest_first(output: Path, name: str) -> list[Path]:

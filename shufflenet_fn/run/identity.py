@@ -85,13 +85,6 @@ def identity_of(
         "allocator settings": _environment(ALLOCATOR_SETTINGS),
         _IMAGE_READER: image_reader,
         **{name: version_of(name) for name in _DECODERS},
-        **data_identity(train_set),
-    }
-
-
-def data_identity(train_set: Samples) -> dict[str, Any]:
-    """The part of the record that tells what is trained on: the names in ``DATA``."""
-    return {
         "training images": len(train_set),
         "training classes": sha256("\0".join(train_set.classes).encode(errors="surrogatepass")),
         "training files": _files_sha256(train_set),

@@ -26,7 +26,6 @@ from shufflenet_fn.run import build
 from shufflenet_fn.run.build_augment import build_mixing
 from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
 from shufflenet_fn.run.directory import CONFIG
-from shufflenet_fn.run.identity import data_identity
 from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
@@ -47,9 +46,8 @@ class Job(NamedTuple):
     """Everything a worker process needs; picklable.
 
     ``devices``: the local device numbers, one process each. ``notes`` and ``warnings`` are shown at the
-    start. ``resume``: the checkpoint to start from. ``data``: for several machines, what is told of the
-    training data to compare it. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be
-    over.
+    start. ``resume``: the checkpoint to start from. ``deadline``: by ``time.monotonic`` of machine 0,
+    when the run has to be over.
     """
 
     resolved: Resolved
@@ -60,7 +58,6 @@ class Job(NamedTuple):
     nodes: Nodes
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
-    data: Mapping[str, Any]
     deadline: float | None = None
 
     @property
@@ -145,7 +142,6 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         nodes=_nodes(settings) if meets else Nodes(),
         notes=tuple(notes),
         warnings=tuple(warnings),
-        data=data_identity(train) if settings.world_size > 1 else {},
     )
 
 

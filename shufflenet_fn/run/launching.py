@@ -14,6 +14,7 @@ from shufflenet_fn.run.fewer import with_fewer_devices
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.restarting import newest_of
+from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 
@@ -51,7 +52,8 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
                 raise
             say(fewer.warnings[-1])
             checkpoint, passed_over = newest_of(job)
-            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *passed_over))
+            checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
+            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *passed_over, *set_aside))
 
 
 def _asks_for_a_watch(job: Job) -> bool:

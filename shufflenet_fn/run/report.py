@@ -55,7 +55,7 @@ def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
         )
     else:
         draw_curves(run_dir)
-    # Last, and whole or not at all: a run that has it is taken for done.
+    # Last, and whole or not at all: a run that has it has come to where it was to go.
     content = to_json(results._asdict(), indent=2) + "\n"
     replace_file(RealDisk(), run_dir / RESULTS, content.encode())
     return table, notes

@@ -1,4 +1,4 @@
-"""Starting where rank 0 says, with the run directory as it was there."""
+"""Starting where rank 0 says: after a failure, from the newest good checkpoint."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from shufflenet_fn_backends.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:
-    """``job`` as rank 0 starts it: from the checkpoint that it has brought the run directory back to.
+    """``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
 
-    That is the job's own, and for processes that were started again after a failure the newest good one.
-    Nothing is changed before all ranks are known to have been given the same job.
+    Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
+    brings the run directory back to it.
 
     Raises:
-        UsageError: another rank was given another job.
-        UserError: the run directory cannot be brought back, or no checkpoint can be used.
+        UsageError: another machine was given another job.
     """
     check_same_job(job, world)
-    found = _brought_back(job, world) if world.is_main else None
-    resume, notes = gather(found, world)[0] or (None, ())
+    found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
+    if world.is_main and world.attempt:
+        found = _newest(job, world)
+    resume, notes = gather(found, world)[0]
     return job._replace(resume=resume, notes=(*job.notes, *notes))
 
 
@@ -63,14 +64,8 @@ def _is_looked_at(folder: Path, checkpoint: Path) -> bool:
     return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
 
 
-def _brought_back(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
-    """Where the run goes on, and notes on what was passed over or set aside."""
-    checkpoint, notes = job.resume, []
-    if world.attempt:
-        checkpoint, passed_over = newest_of(job)
-        where = (
-            "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
-        )
-        notes = [f"restart {world.attempt}: from {where}", *passed_over]
+def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
+    checkpoint, passed_over = newest_of(job)
+    where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
     checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
-    return checkpoint, (*notes, *set_aside)
+    return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)

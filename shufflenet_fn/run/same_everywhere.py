@@ -32,7 +32,6 @@ _SEEN_WITHIN_S: Final = 5.0
 class _Start(NamedTuple):
     host: str
     settings: Mapping[str, Any]
-    data: Mapping[str, Any]
     lock: bytes | None
 
 
@@ -40,14 +39,13 @@ def check_same_job(job: Job, world: World) -> None:
     """Return on every rank if the ranks of all machines were given the same job.
 
     Raises:
-        UsageError: on every rank: settings or training data differ, or ranks have different folders as their
-            run directory.
+        UsageError: on every rank: settings differ, or ranks have different folders as their run directory.
     """
     if world.size == world.local_size:
         if world.board is None:  # torchrun started them; a launcher of ours gives one job to all
             _check_same_start(job, world)
         return
-    own = _Start(socket.gethostname(), _compared(job, world), job.data, _lock_of(job.run_dir))
+    own = _Start(socket.gethostname(), _compared(job, world), _lock_of(job.run_dir))
     first = gather(own, world)[0]
     if own.lock != first.lock:
         # On a network's file system it may take a moment until others see what one has written.
@@ -62,7 +60,6 @@ def check_same_job(job: Job, world: World) -> None:
                 f"{where} was given other settings than machine 0 ({first.host}): {differing}. Give all "
                 "machines the same command, each with its own --node-rank."
             )
-        _check_data(where, start.data, first.host, first.data)
         if start.lock != first.lock:
             raise UsageError(
                 f"the run directory {job.run_dir} is another folder on {where} than on machine 0 "
@@ -74,30 +71,15 @@ def check_same_job(job: Job, world: World) -> None:
 
 def _check_same_start(job: Job, world: World) -> None:
     # Each rank has looked by itself for the run to go on with, and at the settings stored in it.
-    starts = gather((str(job.run_dir.resolve()), _compared(job, world)), world)
-    first_dir, first_settings = starts[0]
-    for rank, (run_dir, settings) in enumerate(starts):
-        if run_dir != first_dir:
+    own = {**_compared(job, world), "run_dir": str(job.run_dir.resolve())}
+    first, *others = gather(own, world)
+    for rank, other in enumerate(others, start=1):
+        if differing := _differing(first, other, "rank 0"):
             raise UsageError(
-                f"the run directory of rank {rank} is {run_dir}, and that of rank 0 {first_dir}. Give all "
-                "ranks the same --run-dir; where --resume auto found a run that another process was just "
-                "ending, give the command again."
+                f"rank {rank} was given other settings than rank 0: {differing}. Give all ranks the same "
+                "options; where they resume a run that another process was just ending, give the command "
+                "again."
             )
-        if differing := _differing(first_settings, settings, "rank 0"):
-            raise UsageError(
-                f"rank {rank} has other settings than rank 0: {differing}. Give all ranks the same options; "
-                "where they resume a run that another process was just ending, give the command again."
-            )
-
-
-def _check_data(
-    where: str, data: Mapping[str, Any], first_host: str, first: Mapping[str, Any]
-) -> None:
-    if differing := [name for name in DATA if data.get(name) != first.get(name)]:
-        raise UsageError(
-            f"{where} has other data than machine 0 ({first_host}): {_shown(differing, first, data)}. The "
-            "folder that --data names must hold the same files on all machines."
-        )
 
 
 def check_same_data(identity: Mapping[str, Any], world: World) -> list[str]:
@@ -113,14 +95,18 @@ def check_same_data(identity: Mapping[str, Any], world: World) -> list[str]:
     warnings: dict[int, str] = {}
     for rank, (host, other) in enumerate(starts):
         machine = rank // world.local_size
-        where = f"machine {machine} ({host})"
-        # As before the start, but a restart may come hours after that.
-        _check_data(where, other, first_host, first)
-        if differing := [name for name in first if other.get(name) != first[name]]:
+        differing = [name for name in first if other.get(name) != first[name]]
+        if data := [name for name in differing if name in DATA]:
+            raise UsageError(
+                f"machine {machine} ({host}) has other data than machine 0 ({first_host}): "
+                f"{_shown(data, first, other)}. The folder that --data names must hold the same files on all "
+                "machines."
+            )
+        if differing:
             warnings.setdefault(
                 machine,
-                f"{where} is not like machine 0 ({first_host}): {_shown(differing, first, other)}; "
-                f"{ROUNDING}",
+                f"machine {machine} ({host}) is not like machine 0 ({first_host}): "
+                f"{_shown(differing, first, other)}; {ROUNDING}",
             )
     return list(warnings.values())
 

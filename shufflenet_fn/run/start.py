@@ -16,6 +16,7 @@ from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.job import Job, plan_job, resumed, run_of
 from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
+from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.errors import UsageError, UserError
 
@@ -31,7 +32,7 @@ def prepare_job(
     held: contextlib.ExitStack,
     world: World | None = None,
 ) -> Job:
-    """Resolve, check, and make or take the run directory. Of a run in it only the description is changed.
+    """Resolve, check, and make the run directory.
 
     Args:
         given: the settings that the command line gives explicitly.
@@ -77,11 +78,17 @@ def prepare_job(
         if source.run_dir is None and is_main(source.resolved):
             warning = held.enter_context(lock(run_dir))
         check_links(run_dir)
+    checkpoint, notes = source.checkpoint, list(source.notes)
     if is_main(source.resolved):
+        # Of processes that torchrun has started again, rank 0 looks for the newest checkpoint first.
+        if source.run_dir is not None and (world is None or not world.attempt):
+            checkpoint, set_aside = rewind_to(checkpoint, run_dir)
+            notes += set_aside
         write_description(run_dir, job.resolved, argv)
     return job._replace(
         run_dir=run_dir,
-        notes=(*job.notes, *source.notes),
+        resume=checkpoint,
+        notes=(*job.notes, *notes),
         warnings=job.warnings if warning is None else (*job.warnings, warning),
     )
 
@@ -103,7 +110,7 @@ def _node_rank_named(
 
 
 class _Source(NamedTuple):
-    """Settings, and what is gone on with. ``run_dir``: of a run that is there already."""
+    """Settings, and what is gone on with. ``run_dir``: of a run that is there; it has to be brought back."""
 
     resolved: Resolved
     checkpoint: Path | None

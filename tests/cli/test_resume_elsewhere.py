@@ -22,7 +22,7 @@ from shufflenet_fn.run import start
 from shufflenet_fn.run.job import plan_job, resumed
 from shufflenet_fn.run.lock import LOCK, RunInUse
 from shufflenet_fn.run.lock import held as lock_of
-from shufflenet_fn.run.restarting import agreed, newest_of
+from shufflenet_fn.run.restarting import newest_of
 from shufflenet_fn.run.start import prepare_job
 from tests.cli.conftest import TINY
 
@@ -88,8 +88,6 @@ def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
     with contextlib.ExitStack() as held:
         job = prepare_job({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
-        assert sixth.is_dir()
-        job = agreed(job, World())
     assert (job.resume, job.run_dir) == (aside, run)
     assert [path.name for path in checkpoints(folder)] == [third.name]
     assert f"{sixth.name} is of another branch and was renamed to {aside.name}-2" in job.notes
@@ -126,7 +124,6 @@ def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
     with contextlib.ExitStack() as held:
         job = prepare_job(given, preset=None, config_file=None, argv=(), held=held)
         assert (run / LOCK).exists()
-        job = agreed(job, World())
     assert job.resume == saved[2] and saved[2].is_dir()
     assert not list((run / "checkpoints").glob("superseded-*"))
 

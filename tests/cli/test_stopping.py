@@ -137,13 +137,39 @@ def test_the_same_command_starts_and_goes_on(
         first = command(*named, *where, "--max-steps", 4)
         assert first.code == 0, first.err
         assert "so this is a start" in first.out
-        again = command(*named, *where)
+        if where[0] == "--output":
+            (tmp_path / "runs" / "x0_5-001" / "results.json").unlink()  # as if it had been killed
+        again = command(*named, *where, "--max-steps", 5)
         assert again.code == 0, again.err
         assert "going on with run" in again.out and "at step 4" in again.out
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x0_5-001"]
     # Done: the next one of that name is a new one.
     assert "so this is a start" in command(*named, "--output", "runs", "--max-steps", 1).out
     assert (tmp_path / "runs" / "x0_5-002").is_dir()
+
+
+def test_a_run_that_was_cut_short_is_not_done(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    """``--max-steps`` is a limit of one start; by the same one there is nothing left to do."""
+    named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
+    runs = tmp_path / "runs"
+    assert command(*named, "--max-steps", 2, "--checkpoint-freq", 1).code == 0
+    assert "so this is a start" in command(*named, "--max-steps", 2).out
+    # One whose newest checkpoint is damaged is not done for that.
+    (runs / "x0_5-001").rename(runs / "x0_5-003")
+    for name in ("x0_5-002", "x0_5-003"):
+        (runs / name / "checkpoints" / "step-00000002" / "manifest.json").write_bytes(b"")
+    longer = command(*named, "--max-steps", 3)
+    assert "going on with runs/x0_5-003" in longer.out and "at step 1" in longer.out
+    assert "step-00000002 is damaged" in longer.out
+    # Results with nothing to go on from are left alone.
+    shutil.rmtree(runs / "x0_5-003")
+    assert "so this is a start" in command(*named, "--max-steps", 3).out
+    # To the end, after which it is done.
+    assert "going on with runs/x0_5-003" in command(*named).out
+    assert "so this is a start" in command(*named, "--max-steps", 1).out
+    assert sorted(path.name for path in runs.iterdir()) == [f"x0_5-00{n}" for n in (2, 3, 4)]
 
 
 def test_a_run_none_of_whose_checkpoints_can_be_used(

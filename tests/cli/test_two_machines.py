@@ -26,7 +26,6 @@ TINY = (
     *("--device", "cpu", "--threads", "1", "--workers", "2", "--learning-rate", "0.01"),
 )
 FILES = ("weights.safetensors", "state.safetensors")
-DESCRIPTION = ("config.json", "env.json")
 LAST = "step-00000012"
 
 End = tuple[int, str]
@@ -118,13 +117,6 @@ def check_same_end(run: Path, reference: Path) -> None:
     for file in FILES:
         a, b = (path / "checkpoints" / LAST / file for path in (run, reference))
         assert a.read_bytes() == b.read_bytes()
-
-
-def contents(run: Path) -> dict[str, bytes]:
-    """All that ``run`` has come to: its files but the description of the last start."""
-    files = (path for path in run.rglob("*") if path.is_file())
-    found = {str(path.relative_to(run)): path.read_bytes() for path in files}
-    return {name: content for name, content in found.items() if name not in DESCRIPTION}
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -236,26 +228,18 @@ def test_machines_that_were_not_given_the_same(
     machines: Machines,
     image_folder: Path,
     place: Path,
-    one_machine: Path,
     tmp_path: Path,
 ) -> None:
-    """They are told so, and the run that they were to go on with is left as it was."""
-    run, others = place / f"unlike-{differing}", tmp_path if differing == "folder" else place
-    for folder in {place, others}:
-        shutil.copytree(one_machine, folder / run.name)
-    before = contents(run)
     renamed = tmp_path / "renamed"
     shutil.copytree(image_folder, renamed)
     (renamed / "train" / "red" / "00.jpg").rename(renamed / "train" / "red" / "99.jpg")
     pair = start(
-        *(sys.executable, *CLI, "train", *TINY, "--run-dir", run.name, "--resume", "auto"),
-        *("--devices", 1, "--epochs", 9),
+        *(sys.executable, *CLI, "train", *TINY, "--run-dir", f"unlike-{differing}"),
         *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
         *("--seed", (1, 2) if differing == "settings" else 1),
         *("--data", (image_folder, renamed) if differing == "data" else image_folder),
-        folders=(place, others),
+        folders=(place, tmp_path if differing == "folder" else place),
     )
     for code, err in pair.ends():
         assert code == 2
         assert re.search(words, err) and "Traceback" not in err, err
-    assert contents(run) == before

@@ -72,7 +72,7 @@ def _is_done(run_dir: Path, max_steps: int | None) -> bool:
 def _steps_per_epoch(run_dir: Path) -> int | None:
     """As the newest checkpoint says whose manifest can be read."""
     for checkpoint in _checkpoints(run_dir):
-        with contextlib.suppress(UserError, KeyError):
+        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
             return int(read_manifest(checkpoint)["steps_per_epoch"])
     return None
 

@@ -127,7 +127,7 @@ def test_training_on_a_slow_disk_is_input_bound(
 
     def slow(*given: Any, **named: Any) -> tuple[Samples, Samples]:
         train, val = opened(*given, **named)
-        return Slow(train, 0.15), val
+        return Slow(train, 0.3), val
 
     monkeypatch.setattr(training, "open_data", slow)
     outcome = command(

@@ -71,17 +71,11 @@ def _is_done(run_dir: Path, max_steps: int | None) -> bool:
 
 def _steps_per_epoch(run_dir: Path) -> int | None:
     """As the newest checkpoint says whose manifest can be read."""
-    for checkpoint in _checkpoints(run_dir):
-        with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-            return int(read_manifest(checkpoint)["steps_per_epoch"])
+    with contextlib.suppress(UserError):  # where the folder itself cannot be read
+        for checkpoint in checkpoints(checkpoints_of(run_dir)):
+            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
+                return int(read_manifest(checkpoint)["steps_per_epoch"])
     return None
-
-
-def _checkpoints(run_dir: Path) -> list[Path]:
-    try:
-        return checkpoints(checkpoints_of(run_dir))
-    except UserError:
-        return []
 
 
 def _newest_first(output: Path, name: str) -> list[Path]:

@@ -13,8 +13,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.fewer import with_fewer_devices
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.listening import say
-from shufflenet_fn.run.restarting import newest_of
-from shufflenet_fn.run.rewind import rewind_to
+from shufflenet_fn.run.restarting import rewind_to_newest
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 
@@ -51,9 +50,8 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
             if fewer is None:
                 raise
             say(fewer.warnings[-1])
-            checkpoint, passed_over = newest_of(job)
-            checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
-            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *passed_over, *set_aside))
+            checkpoint, notes = rewind_to_newest(job)
+            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
 
 
 def _asks_for_a_watch(job: Job) -> bool:

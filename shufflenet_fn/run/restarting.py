@@ -10,7 +10,7 @@ from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.rewind import rewind_to
+from shufflenet_fn.run.rewind import Rewound, rewind_to
 from shufflenet_fn.run.same_everywhere import check_same_job
 from shufflenet_fn_backends.errors import UserError
 
@@ -59,13 +59,23 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
     return job.resume if newer else checkpoint, passed_over
 
 
+def rewind_to_newest(job: Job) -> Rewound:
+    """Bring the run directory of ``job`` back to ``newest_of(job)``; notes also on what was passed over.
+
+    Raises:
+        UserError: as ``newest_of`` and ``rewind``.
+    """
+    checkpoint, passed_over = newest_of(job)
+    checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
+    return Rewound(checkpoint, [*passed_over, *set_aside])
+
+
 def _is_looked_at(folder: Path, checkpoint: Path) -> bool:
     """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
     return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
 
 
 def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
-    checkpoint, passed_over = newest_of(job)
+    checkpoint, notes = rewind_to_newest(job)
     where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
-    checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
-    return checkpoint, (f"restart {world.attempt}: from {where}", *passed_over, *set_aside)
+    return checkpoint, (f"restart {world.attempt}: from {where}", *notes)

@@ -96,7 +96,8 @@ def test_a_sign_of_life_is_never_read_half_written() -> None:
     with subprocess.Popen([sys.executable, "-c", _BEATS_WITHOUT_PAUSE, board.path]) as writer:
         try:
             deadline = time.monotonic() + 60
-            while board.beats()[0].step == 0 and time.monotonic() < deadline:
+            # Its phase is written after its step.
+            while board.beats()[0].phase is Phase.STARTING and time.monotonic() < deadline:
                 time.sleep(0.01)
             before = board.beats()[0]
             assert before.step

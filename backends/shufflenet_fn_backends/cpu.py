@@ -133,7 +133,7 @@ class _Ordered(NamedTuple):
                 )
                 parts.append(Part(y))
                 means.append(moments.mean)
-                invstds.append(moments.invstd)
+                invstds.append(moments.saved)  # on the CPU the inverse deviation
                 continue
             affine, invstd = call(Coefficients(eps), *part.moments, w.float(), b.float())
             parts.append(Part(part.z, affine, relu))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
-from torch.autograd import forward_ad
+
+from shufflenet_fn_backends.transforms import several_reverse_passes
 
 
 def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
@@ -17,22 +17,9 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
     There, and under ``torch.compile``, the maximum is taken by comparisons, which any transform can go
     through. A second derivative by ``create_graph=True``, which nothing announces before, fails there still.
     """
-    if x.device.type == "npu" and _more_than_one_reverse_pass():
+    if x.device.type == "npu" and several_reverse_passes():
         return _by_comparing(x, kernel, stride, padding)
     return nnf.max_pool2d(x, kernel, stride, padding)
-
-
-def _more_than_one_reverse_pass() -> bool:
-    """Whether forward mode or a derivative of a derivative is being computed, or may be."""
-    if torch.compiler.is_compiling():
-        return True  # Dynamo does not let a program look
-    # (There is no public way to ask.)
-    keys = [interpreter.key() for interpreter in get_interpreter_stack() or ()]
-    return (
-        TransformType.Jvp in keys
-        or keys.count(TransformType.Grad) > 1
-        or forward_ad._current_level >= 0
-    )
 
 
 def _by_comparing(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:

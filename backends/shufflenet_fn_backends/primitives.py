@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
@@ -28,29 +28,36 @@ F_contra = TypeVar("F_contra", contravariant=True)
 F_co = TypeVar("F_co", covariant=True)
 
 
+ThirdResult = Literal["invstd", "var"]
+"""``invstd``: 1/sqrt(biased variance + eps). ``var``: the biased variance."""
+
+
 @dataclass(frozen=True)
 class Moments:
-    """What a training-mode batch norm saw.
+    """The statistics of a training-mode batch norm.
 
-    ``mean`` and ``invstd`` have shape (C,) and are float32 (float64 for float64 activations);
-    ``invstd`` is 1/sqrt(biased variance + eps). ``count`` is N*H*W, the number of values per channel.
-    Both are detached: running statistics carry no gradient. A pytree node with ``count`` as its static
-    context, because ``torch.func`` admits nothing but tensors as leaves of an auxiliary output.
+    ``mean`` and ``saved`` have shape (C,) and are float32 (float64 for float64 activations). ``saved`` is
+    what the device's kernel returns beside the mean, and ``kind`` says what that is: to convert it layer
+    by layer would cost an NPU two kernels a layer. ``count`` is N*H*W, the number of values per channel.
+    Both tensors are detached: running statistics carry no gradient. A pytree node with ``count`` and
+    ``kind`` as its static context, because ``torch.func`` admits nothing but tensors as leaves of an
+    auxiliary output.
     """
 
     mean: Tensor
-    invstd: Tensor
+    saved: Tensor
     count: int
+    kind: ThirdResult = "invstd"
 
 
-def _moments_from(tensors: Iterable[Tensor], count: int) -> Moments:
-    mean, invstd = tensors
-    return Moments(mean, invstd, count)
+def _moments_from(tensors: Iterable[Tensor], context: tuple[int, ThirdResult]) -> Moments:
+    mean, saved = tensors
+    return Moments(mean, saved, *context)
 
 
 pytree.register_pytree_node(
     Moments,
-    lambda moments: ([moments.mean, moments.invstd], moments.count),
+    lambda moments: ([moments.mean, moments.saved], (moments.count, moments.kind)),
     _moments_from,
     serialized_type_name="shufflenet_fn_backends.primitives.Moments",
 )

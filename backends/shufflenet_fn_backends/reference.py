@@ -1,7 +1,8 @@
 """The paper's operations, literally: the oracle that every other backend is held against.
 
-A feature map is a plain NCHW tensor. Differentiable any number of times, in both modes, and usable under
-every ``torch.func`` transform and ``torch.compile(fullgraph=True)``.
+A feature map is a plain NCHW tensor. Differentiable twice, in both modes, and usable under every
+``torch.func`` transform and ``torch.compile(fullgraph=True)``. (PyTorch's own rule for a third derivative of
+batch norm takes the saved statistics as constants, and is wrong.)
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from shufflenet_fn_backends.batch_norm import normalize
 from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
 from shufflenet_fn_backends.pooling import max_pool2d
 from shufflenet_fn_backends.primitives import Backend, Moments
+from shufflenet_fn_backends.third_result import third_result
 
 
 def conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> Tensor:
@@ -38,9 +41,9 @@ def batch_norm_train(
     # Running statistics are not passed: torch would update them in place (silently under `grad`, an
     # error under `vmap`). The kernel returns the batch's own, so no second reduction is paid for them.
     weight, bias = _wide(weight), _wide(bias)
-    y, mean, invstd = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    y, mean, saved = normalize(x, weight, bias, eps)
     count = x.shape[0] * x.shape[2] * x.shape[3]
-    return _relu(y, relu), Moments(mean.detach(), invstd.detach(), count)
+    return _relu(y, relu), Moments(mean.detach(), saved.detach(), count, third_result(x.device))
 
 
 def batch_norm_eval(

@@ -134,8 +134,8 @@ def _logical_batch_norm_train(
         x, permuted(weight, order), permuted(bias, order), eps=eps, relu=relu
     )
     back = inverse_order(order)
-    mean, invstd = permuted(moments.mean, back), permuted(moments.invstd, back)
-    return y, Moments(mean, invstd, moments.count)
+    mean, saved = permuted(moments.mean, back), permuted(moments.saved, back)
+    return y, replace(moments, mean=mean, saved=saved)
 
 
 def _logical_batch_norm_eval(

@@ -7,6 +7,7 @@ The two functions compute the same; which one fits depends on where it is called
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import BatchStats
-from shufflenet_fn_backends.primitives import Moments
+from shufflenet_fn_backends.primitives import Moments, ThirdResult
 
 MomentsTree = dict[str, Any]
 """``Moments`` at the paths where ``batch_stats`` has ``{"bn": {"mean", "var"}}``."""
@@ -30,7 +31,7 @@ def update_running_stats(
         if not isinstance(batch, Moments):
             return {key: visit(stats[key], batch[key]) for key in stats}
         mean, var = stats["bn"]["mean"], stats["bn"]["var"]
-        batch_var = (batch.invstd.pow(-2) - eps) * bessel(batch.count)
+        batch_var = biased_var(batch, eps) * bessel(batch.count)
         return {
             "bn": {
                 "mean": torch.lerp(mean, batch.mean.to(mean.dtype), momentum),
@@ -51,9 +52,14 @@ def update_running_stats_foreach(
     layers = _pairs(batch_stats, moments)
     means = [stats["mean"] for stats, _ in layers]
     variances = [stats["var"] for stats, _ in layers]
-    batch_variances = torch._foreach_pow([batch.invstd for _, batch in layers], -2.0)
-    torch._foreach_sub_(batch_variances, config.bn_eps)
-    torch._foreach_mul_(batch_variances, [bessel(batch.count) for _, batch in layers])
+    saved = [batch.saved for _, batch in layers]
+    factors = [bessel(batch.count) for _, batch in layers]
+    if kind_of([batch for _, batch in layers]) == "var":
+        batch_variances = torch._foreach_mul(saved, factors)
+    else:
+        batch_variances = torch._foreach_pow(saved, -2.0)
+        torch._foreach_sub_(batch_variances, config.bn_eps)
+        torch._foreach_mul_(batch_variances, factors)
     batch_means = [batch.mean for _, batch in layers]
     new_means = torch._foreach_lerp(means, _like(batch_means, means), config.bn_momentum)
     new_variances = torch._foreach_lerp(
@@ -78,6 +84,24 @@ def _rebuild(stats: dict[str, Any], new: Any) -> dict[str, Any]:
 
 def _like(tensors: list[Tensor] | tuple[Tensor, ...], others: list[Tensor]) -> list[Tensor]:
     return [a.to(b.dtype) for a, b in zip(tensors, others, strict=True)]
+
+
+def biased_var(moments: Moments, eps: float) -> Tensor:
+    """Return the biased batch variance (C,), whichever of the two the device's kernel saves."""
+    return moments.saved if moments.kind == "var" else moments.saved.pow(-2) - eps
+
+
+def kind_of(moments: Iterable[Moments]) -> ThirdResult:
+    """Return what ``saved`` is in all of ``moments``.
+
+    Raises:
+        ValueError: they are of both kinds, as layers computed on different devices would be.
+    """
+    kinds = {batch.kind for batch in moments}
+    if len(kinds) != 1:
+        raise ValueError("the layers' moments are of different kinds: compute all on one device")
+    (kind,) = kinds
+    return kind
 
 
 def bessel(count: int) -> float:

@@ -18,6 +18,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import (
     MomentsTree,
     bessel,
+    kind_of,
     update_running_stats_foreach,
 )
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
@@ -99,16 +100,17 @@ def updated_stats(
         get_path(moments, tuple(slot.path.split(".")[:-2])) for slot in spec.slots
     ]
     leaves = [
-        layer.mean if slot.group == "mean" else layer.invstd
+        layer.mean if slot.group == "mean" else layer.saved
         for slot, layer in zip(spec.slots, of_layers, strict=True)
     ]
     # Ones between the layers, because what is there is divided by.
     batch = dict(zip(spec.groups, ravel(leaves, spec, pad=1.0).buffers, strict=True))
     old = dict(zip(spec.groups, batch_stats.buffers, strict=True))
     counts = tuple(layer.count for slot, layer in zip(spec.slots, of_layers, strict=True))
-    invstd = batch["var"]
-    factors = _bessel_factors(spec, counts, invstd.dtype, invstd.device)
-    batch["var"] = (invstd.pow(-2.0) - config.bn_eps) * factors
+    saved = batch["var"]
+    factors = _bessel_factors(spec, counts, saved.dtype, saved.device)
+    biased = saved if kind_of(of_layers) == "var" else saved.pow(-2.0) - config.bn_eps
+    batch["var"] = biased * factors
     new = (
         torch.lerp(old[group], batch[group].to(old[group].dtype), config.bn_momentum)
         for group in spec.groups

@@ -99,7 +99,7 @@ def test_a_grouped_convolution_then_batch_norm_then_split(
     (y, moments, halves), (expected_y, expected_moments, expected_halves) = results
     assert_same(y, expected_y)
     torch.testing.assert_close(moments.mean, expected_moments.mean)
-    torch.testing.assert_close(moments.invstd, expected_moments.invstd)
+    torch.testing.assert_close(moments.saved, expected_moments.saved)
     assert moments.count == expected_moments.count == 2 * 3 * 3
     for half, wanted in zip(halves, expected_halves, strict=True):
         assert_same(half, wanted)
@@ -137,7 +137,7 @@ def test_batch_norm_in_training_by_hand(maps: tuple[Routed, Tensor]) -> None:
     )
     assert_same(found, expected)
     torch.testing.assert_close(moments.mean, maps[1].mean((0, 2, 3)))
-    torch.testing.assert_close(moments.invstd, expected_moments.invstd)
+    torch.testing.assert_close(moments.saved, expected_moments.saved)
     assert not moments.mean.requires_grad
 
 
@@ -165,7 +165,7 @@ def test_the_twin_takes_parameters_in_the_maps_order(
     wanted, expected = REFERENCE.batch_norm_train(literal, *parameters[:2], eps=1e-5, relu=False)
     assert_same(found, wanted)
     torch.testing.assert_close(moments.mean, expected.mean[order])
-    torch.testing.assert_close(moments.invstd, expected.invstd[order])
+    torch.testing.assert_close(moments.saved, expected.saved[order])
 
 
 def test_max_pooling_part_by_part(maps: tuple[Routed, Tensor]) -> None:

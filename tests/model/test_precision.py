@@ -63,7 +63,7 @@ def recording() -> tuple[Backend[Tensor], Seen]:
         assert weight.dtype == bias.dtype
         seen.norm.add((x.dtype, weight.dtype))
         y, moments = REFERENCE.batch_norm_train(x, weight, bias, **kwargs)
-        seen.moments.update((moments.mean.dtype, moments.invstd.dtype))
+        seen.moments.update((moments.mean.dtype, moments.saved.dtype))
         return y, moments
 
     def batch_norm_eval(

@@ -68,8 +68,8 @@ def test_moments_are_the_batchs_own_and_detached() -> None:
     )
     assert first.count == 3 * 16 * 16
     torch.testing.assert_close(first.mean, x.mean((0, 2, 3)))
-    torch.testing.assert_close(first.invstd, (x.var((0, 2, 3), correction=0) + 1e-5).rsqrt())
-    assert not first.mean.requires_grad and not first.invstd.requires_grad
+    torch.testing.assert_close(first.saved, (x.var((0, 2, 3), correction=0) + 1e-5).rsqrt())
+    assert not first.mean.requires_grad and not first.saved.requires_grad
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -93,7 +93,7 @@ def test_half_moments_enter_float32_statistics() -> None:
 
     def half(node: Any) -> Any:
         if isinstance(node, Moments):
-            return Moments(node.mean.half(), node.invstd.half(), node.count)
+            return Moments(node.mean.half(), node.saved.half(), node.count)
         return {key: half(value) for key, value in node.items()}
 
     exact = update_running_stats(TINY, variables.batch_stats, moments)

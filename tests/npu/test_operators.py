@@ -130,19 +130,18 @@ def test_writing_through_a_view_leaves_the_rest(view: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [f16, bf16, f32])
-def test_the_third_output_of_batch_norm_is_the_inverse_standard_deviation(
-    dtype: torch.dtype,
-) -> None:
-    """The older aclop path returns the variance there; whoever reads it must be able to tell."""
-    x = torch.randn(8, 5, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
-    weight, bias = torch.ones(5), torch.zeros(5)
-    _, mean, invstd = torch.native_batch_norm(
+@pytest.mark.parametrize("channels", [5, 64])
+def test_batch_norm_saves_mean_and_variance(dtype: torch.dtype, channels: int) -> None:
+    """ops-nn@9.1.0 norm/batch_norm_v3/docs/aclnnBatchNorm.md: saveInvstd of Atlas A2."""
+    x = torch.randn(8, channels, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    weight, bias = torch.ones(channels), torch.zeros(channels)
+    _, mean, third = torch.native_batch_norm(
         x.to(NPU), weight.to(NPU), bias.to(NPU), None, None, True, 0.1, 1e-3
     )
     var, expected_mean = torch.var_mean(x.float(), (0, 2, 3), correction=0)
-    assert mean.dtype == invstd.dtype == f32
+    assert mean.dtype == third.dtype == f32
     torch.testing.assert_close(mean.cpu(), expected_mean, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(invstd.cpu(), (var + 1e-3).rsqrt(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(third.cpu(), var, rtol=1e-5, atol=1e-5)
 
 
 def test_batch_norm_updates_running_statistics() -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 
 from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.runtimes.npu.chip import dtypes, half, has_bfloat16
 from shufflenet_fn_backends.runtimes.npu.environment import RECOMMENDED, set_recommended
-from shufflenet_fn_backends.runtimes.npu.setup import check_batch_norm
+from shufflenet_fn_backends.third_result import CHANNELS, Probe, decide, probe
 
 OLD = (
     "Ascend910A",
@@ -70,14 +74,41 @@ def test_the_timeouts_fit_each_other() -> None:
     assert JOIN_TIMEOUT_S <= connect <= 7200
 
 
-def test_batch_norm_that_returns_the_variance_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_batch_norm(torch.device("cpu"))
+@pytest.mark.parametrize(("kinds", "kind"), [(("var",) * 3, "var"), (("invstd",) * 3, "invstd")])
+def test_third_result_is_what_all_kernels_agree_on(
+    kinds: tuple[ThirdResult, ...], kind: ThirdResult
+) -> None:
+    assert decide([Probe(64, 1.0, 1.0, 1.0, found) for found in kinds], "npu:0") == kind
+
+
+@pytest.mark.parametrize("kinds", [("var", "var", "invstd"), ("var", None, "var"), (None,) * 3])
+def test_kernels_that_disagree_are_refused(kinds: tuple[ThirdResult | None, ...]) -> None:
+    probes = [Probe(c, 5.5, 5.0, 0.4, found) for c, found in zip(CHANNELS, kinds, strict=True)]
+    with pytest.raises(DeviceError, match=r"63 channels: 5\.5 \(variance 5, inverse .* 0\.4\)"):
+        decide(probes, "npu:0")
+
+
+def test_probe_tells_the_third_results_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     original = torch.native_batch_norm
 
-    def older(x: torch.Tensor, *arguments: object) -> tuple[torch.Tensor, ...]:
-        y, mean, _ = original(x, *arguments)
-        return y, mean, x.var((0, 2, 3), correction=0)
+    def kernel(third: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., Any]:
+        def batch_norm(x: torch.Tensor, *arguments: object) -> tuple[torch.Tensor, ...]:
+            return *original(x, *arguments)[:2], third(x.var((0, 2, 3), correction=0))
 
-    monkeypatch.setattr(torch, "native_batch_norm", older)
-    with pytest.raises(DeviceError, match="inverse standard deviation"):
-        check_batch_norm(torch.device("cpu"))
+        return batch_norm
+
+    found = {}
+    for name, third in {
+        "var": lambda var: var,
+        "invstd": lambda var: (var + 0.25).rsqrt(),
+        "unbiased": lambda var: var * 4 / 3,
+        "eps": lambda var: var + 0.25,
+    }.items():
+        monkeypatch.setattr(torch, "native_batch_norm", kernel(third))
+        found[name] = [one.kind for one in probe(torch.device("cpu"))]
+    assert found == {
+        "var": ["var"] * 3,
+        "invstd": ["invstd"] * 3,
+        "unbiased": [None] * 3,
+        "eps": [None] * 3,
+    }

@@ -33,6 +33,7 @@ SOCS = (
     "Ascend910_9382",
     "Ascend910_9391",
     "Ascend910_9392",
+    "Ascend950PR_9589",
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,8}(B|KiB|MiB|GiB)?")
 _FAULT = re.compile(

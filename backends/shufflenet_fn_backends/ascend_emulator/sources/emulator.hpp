@@ -21,7 +21,8 @@ namespace emulator {
 
 // ---- What is emulated -------------------------------------------------------------------------
 
-enum SocClass : int { k910A = 0, k910B = 1 };
+// Ordered by generation. k910B is Atlas A2 and A3.
+enum SocClass : int { k910A = 0, k910B = 1, k950 = 2 };
 
 // The class of chip that SHUFFLENET_FN_EMULATOR_SOC names; decides which dtypes an operator takes.
 EMULATOR_API int soc_class();

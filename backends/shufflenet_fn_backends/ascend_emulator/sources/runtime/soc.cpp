@@ -29,6 +29,7 @@ constexpr Soc kSocs[] = {
     {"Ascend910_9382", k910B, 24, 48, 192 * kMiB, 64 * kGiB},
     {"Ascend910_9391", k910B, 24, 48, 192 * kMiB, 64 * kGiB},
     {"Ascend910_9392", k910B, 24, 48, 192 * kMiB, 64 * kGiB},
+    {"Ascend950PR_9589", k950, 32, 64, 128 * kMiB, 128 * kGiB},
 };
 
 }  // namespace

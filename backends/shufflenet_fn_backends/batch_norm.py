@@ -1,0 +1,125 @@
+"""Training-mode batch norm whose derivatives are right on every device.
+
+PyTorch's rules for forward mode, for second derivatives and for batched backward passes of
+``native_batch_norm`` read its third result as the inverse standard deviation. Where a chip returns the
+variance (``third_result``), they are silently wrong. There, the kernels are used for what they are right
+for, the value and the first derivative, and everything else goes through a composition of elementary
+operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn_backends.third_result import third_result
+from shufflenet_fn_backends.transforms import batched_or_forward
+
+_DIMS: Final = (0, 2, 3)
+
+
+def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise NCHW ``x`` with its own statistics.
+
+    Args:
+        x: (N, C, H, W), floating point.
+        weight, bias: (C,), at least float32.
+        eps: added to the variance.
+
+    Returns:
+        The output in the dtype of ``x``, the mean (C,), and what the device's kernel saves beside it (C,):
+        ``third_result(x.device)`` says what that is.
+    """
+    if third_result(x.device) == "invstd":
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+    if batched_or_forward():
+        return composed(x, weight, bias, eps)
+    y, mean, var = _BatchNorm.apply(x, weight, bias, eps)
+    return y, mean, var
+
+
+def composed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return output, mean and biased variance by operations that every transform goes through."""
+    mean, centred, var = _statistics(x, weight.dtype)
+    y = centred * (var + eps).rsqrt() * _per_channel(weight) + _per_channel(bias)
+    return y.to(x.dtype), mean.flatten(), var.flatten()
+
+
+def composed_backward(
+    dy: Tensor, x: Tensor, weight: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of ``x``, ``weight`` and ``bias``: Ioffe and Szegedy, 2015, section 3."""
+    _, centred, var = _statistics(x, weight.dtype)
+    invstd = (var + eps).rsqrt()
+    normed, wide = centred * invstd, dy.to(weight.dtype)
+    dbias = wide.sum(_DIMS)
+    dweight = (wide * normed).sum(_DIMS)
+    dnormed = wide * _per_channel(weight)
+    along = (dnormed * normed).mean(_DIMS, keepdim=True)
+    dx = invstd * (dnormed - dnormed.mean(_DIMS, keepdim=True) - normed * along)
+    return dx.to(x.dtype), dweight, dbias
+
+
+class _BatchNorm(torch.autograd.Function):
+    """The kernel forward; backward the kernel, or the composition where the kernel's rules would be used."""
+
+    @staticmethod
+    def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
+        return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        x, weight, _, eps = inputs
+        _, mean, var = output
+        ctx.mark_non_differentiable(mean, var)
+        ctx.save_for_backward(x, weight, mean, var)
+        ctx.eps = eps
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor, dmean: Any, dvar: Any) -> Any:
+        x, weight, mean, var = ctx.saved_tensors
+        if batched_or_forward():
+            grads = composed_backward(dy, x, weight, ctx.eps)
+        else:
+            grads = _BatchNormBackward.apply(dy, x, weight, mean, var, ctx.eps)
+        return *grads, None
+
+
+class _BatchNormBackward(torch.autograd.Function):
+    """The backward kernel; its own derivative is that of the composition."""
+
+    @staticmethod
+    def forward(
+        dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
+    ) -> Any:
+        return torch.ops.aten.native_batch_norm_backward(
+            dy, x, weight, None, None, mean, var, True, eps, [True] * 3
+        )
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        dy, x, weight, _, _, eps = inputs
+        ctx.save_for_backward(dy, x, weight)
+        ctx.eps = eps
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        def gradients(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return composed_backward(dy, x, weight, ctx.eps)
+
+        primal: tuple[Any, ...] = torch.func.vjp(gradients, *ctx.saved_tensors)
+        pull_back = primal[1]
+        return *pull_back(cotangents), None, None, None
+
+
+def _statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    wide = x.to(dtype)
+    mean = wide.mean(_DIMS, keepdim=True)
+    centred = wide - mean
+    return mean, centred, centred.square().mean(_DIMS, keepdim=True)
+
+
+def _per_channel(parameter: Tensor) -> Tensor:
+    return parameter.reshape(1, -1, 1, 1)

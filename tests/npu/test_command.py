@@ -27,7 +27,7 @@ def test_run_reports_what_a_command_did_and_ends_as_it_did(
     assert ended.code == 9, ended.err
     assert ended.out == "2097152.0\n"  # standard output is the command's alone
     lines = ended.err.splitlines()
-    (sums,) = (line for line in lines if "aclnnReduceSum" in line)
+    (sums,) = (line for line in lines if "│ aclnnReduceSum" in line)
     assert [cell.strip() for cell in sums.strip("│ ").split("│")] == [
         "aclnnReduceSum",
         "1",

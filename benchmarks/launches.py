@@ -4,8 +4,8 @@
 
 Beside it the shape of the original. Calls are counted on the emulator of CANN under the real torch_npu, which
 it builds first (docs/ascend.md has the environment). Device kernels and their bytes are derived from the
-sources of CANN, not measured. fp32 on one card, and O2 with a loss scale on two, with every backend. Two small
-batches are counted: kernels do not depend on the batch, and bytes lie on a line.
+sources of CANN, not measured. fp32 on one card, and O2 with a loss scale on two, with every backend. Two
+small batches are counted: kernels do not depend on the batch, and bytes lie on a line.
 """
 
 from __future__ import annotations

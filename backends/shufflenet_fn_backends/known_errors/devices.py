@@ -19,7 +19,7 @@ ENTRIES: Final = (
     ),
     KnownError(
         key="Bus error",
-        pattern=r"killed by signal: Bus error|[Uu]nexpected bus error encountered in worker|\bSIGBUS\b",
+        pattern=r"killed by signal: Bus error|[Uu]nexpected bus error encountered in worker",
         meaning="a process that loads data ran out of shared memory: /dev/shm of a container has 64 MB if "
         "nothing else was asked for",
         fix="Start the container with --shm-size=32g or --ipc=host; df -h /dev/shm shows the size",

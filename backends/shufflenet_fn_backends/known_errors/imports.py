@@ -18,7 +18,7 @@ ENTRIES: Final = (
         pattern=r"This project is not functional and is a placeholder form HUAWEI",
         meaning="PyPI's package ascend-cann-toolkit holds only its name and refuses to be installed; CANN is "
         "not on PyPI",
-        fix="Install CANN from Huawei: its .run files, yum, conda, an image such as quay.io/ascend/cann, or "
+        fix="Install CANN from Huawei: its .run files, yum, conda, its container image ascend/cann, or "
         "pip with Huawei's own index, as CANN's installation guide shows",
         source="pip install ascend-cann-toolkit, version 0.0.1.dev1; CANN 9.1 installation guide",
     ),

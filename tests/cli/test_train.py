@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 
 from tests.model.support import assert_close_to_scale
+from tests.rounding import assert_rounding_only
 
 Command = Callable[..., Any]
 
@@ -118,11 +119,17 @@ def test_a_run_may_be_resumed_with_another_backend_which_is_said(
 ) -> None:
     recipe = ("--epochs", 2, "--backend", "reference")
     train(*recipe, "--run-dir", "whole", "--max-steps", 4)
+    train("--epochs", 2, "--backend", "cpu", "--run-dir", "other", "--max-steps", 4)
+    double = ("--precision", "p=f64,c=f64,o=f64")
+    train(*recipe, *double, "--run-dir", "truth", "--max-steps", 4)
     train(*recipe, "--run-dir", "cut", "--max-steps", 3)
     resumed = command("train", "--resume", "cut", "--backend", "routed", "--max-steps", 4)
     assert resumed.code == 0, resumed.err
     assert "backend is routed and was reference" in resumed.err
-    assert_close_to_scale(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"), 1e-3)
+    cut, truth, *samples = (
+        weights_of(tmp_path / name) for name in ("cut", "truth", "whole", "other")
+    )
+    assert_rounding_only(cut, samples, truth)
 
 
 def test_two_processes_compute_what_two_lanes_compute(

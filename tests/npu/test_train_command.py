@@ -25,6 +25,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
 from tests.conftest import Outcome
+from tests.rounding import assert_rounding_only
 
 CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
 SMALL = ("--arch", "x0_5", "--image-size", 64, "--precision", "O0", "--print-freq", 1)
@@ -129,8 +130,11 @@ def test_losses_and_weights_are_those_of_the_cpu(
 ) -> None:
     recipe = (*SMALL, "--pretrained", start, "--lr", 0.01, "--epochs", 1, "--max-steps", 3)
     devices = int(on_npus[1])
-    here = train("--device", "cpu", *on_cpu, *recipe, "--run-dir", tmp_path / "cpu")
-    assert here.code == 0, here.err
+    double = ("--backend", "reference", "--precision", "p=f64,c=f64,o=f64")
+    ways = {"truth": double, "cpu": (), "reference": ("--backend", "reference")}
+    for name, options in ways.items():
+        here = train("--device", "cpu", *on_cpu, *recipe, *options, "--run-dir", tmp_path / name)
+        assert here.code == 0, here.err
     # Without torch_npu's second thread where eight processes share the cores: it polls while it waits.
     queue = {"TASK_QUEUE_ENABLE": "0"} if devices == 8 else {}
     there = train(
@@ -140,14 +144,18 @@ def test_losses_and_weights_are_those_of_the_cpu(
     )
     assert there.code == 0, there.err
     assert f"devices: {devices} × npu" in there.out
-    expected = losses(tmp_path / "cpu")
-    assert len(expected) == 3
-    assert losses(tmp_path / "npu") == pytest.approx(expected, rel=1e-3)
     before = weights(start)
-    ours, theirs = (change(weights(tmp_path / name), before) for name in ("npu", "cpu"))
-    assert float((ours - theirs).norm() / theirs.norm()) < 1e-2
+    npu, truth, *samples = (
+        {
+            "losses": torch.tensor(losses(tmp_path / name), dtype=torch.float64),
+            "change": change(weights(tmp_path / name), before),
+        }
+        for name in ("npu", "truth", "cpu", "reference")
+    )
+    assert len(truth["losses"]) == 3
+    assert_rounding_only(npu, samples, truth)
     # A gradient summed where it should have been averaged, or that of one rank, would be far off.
-    assert float(theirs.norm()) > 0.01
+    assert float(truth["change"].norm()) > 0.01
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ PAIR(Eq, numbers, at::eq)
 PAIR(Ne, numbers, at::ne)
 PAIR(Lt, plain | unsigneds, at::lt)
 PAIR(Le, plain | u16, at::le)
+// aclnnGtTensor follows ops-math@9.1.0 math/greater/docs/aclnnGtTensor&aclnnInplaceGtTensor.md
 PAIR(Gt, plain | unsigneds, at::gt)
 // aclnnGeScalar follows ops-math@9.1.0 math/greater_equal/docs/aclnnGeScalar&aclnnInplaceGeScalar.md
 PAIR(Ge, plain | unsigneds, at::ge)

@@ -60,6 +60,7 @@ ACLNN(aclnnRepeatInterleaveIntWithDim, on_910b(floats | integers | boolean), In 
   out = at::repeat_interleave(self, repeats, dim);
 }
 
+// Follows ops-math@9.1.0 conversion/pad_v3/docs/aclnnConstantPadNd.md
 ACLNN(aclnnConstantPadNd, numbers | unsigneds, In self, Ints pad, Value value, Out out) {
   out = at::constant_pad_nd(self, pad, value);
 }

@@ -1,9 +1,11 @@
-"""Launches, bytes copied and host waits of a training step on Ascend, beside the shape of the original.
+"""Calls of CANN, modelled device kernels, bytes and host waits of a training step on Ascend.
 
-    python benchmarks/launches.py [--json] [--batch-size 64] [--image-size 224]
+    python benchmarks/launches.py [--json] [--batch-sizes 64,1024] [--image-size 224]
 
-Counted on the emulator of CANN under the real torch_npu, which it builds first; needs the environment for it
-(docs/ascend.md). fp32 on one card, and O2 with a loss scale on two cards, with every backend.
+Beside it the shape of the original. Calls are counted on the emulator of CANN under the real torch_npu, which
+it builds first (docs/ascend.md has the environment). Device kernels and their bytes are derived from the
+sources of CANN, not measured. fp32 on one card, and O2 with a loss scale on two, with every backend. Two
+small batches are counted: kernels do not depend on the batch, and bytes lie on a line.
 """
 
 from __future__ import annotations
@@ -11,18 +13,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from shufflenet_fn.bench.launches_ranks import count_case
 from shufflenet_fn.bench.launches_worker import PEER, Case
+from shufflenet_fn.bench.step_counts import StepCounts, at_batch_size
 from shufflenet_fn_backends.ascend_emulator.build import build
+from shufflenet_fn_backends.ascend_emulator.kernel_model import DERIVED, FILL, SLICE, TRANSDATA
 from shufflenet_fn_backends.ascend_emulator.report import PROVES
 
 SETUPS = (("fp32", 1), ("O2", 2))
-# For the page: what the kernels of a step are for, by the beginning of their names.
+COUNTED = (2, 4)
+# For the page: what the calls of a step are for, by the beginning of their names.
 GROUPS = {
     "convolutions": ("aclnnConvolution",),
     "batch norms": ("aclnnBatchNorm",),
@@ -38,7 +44,9 @@ GROUPS = {
     "running statistics": ("aclnnLerps", "aclnnPowTensorScalar", "aclnnSubs", "aclnnMul"),
     "accuracy": ("aclnnTopkV2", "aclnnEqTensor", "aclnnBitwiseAndTensor"),
 }
-BACKENDS = ("reference", "native", "gather", "npu", "routed")
+BACKENDS = ("reference", "native", "gather", "npu")
+
+Found = Mapping[str, tuple[StepCounts, StepCounts]]
 
 
 def main() -> None:
@@ -46,44 +54,67 @@ def main() -> None:
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object instead of tables"
     )
-    parser.add_argument("--batch-size", type=int, default=64, help="images of a card (64)")
+    parser.add_argument("--batch-sizes", default="64,1024", help="images of a card (64,1024)")
     parser.add_argument("--image-size", type=int, default=224, help="side of the images (224)")
     parser.add_argument("--arch", default="x1_0")
     parser.add_argument("--backends", default=",".join(BACKENDS), help="with commas between")
     parser.add_argument(
-        "--markdown", action="store_true", help="every kernel of the fp32 step, for docs/"
+        "--markdown", action="store_true", help="every call of the fp32 step, for docs/"
     )
     options = parser.parse_args()
     libraries = build(lambda text: print(text, file=sys.stderr))
-    results: dict[str, Any] = {"batch_size": options.batch_size, "image_size": options.image_size}
+    names = (PEER, *options.backends.split(","))
+    batch_sizes = [int(size) for size in options.batch_sizes.split(",")]
+    results: dict[str, Found] = {}
     for precision, cards in SETUPS:
-        found = {}
-        for name in (PEER, *options.backends.split(",")):
-            case = Case(name, precision, options.batch_size, options.image_size, options.arch)
-            print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
-            found[name] = count_case(libraries, case, cards)
-        results[f"{precision} on {cards} cards" if cards > 1 else precision] = found
+        title = f"{precision} on {cards} cards" if cards > 1 else precision
+        results[title] = {
+            name: counted(libraries, name, precision, cards, options.image_size, options.arch)
+            for name in names
+        }
     if options.markdown:
-        print(markdown(results["fp32"][PEER]["kernels"], results["fp32"]["npu"]["kernels"]))
-        return
-    if options.json:
-        print(json.dumps(results))
-        return
-    console = Console()
-    for title, found in results.items():
-        if isinstance(found, dict):
-            console.print(_table(title, found))
-    console.print(PROVES)
+        found = results["fp32"]
+        print(markdown(found[PEER][0].operators, found["npu"][0].operators))
+    elif options.json:
+        print(json.dumps(as_json(results, batch_sizes)))
+    else:
+        console = Console()
+        for title, found in results.items():
+            console.print(_calls(title, found))
+            for batch_size in batch_sizes:
+                console.print(_kernels(title, found, batch_size))
+        console.print(f"Device kernels and bytes moved: {DERIVED}. {PROVES}")
 
 
-def markdown(peer: dict[str, int], ours: dict[str, int]) -> str:
-    """Every kernel by group, the longest matching name deciding."""
+def counted(
+    libraries: Path, name: str, precision: str, cards: int, image_size: int, arch: str
+) -> tuple[StepCounts, StepCounts]:
+    """Return the counts of steps of both of ``COUNTED`` images a card."""
+    print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
+    cases = [Case(name, precision, size, image_size, arch) for size in COUNTED]
+    small, large = (StepCounts(**count_case(libraries, case, cards)) for case in cases)
+    return small, large
+
+
+def as_json(results: Mapping[str, Found], batch_sizes: list[int]) -> dict[str, object]:
+    """Return everything by setting, name and batch size."""
+    return {
+        title: {
+            name: {size: at_batch_size(*pair, COUNTED, size)._asdict() for size in batch_sizes}
+            for name, pair in found.items()
+        }
+        for title, found in results.items()
+    }
+
+
+def markdown(peer: Mapping[str, int], ours: Mapping[str, int]) -> str:
+    """Every call by group, the longest matching name deciding."""
     prefixes = {prefix: group for group, names in GROUPS.items() for prefix in names}
     groups: dict[str, list[str]] = {group: [] for group in (*GROUPS, "other")}
     for name in sorted({*peer, *ours}):
         fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
         groups[prefixes[max(fitting, key=len)] if fitting else "other"].append(name)
-    lines = ["| kernel | original's shape | ours |", "| --- | --- | --- |"]
+    lines = ["| call | original's shape | ours |", "| --- | --- | --- |"]
     for group, names in groups.items():
         sums = [sum(counts.get(name, 0) for name in names) for counts in (peer, ours)]
         if names:
@@ -93,20 +124,40 @@ def markdown(peer: dict[str, int], ours: dict[str, int]) -> str:
     return "\n".join([*lines, f"| **all** | **{total[0]}** | **{total[1]}** |"])
 
 
-def _table(title: str, found: dict[str, Any]) -> Table:
-    table = Table(title=title)
-    for column in ("", "launches", "÷ peer", "MB copied", "÷ peer", "host waits"):
-        table.add_column(column, justify="right" if column else "left")
-    peer = found[PEER]
-    for name, counts in found.items():
+def _calls(title: str, found: Found) -> Table:
+    table = _table(f"{title}: calls, counted", "", "calls", "÷ peer", "host waits")
+    peer = found[PEER][0]
+    for name, (counts, _) in found.items():
+        ratio = f"{counts.calls / peer.calls:.3f}"
+        table.add_row(name, str(counts.calls), ratio, str(counts.host_syncs))
+    return table
+
+
+def _kernels(title: str, found: Found, batch_size: int) -> Table:
+    table = _table(
+        f"{title}, {batch_size} images a card: device kernels, {DERIVED}",
+        *("", "kernels", "from", "to", "÷ peer", TRANSDATA, SLICE, FILL, "MB moved", "÷ peer"),
+    )
+    peer = at_batch_size(*found[PEER], COUNTED, batch_size)
+    for name, pair in found.items():
+        counts = at_batch_size(*pair, COUNTED, batch_size)
         table.add_row(
-            name,
-            str(counts["launches"]),
-            f"{counts['launches'] / peer['launches']:.3f}",
-            f"{counts['copied'] / 1e6:.1f}",
-            f"{counts['copied'] / peer['copied']:.3f}",
-            str(counts["host_syncs"]),
+            *(name, str(counts.kernels), str(counts.low), str(counts.high)),
+            f"{counts.kernels / peer.kernels:.3f}",
+            *(
+                f"{counts.kinds.get(kind, 0) / counts.kernels:.1%}"
+                for kind in (TRANSDATA, SLICE, FILL)
+            ),
+            f"{counts.moved / 1e6:.1f}",
+            f"{counts.moved / peer.moved:.3f}",
         )
+    return table
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
     return table
 
 

@@ -74,12 +74,15 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, _, eps = inputs
         _, mean, var = output
         ctx.mark_non_differentiable(mean, var)
+        ctx.set_materialize_grads(False)  # zeros for both statistics would be two kernels a layer
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor, dmean: Any, dvar: Any) -> Any:
+    def backward(ctx: Any, dy: Tensor | None, dmean: Any, dvar: Any) -> Any:
         x, weight, mean, var = ctx.saved_tensors
+        if dy is None:
+            return None, None, None, None
         if batched_or_forward():
             grads = composed_backward(dy, x, weight, ctx.eps)
         else:

@@ -90,13 +90,10 @@ def _explain(path: Path, as_json: bool) -> None:
         raise UsageError(f"cannot read {path}: {error.strerror}.") from None
     found = explain_all(text)
     if as_json:
-        print(
-            json.dumps(
-                {"known": [{"key": e.key, "meaning": e.meaning, "fix": e.fix} for e in found]}
-            )
-        )
+        said = ("key", "meaning", "fix", "source")
+        print(json.dumps({"known": [{name: getattr(e, name) for name in said} for e in found]}))
         return
     for entry in found:
-        print(f"{entry.key}: {entry.meaning}. {entry.fix}.")
+        print(f"{entry.key}: {entry.meaning}. {entry.fix}. Source: {entry.source}.")
     if not found:
         print("no error that is known here; CANN's own log is in ~/ascend/log/debug/plog")

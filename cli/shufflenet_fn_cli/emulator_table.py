@@ -1,4 +1,4 @@
-"""What the emulator has counted, and the sources that it follows, as tables."""
+"""What the emulator has counted, what CANN's sources make of it, and the sources it follows, as tables."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shufflenet_fn_backends.ascend_emulator.counters import Counts, DeviceCounts, add
+from shufflenet_fn_backends.ascend_emulator.kernel_model import DERIVED, Modelled, model
 from shufflenet_fn_backends.ascend_emulator.report import PROVES
 from shufflenet_fn_backends.ascend_emulator.vendor_sources import KINDS, Function
 
@@ -22,16 +23,17 @@ def print_report(processes: Sequence[Counts]) -> None:
         console.print("No process used an NPU, or none came to its end: nothing was counted.")
         return
     total = add([one.total for one in processes])
-    console.print(_kernels(total, len(processes)))
+    console.print(_calls(total, len(processes)))
+    console.print(_modelled(model(total.signatures)))
     if total.syncs or total.copies:
         console.print(_waits_and_copies(total))
     console.print(_processes(processes))
     console.print(PROVES)
 
 
-def _kernels(total: DeviceCounts, processes: int) -> Table:
-    title = "kernels" if processes == 1 else f"kernels, {processes} processes together"
-    table = _table(title, "kernel", "launches", "MB read", "MB written")
+def _calls(total: DeviceCounts, processes: int) -> Table:
+    title = "calls of CANN" if processes == 1 else f"calls of CANN, {processes} processes together"
+    table = _table(title, "operator", "calls", "MB read", "MB written")
     by_launches = sorted(total.kernels.items(), key=lambda item: (-item[1].launches, item[0]))
     for name, kernel in by_launches:
         table.add_row(
@@ -51,6 +53,21 @@ def _kernels(total: DeviceCounts, processes: int) -> Table:
     return table
 
 
+def _modelled(kernels: Modelled) -> Table:
+    table = _table(f"device kernels, {DERIVED}", "kernel", "launches", "share", "MB moved")
+    for kind, count in sorted(kernels.kinds.items(), key=lambda item: (-item[1], item[0])):
+        moved = f"{kernels.bytes_by_kind[kind] / 1e6:.3f}"
+        table.add_row(kind, str(count), f"{kernels.share(kind):.1%}", moved)
+    table.add_section()
+    span = f"{kernels.kernels} ({kernels.low} to {kernels.high})"
+    table.add_row("all", span, "", f"{kernels.nbytes / 1e6:.3f}")
+    if kernels.assumed:
+        table.caption = "one kernel is assumed for each call of: " + ", ".join(
+            sorted(kernels.assumed)
+        )
+    return table
+
+
 def _waits_and_copies(total: DeviceCounts) -> Table:
     table = _table("host waits and copies", "what", "times", "MB")
     for name, times in sorted(total.syncs.items()):
@@ -61,9 +78,7 @@ def _waits_and_copies(total: DeviceCounts) -> Table:
 
 
 def _processes(processes: Sequence[Counts]) -> Table:
-    table = _table(
-        "processes", "rank", "process", "device", "launches", "waits", "copies", "peak MB"
-    )
+    table = _table("processes", "rank", "process", "device", "calls", "waits", "copies", "peak MB")
     for one in processes:
         for number, device in one.devices.items():
             table.add_row(

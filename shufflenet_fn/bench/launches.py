@@ -1,4 +1,7 @@
-"""Kernels launched, bytes copied and host waits of a training step on an NPU: counted on the emulator.
+"""Calls of CANN, device kernels, bytes and host waits of a training step on an NPU.
+
+Calls and waits are counted on the emulator; device kernels and the bytes that they move are a model from
+CANN's sources (``ascend_emulator.kernel_model``).
 
 Ours is the step that ``shufflenet-fn train`` takes; the peer is ``ascend_peer``. Images are normalised and
 on the device before the step begins, on both sides.
@@ -6,13 +9,14 @@ on the device before the step begins, on both sides.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
 from shufflenet_fn.bench.ascend_peer import AscendShuffleNet
+from shufflenet_fn.bench.step_counts import StepCounts
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
@@ -28,25 +32,16 @@ from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn_backends.ascend_emulator.counters import DeviceCounts, reset, snapshot
+from shufflenet_fn_backends.ascend_emulator.kernel_model import model
 from shufflenet_fn_backends.primitives import Backend
 
 COPYING: Final = (
     *("Cat", "IndexSelect", "Gather", "ChannelShuffle", "Split", "Slice"),
     *("Copy", "Cast", "Permute", "Transpose"),
 )
-"""Kernels whose work is to move values: whose name, without ``aclnn``, holds one of these."""
+"""Operators whose work is to move values: whose name, without ``aclnn``, holds one of these."""
 
 _WARM_UP: Final = 2
-
-
-class StepCounts(NamedTuple):
-    """One training step. ``kernels``: launches by name. ``copied``: bytes that copying kernels write."""
-
-    launches: int
-    kernels: Mapping[str, int]
-    copied: int
-    host_syncs: int
-    host_copies: int
 
 
 Step = Callable[[], object]
@@ -147,11 +142,23 @@ def _batch(
 
 
 def _summary(counts: DeviceCounts, syncs: int) -> StepCounts:
-    kernels = {name: kernel.launches for name, kernel in counts.kernels.items()}
+    operators = {name: kernel.launches for name, kernel in counts.kernels.items()}
     copied = sum(
         kernel.bytes_written
         for name, kernel in counts.kernels.items()
         if any(word in name for word in COPYING)
     )
     host = sum(counts.copies[way].copies for way in ("h2d", "d2h") if way in counts.copies)
-    return StepCounts(sum(kernels.values()), kernels, copied, syncs, host)
+    modelled = model(counts.signatures)
+    return StepCounts(
+        sum(operators.values()),
+        operators,
+        copied,
+        syncs,
+        host,
+        modelled.kernels,
+        modelled.low,
+        modelled.high,
+        modelled.kinds,
+        modelled.nbytes,
+    )

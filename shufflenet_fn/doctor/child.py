@@ -18,7 +18,7 @@ STAGES: Final = MappingProxyType(
         "python": "shufflenet_fn.doctor.packages:python",
         "torch": "shufflenet_fn.doctor.packages:torch",
         "torchvision": "shufflenet_fn.doctor.packages:torchvision",
-        "apex": "shufflenet_fn.doctor.packages:apex",
+        "namesakes": "shufflenet_fn.doctor.packages:namesakes",
         "torch_npu": "shufflenet_fn.doctor.ascend:torch_npu",
         "autoload": "shufflenet_fn.doctor.ascend:autoload",
         "cann": "shufflenet_fn.doctor.ascend:cann",

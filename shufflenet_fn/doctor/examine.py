@@ -22,7 +22,7 @@ ORDER = (
     "python",
     "torch",
     "torchvision",
-    "apex",
+    "namesakes",
     "torch_npu",
     "cann",
     "devices",

@@ -8,8 +8,10 @@ import importlib.util
 import platform
 import struct
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 
@@ -72,23 +74,94 @@ def torchvision(facts: dict[str, Any]) -> Finding:
     return Finding(OK, f"torchvision {module.__version__}", details={"version": module.__version__})
 
 
-def apex(facts: dict[str, Any]) -> Finding:
-    """Whether the package called apex is what its user thinks; nothing here needs any."""
-    try:
-        distribution = importlib.metadata.distribution("apex")
-    except importlib.metadata.PackageNotFoundError:
-        return Finding(SKIPPED, "not installed, and not needed: O1 to O3 are built in")
-    details = {"version": distribution.version}
-    files = [str(file) for file in distribution.files or ()]
-    needs = " ".join(distribution.requires or ()).lower()
-    is_web_framework = "pyramid" in needs or (
+def namesakes(facts: dict[str, Any]) -> Finding:
+    """Packages that are not what their name promises to a user of NPUs."""
+    warnings: list[str] = []
+    notes: list[str] = []
+    fixes: list[str] = []
+    details: dict[str, str] = {}
+    for one in _NAMESAKES:
+        try:
+            distribution = importlib.metadata.distribution(one.package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        details[one.package] = distribution.version
+        wrong = one.is_wrong(distribution)
+        said = f"{one.package} {distribution.version} {one.wrong if wrong else one.right}"
+        (warnings if wrong else notes).append(said)
+        fixes += [one.fix] if wrong else []
+    if not details:
+        names = ", ".join(one.package for one in _NAMESAKES)
+        return Finding(SKIPPED, f"none is installed of {names}; none is needed")
+    status = WARNING if warnings else OK
+    return Finding(status, "; ".join([*warnings, *notes]), " ".join(fixes), details)
+
+
+def _is_web_framework(apex: importlib.metadata.Distribution) -> bool:
+    needs = " ".join(apex.requires or ()).lower()
+    files = _files(apex)
+    return "pyramid" in needs or (
         bool(files) and not any(file.startswith(("apex/amp", "apex/optimizers")) for file in files)
     )
-    if is_web_framework:
-        return Finding(
-            WARNING,
-            f"apex {distribution.version} is PyPI's package of that name, a web framework without apex.amp",
-            "pip uninstall apex. Mixed precision needs no apex here: --amp --opt-level O1, O2 or O3.",
-            details,
-        )
-    return Finding(OK, f"apex {distribution.version}; not used here", details=details)
+
+
+def _is_empty(package: importlib.metadata.Distribution) -> bool:
+    """Return whether a package of CANN's name installed nothing; that of Huawei's own index fills ascend/."""
+    folder = Path(str(package.locate_file("ascend")))
+    files = _files(package)
+    return (
+        bool(files)
+        and all(".dist-info/" in file for file in files)
+        and not any(folder.glob("*/set_env.sh"))
+    )
+
+
+def _files(package: importlib.metadata.Distribution) -> list[str]:
+    return [str(file) for file in package.files or ()]
+
+
+class _Namesake(NamedTuple):
+    """``wrong``, ``right``: what is said of it, after its name and version, by what ``is_wrong`` finds."""
+
+    package: str
+    is_wrong: Callable[[importlib.metadata.Distribution], bool]
+    wrong: str = ""
+    fix: str = ""
+    right: str = ""
+
+
+_NAMESAKES: Final = (
+    _Namesake(
+        "apex",
+        _is_web_framework,
+        wrong="is PyPI's package of that name, a web framework without apex.amp",
+        fix="pip uninstall apex. Mixed precision needs no apex here: --amp --opt-level O1, O2 or O3.",
+        right="is not used here",
+    ),
+    _Namesake(
+        "ascend-cann-toolkit",
+        _is_empty,
+        wrong="is PyPI's placeholder, without CANN in it",
+        fix="pip uninstall ascend-cann-toolkit, and install CANN from Huawei (docs/ascend.md).",
+        right="is CANN",
+    ),
+    _Namesake(
+        "ascend-cann-nnrt",
+        _is_empty,
+        wrong="is PyPI's, without CANN in it; it only asks for old versions of numpy and protobuf",
+        fix="pip uninstall ascend-cann-nnrt, and install CANN's toolkit from Huawei (docs/ascend.md).",
+        right="is CANN's runtime for inference; training needs the toolkit and the ops package",
+    ),
+    _Namesake(
+        "functorch",
+        lambda package: True,
+        wrong="is an empty package of PyTorch's that asks for torch 2.0 or older",
+        fix="pip uninstall functorch. torch has its functions as torch.func.",
+    ),
+    _Namesake(
+        "ais-bench-benchmark",
+        lambda package: False,
+        right="measures language models; .om models are run by ais_bench and aclruntime, two wheels of "
+        "Ascend's tools repository",
+    ),
+)

@@ -27,7 +27,7 @@ def test_run_reports_what_a_command_did_and_ends_as_it_did(
     assert ended.code == 9, ended.err
     assert ended.out == "2097152.0\n"  # standard output is the command's alone
     lines = ended.err.splitlines()
-    (sums,) = (line for line in lines if "aclnnReduceSum" in line)
+    (sums,) = (line for line in lines if "│ aclnnReduceSum" in line)
     assert [cell.strip() for cell in sums.strip("│ ").split("│")] == [
         "aclnnReduceSum",
         "1",
@@ -37,7 +37,9 @@ def test_run_reports_what_a_command_did_and_ends_as_it_did(
     assert any("wait: aclrtSynchronizeStream" in line for line in lines)
     assert any("Ascend910B1 1" in line for line in lines)
     said = " ".join(ended.err.split())
-    assert "It proves that the calls exist, take these types and shapes and compose" in said
+    assert "That proves that they exist, take these types and shapes and compose" in said
+    assert "device kernels, derived from the sources of CANN" in said
+    assert any(line.startswith("│ Fill") or "│ ReduceSum" in line for line in lines)
     assert "it does not prove speed, memory use, or the rounding of Ascend's own kernels." in said
     (counts,) = read_reports(tmp_path / "kept")
     assert counts.devices[1].kernels["aclnnReduceSum"].bytes_read == 4 << 20

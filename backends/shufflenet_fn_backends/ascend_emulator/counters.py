@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ class Copy(NamedTuple):
 class DeviceCounts(NamedTuple):
     """Counts of one device in one process.
 
-    ``syncs``: how often the host waited for the device, by what it called.
+    ``syncs``: how often the host waited for the device, by what it called. ``signatures``: for each kernel
+    how often it was called with which arguments (``kernel_model`` reads them).
     """
 
     kernels: Mapping[str, Kernel]
@@ -52,6 +54,7 @@ class DeviceCounts(NamedTuple):
     allocations: int
     bytes_now: int
     bytes_peak: int
+    signatures: Mapping[str, Mapping[str, int]]
 
     @property
     def launches(self) -> int:
@@ -81,7 +84,10 @@ def add(counts: list[DeviceCounts]) -> DeviceCounts:
     kernels: dict[str, Kernel] = {}
     syncs: dict[str, int] = {}
     copies: dict[str, Copy] = {}
+    signatures: dict[str, Counter[str]] = {}
     for one in counts:
+        for name, calls in one.signatures.items():
+            signatures[name] = signatures.get(name, Counter()) + Counter(calls)
         for name, kernel in one.kernels.items():
             kernels[name] = kernels.get(name, Kernel()) + kernel
         for name, times in one.syncs.items():
@@ -95,6 +101,7 @@ def add(counts: list[DeviceCounts]) -> DeviceCounts:
         sum(one.allocations for one in counts),
         sum(one.bytes_now for one in counts),
         sum(one.bytes_peak for one in counts),
+        signatures,
     )
 
 
@@ -163,4 +170,5 @@ def _device(read: dict[str, Any]) -> DeviceCounts:
         memory["allocations"],
         memory["bytes"],
         memory["peak_bytes"],
+        {name: kernel["signatures"] for name, kernel in read["kernels"].items()},
     )

@@ -8,9 +8,9 @@ from shufflenet_fn_backends.ascend_emulator.counters import Counts, parse
 
 PATTERN = "counts-{pid}.json"
 PROVES = (
-    "Counted on an emulator of CANN. It proves that the calls exist, take these types and shapes and "
-    "compose, and how many kernels are launched; it does not prove speed, memory use, or the rounding of "
-    "Ascend's own kernels."
+    "Calls are counted on an emulator of CANN. That proves that they exist, take these types and shapes and "
+    "compose; it does not prove speed, memory use, or the rounding of Ascend's own kernels. How many device "
+    "kernels a call launches is a model from CANN's sources."
 )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 
-from shufflenet_fn_backends.known_errors import collectives, devices, imports
+from shufflenet_fn_backends.known_errors import collectives, devices, graphs, imports, operators
 from shufflenet_fn_backends.known_errors.entry import KnownError
 
 __all__ = ["KnownError", "explain", "explain_all", "known_errors", "telling_line"]
@@ -20,7 +20,14 @@ _CODE = re.compile(r"\bE[A-Z0-9]\d{4}\b")
 
 def known_errors() -> tuple[KnownError, ...]:
     """The table. Of two entries that fit a text the earlier is the more specific."""
-    return (*imports.ENTRIES, *devices.ENTRIES, *collectives.ENTRIES, *collectives.GENERAL)
+    return (
+        *imports.ENTRIES,
+        *graphs.ENTRIES,
+        *devices.ENTRIES,
+        *operators.ENTRIES,
+        *collectives.ENTRIES,
+        *collectives.GENERAL,
+    )
 
 
 def explain(text: str) -> KnownError | None:

@@ -4,35 +4,41 @@ from __future__ import annotations
 
 from typing import Final
 
-from shufflenet_fn_backends.known_errors.entry import KnownError
+from shufflenet_fn_backends.known_errors.entry import KnownError, code
 
 ENTRIES: Final = (
     KnownError(
         key="EJ0001",
         pattern=r"EJ0001|Failed to initialize the HCCP process",
         meaning="HCCL's process on the device is still there from an earlier run",
-        fix="End what is left of it (npu-smi info shows the processes), wait ten seconds and start again",
+        fix="End what is left of it (npu-smi info shows the processes) and start again. Ranks that are "
+        "restarted here wait until their devices are free",
         source="LlamaFactory issue 3839; verl pull request 332",
     ),
     KnownError(
-        key="EI0006",
-        pattern=r"EI0006|Getting socket times out|wait socket establish timeout",
+        key="EI0006, EI0015",
+        pattern=r"EI0006|EI0015|Getting socket times out|wait socket establish timeout|"
+        r"topo exchange (server|agent) get socket timeout",
         meaning="a rank waited for another's connection longer than HCCL_CONNECT_TIMEOUT (120 s if not set, "
-        "300 s as set here): that rank has failed, was started late, or cannot be reached",
-        fix="Look for the first error of all ranks. Without one: start all machines within the time, raise "
-        "HCCL_CONNECT_TIMEOUT (up to 7200) on all of them, and check the devices' network with hccn_tool -i "
-        "0 -ping -g address OTHER and the TLS switch with hccn_tool -i 0 -tls -g",
-        source="vllm-ascend issues 486 and 5461; LlamaFactory issue 5071; CANN HCCL guide, EI0006",
+        "300 s as set here) and the 20 s that HCCL adds: that rank has failed, was started late, or cannot "
+        "be reached",
+        fix="Look for the first error of all ranks. Without one: start all machines within the time, or "
+        "raise HCCL_CONNECT_TIMEOUT (up to 7200) on all of them; name the host's network card in "
+        "HCCL_SOCKET_IFNAME where there are several; check the devices' network with hccn_tool -i 0 -ping -g "
+        "address OTHER and the TLS switch, alike on all, with hccn_tool -i 0 -tls -g",
+        source="vllm-ascend issues 486 and 5461; LlamaFactory issue 5071; hicann/hccl 09300b7, "
+        "HCCL_CONNECT_TIMEOUT.md and fault_diagnosis",
         echo=True,
     ),
     KnownError(
-        key="EI0002",
-        pattern=r"EI0002|wait execution of the Notify register times out|error code is 507048",
+        key="EI0002, 507048, 107020",
+        pattern=rf"EI0002|wait execution of the Notify register times out|{code('507048|107020')}",
         meaning="a collective waited for a rank longer than HCCL_EXEC_TIMEOUT (1836 s if not set, 544 s as "
         "set here): that rank has failed, hangs, or is much slower",
         fix="Look for the first error of all ranks; 'Heartbeat Lost' in the text names the device that went. "
         "Raise HCCL_EXEC_TIMEOUT only for a rank that is known to be slow",
-        source="Ascend/pytorch, troubleshooting_cases/HCCL_timeout.md; vllm-ascend issues 2800 and 3413",
+        source="Ascend/pytorch, troubleshooting_cases/HCCL_timeout.md; vllm-ascend issues 2800, 3413 and "
+        "14214; LlamaFactory pull request 975 and issue 5347",
         echo=True,
     ),
     KnownError(
@@ -72,13 +78,34 @@ ENTRIES: Final = (
         source="vllm-ascend issue 1815",
     ),
     KnownError(
+        key="'device ip' is not set correctly",
+        pattern=r"'device[ _]ip' is not set correctly",
+        meaning="HCCL does not know the addresses of the devices, which it needs between machines: "
+        "/etc/hccn.conf is not in this container",
+        fix="Start the container with -v /etc/hccn.conf:/etc/hccn.conf:ro and --net=host. On one machine "
+        "unset HCCL_INTRA_ROCE_ENABLE, which asks for the same",
+        source="vllm-ascend issues 7711 and 14506",
+    ),
+    KnownError(
         key="EJ0003, EI0019",
         pattern=r"EJ0003|EI0019|Failed to bind the IP port|listen on ip\[.*\] and specific port\[\d+\] fail",
-        meaning="a port that HCCL listens on (from 60000 on the host, 16666 on the device) is taken by "
-        "another run",
-        fix="End other runs on these devices, or give this one a range of its own by HCCL_IF_BASE_PORT, such "
-        "as 61000; two runs must not share a device",
-        source="vllm-ascend issues 405 and 1955 and pull request 16205; LlamaFactory issue 9330",
+        meaning="a port that HCCL listens on is taken: of the host from 60000 on (socket type[2]), or 16666 "
+        "of the device (type[0] and [1]), by another run on it or by any program",
+        fix="End other runs on these devices. For the host's ports keep the system from giving them away "
+        "(sysctl -w net.ipv4.ip_local_reserved_ports=60000-60031), or take others by HCCL_IF_BASE_PORT or "
+        "HCCL_HOST_SOCKET_PORT_RANGE. Port 16666 is moved by HCCL_NPU_SOCKET_PORT_RANGE, set on all ranks. "
+        "The two variables with RANGE are for Atlas A2 and newer; on older ones runs must not share a device",
+        source="vllm-ascend issues 405 and 1955 and pull request 16205; LlamaFactory issue 9330; hicann/hccl "
+        "09300b7, HCCL_IF_BASE_PORT.md, HCCL_NPU_SOCKET_PORT_RANGE.md",
+    ),
+    KnownError(
+        key="ra init failed, error code is 19",
+        pattern=r"HcclGetRootInfo\(&hcclID\), error code is 19\b|ra init failed|getpwuid\(\): uid not found",
+        meaning="this user has no line in /etc/passwd, where HCCL (and Python's getpass) looks its number "
+        "up, as in a container that was started with --user, or may not open the device files",
+        fix="Add the user in the container's image (useradd --uid NUMBER), with the host's group number of "
+        "HwHiAiUser, or run as root",
+        source="vllm-ascend issue 9490 and pull request 9495",
     ),
     KnownError(
         key="Address already in use",
@@ -130,6 +157,18 @@ _LOGS: Final = (
 )
 
 GENERAL: Final = (
+    KnownError(
+        key="HcclCommInitRootInfo, error code is 1, 5, 7, 11",
+        pattern=r"[Hh]cclCommInitRootInfo(Config)?\(.*error code is \d+",
+        meaning="HCCL could not set up its communicator; the number is HCCL's own: 1 an argument, 5 not "
+        "supported, 7 a resource, often a port or a device that is held, 9 and 11 a connection, 24 memory",
+        fix="Look for a code such as EI0006 in the lines after it. Without one: end other runs on these "
+        "devices, name the host's network card in HCCL_SOCKET_IFNAME, set HCCL_BUFFSIZE lower than 200 where "
+        f"memory is short, and {_LOGS}",
+        source="vllm-ascend issues 397, 672, 2712, 3196 and 11542; verl issue 5074; Ascend/pytorch, "
+        "hccl_types.h",
+        echo=True,
+    ),
     KnownError(
         key="ERR02200",
         pattern=r"ERR\d\d200",

@@ -1,20 +1,29 @@
-"""Errors of a device: getting hold of it, its memory, operators that it does not have or that crash."""
+"""Errors of getting hold of a device: access, containers, its memory and its hardware."""
 
 from __future__ import annotations
 
 from typing import Final
 
-from shufflenet_fn_backends.known_errors.entry import KnownError
+from shufflenet_fn_backends.known_errors.entry import KnownError, code
 
 ENTRIES: Final = (
     KnownError(
         key="out of memory",
-        pattern=r"(NPU|CUDA) out of memory|EL0004|error code is 207001|Memory_Allocation_Failure",
+        pattern=rf"(NPU|CUDA) out of memory|EL0004|EI0011|{code('207001|207018')}|Memory_Allocation_Failure",
         meaning="the device's memory is full",
         fix="Lower --batch-size, or keep it and raise --accumulate; --precision bf16 or O2 halves the "
         "activations. See npu-smi info (or nvidia-smi) for other processes on the device. Where much is "
         "reserved but not allocated, PYTORCH_NPU_ALLOC_CONF=expandable_segments:True helps",
-        source="vllm-omni issue 1199; TouchNet issue 100; vllm-ascend issue 3141",
+        source="vllm-omni issue 1199; TouchNet issue 100; vllm-ascend issue 3141; hicann/hccl, "
+        "fault_diagnosis/param_link_stage.md",
+    ),
+    KnownError(
+        key="Bus error",
+        pattern=r"killed by signal: Bus error|[Uu]nexpected bus error encountered in worker",
+        meaning="a process that loads data ran out of shared memory: /dev/shm of a container has 64 MB if "
+        "nothing else was asked for",
+        fix="Start the container with --shm-size=32g or --ipc=host; df -h /dev/shm shows the size",
+        source="pytorch issue 5040; mmdetection issue 1997",
     ),
     KnownError(
         key="dcmi module initialize failed",
@@ -26,13 +35,42 @@ ENTRIES: Final = (
         source="vllm-ascend issue 2698; Ascend/cann-container-image issue 46",
     ),
     KnownError(
+        key="Failed to obtain the SOC version (507008)",
+        pattern=rf"{code('507008')}|aclInit\([^)]*\) failed ?: ?507008",
+        meaning="CANN started without a device that it may ask for its kind; seen in containers whose driver "
+        "or devices are not all there",
+        fix="Mount the host's driver (/usr/local/Ascend/driver, /usr/local/dcmi), pass /dev/davinciN, "
+        "/dev/davinci_manager, /dev/devmm_svm and /dev/hisi_hdc, and see that npu-smi info works inside",
+        source="PaddleOCR issue 16162; Paddle issue 72458; Ascend/pytorch, NPUErrorCodes.h",
+    ),
+    KnownError(
+        key="drvGetPlatformInfo, Get physical device number failed",
+        pattern=r"drvGetPlatformInfo, ret=\d|Get physical device number failed, err: ?\d|"
+        r"halGetDeviceInfo get device type version failed",
+        meaning="the driver does not answer this process: it may not open the device files, or the container "
+        "was not given them",
+        fix="Pass --device /dev/davinciN, /dev/davinci_manager, /dev/devmm_svm and /dev/hisi_hdc, and let a "
+        "user who is not root be in the group that owns them (HwHiAiUser; in a container the host's group "
+        "number: --group-add)",
+        source="lmdeploy issue 2585; vllm-ascend issue 167; hicann/runtime 681ef76, src/dfx/msprof",
+    ),
+    KnownError(
+        key="set ASCEND_RT_VISIBLE_DEVICES error (207004)",
+        pattern=rf"set ASCEND_RT_VISIBLE_DEVICES:\S+ error|{code('207004')}",
+        meaning="CANN finds no device: ASCEND_RT_VISIBLE_DEVICES names one that this process does not have, "
+        "or its numbers do not ascend",
+        fix="Unset it, or number from 0 in ascending order: in a container that was given some of the "
+        "devices, these count from 0. If it is not set, see npu-smi info, and whether this user may open "
+        "/dev/davinci*",
+        source="gpustack issues 2527 and 3352",
+    ),
+    KnownError(
         key="invalid device (107001)",
-        pattern=r"valid device range is \[0|error code is 107001|Invalid device ID|"
-        r"set ASCEND_RT_VISIBLE_DEVICES:\[.*\] error",
+        pattern=rf"valid device range is \[0|{code('107001')}|Invalid device ID",
         meaning="a device was asked for that this process does not see",
-        fix="Devices count from 0 among those that ASCEND_RT_VISIBLE_DEVICES names: lower --devices, or mend "
-        "--device-list or the variable",
-        source="Ascend/pytorch, TORCH_NPU_COMPACT_ERROR_OUTPUT.md; gpustack issue 3352",
+        fix="Devices count from 0 among those that ASCEND_RT_VISIBLE_DEVICES names: lower --devices, or "
+        "correct --device-list or the variable",
+        source="Ascend/pytorch, TORCH_NPU_COMPACT_ERROR_OUTPUT.md",
     ),
     KnownError(
         key="E30006, Failed to verify the OPP",
@@ -43,23 +81,22 @@ ENTRIES: Final = (
         source="vllm-ascend issue 4284",
     ),
     KnownError(
-        key="Failed to start the device (507033)",
-        pattern=r"error code is 507033|Failed to start the device|errorCode = 507033",
-        meaning="the device could not be opened: it is held by another process, it has a fault, or driver "
-        "and CANN do not go together",
-        fix="See npu-smi info for health and processes, wait ten seconds after killing a run, and compare "
-        "the driver's version with the one that CANN's release notes ask for",
-        source="vllm-ascend issue 4284; Ascend/samples issue 16",
+        key="Resource_Busy (EL0005)",
+        pattern=r"EL0005|Resource_Busy|The resources are busy",
+        meaning="the device is held by another process, is being reset, or an ended process has not left it "
+        "yet",
+        fix="See npu-smi info for processes, end those that are left, and start again. Ranks that are "
+        "restarted here wait until their devices are free",
+        source="PTOAS pull requests 344 and 765",
     ),
     KnownError(
-        key="AclSetCompileopt, init env failed (500001)",
-        pattern=r"AclSetCompileopt.*error code is 500001|\[Init\]\[Env\]init env failed|"
-        r"build op model failed, result = 500001",
-        meaning="CANN's operator compiler could not start: most often one of the Python packages that it "
-        "needs is missing, or the ops package is",
-        fix="pip install numpy decorator sympy cffi protobuf attrs pyyaml pathlib2 scipy requests psutil "
-        "absl-py, check that the ops package is installed, and read ~/ascend/log/debug/plog",
-        source="Ascend/pytorch issue 7 and troubleshooting_cases/initialization_error.md; vllm-ascend 564",
+        key="Failed to start the device (507033)",
+        pattern=rf"{code('507033')}|Failed to start the device",
+        meaning="the device could not be opened: it is held by another process or not yet free after one, it "
+        "has a fault, or driver and CANN do not go together",
+        fix="See npu-smi info for health and processes, and compare the driver's version with the one that "
+        "CANN's release notes ask for. Ranks that are restarted here wait until their devices are free",
+        source="vllm-ascend issue 4284; Ascend/samples issues 16 and 21",
     ),
     KnownError(
         key="Unsupported soc version",
@@ -67,39 +104,6 @@ ENTRIES: Final = (
         meaning="this torch_npu does not know the chip",
         fix="Install a newer torch_npu, with the torch and CANN that go with it",
         source="Ascend/pytorch, torch_npu/csrc/core/npu/NpuVariables.cpp",
-    ),
-    KnownError(
-        key="not in libopapi.so",
-        pattern=r"not in libopapi\.so|libopapi\.so ?not found",
-        meaning="torch_npu calls an operator that the installed CANN does not have: CANN is older than "
-        "torch_npu expects (under the emulator: the operator is not emulated)",
-        fix="Install the CANN that this torch_npu is listed with (docs/ascend.md) and its ops package",
-        source="vllm pull request 8054",
-    ),
-    KnownError(
-        key="Cannot find bin of op (561103)",
-        pattern=r"Cannot find bin(ary)? (of|for) op|error code is 561103",
-        meaning="CANN has no binary of an operator for this chip and these dtypes",
-        fix="Install the ops package of CANN's version for this chip; with it in place, report the operator "
-        "and dtypes that the text names",
-        source="Ascend/pytorch, troubleshooting_cases/operator_called_error.md; vllm-ascend issue 4859",
-    ),
-    KnownError(
-        key="EZ1001, 161002",
-        pattern=r"error code is 16100[12]|EZ1001",
-        meaning="an operator refuses its arguments: a dtype, shape or format that it does not take on this "
-        "chip",
-        fix="Chips of the first generation (Ascend910A, ProA, ProB, B without a number) have no bfloat16: "
-        "use --precision O2. Otherwise report it with the text",
-        source="LlamaFactory issue 4165; CANN, aclnn return codes (ACLNN_ERR_PARAM_INVALID)",
-    ),
-    KnownError(
-        key="fall back to run on the CPU",
-        pattern=r"fall back to run on the CPU|npu_cpu_fallback",
-        meaning="an operator does not exist on the NPU and runs on the host, with copies both ways: right, "
-        "but slow",
-        fix="Nothing that training here uses does this; report the operator that the text names",
-        source="Ascend/pytorch, troubleshooting_cases/unsupported_op_called.md",
     ),
     KnownError(
         key="Cannot re-initialize NPU in forked subprocess",
@@ -110,36 +114,17 @@ ENTRIES: Final = (
     ),
     KnownError(
         key="context is empty (107002)",
-        pattern=r"error code is 107002|The context is empty",
+        pattern=rf"{code('107002')}|The context is empty",
         meaning="a thread or process used the NPU before it had chosen a device",
         fix="Call torch.npu.set_device in every process and thread first; training here does",
         source="FastChat pull request 2843",
     ),
     KnownError(
         key="ECC error",
-        pattern=r"reason=\[?(hbm Multi-bit ECC error|device mem error|suspect device mem error)|UCE ERROR",
+        pattern=r"reason=\[?(hbm Multi-bit ECC error|device mem error|suspect device mem error)|UCE ERROR|"
+        + code("50705[345]"),
         meaning="the device's memory has a hardware fault",
         fix="See npu-smi info -t ecc, leave this device out with --device-list, and report it to your vendor",
         source="Ascend/pytorch, torch_npu/csrc/core/npu/NPUException.h",
-    ),
-    KnownError(
-        key="stream sync timeout (507046, EE1002)",
-        pattern=r"error code is 507046|EE1002|Stream synchronize timeout",
-        meaning="the host waited for the device in vain: an operator, or a collective whose other ranks are "
-        "gone, did not end",
-        fix="Look for the first error of all ranks (log.txt, log.rankN.txt); a rank that stopped makes all "
-        "others wait",
-        source="Ascend/pytorch issue 48",
-        echo=True,
-    ),
-    KnownError(
-        key="ACL stream synchronize failed (507011 to 507035)",
-        pattern=r"ACL stream synchronize failed|SynchronizeStream\w*\(.*error code is 5070(1|3)\d|"
-        r"error code is 5070(11|15|18|34|35)",
-        meaning="an operator failed on the device some time before this line; 507015 is an exception of a "
-        "compute core, 507018 one of the device's own CPU",
-        fix="Run again with ASCEND_LAUNCH_BLOCKING=1, which makes the traceback name the operator, and read "
-        "~/ascend/log/debug/plog",
-        source="LlamaFactory issue 5074; DeepSpeed issue 6555; vllm-ascend issues 1972 and 7676",
     ),
 )

@@ -28,3 +28,12 @@ class KnownError:
 
     def __str__(self) -> str:
         return f"{self.meaning} ({self.key}). {self.fix}."
+
+
+def code(numbers: str) -> str:
+    """Return the pattern for a return code of CANN, as torch_npu and programs of C++ print it.
+
+    Args:
+        numbers: the code, or a regular expression for several.
+    """
+    return rf"error ?[cC]ode(?: is|:| =) ?(?:{numbers})\b"

@@ -47,7 +47,10 @@ EMULATOR_API bool within_allocation(const void* pointer, uint64_t bytes);
 // ---- Counting ---------------------------------------------------------------------------------
 
 // Counts a kernel of the calling thread's device. To be called once for each launch, when it runs.
-EMULATOR_API void kernel(const char* name, uint64_t bytes_read, uint64_t bytes_written);
+// `signature` says with which arguments, in the words of kernel_model.py; launches with the same one
+// are counted together.
+EMULATOR_API void kernel(const char* name, uint64_t bytes_read, uint64_t bytes_written,
+                         const std::string& signature = "");
 
 // Counts a call that would make the host wait for the device; `what` is the API's name.
 EMULATOR_API void host_sync(const char* what);

@@ -22,10 +22,12 @@ from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
 from shufflenet_fn_backends.runtimes.npu.setup import set_up
 
 COMPILING = (
-    "compile on npu is an experiment: it was not run on a chip here. Known: inductor needs triton-ascend, "
-    "whose training-mode BatchNorm2d fails (triton-ascend issue 808), or another code generator by "
-    "TORCHINDUCTOR_NPU_BACKEND (mlir, dvm, ascendc); Ascend's benchmark lists shufflenet_v2_x1_0 with dvm at "
-    "3.39 times the speed, with loosened tolerances"
+    "compile on npu is an experiment: it was not run on a chip here. inductor's default generator there is "
+    "triton-ascend, which supports torch 2.7.1 and 2.9.0 only; TORCHINDUCTOR_NPU_BACKEND, set before Python "
+    "starts, names another (mlir, dvm, ascendc), of which dvm is not in torch_npu's branch "
+    "v2.12.0-26.1.0. Ascend's torchbench lists shufflenet_v2_x1_0 with dvm at 3.39 times the speed: "
+    "torchvision's model in evaluation mode, with captured graphs (aclgraph) on and loosened tolerances, so "
+    "it does not tell what a training step here gains"
 )
 
 

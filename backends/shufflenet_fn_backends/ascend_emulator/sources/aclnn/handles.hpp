@@ -104,6 +104,7 @@ struct aclOpExecutor {
   const emulator::aclnn::Operator* op;
   std::vector<emulator::aclnn::Operand> operands;
   std::function<void()> compute;
+  std::string signature;
 };
 
 #endif  // SHUFFLENET_FN_EMULATOR_ACLNN_HANDLES_HPP_

@@ -200,7 +200,7 @@ void count(const aclOpExecutor& executor) {
     }
   }
   if (launched) {
-    kernel(executor.op->name, traffic.read, traffic.written);
+    kernel(executor.op->name, traffic.read, traffic.written, executor.signature);
   }
 }
 
@@ -220,6 +220,22 @@ void refuse(const std::string& why) { throw Refused(why); }
 void reads(const at::Tensor& like) { traffic.read += distinct_bytes(like); }
 
 void writes(const at::Tensor& like) { traffic.written += distinct_bytes(like); }
+
+std::string signature(const std::vector<Operand>& operands, const std::string& numbers) {
+  constexpr char kUses[] = {'r', 'w', 'u', 'p'};
+  std::string text;
+  for (const Operand& operand : operands) {
+    const at::Tensor& value = operand.tensor->value;
+    text += (text.empty() ? "" : ";") + std::to_string(operand.position);
+    text += kUses[static_cast<int>(operand.use)];
+    text += std::string(" ") + c10::toString(value.scalar_type()) + " ";
+    for (int64_t d = 0; d < value.dim(); ++d) {
+      text += (d == 0 ? "" : ",") + std::to_string(value.size(d));
+    }
+    text += value.is_contiguous() ? " c" : " v";
+  }
+  return text + numbers;
+}
 
 int check(const Operator& op, const std::vector<Operand>& operands) {
   for (const Operand& operand : operands) {

@@ -43,6 +43,30 @@ struct Operator {
 void reads(const at::Tensor& like);
 void writes(const at::Tensor& like);
 
+// What kernel_model.py reads: "0r float 2,58,28,28 c;..." for each tensor (position, use, dtype,
+// shape, and c for contiguous or v for a view), and "4=1,1" for numbers that decide what is launched.
+std::string signature(const std::vector<Operand>& operands, const std::string& numbers);
+
+template <typename T>
+std::string number_text(int position, T argument) {
+  std::string text;
+  if constexpr (std::is_same_v<T, Ints> || std::is_same_v<T, MaybeInts>) {
+    if (argument.handle == nullptr) return "";
+    for (const int64_t value : argument.handle->values) {
+      text += (text.empty() ? "" : ",") + std::to_string(value);
+    }
+  } else if constexpr (std::is_same_v<T, Bools>) {
+    for (uint64_t i = 0; i < argument.handle->size; ++i) {
+      text += std::string(i == 0 ? "" : ",") + (argument.handle->values[i] ? "1" : "0");
+    }
+  } else if constexpr (std::is_integral_v<T>) {
+    text = std::to_string(static_cast<int64_t>(argument));
+  } else {
+    return "";
+  }
+  return ";" + std::to_string(position) + "=" + text;
+}
+
 // 0, or the recorded error: the operands' dtypes and memory.
 int check(const Operator& op, const std::vector<Operand>& operands);
 
@@ -91,7 +115,12 @@ struct Entry<compute, op> {
     }
     if (code == kSuccess) {
       *workspace_size = 0;
-      *executor = new aclOpExecutor{op, std::move(operands), [=] { compute(arguments...); }};
+      std::string numbers;
+      position = 0;
+      ((numbers += number_text(position++, arguments)), ...);
+      std::string text = signature(operands, numbers);
+      *executor = new aclOpExecutor{op, std::move(operands), [=] { compute(arguments...); },
+                                    std::move(text)};
     }
     return code;
   }

@@ -21,10 +21,13 @@
 namespace emulator {
 namespace {
 
+constexpr size_t kMostSignatures = 4096;
+
 struct KernelCount {
   uint64_t launches = 0;
   uint64_t read = 0;
   uint64_t written = 0;
+  std::map<std::string, uint64_t> signatures;
 };
 
 struct CopyCount {
@@ -86,7 +89,9 @@ void write_device(std::ostream& out, int32_t device, const DeviceCounts& counted
   out << "{\"kernels\": ";
   write_object(out, counted.kernels, [&](const KernelCount& kernel) {
     out << "{\"launches\": " << kernel.launches << ", \"bytes_read\": " << kernel.read
-        << ", \"bytes_written\": " << kernel.written << "}";
+        << ", \"bytes_written\": " << kernel.written << ", \"signatures\": ";
+    write_object(out, kernel.signatures, [&](uint64_t times) { out << times; });
+    out << "}";
   });
   out << ", \"syncs\": ";
   write_object(out, counted.syncs, [&](uint64_t times) { out << times; });
@@ -136,12 +141,17 @@ __attribute__((constructor)) void at_load() { pthread_atfork(nullptr, nullptr, i
 
 }  // namespace
 
-void kernel(const char* name, uint64_t bytes_read, uint64_t bytes_written) {
+void kernel(const char* name, uint64_t bytes_read, uint64_t bytes_written,
+            const std::string& signature) {
   on_current_device([&](DeviceCounts& device) {
     KernelCount& kernel = device.kernels[name];
     kernel.launches += 1;
     kernel.read += bytes_read;
     kernel.written += bytes_written;
+    // A number that changes with every call, such as a seed, must not fill the memory.
+    const bool known = kernel.signatures.size() < kMostSignatures ||
+                       kernel.signatures.find(signature) != kernel.signatures.end();
+    kernel.signatures[known ? signature : ""] += 1;
     device.busy = true;
   });
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -96,6 +97,23 @@ def run(
 
             print_report(read_reports(folder))
     sys.exit(code)
+
+
+@emulator_app.command()
+def sources(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Print the vendor's documents and kernels that each emulated function was compared with."""
+    from shufflenet_fn_backends.ascend_emulator.vendor_sources import emulated_functions
+    from shufflenet_fn_cli.emulator_table import print_sources, sources_as_json
+
+    functions = emulated_functions()
+    if as_json:
+        print(json.dumps(sources_as_json(functions)))
+    else:
+        print_sources(functions)
 
 
 def _variables(

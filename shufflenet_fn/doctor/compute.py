@@ -27,7 +27,9 @@ _TOLERANCE: Final = MappingProxyType(
 """Relative to the largest value; four roundings. A value keeps 8 bits in bfloat16 and 11 in float16. In
 float32 it keeps 11 as well: convolutions take HF32, TF32 or, on the first generation of NPUs, float16."""
 
-_UNLISTED: Final = "CANN 9's documents list no convolution for this series of chips; that it computes was tried just now."
+_UNLISTED: Final = (
+    "CANN 9's documents list no convolution for this series; this chip has just computed it."
+)
 _CHANNELS = 58  # of a branch in stage 2 of x1_0
 
 
@@ -102,8 +104,7 @@ def kernel(facts: dict[str, Any]) -> Finding:
         return _with_compiler(Finding(OK, text, details=details))
     known = runtime.float32_warning()
     if known is not None:
-        chip = facts["devices"].get("chip", "")
-        unlisted = f" {_UNLISTED}" if is_atlas_training(chip) else ""
+        unlisted = f" {_UNLISTED}" if is_atlas_training(runtime.chip()) else ""
         return Finding(WARNING, text, f"{known}.{unlisted}", details)
     return Finding(OK, text, details=details)
 

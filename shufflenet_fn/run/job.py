@@ -83,6 +83,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     settings = resolved.settings
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
+    runtime.check_together(devices)
     _check_min_devices(settings, len(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
         raise UsageError(
@@ -98,6 +99,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     warnings = []
     if settings.compile and runtime.compiling is not None:
         warnings.append(runtime.compiling)
+    warnings.extend(_of_float32(settings, runtime))
     if runtime.shares and len(devices) > runtime.device_count():
         warnings.append(
             f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
@@ -158,6 +160,15 @@ def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, lis
     option = f"--precision {name}" if settings.precision else f"--amp --opt-level {name}"
     runtime.check_dtypes(get_policy(name).dtypes, option)
     return resolved, notes
+
+
+def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
+    """What to know before training in float32 without a loss scale on this device."""
+    policy, scaling = build.build_precision(settings)
+    if policy.compute_dtype != torch.float32 or scaling.kind != "none":
+        return []
+    warning = runtime.float32_warning()
+    return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
 def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:

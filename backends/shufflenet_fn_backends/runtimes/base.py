@@ -95,6 +95,8 @@ class Runtime:
         overflow: the overflow flag of the current device, or ``None`` where infinities tell of overflow.
         profiler: records what the device and the host do in a few steps.
         compiling: what is known of ``torch.compile`` on this device, for whoever asks for it.
+        check_together: raise ``UsageError`` unless collectives join the devices of these numbers.
+        float32_warning: what to know before training in float32 without a loss scale; ``None`` for nothing.
     """
 
     name: str
@@ -117,6 +119,8 @@ class Runtime:
     tune: Callable[[], tuple[str, ...]] = tuple
     overflow: Callable[[], Overflow | None] = lambda: None
     compiling: str | None = None
+    check_together: Callable[[tuple[int, ...]], None] = lambda devices: None
+    float32_warning: Callable[[], str | None] = lambda: None
 
     def device(self, index: int) -> torch.device:
         """The ``torch.device`` number ``index``; the CPU has one."""

@@ -59,6 +59,8 @@ def runtime(found: Found | None = None) -> Runtime:
         overflow=_overflow,
         profiler=_profiling,
         compiling=COMPILING,
+        check_together=lambda devices: chip.check_together(soc(), devices),
+        float32_warning=lambda: chip.float32_warning(soc()),
     )
 
 

@@ -7,12 +7,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from shufflenet_fn_cli.device_step_table import print_device_step
+
 
 def print_step_table(result: dict[str, Any]) -> None:
     """Speed and memory of each contender, ours first; a table for each architecture."""
     console = Console()
     for one in result.get("results", [result]):
-        _print_step(console, one)
+        if "contenders" in one:
+            print_device_step(console, one)
+        else:
+            _print_step(console, one)
 
 
 def print_infer_table(result: dict[str, Any]) -> None:
@@ -63,7 +68,7 @@ def print_ops_table(result: dict[str, Any]) -> None:
             console.print(table)
     console.print(
         f"stage 2 of {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
-        f"{result['device']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
         f"{result['allocator']}"
     )
     print_left_out(console, result)

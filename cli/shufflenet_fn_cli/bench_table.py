@@ -68,8 +68,8 @@ def print_ops_table(result: dict[str, Any]) -> None:
             console.print(table)
     console.print(
         f"stage 2 of {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
-        f"{result['device']}, {result['precision']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
-        f"{result['allocator']}"
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, "
+        f"{result['rounds']} rounds, allocator {result['allocator']}"
     )
     print_left_out(console, result)
 

@@ -16,18 +16,18 @@ def print_device_step(console: Console, result: dict[str, Any]) -> None:
         f"{result['image_size']}², batch {result['batch_size']}, {result['precision']}, "
         f"{result['rounds']} rounds, {result['steps_per_sync']} steps a synchronisation"
     )
-    headings = ("images/s", "step", "host", "device", "× base", "90 % interval")
+    headings = ("img/s", "step", "host", "device", "× base", "90 % interval")
     table.add_column("contender", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in result["contenders"].items():
         table.add_row(
             name,
-            f"{found['img_s']:.1f}",
-            f"{found['step_ms']:.3f}",
-            f"{found['host_ms']:.3f}",
-            _number(found["device_ms"]),
-            _number(found["ratio"]),
+            f"{found['img_s']:.0f}",
+            f"{found['step_ms']:.2f}",
+            f"{found['host_ms']:.2f}",
+            _number(found["device_ms"], 2),
+            _number(found["ratio"], 3),
             _interval(found["ratio_interval"]),
         )
     console.print(table)
@@ -75,8 +75,8 @@ def _print_conclusion(console: Console, result: dict[str, Any]) -> None:
         console.print(f"WARNING: {result['warning']}")
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def _interval(bounds: list[float] | None) -> str:

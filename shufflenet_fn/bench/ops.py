@@ -47,8 +47,8 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
     holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by contender
     (``torchvision``, where it can be imported, and the backends) with
 
-    * ``ms``: the median over rounds of the milliseconds of one computation, of many that are queued one behind
-      the other before the host waits for the device;
+    * ``ms``: the median over rounds of the milliseconds of one computation, of many that are queued one
+      behind the other before the host waits for the device;
     * ``bytes``: what it reads and writes (``bench.bytes_moved``);
     * ``ratio`` and ``ratio_interval``: how many times as fast as ``baseline``, with the 90 % bootstrap
       interval; ``null`` for that itself.

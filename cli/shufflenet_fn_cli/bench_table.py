@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shufflenet_fn_cli.device_step_table import print_device_step
@@ -71,6 +72,8 @@ def print_ops_table(result: dict[str, Any]) -> None:
         f"{result['device']}, {result['precision']}, {result['threads']} threads, "
         f"{result['rounds']} rounds, allocator {result['allocator']}"
     )
+    if result["warning"] is not None:
+        console.print(f"WARNING: {result['warning']}")
     print_left_out(console, result)
 
 
@@ -128,7 +131,7 @@ def print_left_out(console: Console, result: dict[str, Any]) -> None:
     for name, reason in result["left_out"].items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        console.print(f"not measured: {', '.join(names)} ({reason})")
+        console.print(f"not measured: {', '.join(names)} ({escape(reason)})")
 
 
 def table_of(title: str, headings: tuple[str, ...]) -> Table:

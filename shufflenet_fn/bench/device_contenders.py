@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ ORIGINAL: Final = "original's shape"
 """The peer on an NPU: ``ascend_peer`` with ``torch.optim.SGD``."""
 
 _COMPILED: Final = " compiled"
+_RECOMPILE_LIMIT: Final = 64
 _WINDOW: Final = Window(skip=0, warm_up=1, record=3)
 
 
@@ -126,6 +128,9 @@ def build_contender(name: str, settings: StepBenchSettings, runtime: Runtime) ->
         data, variables = data_and_weights(settings)
         return torchvision_step(settings, variables, data, PEERS[name], device)
     compiled = name.endswith(_COMPILED)
+    if compiled:
+        # All of ours share their code, and torch compiles one piece of code only so many times.
+        importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
     step = our_step(
         config,
         get_backend(OURS[name.removesuffix(_COMPILED)].backend),

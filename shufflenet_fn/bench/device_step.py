@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from shufflenet_fn.bench.contenders import announced
+from shufflenet_fn.bench.contenders import EMULATED, announced
 from shufflenet_fn.bench.device_contenders import (
     OURS,
     Turn,
@@ -29,10 +29,6 @@ from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 STEPS_PER_SYNC: Final = 20
-EMULATED: Final = (
-    "these times mean nothing: they are of the emulator of CANN, which computes on this machine's CPU, and "
-    "not of a chip"
-)
 NO_TABLE: Final = "the profiler left no table of kernels; the emulator records none"
 
 Progress = Callable[[str], None]

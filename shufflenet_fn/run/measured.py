@@ -124,8 +124,8 @@ def look_up(case: StepCase) -> Found:
 
 def _kept(read: Mapping[str, Any]) -> Kept:
     kept = Kept(read["contender"], read["backend"], dict(read["step_ms"]))
-    if kept.backend not in BACKEND_NAMES:
-        raise ValueError(f"there is no backend {kept.backend!r}")
+    if kept.backend not in BACKEND_NAMES or kept.backend == "cpu":
+        raise ValueError(f"there is no backend {kept.backend!r} for it")
     if not all(isinstance(ms, (int, float)) and ms > 0 for ms in kept.step_ms.values()):
         raise ValueError("step_ms does not hold times")
     if kept.contender not in kept.step_ms:

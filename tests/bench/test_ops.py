@@ -200,6 +200,7 @@ def test_one_json_object_and_its_table(
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert result["baseline"] == TORCHVISION
+    assert (result["precision"], result["warning"]) == ("fp32", None)
     assert [found["name"] for found in result["operations"]] == list(OPERATIONS)
     for found in result["operations"]:
         assert set(found["passes"]) == {FORWARD, BOTH}

@@ -161,10 +161,16 @@ def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress
         words = (f"{n} {1000 * t.step:.4g} ms" for n, t in zip(names, latest, strict=True))
         progress(f"round {number}/{rounds}: {', '.join(words)}")
 
-    columns = in_turns(
-        lambda index: Turn(*worker.value(f"turn: {names[index]}")), len(names), rounds, told
-    )
-    return dict(zip(names, columns, strict=True))
+    def turn(index: int) -> Turn:
+        try:
+            return Turn(*worker.value(f"turn: {names[index]}"))
+        except UserError as error:
+            raise UserError(
+                f"{names[index]} took a step and failed in a later one: {error} If memory ran out, give a "
+                "smaller --batch-size, or name fewer contenders with --backend."
+            ) from error
+
+    return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
 
 
 def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:

@@ -128,33 +128,42 @@ def _serve(
 ) -> None:
     import torch
 
-    from shufflenet_fn.bench.memory import measure_memory
-
     # Exporters and compilers talk on standard output, where the caller's JSON goes.
     os.dup2(2, 1)
     torch.set_num_threads(threads)
     build, finish = functions
     built: dict[str, Step] = {}
+
+    def step_of(case: str) -> Step:
+        if case not in built:
+            built[case] = build(name, case, settings)
+        return built[case]
+
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             question, case, steps = pipe.recv()
+            answer: Any
             try:
-                if case not in built:
-                    built[case] = build(name, case, settings)
-                step = built[case]
-                if question == "memory":
-                    pipe.send(tuple(measure_memory(step, steps=steps)))
-                    continue
-                if question == "value":
-                    pipe.send(step())
-                    continue
-                start = time.perf_counter()
-                for _ in range(steps):
-                    step()
-                finish(settings)
-                pipe.send(time.perf_counter() - start)
+                answer = _answer(question, step_of(case), steps, lambda: finish(settings))
             except Exception as error:
-                pipe.send(_told(name, error))
+                # Others may need the memory that it holds.
+                built.pop(case, None)
+                answer = _told(name, error)
+            pipe.send(answer)
+
+
+def _answer(question: str, step: Step, steps: int, finish: Callable[[], None]) -> Any:
+    from shufflenet_fn.bench.memory import measure_memory
+
+    if question == "memory":
+        return tuple(measure_memory(step, steps=steps))
+    if question == "value":
+        return step()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    finish()
+    return time.perf_counter() - start
 
 
 def _told(name: str, error: Exception) -> UserError:

@@ -11,7 +11,7 @@
 
 Why routing and not the original's gathers (backend ``gather``): counted on the emulator, a training step at
 x1_0 launches 373 kernels and not 427 (``benchmarks/launches.py``), and copies fewer bytes. Which of them is
-faster on a chip has not been measured; ``shufflenet-fn bench ops --device npu`` does it.
+faster on a chip has not been measured; ``shufflenet-fn bench step --device npu`` does it.
 
 These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
 imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is

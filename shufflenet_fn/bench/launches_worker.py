@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shufflenet_fn_backends.ascend_emulator.counters import emulated
 from shufflenet_fn_backends.errors import DeviceError
@@ -46,7 +46,7 @@ def counted(case: Case) -> str:
     device = runtime.device(world.local_rank)
     runtime.set_device(world.local_rank)
     config = get_config(case.arch)
-    sizes = {"batch_size": case.batch_size, "image_size": case.image_size}
+    sizes: dict[str, Any] = {"batch_size": case.batch_size, "image_size": case.image_size}
     with process_group(world, runtime.dist_backend):
         if case.name == PEER:
             step = peer_step(

@@ -23,10 +23,12 @@ from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
+from shufflenet_fn.run.backend_choice import choose_backend
 from shufflenet_fn.run.build_augment import build_mixing
 from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.kept import keep_backend, keep_choices
+from shufflenet_fn.run.measured import step_case
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
@@ -34,7 +36,6 @@ from shufflenet_fn.run.resumption import check_classes, checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
-from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
 
@@ -45,14 +46,15 @@ _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 class Job(NamedTuple):
     """Everything a worker process needs; picklable.
 
-    ``devices``: the local device numbers, one process each. ``notes`` and ``warnings`` are shown at the
-    start. ``resume``: the checkpoint to start from. ``deadline``: by ``time.monotonic`` of machine 0,
-    when the run has to be over.
+    ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
+    chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: the checkpoint
+    to start from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
     """
 
     resolved: Resolved
     device: str
     devices: tuple[int, ...]
+    backend: str
     run_dir: Path
     resume: Path | None
     nodes: Nodes
@@ -90,9 +92,24 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
+    world_size = settings.world_size * len(devices)
+    images = global_batch(settings, world_size) // lanes_of(settings, world_size)
+    chosen = choose_backend(
+        settings.backend,
+        step_case(
+            runtime,
+            arch=settings.arch,
+            precision=precision_name(settings),
+            batch_per_card=images,
+            image_size=settings.image_size,
+        ),
+        compiled=settings.compile,
+        resumed=resume is not None,
+    )
     notes = [
         reason,
-        select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,
+        chosen.reason,
+        *chosen.notes,
         choose_image_reader(settings.image_reader).reason,
         *precision_notes,
     ]
@@ -120,8 +137,6 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         )
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
-    world_size = settings.world_size * len(devices)
-    lanes_of(settings, world_size)
     if build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
     train, _ = open_data(settings, note=notes.append)
@@ -139,6 +154,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         resolved=resolved,
         device=runtime.name,
         devices=devices,
+        backend=chosen.name,
         run_dir=Path(),
         resume=resume,
         nodes=_nodes(settings) if meets else Nodes(),

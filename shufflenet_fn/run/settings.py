@@ -332,7 +332,7 @@ class TrainSettings:
     backend: str = option(
         "auto",
         "--backend",
-        help="Primitives that the network computes with.",
+        help="Primitives that the network computes with. auto follows what bench step --keep has measured.",
         panel=_DEVICES,
         choices=("auto", *BACKEND_NAMES),
     )

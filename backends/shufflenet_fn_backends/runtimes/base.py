@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +80,7 @@ class Runtime:
             training state is best kept in few flat tensors.
         device_count: how many devices of this kind a process can use here.
         chip: what the devices call themselves.
+        versions: of the software that computes, by name.
         dtypes: floating-point dtypes that the network can be computed in.
         half: the one to take where the user leaves the precision to us.
         prepare: set this process's environment where the user has not; before the device is first used.
@@ -104,6 +105,7 @@ class Runtime:
     memory_format: torch.memory_format
     device_count: Callable[[], int]
     chip: Callable[[], str]
+    versions: Callable[[], Mapping[str, str | None]]
     dtypes: Callable[[], tuple[torch.dtype, ...]]
     half: Callable[[], Half]
     set_device: Callable[[int], None]

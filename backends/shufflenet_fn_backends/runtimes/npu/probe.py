@@ -29,6 +29,7 @@ class Found(NamedTuple):
     problem: str | None
     torch: str | None = None
     torch_npu: str | None = None
+    cann: str | None = None
 
 
 @functools.cache
@@ -53,7 +54,7 @@ def look(timeout_s: float = TIMEOUT_S) -> Found:
     facts = read_facts(outcome)
     count = int(facts.get("count", 0))
     if outcome.code == 0 and count and "soc" in facts:
-        return Found(count, str(facts["soc"]), None, *versions)
+        return Found(count, str(facts["soc"]), None, *versions, facts.get("cann"))
     if outcome.code == 0:
         return _none(no_device(), versions)
     return _none(explain_failure(outcome, facts), versions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
 from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
 from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
+from shufflenet_fn_backends.runtimes.npu.probe_child import cann_version
 from shufflenet_fn_backends.runtimes.npu.setup import set_up
 
 COMPILING = (
@@ -46,6 +48,7 @@ def runtime(found: Found | None = None) -> Runtime:
         launches_are_dear=True,
         device_count=_device_count if found is None else lambda: found.devices,
         chip=soc,
+        versions=_versions if found is None else lambda: _named(found.torch_npu, found.cann),
         dtypes=lambda: chip.dtypes(soc()),
         half=lambda: _half(soc()),
         prepare=set_recommended,
@@ -111,6 +114,15 @@ def _device_count() -> int:
 
 def _soc() -> str:
     return str(load().get_device_name(0))
+
+
+def _versions() -> dict[str, str | None]:
+    npu = load()
+    return _named(importlib.metadata.version("torch_npu"), cann_version(npu))
+
+
+def _named(torch_npu: str | None, cann: str | None) -> dict[str, str | None]:
+    return {"torch": str(torch.__version__), "torch_npu": torch_npu, "cann": cann}
 
 
 def _half(soc: str) -> Half:

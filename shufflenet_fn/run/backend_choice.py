@@ -1,0 +1,58 @@
+"""Which backend a run computes with: as asked for, as measured, or the one made for its device."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shufflenet_fn.run.measured import Found, Kept, StepCase, look_up
+from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.registry import get_backend, select_backend
+
+
+class Choice(NamedTuple):
+    """``name`` of a backend, ``reason`` and further ``notes`` for the run's log."""
+
+    name: str
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+def choose_backend(asked: str, case: StepCase, *, compiled: bool, resumed: bool) -> Choice:
+    """Resolve ``--backend`` for a run.
+
+    In this order: what was ``asked`` for by name; on other devices than a CPU, the fastest of a kept result
+    of ``bench step`` of exactly this ``case``; what ``select_backend`` takes for the device.
+
+    Args:
+        asked: a name, or ``auto``.
+        case: device, chip, versions, architecture, precision, images a card and their size.
+        compiled: torch compiles the step, which ``bench step`` keeps no result of.
+        resumed: the run goes on from a checkpoint, and so with the backend of its start (``run.kept``).
+
+    Raises:
+        UsageError, DeviceError: as ``select_backend``.
+    """
+    notes: tuple[str, ...] = ()
+    if asked == "auto" and case.device != "cpu" and not compiled and not resumed:
+        found = look_up(case)
+        notes = found.notes
+        if found.kept is not None:
+            try:
+                return _measured(found.kept, found)
+            except DeviceError as error:
+                notes = (f"kept measurement {found.path} is not used: {error}",)
+        # Without a kept result, an estimate for npu would choose here, before the default.
+    selection = select_backend(asked, case.device, compiled=compiled)
+    return Choice(selection.backend.name, selection.reason, notes)
+
+
+def _measured(kept: Kept, found: Found) -> Choice:
+    """Raises ``DeviceError`` if the backend cannot be had here."""
+    get_backend(kept.backend)
+    times = ", ".join(
+        f"{name} {ms:.4g} ms" for name, ms in sorted(kept.step_ms.items(), key=lambda pair: pair[1])
+    )
+    return Choice(
+        kept.backend,
+        f"backend {kept.backend}: auto, the fastest of the kept measurement {found.path} ({times} a step)",
+    )

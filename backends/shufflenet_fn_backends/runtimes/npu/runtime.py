@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,21 @@ from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
 from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
 from shufflenet_fn_backends.runtimes.npu.setup import set_up
+from shufflenet_fn_backends.runtimes.settling import Settling
 
 COMPILING = (
     "compile on npu is an experiment: it was not run on a chip here. Known: inductor needs triton-ascend, "
     "whose training-mode BatchNorm2d fails (triton-ascend issue 808), or another code generator by "
     "TORCHINDUCTOR_NPU_BACKEND (mlir, dvm, ascendc); Ascend's benchmark lists shufflenet_v2_x1_0 with dvm at "
     "3.39 times the speed, with loosened tolerances"
+)
+
+# HCCL's own text asks for 10 s (EJ0001, as in LlamaFactory issue 3839). The others: the device is still held
+# (EL0005, Resource_Busy) or does not start (507033, ACL_ERROR_RT_DEV_SETUP_ERROR).
+SETTLING = Settling(
+    15.0,
+    re.compile(r"EJ0001|Failed to initialize the HCCP process|EL0005|Resource_Busy|\b507033\b"),
+    "after a process on it was killed, an NPU refuses new ones for some seconds (EJ0001, EL0005, 507033)",
 )
 
 
@@ -56,6 +66,7 @@ def runtime(found: Found | None = None) -> Runtime:
         set_rng_state=_set_rng_state,
         overflow=_overflow,
         profiler=_profiling,
+        settling=SETTLING,
         compiling=COMPILING,
     )
 

@@ -28,7 +28,9 @@ Faults = Annotated[
         help="What shall fail, as a comma list: alloc@3 is the third allocation; "
         "op:aclnnConvolution@5 that operator's fifth launch; overflow@4 an fp16 "
         "overflow in the fourth; hccl:hang@2 and hccl:kill@2 the second collective, "
-        "hccl:async@2 an error of the network beside it; with #1 after it only in rank 1."
+        "hccl:async@2 an error of the network beside it; device:busy@1 the first time a process "
+        "sets its device, and hccl:busy@2 the second start of the ranks, find them held by killed "
+        "processes; with #1 after it only in rank 1."
     ),
 ]
 

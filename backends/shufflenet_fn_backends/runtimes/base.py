@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.settling import Settling
 
 
 class Memory(NamedTuple):
@@ -95,6 +96,8 @@ class Runtime:
         rng_state, set_rng_state: state of the current device's default generator, a uint8 CPU tensor.
         overflow: the overflow flag of the current device, or ``None`` where infinities tell of overflow.
         profiler: records what the device and the host do in a few steps.
+        settling: how long a device refuses new processes after one that used it was killed; ``None`` if none
+            does.
         compiling: what is known of ``torch.compile`` on this device, for whoever asks for it.
         check_together: raise ``UsageError`` unless collectives join the devices of these numbers.
         float32_warning: what to know before training in float32 without a loss scale; ``None`` for nothing.
@@ -120,6 +123,7 @@ class Runtime:
     prepare: Callable[[], tuple[str, ...]] = tuple
     tune: Callable[[], tuple[str, ...]] = tuple
     overflow: Callable[[], Overflow | None] = lambda: None
+    settling: Settling | None = None
     compiling: str | None = None
     check_together: Callable[[tuple[int, ...]], None] = lambda devices: None
     float32_warning: Callable[[], str | None] = lambda: None

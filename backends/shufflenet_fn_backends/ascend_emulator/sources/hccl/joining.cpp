@@ -51,6 +51,12 @@ int Communicator::create(const RootInfo& root, uint32_t num_ranks, uint32_t rank
                           "no device is set: call torch.npu.set_device before the process group "
                           "is made");
   }
+  if (emulator::busy_start()) {
+    return emulator::fail(kRuntime,
+                          "EJ0001: Failed to initialize the HCCP process. Reason: Maybe the last "
+                          "training process is running. Wait for 10s after killing the last "
+                          "training process and try again (a fault asks for it)");
+  }
   std::shared_ptr<Communicator> comm(new Communicator(num_ranks, rank));
   if (const int code = connect_timeout(&comm->connect_timeout_)) return code;
   if (const int code = hccl::exec_timeout(&comm->exec_timeout_)) return code;

@@ -105,6 +105,11 @@ EMULATOR_API aclError aclrtGetDeviceCount(uint32_t* count) {
 
 EMULATOR_API aclError aclrtSetDevice(int32_t deviceId) {
   if (!emulator::is_device(deviceId)) return emulator::no_such_device("aclrtSetDevice", deviceId);
+  if (emulator::fault("device", "busy")) {
+    return emulator::fail(ACL_ERROR_RT_DEV_SETUP_ERROR,
+                          "EL0005: Resource_Busy: The resources are busy: device " +
+                              std::to_string(deviceId) + " is held by a process that was killed");
+  }
   current = &emulator::primary_contexts()[deviceId];
   emulator::active |= uint64_t{1} << deviceId;
   return ACL_SUCCESS;

@@ -24,7 +24,13 @@ from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
+from shufflenet_fn.run.derived import (
+    global_batch,
+    lanes_of,
+    num_classes_of,
+    precision_name,
+    stats_in_kernel,
+)
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.options import convert, declared
@@ -89,6 +95,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
+    stats_in_kernel(settings, runtime)  # refuses what cannot be
     notes = [
         reason,
         select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,

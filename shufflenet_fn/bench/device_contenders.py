@@ -18,7 +18,7 @@ from shufflenet_fn.bench.step_contenders import PEERS, data_and_weights, torchvi
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn_backends.errors import UsageError
-from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.names import STATS_IN_STEP, suggestion
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.base import Runtime, Window
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -32,10 +32,14 @@ _WINDOW: Final = Window(skip=0, warm_up=1, record=3)
 
 
 class Ours(NamedTuple):
-    """A way to take the step of ``train``: with this backend, on these kinds of devices."""
+    """A way to take the step of ``train``: with this backend, on these kinds of devices.
+
+    ``stats_in_kernel``: where the device's kernels can update the running statistics, they do.
+    """
 
     backend: str
     devices: tuple[str, ...] = ("cuda", "npu")
+    stats_in_kernel: bool = True
 
 
 OURS: Final[Mapping[str, Ours]] = MappingProxyType(
@@ -46,6 +50,8 @@ OURS: Final[Mapping[str, Ours]] = MappingProxyType(
         # On an NPU this is npu under another name.
         "routed": Ours("routed", ("cuda",)),
         "npu": Ours("npu", ("npu",)),
+        f"gather{STATS_IN_STEP}": Ours("gather", ("npu",), stats_in_kernel=False),
+        f"npu{STATS_IN_STEP}": Ours("npu", ("npu",), stats_in_kernel=False),
     }
 )
 """Every way by name. A kept result may name any of them."""
@@ -131,11 +137,13 @@ def build_contender(name: str, settings: StepBenchSettings, runtime: Runtime) ->
     if compiled:
         # All of ours share their code, and torch compiles one piece of code only so many times.
         importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
+    ours = OURS[name.removesuffix(_COMPILED)]
     step = our_step(
         config,
-        get_backend(OURS[name.removesuffix(_COMPILED)].backend),
+        get_backend(ours.backend),
         device,
         flat=runtime.launches_are_dear,
+        stats_in_kernel=ours.stats_in_kernel and runtime.launches_are_dear and not compiled,
         memory_format=runtime.memory_format,
         overflow=runtime.overflow(),
         compiler=torch.compile if compiled else lambda function: function,

@@ -74,11 +74,12 @@ def our_step(
     memory_format: torch.memory_format = torch.contiguous_format,
     overflow: Overflow | None = None,
     compiler: Callable[[Any], Any] = lambda function: function,
+    stats_in_kernel: bool = False,
 ) -> Step:
     """A step as ``train`` takes it, with a loss scale for float16; it returns its loss.
 
     ``flat``: the state in a few buffers, as on devices where launches are dear. ``memory_format``: of the
-    images. ``overflow`` and ``compiler``: as of ``make_train_step``.
+    images. ``overflow``, ``compiler`` and ``stats_in_kernel``: as of ``make_train_step``.
     """
     policy = get_policy(precision)
     half = policy.compute_dtype == torch.float16
@@ -101,6 +102,7 @@ def our_step(
         reduce=mean_over_ranks(world.size, world.rank) if world and distributed else no_reduce,
         overflow=overflow,
         compiler=compiler,
+        stats_in_kernel=stats_in_kernel,
     )
     state, flags = ravel_state(state) if flat else state, no_flags(device)
     images, labels = _batch(config, device, batch_size, image_size)

@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from shufflenet_fn.run.estimated import least_cost
 from shufflenet_fn.run.measured import Found, Kept, StepCase, look_up
 from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.registry import get_backend, select_backend
 
 
 class Choice(NamedTuple):
-    """``name`` of a backend, ``reason`` and further ``notes`` for the run's log."""
+    """``name`` of a backend, ``reason`` and further ``notes`` for the run's log.
+
+    ``running_stats``: what a measurement found faster for ``--running-stats``; ``auto`` where none did.
+    """
 
     name: str
     reason: str
     notes: tuple[str, ...] = ()
+    running_stats: str = "auto"
 
 
 def choose_backend(asked: str, case: StepCase, *, compiled: bool, resumed: bool) -> Choice:
     """Resolve ``--backend`` for a run.
 
     In this order: what was ``asked`` for by name; on other devices than a CPU, the fastest of a kept result
-    of ``bench step`` of exactly this ``case``; what ``select_backend`` takes for the device.
+    of ``bench step`` of exactly this ``case``; on npu the least estimated cost (``run.estimated``); what
+    ``select_backend`` takes for the device.
 
     Args:
         asked: a name, or ``auto``.
@@ -41,7 +48,10 @@ def choose_backend(asked: str, case: StepCase, *, compiled: bool, resumed: bool)
                 return _measured(found.kept, found)
             except DeviceError as error:
                 notes = (f"kept measurement {found.path} is not used: {error}",)
-        # Without a kept result, an estimate for npu would choose here, before the default.
+        if case.device == "npu":
+            estimated = least_cost(case)
+            if estimated is not None:
+                return Choice(*estimated, notes)
     selection = select_backend(asked, case.device, compiled=compiled)
     return Choice(selection.backend.name, selection.reason, notes)
 
@@ -55,4 +65,5 @@ def _measured(kept: Kept, found: Found) -> Choice:
     return Choice(
         kept.backend,
         f"backend {kept.backend}: auto, the fastest of the kept measurement {found.path} ({times} a step)",
+        running_stats="step" if kept.contender.endswith(STATS_IN_STEP) else "auto",
     )

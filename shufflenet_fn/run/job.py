@@ -25,7 +25,13 @@ from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend
 from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
+from shufflenet_fn.run.derived import (
+    global_batch,
+    lanes_of,
+    num_classes_of,
+    precision_name,
+    stats_in_kernel,
+)
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.measured import step_case
@@ -106,6 +112,11 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         compiled=settings.compile,
         resumed=resume is not None,
     )
+    if settings.running_stats == "auto" and chosen.running_stats != "auto":
+        settings = replace(settings, running_stats=chosen.running_stats)
+        origin = {**resolved.origin, "running_stats": "a kept measurement"}
+        resolved = resolved._replace(settings=settings, origin=origin)
+    stats_in_kernel(settings, runtime)  # refuses what cannot be
     notes = [
         reason,
         chosen.reason,

@@ -342,6 +342,14 @@ class TrainSettings:
         help="Compile the step with torch.compile; see `bench step --ours-compile` for what it brings.",
         panel=_DEVICES,
     )
+    running_stats: str = option(
+        "auto",
+        "--running-stats",
+        help="What updates batch norm's running statistics: the kernels (fewer kernels on an NPU), or the "
+        "step after them. auto: kernel on npu, else step.",
+        panel=_DEVICES,
+        choices=("auto", "kernel", "step"),
+    )
     memory_format: str = option(
         "auto",
         "--memory-format",

@@ -32,6 +32,7 @@ from shufflenet_fn.run.derived import (
     lanes_per_device,
     max_bad_steps,
     num_classes_of,
+    stats_in_kernel,
 )
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
@@ -207,6 +208,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         compiler=torch.compile if settings.compile else lambda function: function,
         lanes=lanes_per_device(settings, world.size),
         prepare=prepare,
+        stats_in_kernel=stats_in_kernel(settings, runtime),
     )
     max_bad = max_bad_steps(settings, scaling)
     return Training(

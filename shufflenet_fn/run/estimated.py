@@ -61,7 +61,7 @@ WORK: Final[Mapping[tuple[str, str], Mapping[str, Work]]] = MappingProxyType(
         },
     }
 )
-"""By architecture and width of the convolutions; half is O2 with a loss scale. (x2_0 in half: not counted.)"""
+"""By architecture and width of the convolutions; half is O2 with a loss scale (x2_0: not counted)."""
 
 
 def least_cost(case: StepCase) -> tuple[str, str] | None:

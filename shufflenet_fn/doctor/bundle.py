@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shufflenet_fn.distributed.interfaces import addresses
 from shufflenet_fn.doctor.examine import examine
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, Stage
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
@@ -153,12 +154,15 @@ def make_bundle(
             start = time.perf_counter()
             finding = _guarded(part, facts, Path(scratch), command, parts, told)
             stage = Stage(name, finding, time.perf_counter() - start)
+            for figures in (parts.steps,) if name == "steps" else (parts.bench, parts.kernels):
+                if not figures:
+                    figures["missing"] = finding.text
             parts.log.append(_line(stage))
             say(f"{name}: {finding.status} after {stage.seconds:.0f} s: {finding.text}")
             report = Report((*report.stages, stage))
         private = private_here(scratch, settings.output, path.parent)
     versions = _versions(facts)
-    kept = [text for text in (versions["cann"], versions["driver"]) if text]
+    kept = _versions_of_four(versions)
     objects = {
         "doctor.json": report.as_json(),
         "versions.json": versions,
@@ -372,6 +376,12 @@ def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:
         "driver": cann.get("driver"),
         "emulated": bool(cann.get("emulator")),
     }
+
+
+def _versions_of_four(versions: Mapping[str, Any]) -> frozenset[str]:
+    """Those that look like addresses, such as OpenCV's, and are none of this machine's."""
+    found = {*versions["packages"].values(), versions["cann"], versions["driver"]}
+    return frozenset(text for text in found if text) - set(addresses())
 
 
 def _version(package: str) -> str | None:

@@ -10,7 +10,6 @@ import platform
 import pwd
 import re
 import socket
-import sys
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ def private_here(*folders: str | Path, environment: Mapping[str, str] = os.envir
         users |= {getpass.getuser(), pwd.getpwuid(os.geteuid()).pw_name}
     home, here = Path("~").expanduser(), Path.cwd()
     users.add(home.name)
-    named = [home, here, tempfile.gettempdir(), sys.prefix, sys.base_prefix, *folders]
+    named = [home, here, tempfile.gettempdir(), *folders]
     absolute = [Path(folder).expanduser().absolute() for folder in named]
     return Private(
         _longest_first(text for path in absolute for text in (str(path), str(path.resolve()))),
@@ -73,7 +72,7 @@ def scrub(text: str, private: Private, *, versions: Iterable[str] = ()) -> str:
     """
     for folder in private.folders:
         # All that is private in a folder goes with it; its name may hold spaces, which a path's end is not.
-        text = re.sub(rf"{re.escape(folder)}(?![\w-])(?:/{_END}*)*", _shortened, text)
+        text = re.sub(rf"(?<![\w.]){re.escape(folder)}(?![\w-])(?:/{_END}*)*", _shortened, text)
     text = _QUOTED_PATH.sub(lambda m: f"{m['quote']}{_path(m['path'])}{m['quote']}", text)
     text = _ANY_PATH.sub(lambda m: _path(m["path"]), text)
     text = _CARD.sub(ADDRESS, text)

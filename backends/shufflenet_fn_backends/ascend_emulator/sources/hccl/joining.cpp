@@ -155,6 +155,28 @@ int Communicator::check_devices() const {
                                             "process group is made");
     }
   }
+  return check_device_set();
+}
+
+// Follows hccl@9.1.0 docs/zh/user_guide/constraints.md
+int Communicator::check_device_set() const {
+  if (emulator::soc_class() != emulator::k910A) return kSuccess;
+  for (uint32_t first = 0; first < size(); ++first) {
+    uint32_t number = 0, lower = 0;
+    std::string devices;
+    for (uint32_t rank = 0; rank < size(); ++rank) {
+      if (member(rank).machine != member(first).machine) continue;
+      ++number;
+      lower += member(rank).device < 4;
+      devices += (devices.empty() ? "" : ",") + std::to_string(member(rank).device);
+    }
+    const bool together = number == 8 || lower == 0 || lower == number;
+    if ((number == 1 || number == 2 || number == 4 || number == 8) && together) continue;
+    return emulator::fail(
+        kParameter, "EI0004: devices " + devices +
+                        " of one machine cannot form a communicator on " + emulator::soc_name() +
+                        ": it takes 1, 2, 4 or 8, and 2 or 4 must all be of 0 to 3 or of 4 to 7");
+  }
   return kSuccess;
 }
 

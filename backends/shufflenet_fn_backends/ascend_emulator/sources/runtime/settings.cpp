@@ -105,9 +105,9 @@ std::vector<FaultRequest> read_faults() {
                                                  fault.name == "async" || fault.name == "busy"));
     if (!known || nth_value < 1 || (hash != std::string::npos && fault.rank < 0)) {
       refuse(name, text,
-             "a comma list of alloc@N, op@N, op:NAME@N, overflow@N, overflow:NAME@N, device:busy@N, "
-             "hccl:hang@N, hccl:kill@N, hccl:async@N and hccl:busy@N with N from 1, each with #RANK "
-             "after it if only that rank shall fail");
+             "a comma list of alloc@N, op@N, op:NAME@N, overflow@N, overflow:NAME@N, "
+             "device:busy@N, hccl:hang@N, hccl:kill@N, hccl:async@N and hccl:busy@N with N from "
+             "1, each with #RANK after it if only that rank shall fail");
     }
     faults.push_back(fault);
   }

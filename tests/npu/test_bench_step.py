@@ -17,7 +17,7 @@ from shufflenet_fn_backends.ascend_emulator.environment import Machine, variable
 from tests.conftest import Outcome
 
 RECIPE = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--device", "npu")
-BACKENDS = ("reference", "native", "gather", "npu")
+BACKENDS = ("reference", "native", "gather", "npu", "gather+step", "npu+step")
 
 
 Cli = Callable[..., Outcome]
@@ -70,14 +70,17 @@ def test_a_kept_measurement_is_followed(
     # Which one is fastest here is chance, so another than the default is made it.
     path = Path(result["kept"])
     kept = json.loads(path.read_text())
-    assert kept["backend"] == result["fastest"] == kept["contender"]
-    path.write_text(json.dumps({**kept, "backend": "gather", "contender": "gather"}))
+    assert kept["contender"] == result["fastest"]
+    assert kept["backend"] == kept["contender"].removesuffix("+step")
+    path.write_text(json.dumps({**kept, "backend": "gather", "contender": "gather+step"}))
     followed = cli(
         *("train", "--data", str(image_folder), *RECIPE, "--precision", "O2", "--max-steps", "1"),
         *("--run-dir", "followed"),
     )
     assert followed.code == 0, followed.err
     assert f"backend gather: auto, the fastest of the kept measurement {path}" in followed.out
+    config = json.loads((tmp_path / "followed" / "config.json").read_text())
+    assert config["settings"]["running_stats"] == "step"
 
     # The resumed run keeps its backend, whatever is kept now.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -93,5 +96,5 @@ def test_a_kept_measurement_is_followed(
     older.write_text(json.dumps(kept))
     given = {"data": str(image_folder), "arch": "x0_5", "image_size": 32, "batch_size": 2}
     job = plan_job(resolve({**given, "device": "npu", "precision": "O2"}))
-    assert job.backend == "npu"
+    assert job.backend == "gather" and any("least estimated cost" in note for note in job.notes)
     assert any(f"{older} is of cann 8.5.0" in note for note in job.notes)

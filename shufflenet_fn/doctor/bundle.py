@@ -307,7 +307,8 @@ def _bench(
             parts.bench[precision] = {"failed": wrong, "seconds": seconds}
             parts.kernels[precision] = {"missing": f"bench step failed: {wrong}"}
             continue
-        result = json.loads(outcome.out)
+        # Before it may stand what a library prints, such as a profiler on its way.
+        result = json.loads(outcome.out.strip().splitlines()[-1])
         parts.bench[precision] = {"seconds": seconds, **result}
         parts.kernels[precision] = _kernels(result)
     if failed:

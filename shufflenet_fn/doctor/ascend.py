@@ -8,6 +8,7 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,8 @@ def cann_version(
 
     Args:
         environment: where ASCEND_HOME_PATH may name the installation that is used.
-        roots: folders that an installation may lie in if it does not; /usr/local/Ascend and ~/Ascend.
+        roots: folders that an installation may lie in if it does not; /usr/local/Ascend, ~/Ascend and
+            where pip puts CANN, ascend in site-packages.
     """
     named = [Path(environment[name]) for name in _HOMES if environment.get(name)]
     for home in named or _installations(roots):
@@ -135,8 +137,16 @@ def cann_version(
 
 def _installations(roots: tuple[Path, ...] | None) -> list[Path]:
     if roots is None:
-        roots = (Path("/usr/local/Ascend"), Path("~/Ascend").expanduser())
-    return [root / place for root in roots for place in _PLACES]
+        site = Path(sysconfig.get_path("purelib"))
+        roots = (Path("/usr/local/Ascend"), Path("~/Ascend").expanduser(), site / "ascend")
+    return [
+        place
+        for root in roots
+        for place in (
+            *(root / name for name in _PLACES),
+            *sorted(root.glob("cann-*"), reverse=True),
+        )
+    ]
 
 
 def _driver_version() -> str | None:

@@ -172,8 +172,8 @@ def test_variables(environment: dict[str, str], torch_npu: str, status: str, wor
     assert finding.status == status and words in finding.text
 
 
-@pytest.mark.parametrize("place", ["cann", "ascend-toolkit/latest"])
-def test_both_places_of_cann(tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["cann", "ascend-toolkit/latest", "cann-8.5.0"])
+def test_places_of_cann(tmp_path: Path, place: str) -> None:
     home = tmp_path / place
     (home / "aarch64-linux").mkdir(parents=True)
     (home / "aarch64-linux" / "ascend_toolkit_install.info").write_text(OLD_TOOLKIT)

@@ -67,8 +67,8 @@ def test_the_table_in_the_documentation(fp32: dict[str, StepCounts]) -> None:
     block = page.partition("<!-- launches: begin -->")[2].partition("<!-- launches: end -->")[0]
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \| (\d+) \|$", block, re.MULTILINE)
     table = {name: (int(peer), int(ours)) for name, peer, ours in rows}
-    names = {*fp32[PEER].operators, *fp32["npu"].operators}
+    names = {*fp32[PEER].operators, *fp32["gather"].operators}
     assert table == {
-        name: (fp32[PEER].operators.get(name, 0), fp32["npu"].operators.get(name, 0))
+        name: (fp32[PEER].operators.get(name, 0), fp32["gather"].operators.get(name, 0))
         for name in names
     }

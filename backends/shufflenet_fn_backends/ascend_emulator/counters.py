@@ -170,5 +170,5 @@ def _device(read: dict[str, Any]) -> DeviceCounts:
         memory["allocations"],
         memory["bytes"],
         memory["peak_bytes"],
-        {name: kernel["signatures"] for name, kernel in read["kernels"].items()},
+        {name: kernel.get("signatures", {}) for name, kernel in read["kernels"].items()},
     )

@@ -147,7 +147,9 @@ ACLNN(aclnnLerps, floats, In self, In end, Value weight, Out out) {
   out = at::lerp(self, end, weight);
 }
 
-ACLNN(aclnnInplaceLerps, floats | f64, InOut self, In end, Value weight) {
+// Follows ops-math@9.1.0 math/lerp/docs/aclnnLerps&aclnnInplaceLerps.md
+// Follows ops-math@9.1.0 math/lerp/op_api/aclnn_lerp_scalar.cpp
+ACLNN(aclnnInplaceLerps, floats, InOut self, In end, Value weight) {
   self = at::lerp(self, end, weight);
 }
 

@@ -139,16 +139,8 @@ def test_losses_and_weights_are_those_of_the_cpu(
     found: list[dict[str, float]] = []
     for seed in range(3):
         recipe = (
-            "--pretrained",
-            start,
-            "--lr",
-            0.01,
-            "--epochs",
-            1,
-            "--max-steps",
-            3,
-            "--seed",
-            seed,
+            *("--pretrained", start, "--lr", 0.001, "--seed", seed),
+            *("--epochs", 1, "--max-steps", 3),
         )
         place = tmp_path / str(seed)
         cpu = ("--device", "cpu", *on_cpu, *recipe)

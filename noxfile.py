@@ -74,8 +74,7 @@ def npu(session: nox.Session) -> None:
     if "a CUDA build" in str(session.run("python", "-c", check, env=no_autoload, silent=True)):
         session.error(
             f"pip gave a CUDA build of torch {TORCH_NPU}, beside which torch_npu aborts. Let it see "
-            f"PyTorch's CPU wheels first: set PIP_INDEX_URL to {CPU_WHEELS} and PIP_EXTRA_INDEX_URL to "
-            "your usual index (`pip config debug` shows it)"
+            f"PyTorch's CPU wheels too, which it prefers: PIP_EXTRA_INDEX_URL={CPU_WHEELS}"
         )
     emulated = [
         "shufflenet-fn",

@@ -141,4 +141,7 @@ def _parse(text: str) -> Policy:
                 f"p, c, o, n and dtypes {', '.join(_DTYPES)}, for example 'p=f32,c=bf16,o=f32'."
             )
         values[fields[short]] = _DTYPES[dtype]
+    if values.get("compute_dtype") == torch.float64:
+        # No kernel takes float32 parameters beside float64 activations.
+        values.setdefault("norm_dtype", torch.float64)
     return Policy(**values)

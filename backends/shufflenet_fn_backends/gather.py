@@ -76,6 +76,29 @@ def batch_norm_train(
     return reference.batch_norm_train(to_tensor(x), weight, bias, eps=eps, relu=relu)
 
 
+def batch_norm_update_(
+    x: FeatureMap,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> FeatureMap:
+    return reference.batch_norm_update_(
+        to_tensor(x),
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum=momentum,
+        eps=eps,
+        relu=relu,
+    )
+
+
 def batch_norm_eval(
     x: FeatureMap,
     weight: Tensor,
@@ -112,6 +135,7 @@ BACKEND: Backend[FeatureMap] = Backend(
     conv2d_bias=conv2d_bias,
     batch_norm_train=batch_norm_train,
     batch_norm_eval=batch_norm_eval,
+    batch_norm_update_=batch_norm_update_,
     max_pool2d=max_pool2d,
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,

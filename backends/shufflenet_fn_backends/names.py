@@ -15,6 +15,8 @@ BACKEND_NAMES: Final = (
     "npu",
 )
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
+STATS_IN_STEP: Final = "+step"
+"""Behind a backend's name in measurements: the step updates the running statistics, not the kernels."""
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:

@@ -9,9 +9,10 @@
 | ``channel_shuffle``, ``channel_split`` | ``aten::split_with_sizes``, a view | none |
 | ``to_tensor`` behind a shuffle | ``aten::cat``, ``aten::index_select`` | Cat, IndexSelect (int32) |
 
-Why routing and not the original's gathers (backend ``gather``): counted on the emulator, a training step at
-x1_0 launches 373 kernels and not 427 (``benchmarks/launches.py``), and copies fewer bytes. Which of them is
-faster on a chip has not been measured; ``shufflenet-fn bench ops --device npu`` does it.
+Against the original's gathers (backend ``gather``): routing moves fewer bytes and launches more kernels,
+since a part that is a view is copied before it is concatenated (``benchmarks/launches.py``; derived from
+CANN's sources). Which is faster on a chip was not measured; ``shufflenet-fn bench step --device npu`` does
+it.
 
 These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
 imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is

@@ -4,7 +4,8 @@ The model is written once, as in the paper (Ma et al., 2018, arXiv:1807.11164). 
 a ``Backend``: a value holding a handful of functions over that backend's own representation of a
 feature map. Requirements on a backend:
 
-* every function is pure: no argument is mutated, no global is read or written;
+* every function is pure: no argument is mutated, no global is read or written, with one exception,
+  ``batch_norm_update_``, which a caller need not use;
 * ``conv2d`` and ``max_pool2d`` accept a plain NCHW tensor too, so that the stem can start from the images;
 * ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
 * parameters, batch moments and gradients are in logical (torchvision's) channel order. A backend whose
@@ -92,6 +93,26 @@ class BatchNormTrain(Protocol[F]):
         """Normalise with the batch's own moments, then ReLU if asked. Returns the moments too."""
 
 
+class BatchNormUpdate(Protocol[F]):
+    def __call__(
+        self,
+        x: F,
+        weight: Tensor,
+        bias: Tensor,
+        running_mean: Tensor,
+        running_var: Tensor,
+        *,
+        momentum: float,
+        eps: float,
+        relu: bool,
+    ) -> F:
+        """Normalise as ``BatchNormTrain`` and update ``running_mean`` and ``running_var`` in place.
+
+        For a step that owns both buffers, outside transforms. On an NPU the kernel updates them anyway;
+        where none are given it has to fill two of its own, in the forward and in the backward pass.
+        """
+
+
 class BatchNormEval(Protocol[F]):
     def __call__(
         self,
@@ -159,7 +180,7 @@ class Backend(Generic[F]):
 
     ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the twin
     with parameters in physical channel order; ``None`` where that is the logical order, and for the twin
-    itself.
+    itself. ``batch_norm_update_`` is ``None`` where statistics would have to be permuted.
     """
 
     name: str
@@ -172,5 +193,6 @@ class Backend(Generic[F]):
     channel_shuffle: ChannelShuffle[F]
     to_tensor: ToTensor[F]
     shared: Shared[F] = as_it_is
+    batch_norm_update_: BatchNormUpdate[F] | None = None
     physical: Backend[F] | None = None
     program: Program | None = None

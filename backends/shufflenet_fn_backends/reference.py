@@ -46,6 +46,29 @@ def batch_norm_train(
     return _relu(y, relu), Moments(mean.detach(), saved.detach(), count, third_result(x.device))
 
 
+def batch_norm_update_(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Tensor:
+    weight, bias = _wide(weight), _wide(bias)
+    if x.numel() == x.shape[1]:
+        # One value per channel has no unbiased variance: the kernels would make NaN of the running one.
+        y, mean, _ = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
+        # (By `data`: all buffers may be views of one, which autograd has saved for other layers.)
+        running_mean.data.lerp_(mean.detach().to(running_mean.dtype), momentum)
+        running_var.data.mul_(1.0 - momentum)
+        return _relu(y, relu)
+    y = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, eps)[0]
+    return _relu(y, relu)
+
+
 def batch_norm_eval(
     x: Tensor,
     weight: Tensor,
@@ -100,6 +123,7 @@ BACKEND: Backend[Tensor] = Backend(
     conv2d_bias=conv2d_bias,
     batch_norm_train=batch_norm_train,
     batch_norm_eval=batch_norm_eval,
+    batch_norm_update_=batch_norm_update_,
     max_pool2d=max_pool2d,
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,

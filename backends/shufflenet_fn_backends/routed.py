@@ -84,6 +84,31 @@ def _physical_batch_norm_train(
     return one_part(y, x.layout.order), moments
 
 
+def _physical_batch_norm_update_(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    y = reference.batch_norm_update_(
+        concatenated(x),
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum=momentum,
+        eps=eps,
+        relu=relu,
+    )
+    return one_part(y, x.layout.order)
+
+
 def _physical_batch_norm_eval(
     x: Routed | Tensor,
     weight: Tensor,
@@ -188,6 +213,7 @@ _PHYSICAL: Final[Backend[Routed]] = Backend(
     conv2d_bias=_physical_conv2d_bias,
     batch_norm_train=_physical_batch_norm_train,
     batch_norm_eval=_physical_batch_norm_eval,
+    batch_norm_update_=_physical_batch_norm_update_,
     max_pool2d=max_pool2d,
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,
@@ -201,5 +227,6 @@ BACKEND: Final[Backend[Routed]] = replace(
     conv2d_bias=_logical_conv2d_bias,
     batch_norm_train=_logical_batch_norm_train,
     batch_norm_eval=_logical_batch_norm_eval,
+    batch_norm_update_=None,
     physical=_PHYSICAL,
 )

@@ -28,6 +28,7 @@ Source: the index arithmetic is that of Ascend ModelZoo-PyTorch's ShuffleNetV2 (
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
@@ -137,6 +138,40 @@ def _gather(xs: Sequence[Tensor], *which: str) -> list[Tensor]:
     return [_nchw(joined.index_select(dim, getattr(indices, name)), dim) for name in which]
 
 
+class _Rows(NamedTuple):
+    shuffled: Tensor
+    unshuffled: Tensor
+
+
+@lru_cache(maxsize=256)
+def _rows(images: int, half: int, device: torch.device) -> _Rows:
+    """Indices into the (2 * images * half) maps of two stacked halves, each (images, half)."""
+    dtype = torch.int32  # as in `_indices`
+    with torch.inference_mode(False):
+        image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
+        channel = torch.arange(2 * half, dtype=dtype, device=device)
+        which = channel.view(2, 1, half)
+        # Channel k of the shuffled map is channel k // 2 of operand k % 2, and back.
+        shuffled = (which % 2) * (images * half) + image + which // 2
+        pairs = channel.view(half, 2).t().reshape(2, 1, half)
+        unshuffled = (pairs // half) * (images * half) + image + pairs % half
+    return _Rows(shuffled.reshape(-1), unshuffled.reshape(-1))
+
+
+def _gather_rows(x1: Tensor, x2: Tensor, which: str) -> Pair:
+    """Both results by one gather instead of two, in one storage: on an NPU a kernel less.
+
+    Of two results in one storage each keeps the other's memory while it lives.
+    """
+    *lead, half, height, width = x1.shape
+    images = math.prod(lead)
+    maps = torch.cat((x1, x2)).view(2 * images * half, height, width)
+    index: Tensor = getattr(_rows(images, half, x1.device), which)
+    y = maps.index_select(0, index).view(2, *x1.shape)
+    # (By `data`: as views of one tensor they would share the counter by which autograd finds changes.)
+    return y[0].data, y[1].data
+
+
 def _channel_dim(xs: Sequence[Tensor]) -> int:
     """Where the channels of these tensors lie in memory: -1 if channels_last, else -3."""
     # Not `is_contiguous(memory_format=…)`: it raises under vmap, and is for four dimensions only.
@@ -153,13 +188,24 @@ def _nchw(x: Tensor, dim: int) -> Tensor:
 
 
 def _kernel_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
-    y1, y2 = _gather(same_kind(x1, x2), "first", "second")
+    x1, x2 = same_kind(x1, x2)
+    if _by_rows(x1):
+        return _gather_rows(x1, x2, "shuffled")
+    y1, y2 = _gather((x1, x2), "first", "second")
     return y1, y2
 
 
 def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
-    x1, x2 = _gather(same_kind(y1, y2), "even", "odd")
+    y1, y2 = same_kind(y1, y2)
+    if _by_rows(y1):
+        return _gather_rows(y1, y2, "unshuffled")
+    x1, x2 = _gather((y1, y2), "even", "odd")
     return x1, x2
+
+
+def _by_rows(x: Tensor) -> bool:
+    # CPU and CUDA kernels may be given channels_last, whose maps are not rows.
+    return x.device.type not in ("cpu", "cuda") and x.numel() > 0
 
 
 def _kernel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:

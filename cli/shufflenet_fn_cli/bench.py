@@ -26,12 +26,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 @bench_app.command()
 @with_settings(StepBenchSettings)
 def step(as_json: AsJson = False, **given: Any) -> None:
-    """A whole training step on random images: ours against torchvision's model and torch's SGD.
+    """A whole training step on random images: ours against a peer's model and torch's SGD.
 
-    Every contender runs in a process of its own with the same threads, and they
-    take turns. Reported are medians over rounds, ratios as medians of the rounds'
-    ratios with their intervals, whether the one to the best peer is conclusive,
-    peak memory, and activations: what a step needs on top of what stays.
+    Contenders take turns. Reported are medians over rounds, ratios as medians of
+    the rounds' ratios with their intervals, and whether the one to the best peer
+    is conclusive. On a CPU the peer is torchvision, every contender has a process
+    of its own, and memory is reported. On a GPU (torchvision) and an NPU (the
+    shape of the original) every backend takes part, and the times of host and
+    device are reported apart.
     """
     from shufflenet_fn.bench.step import run_step_bench
 
@@ -64,8 +66,9 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
     """Every primitive and both units, forward and backward, on every backend of a device.
 
     Sizes are those of stage 2. torchvision's own way takes turns with the
-    backends, each in a process of its own. Bytes are what the operators read and
-    write, counted: their arguments and results.
+    backends, each in a process of its own; the calls of a turn are queued, and the
+    host waits once. Bytes are what the operators read and write, counted: their
+    arguments and results.
     """
     from shufflenet_fn.bench.ops import run_ops_bench
 

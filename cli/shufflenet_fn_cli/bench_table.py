@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from shufflenet_fn_cli.device_step_table import print_device_step
 
 
 def print_step_table(result: dict[str, Any]) -> None:
     """Speed and memory of each contender, ours first; a table for each architecture."""
     console = Console()
     for one in result.get("results", [result]):
-        _print_step(console, one)
+        if "contenders" in one:
+            print_device_step(console, one)
+        else:
+            _print_step(console, one)
 
 
 def print_infer_table(result: dict[str, Any]) -> None:
@@ -63,9 +69,11 @@ def print_ops_table(result: dict[str, Any]) -> None:
             console.print(table)
     console.print(
         f"stage 2 of {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
-        f"{result['device']}, {result['threads']} threads, {result['rounds']} rounds, allocator "
-        f"{result['allocator']}"
+        f"{result['device']}, {result['precision']}, {result['threads']} threads, "
+        f"{result['rounds']} rounds, allocator {result['allocator']}"
     )
+    if result["warning"] is not None:
+        console.print(f"WARNING: {result['warning']}")
     print_left_out(console, result)
 
 
@@ -123,7 +131,7 @@ def print_left_out(console: Console, result: dict[str, Any]) -> None:
     for name, reason in result["left_out"].items():
         by_reason.setdefault(reason, []).append(name)
     for reason, names in by_reason.items():
-        console.print(f"not measured: {', '.join(names)} ({reason})")
+        console.print(f"not measured: {', '.join(names)} ({escape(reason)})")
 
 
 def table_of(title: str, headings: tuple[str, ...]) -> Table:

@@ -29,6 +29,14 @@ def doctor(
             help="Look for known errors in this log ('-' for standard input) instead of at the machine."
         ),
     ] = None,
+    bundle: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also train a few steps and run bench step, and pack figures, versions and logs into this "
+            "new zip archive, without paths, names and addresses, to be sent back. Takes minutes.",
+        ),
+    ] = None,
     **given: Any,
 ) -> None:
     """Look into the installation stage by stage, and say what to do about what is wrong.
@@ -38,7 +46,14 @@ def doctor(
     failed, 2 wrong usage.
     """
     if explain is not None:
+        if bundle is not None:
+            from shufflenet_fn_backends.errors import UsageError
+
+            raise UsageError("--explain reads a log and --bundle looks at the machine. Give one.")
         _explain(explain, as_json)
+        return
+    if bundle is not None:
+        _bundle(bundle, DoctorSettings(**given), as_json)
         return
     from shufflenet_fn.doctor.examine import examine
 
@@ -49,6 +64,30 @@ def doctor(
         _print(report)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _bundle(path: Path, settings: DoctorSettings, as_json: bool) -> None:
+    from shufflenet_fn.doctor.bundle import make_bundle
+
+    bundle = make_bundle(
+        path, settings, command="shufflenet_fn_cli.main", say=_say, on_stage=_say_stage
+    )
+    if as_json:
+        written = {"path": str(bundle.path), "bytes": bundle.size}
+        print(json.dumps({**bundle.report.as_json(), "bundle": written}))
+    else:
+        _print(bundle.report)
+    _say(f"wrote {bundle.path}, {bundle.size / 1000:.1f} kB, in {bundle.seconds:.0f} s")
+    if not bundle.report.ok:
+        raise typer.Exit(1)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _say_stage(stage: Stage) -> None:
+    _say(f"{stage.name}: {stage.finding.status} after {stage.seconds:.1f} s")
 
 
 def _progress(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 import tempfile
@@ -27,7 +28,9 @@ Faults = Annotated[
         help="What shall fail, as a comma list: alloc@3 is the third allocation; "
         "op:aclnnConvolution@5 that operator's fifth launch; overflow@4 an fp16 "
         "overflow in the fourth; hccl:hang@2 and hccl:kill@2 the second collective, "
-        "hccl:async@2 an error of the network beside it; with #1 after it only in rank 1."
+        "hccl:async@2 an error of the network beside it; device:busy@1 the first time a process "
+        "sets its device, and hccl:busy@2 the second start of the ranks, find them held by killed "
+        "processes; with #1 after it only in rank 1."
     ),
 ]
 
@@ -96,6 +99,23 @@ def run(
 
             print_report(read_reports(folder))
     sys.exit(code)
+
+
+@emulator_app.command()
+def sources(
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Print the vendor's documents and kernels that each emulated function was compared with."""
+    from shufflenet_fn_backends.ascend_emulator.vendor_sources import emulated_functions
+    from shufflenet_fn_cli.emulator_table import print_sources, sources_as_json
+
+    functions = emulated_functions()
+    if as_json:
+        print(json.dumps(sources_as_json(functions)))
+    else:
+        print_sources(functions)
 
 
 def _variables(

@@ -1,4 +1,4 @@
-"""What the emulator has counted, and the device kernels that CANN's sources make of it, as tables."""
+"""What the emulator has counted, what CANN's sources make of it, and the sources it follows, as tables."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from shufflenet_fn_backends.ascend_emulator.counters import Counts, DeviceCounts, add
 from shufflenet_fn_backends.ascend_emulator.kernel_model import DERIVED, Modelled, model
 from shufflenet_fn_backends.ascend_emulator.report import PROVES
+from shufflenet_fn_backends.ascend_emulator.vendor_sources import KINDS, Function
 
 
 def print_report(processes: Sequence[Counts]) -> None:
@@ -90,6 +91,35 @@ def _processes(processes: Sequence[Counts]) -> Table:
                 f"{device.bytes_peak / 1e6:.1f}",
             )
     return table
+
+
+def print_sources(functions: Sequence[Function]) -> None:
+    """Print each emulated function with the sources that it was compared with, and totals."""
+    console = Console()
+    table = Table(title="emulated functions of CANN", title_justify="left")
+    for column in ("kind", "function", "file", "compared with"):
+        table.add_column(column, overflow="fold")
+    for one in functions:
+        table.add_row(one.kind, one.name, one.file, "\n".join(one.sources) or "not compared")
+    console.print(table)
+    for kind in KINDS:
+        console.print(f"{kind}: {_compared([one for one in functions if one.kind == kind])}")
+    console.print(f"all: {_compared(functions)}")
+
+
+def _compared(functions: Sequence[Function]) -> str:
+    compared = sum(bool(one.sources) for one in functions)
+    return f"{compared} compared, {len(functions) - compared} not compared"
+
+
+def sources_as_json(functions: Sequence[Function]) -> dict[str, object]:
+    """Return the totals and each function with its sources."""
+    compared = sum(bool(one.sources) for one in functions)
+    return {
+        "compared": compared,
+        "not_compared": len(functions) - compared,
+        "functions": [one._asdict() for one in functions],
+    }
 
 
 def _table(title: str, first: str, *columns: str) -> Table:

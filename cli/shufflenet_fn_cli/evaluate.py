@@ -29,12 +29,13 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
     with importing():
-        from shufflenet_fn.distributed.launch import launch
+        from shufflenet_fn.distributed.launch import Launch, launch
         from shufflenet_fn.distributed.leaving import leaving_groups_at_once
         from shufflenet_fn.distributed.world import World, world_from_environment
         from shufflenet_fn.run.bad_data import left_out_line
         from shufflenet_fn.run.json_text import to_json
         from shufflenet_fn.run.score import plan_evaluation, run_evaluation
+        from shufflenet_fn_backends.runtimes.select import runtime_of
 
     job = plan_evaluation(weights, EvalSettings(**given))
     for note in job.notes:
@@ -45,7 +46,8 @@ def evaluate(
         if world is not None or devices == 1:
             result = run_evaluation(job, world or World())
         else:
-            result = launch(run_evaluation, job, processes=devices)
+            watching = Launch(settling=runtime_of(job.device).settling)
+            result = launch(run_evaluation, job, processes=devices, watching=watching)
     if world is not None and not world.is_main:
         return
     left_out = left_out_line(

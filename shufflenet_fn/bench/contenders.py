@@ -16,6 +16,10 @@ from shufflenet_fn_backends.fused.build import find_compiler
 OURS: Final = "shufflenet-fn"
 OURS_COMPILED: Final = "shufflenet-fn compiled"
 ONNX: Final = "onnxruntime"
+EMULATED: Final = (
+    "these times mean nothing: they are of the emulator of CANN, which computes on this machine's CPU, and "
+    "not of a chip"
+)
 _COMPILATIONS: Final = 8
 
 

@@ -34,6 +34,7 @@ from shufflenet_fn.tree import tree_to
 from shufflenet_fn_backends.ascend_emulator.counters import DeviceCounts, reset, snapshot
 from shufflenet_fn_backends.ascend_emulator.kernel_model import model
 from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.runtimes.base import Overflow
 
 COPYING: Final = (
     *("Cat", "IndexSelect", "Gather", "ChannelShuffle", "Split", "Slice"),
@@ -69,8 +70,17 @@ def our_step(
     batch_size: int,
     image_size: int,
     world: World | None = None,
+    flat: bool = True,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    overflow: Overflow | None = None,
+    compiler: Callable[[Any], Any] = lambda function: function,
+    stats_in_kernel: bool = False,
 ) -> Step:
-    """A step as ``train`` takes it, with a loss scale for float16."""
+    """A step as ``train`` takes it, with a loss scale for float16; it returns its loss.
+
+    ``flat``: the state in a few buffers, as on devices where launches are dear. ``memory_format``: of the
+    images. ``overflow``, ``compiler`` and ``stats_in_kernel``: as of ``make_train_step``.
+    """
     policy = get_policy(precision)
     half = policy.compute_dtype == torch.float16
     scaling = LossScaling("static", initial=64.0) if half else LossScaling()
@@ -90,13 +100,18 @@ def our_step(
         loss_scaling=scaling,
         gradients=grads_by_engine,
         reduce=mean_over_ranks(world.size, world.rank) if world and distributed else no_reduce,
+        overflow=overflow,
+        compiler=compiler,
+        stats_in_kernel=stats_in_kernel,
     )
-    state, flags = ravel_state(state), no_flags(device)
-    batch = Examples(*_batch(config, device, batch_size, image_size))
+    state, flags = ravel_state(state) if flat else state, no_flags(device)
+    images, labels = _batch(config, device, batch_size, image_size)
+    batch = Examples(images.contiguous(memory_format=memory_format), labels)
 
-    def take() -> None:
+    def take() -> Tensor:
         nonlocal state
-        state, _, _ = step(state, batch, flags)
+        state, metrics, _ = step(state, batch, flags)
+        return metrics.loss
 
     return take
 
@@ -110,7 +125,10 @@ def peer_step(
     image_size: int,
     distributed: bool = False,
 ) -> Step:
-    """The peer's step: forward, loss, backward and update. ``precision``: fp32, or O2 for autocast."""
+    """The peer's step: forward, loss, backward and update; it returns its loss.
+
+    It computes in half precision under autocast, in float16 with a gradient scaler.
+    """
     model: nn.Module = AscendShuffleNet(config).to(device)
     if distributed:
         model = nn.parallel.DistributedDataParallel(
@@ -118,16 +136,18 @@ def peer_step(
         )
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     images, labels = _batch(config, device, batch_size, image_size)
-    half = precision == "O2"
-    scaler = torch.amp.GradScaler("npu", init_scale=64.0, growth_interval=10**6, enabled=half)
+    dtype = get_policy(precision).compute_dtype
+    half, scaled = dtype != torch.float32, dtype == torch.float16
+    scaler = torch.amp.GradScaler("npu", init_scale=64.0, growth_interval=10**6, enabled=scaled)
 
-    def take() -> None:
-        with torch.autocast("npu", dtype=torch.float16, enabled=half):
+    def take() -> Tensor:
+        with torch.autocast("npu", dtype=dtype if half else None, enabled=half):
             loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad()
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
+        return loss.detach()
 
     return take
 

@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shufflenet_fn_backends.ascend_emulator.counters import emulated
 from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.names import STATS_IN_STEP
 
 PEER = "peer"
 
 
 class Case(NamedTuple):
-    """What is counted. ``name``: a backend, or ``peer``. ``precision``: fp32 or O2."""
+    """What is counted. ``precision``: fp32 or O2.
+
+    ``name``: ``peer``, or a backend; with ``+step`` the step updates the running statistics, not the kernels.
+    """
 
     name: str
     precision: str
@@ -46,7 +50,7 @@ def counted(case: Case) -> str:
     device = runtime.device(world.local_rank)
     runtime.set_device(world.local_rank)
     config = get_config(case.arch)
-    sizes = {"batch_size": case.batch_size, "image_size": case.image_size}
+    sizes: dict[str, Any] = {"batch_size": case.batch_size, "image_size": case.image_size}
     with process_group(world, runtime.dist_backend):
         if case.name == PEER:
             step = peer_step(
@@ -55,8 +59,9 @@ def counted(case: Case) -> str:
         else:
             step = our_step(
                 config,
-                get_backend(case.name),
+                get_backend(case.name.removesuffix(STATS_IN_STEP)),
                 device,
+                stats_in_kernel=not case.name.endswith(STATS_IN_STEP),
                 precision=case.precision,
                 world=world,
                 **sizes,

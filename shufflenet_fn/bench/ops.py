@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from shufflenet_fn.bench.bytes_moved import bytes_moved
+from shufflenet_fn.bench.contenders import EMULATED
 from shufflenet_fn.bench.memory import ALLOCATORS
 from shufflenet_fn.bench.ops_cases import Op
 from shufflenet_fn.bench.ops_contenders import (
@@ -20,13 +21,16 @@ from shufflenet_fn.bench.ops_contenders import (
     compute,
     contenders_for,
     settings_operations,
+    synchronize,
 )
 from shufflenet_fn.bench.ratios import ratio
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
 from shufflenet_fn.bench.turns import take_turns
 from shufflenet_fn.bench.workers import Worker, workers
 from shufflenet_fn.model.config import canonical_name
+from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
+from shufflenet_fn_backends.ascend_emulator.counters import emulated
 from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
@@ -45,13 +49,15 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
     holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by contender
     (``torchvision``, where it can be imported, and the backends) with
 
-    * ``ms``: the median over rounds of the milliseconds of one computation;
+    * ``ms``: the median over rounds of the milliseconds of one computation, of many that are queued one
+      behind the other before the host waits for the device;
     * ``bytes``: what it reads and writes (``bench.bytes_moved``);
     * ``ratio`` and ``ratio_interval``: how many times as fast as ``baseline``, with the 90 % bootstrap
       interval; ``null`` for that itself.
 
     ``baseline`` is torchvision's way, or ``reference`` where torchvision is missing: beside torch_npu on
-    x86-64 it cannot be imported. ``left_out`` names what was not measured, and why.
+    x86-64 it cannot be imported. ``left_out`` names what was not measured, and why. ``warning`` is set where
+    times mean nothing.
 
     Raises:
         UsageError: a setting is not allowed.
@@ -61,6 +67,10 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
     runtime, reason = select_runtime(settings.device)
     settings = replace(settings, arch=canonical_name(settings.arch), device=runtime.name)
     progress(reason)
+    warning = EMULATED if runtime.name == "npu" and emulated() else None
+    if warning is not None:
+        progress(f"WARNING: {warning}")
+    runtime.check_dtypes(get_policy(settings.precision).dtypes, f"--precision {settings.precision}")
     chosen = _chosen(settings)
     contenders, left_out = contenders_for(settings.device)
     for name, why in left_out.items():
@@ -74,6 +84,7 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
         settings,
         threads=threads,
         environment=ALLOCATORS[settings.allocator],
+        finish=synchronize,
     ) as ready:
         operations = [_operation(op, ready, moved[op.name], settings, progress) for op in chosen]
     return {
@@ -81,6 +92,8 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
         "image_size": settings.image_size,
         "batch_size": settings.batch_size,
         "device": settings.device,
+        "precision": settings.precision,
+        "warning": warning,
         "allocator": settings.allocator,
         "threads": threads,
         "rounds": settings.rounds,

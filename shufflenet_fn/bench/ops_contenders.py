@@ -17,6 +17,7 @@ from shufflenet_fn.convert.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
@@ -64,14 +65,12 @@ def build_op(name: str, case: str, settings: OpsBenchSettings) -> Step:
     operation, _, which = case.partition(": ")
     op = next(op for op in settings_operations(settings) if op.name == operation)
     computation = compute(name, op, settings)
-    run: Step = computation.forward if which == FORWARD else computation.both
-    synchronize = runtime_of(settings.device).synchronize
+    return computation.forward if which == FORWARD else computation.both
 
-    def step() -> None:
-        run()
-        synchronize()
 
-    return step
+def synchronize(settings: OpsBenchSettings) -> None:
+    """Wait for the device once, behind all the calls of a turn."""
+    runtime_of(settings.device).synchronize()
 
 
 def settings_operations(settings: OpsBenchSettings) -> tuple[Op, ...]:
@@ -80,7 +79,11 @@ def settings_operations(settings: OpsBenchSettings) -> tuple[Op, ...]:
 
 
 def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
-    """``op`` as the contender ``name`` computes it; the same numbers for every contender."""
+    """``op`` as the contender ``name`` computes it; the same numbers for every contender.
+
+    Feature maps and the weights of convolutions have the dtype that the precision computes in, the
+    parameters of batch norms stay float32.
+    """
     runtime = runtime_of(settings.device)
     runtime.prepare()
     runtime.set_device(0)
@@ -88,35 +91,33 @@ def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
         runtime.tune()
     device, layout = runtime.device(0), runtime.memory_format
     generator = torch.Generator().manual_seed(0)
-    tensors = {
-        key: _random(shape, generator, device, layout).requires_grad_()
-        for key, shape in op.shapes.items()
-    }
+    policy = get_policy(settings.precision)
+
+    def random(shape: tuple[int, ...]) -> Tensor:
+        tensor = torch.randn(shape, generator=generator).to(device)
+        if len(shape) < 4:
+            return tensor.to(policy.norm_dtype)
+        return tensor.to(policy.compute_dtype).contiguous(memory_format=layout)
+
+    tensors = {key: random(shape).requires_grad_() for key, shape in op.shapes.items()}
     config = get_config(settings.arch)
     variables = init(config, torch.Generator().manual_seed(0))
     if name == TORCHVISION:
         models = torchvision_models("bench ops")
         model = torchvision_model("bench ops", settings.arch, to_torchvision(variables, config))
         units = model.to(device).to(memory_format=layout).stage2
+        for module in units.modules():
+            if isinstance(module, torch.nn.Conv2d):
+                module.to(policy.compute_dtype)
         forward = partial(op.torchvision, models, tensors, units)
         weights = [weight for key in op.uses for weight in units[int(key)].parameters()]
     else:
         variables, backend = in_order_of(config, variables, get_backend(name))
-        variables = tree_to(variables, device)
+        variables = tree_to(variables._replace(params=policy.cast_params(variables.params)), device)
         stage = Variables(*(tree["stage2"] for tree in variables))
         forward = partial(op.ours, backend, tensors, stage)
         weights = [
             leaf.requires_grad_() for key in op.uses for leaf in tree_leaves(stage.params[key])
         ]
-    gradient = _random(tuple(forward().shape), generator, device, layout)
+    gradient = random(tuple(forward().shape))
     return Computation(forward, [*tensors.values(), *weights], gradient)
-
-
-def _random(
-    shape: tuple[int, ...],
-    generator: torch.Generator,
-    device: torch.device,
-    layout: torch.memory_format,
-) -> Tensor:
-    tensor = torch.randn(shape, generator=generator).to(device)
-    return tensor.contiguous(memory_format=layout) if len(shape) == 4 else tensor

@@ -46,14 +46,29 @@ class StepBenchSettings(BenchSettings):
         help="Architecture, several with commas between them, or all.",
         panel=_PANEL,
     )
-    batch_size: int = option(
-        64, "--batch-size", "-b", help="Images per step.", panel=_PANEL, minimum=2
+    device: str = option(
+        "auto", "--device", help="Kind of device.", panel=_PANEL, choices=("auto", *DEVICE_NAMES)
+    )
+    batch_size: str = option(
+        "64",
+        "--batch-size",
+        "-b",
+        help="Images per step of one device, several with commas between.",
+        panel=_PANEL,
     )
     precision: str = option(
-        "fp32", "--precision", help="fp32 or bf16.", panel=_PANEL, choices=("fp32", "bf16")
+        "fp32",
+        "--precision",
+        help="As of train; O1 and O2 (float16 with a loss scale) not on a CPU.",
+        panel=_PANEL,
+        choices=("fp32", "bf16", "O1", "O2"),
     )
     backend: str = option(
-        "auto", "--backend", help="Our primitives.", panel=_PANEL, choices=("auto", *BACKEND_NAMES)
+        "auto",
+        "--backend",
+        help="Our primitives. auto: as train takes them on a CPU, every one on other devices, where several "
+        "may be named with commas between.",
+        panel=_PANEL,
     )
     threads: int | None = option(
         None, "--threads", help="Compute threads; all cores if not given.", panel=_PANEL, minimum=1
@@ -61,7 +76,15 @@ class StepBenchSettings(BenchSettings):
     allocator: str = _allocator(
         "default", "everyone's defaults; ours keeps freed memory, as training does"
     )
-    steps: int = option(1, "--steps", help="Steps in a turn.", panel=_PANEL, minimum=1)
+    steps: int | None = option(
+        None,
+        "--steps",
+        "--steps-per-sync",
+        help="Steps in a turn, at whose end the host waits for the device; if not given, 1 on a CPU and 20 "
+        "on other devices.",
+        panel=_PANEL,
+        minimum=1,
+    )
     compile: bool = option(
         True,
         "--compile/--no-compile",
@@ -72,6 +95,18 @@ class StepBenchSettings(BenchSettings):
         False,
         "--ours-compile/--no-ours-compile",
         help="Measure our own step under torch.compile as well.",
+        panel=_PANEL,
+    )
+    profile: str | None = option(
+        None,
+        "--profile",
+        help="Folder for a profile of each contender, out of which its kernels are reported; not on a CPU.",
+        panel=_PANEL,
+    )
+    keep: bool = option(
+        False,
+        "--keep/--no-keep",
+        help="Keep the result in the user's cache: train --backend auto follows it; not on a CPU.",
         panel=_PANEL,
     )
 
@@ -125,6 +160,13 @@ class OpsBenchSettings(BenchSettings):
     )
     device: str = option(
         "auto", "--device", help="Kind of device.", panel=_PANEL, choices=("auto", *DEVICE_NAMES)
+    )
+    precision: str = option(
+        "fp32",
+        "--precision",
+        help="dtype of feature maps and convolutions, as of train: batch norms' parameters stay float32.",
+        panel=_PANEL,
+        choices=("fp32", "bf16", "O2"),
     )
     threads: int | None = option(
         None, "--threads", help="Compute threads; all cores if not given.", panel=_PANEL, minimum=1

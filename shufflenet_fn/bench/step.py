@@ -1,4 +1,4 @@
-"""``bench step``: a whole training step against torchvision's."""
+"""``bench step``: a whole training step against a peer's."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from shufflenet_fn.bench.contenders import (
     available,
     torchvision_models,
 )
+from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
 from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
 from shufflenet_fn.bench.ratios import advice, ratio
-from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check
+from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
 from shufflenet_fn.bench.step_contenders import PEERS, build_step
 from shufflenet_fn.bench.turns import take_turns
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.run.directory import environment
+from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import select_runtime
 
 Progress = Callable[[str], None]
 
@@ -36,7 +39,8 @@ def _silent(text: str) -> None:
 def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench step --json``.
 
-    Of several architectures it is ``{"results": [...]}``, an object for each. An object holds
+    Of several architectures or batch sizes it is ``{"results": [...]}``, an object for each. On a CPU an
+    object holds
 
     * ``ours_img_s`` and ``peers``: medians over rounds, in images per second;
     * ``ratios``: medians of the rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 %
@@ -49,19 +53,59 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent)
       ``activation_ratios``, ours ÷ peer; ``null`` where it cannot be measured, see ``activation_method``;
     * ``left_out``: peers that were not measured, and why.
 
+    On other devices it holds
+
+    * the case: ``device``, ``chip``, ``emulated``, ``versions``, ``arch``, ``precision``, ``batch_per_card``,
+      ``image_size``; and ``warning``, set where times mean nothing;
+    * ``contenders``: of each, in medians over rounds, ``img_s``, ``step_ms`` from one synchronisation to the
+      next, ``host_ms`` until all launches had returned, ``device_ms`` between events on the device, and
+      ``ratio`` with its interval, how many times as fast as ``baseline`` (the best peer);
+    * ``fastest`` of ours, and ``fastest_over_next`` of ours; ``conclusive`` and ``advice`` on the fastest's
+      ratio;
+    * ``kernels`` with ``--profile``, by contender (``kernel_table``); ``kept``, the file of ``--keep``;
+    * ``left_out``: contenders that were not measured, or failed, and why.
+
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
+        DeviceError: the device is not available.
+        UserError: none of ours can be measured there.
     """
     check(settings)
     archs = architectures(settings.arch)
-    torchvision_models("bench step")
-    if settings.ours_compile:
-        select_backend(settings.backend, "cpu", compiled=True)  # or says why not
+    batches = counts("--batch-size", settings.batch_size, minimum=2)
+    runtime, reason = select_runtime(settings.device)
+    settings = replace(settings, device=runtime.name)
+    if runtime.name == "cpu":
+        _check_cpu(settings)
+    else:
+        progress(reason)
+        check_device_settings(settings, runtime)
     results = []
     for arch in archs:
-        progress(arch)
-        results.append(_one(replace(settings, arch=arch), progress))
+        for batch in batches:
+            progress(f"{arch}, batch {batch}")
+            one = replace(settings, arch=arch, batch_size=str(batch))
+            results.append(
+                _one(one, progress)
+                if runtime.name == "cpu"
+                else run_device_case(one, runtime, progress)
+            )
     return results[0] if len(results) == 1 else {"results": results}
+
+
+def _check_cpu(settings: StepBenchSettings) -> None:
+    torchvision_models("bench step")
+    for given, flag in ((settings.keep, "--keep"), (settings.profile, "--profile")):
+        if given:
+            raise UsageError(
+                f"{flag} is for --device cuda and npu: on a CPU one backend is measured, the one that auto "
+                "takes there anyway. Leave it out."
+            )
+    if settings.precision not in ("fp32", "bf16"):
+        raise UsageError(
+            f"--precision {settings.precision} is not measured on a CPU. Choose one of: fp32, bf16."
+        )
+    select_backend(settings.backend, "cpu", compiled=settings.ours_compile)  # or says why not
 
 
 def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
@@ -74,7 +118,8 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     names = [OURS, *([OURS_COMPILED] if settings.ours_compile else []), *field.present]
     seconds = _seconds(settings, names, threads, progress)
     rates = {
-        name: settings.batch_size / statistics.median(column) for name, column in seconds.items()
+        name: int(settings.batch_size) / statistics.median(column)
+        for name, column in seconds.items()
     }
     peers = {name: rates[name] for name in field.present}
     ratios = {name: ratio(seconds[OURS], seconds[name]) for name in field.present}
@@ -82,7 +127,7 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     return {
         "arch": settings.arch,
         "image_size": settings.image_size,
-        "batch_size": settings.batch_size,
+        "batch_size": int(settings.batch_size),
         "precision": settings.precision,
         "backend": backend.backend.name,
         "allocator": settings.allocator,
@@ -111,7 +156,7 @@ def _seconds(
     with workers(names, build_step, settings, threads=threads, environment=started) as contenders:
         progress("building and warming up (a compiled contender takes a minute)")
         seconds = take_turns(
-            contenders, rounds=settings.rounds, steps=settings.steps, progress=progress
+            contenders, rounds=settings.rounds, steps=settings.steps or 1, progress=progress
         )
     return dict(zip(names, seconds, strict=True))
 

@@ -34,7 +34,7 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 PEERS = peers(folding=False)
 
 
-class _Data(NamedTuple):
+class Data(NamedTuple):
     """Random normalised images and labels, the same for every contender."""
 
     images: Tensor
@@ -43,20 +43,22 @@ class _Data(NamedTuple):
 
 def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
     """One training step of the contender ``name``, which returns its loss. There is one case."""
-    generator = torch.Generator().manual_seed(0)
-    size, count = settings.image_size, settings.batch_size
-    images = torch.randn(count, 3, size, size, generator=generator)
-    labels = torch.randint(0, 1000, (count,), generator=generator)
-    data = _Data(images, labels)
-    variables = init(get_config(settings.arch), torch.Generator().manual_seed(0))
+    data, variables = data_and_weights(settings)
     if name in (OURS, OURS_COMPILED):
         return _ours(settings, variables, data, compiled=name == OURS_COMPILED)
-    return _torchvision(settings, variables, data, PEERS[name])
+    return torchvision_step(settings, variables, data, PEERS[name], torch.device("cpu"))
 
 
-def _ours(
-    settings: StepBenchSettings, variables: Variables, data: _Data, *, compiled: bool
-) -> Step:
+def data_and_weights(settings: StepBenchSettings) -> tuple[Data, Variables]:
+    """On the CPU."""
+    generator = torch.Generator().manual_seed(0)
+    size, count = settings.image_size, int(settings.batch_size)
+    images = torch.randn(count, 3, size, size, generator=generator)
+    labels = torch.randint(0, 1000, (count,), generator=generator)
+    return Data(images, labels), init(get_config(settings.arch), torch.Generator().manual_seed(0))
+
+
+def _ours(settings: StepBenchSettings, variables: Variables, data: Data, *, compiled: bool) -> Step:
     """What ``shufflenet-fn train`` does in a step, the state in the backend's own channel order."""
     if settings.allocator == "default":
         cpu.keep_freed_memory()  # as training does
@@ -84,26 +86,33 @@ def _ours(
     return settled(run) if compiled else run
 
 
-def _torchvision(
-    settings: StepBenchSettings, variables: Variables, data: _Data, peer: Peer
+def torchvision_step(
+    settings: StepBenchSettings, variables: Variables, data: Data, peer: Peer, device: torch.device
 ) -> Step:
+    """torchvision's model and torch's SGD; autocast for half precision, a gradient scaler for float16."""
     state_dict = to_torchvision(variables, get_config(settings.arch))
     model: Any = torchvision_model("bench step", settings.arch, state_dict)
-    model = model.to(memory_format=peer.memory_format)
+    model = model.to(device).to(memory_format=peer.memory_format)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
     if peer.compiled:
         model = torch.compile(model)
-    images = data.images.contiguous(memory_format=peer.memory_format)
-    half = settings.precision == "bf16"
+    images = data.images.to(device).contiguous(memory_format=peer.memory_format)
+    labels = data.labels.to(device)
+    dtype = get_policy(settings.precision).compute_dtype
+    half, scaled = dtype != torch.float32, dtype == torch.float16
+    scaler = torch.amp.GradScaler(
+        device.type, init_scale=64.0, growth_interval=10**6, enabled=scaled
+    )
 
     def run() -> Tensor:
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
-            loss: Tensor = torch.nn.functional.cross_entropy(model(images), data.labels)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
+            loss: Tensor = torch.nn.functional.cross_entropy(model(images), labels)
+        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        scaler.step(optimizer)
+        scaler.update()
         return loss.detach()
 
     return settled(run) if peer.compiled else run

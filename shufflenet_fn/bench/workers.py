@@ -16,6 +16,12 @@ from shufflenet_fn_backends.errors import UserError
 Step = Callable[[], object]
 Build = Callable[[str, str, Any], Step]
 """From a contender's name, a case and the settings to what is measured; a function of a module (pickled)."""
+Finish = Callable[[Any], None]
+"""From the settings: wait until the device has done what the steps of a turn queued (pickled)."""
+
+
+def at_once(settings: Any) -> None:
+    """For steps that are done when they return."""
 
 
 class Worker:
@@ -61,15 +67,18 @@ def workers(
     threads: int,
     environment: Mapping[str, str],
     parents: bool = False,
+    finish: Finish = at_once,
 ) -> Iterator[list[Worker]]:
     """One process for each name, with ``threads`` compute threads and ``environment`` on top of ours.
 
     A process of its own for each, so that none profits from memory that another left warm. ``parents``:
-    they may start processes themselves.
+    they may start processes themselves. A turn's time ends when ``finish`` returns.
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(_worker(name, build, settings, threads, environment, parents))
+            stack.enter_context(
+                _worker(name, (build, finish), settings, threads, environment, parents)
+            )
             for name in names
         ]
 
@@ -77,7 +86,7 @@ def workers(
 @contextlib.contextmanager
 def _worker(
     name: str,
-    build: Build,
+    functions: tuple[Build, Finish],
     settings: Any,
     threads: int,
     environment: Mapping[str, str],
@@ -86,7 +95,7 @@ def _worker(
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(
-        target=_serve, args=(theirs, name, build, settings, threads), daemon=not parents
+        target=_serve, args=(theirs, name, functions, settings, threads), daemon=not parents
     )
     with _environment(environment):
         process.start()
@@ -114,34 +123,47 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(pipe: Connection, name: str, build: Build, settings: Any, threads: int) -> None:
+def _serve(
+    pipe: Connection, name: str, functions: tuple[Build, Finish], settings: Any, threads: int
+) -> None:
     import torch
-
-    from shufflenet_fn.bench.memory import measure_memory
 
     # Exporters and compilers talk on standard output, where the caller's JSON goes.
     os.dup2(2, 1)
     torch.set_num_threads(threads)
+    build, finish = functions
     built: dict[str, Step] = {}
+
+    def step_of(case: str) -> Step:
+        if case not in built:
+            built[case] = build(name, case, settings)
+        return built[case]
+
     with contextlib.suppress(EOFError, KeyboardInterrupt):
         while True:
             question, case, steps = pipe.recv()
+            answer: Any
             try:
-                if case not in built:
-                    built[case] = build(name, case, settings)
-                step = built[case]
-                if question == "memory":
-                    pipe.send(tuple(measure_memory(step, steps=steps)))
-                    continue
-                if question == "value":
-                    pipe.send(step())
-                    continue
-                start = time.perf_counter()
-                for _ in range(steps):
-                    step()
-                pipe.send(time.perf_counter() - start)
+                answer = _answer(question, step_of(case), steps, lambda: finish(settings))
             except Exception as error:
-                pipe.send(_told(name, error))
+                # Others may need the memory that it holds.
+                built.pop(case, None)
+                answer = _told(name, error)
+            pipe.send(answer)
+
+
+def _answer(question: str, step: Step, steps: int, finish: Callable[[], None]) -> Any:
+    from shufflenet_fn.bench.memory import measure_memory
+
+    if question == "memory":
+        return tuple(measure_memory(step, steps=steps))
+    if question == "value":
+        return step()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    finish()
+    return time.perf_counter() - start
 
 
 def _told(name: str, error: Exception) -> UserError:

@@ -42,6 +42,7 @@ from shufflenet_fn.distributed.watch import (
     hanging_rank,
     process_state,
 )
+from shufflenet_fn_backends.runtimes.settling import ATTEMPTS, Settling
 
 _KILLED_WITHIN_S = 5.0
 _OTHERS_FIRST_S = 2.0
@@ -71,6 +72,7 @@ class Agent(LocalElasticAgent):
         machine: int,
         hang_timeout_s: float,
         may_restart: Callable[[Failure], bool],
+        settling: Settling | None,
         say: Callable[[str], None],
     ) -> None:
         # With a folder for logs elastic makes one, and leaves it.
@@ -84,6 +86,9 @@ class Agent(LocalElasticAgent):
         self._semaphores: NewSemaphores | None = None
         self._hang_timeout_s = hang_timeout_s
         self._may_restart, self._say = may_restart, say
+        self._settling = settling
+        # Restarts that are not counted: in a row, and all together.
+        self._refusals, self._granted = 0, 0
         self.failures: list[Failure] = []
 
     def _start_workers(self, worker_group: WorkerGroup) -> dict[int, Any]:
@@ -167,13 +172,17 @@ class Agent(LocalElasticAgent):
         return None if self._peers is None else self._peers.trouble(self._hang_timeout_s)
 
     def _restart_workers(self, worker_group: WorkerGroup) -> None:
-        spec = worker_group.spec
-        number = spec.max_restarts - self._remaining_restarts
-        show_traceback(self.failures[-1])
-        self._say(
-            f"{self.failures[-1].message} Restart {number} of {spec.max_restarts}, from the last good "
-            "checkpoint."
+        allowed = worker_group.spec.max_restarts - self._granted
+        number = worker_group.spec.max_restarts - self._remaining_restarts - self._granted
+        again = (
+            f"Trying again ({self._refusals} of {ATTEMPTS - 1})."
+            if self._refusals
+            else f"Restart {number} of {allowed}, from the last good checkpoint."
         )
+        if self._settling is None:  # else it was told ahead of the wait
+            show_traceback(self.failures[-1])
+            again = f"{self.failures[-1].message} {again}"
+        self._say(again)
         super()._restart_workers(worker_group)
 
     def _shutdown(self, *arguments: Any, **named: Any) -> None:
@@ -189,18 +198,33 @@ class Agent(LocalElasticAgent):
             self.kill_ranks()
             failure = self._peers.fail(own, seen)
         self.failures.append(failure)
-        on_this_machine = failure.machine == self._where.machine
-        if (
-            self._board.stop_signal
-            or not failure.restartable
-            or (on_this_machine and not self._may_restart(failure))
-        ):
+        refused = self._settling is not None and self._settling.refused(failure.message)
+        self._refusals = self._refusals + 1 if refused and self._refusals < ATTEMPTS - 1 else 0
+        if self._refusals:
+            # Elastic counts it as a restart, by which ranks find each other: so one more is allowed.
+            self._granted += 1
+            self._worker_group.spec.max_restarts += 1
+            self._remaining_restarts += 1
+        if not self._can_start_again(failure):
             self._remaining_restarts = 0
         if self._peers is not None:
             if self._remaining_restarts > 0:
                 self._peers.go_on()
             else:
                 self._peers.leave(failure)
+
+    def _can_start_again(self, failure: Failure) -> bool:
+        """Whether a restart is left and the device answers, once it has had the time that it needs."""
+        if self._board.stop_signal or not failure.restartable or self._remaining_restarts == 0:
+            return False
+        if self._settling is not None:
+            show_traceback(failure)
+            self._settling.wait(
+                lambda line: self._say(f"{failure.message} {line}"),
+                lambda: self._board.stop_signal,
+            )
+        on_this_machine = failure.machine == self._where.machine
+        return not self._board.stop_signal and (not on_this_machine or self._may_restart(failure))
 
     def say_stopped(self, number: int) -> None:
         """Tell the other machines that signal ``number`` has ended the ranks of this one at once."""

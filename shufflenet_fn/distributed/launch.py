@@ -14,6 +14,7 @@ from shufflenet_fn.distributed.nodes import DEFAULT_PORT, Nodes
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn_backends.runtimes.settling import Settling
 
 __all__ = ["DEFAULT_PORT", "Launch", "Nodes", "RankFailed", "launch"]
 
@@ -37,7 +38,9 @@ class Launch(NamedTuple):
     """How ranks are watched.
 
     ``hang_timeout_s``: seconds without progress after which a rank hangs. ``max_restarts``: how often all
-    are started again after one has failed, where ``may_restart`` agrees. ``say``: told of each restart.
+    are started again after one has failed, where ``may_restart`` agrees. ``settling``: what the devices need
+    before that; a start that they refuse is tried again without counting as a restart. ``say``: told of each
+    restart.
     ``stopping(number)`` is called when a signal asks for a stop that ranks look out for; ``None`` where they
     do not, and it ends them at once. ``stopped(number)`` is called when a signal has ended them.
     """
@@ -45,6 +48,7 @@ class Launch(NamedTuple):
     hang_timeout_s: float = 600.0
     max_restarts: int = 0
     may_restart: Callable[[Failure], bool] = _yes
+    settling: Settling | None = None
     say: Callable[[str], None] = _say
     stopping: Callable[[int], None] | None = None
     stopped: Callable[[int], None] = _silent
@@ -114,6 +118,7 @@ def launch(
             machine=nodes.rank,
             hang_timeout_s=watching.hang_timeout_s,
             may_restart=watching.may_restart,
+            settling=watching.settling,
             say=watching.say,
         )
         try:

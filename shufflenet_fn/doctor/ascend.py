@@ -8,6 +8,8 @@ import importlib.metadata
 import importlib.util
 import os
 import re
+import sysconfig
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +20,9 @@ from shufflenet_fn_backends.runtimes.npu.probe import check_pair, not_installed
 
 LIBRARIES = ("libascendcl.so", "libhccl.so", "libopapi.so")
 _DRIVER = Path("/usr/local/Ascend/driver")
-_SET_ENV_SCRIPTS = (
-    "/usr/local/Ascend/cann/set_env.sh",
-    "/usr/local/Ascend/ascend-toolkit/set_env.sh",
-    "~/Ascend/cann/set_env.sh",
-    "~/Ascend/ascend-toolkit/set_env.sh",
-)
+# From CANN 8.5 on, and before; not all of Ascend's pages agree since when, so both are looked for.
+_PLACES = ("cann", "ascend-toolkit/latest", "ascend-toolkit")
+_OTHER_SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
@@ -39,7 +38,7 @@ def torch_npu(facts: dict[str, Any]) -> Finding:
     wrong_pair = check_pair(torch_version, version)
     if wrong_pair is not None:
         return Finding(
-            FAILED, f"torch_npu {version} beside torch {torch_version}", f"{wrong_pair}."
+            FAILED, f"torch_npu {version} beside torch {torch_version}", f"{wrong_pair}.", details
         )
     try:
         importlib.import_module("torch_npu")
@@ -64,11 +63,11 @@ def cann(facts: dict[str, Any]) -> Finding:
         return Finding(SKIPPED, "needed with torch_npu only")
     problems = {name: _cannot_load(name) for name in LIBRARIES}
     missing = {name: problem for name, problem in problems.items() if problem}
-    details = {"missing": sorted(missing), "version": _cann_version(), "driver": _driver_version()}
+    details = {"missing": sorted(missing), "version": cann_version(), "driver": _driver_version()}
     if missing:
         first = next(iter(missing.values()))
         text = f"cannot load {', '.join(missing)} ({first})"
-        return Finding(FAILED, text, _how_to_set_up(), details)
+        return Finding(FAILED, text, how_to_set_up(), details)
     emulated = _emulated()
     if emulated is not None:
         return Finding(
@@ -90,9 +89,13 @@ def _cannot_load(library: str) -> str | None:
     return None
 
 
-def _how_to_set_up() -> str:
-    homes = [f"{name}={os.environ[name]}" for name in _HOMES if os.environ.get(name)]
-    scripts = [path for path in _SET_ENV_SCRIPTS if Path(path).expanduser().exists()]
+def how_to_set_up(
+    environment: Mapping[str, str] = os.environ, *, roots: tuple[Path, ...] | None = None
+) -> str:
+    """What to do where CANN's libraries are not found; ``roots`` as for ``cann_version``."""
+    homes = [f"{name}={environment[name]}" for name in _HOMES if environment.get(name)]
+    scripts = [path / "set_env.sh" for path in _installations(roots)]
+    scripts = [path for path in scripts if path.exists()]
     if homes:
         return (
             f"{homes[0]} is set, but its libraries are not in LD_LIBRARY_PATH, or not all packages are "
@@ -103,25 +106,47 @@ def _how_to_set_up() -> str:
             f"CANN is installed, but its environment is not set in this shell: source {scripts[0]}"
         )
     return (
-        f"Install CANN's toolkit and ops package, then run `{SET_ENV}` in this shell; docs/ascend.md has the "
-        "versions."
+        f"Install CANN's toolkit and ops package, then run `{SET_ENV}` (or {_OTHER_SET_ENV}, whichever "
+        "exists) in this shell; docs/ascend.md has the versions."
     )
 
 
-def _cann_version() -> str | None:
-    """From the install information that CANN's packages leave beside them."""
-    for name in _HOMES:
-        home = os.environ.get(name)
+def cann_version(
+    environment: Mapping[str, str] = os.environ, *, roots: tuple[Path, ...] | None = None
+) -> str | None:
+    """The version in the install information that CANN's packages leave beside them.
+
+    Args:
+        environment: where ASCEND_HOME_PATH may name the installation that is used.
+        roots: folders that an installation may lie in if it does not; /usr/local/Ascend, ~/Ascend and
+            where pip puts CANN, ascend in site-packages.
+    """
+    named = [Path(environment[name]) for name in _HOMES if environment.get(name)]
+    for home in named or _installations(roots):
         for pattern in (
             "*/ascend_toolkit_install.info",
             "ascend_toolkit_install.info",
             "version.cfg",
         ):
-            for file in sorted(Path(home).glob(pattern)) if home else ():
+            for file in sorted(home.glob(pattern)):
                 found = re.search(r"version\w*=\[?(?:[\w.]+:)?([\w.]+)", _read(file), re.I)
                 if found:
                     return found.group(1)
     return None
+
+
+def _installations(roots: tuple[Path, ...] | None) -> list[Path]:
+    if roots is None:
+        site = Path(sysconfig.get_path("purelib"))
+        roots = (Path("/usr/local/Ascend"), Path("~/Ascend").expanduser(), site / "ascend")
+    return [
+        place
+        for root in roots
+        for place in (
+            *(root / name for name in _PLACES),
+            *sorted(root.glob("cann-*"), reverse=True),
+        )
+    ]
 
 
 def _driver_version() -> str | None:

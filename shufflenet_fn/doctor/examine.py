@@ -20,11 +20,19 @@ Facts = dict[str, Any]
 
 ORDER = (
     "python",
+    "glibc",
     "torch",
     "torchvision",
     "namesakes",
     "torch_npu",
     "cann",
+    "versions",
+    "numpy",
+    "device files",
+    "user",
+    "folder",
+    "network",
+    "variables",
     "devices",
     "kernel",
     "collective",
@@ -33,6 +41,15 @@ ORDER = (
 )
 
 _NEEDS_TORCH = ("torchvision", "torch_npu", "devices", "kernel", "collective", "loader")
+_NEEDS_TORCH_NPU = (
+    "versions",
+    "numpy",
+    "device files",
+    "user",
+    "folder",
+    "network",
+    "variables",
+)
 _NEEDS_DEVICE = ("kernel", "collective")
 
 
@@ -98,6 +115,9 @@ def _needless(name: str, facts: Facts) -> Finding | None:
     """Why a stage cannot be gone through, or need not be, after what was found before."""
     if name in _NEEDS_TORCH and facts["torch"]["status"] == FAILED:
         return Finding(SKIPPED, "needs torch")
+    # Without its version there is no torch_npu to judge by.
+    if name in _NEEDS_TORCH_NPU and "version" not in facts["torch_npu"]:
+        return Finding(SKIPPED, "needed with torch_npu only")
     if name in _NEEDS_DEVICE and facts["devices"]["status"] == FAILED:
         return Finding(SKIPPED, f"needs a device {facts['device']}")
     if name == "collective" and facts["kernel"]["status"] == FAILED:

@@ -88,23 +88,25 @@ def forward(
     train: bool,
     backend: Backend[Any],
     policy: Policy | None,
+    update_stats: bool = False,
 ) -> tuple[Tensor, MomentsTree]:
     """``apply`` before the running statistics are updated: the logits and the batch's own moments.
 
-    The train step uses it to update the statistics of all layers at once, outside ``grad``.
+    The train step uses it to update the statistics of all layers at once, outside ``grad``. With
+    ``update_stats`` the kernels write the new statistics into ``variables.batch_stats``, which the caller
+    must own, and no moments are returned; ``backend.batch_norm_update_`` must be there.
     """
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    layer = (
+        _updating_layer(backend, config) if update_stats else _layer(backend, config.bn_eps, train)
+    )
     if policy is None:
-        return _forward(config, variables, x, train=train, backend=backend)
+        return _forward(config, variables, x, layer, backend)
     params = policy.cast_params(variables.params)
     with policy.autocast(x.device.type):
         logits, moments = _forward(
-            config,
-            Variables(params, variables.batch_stats),
-            policy.cast_input(x),
-            train=train,
-            backend=backend,
+            config, Variables(params, variables.batch_stats), policy.cast_input(x), layer, backend
         )
     return policy.cast_output(logits), moments
 
@@ -113,12 +115,11 @@ def _forward(
     config: ShuffleNetConfig,
     variables: Variables,
     x: Tensor,
-    *,
-    train: bool,
+    layer: Layer,
     backend: Backend[Any],
 ) -> tuple[Tensor, MomentsTree]:
     params, stats = variables
-    y, moments = body(backend, _layer(backend, config.bn_eps, train), params, stats, x)
+    y, moments = body(backend, layer, params, stats, x)
     features = backend.to_tensor(y).mean((2, 3))
     return nnf.linear(features, params["fc"]["weight"], params["fc"]["bias"]), moments
 
@@ -201,6 +202,41 @@ def _layer(backend: Backend[Any], eps: float, train: bool) -> Layer:
             return backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=eps, relu=relu)
         mean, var = stats["bn"]["mean"], stats["bn"]["var"]
         y = backend.batch_norm_eval(y, bn["weight"], bn["bias"], mean, var, eps=eps, relu=relu)
+        return y, {}
+
+    return layer
+
+
+def _updating_layer(backend: Backend[Any], config: ShuffleNetConfig) -> Layer:
+    update_ = backend.batch_norm_update_
+    if update_ is None:
+        raise ValueError(
+            f"backend {backend.name} cannot update running statistics in its kernels in this channel order"
+        )
+
+    def layer(
+        params: dict[str, Any],
+        stats: dict[str, Any],
+        x: Any,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        depthwise: bool = False,
+        relu: bool = True,
+    ) -> tuple[Any, Any]:
+        weight, bn, old = params["conv"]["weight"], params["bn"], stats["bn"]
+        groups = weight.shape[0] if depthwise else 1
+        y = backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
+        y = update_(
+            y,
+            bn["weight"],
+            bn["bias"],
+            old["mean"],
+            old["var"],
+            momentum=config.bn_momentum,
+            eps=config.bn_eps,
+            relu=relu,
+        )
         return y, {}
 
     return layer

@@ -9,6 +9,7 @@ from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.base import Runtime
 
 
 def eval_resize(image_size: int, given: int | None) -> int:
@@ -93,6 +94,22 @@ def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:
     if settings.max_bad_steps is not None:
         return settings.max_bad_steps
     return 1 if scaling.kind == "none" else 100
+
+
+def stats_in_kernel(settings: TrainSettings, runtime: Runtime) -> bool:
+    """Return whether batch norm's kernels update the running statistics (``--running-stats``).
+
+    Raises:
+        UsageError: they cannot on this device, or not in a compiled step.
+    """
+    able = runtime.launches_are_dear and not settings.compile
+    if settings.running_stats == "kernel" and not able:
+        raise UsageError(
+            "--running-stats kernel is for device npu without --compile: it writes into flat buffers, in "
+            f"place. This is device {runtime.name}{' with --compile' if settings.compile else ''}. Leave the "
+            "option out, or use --running-stats step."
+        )
+    return able and settings.running_stats != "step"
 
 
 def precision_name(settings: TrainSettings) -> str:

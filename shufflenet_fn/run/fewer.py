@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 from shufflenet_fn.distributed.failures import RankFailed
 from shufflenet_fn.run.derived import global_batch, lanes_of
 from shufflenet_fn.run.job import Job
 from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.select import select_runtime
 
 
 def with_fewer_devices(job: Job, failed: RankFailed) -> Job | None:
@@ -39,15 +42,26 @@ def with_fewer_devices(job: Job, failed: RankFailed) -> Job | None:
         benchmark=0,
         accumulate=global_batch(settings, len(job.devices)) // settings.batch_size,
     )
-    count = next((n for n in range(len(left), least - 1, -1) if lanes % n == 0), None)
-    if count is None:
+    runtime = select_runtime(job.device).runtime
+    devices = next(
+        (
+            some
+            for count in range(len(left), least - 1, -1)
+            if lanes % count == 0
+            for some in itertools.combinations(left, count)
+            if _joined(runtime, some)
+        ),
+        None,
+    )
+    if devices is None:
         if len(left) < least:
             return None
         raise UsageError(
             f"{failed} The run cannot go on with {least} to {len(left)} devices (--min-devices {least}): "
-            f"none of these numbers shares the {lanes} lanes of an update equally."
+            f"none of these numbers shares the {lanes} lanes of an update equally, on devices that can train "
+            "together."
         )
-    devices = left[:count]
+    count = len(devices)
     kept = dataclasses.replace(
         kept, devices=count, device_list=",".join(map(str, devices)), threads=settings.threads
     )
@@ -61,3 +75,11 @@ def with_fewer_devices(job: Job, failed: RankFailed) -> Job | None:
         devices=devices,
         warnings=(*job.warnings, warning),
     )
+
+
+def _joined(runtime: Runtime, devices: tuple[int, ...]) -> bool:
+    try:
+        runtime.check_together(devices)
+    except UsageError:
+        return False
+    return True

@@ -20,7 +20,7 @@ from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.derived import lanes_of, precision_name
+from shufflenet_fn.run.derived import lanes_of, precision_name, stats_in_kernel
 from shufflenet_fn.run.directory import processor, version_of
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
@@ -76,6 +76,7 @@ def identity_of(
         "torch_npu": version_of("torch_npu"),
         "backend": backend,
         "CPU kernels": build(find_compiler(), cache_folder()).stem if backend == "cpu" else None,
+        "running statistics by": "kernel" if stats_in_kernel(settings, runtime) else "step",
         "memory format": _memory_format(settings, runtime),
         "precision": precision_name(settings),
         "matmul precision": torch.get_float32_matmul_precision(),

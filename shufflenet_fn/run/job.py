@@ -23,10 +23,18 @@ from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
+from shufflenet_fn.run.backend_choice import choose_backend
 from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.derived import global_batch, lanes_of, num_classes_of, precision_name
+from shufflenet_fn.run.derived import (
+    global_batch,
+    lanes_of,
+    num_classes_of,
+    precision_name,
+    stats_in_kernel,
+)
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.kept import keep_backend, keep_choices
+from shufflenet_fn.run.measured import step_case
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
@@ -34,7 +42,6 @@ from shufflenet_fn.run.resumption import check_classes, checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.errors import UsageError, UserError
-from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
 
@@ -45,14 +52,15 @@ _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 class Job(NamedTuple):
     """Everything a worker process needs; picklable.
 
-    ``devices``: the local device numbers, one process each. ``notes`` and ``warnings`` are shown at the
-    start. ``resume``: the checkpoint to start from. ``deadline``: by ``time.monotonic`` of machine 0,
-    when the run has to be over.
+    ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
+    chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: the checkpoint
+    to start from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
     """
 
     resolved: Resolved
     device: str
     devices: tuple[int, ...]
+    backend: str
     run_dir: Path
     resume: Path | None
     nodes: Nodes
@@ -83,21 +91,43 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     settings = resolved.settings
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
+    runtime.check_together(devices)
     _check_min_devices(settings, len(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
         raise UsageError(
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
+    world_size = settings.world_size * len(devices)
+    images = global_batch(settings, world_size) // lanes_of(settings, world_size)
+    chosen = choose_backend(
+        settings.backend,
+        step_case(
+            runtime,
+            arch=settings.arch,
+            precision=precision_name(settings),
+            batch_per_card=images,
+            image_size=settings.image_size,
+        ),
+        compiled=settings.compile,
+        resumed=resume is not None,
+    )
+    if settings.running_stats == "auto" and chosen.running_stats != "auto":
+        settings = replace(settings, running_stats=chosen.running_stats)
+        origin = {**resolved.origin, "running_stats": "a kept measurement"}
+        resolved = resolved._replace(settings=settings, origin=origin)
+    stats_in_kernel(settings, runtime)  # refuses what cannot be
     notes = [
         reason,
-        select_backend(settings.backend, runtime.name, compiled=settings.compile).reason,
+        chosen.reason,
+        *chosen.notes,
         choose_image_reader(settings.image_reader).reason,
         *precision_notes,
     ]
     warnings = []
     if settings.compile and runtime.compiling is not None:
         warnings.append(runtime.compiling)
+    warnings.extend(_of_float32(settings, runtime))
     if runtime.shares and len(devices) > runtime.device_count():
         warnings.append(
             f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
@@ -118,8 +148,6 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         )
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
-    world_size = settings.world_size * len(devices)
-    lanes_of(settings, world_size)
     if build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
     train, _ = open_data(settings, note=notes.append)
@@ -137,6 +165,7 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         resolved=resolved,
         device=runtime.name,
         devices=devices,
+        backend=chosen.name,
         run_dir=Path(),
         resume=resume,
         nodes=_nodes(settings) if meets else Nodes(),
@@ -158,6 +187,15 @@ def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, lis
     option = f"--precision {name}" if settings.precision else f"--amp --opt-level {name}"
     runtime.check_dtypes(get_policy(name).dtypes, option)
     return resolved, notes
+
+
+def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
+    """What to know before training in float32 without a loss scale on this device."""
+    policy, scaling = build.build_precision(settings)
+    if policy.compute_dtype != torch.float32 or scaling.kind != "none":
+        return []
+    warning = runtime.float32_warning()
+    return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
 def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +14,8 @@ from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.restarting import rewind_to_newest
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
+from shufflenet_fn_backends.subprocesses import run_module
 
 Outcome = dict[str, Any] | Stopped
 Rank = Callable[[Job, World], Outcome]
@@ -50,6 +50,8 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
             if fewer is None:
                 raise
             say(fewer.warnings[-1])
+            if settling := runtime_of(job.device).settling:
+                settling.wait(say)
             checkpoint, notes = rewind_to_newest(job)
             job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
 
@@ -69,6 +71,7 @@ def _watching(job: Job) -> Launch:
         hang_timeout_s=job.settings.hang_timeout,
         max_restarts=job.settings.max_restarts,
         may_restart=lambda failure: device_answers(job, failure),
+        settling=runtime_of(job.device).settling,
         say=say,
         stopping=lambda number: say(stopping_text(number)),
         stopped=lambda number: say(at_once_text(number, job.run_dir)),
@@ -76,19 +79,23 @@ def _watching(job: Job) -> Launch:
 
 
 def device_answers(job: Job, failure: Failure) -> bool:
-    """Whether the device of a rank that has failed can still be used, asked in a process of its own."""
-    if runtime_of(job.device).shares:
+    """Whether the device of a rank that has failed can still be used, asked in a process of its own.
+
+    A device that says it is still held is asked again after a wait, as often as a start would be.
+    """
+    runtime = runtime_of(job.device)
+    if runtime.shares:
         return True  # the CPU
     number = job.devices[failure.local_rank]
-    command = [sys.executable, "-m", "shufflenet_fn.run.device_answers", job.device, str(number)]
-    try:
-        done = subprocess.run(
-            command,
-            timeout=_ANSWERS_WITHIN_S,
-            capture_output=True,
-            stdin=subprocess.DEVNULL,
-            check=False,
+    for attempt in range(1, ATTEMPTS + 1):
+        answer = run_module(
+            "shufflenet_fn.run.device_answers",
+            [job.device, str(number)],
+            timeout_s=_ANSWERS_WITHIN_S,
         )
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
+        settling = runtime.settling
+        if answer.code == 0 or settling is None or not settling.refused(answer.text):
+            return answer.code == 0
+        if attempt < ATTEMPTS:
+            settling.wait(say)
+    return False

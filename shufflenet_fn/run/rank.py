@@ -17,7 +17,7 @@ from shufflenet_fn.run.events import Event, Reporter, Reporters
 from shufflenet_fn.run.files import RankLog, RunFiles
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.kept import idle_cores
-from shufflenet_fn.run.listening import listening, stacks_on_demand
+from shufflenet_fn.run.listening import listening, say, stacks_on_demand
 from shufflenet_fn.run.open_files import allow_open_files
 from shufflenet_fn.run.restarting import agreed
 from shufflenet_fn.run.stopping import Stopped, Stopping
@@ -26,6 +26,7 @@ from shufflenet_fn_backends.errors import DeviceFailed, UserError
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.runtimes.settling import patiently
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -86,7 +87,9 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
         notes.append(note)
     if job.settings.deterministic:
         notes += runtime.deterministic()
-    runtime.set_device(job.devices[world.local_rank])
+    # A launcher of ours starts its ranks again together; one process waits for its device itself.
+    settling = runtime.settling if world.board is None else None
+    patiently(lambda: runtime.set_device(job.devices[world.local_rank]), settling, say)
     torch.set_num_threads(threads)
     notes += runtime.tune()
     place = open_place(world.board, world.local_rank)

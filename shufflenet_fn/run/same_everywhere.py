@@ -16,7 +16,6 @@ from shufflenet_fn.run.identity import DATA, ROUNDING
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.errors import UsageError
-from shufflenet_fn_backends.registry import select_backend
 
 # Its number and its way to the others; its cores and devices; where its copy of the data is; and what only
 # rank 0 goes by, or only the start.
@@ -114,7 +113,6 @@ def check_same_data(identity: Mapping[str, Any], world: World) -> list[str]:
 def _compared(job: Job, world: World) -> dict[str, Any]:
     """Settings by name; of choices what they come to, since a resume has them from the run's start."""
     settings = job.settings
-    backend = select_backend(settings.backend, job.device, compiled=settings.compile).backend
     return {
         **{
             name: value
@@ -123,7 +121,7 @@ def _compared(job: Job, world: World) -> dict[str, Any]:
         },
         "lanes": lanes_of(settings, world.size),
         "images of an update": global_batch(settings, world.size),
-        "backend": backend.name,
+        "backend": job.backend,
     }
 
 

@@ -31,6 +31,7 @@ from shufflenet_fn.run.derived import eval_resize
 from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.job import find_checkpoint
+from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.uploading import Feed
@@ -43,6 +44,7 @@ from shufflenet_fn_backends.runtimes.select import (
     runtime_of,
     select_runtime,
 )
+from shufflenet_fn_backends.runtimes.settling import patiently
 
 
 class EvalJob(NamedTuple):
@@ -114,7 +116,8 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     settings = job.settings
     runtime = runtime_of(job.device)
     runtime.prepare()
-    runtime.set_device(world.local_rank)
+    settling = runtime.settling if world.board is None else None
+    patiently(lambda: runtime.set_device(world.local_rank), settling, say)
     cores = max(1, usable_cores() // world.local_size)
     torch.set_num_threads(cores)
     runtime.tune()

@@ -332,7 +332,7 @@ class TrainSettings:
     backend: str = option(
         "auto",
         "--backend",
-        help="Primitives that the network computes with.",
+        help="Primitives that the network computes with. auto follows what bench step --keep has measured.",
         panel=_DEVICES,
         choices=("auto", *BACKEND_NAMES),
     )
@@ -341,6 +341,14 @@ class TrainSettings:
         "--compile/--no-compile",
         help="Compile the step with torch.compile; see `bench step --ours-compile` for what it brings.",
         panel=_DEVICES,
+    )
+    running_stats: str = option(
+        "auto",
+        "--running-stats",
+        help="What updates batch norm's running statistics: the kernels (fewer kernels on an NPU), or the "
+        "step after them. auto: kernel on npu, else step.",
+        panel=_DEVICES,
+        choices=("auto", "kernel", "step"),
     )
     memory_format: str = option(
         "auto",

@@ -32,6 +32,7 @@ from shufflenet_fn.run.derived import (
     lanes_per_device,
     max_bad_steps,
     num_classes_of,
+    stats_in_kernel,
 )
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
@@ -61,7 +62,7 @@ from shufflenet_fn.training.step import (
     make_train_step,
     no_reduce,
 )
-from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -149,7 +150,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     state, notes = build.build_state(settings, config, optimizer, device, resume=job.resume)
     warnings, best = list(job.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None
-    backend = select_backend(settings.backend, runtime.name, compiled=settings.compile).backend
+    backend = get_backend(job.backend)
     reader = choose_image_reader(settings.image_reader).reader
     identity = identity_of(
         runtime,
@@ -207,6 +208,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         compiler=torch.compile if settings.compile else lambda function: function,
         lanes=lanes_per_device(settings, world.size),
         prepare=prepare,
+        stats_in_kernel=stats_in_kernel(settings, runtime),
     )
     max_bad = max_bad_steps(settings, scaling)
     return Training(

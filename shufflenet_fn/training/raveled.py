@@ -89,6 +89,11 @@ def grads_like(params: Params | Raveled, grads: Params) -> Any:
     return Raveled(tuple(grad.to(buffer.dtype) for grad, buffer in pairs), params.spec)
 
 
+def copied(batch_stats: BatchStats | Raveled) -> Any:
+    """Return a copy of ``batch_stats`` in the same layout: a copy a buffer where it is raveled."""
+    return pytree.tree_map(torch.clone, batch_stats)
+
+
 def updated_stats(
     config: ShuffleNetConfig, batch_stats: BatchStats | Raveled, moments: MomentsTree
 ) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +24,7 @@ from shufflenet_fn.bench.ops_contenders import (
     settings_operations,
 )
 from shufflenet_fn.bench.settings import OpsBenchSettings
+from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_cli.bench_table import print_ops_table
 from tests.model.support import one_thread
 
@@ -62,10 +65,46 @@ def test_a_backend_computes_what_torchvision_does(op: Op, backend: str) -> None:
         assert len(norms) == 9 * len(op.uses) or op.name == "downsampling unit"
 
 
+@pytest.mark.parametrize("name", ["conv2d 1x1", "batch_norm_train and ReLU", "downsampling unit"])
+@pytest.mark.parametrize("backend", [TORCHVISION, "reference", "routed"])
+def test_operations_compute_in_the_training_dtype(backend: str, name: str) -> None:
+    half, exact = (
+        compute(backend, OPERATIONS[name], replace(SETTINGS, precision=precision))
+        for precision in ("bf16", "fp32")
+    )
+    result = half.forward()
+    assert result.dtype == half.gradient.dtype == torch.bfloat16
+    assert {leaf.dtype for leaf in half.leaves if leaf.ndim == 1} <= {torch.float32}
+    assert {leaf.dtype for leaf in half.leaves if leaf.ndim == 4} == {torch.bfloat16}
+    assert [grad.dtype for grad in half.both()] == [leaf.dtype for leaf in half.leaves]
+    # Rounding to 8 bits, a few times one behind the other.
+    assert 0 < error(result.float(), exact.forward()) < 0.05
+
+
+def test_the_host_waits_once_in_a_turn(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with workers(["any"], _noting, str(log), threads=1, environment={}, finish=_note_end) as (
+        worker,
+    ):
+        worker.turn("call", 3)
+    assert log.read_text().split() == ["call", "call", "call", "finish"]
+
+
+def _noting(name: str, case: str, log: str) -> Callable[[], None]:
+    return lambda: _note(log, case)
+
+
+def _note_end(log: str) -> None:
+    _note(log, "finish")
+
+
+def _note(log: str, word: str) -> None:
+    with open(log, "a", encoding="utf-8") as file:
+        file.write(word + " ")
+
+
 def test_sizes_are_those_of_the_network() -> None:
     """From the shapes that the network itself has there."""
-    from dataclasses import replace
-
     from shufflenet_fn.model.config import get_config
     from shufflenet_fn.model.network import apply
     from shufflenet_fn.model.variables import init
@@ -161,6 +200,7 @@ def test_one_json_object_and_its_table(
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert result["baseline"] == TORCHVISION
+    assert (result["precision"], result["warning"]) == ("fp32", None)
     assert [found["name"] for found in result["operations"]] == list(OPERATIONS)
     for found in result["operations"]:
         assert set(found["passes"]) == {FORWARD, BOTH}

@@ -25,7 +25,7 @@ pytest.importorskip("torchvision")
 TINY = ("--image-size", 32, "--batch-size", 4, "--rounds", 3, "--threads", 1, "--no-compile")
 # Not "default": that would change the allocator of the tests' own process.
 SETTINGS = StepBenchSettings(
-    arch="shufflenet_v2_x0_5", image_size=32, batch_size=4, allocator="keep"
+    arch="shufflenet_v2_x0_5", image_size=32, batch_size="4", allocator="keep"
 )
 EAGER = [name for name, peer in PEERS.items() if not peer.compiled]
 
@@ -39,7 +39,7 @@ def losses(name: str, settings: StepBenchSettings) -> tuple[float, float]:
 def test_contenders_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second loss shows the update: 0.017 smaller than the first. (Later ones drift apart.)"""
     monkeypatch.setattr(step_contenders, "LEARNING_RATE", 1e-3)
-    settings = replace(SETTINGS, backend=backend, image_size=64, batch_size=8)
+    settings = replace(SETTINGS, backend=backend, image_size=64, batch_size="8")
     before, after = losses(OURS, settings)
     assert after < 0.99 * before
     for name in EAGER:

@@ -254,3 +254,8 @@ def test_environment_of_torchrun_that_does_not_fit(
         *("train", *TINY, "--data", image_folder, "--run-dir", "r", "--device-list", "0")
     )
     check_refused(outcome, 2, *words)
+
+
+def test_statistics_in_kernels_of_the_cpu(command: Command, image_folder: Path) -> None:
+    outcome = command("train", "--data", str(image_folder), "--running-stats", "kernel")
+    check_refused(outcome, 2, "--running-stats kernel is for device npu", "device cpu")

@@ -357,6 +357,13 @@ def killed_once(folder: str, world: World) -> int:
     return world.attempt
 
 
+def refused_at_first(starts: int, world: World) -> int:
+    """As a device that is still held refuses it, in the first ``starts`` of the ranks."""
+    if world.attempt < starts and world.rank == 1:
+        raise RuntimeError("EJ0001: Failed to initialize the HCCP process")
+    return world.attempt
+
+
 def says_when_it_was_told_to_stop(argument: object, world: World) -> list[int]:
     """The signal that each rank finds on the board."""
     place = open_place(world.board, world.local_rank)

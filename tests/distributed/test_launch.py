@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +10,17 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
+from shufflenet_fn_backends.runtimes.settling import Settling
 from tests.distributed.rank_functions import (
     fail_while_the_other_waits,
     killed_once,
     killed_while_the_other_waits,
+    refused_at_first,
     says_when_it_was_told_to_stop,
     steps_that_hang_at_three,
 )
+
+SETTLING = Settling(0.2, re.compile("EJ0001"), "it was killed")
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +60,31 @@ def test_restarts_are_counted_and_all_failures_told() -> None:
         launch(killed_while_the_other_waits, "asleep", processes=2, watching=watching)
     assert len(said) == 1
     assert [failure.rank for failure in error.value.failures] == [1, 1]
+
+
+def test_devices_are_waited_for_before_a_restart(tmp_path: Path) -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=1, settling=SETTLING, say=said.append)
+    assert launch(killed_once, str(tmp_path), processes=2, watching=watching) == 1
+    wait, restart = said
+    assert wait.startswith("rank 1 was killed by SIGKILL")
+    assert wait.endswith("Waiting 0.2 s until the devices are free: it was killed.")
+    assert restart == "Restart 1 of 1, from the last good checkpoint."
+
+
+def test_a_start_that_devices_refuse_is_no_restart() -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
+    assert launch(refused_at_first, 2, processes=2, watching=watching) == 2
+    assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."]
+
+
+def test_a_device_that_stays_held_ends_the_run() -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
+    with pytest.raises(RankFailed, match="EJ0001") as error:
+        launch(refused_at_first, 9, processes=2, watching=watching)
+    assert len(error.value.failures) == 3
 
 
 def test_what_the_user_has_to_mend_is_not_tried_again() -> None:

@@ -128,16 +128,14 @@ def test_a_disk_that_cannot_be_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_cann_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cann_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cann({"torch_npu": {"status": SKIPPED}}).status == SKIPPED
     monkeypatch.setattr("shufflenet_fn.doctor.ascend.LIBRARIES", ("libascendcl-not-there.so",))
-    monkeypatch.setattr("shufflenet_fn.doctor.ascend._SET_ENV_SCRIPTS", ())
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
     monkeypatch.delenv("ASCEND_TOOLKIT_HOME", raising=False)
     finding = cann({"torch_npu": {"status": FAILED}})
     assert finding.status == FAILED
     assert "libascendcl-not-there.so" in finding.text and "docs/ascend.md" in finding.fix
-    monkeypatch.setattr("shufflenet_fn.doctor.ascend._SET_ENV_SCRIPTS", (__file__,))
-    assert f"source {__file__}" in cann({"torch_npu": {"status": FAILED}}).fix
     monkeypatch.setenv("ASCEND_HOME_PATH", "/opt/Ascend/cann")
     assert "/opt/Ascend/cann" in cann({"torch_npu": {"status": FAILED}}).fix

@@ -45,6 +45,7 @@ int32_t current_device() { return device; }
 int32_t owner(const void* pointer) { return pointer == host_memory ? -1 : device; }
 bool within_allocation(const void*, uint64_t) { return true; }
 void set_rank(int32_t) {}
+bool busy_start() { return false; }
 void warn(const std::string&) {}
 bool saturates() { return saturating; }
 void flag_overflow() { overflow = true; }

@@ -210,12 +210,13 @@ def test_what_the_chip_refuses_is_refused(three: Ranks) -> None:
     # The communicator has failed with the first; each of these has one of its own.
     three.join(name="second")
     assert "prod does not take int16" in refused("reduce", comm="second", dtype=INT16, op=PRODUCT)
-    three.all("setting", name="chip", values=[0, True])
+    # Made before the chip is another: that takes no communicator of three.
     three.join(name="third")
+    three.join(name="fourth")
+    three.all("setting", name="chip", values=[0, True])
     assert "does not take bfloat16 on Ascend910A" in refused(
         "broadcast", comm="third", dtype=BFLOAT16
     )
-    three.join(name="fourth")
     assert refused("all_reduce", comm="fourth", dtype=INT16, op=SUM).endswith(
         "it takes int8, int32, float16, float32, int64"
     )

@@ -151,3 +151,20 @@ def test_nothing_is_left_when_all_are_killed(hccl_library: Path, tmp_path: Path,
     if shared.is_dir():
         assert {name for name in set(os.listdir(shared)) - before if "hccl" in name} == set()
     assert not [name for name in os.listdir(tempfile.gettempdir()) if "shufflenet-fn-hccl" in name]
+
+
+@pytest.mark.parametrize(
+    ("devices", "allowed"), [((0, 1), True), ((4, 6), True), ((3, 4), False), ((0, 1, 2), False)]
+)
+def test_device_sets_of_the_first_generation(
+    hccl_library: Path, devices: tuple[int, ...], allowed: bool
+) -> None:
+    with ranks(hccl_library, len(devices)) as world:
+        world.all("setting", name="chip", values=[0, True])
+        for rank, device in enumerate(devices):
+            world.ask(rank, "setting", name="device", values=[device])
+        answers = world.all("create", root=world.ask(0, "root")["root"])
+        for answer in answers:
+            assert answer is not None and answer["code"] == (0 if allowed else PARAMETER)
+            listed = ",".join(map(str, devices))
+            assert allowed or f"devices {listed} of one machine cannot" in answer["text"]

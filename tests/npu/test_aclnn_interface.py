@@ -9,7 +9,7 @@ from shufflenet_fn_backends.ascend_emulator.installed import find_installed
 from shufflenet_fn_backends.ascend_emulator.missing import operators_looked_up
 from tests.npu.conftest import OnEmulator
 
-_CALLER = """
+CALLER = """
 import ctypes
 import torch
 from tests.npu.cann import Cann
@@ -54,7 +54,7 @@ assert cann.copy(memory, values, 16, 1) == 0
 
 
 def _answers(on_emulator: OnEmulator, script: str) -> list[str]:
-    ran = on_emulator(_CALLER + script, environ={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    ran = on_emulator(CALLER + script, environ={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
     assert ran.code == 0, ran.err
     return ran.out.splitlines()
 

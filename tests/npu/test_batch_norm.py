@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
@@ -46,45 +47,54 @@ def test_probe_finds_what_the_chip_saves(npu: ModuleType, device: torch.device) 
     assert kinds == [expected_kind(npu)] * len(third_result.CHANNELS)
 
 
-def trained(device: torch.device, dtype: torch.dtype, backend: str, *, flat: bool) -> Any:
+def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) -> Any:
     """Running statistics after three steps, and the logits of an evaluation."""
     optimizer = sgd(constant(0.05), momentum=0.9)
     variables = tree_to(tiny_variables(dtype=dtype), device)
     images, labels = (leaf.to(device) for leaf in examples(8, dtype=dtype))
     state: TrainState = create_train_state(variables, optimizer)
-    state = ravel_state(state) if flat else state
-    step = make_train_step(TINY, optimizer, backend=get_backend(backend), gradients=grads_by_engine)
+    state, computing = in_order_of(TINY, state, get_backend(backend))
+    state = state if way == "plain" else ravel_state(state)
+    step = make_train_step(
+        TINY,
+        optimizer,
+        backend=computing,
+        gradients=grads_by_engine,
+        stats_in_kernel=way == "in the kernel",
+    )
     for _ in range(3):
         state, _, _ = step(state, Examples(images, labels), no_flags(device))
-    variables = unravel_state(state).variables
-    logits, _ = apply(TINY, variables, images, backend=get_backend(backend))
-    stats = torch.cat([leaf.flatten() for leaf in tree_leaves(variables.batch_stats)])
+    state = unravel_state(state)
+    logits, _ = apply(TINY, state.variables, images, backend=computing)
+    if computing is not get_backend(backend):
+        state = to_logical(TINY, state)
+    stats = torch.cat([leaf.flatten() for leaf in tree_leaves(state.batch_stats)])
     return [tensor.detach().double().cpu() for tensor in (stats, logits)]
 
 
-def errors(device: torch.device, backend: str, *, flat: bool) -> list[tuple[float, float]]:
+def errors(device: torch.device, backend: str, way: str) -> list[tuple[float, float]]:
     """Distance to the truth in float64 of statistics and logits: on ``device``, and on the CPU in float32."""
-    truth = trained(CPU, torch.float64, "reference", flat=False)
-    here = trained(device, torch.float32, backend, flat=flat)
-    there = trained(CPU, torch.float32, "reference", flat=False)
+    truth = trained(CPU, torch.float64, "reference", "plain")
+    here = trained(device, torch.float32, backend, way)
+    there = trained(CPU, torch.float32, "reference", "plain")
     return [
         (float((a - t).norm() / t.norm()), float((b - t).norm() / t.norm()))
         for a, b, t in zip(here, there, truth, strict=True)
     ]
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
+@pytest.mark.parametrize("way", ["plain", "flat", "in the kernel"])
 @pytest.mark.parametrize("backend", ["reference", "gather", "npu"])
 def test_statistics_and_evaluation_equal_the_cpu(
-    device: torch.device, backend: str, flat: bool
+    device: torch.device, backend: str, way: str
 ) -> None:
-    for ours, on_cpu in errors(device, backend, flat=flat):
+    for ours, on_cpu in errors(device, backend, way):
         assert ours <= 4 * on_cpu
 
 
-@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
+@pytest.mark.parametrize("way", ["plain", "flat"])
 def test_wrong_kind_would_be_noticed(
-    npu: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch, flat: bool
+    npu: ModuleType, device: torch.device, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
     right = expected_kind(npu)
     wrong: ThirdResult = "invstd" if right == "var" else "var"
@@ -93,7 +103,7 @@ def test_wrong_kind_would_be_noticed(
         "third_result",
         lambda device: wrong if device.type == "npu" else "invstd",
     )
-    for ours, on_cpu in errors(device, "reference", flat=flat):
+    for ours, on_cpu in errors(device, "reference", way):
         assert not ours <= 100 * on_cpu
 
 

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from shufflenet_fn.doctor.examine import ORDER
 from tests.npu.conftest import OnEmulator
 
@@ -34,8 +36,45 @@ def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
     assert found["cann"]["status"] == "warning" and "not speed" in found["cann"]["text"]
     assert found["devices"]["details"] == {"kind": "npu", "count": 2, "chip": "Ascend910B1"}
     assert found["kernel"]["status"] == "ok" and found["kernel"]["details"]["relative_error"] < 1e-4
+    assert set(found["kernel"]["details"]["errors"]) == {"float32", "bfloat16"}
     assert found["collective"]["status"] == "ok"
     assert found["collective"]["details"]["backend"] == "hccl"
+    # Ascend's table and the files in /dev say nothing of an emulated CANN.
+    assert found["versions"]["status"] == found["device files"]["status"] == "skipped"
+    assert found["network"]["text"].startswith("HCCL takes ")
+
+
+def test_a_910a_computes_in_float16(on_emulator: OnEmulator) -> None:
+    finding = stage(on_emulator, "kernel", soc="Ascend910A")
+    assert finding["status"] == "warning", finding
+    assert set(finding["details"]["errors"]) == {"float32", "float16"}
+    assert "--precision O2" in finding["fix"] and "list no convolution" in finding["fix"]
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [(("--devices", "3"), "1, 2, 4 or 8"), (("--device-list", "0,1,4,5"), "0-3 or all in 4-7")],
+)
+def test_a_910a_joins_groups_only(
+    on_emulator: OnEmulator, image_folder: Path, devices: tuple[str, str], words: str
+) -> None:
+    arguments = ("train", "--data", str(image_folder), "--device", "npu", *devices)
+    ran = on_emulator(DOCTOR, *arguments, devices=8, soc="Ascend910A")
+    assert ran.code == 2
+    assert words in ran.err and "Traceback" not in ran.err
+
+
+def test_float32_on_a_910a_is_warned_of(
+    on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
+) -> None:
+    arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
+    arguments += ("--batch-size", "8", "--epochs", "1", "--device", "npu", "--precision")
+    warning = "computes float32 convolutions and matrix products in float16"
+    ran = on_emulator(
+        DOCTOR, *arguments, "fp32", "--run-dir", f"{tmp_path}/a", soc="Ascend910A", timeout=300.0
+    )
+    assert ran.code == 0, ran.err
+    assert warning in ran.out + ran.err
 
 
 STAGE = """

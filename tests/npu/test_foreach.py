@@ -162,17 +162,24 @@ import torch, torch_npu
 torch.npu.set_compile_mode(jit_compile=False)
 weight = torch.nn.Parameter(torch.ones(4, device="npu"))
 optimizer = torch.optim.SGD([weight], lr=1.0)
-scaler = torch.amp.GradScaler("npu", init_scale=1024.0)
 for factor in (1.0, 100.0, 0.5):
+    scaler = torch.amp.GradScaler("npu", init_scale=1024.0)
     optimizer.zero_grad()
     scaler.scale((weight.half() * factor).sum().float()).backward()
     scaler.step(optimizer)
+    print(weight.detach()[0].item())
+try:
     scaler.update()
-    print(weight.detach()[0].item(), scaler.get_scale())
+except RuntimeError as error:
+    print(error)
 """
 
 
 def test_grad_scaler_sees_an_overflow_where_float16_saturates(on_emulator: OnEmulator) -> None:
-    """On the older chip no gradient is ever infinite: the flag says that one would have been."""
+    """On the older chip no gradient is ever infinite: the flag says that one would have been.
+
+    The operator that updates the scale is not there (ops-math@9.1.0 aclnnAmpUpdateScale.md).
+    """
     ran = on_emulator(_SCALED_ON_910A, soc="Ascend910A")
-    assert ran.out.split() == ["0.0", "1024.0", "0.0", "512.0", "-0.5", "512.0"], ran.err
+    assert ran.out.split()[:3] == ["0.0", "0.0", "-0.5"], ran.err
+    assert "aclnnAmpUpdateScale: Ascend910A has no such operator" in ran.out

@@ -62,9 +62,10 @@ def backward_of(x: torch.Tensor, w: torch.Tensor, **options: Any) -> Callable[[]
         (torch.float32, 1, 1, True, {"TransData": 5}),
         (torch.float32, 1, 1, False, {"TransData": 4}),
         (torch.float16, 1, 1, True, {"TransData": 5, "Cast": 1}),
-        (torch.float32, 1, 16, True, {"TransData": 5, "Cast": 2}),
-        (torch.float32, 2, 16, True, {"TransData": 5, "Cast": 2, "Dilation": 1}),
-        (torch.bfloat16, 2, 16, True, {"TransData": 5, "Cast": 1}),
+        (torch.float32, 2, 16, True, {"TransData": 7}),
+        (torch.float16, 2, 16, True, {"TransData": 7, "Cast": 1}),
+        (torch.float32, 3, 1, True, {"TransData": 5, "Dilation": 1}),
+        (torch.bfloat16, 3, 1, True, {"TransData": 5, "Cast": 1}),
     ],
 )
 def test_backward_of_a_convolution(
@@ -119,11 +120,9 @@ def test_cat_copies_views_and_joins_32_at_a_time(kernels: Any) -> None:
     assert dict(kernels(lambda: torch.cat(aligned)).kinds) == {"ConcatD": 1}
 
 
-def test_pooling_in_bfloat16_casts(kernels: Any) -> None:
-    for dtype, casts in ((torch.float16, 0), (torch.bfloat16, 2)):
-        x = drawn(2, 8, 8, 8, dtype=dtype)
-        found = kernels(lambda x=x: torch.max_pool2d(x, 3, 2, 1))
-        assert found.kinds["TransData"] == 2 and found.kinds.get("Cast", 0) == casts
+def test_pooling_is_one_kernel(kernels: Any) -> None:
+    x = drawn(2, 8, 8, 8, dtype=torch.bfloat16)
+    assert kernels(lambda: torch.max_pool2d(x, 3, 2, 1)).kernels == 1
 
 
 def test_unknown_operator_is_named_as_assumed(kernels: Any) -> None:

@@ -113,7 +113,7 @@ print(complete(start), cann.call("aclrtSynchronizeEvent", end))
 print(cann.call("aclrtEventElapsedTime", ctypes.byref(elapsed), start, end), 20 <= elapsed.value < 2000)
 print(cann.call("aclrtEventElapsedTime", ctypes.byref(elapsed), start, never))
 print(cann.call("aclrtSynchronizeStream", stream), cann.call("aclrtDestroyStream", stream))
-print(cann.call("aclrtSynchronizeStream", stream), cann.message().splitlines()[-1])
+print(cann.call("aclrtSynchronizeStream", stream), cann.message().splitlines()[0])
 """
     )
     assert ran.out.splitlines() == [
@@ -198,3 +198,64 @@ def test_a_variable_with_nonsense_ends_the_process(
     ran = on_emulator("from tests.npu.cann import Cann; Cann()", environ={variable: value})
     assert ran.code == 2
     assert f"emulated CANN: {variable} is '{value}'; it must be {allowed}" in ran.err
+
+
+def test_events_do_what_their_flags_allow(on_emulator: OnEmulator) -> None:
+    """The answers of events as CANN's manual has them, by the function that made them."""
+    ran = on_emulator(
+        """
+import ctypes
+from tests.npu.cann import Cann
+cann = Cann()
+stream = cann.handle("aclrtCreateStream")
+SYNC, TIME_LINE, PROGRESS = 1, 8, 2
+status = ctypes.c_int(-1)
+
+def status_of(event):
+    assert cann.call("aclrtQueryEventStatus", event, ctypes.byref(status)) == 0
+    return status.value
+
+again = cann.handle("aclrtCreateEventExWithFlag", SYNC | TIME_LINE)
+once = cann.handle("aclrtCreateEventWithFlag", SYNC | TIME_LINE)
+plain = cann.handle("aclrtCreateEventExWithFlag", PROGRESS)
+print(status_of(again), status_of(once))
+print(cann.call("aclrtResetEvent", again, stream), cann.call("aclrtResetEvent", once, stream))
+print(cann.call("aclrtQueryEvent", again, ctypes.byref(status)))
+print(cann.call("aclrtStreamWaitEvent", stream, plain))
+for event in (again, plain):
+    assert cann.call("aclrtRecordEvent", event, stream) == 0
+print(cann.call("aclrtEventElapsedTime", ctypes.byref(ctypes.c_float()), again, plain))
+""",
+    )
+    assert ran.code == 0, ran.err
+    complete, not_ready = 1, 0
+    assert ran.out.splitlines() == [
+        f"{complete} {not_ready}",
+        "207000 0",
+        "207000",
+        "207000",
+        "107006",
+    ]
+
+
+def test_a_device_is_reset_as_often_as_set(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import ctypes
+from tests.npu.cann import Cann
+cann = Cann()
+active = ctypes.c_int32()
+
+def state():
+    assert cann.call("aclrtGetPrimaryCtxState", 0, None, ctypes.byref(active)) == 0
+    return active.value
+
+cann.call("aclrtSetDevice", 0)
+for reset in ("aclrtResetDevice", "aclrtResetDevice"):
+    print(cann.call(reset, 0), state())
+cann.call("aclrtSetDevice", 0), cann.call("aclrtSetDevice", 0)
+print(cann.call("aclrtResetDeviceForce", 0), state())
+print(cann.call("aclrtSetStreamFailureMode", None, 0))
+""",
+    )
+    assert ran.out.splitlines() == ["0 1", "0 0", "0 0", "0"], ran.err

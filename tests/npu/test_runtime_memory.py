@@ -61,9 +61,10 @@ for code in (
     lines = ran.out.splitlines()
     assert lines[:3] == ["0", "0", "0 emulated"]
     assert lines[3].startswith("107000 ")
-    assert "dst is host memory, which the kind of copy does not allow" in lines[3]
+    # The newest comes first.
+    assert "8192 bytes go beyond the end of the allocation" in lines[3]
     assert "8 bytes do not fit the destination of 4" in lines[4]
-    assert "8192 bytes go beyond the end of the allocation" in lines[5]
+    assert "dst is host memory, which the kind of copy does not allow" in lines[5]
     (process,) = ran.counts
     counted = process.devices[0]
     assert {name: tuple(copy) for name, copy in counted.copies.items()} == {
@@ -158,3 +159,56 @@ def test_a_fault_for_another_rank_does_not_happen(on_emulator: OnEmulator) -> No
     script = "from tests.npu.cann import Cann; print(Cann().allocate(4096)[0])"
     assert on_emulator(script, faults="alloc@1#1").out == "0\n"
     assert on_emulator(script, faults="alloc@1#1", environ={"RANK": "1"}).out == "207001\n"
+
+
+def test_asynchronous_copies_wait_for_unpinned_memory(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import ctypes
+from tests.npu.cann import Cann, DEVICE_TO_HOST
+cann, size = Cann(), ctypes.c_size_t(8)
+_, device = cann.allocate(4096)
+pinned, unpinned = ctypes.c_void_p(), ctypes.create_string_buffer(8)
+assert cann.call("aclrtMallocHost", ctypes.byref(pinned), size) == 0
+for host in (pinned, unpinned):
+    assert cann.call("aclrtMemset", device, size, 1, size) == 0
+    print(cann.call("aclrtMemcpyAsync", host, size, device, size, DEVICE_TO_HOST, None))
+print(cann.call("aclrtMemcpyAsync", unpinned, size, unpinned, size, 0, None))
+""",
+    )
+    assert ran.out.splitlines() == ["0", "0", "207000"], ran.err
+    (process,) = ran.counts
+    assert process.devices[0].syncs == {"aclrtMemcpyAsync (device to host)": 1}
+
+
+def test_mapped_memory_stays_until_unmapped(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import ctypes
+from tests.npu.cann import Cann
+cann, size = Cann(), ctypes.c_size_t(2 << 20)
+
+class Location(ctypes.Structure):
+    _fields_ = [("id", ctypes.c_uint32), ("type", ctypes.c_int)]
+
+class Properties(ctypes.Structure):
+    _fields_ = [("handle", ctypes.c_int), ("allocation", ctypes.c_int), ("attr", ctypes.c_int),
+                ("location", Location), ("reserve", ctypes.c_uint64)]
+
+start, handle, zero = ctypes.c_void_p(), ctypes.c_void_p(), ctypes.c_uint64(0)
+reserve = (ctypes.byref(start), size)
+assert cann.call("aclrtReserveMemAddress", *reserve, ctypes.c_size_t(64), None, zero) == 107000
+assert cann.call("aclrtReserveMemAddress", *reserve, ctypes.c_size_t(0), None, zero) == 0
+whole = cann.free_memory()[0]
+made = ctypes.byref(handle), size, ctypes.byref(Properties())
+assert cann.call("aclrtMallocPhysical", *made, zero) == 0
+half, none = ctypes.c_size_t(1 << 20), ctypes.c_size_t(0)
+assert cann.call("aclrtMapMem", start, half, none, handle, zero) == 107000
+assert cann.call("aclrtMapMem", start, size, none, handle, zero) == 0
+assert cann.call("aclrtFreePhysical", handle) == 0
+print(whole - cann.free_memory()[0])
+assert cann.call("aclrtUnmapMem", start) == 0
+print(whole - cann.free_memory()[0])
+"""
+    )
+    assert ran.out.splitlines() == [str(2 << 20), "0"], ran.err

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.primitives import ThirdResult
-from shufflenet_fn_backends.runtimes.npu.chip import dtypes, half, has_bfloat16
+from shufflenet_fn_backends.runtimes.npu.chip import (
+    check_together,
+    dtypes,
+    float32_warning,
+    half,
+    has_bfloat16,
+)
 from shufflenet_fn_backends.runtimes.npu.environment import RECOMMENDED, set_recommended
 from shufflenet_fn_backends.third_result import CHANNELS, Probe, decide, probe
 
@@ -53,11 +60,75 @@ def test_what_the_user_has_set_stays() -> None:
 
 
 def test_the_allocator_is_not_configured_twice() -> None:
-    """torch_npu ends the process where both of its variables are set."""
+    """torch_npu ends the process where both of its variables are set, from release 26.2.0 on."""
     environment = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
-    notes = set_recommended(environment)
+    notes = set_recommended(environment, torch_npu="2.13.0")
     assert "PYTORCH_NPU_ALLOC_CONF" not in environment
     assert any("PYTORCH_ALLOC_CONF=max_split_size_mb:64" in note for note in notes)
+
+
+def test_older_torch_npu_reads_its_own_variable_alone() -> None:
+    environment = {"PYTORCH_ALLOC_CONF": "max_split_size_mb:64"}
+    set_recommended(environment, torch_npu="2.12.0")
+    assert environment["PYTORCH_NPU_ALLOC_CONF"] == RECOMMENDED["PYTORCH_NPU_ALLOC_CONF"]
+
+
+@pytest.mark.parametrize("soc", OLD + NEW)
+def test_float32_is_warned_of_without_bfloat16(soc: str) -> None:
+    warning = float32_warning(soc)
+    assert (warning is not None) == (soc in OLD)
+    assert warning is None or ("--precision O2" in warning and soc in warning)
+
+
+def together(
+    soc: str, *devices: int, visible: str | None = None, dev: Path = Path("/nowhere")
+) -> str | None:
+    """Why devices cannot train together, or ``None``."""
+    environment = {} if visible is None else {"ASCEND_RT_VISIBLE_DEVICES": visible}
+    try:
+        check_together(soc, devices, environment=environment, dev=dev)
+    except UsageError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    "devices", [(5,), (0, 3), (4, 6), (0, 1, 2, 3), (7, 6, 5, 4), tuple(range(8))]
+)
+def test_devices_that_a_910a_joins(devices: tuple[int, ...]) -> None:
+    assert together("Ascend910A", *devices) is None
+
+
+@pytest.mark.parametrize(
+    ("devices", "words"),
+    [
+        ((0, 1, 2), "1, 2, 4 or 8"),
+        ((0, 1, 2, 3, 4, 5), "1, 2, 4 or 8"),
+        ((0, 1, 4, 5), "0-3 or all in 4-7"),
+        ((3, 4), "0-3 or all in 4-7"),
+    ],
+)
+def test_devices_that_a_910a_does_not_join(devices: tuple[int, ...], words: str) -> None:
+    text = together("Ascend910ProB", *devices)
+    assert text is not None and words in text and ",".join(map(str, devices)) in text
+    assert together("Ascend910B1", *devices) is None
+
+
+def test_visible_devices_are_numbered_anew() -> None:
+    """The groups are the machine's; the numbers a run is given count what it sees."""
+    assert together("Ascend910A", 0, 1, visible="4,5") is None
+    text = together("Ascend910A", 0, 1, visible="3,4")
+    assert text is not None and "which are 3,4 of the machine" in text
+    assert together("Ascend910A", 2, 3, visible="0,1,4,5") is None
+
+
+def test_a_container_keeps_the_numbers_of_files(tmp_path: Path) -> None:
+    for name in ("davinci2", "davinci3", "davinci4", "davinci_manager"):
+        (tmp_path / name).touch()
+    assert together("Ascend910A", 0, 1, dev=tmp_path) is None
+    text = together("Ascend910A", 1, 2, dev=tmp_path)
+    assert text is not None and "which are 3,4 of the machine" in text
+    assert together("Ascend910A", 0, 1, dev=tmp_path, visible="1,2") is not None
 
 
 def test_the_timeouts_fit_each_other() -> None:

@@ -37,7 +37,7 @@ SOCS = (
 )
 _SIZE = re.compile(r"[1-9][0-9]{0,8}(B|KiB|MiB|GiB)?")
 _FAULT = re.compile(
-    r"(alloc|op|op:\w+|overflow|overflow:\w+|hccl:(hang|kill|async))@[1-9]\d*(#\d+)?"
+    r"(alloc|op|op:\w+|overflow|overflow:\w+|device:busy|hccl:(hang|kill|async|busy))@[1-9]\d*(#\d+)?"
 )
 
 
@@ -110,6 +110,6 @@ def check(machine: Machine) -> None:
         if not _FAULT.fullmatch(fault):
             raise UsageError(
                 f"--faults has {fault!r}; each must be alloc@N, op@N, op:NAME@N, overflow@N, "
-                "overflow:NAME@N, hccl:hang@N, hccl:kill@N or hccl:async@N with N from 1, and #RANK after it "
-                "if only that rank shall fail."
+                "overflow:NAME@N, device:busy@N, hccl:hang@N, hccl:kill@N, hccl:async@N or hccl:busy@N with "
+                "N from 1, and #RANK after it if only that rank shall fail."
             )

@@ -69,7 +69,8 @@ def model(signatures: Mapping[str, Mapping[str, int]]) -> Modelled:
                 if kind == ASSUMED:
                     assumed.add(name)
                     kind = name.removeprefix("aclnn")
-                kinds[kind] = kinds.get(kind, 0) + times * part.times
+                if part.times:
+                    kinds[kind] = kinds.get(kind, 0) + times * part.times
                 sizes[kind] = sizes.get(kind, 0) + times * part.nbytes
                 low += times * part.low
                 high += times * part.high
@@ -130,34 +131,59 @@ def _computing(kind: str, *tensors: Operand | None, high: int = 1) -> Kernels:
     return Kernels(kind, 1, sum(_blocked(one) for one in tensors if one is not None), 1, high)
 
 
+def _weight(weight: Operand, groups: int) -> list[Kernels]:
+    # ops-math@9.1.0 conversion/trans_data/op_api/transdata.cpp, TransDataFzWithGroup: a weight in groups goes
+    # by way of FRACTAL_Z without groups.
+    return _trans_data(*([weight] * (2 if groups > 1 else 1)))
+
+
 def _convolution(call: Call) -> list[Kernels]:
     # ops-nn@9.1.0 conv/convolution_forward/op_host/op_api/aclnn_convolution.cpp: CommonPreProcess (input to
-    # NC1HWC0, weight to FRACTAL_Z), Conv2D, CommonPostProcess (output back). Only the 950 class takes ND.
+    # NC1HWC0, weight to FRACTAL_Z), Conv2D, CommonPostProcess (output back); in bfloat16 with at most 4
+    # channels PadV3 and Transpose more (CommonPreProcessC04); a product of matrices where the window is the
+    # whole map (GetConvToBmmMode). Only the 950 class takes ND.
     x, weight, y = call.tensor(0), call.tensor(1), call.tensor(9)
-    return [*_trans_data(x, weight, y), _computing("Conv2D", x, weight, y)]
+    assert x is not None and weight is not None and y is not None
+    groups = call.numbers[8][0]
+    if _whole_map(x, weight, groups, call.numbers[4]):
+        return [_kernel("BatchMatMul", x, weight, y), Kernels(TRANSDATA, 0, 0, 0, 1)]
+    parts = [*_trans_data(x, y), *_weight(weight, groups), _computing("Conv2D", x, weight, y)]
+    if groups == 1 and x.shape[1] <= 4 and x.dtype == "BFloat16":
+        parts += [_kernel("PadV3", weight, weight), _kernel("Transpose", weight, weight)]
+    return parts
 
 
 def _convolution_backward(call: Call) -> list[Kernels]:
     # ops-nn@9.1.0 conv/convolution_backward/op_api/aclnn_convolution_backward.cpp: InputPreProcess of all
-    # three, CalculateConv2DBackpropInput with PreDilation or PostDilation where strided, BackpropFilter,
-    # OutputPostProcess. The filter's gradient is float32 inside: a cast to half; with groups and blocks of
-    # 16 a cast before and one after TransData in float32 too (needSpecialCast). Whether the filter's kernel
-    # needs its result cleared before is not in the op_api sources: at most one kernel more.
+    # three, CalculateConv2DBackpropInput, BackpropFilter, OutputPostProcess. Dilation for a 1x1 window with a
+    # stride (IsPostInsertDilation) and for others with a stride above 2 (IsPreInsertDilation), not in
+    # bfloat16. The filter's gradient is float32 inside: a cast to half; in float32 with groups two casts
+    # through float16 if its last dimension is 16 (needSpecialCast), which InferShape decides: none to two.
+    # A kernel that adds up may have its result cleared before (opbase@9.1.0): at most one kernel more.
     dy, x, weight, dx, dw = (call.tensor(position) for position in (0, 1, 2, 12, 13))
     assert dy is not None and x is not None and weight is not None
-    stride, groups = call.numbers[4], call.numbers[9][0]
-    parts = _trans_data(dy, x, weight)
+    stride, padding, groups = call.numbers[4], call.numbers[5], call.numbers[9][0]
+    if _whole_map(x, weight, groups, padding):
+        return [
+            _kernel("BatchMatMul", dy, x, weight, high=3) for one in (dx, dw) if one is not None
+        ]
+    window = max(weight.shape[2:]) > 1
+    parts = [*_trans_data(dy, x), *_weight(weight, groups)]
     if dx is not None:
         parts += [_computing("Conv2DBackpropInput", dy, weight, dx), *_trans_data(dx)]
-        if max(stride) > 1 and max(weight.shape[2:]) > 1 and dy.dtype != "BFloat16":
-            parts.append(Kernels("Dilation", 1, _blocked(dy) + _blocked(dx), 0, 1))
+        if max(stride) > (2 if window else 1) and dy.dtype != "BFloat16":
+            parts.append(Kernels("Dilation", 1, _blocked(dy) + _blocked(dx), 1, 1))
     if dw is not None:
-        parts += [_computing("Conv2DBackpropFilter", dy, x, dw, high=2), *_trans_data(dw)]
+        parts += [_computing("Conv2DBackpropFilter", dy, x, dw, high=2), *_weight(dw, groups)]
         if dw.itemsize == 2:
             parts.append(_kernel(CAST, dw, dw))
         elif groups > 1:
-            parts.append(_kernel(CAST, dw, dw, count=2, low=0))
+            parts.append(_kernel(CAST, dw, count=0, high=2))
     return parts
+
+
+def _whole_map(x: Operand, weight: Operand, groups: int, padding: tuple[int, ...]) -> bool:
+    return groups == 1 and not any(padding) and x.shape[2:] == weight.shape[2:]
 
 
 def _batch_norm(call: Call) -> list[Kernels]:
@@ -199,18 +225,14 @@ def _fills(call: Call, positions: Iterable[int], channels: int) -> list[Kernels]
 
 
 def _max_pool(call: Call) -> list[Kernels]:
-    # ops-nn@9.1.0 pooling/max_pool3d_with_argmax_v2/op_api/aclnn_max_pool2d_with_indices.cpp: in 5HD, and in
-    # float32 for bfloat16.
-    x, y = call.read[0], call.written[0]
-    casts = [_kernel(CAST, one, one) for one in (x, y) if x.dtype == "BFloat16"]
-    return [*casts, *_trans_data(x, y), _computing("MaxPoolWithArgmaxV1", x, y)]
+    # ops-nn@9.1.0 pooling/max_pool3d_with_argmax_v2/op_api/aclnn_max_pool2d_with_indices.cpp: a window other
+    # than 1x1 goes to the three-dimensional kernel, by views.
+    return [_kernel("MaxPool3DWithArgmaxV2", *call.read, *call.written)]
 
 
 def _max_pool_backward(call: Call) -> list[Kernels]:
     # ops-nn@9.1.0 pooling/max_pool3d_grad_with_argmax/op_api/aclnn_max_pool2d_with_indices_backward.cpp
-    dy, x, dx = call.read[0], call.read[1], call.written[0]
-    casts = [_kernel(CAST, one, one) for one in (dy, x, dx) if x.dtype == "BFloat16"]
-    return [*casts, *_trans_data(dy, x, dx), _computing("MaxPoolGradWithArgmaxV1", dy, x, dx)]
+    return [_kernel("MaxPool3DGradWithArgmax", *call.read, *call.written, high=2)]
 
 
 def _cat(call: Call) -> list[Kernels]:
@@ -239,10 +261,16 @@ def _one(kind: str) -> Callable[[Call], list[Kernels]]:
 
 
 def _top_k(call: Call) -> list[Kernels]:
-    # ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp: TopKV2 with int32 indices, which are cast to
-    # int64; a Sort may follow.
-    x = call.read[0]
-    return [_kernel("TopKV2", x), _kernel(CAST, call.written[-1], high=3)]
+    # ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp: for few of the last dimension twice, with a
+    # gather of the indices, which are then cast to int64.
+    x, indices = call.read[0], call.written[-1]
+    return [_kernel("TopK", x, count=2), _kernel("GatherElements", indices), _kernel(CAST, indices)]
+
+
+def _nll_loss_backward(call: Call) -> list[Kernels]:
+    # ops-nn@9.1.0 loss/nll_loss_grad/op_api/aclnn_nll_loss_backward.cpp: labels are cast to int32.
+    labels = [one for one in call.read if one.dtype == "Long"]
+    return [*(_kernel(CAST, one, one) for one in labels), _kernel("NLLLossGrad", *call.written)]
 
 
 def _index_select(call: Call) -> list[Kernels]:
@@ -271,6 +299,7 @@ _RULES: Final[Mapping[str, Callable[[Call], list[Kernels]]]] = {
     "aclnnMean": _one("ReduceMean"),
     "aclnnLerps": _one("Lerp"),
     "aclnnNLLLoss": _one("NLLLoss"),
+    "aclnnNLLLossBackward": _nll_loss_backward,
     # A fill is a kernel of its own.
     "aclnnInplaceFillScalar": _one(FILL),
     "aclnnInplaceZero": _one(FILL),

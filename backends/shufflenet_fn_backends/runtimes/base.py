@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.runtimes.settling import Settling
 
 
 class Memory(NamedTuple):
@@ -80,6 +81,7 @@ class Runtime:
             training state is best kept in few flat tensors.
         device_count: how many devices of this kind a process can use here.
         chip: what the devices call themselves.
+        versions: of the software that computes, by name.
         dtypes: floating-point dtypes that the network can be computed in.
         half: the one to take where the user leaves the precision to us.
         prepare: set this process's environment where the user has not; before the device is first used.
@@ -94,7 +96,11 @@ class Runtime:
         rng_state, set_rng_state: state of the current device's default generator, a uint8 CPU tensor.
         overflow: the overflow flag of the current device, or ``None`` where infinities tell of overflow.
         profiler: records what the device and the host do in a few steps.
+        settling: how long a device refuses new processes after one that used it was killed; ``None`` if none
+            does.
         compiling: what is known of ``torch.compile`` on this device, for whoever asks for it.
+        check_together: raise ``UsageError`` unless collectives join the devices of these numbers.
+        float32_warning: what to know before training in float32 without a loss scale; ``None`` for nothing.
     """
 
     name: str
@@ -102,6 +108,7 @@ class Runtime:
     memory_format: torch.memory_format
     device_count: Callable[[], int]
     chip: Callable[[], str]
+    versions: Callable[[], Mapping[str, str | None]]
     dtypes: Callable[[], tuple[torch.dtype, ...]]
     half: Callable[[], Half]
     set_device: Callable[[int], None]
@@ -116,7 +123,10 @@ class Runtime:
     prepare: Callable[[], tuple[str, ...]] = tuple
     tune: Callable[[], tuple[str, ...]] = tuple
     overflow: Callable[[], Overflow | None] = lambda: None
+    settling: Settling | None = None
     compiling: str | None = None
+    check_together: Callable[[tuple[int, ...]], None] = lambda devices: None
+    float32_warning: Callable[[], str | None] = lambda: None
 
     def device(self, index: int) -> torch.device:
         """The ``torch.device`` number ``index``; the CPU has one."""

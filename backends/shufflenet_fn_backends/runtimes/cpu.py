@@ -43,6 +43,7 @@ def runtime() -> Runtime:
         shares=True,
         device_count=usable_cores,
         chip=lambda: platform.machine() or "CPU",
+        versions=lambda: {"torch": str(torch.__version__)},
         dtypes=lambda: (torch.float64, torch.float32, torch.float16, torch.bfloat16),
         half=lambda: Half(None, "CPUs differ in what they gain by less than float32"),
         set_device=lambda index: None,

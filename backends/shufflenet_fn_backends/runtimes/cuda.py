@@ -28,6 +28,7 @@ def runtime() -> Runtime:
         memory_format=torch.channels_last,
         device_count=torch.cuda.device_count,
         chip=torch.cuda.get_device_name,
+        versions=_versions,
         dtypes=_dtypes,
         half=_half,
         set_device=torch.cuda.set_device,
@@ -53,6 +54,15 @@ def unavailable_reason() -> str | None:
             "Check nvidia-smi, or use --device cpu."
         )
     return None
+
+
+def _versions() -> dict[str, str | None]:
+    cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+    return {
+        "torch": str(torch.__version__),
+        "cuda": torch.version.cuda or torch.version.hip,
+        "cudnn": None if cudnn is None else str(cudnn),
+    }
 
 
 def _dtypes() -> tuple[torch.dtype, ...]:

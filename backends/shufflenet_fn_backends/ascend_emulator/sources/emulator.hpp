@@ -70,7 +70,14 @@ EMULATOR_API void copied(const char* direction, uint64_t bytes);
 //   floating-point output.
 // - "hccl:kill@2#1": fault("hccl", "kill"), the second collective of rank 1. HCCL asks for both
 //   "hang" and "kill" at each collective.
+// - "device:busy@1": fault("device", "busy"), the first time that the process sets its device: the
+//   device is still held by a process that was killed.
 EMULATOR_API bool fault(const char* kind, const char* name);
+
+// True when "hccl:busy@N" asks the N-th start of the ranks to find HCCL's process of killed ranks
+// still there. Starts are those that torch elastic counts (TORCHELASTIC_RESTART_COUNT), so that
+// what is asked for holds for processes that a launcher starts one after the other.
+EMULATOR_API bool busy_start();
 
 // The rank of this process, for the #RANK filter. Called by HCCL when a communicator is made;
 // before that the rank is that of the RANK environment variable, or 0.

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.base import Half, Overflow
 
 # Source: SocVersion in torch_npu (torch_npu/csrc/core/npu/NpuVariables.cpp), whose IsBF16Supported is
 # "Ascend910B1 or newer". Ascend910B, without a number, is of the first generation and older than 910B1.
 _FIRST_GENERATION = re.compile(r"Ascend910(PremiumA|ProA|A|ProB|B)|Ascend310P?\d*")
+
+# The class that HCCL's documents call "Atlas training series" (id 910).
+_ATLAS_TRAINING = re.compile(r"Ascend910(PremiumA|ProA|A|ProB|B)")
+_GROUPS: Final = (range(4), range(4, 8))
 
 _STATUS_SIZE = 8
 """Elements of the tensor that the status operators take (op-plugin, FloatStatusKernelNpu.cpp)."""
@@ -35,6 +42,77 @@ def half(soc: str) -> Half:
     if has_bfloat16(soc):
         return Half(torch.bfloat16, f"{soc} computes in bfloat16")
     return Half(torch.float16, f"{soc} has no bfloat16")
+
+
+def is_atlas_training(soc: str) -> bool:
+    """Whether the chip is of the 910A class, the first generation for training."""
+    return _ATLAS_TRAINING.fullmatch(soc) is not None
+
+
+def float32_warning(soc: str) -> str | None:
+    """What to know of float32 on this chip; ``None`` where it is computed as such (or in HF32).
+
+    Derived from the vendor's sources: ops-nn, conv/convolution_forward (its documents list no convolution for
+    the Atlas training series, its code converts to float16 there), and torch_npu, EnvVariables.cpp
+    (IsAllowFP32ToFP16: below Ascend910B1).
+    """
+    if has_bfloat16(soc):
+        return None
+    return (
+        f"{soc} computes float32 convolutions and matrix products in float16, and values saturate. Without a "
+        "loss scale small gradients become 0 and overflows go unseen. Use --precision O2 (float16 with a "
+        "loss scale), which --precision auto takes on this chip"
+    )
+
+
+def check_together(
+    soc: str,
+    devices: tuple[int, ...],
+    *,
+    environment: Mapping[str, str] = os.environ,
+    dev: Path = Path("/dev"),
+) -> None:
+    """Refuse devices of one machine that HCCL does not join on this chip.
+
+    Source: hccl, docs/zh/user_guide/constraints.md, at 09300b7: on the Atlas training series 1, 2, 4 or 8
+    devices take part, 0-3 and 4-7 are wired apart, and 2 or 4 devices must not come from both.
+
+    Args:
+        environment: where ASCEND_RT_VISIBLE_DEVICES may be, which numbers the devices anew.
+        dev: where the files of the devices are, whose numbers are those of the machine.
+
+    Raises:
+        UsageError: HCCL would fail when the ranks join.
+    """
+    if not is_atlas_training(soc) or len(devices) == 1:
+        return
+    given = ",".join(map(str, devices))
+    if len(devices) not in (2, 4, 8):
+        raise UsageError(
+            f"{len(devices)} devices ({given}) cannot train together: on {soc} HCCL joins 1, 2, 4 or 8 "
+            "devices of a machine. Use --devices 1, 2, 4 or 8."
+        )
+    numbers = tuple(_number_of_machine(device, environment, dev) for device in devices)
+    if len(devices) == 8 or any(set(numbers) <= set(group) for group in _GROUPS):
+        return
+    meant = (
+        "" if numbers == devices else f", which are {','.join(map(str, numbers))} of the machine,"
+    )
+    raise UsageError(
+        f"devices {given}{meant} cannot train together: on {soc} HCCL joins 2 or 4 devices only if all are "
+        "in 0-3 or all in 4-7. Use --devices 2 or 4, or such a --device-list, for example 0,1,2,3."
+    )
+
+
+def _number_of_machine(device: int, environment: Mapping[str, str], dev: Path) -> int:
+    """The number that the machine gives a device; its number here where that cannot be known."""
+    listed = environment.get("ASCEND_RT_VISIBLE_DEVICES", "")
+    visible = [int(part) for part in listed.split(",") if part.strip().isdigit()]
+    if device < len(visible):
+        device = visible[device]
+    # A container counts the devices that it was given from 0, but their files keep their numbers.
+    files = sorted(int(path.name[7:]) for path in dev.glob("davinci*") if path.name[7:].isdigit())
+    return files[device] if device < len(files) else device
 
 
 def overflow(npu: Any, torch_npu: Any) -> Overflow | None:

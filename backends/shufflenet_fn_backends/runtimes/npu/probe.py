@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.runtimes.npu.pairs import CPU_WHEELS, PAIRS
 from shufflenet_fn_backends.runtimes.npu.probe_child import MARK
 from shufflenet_fn_backends.subprocesses import Outcome, run_module
 
 TIMEOUT_S = 120.0
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 """Of torch: whether ``import torch`` imports torch_npu. On unless 0."""
-
-CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 
 
 class Found(NamedTuple):
@@ -30,6 +29,7 @@ class Found(NamedTuple):
     problem: str | None
     torch: str | None = None
     torch_npu: str | None = None
+    cann: str | None = None
 
 
 @functools.cache
@@ -54,7 +54,7 @@ def look(timeout_s: float = TIMEOUT_S) -> Found:
     facts = read_facts(outcome)
     count = int(facts.get("count", 0))
     if outcome.code == 0 and count and "soc" in facts:
-        return Found(count, str(facts["soc"]), None, *versions)
+        return Found(count, str(facts["soc"]), None, *versions, facts.get("cann"))
     if outcome.code == 0:
         return _none(no_device(), versions)
     return _none(explain_failure(outcome, facts), versions)
@@ -72,10 +72,13 @@ def read_facts(outcome: Outcome) -> dict[str, Any]:
 def not_installed(torch_version: str | None) -> str:
     """The message for a machine without torch_npu."""
     minor = _minor(torch_version)
+    row = next((pair for pair in PAIRS if _minor(pair.torch) == minor), None)
+    wanted = f"torch_npu=={row.torch_npu}" if row else f"'torch_npu=={minor or '2.13'}.*'"
+    listed = f" (for CANN {row.cann})" if row else ""
     return (
         "the package torch_npu is not installed. Install the one of torch's own minor version, beside a "
-        f"build of torch without CUDA: pip install 'torch_npu=={minor or '2.13'}.*' (docs/ascend.md has the "
-        "pairs that go together)"
+        f"build of torch without CUDA: pip install {wanted}{listed}; docs/ascend.md has the pairs "
+        "that go together"
     )
 
 

@@ -27,6 +27,15 @@ def main() -> None:
     _say(count=count)
     if count:
         _say(soc=npu.get_device_name(0))
+        _say(cann=cann_version(npu))
+
+
+def cann_version(npu: Any) -> str | None:
+    """CANN's version as torch_npu tells it; ``None`` where it does not know."""
+    try:
+        return str(npu.utils.get_cann_version()) or None
+    except (AttributeError, RuntimeError):
+        return None
 
 
 if __name__ == "__main__":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,9 @@ from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
 from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
 from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
+from shufflenet_fn_backends.runtimes.npu.probe_child import cann_version
 from shufflenet_fn_backends.runtimes.npu.setup import set_up
+from shufflenet_fn_backends.runtimes.settling import Settling
 
 COMPILING = (
     "compile on npu is an experiment: it was not run on a chip here. inductor's default generator there is "
@@ -28,6 +32,14 @@ COMPILING = (
     "v2.12.0-26.1.0. Ascend's torchbench lists shufflenet_v2_x1_0 with dvm at 3.39 times the speed: "
     "torchvision's model in evaluation mode, with captured graphs (aclgraph) on and loosened tolerances, so "
     "it does not tell what a training step here gains"
+)
+
+# HCCL's own text asks for 10 s (EJ0001, as in LlamaFactory issue 3839). The others: the device is still held
+# (EL0005, Resource_Busy) or does not start (507033, ACL_ERROR_RT_DEV_SETUP_ERROR).
+SETTLING = Settling(
+    15.0,
+    re.compile(r"EJ0001|Failed to initialize the HCCP process|EL0005|Resource_Busy|\b507033\b"),
+    "after a process on it was killed, an NPU refuses new ones for some seconds (EJ0001, EL0005, 507033)",
 )
 
 
@@ -46,6 +58,7 @@ def runtime(found: Found | None = None) -> Runtime:
         launches_are_dear=True,
         device_count=_device_count if found is None else lambda: found.devices,
         chip=soc,
+        versions=_versions if found is None else lambda: _named(found.torch_npu, found.cann),
         dtypes=lambda: chip.dtypes(soc()),
         half=lambda: _half(soc()),
         prepare=set_recommended,
@@ -58,7 +71,10 @@ def runtime(found: Found | None = None) -> Runtime:
         set_rng_state=_set_rng_state,
         overflow=_overflow,
         profiler=_profiling,
+        settling=SETTLING,
         compiling=COMPILING,
+        check_together=lambda devices: chip.check_together(soc(), devices),
+        float32_warning=lambda: chip.float32_warning(soc()),
     )
 
 
@@ -109,6 +125,15 @@ def _device_count() -> int:
 
 def _soc() -> str:
     return str(load().get_device_name(0))
+
+
+def _versions() -> dict[str, str | None]:
+    npu = load()
+    return _named(importlib.metadata.version("torch_npu"), cann_version(npu))
+
+
+def _named(torch_npu: str | None, cann: str | None) -> dict[str, str | None]:
+    return {"torch": str(torch.__version__), "torch_npu": torch_npu, "cann": cann}
 
 
 def _half(soc: str) -> Half:

@@ -21,8 +21,10 @@
 
 namespace emulator::aclnn {
 
+// Follows ops-nn@9.1.0 activation/relu/docs/aclnnRelu&aclnnInplaceRelu.md
 ACLNN(aclnnRelu, floats | i8 | i32 | i64, In self, Out out) { out = at::relu(self); }
 
+// Follows ops-nn@9.1.0 activation/relu/docs/aclnnRelu&aclnnInplaceRelu.md
 ACLNN(aclnnInplaceRelu, floats | i8 | i32 | i64, InOut self) { self = at::relu(self); }
 
 ACLNN(aclnnThreshold, floats | integers, In self, Value threshold, Value value, Out out) {
@@ -33,8 +35,18 @@ ACLNN(aclnnInplaceThreshold, floats | integers, InOut self, Value threshold, Val
   self = at::threshold(self, threshold, value);
 }
 
+// int64 only from the 950 class on, and there no threshold but 0.
+// Follows ops-nn@9.1.0 activation/threshold_grad_v2_d/docs/aclnnThresholdBackward.md
+// Follows ops-nn@9.1.0 activation/threshold_grad_v2_d/op_host/op_api/aclnn_threshold_backward.cpp
 ACLNN(aclnnThresholdBackward, floats | i8 | i32 | i64 | u8, In grad_output, In self,
       Value threshold, Out out) {
+  if (soc_class() < k950 && self->scalar_type() == at::kLong) {
+    refuse("tensor self is not implemented for DT_INT64 on " + std::string(soc_name()));
+  }
+  if (soc_class() >= k950 && threshold->toDouble() != 0.0) {
+    refuse("threshold is " + std::to_string(threshold->toDouble()) + ", and must be 0 on " +
+           std::string(soc_name()));
+  }
   out = at::threshold_backward(grad_output, self, threshold);
 }
 
@@ -85,10 +97,12 @@ ACLNN(aclnnSoftmaxBackward, floats, In grad_output, In output, int64_t dim, Out 
   grad_input = at::_softmax_backward_data(grad_output, output, dim, output->scalar_type());
 }
 
+// Follows ops-nn@9.1.0 activation/log_softmax_v2/docs/aclnnLogSoftmax.md
 ACLNN(aclnnLogSoftmax, floats | f64, In self, int64_t dim, Out out) {
   out = at::_log_softmax(self->to(out->scalar_type()), dim, false);
 }
 
+// Follows ops-nn@9.1.0 activation/log_softmax_grad/docs/aclnnLogSoftmaxBackward.md
 ACLNN(aclnnLogSoftmaxBackward, floats, In grad_output, In output, int64_t dim, Out grad_input) {
   grad_input = at::_log_softmax_backward_data(grad_output, output, dim, output->scalar_type());
 }

@@ -34,7 +34,9 @@ constexpr Types with_small = floats | i8 | i16 | i32 | u8;
 
 FOREACH_SCALAR(Add, with_small, at::add)
 FOREACH_SCALAR(Sub, with_i32, at::sub)
+// aclnnForeachMulScalarV2 follows ops-nn@9.1.0 foreach/foreach_mul_scalar/docs/aclnnForeachMulScalarV2.md
 FOREACH_SCALAR(Mul, with_i32, at::mul)
+// aclnnForeachDivScalarV2 follows ops-nn@9.1.0 foreach/foreach_div_scalar/docs/aclnnForeachDivScalarV2.md
 FOREACH_SCALAR(Div, floats, at::div)
 FOREACH_SCALAR(Maximum, with_i32, at::clamp_min)
 FOREACH_SCALAR(Minimum, with_i32, at::clamp_max)
@@ -56,7 +58,9 @@ FOREACH_LIST(Pow, with_i32, at::pow)
     for (size_t i = 0; i < out.size(); ++i) out[i] = f(x1[i], x2[i], *alpha);                \
   }
 
-FOREACH_LIST_SCALED(Add, with_small, at::add)
+// Follows ops-nn@9.1.0 foreach/foreach_add_list/docs/aclnnForeachAddListV2.md
+// Follows ops-nn@9.1.0 foreach/foreach_add_list/op_host/op_api/aclnn_foreach_add_list_v2.cpp
+FOREACH_LIST_SCALED(Add, with_i32, at::add)
 FOREACH_LIST_SCALED(Sub, with_small, at::sub)
 
 // The scalars, one for each, are a tensor.
@@ -79,6 +83,7 @@ ACLNN(aclnnForeachPowScalarAndTensor, on_910b(with_i32), Value scalar, Ins x, Ou
   for (size_t i = 0; i < out.size(); ++i) out[i] = at::pow(*scalar, x[i]);
 }
 
+// Follows ops-nn@9.1.0 foreach/foreach_lerp_scalar/docs/aclnnForeachLerpScalar.md
 ACLNN(aclnnForeachLerpScalar, on_910b(floats), Ins x1, Ins x2, Value weight, Outs out) {
   for (size_t i = 0; i < out.size(); ++i) out[i] = at::lerp(x1[i], x2[i], *weight);
 }

@@ -30,6 +30,8 @@
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/trunc.h>
 
+#include <limits>
+
 #include "operator.hpp"
 
 namespace emulator::aclnn {
@@ -89,7 +91,17 @@ ACLNN(aclnnForeachZeroInplace, on_910b(floats | i16 | i32), Outs x) {
   for (size_t i = 0; i < x.size(); ++i) x[i]->zero_();
 }
 
+// The page allows any order; the kernel sums the magnitudes for 1 and takes every other for 2 (the
+// 950 class knows infinity besides).
+// Follows ops-nn@9.1.0 foreach/foreach_norm/docs/aclnnForeachNorm.md
+// Follows ops-nn@9.1.0 foreach/foreach_norm/op_kernel/foreach_norm.cpp
+// Follows op-plugin@517f2e7d op_plugin/ops/opapi/ForeachNormKernelOpApi.cpp
 ACLNN(aclnnForeachNorm, on_910b(floats), Ins x, Value order, Outs out) {
+  const double p = order->toDouble();
+  const bool infinite = p == std::numeric_limits<double>::infinity();
+  if (p != 1 && p != 2 && !(infinite && soc_class() >= k950)) {
+    refuse("the order is " + std::to_string(p) + "; the kernel would take it for 2");
+  }
   for (size_t i = 0; i < out.size(); ++i) out[i] = at::linalg_vector_norm(x[i], order);
 }
 

@@ -67,6 +67,8 @@ at::Tensor scattered(const at::Tensor& self, int64_t dim, const at::Tensor& inde
 
 }  // namespace
 
+// Follows ops-nn@9.1.0 index/gather_v2/docs/aclnnIndexSelect.md
+// Follows ops-nn@9.1.0 index/gather_v2/op_api/aclnn_index_select.cpp
 ACLNN(aclnnIndexSelect, numbers | unsigneds, Source self, int64_t dim, Index index, Out out) {
   out = at::index_select(self, dim, index);
   reads(*out);
@@ -167,8 +169,13 @@ ACLNN(aclnnOneHot, i32 | i64, Label self, int64_t num_classes, AnyIn on_value, A
                   off_value->reshape({}));
 }
 
+// Follows ops-math@9.1.0 conversion/masked_fill/docs/aclnnInplaceMaskedFillScalar.md
+// Follows ops-math@9.1.0 conversion/masked_fill/op_api/aclnn_masked_fill_scalar.cpp
 ACLNN(aclnnInplaceMaskedFillScalar, floats | i8 | i32 | i64 | boolean, InOut self, Mask mask,
       Value value) {
+  if (mask->scalar_type() != at::kBool) {
+    refuse("mask is " + name_of(mask->scalar_type()) + ", and must be DT_BOOL");
+  }
   self = at::masked_fill(self, mask->to(at::kBool), value);
 }
 

@@ -13,18 +13,35 @@
 #include "operator.hpp"
 
 namespace emulator::aclnn {
+namespace {
 
-ACLNN(aclnnNLLLoss, floats, In self, Label target, MaybeIn weight, int64_t reduction,
+// The caller gives a weight for each class, ones where the user gave none.
+void check_weight(const at::Tensor& weight, const at::Tensor& self) {
+  if (weight.scalar_type() != self.scalar_type()) {
+    refuse("weight is " + name_of(weight.scalar_type()) + ", and must be " +
+           name_of(self.scalar_type()) + " as self is");
+  }
+}
+
+}  // namespace
+
+// Follows ops-nn@9.1.0 loss/nll_loss/docs/aclnnNLLLoss.md
+// Follows ops-nn@9.1.0 loss/nll_loss/op_api/aclnn_nll_loss.cpp
+ACLNN(aclnnNLLLoss, floats, In self, Label target, In weight, int64_t reduction,
       int64_t ignore_index, Out out, Out total_weight) {
+  check_weight(weight, self);
   const auto [loss, total] =
-      at::nll_loss_forward(self, target->to(at::kLong), weight, reduction, ignore_index);
+      at::nll_loss_forward(self, target->to(at::kLong), *weight, reduction, ignore_index);
   out = loss;
   total_weight = total.view_as(*total_weight);
 }
 
-ACLNN(aclnnNLLLossBackward, floats, In grad_output, In self, Label target, MaybeIn weight,
+// Follows ops-nn@9.1.0 loss/nll_loss_grad/docs/aclnnNLLLossBackward.md
+// Follows ops-nn@9.1.0 loss/nll_loss_grad/op_api/aclnn_nll_loss_backward.cpp
+ACLNN(aclnnNLLLossBackward, floats, In grad_output, In self, Label target, In weight,
       int64_t reduction, int64_t ignore_index, In total_weight, Out grad_input) {
-  grad_input = at::nll_loss_backward(grad_output, self, target->to(at::kLong), weight, reduction,
+  check_weight(weight, self);
+  grad_input = at::nll_loss_backward(grad_output, self, target->to(at::kLong), *weight, reduction,
                                      ignore_index, total_weight->reshape({}));
 }
 

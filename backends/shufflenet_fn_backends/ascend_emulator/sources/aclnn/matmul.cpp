@@ -1,4 +1,4 @@
-// Matrix products. The last argument of most is cubeMathType (see convolution.cpp).
+// Matrix products. The last argument of most is cubeMathType (cube.hpp).
 
 #include <ATen/ops/addbmm.h>
 #include <ATen/ops/addmm.h>
@@ -11,6 +11,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mv.h>
 
+#include "cube.hpp"
 #include "operator.hpp"
 
 namespace emulator::aclnn {
@@ -23,7 +24,13 @@ at::Tensor like(const at::Tensor& tensor, const at::Tensor& other) {
 
 }  // namespace
 
-ACLNN(aclnnMm, floats, In self, In mat2, Out out, int8_t) { out = at::mm(self, mat2); }
+// Follows ops-nn@9.1.0 matmul/mat_mul_v3/docs/aclnnMm.md
+// Follows ops-nn@9.1.0 matmul/common/op_host/op_api/matmul_util.cpp
+ACLNN(aclnnMm, floats, In self, In mat2, Out out, int8_t cube_math_type) {
+  check_cube(cube_math_type, self->scalar_type());
+  const auto cube = [=](const at::Tensor& tensor) { return in_cube(cube_math_type, tensor); };
+  out = cube(at::mm(cube(self), cube(mat2)));
+}
 
 ACLNN(aclnnMatmul, floats, In self, In mat2, Out out, int8_t) { out = at::matmul(self, mat2); }
 
@@ -35,8 +42,13 @@ ACLNN(aclnnDot, floats | i8 | i32 | u8, In self, In tensor, Out out) {
   out = at::dot(self, tensor);
 }
 
-ACLNN(aclnnAddmm, floats, In self, In mat1, In mat2, Value beta, Value alpha, Out out, int8_t) {
-  out = at::addmm(like(self, mat1), mat1, mat2, beta, alpha);
+// Follows ops-nn@9.1.0 matmul/mat_mul_v3/docs/aclnnAddmm&aclnnInplaceAddmm.md
+// Follows ops-nn@9.1.0 matmul/common/op_host/op_api/matmul_util.cpp
+ACLNN(aclnnAddmm, floats, In self, In mat1, In mat2, Value beta, Value alpha, Out out,
+      int8_t cube_math_type) {
+  check_cube(cube_math_type, mat1->scalar_type());
+  const auto cube = [=](const at::Tensor& tensor) { return in_cube(cube_math_type, tensor); };
+  out = cube(at::addmm(cube(like(self, mat1)), cube(mat1), cube(mat2), beta, alpha));
 }
 
 ACLNN(aclnnInplaceAddmm, floats, InOut self, In mat1, In mat2, Value beta, Value alpha, int8_t) {

@@ -39,9 +39,15 @@ ACLNN(aclnnCumprod, reals | unsigneds, In self, Value dim, aclDataType dtype, Ou
   out = at::cumprod(self, dim->toLong(), torch_dtype(dtype));
 }
 
-// The last number is a sort policy, which is about speed.
+// aclnnTopk with a sort policy, which is about speed, before the outputs. torch_npu 2.13.0 takes it
+// where CANN has it, and aclnnTopk elsewhere; it is not in the operators of 9.1.0.
+// Follows ops-math@9.1.0 math/topk/docs/aclnnTopk.md
+// Follows ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp
 ACLNN(aclnnTopkV2, reals, In self, int64_t k, int64_t dim, bool largest, bool sorted, int64_t,
       Out values, IndexOut indices) {
+  if (indices->scalar_type() != at::kLong) {
+    refuse("indicesOut is " + name_of(indices->scalar_type()) + ", and must be DT_INT64");
+  }
   const auto results = at::topk(self, k, dim, largest, sorted);
   values = std::get<0>(results);
   indices = std::get<1>(results);

@@ -59,9 +59,12 @@ std::optional<c10::string_view> rounding(int mode) {
     self = f(*self, *other, *alpha);                                       \
   }
 
+// Follows ops-math@9.1.0 math/add/docs/aclnnAdd&aclnnInplaceAdd.md
 TWO_TENSORS_SCALED(Add, numbers, at::add)
+// Follows ops-math@9.1.0 math/add/docs/aclnnAdds.md
 TENSOR_AND_SCALAR_SCALED(Adds, numbers, at::add)
 TWO_TENSORS_SCALED(Sub, numbers, at::sub)
+// Follows ops-math@9.1.0 math/sub/docs/aclnnSubs&aclnnInplaceSubs.md
 TENSOR_AND_SCALAR_SCALED(Subs, numbers, at::sub)
 
 ACLNN(aclnnAddV3, floats | i8 | i32, Value self, In other, Value alpha, Out out) {
@@ -72,13 +75,19 @@ ACLNN(aclnnRsub, reals | complexes, In self, In other, Value alpha, Out out) {
   out = at::rsub(self, other, alpha);
 }
 
+// Follows ops-math@9.1.0 math/sub/docs/aclnnRsubs.md
 ACLNN(aclnnRsubs, reals | complexes, In self, Value other, Value alpha, Out out) {
   out = at::rsub(self, other, alpha);
 }
 
+// Follows ops-math@9.1.0 math/mul/docs/aclnnMul&aclnnInplaceMul.md
 TWO_TENSORS(Mul, numbers, at::mul)
+// Follows ops-math@9.1.0 math/muls/docs/aclnnMuls&aclnnInplaceMuls.md
+// Follows ops-math@9.1.0 math/mul/op_api/aclnn_mul.cpp
 TENSOR_AND_SCALAR(Muls, numbers, at::mul)
+// Follows ops-math@9.1.0 math/div/docs/aclnnDiv&aclnnInplaceDiv.md
 TWO_TENSORS(Div, numbers, at::div)
+// Follows ops-math@9.1.0 math/div/docs/aclnnDivs&aclnnInplaceDivs.md
 TENSOR_AND_SCALAR(Divs, numbers, at::div)
 TWO_TENSORS(FloorDivide, plain, at::floor_divide)
 TENSOR_AND_SCALAR(FloorDivides, plain, at::floor_divide)
@@ -131,7 +140,10 @@ ACLNN(aclnnInplaceLerp, floats, InOut self, In end, In weight) {
   self = at::lerp(self, end, weight);
 }
 
-ACLNN(aclnnLerps, floats | f64, In self, In end, Value weight, Out out) {
+// The source takes a float64 result, of inputs that are not.
+// Follows ops-math@9.1.0 math/lerp/docs/aclnnLerps&aclnnInplaceLerps.md
+// Follows ops-math@9.1.0 math/lerp/op_api/aclnn_lerp_scalar.cpp
+ACLNN(aclnnLerps, floats, In self, In end, Value weight, Out out) {
   out = at::lerp(self, end, weight);
 }
 

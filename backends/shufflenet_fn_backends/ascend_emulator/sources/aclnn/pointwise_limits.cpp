@@ -23,6 +23,7 @@ ACLNN(aclnnInplacePowTensorTensor, numbers, InOut self, In exponent) {
   self = at::pow(self, exponent);
 }
 
+// Follows ops-math@9.1.0 math/pow/docs/aclnnPowTensorScalar&aclnnInplacePowTensorScalar.md
 ACLNN(aclnnPowTensorScalar, numbers, In self, Value exponent, Out out) {
   out = at::pow(self, exponent);
 }
@@ -35,12 +36,15 @@ ACLNN(aclnnPowScalarTensor, numbers, Value self, In exponent, Out out) {
   out = at::pow(self, exponent);
 }
 
+// Follows ops-math@9.1.0 math/maximum/docs/aclnnMaximum.md
 ACLNN(aclnnMaximum, plain, In self, In other, Out out) { out = at::maximum(self, other); }
 
 ACLNN(aclnnMinimum, plain, In self, In other, Out out) { out = at::minimum(self, other); }
 
 ACLNN(aclnnAtan2, plain, In self, In other, Out out) { out = at::atan2(self, other); }
 
+// Follows ops-math@9.1.0 conversion/clip_by_value_v2/docs/aclnnClamp.md
+// Follows ops-math@9.1.0 conversion/clip_by_value_v2/op_api/aclnn_clamp.cpp
 ACLNN(aclnnClamp, reals, In self, MaybeValue minimum, MaybeValue maximum, Out out) {
   out = at::clamp(self, minimum, maximum);
 }
@@ -91,6 +95,8 @@ ACLNN(aclnnInplaceNanToNum, floats | integers | boolean, InOut self, float nan, 
   self = at::nan_to_num(self, nan, posinf, neginf);
 }
 
+// Follows ops-math@9.1.0 math/select/docs/aclnnSWhere.md
+// Follows ops-math@9.1.0 math/select/op_api/aclnn_s_where.cpp
 ACLNN(aclnnSWhere, numbers | unsigneds, Mask condition, In self, In other, Out out) {
   out = at::where(condition->to(at::kBool), self, other);
 }

@@ -30,12 +30,18 @@ namespace emulator::aclnn {
   ACLNN(aclnnInplace##Name##Tensor, types, InOut self, In other) { self = f(*self, *other); } \
   ACLNN(aclnnInplace##Name##Scalar, types, InOut self, Value other) { self = f(*self, *other); }
 
+// Follows ops-math@9.1.0 math/equal/docs/aclnnEqTensor&aclnnInplaceEqTensor.md
+// Follows ops-math@9.1.0 math/equal/docs/aclnnEqScalar&aclnnInplaceEqScalar.md
 PAIR(Eq, numbers, at::eq)
+// aclnnNeScalar follows ops-math@9.1.0 math/not_equal/docs/aclnnNeScalar&aclnnInplaceNeScalar.md
 PAIR(Ne, numbers, at::ne)
 PAIR(Lt, plain | unsigneds, at::lt)
 PAIR(Le, plain | u16, at::le)
+// aclnnGtTensor follows ops-math@9.1.0 math/greater/docs/aclnnGtTensor&aclnnInplaceGtTensor.md
 PAIR(Gt, plain | unsigneds, at::gt)
+// aclnnGeScalar follows ops-math@9.1.0 math/greater_equal/docs/aclnnGeScalar&aclnnInplaceGeScalar.md
 PAIR(Ge, plain | unsigneds, at::ge)
+// aclnnBitwiseAndTensor follows ops-math@9.1.0 math/bitwise_and/docs/aclnnBitwiseAndTensor.md
 PAIR(BitwiseAnd, integers | boolean | u16, at::bitwise_and)
 NEW_PAIR(BitwiseOr, integers | boolean | u16, at::bitwise_or)
 PAIR(BitwiseXor, integers | boolean, at::bitwise_xor)

@@ -49,9 +49,12 @@ namespace emulator::aclnn {
 UNARY_ONLY(Abs, plain | c64, at::abs)
 UNARY_ONLY(Sign, floats | f64 | i16 | i32 | i64 | boolean | complexes, at::sign)
 UNARY_ONLY(Signbit, plain | unsigneds, at::signbit)
-UNARY_ONLY(Neg, reals | complexes, at::neg)
+// Follows ops-math@9.1.0 math/neg/docs/aclnnNeg&aclnnInplaceNeg.md
+// Follows ops-math@9.1.0 math/neg/op_api/aclnn_neg.cpp
+UNARY_ONLY(Neg, floats | f64 | i8 | i32 | i64 | complexes, at::neg)
 UNARY(Sqrt, numbers, at::sqrt)
 UNARY(Rsqrt, floats | i8 | i16 | i32 | u8 | boolean, at::rsqrt)
+// aclnnReciprocal follows ops-math@9.1.0 math/reciprocal/docs/aclnnReciprocal&aclnnInplaceReciprocal.md
 UNARY(Reciprocal, numbers, at::reciprocal)
 UNARY(Exp, floats | f64 | i64 | boolean | complexes, at::exp)
 UNARY(Exp2, plain, at::exp2)
@@ -75,7 +78,11 @@ UNARY_ONLY(Round, floats | f64 | i32 | i64, at::round)
 UNARY_ONLY(Trunc, floats, at::trunc)
 UNARY(Frac, floats | integers, at::frac)
 UNARY(LogicalNot, plain, at::logical_not)
+// Follows ops-math@9.1.0 math/bitwise_not/docs/aclnnBitwiseNot.md
 UNARY_ONLY(BitwiseNot, integers | boolean, at::bitwise_not)
+// The source takes whole numbers as well, the page does not name them.
+// Follows ops-math@9.1.0 math/is_finite/docs/aclnnIsFinite.md
+// Follows ops-math@9.1.0 math/is_finite/op_api/aclnn_is_finite.cpp
 UNARY_ONLY(IsFinite, plain, at::isfinite)
 UNARY_ONLY(IsPosInf, on_910b(floats | integers | boolean), at::isposinf)
 UNARY_ONLY(IsNegInf, on_910b(floats | integers | boolean), at::isneginf)

@@ -7,10 +7,40 @@
 #include <ATen/ops/max_pool2d_with_indices.h>
 #include <ATen/ops/max_pool2d_with_indices_backward.h>
 
+#include <sstream>
+
+#include "cube.hpp"
 #include "operator.hpp"
 
 namespace emulator::aclnn {
 namespace {
+
+// What both operators with a mask refuse; the mask is int8, 32 places for each 16 outputs.
+void check_masked(const at::Tensor& self, const Ints& kernel, const Ints& dilation,
+                  const at::Tensor& pooled, const at::Tensor& mask) {
+  if (soc_class() >= k950) {
+    refuse(std::string(soc_name()) + " has no such operator; it has aclnnMaxPool2dWithIndices");
+  }
+  for (const int64_t value : *dilation) {
+    if (value != 1) refuse("dilation is " + std::to_string(value) + ", and must be 1");
+  }
+  const int64_t places = (*kernel).front() * (*kernel).back();
+  const int64_t outputs = pooled.size(-1) * pooled.size(-2);
+  std::vector<int64_t> shape = self.sizes().vec();
+  shape[shape.size() - 2] = places;
+  shape[shape.size() - 1] = ((outputs + 15) / 16 + 1) * 32;
+  if (mask.scalar_type() != at::kChar || mask.sizes() != at::IntArrayRef(shape)) {
+    std::ostringstream why;
+    why << "the mask is " << name_of(mask.scalar_type()) << " of shape " << mask.sizes()
+        << ", and must be DT_INT8 of shape " << at::IntArrayRef(shape);
+    refuse(why.str());
+  }
+}
+
+// The 910A class pools float32 in float16.
+at::Tensor pooled_as(const at::Tensor& tensor) {
+  return in_cube(/*allow less*/ 1, tensor);
+}
 
 std::optional<int64_t> divisor_of(int64_t override) {
   return override == 0 ? std::nullopt : std::optional<int64_t>(override);
@@ -35,19 +65,25 @@ ACLNN(aclnnMaxPool2dWithIndicesBackward, floats, In grad_output, In self, Index 
 // The mask (int8, an eighth of a byte for each place in each window) only goes from here to the
 // backward pass, which gets the input as well. The emulator finds the places again from that, and
 // leaves the mask zero.
+// Follows ops-nn@9.1.0 pooling/max_pool3d_with_argmax_v2/docs/aclnnMaxPool2dWithMask.md
+// Follows ops-nn@9.1.0 pooling/max_pool3d_with_argmax_v2/op_api/aclnn_max_pool2d_with_indices.cpp
 ACLNN(aclnnMaxPool2dWithMask, floats, In self, Ints kernel_size, Ints stride, Ints padding,
       Ints dilation, bool ceil_mode, Out output, AnyOut mask) {
-  output = std::get<0>(
-      at::max_pool2d_with_indices(self, kernel_size, stride, padding, dilation, ceil_mode));
+  check_masked(self, kernel_size, dilation, *output, *mask);
+  output = std::get<0>(at::max_pool2d_with_indices(pooled_as(self), kernel_size, stride, padding,
+                                                   dilation, ceil_mode));
   mask->zero_();
 }
 
-ACLNN(aclnnMaxPool2dWithMaskBackward, floats, In grad_output, In self, AnyIn, Ints kernel_size,
+// Follows ops-nn@9.1.0 pooling/max_pool3d_grad_with_argmax/docs/aclnnMaxPool2dWithMaskBackward.md
+ACLNN(aclnnMaxPool2dWithMaskBackward, floats, In grad_output, In self, AnyIn mask, Ints kernel_size,
       Ints stride, Ints padding, Ints dilation, bool ceil_mode, Out grad_input) {
+  check_masked(self, kernel_size, dilation, grad_output, mask);
+  const at::Tensor input = pooled_as(self);
   const at::Tensor indices = std::get<1>(
-      at::max_pool2d_with_indices(self, kernel_size, stride, padding, dilation, ceil_mode));
-  grad_input = at::max_pool2d_with_indices_backward(grad_output, self, kernel_size, stride, padding,
-                                                    dilation, ceil_mode, indices);
+      at::max_pool2d_with_indices(input, kernel_size, stride, padding, dilation, ceil_mode));
+  grad_input = pooled_as(at::max_pool2d_with_indices_backward(
+      pooled_as(grad_output), input, kernel_size, stride, padding, dilation, ceil_mode, indices));
 }
 
 ACLNN(aclnnAvgPool2d, floats, In self, Ints kernel_size, Ints stride, Ints padding, bool ceil_mode,

@@ -39,12 +39,24 @@ double order_of(const at::Scalar& p) {
   return std::abs(order) == kLargest ? std::copysign(kInfinity, order) : order;
 }
 
+// `dtype` is that of the result, and said twice.
+void check_result(aclDataType dtype, const at::Tensor& out) {
+  const c10::ScalarType said = torch_dtype(dtype);
+  if (said != out.scalar_type()) {
+    refuse("dtype is " + name_of(said) + ", and out " + name_of(out.scalar_type()));
+  }
+}
+
 }  // namespace
 
+// Follows ops-math@9.1.0 math/reduce_sum/docs/aclnnReduceSum.md
+// Follows ops-math@9.1.0 math/reduce_sum/op_api/aclnn_reduce_sum.cpp
 ACLNN(aclnnReduceSum, numbers, In self, MaybeInts dims, bool keepdim, aclDataType dtype, Out out) {
+  check_result(dtype, *out);
   out = at::sum(self, some(dims), keepdim, torch_dtype(dtype));
 }
 
+// Follows ops-math@9.1.0 math/reduce_mean/docs/aclnnMean.md
 ACLNN(aclnnMean, reals | complexes, In self, MaybeInts dims, bool keepdim, aclDataType dtype,
       Out out) {
   out = at::mean(self, some(dims), keepdim, torch_dtype(dtype));
@@ -109,8 +121,16 @@ ACLNN(aclnnNorm, floats, In self, Value p, MaybeInts dims, bool keepdim, Out out
   out = at::norm(self, std::optional<at::Scalar>(order_of(*p)), *dims, keepdim);
 }
 
+// Follows ops-nn@9.1.0 norm/lp_norm_v2/docs/aclnnLinalgVectorNorm.md
+// Follows ops-nn@9.1.0 norm/lp_norm_v2/op_api/aclnn_linalg_vector_norm.cpp
 ACLNN(aclnnLinalgVectorNorm, floats, In self, Value order, MaybeInts dims, bool keepdim,
       aclDataType dtype, Out out) {
+  check_result(dtype, *out);
+  const c10::ScalarType computed = torch_dtype(dtype);
+  if (computed != at::kFloat && computed != self->scalar_type()) {
+    refuse("dtype is " + name_of(computed) + ", and must be DT_FLOAT or that of self, which is " +
+           name_of(self->scalar_type()));
+  }
   out = at::linalg_vector_norm(self, order, some(dims), keepdim, torch_dtype(dtype));
 }
 

@@ -15,14 +15,19 @@
 namespace emulator::aclnn {
 
 // Any strides, any pair of dtypes, with broadcasting.
+// Follows ops-math@9.1.0 conversion/view_copy/docs/aclnnInplaceCopy.md
+// Follows ops-math@9.1.0 conversion/view_copy/op_api/aclnn_copy.cpp
 ACLNN(aclnnInplaceCopy, numbers | unsigneds, Out self, In src) { self->copy_(src); }
 
 ACLNN(aclnnCast, numbers | unsigneds, In self, aclDataType dtype, Out out) {
   out = self->to(torch_dtype(dtype));
 }
 
+// Follows ops-math@9.1.0 conversion/concat_d/docs/aclnnCat.md
+// Follows ops-math@9.1.0 conversion/concat_d/op_api/aclnn_cat.cpp
 ACLNN(aclnnCat, plain | c64, Ins tensors, int64_t dim, Out out) { out = at::cat(tensors, dim); }
 
+// Follows ops-math@9.1.0 conversion/pack/docs/aclnnStack.md
 ACLNN(aclnnStack, numbers | unsigneds, Ins tensors, int64_t dim, Out out) {
   out = at::stack(tensors, dim);
 }
@@ -32,6 +37,9 @@ ACLNN(aclnnSplitWithSize, numbers | unsigneds, In self, Ints sizes, int64_t dim,
   for (size_t i = 0; i < out.size(); ++i) out[i] = parts[i];
 }
 
+// The page names bfloat16 for the output alone; the source takes it for both.
+// Follows ops-math@9.1.0 conversion/transpose/docs/aclnnChannelShuffle.md
+// Follows ops-math@9.1.0 conversion/transpose/op_api/aclnn_channel_shuffle.cpp
 ACLNN(aclnnChannelShuffle, numbers, In self, int64_t groups, Out out) {
   out = at::channel_shuffle(self, groups);
 }
@@ -52,6 +60,7 @@ ACLNN(aclnnRepeatInterleaveIntWithDim, on_910b(floats | integers | boolean), In 
   out = at::repeat_interleave(self, repeats, dim);
 }
 
+// Follows ops-math@9.1.0 conversion/pad_v3/docs/aclnnConstantPadNd.md
 ACLNN(aclnnConstantPadNd, numbers | unsigneds, In self, Ints pad, Value value, Out out) {
   out = at::constant_pad_nd(self, pad, value);
 }

@@ -80,6 +80,7 @@ Parts packed(const uint64_t* matrix, uint32_t size, uint32_t index, bool row) {
 
 extern "C" {
 
+// Follows hccl@9.1.0 docs/zh/api_ref/comm_op_interface/HcclAllReduce.md
 EMULATOR_API HcclResult HcclAllReduce(void* sendBuf, void* recvBuf, uint64_t count,
                                       HcclDataType dataType, HcclReduceOp op, HcclComm comm,
                                       aclrtStream) {
@@ -120,6 +121,7 @@ EMULATOR_API HcclResult HcclReduceScatterV(void* sendBuf, const void* sendCounts
   });
 }
 
+// Follows hccl@9.1.0 docs/zh/api_ref/comm_op_interface/HcclBroadcast.md
 EMULATOR_API HcclResult HcclBroadcast(void* buf, uint64_t count, HcclDataType dataType,
                                       uint32_t root, HcclComm comm, aclrtStream) {
   return with_communicator(__func__, comm, [&](Shared shared) {
@@ -135,6 +137,7 @@ EMULATOR_API HcclResult HcclScatter(void* sendBuf, void* recvBuf, uint64_t recvC
   });
 }
 
+// Follows hccl@9.1.0 docs/zh/api_ref/comm_op_interface/HcclAllGather.md
 EMULATOR_API HcclResult HcclAllGather(void* sendBuf, void* recvBuf, uint64_t sendCount,
                                       HcclDataType dataType, HcclComm comm, aclrtStream) {
   return with_communicator(__func__, comm, [&](Shared shared) {

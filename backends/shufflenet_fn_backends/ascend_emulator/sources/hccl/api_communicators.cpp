@@ -157,6 +157,7 @@ EMULATOR_API HcclResult HcclGetCommName(HcclComm comm, char* commName) {
 }
 
 // Errors that no call has returned; those of a call reach its caller through that call alone.
+// Follows pytorch@9e73e708 torch_npu/csrc/distributed/HCCLUtils.cpp
 EMULATOR_API HcclResult HcclGetCommAsyncError(HcclComm comm, HcclResult* asyncError) {
   if (const int code = require(__func__, "the place for the error", asyncError)) {
     return result(code);

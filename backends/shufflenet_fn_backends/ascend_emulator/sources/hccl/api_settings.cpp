@@ -42,9 +42,11 @@ int unsupported(const char* symbol) {
 extern "C" {
 
 // Capabilities are numbered; all below the one returned are there.
+// Follows pytorch@9e73e708 torch_npu/csrc/core/npu/interface/HcclInterface.cpp
 EMULATOR_API uint32_t HcclGetCommConfigCapability() { return HCCL_COMM_CONFIG_RESERVED; }
 
 // The emulator's reductions are always deterministic: kept to be read back.
+// Follows pytorch@9e73e708 torch_npu/csrc/framework/OpParamMaker.cpp
 EMULATOR_API HcclResult HcclSetConfig(HcclConfig config, HcclConfigValue configValue) {
   const int code = check_setting(__func__, config, configValue.value);
   if (code == hccl::kSuccess) deterministic() = configValue.value;

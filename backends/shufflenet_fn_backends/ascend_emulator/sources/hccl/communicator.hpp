@@ -86,6 +86,7 @@ class Communicator {
   int attach();
   int await_all();
   int check_devices() const;
+  int check_device_set() const;
   bool is_gone(uint32_t rank) const;
   int report_gone(uint32_t rank, const std::string& what);
   int publish(uint64_t key, RootInfo* root, Invitation** invitation);

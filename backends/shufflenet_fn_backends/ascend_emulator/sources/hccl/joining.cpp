@@ -51,6 +51,12 @@ int Communicator::create(const RootInfo& root, uint32_t num_ranks, uint32_t rank
                           "no device is set: call torch.npu.set_device before the process group "
                           "is made");
   }
+  if (emulator::busy_start()) {
+    return emulator::fail(kRuntime,
+                          "EJ0001: Failed to initialize the HCCP process. Reason: Maybe the last "
+                          "training process is running. Wait for 10s after killing the last "
+                          "training process and try again (a fault asks for it)");
+  }
   std::shared_ptr<Communicator> comm(new Communicator(num_ranks, rank));
   if (const int code = connect_timeout(&comm->connect_timeout_)) return code;
   if (const int code = hccl::exec_timeout(&comm->exec_timeout_)) return code;
@@ -148,6 +154,28 @@ int Communicator::check_devices() const {
                                             "; call torch.npu.set_device(LOCAL_RANK) before the "
                                             "process group is made");
     }
+  }
+  return check_device_set();
+}
+
+// Follows hccl@9.1.0 docs/zh/user_guide/constraints.md
+int Communicator::check_device_set() const {
+  if (emulator::soc_class() != emulator::k910A) return kSuccess;
+  for (uint32_t first = 0; first < size(); ++first) {
+    uint32_t number = 0, lower = 0;
+    std::string devices;
+    for (uint32_t rank = 0; rank < size(); ++rank) {
+      if (member(rank).machine != member(first).machine) continue;
+      ++number;
+      lower += member(rank).device < 4;
+      devices += (devices.empty() ? "" : ",") + std::to_string(member(rank).device);
+    }
+    const bool together = number == 8 || lower == 0 || lower == number;
+    if ((number == 1 || number == 2 || number == 4 || number == 8) && together) continue;
+    return emulator::fail(
+        kParameter, "EI0004: devices " + devices +
+                        " of one machine cannot form a communicator on " + emulator::soc_name() +
+                        ": it takes 1, 2, 4 or 8, and 2 or 4 must all be of 0 to 3 or of 4 to 7");
   }
   return kSuccess;
 }

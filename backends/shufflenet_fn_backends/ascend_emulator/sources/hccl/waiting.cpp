@@ -53,11 +53,22 @@ void announce(const std::atomic<uint32_t>& word) {
 }
 
 int connect_timeout(int64_t* seconds) {
-  return seconds_of("HCCL_CONNECT_TIMEOUT", 120, 120, 7200, seconds);
+  const int code = seconds_of("HCCL_CONNECT_TIMEOUT", 120, 120, 7200, seconds);
+  // For the ranks to tell each other why they failed. Not after a value that only the emulator
+  // takes.
+  if (code == kSuccess && *seconds >= 120) *seconds += 20;
+  return code;
 }
 
 int exec_timeout(int64_t* seconds) {
-  return seconds_of("HCCL_EXEC_TIMEOUT", 1836, 0, INT32_MAX, seconds);
+  if (emulator::soc_class() != emulator::k910A) {
+    return seconds_of("HCCL_EXEC_TIMEOUT", 1836, 0, INT32_MAX, seconds);
+  }
+  constexpr int64_t kUnit = 68;
+  const int code = seconds_of("HCCL_EXEC_TIMEOUT", 1836, 1, 17340, seconds);
+  // A value below one unit counts as one on the chip; the emulator takes it as it is.
+  if (code == kSuccess && *seconds >= kUnit) *seconds = *seconds / kUnit * kUnit;
+  return code;
 }
 
 }  // namespace hccl

@@ -32,7 +32,10 @@ void sleep_while(const std::atomic<uint32_t>& word, uint32_t value);
 // Wakes all that sleep on the word, in whatever process.
 void announce(const std::atomic<uint32_t>& word);
 
-// The seconds in HCCL_CONNECT_TIMEOUT (default 120) and HCCL_EXEC_TIMEOUT (default 1836; 0: never).
+// The seconds that are waited with HCCL_CONNECT_TIMEOUT (default 120, and 20 more) and with
+// HCCL_EXEC_TIMEOUT (default 1836; 0: never; on the 910A class in units of 68).
+// Follows hccl@9.1.0 docs/zh/user_guide/hccl_env/HCCL_CONNECT_TIMEOUT.md
+// Follows hccl@9.1.0 docs/zh/user_guide/hccl_env/HCCL_EXEC_TIMEOUT.md
 // A Code; kParameter when the variable holds no number of seconds.
 int connect_timeout(int64_t* seconds);
 int exec_timeout(int64_t* seconds);

@@ -7,6 +7,7 @@
 
 extern "C" {
 
+// Follows runtime@9.1.0 docs/03_api_ref/15_模型运行实例管理.md
 EMULATOR_API aclError aclmdlRICaptureGetInfo(aclrtStream, aclmdlRICaptureStatus* status,
                                              aclmdlRI* modelRI) {
   if (status == nullptr) return emulator::invalid("aclmdlRICaptureGetInfo", "status is null");

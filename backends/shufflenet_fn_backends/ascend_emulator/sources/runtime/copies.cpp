@@ -95,6 +95,16 @@ aclError copy(const char* function, void* to, size_t to_bytes, const void* from,
   return ACL_SUCCESS;
 }
 
+// Waits where the host side is not pinned: then the copy is done before the call returns.
+aclError copy_async(const char* function, void* to, size_t to_bytes, const void* from, size_t bytes,
+                    aclrtMemcpyKind kind) {
+  if (kind == ACL_MEMCPY_HOST_TO_HOST) {
+    return fail(ACL_ERROR_RT_FEATURE_NOT_SUPPORT,
+                std::string(function) + ": copies within the host are not asynchronous");
+  }
+  return copy(function, to, to_bytes, from, bytes, kind, !is_pinned(to));
+}
+
 aclError fill(const char* function, void* start, size_t room, int32_t value, size_t bytes) {
   if (bytes > room) {
     return invalid(function,
@@ -141,23 +151,24 @@ aclError copy_batch(const char* function, void** to, size_t* to_bytes, void** fr
 
 extern "C" {
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-03_内存拷贝与设置.md
 EMULATOR_API aclError aclrtMemcpy(void* dst, size_t destMax, const void* src, size_t count,
                                   aclrtMemcpyKind kind) {
+  // CANN goes by the addresses alone. Here a kind that contradicts them is refused as a mistake.
   return emulator::copy("aclrtMemcpy", dst, destMax, src, count, kind, true);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-03_内存拷贝与设置.md
 EMULATOR_API aclError aclrtMemcpyAsync(void* dst, size_t destMax, const void* src, size_t count,
                                        aclrtMemcpyKind kind, aclrtStream) {
-  return emulator::copy("aclrtMemcpyAsync", dst, destMax, src, count, kind, false);
+  return emulator::copy_async("aclrtMemcpyAsync", dst, destMax, src, count, kind);
 }
 
-// Waits where the host side is not pinned: then the copy cannot go on behind the caller's back.
+// Follows runtime@9.1.0 docs/03_api_ref/11-03_内存拷贝与设置.md
 EMULATOR_API aclError aclrtMemcpyAsyncWithCondition(void* dst, size_t destMax, const void* src,
                                                     size_t count, aclrtMemcpyKind kind,
                                                     aclrtStream) {
-  const void* host = kind == ACL_MEMCPY_DEVICE_TO_HOST ? dst : src;
-  return emulator::copy("aclrtMemcpyAsyncWithCondition", dst, destMax, src, count, kind,
-                        !emulator::is_pinned(host));
+  return emulator::copy_async("aclrtMemcpyAsyncWithCondition", dst, destMax, src, count, kind);
 }
 
 EMULATOR_API aclError aclrtMemcpy2d(void* dst, size_t dpitch, const void* src, size_t spitch,
@@ -186,6 +197,7 @@ EMULATOR_API aclError aclrtMemcpyBatchAsync(void** dsts, size_t* destMaxs, void*
                               failIndex, false);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-03_内存拷贝与设置.md
 EMULATOR_API aclError aclrtMemset(void* devPtr, size_t maxCount, int32_t value, size_t count) {
   return emulator::fill("aclrtMemset", devPtr, maxCount, value, count);
 }

@@ -33,7 +33,8 @@ std::array<Context, kMostDevices>& primary_contexts() {
 }
 
 std::atomic<bool> initialized{false};
-std::atomic<uint64_t> active{0};  // one bit for each device that was set and not reset
+// How often each device was set and not reset.
+std::array<std::atomic<uint32_t>, kMostDevices> set_count{};
 std::atomic<int32_t> assumed_device{-1};
 thread_local Context* current = nullptr;
 
@@ -79,6 +80,7 @@ using emulator::current;
 
 extern "C" {
 
+// Follows runtime@9.1.0 docs/03_api_ref/02_初始化与去初始化.md
 EMULATOR_API aclError aclInit(const char* configPath) {
   emulator::settings();
   if (emulator::initialized.exchange(true)) {
@@ -89,6 +91,7 @@ EMULATOR_API aclError aclInit(const char* configPath) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/02_初始化与去初始化.md
 EMULATOR_API aclError aclFinalize() {
   if (!emulator::initialized.exchange(false)) {
     return emulator::fail(ACL_ERROR_UNINITIALIZE, "aclFinalize without aclInit");
@@ -96,6 +99,7 @@ EMULATOR_API aclError aclFinalize() {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtGetDeviceCount(uint32_t* count) {
   if (count == nullptr) return emulator::invalid("aclrtGetDeviceCount", "count is null");
   *count = static_cast<uint32_t>(emulator::device_count());
@@ -103,13 +107,20 @@ EMULATOR_API aclError aclrtGetDeviceCount(uint32_t* count) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtSetDevice(int32_t deviceId) {
   if (!emulator::is_device(deviceId)) return emulator::no_such_device("aclrtSetDevice", deviceId);
+  if (emulator::fault("device", "busy")) {
+    return emulator::fail(ACL_ERROR_RT_DEV_SETUP_ERROR,
+                          "EL0005: Resource_Busy: The resources are busy: device " +
+                              std::to_string(deviceId) + " is held by a process that was killed");
+  }
   current = &emulator::primary_contexts()[deviceId];
-  emulator::active |= uint64_t{1} << deviceId;
+  ++emulator::set_count[deviceId];
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtGetDevice(int32_t* deviceId) {
   if (deviceId == nullptr) return emulator::invalid("aclrtGetDevice", "deviceId is null");
   // CANN answers so before any device is set, and torch_npu asks then: no text, it is no fault.
@@ -118,14 +129,23 @@ EMULATOR_API aclError aclrtGetDevice(int32_t* deviceId) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtResetDevice(int32_t deviceId) {
   if (!emulator::is_device(deviceId)) return emulator::no_such_device("aclrtResetDevice", deviceId);
-  emulator::active &= ~(uint64_t{1} << deviceId);
+  std::atomic<uint32_t>& count = emulator::set_count[deviceId];
+  if (count > 0 && --count > 0) return ACL_SUCCESS;
   if (current != nullptr && current->device == deviceId) current = nullptr;
   return ACL_SUCCESS;
 }
 
-EMULATOR_API aclError aclrtResetDeviceForce(int32_t deviceId) { return aclrtResetDevice(deviceId); }
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
+EMULATOR_API aclError aclrtResetDeviceForce(int32_t deviceId) {
+  if (!emulator::is_device(deviceId)) {
+    return emulator::no_such_device("aclrtResetDeviceForce", deviceId);
+  }
+  emulator::set_count[deviceId] = 1;
+  return aclrtResetDevice(deviceId);
+}
 
 EMULATOR_API aclError aclrtCreateContext(aclrtContext* context, int32_t deviceId) {
   if (context == nullptr) return emulator::invalid("aclrtCreateContext", "context is null");
@@ -148,12 +168,14 @@ EMULATOR_API aclError aclrtDestroyContext(aclrtContext context) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/05_Context管理.md
 EMULATOR_API aclError aclrtSetCurrentContext(aclrtContext context) {
   if (context == nullptr) return emulator::invalid("aclrtSetCurrentContext", "context is null");
   current = static_cast<emulator::Context*>(context);
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/05_Context管理.md
 EMULATOR_API aclError aclrtGetCurrentContext(aclrtContext* context) {
   if (context == nullptr) return emulator::invalid("aclrtGetCurrentContext", "context is null");
   const int32_t device = emulator::current_device();
@@ -162,12 +184,13 @@ EMULATOR_API aclError aclrtGetCurrentContext(aclrtContext* context) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/05_Context管理.md
 EMULATOR_API aclError aclrtGetPrimaryCtxState(int32_t deviceId, uint32_t* flags, int32_t* active) {
   if (!emulator::is_device(deviceId)) {
     return emulator::no_such_device("aclrtGetPrimaryCtxState", deviceId);
   }
   if (flags != nullptr) *flags = 0;
-  if (active != nullptr) *active = (emulator::active >> deviceId) & 1;
+  if (active != nullptr) *active = emulator::set_count[deviceId] > 0;
   return ACL_SUCCESS;
 }
 
@@ -180,6 +203,7 @@ EMULATOR_API aclError aclrtQueryDeviceStatus(int32_t deviceId, aclrtDeviceStatus
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtDeviceCanAccessPeer(int32_t* canAccessPeer, int32_t deviceId,
                                                int32_t peerDeviceId) {
   if (canAccessPeer == nullptr) {
@@ -190,13 +214,21 @@ EMULATOR_API aclError aclrtDeviceCanAccessPeer(int32_t* canAccessPeer, int32_t d
       return emulator::no_such_device("aclrtDeviceCanAccessPeer", device);
     }
   }
-  *canAccessPeer = deviceId != peerDeviceId;
+  if (deviceId == peerDeviceId) {
+    return emulator::invalid("aclrtDeviceCanAccessPeer", "both are the same device");
+  }
+  *canAccessPeer = 1;
   return ACL_SUCCESS;
 }
 
-EMULATOR_API aclError aclrtDeviceEnablePeerAccess(int32_t peerDeviceId, uint32_t) {
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
+EMULATOR_API aclError aclrtDeviceEnablePeerAccess(int32_t peerDeviceId, uint32_t flags) {
   if (!emulator::is_device(peerDeviceId)) {
     return emulator::no_such_device("aclrtDeviceEnablePeerAccess", peerDeviceId);
+  }
+  if (flags != 0 || peerDeviceId == emulator::current_device()) {
+    return emulator::invalid("aclrtDeviceEnablePeerAccess",
+                             flags != 0 ? "flags is not 0" : "that is the current device");
   }
   return ACL_SUCCESS;
 }

@@ -69,12 +69,13 @@ void recovered(int code) {
 
 extern "C" {
 
-// Hands the texts out once, as CANN does.
+// Hands the texts out once, the newest first, as CANN does.
+// Follows runtime@9.1.0 docs/03_api_ref/13_异常处理.md
 EMULATOR_API const char* aclGetRecentErrMsg() {
   emulator::handed_out.clear();
-  for (const emulator::Failure& failure : emulator::pending) {
+  for (auto failure = emulator::pending.rbegin(); failure != emulator::pending.rend(); ++failure) {
     if (!emulator::handed_out.empty()) emulator::handed_out += '\n';
-    emulator::handed_out += "[emulated CANN] " + failure.text;
+    emulator::handed_out += "[emulated CANN] " + failure->text;
   }
   emulator::pending.clear();
   return emulator::handed_out.empty() ? nullptr : emulator::handed_out.c_str();

@@ -42,4 +42,18 @@ bool fault(const char* kind, const char* name) {
   return fails;
 }
 
+uint64_t start_of_ranks() {
+  const char* restarts = std::getenv("TORCHELASTIC_RESTART_COUNT");
+  return 1 + (restarts == nullptr ? 0 : std::strtoull(restarts, nullptr, 10));
+}
+
+bool busy_start() {
+  for (const FaultRequest& request : settings().faults) {
+    if (request.kind != "hccl" || request.name != "busy") continue;
+    if (request.rank >= 0 && request.rank != rank()) continue;
+    if (request.nth == start_of_ranks()) return true;
+  }
+  return false;
+}
+
 }  // namespace emulator

@@ -52,6 +52,7 @@ std::atomic<int64_t>* option(aclSysParamOpt name) {
 
 extern "C" {
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API const char* aclrtGetSocName() { return emulator::soc_name(); }
 
 EMULATOR_API aclError aclrtGetVersion(int32_t* majorVersion, int32_t* minorVersion,
@@ -70,6 +71,7 @@ EMULATOR_API aclError aclrtGetVersion(int32_t* majorVersion, int32_t* minorVersi
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/24_其他接口.md
 EMULATOR_API aclError aclsysGetCANNVersion(aclCANNPackageName, aclCANNPackageVersion* version) {
   if (version == nullptr) return emulator::invalid("aclsysGetCANNVersion", "version is null");
   *version = aclCANNPackageVersion{};
@@ -80,6 +82,7 @@ EMULATOR_API aclError aclsysGetCANNVersion(aclCANNPackageName, aclCANNPackageVer
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/24_其他接口.md
 EMULATOR_API aclError aclsysGetVersionStr(char* pkgName, char* versionStr) {
   if (pkgName == nullptr || versionStr == nullptr) {
     return emulator::invalid("aclsysGetVersionStr", "pkgName or versionStr is null");
@@ -99,6 +102,7 @@ EMULATOR_API aclError aclGetCannAttributeList(const aclCannAttr** cannAttrList, 
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/24_其他接口.md
 EMULATOR_API aclError aclGetCannAttribute(aclCannAttr cannAttr, int32_t* value) {
   if (value == nullptr) return emulator::invalid("aclGetCannAttribute", "value is null");
   const int32_t answer = emulator::attribute(cannAttr);
@@ -107,6 +111,7 @@ EMULATOR_API aclError aclGetCannAttribute(aclCannAttr cannAttr, int32_t* value) 
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/24_其他接口.md
 EMULATOR_API aclError aclGetDeviceCapability(uint32_t deviceId, aclDeviceInfo deviceInfo,
                                              int64_t* value) {
   if (value == nullptr) return emulator::invalid("aclGetDeviceCapability", "value is null");
@@ -198,6 +203,7 @@ EMULATOR_API aclError aclrtDeviceGetUuid(int32_t deviceId, aclrtUuid* uuid) {
 
 // CANN keeps these for the process and for each context. torch_npu sets both alike before operators
 // that shall be deterministic, and asks back.
+// Follows runtime@9.1.0 docs/03_api_ref/03_运行时配置.md
 EMULATOR_API aclError aclrtSetSysParamOpt(aclSysParamOpt opt, int64_t value) {
   std::atomic<int64_t>* option = emulator::option(opt);
   if (option == nullptr) return emulator::invalid("aclrtSetSysParamOpt", "no such option");
@@ -205,6 +211,7 @@ EMULATOR_API aclError aclrtSetSysParamOpt(aclSysParamOpt opt, int64_t value) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/03_运行时配置.md
 EMULATOR_API aclError aclrtGetSysParamOpt(aclSysParamOpt opt, int64_t* value) {
   std::atomic<int64_t>* option = emulator::option(opt);
   if (option == nullptr || value == nullptr) {
@@ -214,6 +221,7 @@ EMULATOR_API aclError aclrtGetSysParamOpt(aclSysParamOpt opt, int64_t* value) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/05_Context管理.md
 EMULATOR_API aclError aclrtCtxSetSysParamOpt(aclSysParamOpt opt, int64_t value) {
   return aclrtSetSysParamOpt(opt, value);
 }

@@ -90,6 +90,7 @@ bool is_pinned(const void* pointer) {
 
 extern "C" {
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-01_设备内存分配与释放.md
 EMULATOR_API aclError aclrtMalloc(void** devPtr, size_t size, aclrtMemMallocPolicy) {
   return emulator::allocate("aclrtMalloc", devPtr, size);
 }
@@ -107,6 +108,7 @@ EMULATOR_API aclError aclrtMallocWithCfg(void** devPtr, size_t size, aclrtMemMal
   return emulator::allocate("aclrtMallocWithCfg", devPtr, size);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-01_设备内存分配与释放.md
 EMULATOR_API aclError aclrtFree(void* devPtr) {
   int32_t device = -1;
   const uint64_t bytes = emulator::remove_block(devPtr, &device);
@@ -118,6 +120,7 @@ EMULATOR_API aclError aclrtFree(void* devPtr) {
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-02_主机内存管理.md
 EMULATOR_API aclError aclrtMallocHost(void** hostPtr, size_t size) {
   if (hostPtr == nullptr || size == 0) {
     return emulator::invalid("aclrtMallocHost",
@@ -135,6 +138,7 @@ EMULATOR_API aclError aclrtMallocHostWithCfg(void** ptr, uint64_t size, aclrtMal
   return aclrtMallocHost(ptr, size);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-02_主机内存管理.md
 EMULATOR_API aclError aclrtFreeHost(void* hostPtr) {
   if (!emulator::unpin(hostPtr)) {
     return emulator::invalid("aclrtFreeHost", "the pointer is not from aclrtMallocHost");
@@ -160,6 +164,7 @@ EMULATOR_API aclError aclrtHostUnregister(void* ptr) {
                               : emulator::invalid("aclrtHostUnregister", "not registered");
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/11-01_设备内存分配与释放.md
 EMULATOR_API aclError aclrtGetMemInfo(aclrtMemAttr, size_t* free, size_t* total) {
   if (free == nullptr || total == nullptr) {
     return emulator::invalid("aclrtGetMemInfo", "free or total is null");

@@ -45,6 +45,8 @@ aclError write_status(const char* function, void* output, uint64_t bytes) {
 
 extern "C" {
 
+// On a chip it holds for streams that are made later; torch_npu makes none before.
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtSetDeviceSatMode(aclrtFloatOverflowMode mode) {
   if (mode != ACL_RT_OVERFLOW_MODE_SATURATION && mode != ACL_RT_OVERFLOW_MODE_INFNAN) {
     return emulator::invalid("aclrtSetDeviceSatMode", "the mode is neither saturation nor inf/nan");

@@ -100,13 +100,14 @@ std::vector<FaultRequest> read_faults() {
     fault.nth = static_cast<uint64_t>(nth_value);
     fault.rank = static_cast<int32_t>(number(rank));
     const bool known = fault.kind == "alloc" || fault.kind == "op" || fault.kind == "overflow" ||
-                       (fault.kind == "hccl" &&
-                        (fault.name == "hang" || fault.name == "kill" || fault.name == "async"));
+                       (fault.kind == "device" && fault.name == "busy") ||
+                       (fault.kind == "hccl" && (fault.name == "hang" || fault.name == "kill" ||
+                                                 fault.name == "async" || fault.name == "busy"));
     if (!known || nth_value < 1 || (hash != std::string::npos && fault.rank < 0)) {
       refuse(name, text,
-             "a comma list of alloc@N, op@N, op:NAME@N, overflow@N, overflow:NAME@N, hccl:hang@N, "
-             "hccl:kill@N and hccl:async@N with N from 1, each with #RANK after it if only that "
-             "rank shall fail");
+             "a comma list of alloc@N, op@N, op:NAME@N, overflow@N, overflow:NAME@N, "
+             "device:busy@N, hccl:hang@N, hccl:kill@N, hccl:async@N and hccl:busy@N with N from "
+             "1, each with #RANK after it if only that rank shall fail");
     }
     faults.push_back(fault);
   }

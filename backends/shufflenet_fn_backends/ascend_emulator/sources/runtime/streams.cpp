@@ -86,34 +86,48 @@ EMULATOR_API aclError aclrtCreateStream(aclrtStream* stream) {
   return emulator::create("aclrtCreateStream", stream, 0, 0);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
 EMULATOR_API aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uint32_t priority,
                                                   uint32_t flag) {
   return emulator::create("aclrtCreateStreamWithConfig", stream, priority, flag);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
 EMULATOR_API aclError aclrtDestroyStream(aclrtStream stream) {
   return emulator::destroy("aclrtDestroyStream", stream);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
 EMULATOR_API aclError aclrtDestroyStreamForce(aclrtStream stream) {
   return emulator::destroy("aclrtDestroyStreamForce", stream);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
 EMULATOR_API aclError aclrtSynchronizeStream(aclrtStream stream) {
   return emulator::wait_for("aclrtSynchronizeStream", stream);
 }
 
-EMULATOR_API aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) {
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
+// Follows runtime@9.1.0 src/runtime/core/src/api_impl/api_error.cc
+EMULATOR_API aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t timeout) {
+  if (timeout < -1 || timeout == 0) {
+    return emulator::invalid("aclrtSynchronizeStreamWithTimeout", "timeout is neither -1 nor > 0");
+  }
   return emulator::wait_for("aclrtSynchronizeStream", stream);
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
 EMULATOR_API aclError aclrtSynchronizeDevice() {
   if (emulator::current_device() < 0) return emulator::no_context("aclrtSynchronizeDevice");
   emulator::host_sync("aclrtSynchronizeDevice");
   return ACL_SUCCESS;
 }
 
-EMULATOR_API aclError aclrtSynchronizeDeviceWithTimeout(int32_t) {
+// Follows runtime@9.1.0 docs/03_api_ref/04_Device管理.md
+EMULATOR_API aclError aclrtSynchronizeDeviceWithTimeout(int32_t timeout) {
+  if (timeout < -1 || timeout == 0) {
+    return emulator::invalid("aclrtSynchronizeDeviceWithTimeout", "timeout is neither -1 nor > 0");
+  }
   return aclrtSynchronizeDevice();
 }
 
@@ -150,7 +164,9 @@ EMULATOR_API aclError aclrtDeviceGetStreamPriorityRange(int32_t* least, int32_t*
   return ACL_SUCCESS;
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/06_Stream管理.md
 EMULATOR_API aclError aclrtSetStreamFailureMode(aclrtStream stream, uint64_t mode) {
+  if (stream == nullptr) return ACL_SUCCESS;  // the default stream has nothing to be changed here
   return emulator::with_stream("aclrtSetStreamFailureMode", stream,
                                [&](emulator::Stream& found) { found.failure_mode = mode; });
 }
@@ -180,12 +196,14 @@ EMULATOR_API aclError aclrtStreamAbort(aclrtStream stream) {
   return emulator::with_stream("aclrtStreamAbort", stream, [](emulator::Stream&) {});
 }
 
+// Follows runtime@9.1.0 docs/03_api_ref/07_Event管理.md
 EMULATOR_API aclError aclrtSetOpWaitTimeout(uint32_t) { return ACL_SUCCESS; }
 
 EMULATOR_API aclError aclrtSetOpExecuteTimeOut(uint32_t) { return ACL_SUCCESS; }
 
+// Follows runtime@9.1.0 docs/03_api_ref/12_执行控制.md
 EMULATOR_API aclError aclrtSetOpExecuteTimeOutV2(uint64_t timeout, uint64_t* actualTimeout) {
-  if (actualTimeout != nullptr) *actualTimeout = timeout;
+  if (actualTimeout != nullptr) *actualTimeout = timeout == 0 ? UINT64_MAX : timeout;
   return ACL_SUCCESS;
 }
 

@@ -1,0 +1,178 @@
+"""Versions of torch, torch_npu and CANN that Ascend lists as going together, for doctor and docs/ascend.md.
+
+Sources: COMPATIBILITY.md and README.md of Ascend/pytorch at 9e73e70. The bound of numpy is reported
+(vllm-ascend issue 2210, CANN 8.2.1), not a column of that table, and kept for 8.3 as a precaution. Ascend's
+own pip commands for CANN 9.0.0 install numpy 2.1.2 on Python 3.13
+(docs/zh/installation_guide/references/installation_via_pip.md). For 8.5 nothing is known.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+DATE: Final = "2026-08-21"
+"""Of the commit that the table was read from."""
+
+TESTED: Final = "2.13.0"
+"""torch and torch_npu that the tests run with, and that the extra ``npu`` installs. In no row yet."""
+
+CPU_WHEELS: Final = "https://download.pytorch.org/whl/cpu"
+NUMPY_1: Final = "numpy<2"
+
+
+class Pair(NamedTuple):
+    """One row. ``release``: of torch_npu's branch. ``python``: oldest and newest minor version."""
+
+    torch: str
+    torch_npu: str
+    cann: str
+    release: str
+    python: tuple[int, int]
+    numpy: str = ""
+    source: str = "COMPATIBILITY.md"
+
+    @property
+    def extra(self) -> str:
+        """The extra of shufflenet-fn that installs the recommended pair of this CANN."""
+        major, minor = cann_minor(self.cann) or (0, 0)
+        return f"npu-cann{major}{minor}"
+
+
+# Newest CANN first, then newest torch. Only torch 2.7 and newer, which shufflenet-fn needs.
+PAIRS: Final = (
+    Pair("2.12.0", "2.12.0", "9.1.0", "26.1.0", (10, 14)),
+    Pair("2.11.0", "2.11.0", "9.1.0", "26.1.0", (10, 14)),
+    Pair("2.10.0", "2.10.0.post4", "9.1.0", "26.1.0", (10, 13)),
+    Pair("2.9.0", "2.9.0.post6", "9.1.0", "26.1.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post8", "9.1.0", "26.1.0", (10, 13)),
+    Pair("2.10.0", "2.10.0.post2", "9.0.0", "26.0.0", (10, 13), source="README.md"),
+    Pair("2.9.0", "2.9.0.post2", "9.0.0", "26.0.0", (10, 13)),
+    Pair("2.8.0", "2.8.0.post4", "9.0.0", "26.0.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post4", "9.0.0", "26.0.0", (10, 13)),
+    Pair("2.9.0", "2.9.0", "8.5.0", "7.3.0", (10, 13)),
+    Pair("2.8.0", "2.8.0.post2", "8.5.0", "7.3.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post2", "8.5.0", "7.3.0", (10, 13)),
+    Pair("2.8.0", "2.8.0", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
+    Pair("2.7.1", "2.7.1", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
+)
+
+# Their newest rows are 2.6.0, 2.5.1 and 2.4.0.
+TOO_OLD: Final = "CANN 8.0, 8.1 and 8.2 have no torch_npu for torch 2.7 or newer"
+
+
+class Verdict(NamedTuple):
+    """Whether versions are listed as going together, in a sentence, and what to do if they are not."""
+
+    fits: bool
+    text: str
+    fix: str = ""
+
+
+def cann_minor(version: str | None) -> tuple[int, int] | None:
+    """Major and minor number of a CANN version such as ``8.3.RC1``; patches share torch_npu's row."""
+    found = re.match(r"(\d+)\.(\d+)", version or "")
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def find(torch_npu: str) -> Pair | None:
+    """The row of a torch_npu."""
+    plain = torch_npu.partition("+")[0]
+    return next((pair for pair in PAIRS if pair.torch_npu == plain), None)
+
+
+def recommended(cann: str | None) -> Pair | None:
+    """The pair to install for a CANN: the newest of COMPATIBILITY.md; ``None`` where there is none."""
+    rows = [pair for pair in PAIRS if cann_minor(pair.cann) == cann_minor(cann)]
+    return next((pair for pair in rows if pair.source == "COMPATIBILITY.md"), None)
+
+
+def numpy_bound(cann: str | None) -> str:
+    """What numpy has to be for a CANN, as pip writes it; empty where any will do, or CANN is not known."""
+    minor = cann_minor(cann)
+    return NUMPY_1 if minor is not None and minor <= (8, 3) else ""
+
+
+def reads_alloc_conf(torch_npu: str | None) -> bool:
+    """Whether this torch_npu reads PYTORCH_ALLOC_CONF, which refuses PYTORCH_NPU_ALLOC_CONF beside it.
+
+    It does from release 26.2.0 on (docs/zh/.../PYTORCH_NPU_ALLOC_CONF.md); all rows above are older. A
+    version in no row counts as newer: two variables would end the process, one costs fragmentation.
+    """
+    return torch_npu is None or find(torch_npu) is None
+
+
+def pip_install(pair: Pair, *, machine: str = "x86_64") -> str:
+    """The command that installs ``pair``; on x86-64 PyPI's torch is a CUDA build."""
+    bound = f" '{pair.numpy}'" if pair.numpy else ""
+    if machine != "x86_64":
+        return f"pip install torch=={pair.torch} torch_npu=={pair.torch_npu}{bound}"
+    return (
+        f"pip install torch=={pair.torch} --index-url {CPU_WHEELS} && "
+        f"pip install torch_npu=={pair.torch_npu}{bound}"
+    )
+
+
+def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_64") -> Verdict:
+    """Look the three versions up in the table."""
+    three = f"torch {torch}, torch_npu {torch_npu}, CANN {cann or 'of unknown version'}"
+    row, best = find(torch_npu), recommended(cann)
+    install = f"Install the pair of this CANN: {pip_install(best, machine=machine)}" if best else ""
+    newest = PAIRS[0]
+    if cann_minor(cann) is not None and best is None:
+        if cann_minor(cann) < cann_minor(PAIRS[-1].cann):  # type: ignore[operator]  # both are known
+            fix = f"{TOO_OLD}. Install CANN {newest.cann}, and: {pip_install(newest, machine=machine)}"
+            return Verdict(False, f"{three}: no pair", fix)
+        return Verdict(False, f"{three}: this CANN is newer than the table of {DATE}", _ASK)
+    if row is None:
+        text = f"{three}: not in Ascend's table of {DATE}"
+        if _plain(torch_npu) == TESTED:
+            text += "; the tests of shufflenet-fn run with this torch_npu"
+        other = f"{install}, or see" if install else "See"
+        return Verdict(False, text, f"{other} {_WHERE}")
+    if _plain(torch) != row.torch:
+        fix = f"torch_npu {row.torch_npu} is for torch {row.torch}: {pip_install(row, machine=machine)}"
+        return Verdict(False, f"{three}: no pair", fix)
+    if cann is None:
+        return Verdict(True, f"{three}; it is listed with CANN {row.cann}")
+    if cann_minor(cann) != cann_minor(row.cann):
+        fix = f"{install}. Or install CANN {row.cann}, which this torch_npu is listed with"
+        return Verdict(False, f"{three}: no pair", fix)
+    return Verdict(True, f"{three}: a pair of Ascend's table of {DATE}")
+
+
+def markdown() -> str:
+    """The table and the commands of docs/ascend.md."""
+    lines = [
+        f"From COMPATIBILITY.md of Ascend/pytorch, {DATE}; the row of 2.10.0.post2 is from its README.md.",
+        "",
+        "| CANN | torch | torch_npu | Python | numpy | extra |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    best = [pair for pair in PAIRS if recommended(pair.cann) == pair]
+    for pair in PAIRS:
+        extra = f"`[{pair.extra}]`" if pair in best else ""
+        python = f"3.{pair.python[0]} to 3.{pair.python[1]}"
+        numpy = f"`{pair.numpy}`" if pair.numpy else "no bound known"
+        cells = (pair.cann, pair.torch, pair.torch_npu, python, numpy, extra)
+        lines.append(f"| {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"{TOO_OLD}. torch_npu {TESTED}, which the",
+        "extra `[npu]` installs and the tests here run with, is in no row.",
+        "",
+        "On x86-64 (on aarch64 both packages can be installed at once, without `--index-url`):",
+        "",
+        "```sh",
+    ]
+    for pair in best:
+        lines += [f"# CANN {pair.cann}", *pip_install(pair).split(" && ")]
+    return "\n".join([*lines, "```"])
+
+
+_WHERE: Final = "docs/ascend.md for the pairs that go together"
+_ASK: Final = "See COMPATIBILITY.md of Ascend/pytorch for the torch_npu of this CANN"
+
+
+def _plain(version: str) -> str:
+    return version.partition("+")[0]

@@ -1,0 +1,208 @@
+"""``bench step`` on a GPU or an NPU: every backend of the device against the peer."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from shufflenet_fn.bench.contenders import EMULATED, announced
+from shufflenet_fn.bench.device_contenders import (
+    OURS,
+    Turn,
+    build_device_case,
+    ours_on,
+    peers_on,
+)
+from shufflenet_fn.bench.kernel_table import kernel_table
+from shufflenet_fn.bench.ratios import Ratio, advice, ratio
+from shufflenet_fn.bench.settings import StepBenchSettings
+from shufflenet_fn.bench.turns import in_turns
+from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn.precision import get_policy
+from shufflenet_fn.run.directory import environment
+from shufflenet_fn.run.measured import Kept, keep, step_case
+from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+
+STEPS_PER_SYNC: Final = 20
+NO_TABLE: Final = "the profiler left no table of kernels; the emulator records none"
+
+Progress = Callable[[str], None]
+Turns = Mapping[str, Sequence[Turn]]
+
+
+def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None:
+    """Raise ``UsageError`` unless the device and its contenders can do what the settings say."""
+    ours_on(runtime.name, settings)
+    runtime.check_dtypes(get_policy(settings.precision).dtypes, f"--precision {settings.precision}")
+    if settings.keep and settings.backend != "auto":
+        raise UsageError(
+            f"--keep needs every backend of the device measured, not --backend {settings.backend} alone. "
+            "Leave out one of the two."
+        )
+
+
+def run_device_case(
+    settings: StepBenchSettings, runtime: Runtime, progress: Progress
+) -> dict[str, Any]:
+    """Measure one architecture with one batch size; the object that ``run_step_bench`` describes.
+
+    All contenders live in one process, so that they share the device's memory, and take turns.
+
+    Raises:
+        UsageError: as ``ours_on`` and ``peers_on``.
+        UserError: none of ours could be measured; the result cannot be kept.
+    """
+    settings = replace(settings, steps=settings.steps or STEPS_PER_SYNC)
+    case = step_case(
+        runtime,
+        arch=settings.arch,
+        precision=settings.precision,
+        batch_per_card=int(settings.batch_size),
+        image_size=settings.image_size,
+    )
+    if case.emulated:
+        progress(f"WARNING: {EMULATED}")
+    wanted, field = ours_on(runtime.name, settings), peers_on(runtime.name, settings)
+    for warning in announced(field):
+        progress(warning)
+    threads = settings.threads or usable_cores()
+    contenders = workers(
+        [runtime.name],
+        build_device_case,
+        settings,
+        threads=threads,
+        environment={},
+        # torch_npu's profiler reads what it recorded in processes of its own.
+        parents=settings.profile is not None,
+    )
+    with contenders as (worker,):
+        failed = _warmed_up(worker, (*wanted, *field.present), progress)
+        ours, peers = (
+            [name for name in names if name not in failed] for names in (wanted, field.present)
+        )
+        if not ours:
+            raise UserError(f"no step of ours can be measured: {failed[wanted[0]]}")
+        turns = _turns(worker, [*ours, *peers], settings.rounds, progress)
+        kernels = _kernels(worker, [*ours, *peers], progress) if settings.profile else None
+    result = {
+        **case._asdict(),
+        "batch_size": case.batch_per_card,
+        "warning": EMULATED if case.emulated else None,
+        "steps_per_sync": settings.steps,
+        "threads": threads,
+        "rounds": settings.rounds,
+        "environment": environment(),
+        "left_out": {**field.left_out, **failed},
+        **compared(turns, ours, peers, settings),
+        "kernels": kernels,
+    }
+    kept_in = keep(case, _kept(result)) if settings.keep else None
+    return {**result, "kept": None if kept_in is None else str(kept_in)}
+
+
+def compared(
+    turns: Turns, ours: Sequence[str], peers: Sequence[str], settings: StepBenchSettings
+) -> dict[str, Any]:
+    """Times of every contender, and its speed as a ratio to the best peer's, or to that of our first."""
+    steps = {name: [turn.step for turn in column] for name, column in turns.items()}
+    medians = {name: statistics.median(column) for name, column in steps.items()}
+    by_time = sorted(ours, key=lambda name: medians[name])
+    best_peer = min(peers, key=lambda name: medians[name]) if peers else None
+    baseline = best_peer or ours[0]
+    ratios = {
+        name: ratio(column, steps[baseline]) for name, column in steps.items() if name != baseline
+    }
+    fastest = by_time[0]
+    against = ratios.get(fastest)
+    return {
+        "baseline": baseline,
+        "contenders": {
+            name: {
+                "ours": name in ours,
+                "img_s": int(settings.batch_size) / medians[name],
+                "step_ms": 1000 * medians[name],
+                "host_ms": 1000 * statistics.median(turn.host for turn in column),
+                "device_ms": _median_ms([turn.device for turn in column]),
+                **_ratio(ratios.get(name)),
+            }
+            for name, column in turns.items()
+        },
+        "best_peer": best_peer,
+        "fastest": fastest,
+        "fastest_over_next": None
+        if len(by_time) == 1
+        else {"next": by_time[1], **_ratio(ratio(steps[fastest], steps[by_time[1]]))},
+        "ratio_best_peer": against.median if against is not None and best_peer else None,
+        "conclusive": None if against is None else against.conclusive,
+        "advice": None if against is None else advice(against, settings.rounds),
+    }
+
+
+def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, str]:
+    """Build each contender and take a turn that does not count. Reasons, by names of those that failed."""
+    failed: dict[str, str] = {}
+    for name in names:
+        progress(f"building and warming up {name}")
+        try:
+            worker.value(f"turn: {name}")
+        except UserError as error:
+            failed[name] = str(error)
+            progress(f"WARNING: not measured: {name} ({error})")
+    return failed
+
+
+def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress) -> Turns:
+    def told(number: int, latest: Sequence[Turn]) -> None:
+        words = (f"{n} {1000 * t.step:.4g} ms" for n, t in zip(names, latest, strict=True))
+        progress(f"round {number}/{rounds}: {', '.join(words)}")
+
+    def turn(index: int) -> Turn:
+        try:
+            return Turn(*worker.value(f"turn: {names[index]}"))
+        except UserError as error:
+            raise UserError(
+                f"{names[index]} took a step and failed in a later one: {error} If memory ran out, give a "
+                "smaller --batch-size, or name fewer contenders with --backend."
+            ) from error
+
+    return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
+
+
+def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:
+    """The table of kernels by contender, or the reason why there is none."""
+    found: dict[str, Any] = {}
+    for name in names:
+        progress(f"profiling {name}")
+        folder, steps = worker.value(f"profile: {name}")
+        table = kernel_table(Path(folder), steps)
+        found[name] = {"folder": folder, **(table or {"missing": NO_TABLE})}
+    return found
+
+
+def _kept(result: Mapping[str, Any]) -> Kept:
+    """What a run follows: the fastest of ours that are not compiled."""
+    times = {
+        name: contender["step_ms"]
+        for name, contender in result["contenders"].items()
+        if name in OURS
+    }
+    if not times:
+        raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
+    fastest = min(times, key=lambda name: times[name])
+    return Kept(fastest, OURS[fastest].backend, times)
+
+
+def _ratio(found: Ratio | None) -> dict[str, Any]:
+    if found is None:
+        return {"ratio": None, "ratio_interval": None}
+    return {"ratio": found.median, "ratio_interval": (found.low, found.high)}
+
+
+def _median_ms(seconds: Sequence[float | None]) -> float | None:
+    present = [value for value in seconds if value is not None]
+    return 1000 * statistics.median(present) if present else None

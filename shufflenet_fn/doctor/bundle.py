@@ -1,0 +1,398 @@
+"""Everything that a first look at a chip needs, measured and packed into one file that can be sent back."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from shufflenet_fn.distributed.interfaces import addresses
+from shufflenet_fn.doctor.examine import examine
+from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, Stage
+from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
+from shufflenet_fn.doctor.settings import DoctorSettings
+from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.subprocesses import Outcome, run_module
+
+Say = Callable[[str], None]
+
+_PACKAGES: Final = (
+    *("shufflenet-fn", "torch", "torch_npu", "torchvision", "numpy", "safetensors", "grain"),
+    *("array_record", "opencv-python-headless", "simplejpeg", "pillow"),
+)
+_STEPS_S, _BENCH_S = 600.0, 1800.0
+"""Limits of a start. The first of each operator may be compiled, which takes minutes."""
+
+_LOG_LIMIT: Final = 200_000
+"""Characters kept of the end of a process's output."""
+
+README: Final = """\
+What `shufflenet-fn doctor --bundle` found on one machine.
+
+doctor.json    every stage, its result and figures; in `kernel` the largest relative error of each operator
+               against float64 on the CPU, by dtype
+versions.json  packages, Python, system, chip, CANN and driver
+steps.json     a few training steps on images that are made for it: losses and times of each, on the device
+               and, with the same seed, on the CPU
+bench.json     what `bench step --json` returned, by precision
+kernels.json   kernels of a step out of the profiler's table, and the shares of TransData, Slice and Fill; or
+               why there are none
+log.txt        what every part said, in order
+
+Paths, user names, host names and addresses are replaced by PATH, USER, HOST and ADDRESS. Look into it
+before you send it: what a name or a number tells that stands in no list is left as it is.
+CANN's own log (~/ascend/log/debug/plog) is not in it.
+"""
+
+
+class Sizes(NamedTuple):
+    """How large the measurements are. ``precisions``: of steps and benchmark, in order."""
+
+    arch: str
+    image_size: int
+    batch: int
+    steps: int
+    bench_batches: str
+    rounds: int
+    precisions: tuple[str, ...]
+
+
+ON_DEVICE: Final = Sizes("x1_0", 224, 64, 5, "64,256", 5, ("fp32", "O2"))
+SMALL: Final = Sizes("x0_5", 32, 8, 3, "2", 3, ("fp32",))
+"""On a CPU and on the emulator, whose times mean nothing."""
+
+
+class Bundle(NamedTuple):
+    """The archive that was written, and what it says."""
+
+    path: Path
+    size: int
+    report: Report
+    seconds: float
+
+
+class _Parts(NamedTuple):
+    """What is filled on the way: the figures of the JSON files, and the log."""
+
+    steps: dict[str, Any]
+    bench: dict[str, Any]
+    kernels: dict[str, Any]
+    log: list[str]
+
+
+def check_target(path: Path) -> None:
+    """Raise ``UsageError`` unless the archive ``path`` can be written as a new file."""
+    if path.exists() or path.is_symlink():
+        what = "is a folder" if path.is_dir() else "exists already"
+        raise UsageError(
+            f"--bundle {path} {what}, and nothing is overwritten. Remove it, or name another file."
+        )
+    if not path.parent.is_dir():
+        raise UsageError(
+            f"--bundle {path}: there is no folder {path.parent}. Make it (mkdir -p {path.parent}), or "
+            "name a file in another one."
+        )
+    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
+        raise UsageError(
+            f"--bundle {path}: the folder {path.parent} is not writable. Name a file in another one."
+        )
+
+
+def make_bundle(
+    path: Path,
+    settings: DoctorSettings,
+    *,
+    command: str,
+    say: Say,
+    on_stage: Callable[[Stage], None],
+) -> Bundle:
+    """Go through the doctor's stages, train a few steps, run ``bench step``, and write it all to ``path``.
+
+    What fails is recorded and does not end it.
+
+    Args:
+        path: the archive, a new file; it is there whole or not at all.
+        settings: the doctor's.
+        command: the module that ``python -m`` starts ``shufflenet-fn`` by.
+        say: told what is done next, and what it came to.
+        on_stage: told of each of the doctor's stages.
+
+    Raises:
+        UsageError: ``path`` cannot be a new file, or a setting is not valid.
+        UserError: the archive cannot be written.
+    """
+    path = path.expanduser()
+    check_target(path)
+    began = time.perf_counter()
+    parts = _Parts({}, {}, {}, [])
+
+    def told(text: str) -> None:
+        parts.log.append(f"[{time.perf_counter() - began:.1f} s] {text}")
+        say(text)
+
+    told("1 of 3: the doctor's stages")
+    report = examine(settings, on_stage)
+    parts.log.extend(_line(stage) for stage in report.stages)
+    facts = {name: finding for name, finding, _ in report.stages}
+    with tempfile.TemporaryDirectory(prefix="shufflenet-fn-bundle-") as scratch:
+        for number, (name, part, limit) in enumerate(
+            (("steps", _steps, _STEPS_S), ("bench", _bench, _BENCH_S)), 2
+        ):
+            told(f"{number} of 3: {name}; each start may take {limit:.0f} s")
+            start = time.perf_counter()
+            finding = _guarded(part, facts, Path(scratch), command, parts, told)
+            stage = Stage(name, finding, time.perf_counter() - start)
+            for figures in (parts.steps,) if name == "steps" else (parts.bench, parts.kernels):
+                if not figures:
+                    figures["missing"] = finding.text
+            parts.log.append(_line(stage))
+            say(f"{name}: {finding.status} after {stage.seconds:.0f} s: {finding.text}")
+            report = Report((*report.stages, stage))
+        private = private_here(scratch, settings.output, path.parent)
+    versions = _versions(facts)
+    kept = _versions_of_four(versions)
+    objects = {
+        "doctor.json": report.as_json(),
+        "versions.json": versions,
+        "steps.json": parts.steps,
+        "bench.json": parts.bench,
+        "kernels.json": parts.kernels,
+    }
+    texts = {"README.txt": README} | {
+        name: to_json(scrub_values(value, private, versions=kept), indent=2) + "\n"
+        for name, value in objects.items()
+    }
+    texts["log.txt"] = scrub("\n".join(parts.log) + "\n", private, versions=kept)
+    size = write_archive(path, texts)
+    return Bundle(path, size, report, time.perf_counter() - began)
+
+
+def write_archive(path: Path, texts: Mapping[str, str]) -> int:
+    """Write ``texts`` by name as the zip archive ``path``, whole or not at all; return its size in bytes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in texts.items():
+            archive.writestr(name, text)
+    data = packed.getvalue()
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.write_bytes(data)
+        os.replace(fresh, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}. Free some space, or name another file "
+            "with --bundle."
+        ) from None
+    finally:
+        with contextlib.suppress(OSError):
+            fresh.unlink()
+    return len(data)
+
+
+def _guarded(
+    part: Callable[..., Finding],
+    facts: Mapping[str, Finding],
+    scratch: Path,
+    command: str,
+    parts: _Parts,
+    say: Say,
+) -> Finding:
+    devices = facts["devices"]
+    if "kind" not in devices.details:
+        return Finding(SKIPPED, f"needs a device: {devices.text}")
+    try:
+        return part(facts, scratch, command, parts, say)
+    except Exception as error:  # whatever it is, it belongs into the archive
+        parts.log.append(traceback.format_exc())
+        return Finding(FAILED, f"{type(error).__name__}: {error}", "Report this.")
+
+
+def _sizes(facts: Mapping[str, Finding]) -> Sizes:
+    small = _kind(facts) == "cpu" or facts["cann"].details.get("emulator")
+    return SMALL if small else ON_DEVICE
+
+
+def _kind(facts: Mapping[str, Finding]) -> str:
+    return str(facts["devices"].details["kind"])
+
+
+def _steps(
+    facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say
+) -> Finding:
+    """Train on the device in each precision, and in float32 on the CPU with the same seed."""
+    from shufflenet_fn.data.demo import write_demo
+
+    kind, sizes = _kind(facts), _sizes(facts)
+    data = write_demo(
+        scratch / "demo", train_per_class=-(-sizes.batch * sizes.steps // 10), val_per_class=1
+    )
+    runs = [(kind, precision) for precision in sizes.precisions]
+    runs += [("cpu", "fp32")] if kind != "cpu" else []
+    failed = []
+    for device, precision in runs:
+        name = f"{device} {precision}"
+        say(f"training {sizes.steps} steps: {name}")
+        folder = scratch / name.replace(" ", "-")
+        arguments = (
+            *("train", "--data", str(data), "--arch", sizes.arch, "--device", device),
+            *("--image-size", str(sizes.image_size), "--batch-size", str(sizes.batch)),
+            *("--precision", precision, "--max-steps", str(sizes.steps), "--print-freq", "1"),
+            *("--lr", "0.01", "--epochs", "1", "--run-dir", str(folder)),
+        )
+        outcome, seconds = _run(command, arguments, _STEPS_S, parts)
+        records = _records(folder / "metrics.jsonl")
+        taken = [record for record in records if record.get("kind") == "train"]
+        found: dict[str, Any] = {
+            "ending": outcome.ending,
+            "seconds": seconds,
+            "losses": [record["loss"] for record in taken],
+            "times": [record["times"] for record in taken],
+        }
+        wrong = _wrong(outcome) or (
+            None
+            if taken and all(isinstance(loss, float) for loss in found["losses"])
+            else "no loss, or one that is not finite"
+        )
+        if wrong is not None:
+            found["failed"] = wrong
+            failed.append(f"{name}: {wrong}")
+        parts.steps[name] = found
+    parts.steps["recipe"] = sizes._asdict()
+    if failed:
+        return _failed(failed)
+    ours, cpu = parts.steps[f"{kind} fp32"]["losses"], parts.steps["cpu fp32"]["losses"]
+    difference = max(abs(a - b) / abs(b) for a, b in zip(ours[:1], cpu[:1], strict=True))
+    against = "" if kind == "cpu" else f"; first loss {difference:.1e} off the CPU's"
+    text = f"{sizes.steps} steps of {sizes.arch} on {kind}, {', '.join(sizes.precisions)}{against}"
+    return Finding(OK, text, details={"first_loss_difference": difference})
+
+
+def _bench(
+    facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say
+) -> Finding:
+    """Run ``bench step`` in each precision, with a profile for the shares of kernels."""
+    kind, sizes = _kind(facts), _sizes(facts)
+    failed = []
+    for precision in sizes.precisions:
+        say(f"bench step: {kind} {precision}, batch {sizes.bench_batches}")
+        arguments = [
+            *("bench", "step", "--device", kind, "--arch", sizes.arch, "--json"),
+            *("--image-size", str(sizes.image_size), "--batch-size", sizes.bench_batches),
+            *("--precision", precision, "--rounds", str(sizes.rounds), "--no-compile"),
+        ]
+        if kind != "cpu":
+            arguments += ["--profile", str(scratch / "profile")]
+        if sizes is SMALL:
+            arguments += ["--steps", "1", "--threads", "1"]
+        outcome, seconds = _run(command, arguments, _BENCH_S, parts)
+        wrong = _wrong(outcome)
+        if wrong is not None:
+            failed.append(f"{precision}: {wrong}")
+            parts.bench[precision] = {"failed": wrong, "seconds": seconds}
+            parts.kernels[precision] = {"missing": f"bench step failed: {wrong}"}
+            continue
+        # Before it may stand what a library prints, such as a profiler on its way.
+        result = json.loads(outcome.out.strip().splitlines()[-1])
+        parts.bench[precision] = {"seconds": seconds, **result}
+        parts.kernels[precision] = _kernels(result)
+    if failed:
+        return _failed(failed)
+    return Finding(OK, f"bench step on {kind}, {sizes.arch}, batch {sizes.bench_batches}")
+
+
+def _kernels(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of each contender by batch size, without the folder, which is gone."""
+    found = {}
+    for one in result.get("results", [result]):
+        tables = one.get("kernels") or {"missing": "no profile is taken on a CPU"}
+        found[f"batch {one['batch_size']}"] = {
+            name: {key: value for key, value in table.items() if key != "folder"}
+            if isinstance(table, dict)
+            else table
+            for name, table in tables.items()
+        }
+    return found
+
+
+def _run(
+    command: str, arguments: tuple[str, ...] | list[str], limit: float, parts: _Parts
+) -> tuple[Outcome, float]:
+    start = time.perf_counter()
+    outcome = run_module(command, arguments, timeout_s=limit)
+    seconds = time.perf_counter() - start
+    parts.log.append(f"$ shufflenet-fn {' '.join(arguments)}")
+    # The result of a benchmark is in a file of its own.
+    said = [outcome.err] if "--json" in arguments else [outcome.out, outcome.err]
+    parts.log.extend(text[-_LOG_LIMIT:] for text in said if text)
+    parts.log.append(f"{outcome.ending}, after {seconds:.1f} s")
+    return outcome, seconds
+
+
+def _wrong(outcome: Outcome) -> str | None:
+    if outcome.code == 0:
+        return None
+    lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
+    return f"{outcome.ending}{': ' + lines[-1][:300] if lines else ''}"
+
+
+def _failed(failed: list[str]) -> Finding:
+    text = "; ".join(failed)
+    known = explain(text)
+    return Finding(FAILED, text, str(known) if known else "log.txt in the archive says more.")
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:
+    """Read without importing torch, which may be what fails."""
+    cann = facts["cann"].details
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "device": facts["devices"].details,
+        "cann": cann.get("version"),
+        "driver": cann.get("driver"),
+        "emulated": bool(cann.get("emulator")),
+    }
+
+
+def _versions_of_four(versions: Mapping[str, Any]) -> frozenset[str]:
+    """Those that look like addresses, such as OpenCV's, and are none of this machine's."""
+    found = {*versions["packages"].values(), versions["cann"], versions["driver"]}
+    return frozenset(text for text in found if text) - set(addresses())
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _line(stage: Stage) -> str:
+    name, finding, seconds = stage
+    fix = f" FIX: {finding.fix}" if finding.fix else ""
+    return f"{name}: {finding.status} ({seconds:.1f} s): {finding.text}{fix}"

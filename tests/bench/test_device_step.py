@@ -1,0 +1,201 @@
+"""``bench step`` on devices: its contenders and what is made of their times. Here they compute on the CPU;
+tests/npu has the whole command on the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from shufflenet_fn.bench.device_contenders import (
+    OURS,
+    Turn,
+    build_contender,
+    build_device_case,
+    ours_on,
+    timed,
+)
+from shufflenet_fn.bench.device_step import _warmed_up, compared
+from shufflenet_fn.bench.kernel_table import kernel_table
+from shufflenet_fn.bench.settings import StepBenchSettings
+from shufflenet_fn.bench.workers import workers
+from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.names import BACKEND_NAMES
+from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_cli.device_step_table import print_device_step
+from tests.model.support import one_thread
+
+__all__ = ["one_thread"]
+
+SETTINGS = StepBenchSettings(
+    arch="shufflenet_v2_x0_5", device="cpu", image_size=32, batch_size="4", steps=2, rounds=3
+)
+
+
+def losses(name: str, settings: StepBenchSettings) -> list[float]:
+    step = build_contender(name, settings, runtime_of("cpu"))
+    return [float(step()) for _ in range(2)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("O2", 0.05)])
+def test_every_backend_takes_the_same_step(precision: str, tolerance: float) -> None:
+    settings = replace(SETTINGS, precision=precision)
+    expected, _ = losses("reference", settings)
+    for name in OURS:
+        first, second = losses(name, settings)
+        assert first == pytest.approx(expected, rel=tolerance)
+        assert second < 0.9 * first  # at a rate at which rounding grows: how far is chance
+
+
+def test_torchvision_takes_a_step_with_a_loss_scale() -> None:
+    pytest.importorskip("torchvision")
+    exact = losses("torchvision channels_last", SETTINGS)
+    scaled = losses("torchvision channels_last", replace(SETTINGS, precision="O1"))
+    assert scaled != exact
+    assert scaled[0] == pytest.approx(exact[0], rel=0.05)
+
+
+def test_every_backend_of_a_device_takes_part() -> None:
+    assert ours_on("npu", SETTINGS) == (
+        *("reference", "native", "gather", "npu"),
+        *("gather+step", "npu+step"),
+    )
+    assert ours_on("cuda", SETTINGS) == ("reference", "native", "gather", "routed")
+    assert {ours.backend for ours in OURS.values()} == set(BACKEND_NAMES) - {"cpu"}
+    some = replace(SETTINGS, backend="gather, npu", ours_compile=True)
+    assert ours_on("npu", some) == ("gather", "npu", "gather compiled", "npu compiled")
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ("gahter", ("'gahter'", "did you mean 'gather'")),
+        ("gather,cpu", ("'cpu'", "npu", "gather")),
+        ("gather,gather", ("twice",)),
+        ("routed", ("'routed'", "npu")),
+    ],
+)
+def test_backends_of_no_use_are_refused(backend: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(UsageError) as refused:
+        ours_on("npu", replace(SETTINGS, backend=backend))
+    for word in words:
+        assert word in str(refused.value)
+
+
+def test_a_turn_is_as_many_steps_as_asked_for() -> None:
+    taken: list[int] = []
+    turn = timed(lambda: taken.append(1), 5, runtime_of("cpu"))
+    assert len(taken) == 5
+    assert 0 < turn.host <= turn.step
+    assert turn.device is None
+
+
+def test_a_contender_that_fails_is_left_out() -> None:
+    with workers(["device"], _of_which_one_fails, None, threads=1, environment={}) as (worker,):
+        told: list[str] = []
+        failed = _warmed_up(worker, ["good", "bad"], told.append)
+    assert list(failed) == ["bad"] and "no such operator" in failed["bad"]
+    assert any(text.startswith("WARNING: not measured: bad") for text in told)
+
+
+def _of_which_one_fails(name: str, case: str, settings: None) -> Callable[[], Turn]:
+    if case == "turn: bad":
+        raise RuntimeError("no such operator")
+    return lambda: Turn(1.0, 1.0, None)
+
+
+def test_a_profile_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    settings = replace(SETTINGS, profile=str(tmp_path))
+    folder, steps = build_device_case("cpu", "profile: gather", settings)()  # type: ignore[misc]
+    assert Path(folder).parent == tmp_path and "gather" in Path(folder).name
+    assert list(Path(folder).glob("*.pt.trace.json")) and steps == 3
+    assert kernel_table(Path(folder), steps) is None  # a CPU has operators and no kernels
+
+
+TURNS = {
+    "reference": [Turn(0.004, 0.001, 0.0039)] * 3,
+    "gather": [Turn(0.002, 0.001, 0.0019)] * 3,
+    "peer": [Turn(0.003, 0.003, None)] * 3,
+}
+
+
+def test_ratios_are_to_the_best_peer() -> None:
+    found = compared(TURNS, ["reference", "gather"], ["peer"], SETTINGS)
+    assert (found["baseline"], found["best_peer"], found["fastest"]) == ("peer", "peer", "gather")
+    assert found["contenders"]["gather"] == {
+        "ours": True,
+        "img_s": pytest.approx(2000),
+        "step_ms": pytest.approx(2),
+        "host_ms": pytest.approx(1),
+        "device_ms": pytest.approx(1.9),
+        "ratio": pytest.approx(1.5),
+        "ratio_interval": (pytest.approx(1.5), pytest.approx(1.5)),
+    }
+    assert found["contenders"]["peer"]["ratio"] is None
+    assert found["contenders"]["peer"]["device_ms"] is None
+    assert found["fastest_over_next"]["next"] == "reference"
+    assert found["fastest_over_next"]["ratio"] == pytest.approx(2)
+    assert found["ratio_best_peer"] == pytest.approx(1.5) and found["conclusive"]
+
+
+def test_without_a_peer_ours_are_compared() -> None:
+    found = compared(
+        {name: TURNS[name] for name in ("reference", "gather")},
+        ["reference", "gather"],
+        [],
+        SETTINGS,
+    )
+    assert found["baseline"] == "reference" and found["best_peer"] is None
+    assert found["contenders"]["gather"]["ratio"] == pytest.approx(2)
+    assert found["ratio_best_peer"] is None
+
+
+def test_the_table_shows_what_was_measured() -> None:
+    result: dict[str, Any] = {
+        "chip": "Ascend910B1",
+        "arch": "x0_5",
+        "image_size": 32,
+        "batch_size": 4,
+        "precision": "fp32",
+        "rounds": 3,
+        "steps_per_sync": 2,
+        "left_out": {"native": "no such [operator]"},
+        "kernels": {
+            "gather": {
+                "launches": 10.0,
+                "device_ms": 1.0,
+                "shares": {"TransData": 0.5},
+                "top": [{"type": "Conv2D", "launches": 4.0, "share": 0.25}],
+            },
+            "peer": {"missing": "no table"},
+        },
+        "kept": "file.json",
+        "warning": "these times mean nothing",
+        **compared(TURNS, ["reference", "gather"], ["peer"], SETTINGS),
+    }
+    out = StringIO()
+    print_device_step(Console(file=out, width=80), result)
+    shown = " ".join(out.getvalue().split())
+    for text in (
+        *(
+            "reference",
+            "gather",
+            "1.500–1.500",
+            "all TransData",
+            "50.0%",
+            "Conv2D",
+            "peer: no table",
+        ),
+        *("2.000 times the speed of reference", "1.500 times its speed, conclusive"),
+        *(
+            "not measured: native (no such [operator])",
+            "kept in file.json",
+            "these times mean nothing",
+        ),
+    ):
+        assert text in shown

@@ -1,0 +1,77 @@
+"""Starts that an NPU refuses because a process on it was killed: waited for, and tried again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from shufflenet_fn.bench.drill.processes import ranks_of
+from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+
+# The command as its user starts it, but for the wait: what is tested is what comes after it.
+WAITING_SHORTLY = """
+from shufflenet_fn_backends.runtimes.npu import runtime
+runtime.SETTLING = runtime.SETTLING._replace(seconds=0.1)
+from shufflenet_fn_cli.main import main
+main()
+"""
+WAIT = "Waiting 0.1 s until the devices are free: after a process on it was killed, an NPU refuses new ones"
+
+pytestmark = pytest.mark.usefixtures("npu")
+
+
+def start(libraries: Path, faults: str, *arguments: object) -> subprocess.Popen[str]:
+    """``shufflenet-fn train`` on two NPUs, in a process of its own."""
+    options = ("--preset", "demo", "--arch", "x0_5", "--image-size", 32, "--precision", "O0")
+    settings = variables(libraries, Machine(devices=2, faults=faults))
+    return subprocess.Popen(
+        [sys.executable, "-c", WAITING_SHORTLY, "train", "--device", "npu"]
+        + [str(option) for option in (*options, *arguments)],
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+@pytest.mark.slow
+def test_ranks_start_again_once_devices_are_free(libraries: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    limits = ("--max-restarts", 1, "--batch-size", 8, "--max-steps", 12, "--print-freq", 1)
+    training = start(libraries, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits)
+    try:
+        log, deadline = run / "metrics.jsonl", time.monotonic() + 120
+        while not (log.exists() and '"train"' in log.read_text()):
+            assert training.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        os.kill(ranks_of(training.pid)[1], signal.SIGKILL)
+        _, err = training.communicate(timeout=240)
+    finally:
+        training.kill()
+    assert training.returncode == 0, err
+    told = [
+        line
+        for line in err.splitlines()
+        if "Waiting" in line or "again" in line or "Restart" in line
+    ]
+    assert len(told) == 4, err
+    assert "rank 1 was killed by SIGKILL" in told[0] and WAIT in told[0]
+    assert told[1] == "Restart 1 of 1, from the last good checkpoint."
+    assert "EJ0001" in told[2] and WAIT in told[2]
+    assert told[3] == "Trying again (1 of 2)."
+
+
+def test_one_device_is_waited_for_without_a_launcher(libraries: Path, tmp_path: Path) -> None:
+    limits = ("--batch-size", 8, "--max-steps", 1)
+    training = start(libraries, "device:busy@1", "--run-dir", tmp_path / "run", *limits)
+    _, err = training.communicate(timeout=240)
+    assert training.returncode == 0, err
+    assert err.count(WAIT) == 1, err

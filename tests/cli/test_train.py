@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 
 from tests.model.support import assert_close_to_scale
-from tests.rounding import assert_rounding_only
 
 Command = Callable[..., Any]
 
@@ -117,19 +116,20 @@ def test_files_are_in_torchvisions_order_whatever_the_backend_computes_in(
 def test_a_run_may_be_resumed_with_another_backend_which_is_said(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
-    recipe = ("--epochs", 2, "--backend", "reference")
+    """In float64: these steps multiply rounding, in float32 to 2e-3 of a tensor, which hides mistakes.
+
+    2e-3 times the ratio of both precisions' roundings, 2 ** -29, is 4e-12. Statistics are float32.
+    """
+    recipe = ("--epochs", 2, "--backend", "reference", "--precision", "p=f64,c=f64,o=f64,n=f64")
     train(*recipe, "--run-dir", "whole", "--max-steps", 4)
-    train("--epochs", 2, "--backend", "cpu", "--run-dir", "other", "--max-steps", 4)
-    double = ("--precision", "p=f64,c=f64,o=f64")
-    train(*recipe, *double, "--run-dir", "truth", "--max-steps", 4)
     train(*recipe, "--run-dir", "cut", "--max-steps", 3)
     resumed = command("train", "--resume", "cut", "--backend", "routed", "--max-steps", 4)
     assert resumed.code == 0, resumed.err
     assert "backend is routed and was reference" in resumed.err
-    cut, truth, *samples = (
-        weights_of(tmp_path / name) for name in ("cut", "truth", "whole", "other")
-    )
-    assert_rounding_only(cut, samples, truth)
+    cut, whole = weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole")
+    for dtype, allowed in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+        names = [name for name, tensor in whole.items() if tensor.dtype == dtype]
+        assert_close_to_scale(*({n: run[n] for n in names} for run in (cut, whole)), allowed)
 
 
 def test_two_processes_compute_what_two_lanes_compute(

@@ -27,10 +27,7 @@ from tests.model.support import TINY, examples, generator, tiny_variables
 from tests.parity.backends import ROWS, Row
 from tests.parity.cases import HALVES
 from tests.parity.support import LAYOUTS
-from tests.parity.tolerance import assert_as_accurate, assert_near, tolerance
-
-DEEP = 10
-"""Rounding of the whole network in that of one unit (measured: 8e-14 in float64, 2.3e-5 in float32)."""
+from tests.parity.tolerance import DEEP, assert_as_accurate, assert_near, tolerance
 
 rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 

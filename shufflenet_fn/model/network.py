@@ -98,9 +98,7 @@ def forward(
     """
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
-    layer = (
-        _updating_layer(backend, config) if update_stats else _layer(backend, config.bn_eps, train)
-    )
+    layer = _layer(backend, config, train=train, update_stats=update_stats)
     if policy is None:
         return _forward(config, variables, x, layer, backend)
     params = policy.cast_params(variables.params)
@@ -184,32 +182,11 @@ def _branch2(
     return x, {"pw1": pw1, "dw": dw, "pw2": pw2}
 
 
-def _layer(backend: Backend[Any], eps: float, train: bool) -> Layer:
-    def layer(
-        params: dict[str, Any],
-        stats: dict[str, Any],
-        x: Any,
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        depthwise: bool = False,
-        relu: bool = True,
-    ) -> tuple[Any, Any]:
-        weight, bn = params["conv"]["weight"], params["bn"]
-        groups = weight.shape[0] if depthwise else 1
-        y = backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
-        if train:
-            return backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=eps, relu=relu)
-        mean, var = stats["bn"]["mean"], stats["bn"]["var"]
-        y = backend.batch_norm_eval(y, bn["weight"], bn["bias"], mean, var, eps=eps, relu=relu)
-        return y, {}
-
-    return layer
-
-
-def _updating_layer(backend: Backend[Any], config: ShuffleNetConfig) -> Layer:
-    update_ = backend.batch_norm_update_
-    if update_ is None:
+def _layer(
+    backend: Backend[Any], config: ShuffleNetConfig, *, train: bool, update_stats: bool
+) -> Layer:
+    eps, update_ = config.bn_eps, backend.batch_norm_update_
+    if update_stats and update_ is None:
         raise ValueError(
             f"backend {backend.name} cannot update running statistics in its kernels in this channel order"
         )
@@ -224,19 +201,14 @@ def _updating_layer(backend: Backend[Any], config: ShuffleNetConfig) -> Layer:
         depthwise: bool = False,
         relu: bool = True,
     ) -> tuple[Any, Any]:
-        weight, bn, old = params["conv"]["weight"], params["bn"], stats["bn"]
+        weight, bn = params["conv"]["weight"], params["bn"]
         groups = weight.shape[0] if depthwise else 1
         y = backend.conv2d(x, weight, stride=stride, padding=kernel // 2, groups=groups)
-        y = update_(
-            y,
-            bn["weight"],
-            bn["bias"],
-            old["mean"],
-            old["var"],
-            momentum=config.bn_momentum,
-            eps=config.bn_eps,
-            relu=relu,
-        )
-        return y, {}
+        if train and not update_stats:
+            return backend.batch_norm_train(y, bn["weight"], bn["bias"], eps=eps, relu=relu)
+        operands = (y, bn["weight"], bn["bias"], stats["bn"]["mean"], stats["bn"]["var"])
+        if update_stats and update_ is not None:
+            return update_(*operands, momentum=config.bn_momentum, eps=eps, relu=relu), {}
+        return backend.batch_norm_eval(*operands, eps=eps, relu=relu), {}
 
     return layer

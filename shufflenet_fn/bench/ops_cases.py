@@ -184,7 +184,7 @@ def _tv_max_pool(models: Any, t: Tensors, stage: Any) -> Tensor:
 
 def _basic_units(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
     """All of the stage's, one after the other: routing pays at their end what it saves on the way."""
-    context = network._Context(backend, network._layer(backend, _EPS, True))
+    context = network._Context(backend, network._layer(backend, ShuffleNetConfig(), train=True))
     x = backend.channel_shuffle(lifted(backend, t["x1"]), lifted(backend, t["x2"]))
     for unit in range(1, len(stage.params)):
         key = str(unit)
@@ -200,7 +200,7 @@ def _tv_basic_units(models: Any, t: Tensors, stage: Any) -> Tensor:
 
 
 def _downsampling(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    context = network._Context(backend, network._layer(backend, _EPS, True))
+    context = network._Context(backend, network._layer(backend, ShuffleNetConfig(), train=True))
     x, _ = network._downsampling_unit(
         context, stage.params["0"], stage.batch_stats["0"], lifted(backend, t["x"])
     )

@@ -183,7 +183,7 @@ def _branch2(
 
 
 def _layer(
-    backend: Backend[Any], config: ShuffleNetConfig, *, train: bool, update_stats: bool
+    backend: Backend[Any], config: ShuffleNetConfig, *, train: bool, update_stats: bool = False
 ) -> Layer:
     eps, update_ = config.bn_eps, backend.batch_norm_update_
     if update_stats and update_ is None:

@@ -50,7 +50,7 @@ void warn(const std::string&) {}
 bool saturates() { return saturating; }
 void flag_overflow() { overflow = true; }
 
-void kernel(const char* name, uint64_t read, uint64_t written) {
+void kernel(const char* name, uint64_t read, uint64_t written, const std::string&) {
   ++launches[name];
   bytes_read[name] += read;
   bytes_written[name] += written;

@@ -20,4 +20,6 @@ def test_work_is_what_the_model_gives(libraries: Path, npu: Any, name: str) -> N
         for size in (2, 4)
     )
     per_image = (large.moved - small.moved) // 2
-    assert WORK["x0_5", "fp32"][name] == Work(large.kernels, large.moved - 4 * per_image, per_image)
+    assert WORK["shufflenet_v2_x0_5", "fp32"][name] == Work(
+        large.kernels, large.moved - 4 * per_image, per_image
+    )

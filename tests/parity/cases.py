@@ -215,7 +215,7 @@ def unit_inputs(
 
 def context(b: Backend[Any], train: bool) -> network._Context:
     # The one place that knows how the network passes its backend on.
-    return network._Context(b, network._layer(b, EPS, train))
+    return network._Context(b, network._layer(b, ShuffleNetConfig(), train=train))
 
 
 def _outputs(b: Backend[Any], y: Any, moments: Any) -> Outputs:

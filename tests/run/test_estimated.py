@@ -8,7 +8,7 @@ from shufflenet_fn.run.estimated import WORK, cost, least_cost
 from shufflenet_fn.run.measured import StepCase
 
 
-def case(batch: int, *, arch: str = "x1_0", precision: str = "fp32") -> StepCase:
+def case(batch: int, *, arch: str = "shufflenet_v2_x1_0", precision: str = "fp32") -> StepCase:
     return StepCase(
         device="npu",
         chip="Ascend910B3",
@@ -34,7 +34,7 @@ def test_large_batches_take_fewer_bytes() -> None:
 
 
 def test_cost_counts_kernels_and_bytes() -> None:
-    work = WORK["x1_0", "fp32"]["gather"]
+    work = WORK["shufflenet_v2_x1_0", "fp32"]["gather"]
     assert cost(work, 64, 1.0) - cost(work, 0, 1.0) == pytest.approx(
         64 * work.bytes_per_image / 1e12
     )

@@ -39,8 +39,8 @@ ACLNN(aclnnCumprod, reals | unsigneds, In self, Value dim, aclDataType dtype, Ou
   out = at::cumprod(self, dim->toLong(), torch_dtype(dtype));
 }
 
-// aclnnTopk with a sort policy, which is about speed, before the outputs. torch_npu 2.13.0 takes it
-// where CANN has it, and aclnnTopk elsewhere; it is not in the operators of 9.1.0.
+// aclnnTopk with a sort policy, which is about speed, before the outputs. torch_npu 2.13.0 asks for it,
+// and seems to take aclnnTopk where CANN lacks it; it is not in the operators of 9.1.0.
 // Follows ops-math@9.1.0 math/topk/docs/aclnnTopk.md
 // Follows ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp
 ACLNN(aclnnTopkV2, reals, In self, int64_t k, int64_t dim, bool largest, bool sorted, int64_t,

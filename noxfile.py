@@ -51,9 +51,9 @@ def drills(session: nox.Session) -> None:
     Arguments after ``--`` go to the drill of kills, which is the only one then.
     """
     arguments = session.posargs or ["--kills", "10", "--epochs", "10"]
-    session.run(sys.executable, "benchmarks/kill_drill.py", *arguments, env=KEPT, external=True)
+    session.run(sys.executable, "-m", "drills.kill_drill", *arguments, env=KEPT, external=True)
     if not session.posargs:
-        cuts = ["benchmarks/node_drill.py", "--cuts", "5", "--epochs", "10"]
+        cuts = ["-m", "drills.node_drill", "--cuts", "5", "--epochs", "10"]
         # 2: two machines cannot be made of this one.
         session.run(sys.executable, *cuts, env=KEPT, external=True, success_codes=[0, 2])
 
@@ -68,7 +68,10 @@ def npu(session: nox.Session) -> None:
             "the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)"
         )
     session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
-    session.install(f"torch_npu=={TORCH_NPU}", "-e", ".", "pytest", "pytest-xdist", "hypothesis")
+    session.install(
+        *(f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
+        *("pytest", "pytest-xdist", "hypothesis"),
+    )
     check = "import torch; print('a CUDA build' if torch.version.cuda else 'a CPU build')"
     no_autoload = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
     if "a CUDA build" in str(session.run("python", "-c", check, env=no_autoload, silent=True)):
@@ -76,23 +79,15 @@ def npu(session: nox.Session) -> None:
             f"pip gave a CUDA build of torch {TORCH_NPU}, beside which torch_npu aborts. Let it see "
             f"PyTorch's CPU wheels too, which it prefers: PIP_EXTRA_INDEX_URL={CPU_WHEELS}"
         )
-    emulated = [
-        "shufflenet-fn",
-        "emulator",
-        "run",
-        "--devices",
-        "2",
-        "--",
-        "python",
-        "-m",
-        "pytest",
-    ]
+    emulated = ["ascend-emulator", "run", "--devices", "2", "--", "python", "-m", "pytest"]
     parallel = ["-n", "auto", "--dist", "worksteal"]
     if session.posargs:
         session.run(*emulated, *session.posargs, env=PROCESSES)
         return
     session.run(*emulated, *parallel, "tests/npu", env=PROCESSES)
     session.run(*emulated, *parallel, "tests/parity", "--device", "npu", env=PROCESSES)
+    with session.chdir("emulator"):
+        session.run(*emulated, *parallel, env=PROCESSES)
 
 
 def _cpu_build(session: nox.Session) -> list[str]:

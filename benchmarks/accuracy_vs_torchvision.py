@@ -1,6 +1,6 @@
 """Accuracy on a real image folder: ours from the command line, torchvision's module on the same batches.
 
-    python benchmarks/accuracy_vs_torchvision.py --data fashion_mnist --seeds 0 1 2
+    python -m benchmarks.accuracy_vs_torchvision --data fashion_mnist --seeds 0 1 2
 
 Both start from the same weights, read the same augmented batches and follow the same schedule. Ours
 runs as ``shufflenet-fn train``; the peer is ``torchvision.models`` with ``torch.optim.SGD`` in this file.

@@ -1,6 +1,6 @@
 """What saving every 200 steps costs: of the wall time of 200 steps, and at most at once.
 
-    python benchmarks/checkpoint_cost.py [--pairs 40] [--arch x1_0] [--image-size 64]
+    python -m benchmarks.checkpoint_cost [--pairs 40] [--arch x1_0] [--image-size 64]
 
 One run of ``shufflenet-fn train`` that saves after every other 25 steps, so that stretches during which a
 checkpoint is written and stretches without one take turns in the same process. What one with takes longer
@@ -25,9 +25,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from shufflenet_fn.bench.drill.images import make_images
-from shufflenet_fn.bench.drill.launch import Launch, end_in_order_at_sigterm
-from shufflenet_fn.bench.drill.points import Control
+from drills.kills.images import make_images
+from drills.kills.launch import Launch, end_in_order_at_sigterm
+from drills.kills.points import Control
 from shufflenet_fn.bench.ratios import interval
 from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.run.directory import environment

@@ -1,6 +1,6 @@
 """Our loader against torchvision's and NVIDIA DALI's, from the disk to batches for the first convolution.
 
-    python benchmarks/input.py --data DIR [--dali-python PATH] [--rounds 10] [--markdown FILE]
+    python -m benchmarks.input --data DIR [--dali-python PATH] [--rounds 10] [--markdown FILE]
 
 ``DIR/train`` is read as often as ``--images`` asks for. All contenders take turns in one run, each in a
 process of its own: torchvision at its best number of workers, over the files and over the JPEGs that we pack;
@@ -32,8 +32,8 @@ from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.support.errors import UserError
 
 FILES, SMALL_FILES = "files", "JPEG 256 files"
 PACKED_JPEG, PACKED_RAW = PACKINGS

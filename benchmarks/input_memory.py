@@ -1,6 +1,6 @@
 """What our loader takes in memory and to start: over epochs, and with an index of a million images.
 
-    python benchmarks/input_memory.py --data DIR [--epochs 20] [--markdown FILE]
+    python -m benchmarks.input_memory --data DIR [--epochs 20] [--markdown FILE]
 
 Each question is asked in a fresh process. The tree of a million entries has a thousand class folders that are
 links to one folder of a thousand images, so that it is listed, kept and opened like any other and takes no

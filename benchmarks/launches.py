@@ -1,6 +1,6 @@
 """Calls of CANN, modelled device kernels, bytes and host waits of a training step on Ascend.
 
-    python benchmarks/launches.py [--json] [--batch-sizes 64,1024] [--image-size 224]
+    python -m benchmarks.launches [--json] [--batch-sizes 64,1024] [--image-size 224]
 
 Beside it the shape of the original. Calls are counted on the emulator of CANN under the real torch_npu, which
 it builds first (docs/ascend.md has the environment). Device kernels and their bytes are derived from the
@@ -19,12 +19,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shufflenet_fn.bench.launches_ranks import count_case
-from shufflenet_fn.bench.launches_worker import PEER, Case
-from shufflenet_fn.bench.step_counts import StepCounts, at_batch_size
-from shufflenet_fn_backends.ascend_emulator.build import build
-from shufflenet_fn_backends.ascend_emulator.kernel_model import DERIVED, FILL, SLICE, TRANSDATA
-from shufflenet_fn_backends.ascend_emulator.report import PROVES
+from ascend_emulator.build import build
+from ascend_emulator.kernel_model import DERIVED, FILL, SLICE, TRANSDATA
+from ascend_emulator.report import PROVES
+from benchmarks.launch_counts.ranks import count_case
+from benchmarks.launch_counts.step_counts import StepCounts, at_batch_size
+from benchmarks.launch_counts.worker import PEER, Case
 
 SETUPS = (("fp32", 1), ("O2", 2))
 COUNTED = (2, 4)

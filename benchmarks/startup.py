@@ -1,6 +1,6 @@
 """What starting costs: ``shufflenet-fn --help``, and ``import shufflenet_fn`` over ``import torch``.
 
-    python benchmarks/startup.py
+    python -m benchmarks.startup
 
 Medians of interleaved fresh processes, in seconds, as one JSON object.
 """

@@ -1,5 +1,5 @@
-"""Errors that are the user's to mend (see ``shufflenet_fn_backends.errors``)."""
+"""Errors that are the user's to mend (see ``shufflenet_fn_backends.support.errors``)."""
 
-from shufflenet_fn_backends.errors import DeviceError, UsageError, UserError
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError, UserError
 
 __all__ = ["DeviceError", "UsageError", "UserError"]

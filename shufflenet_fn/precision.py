@@ -29,8 +29,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.support.errors import UsageError
 
 _DTYPES: Final = MappingProxyType(
     {

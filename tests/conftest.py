@@ -35,8 +35,8 @@ def pytest_configure(config: pytest.Config) -> None:
     name = config.getoption("device")
     if name == "cpu":
         return
-    from shufflenet_fn_backends.errors import DeviceError
     from shufflenet_fn_backends.runtimes.select import select_runtime
+    from shufflenet_fn_backends.support.errors import DeviceError
 
     try:
         select_runtime(name)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, suggestion
 from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 
 class Selection(NamedTuple):

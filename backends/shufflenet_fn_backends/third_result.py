@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.constants import outside_transforms
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.primitives import ThirdResult
+from shufflenet_fn_backends.support.errors import DeviceError
 
 CHANNELS: Final = (1, 63, 64)
 """From 64 channels on, CANN computes with another kernel (aclnn_batch_norm.cpp, ``isBNV3Supported``)."""

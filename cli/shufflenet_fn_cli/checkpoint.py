@@ -43,7 +43,7 @@ def verify(path: One, as_json: AsJson = False) -> None:
     from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
     from shufflenet_fn.checkpoint.read import verify as verify_one
     from shufflenet_fn.run.json_text import to_json
-    from shufflenet_fn_backends.errors import UsageError, UserError
+    from shufflenet_fn_backends.support.errors import UsageError, UserError
 
     problems: dict[str, str | None] = {}
     if (path / CHECKPOINTS).exists():

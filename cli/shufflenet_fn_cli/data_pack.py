@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.data_progress import open_progress, size_text
 
 if TYPE_CHECKING:

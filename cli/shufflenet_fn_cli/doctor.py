@@ -47,7 +47,7 @@ def doctor(
     """
     if explain is not None:
         if bundle is not None:
-            from shufflenet_fn_backends.errors import UsageError
+            from shufflenet_fn_backends.support.errors import UsageError
 
             raise UsageError("--explain reads a log and --bundle looks at the machine. Give one.")
         _explain(explain, as_json)
@@ -120,8 +120,8 @@ def _print(report: Report) -> None:
 
 
 def _explain(path: Path, as_json: bool) -> None:
-    from shufflenet_fn_backends.errors import UsageError
     from shufflenet_fn_backends.known_errors import explain_all
+    from shufflenet_fn_backends.support.errors import UsageError
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(errors="replace")

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
-from shufflenet_fn_cli.emulator import emulator_app
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.train import train
 from shufflenet_fn_cli.verify_resume import verify_resume
@@ -33,7 +32,6 @@ app.command()(verify_resume)
 app.add_typer(bench_app, name="bench")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(data_app, name="data")
-app.add_typer(emulator_app, name="emulator")
 
 
 def _show_version(wanted: bool) -> None:
@@ -56,11 +54,9 @@ def root(
 def main() -> None:
     """Entry point of the console script: a user's error is one message and an exit code."""
     # An installed torch_npu would be loaded by `import torch`, which dies with it where CANN is not set up,
-    # also for --device cpu. The NPU's runtime imports it where it is asked for. (What the emulator runs is
-    # the user's own, in the environment that the user has.) Not only where it is unset: a process that has
-    # imported torch_npu leaves it at 1 for those that it starts.
-    if sys.argv[1:2] != ["emulator"]:
-        os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
+    # also for --device cpu. The NPU's runtime imports it where it is asked for. Not only where it is unset: a
+    # process that has imported torch_npu leaves it at 1 for those that it starts.
+    os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
     # What torch's C++ warns of (names that cannot be looked up, connections that another rank has left) is
     # told by our own messages, without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")

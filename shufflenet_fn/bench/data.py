@@ -22,8 +22,8 @@ from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.support.errors import UsageError
 
 Progress = Callable[[str], None]
 

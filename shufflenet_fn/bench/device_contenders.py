@@ -12,16 +12,16 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from shufflenet_fn.bench.contenders import Field, available, settled, torchvision_models
-from shufflenet_fn.bench.launches import our_step, peer_step
+from shufflenet_fn.bench.device_steps import our_step, peer_step
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_contenders import PEERS, data_and_weights, torchvision_step
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.model.config import get_config
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import STATS_IN_STEP, suggestion
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.base import Runtime, Window
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.support.errors import UsageError
 
 ORIGINAL: Final = "original's shape"
 """The peer on an NPU: ``ascend_peer`` with ``torch.optim.SGD``."""

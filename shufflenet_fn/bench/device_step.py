@@ -24,9 +24,9 @@ from shufflenet_fn.bench.workers import Worker, workers
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.run.measured import Kept, keep, step_case
-from shufflenet_fn_backends.errors import UsageError, UserError
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 STEPS_PER_SYNC: Final = 20
 NO_TABLE: Final = "the profiler left no table of kernels; the emulator records none"

@@ -13,8 +13,8 @@ from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.training import loader_threads
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.support.errors import UsageError
 
 Progress = Callable[[str], None]
 

@@ -30,10 +30,10 @@ from shufflenet_fn.bench.workers import Worker, workers
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn_backends.ascend_emulator.counters import emulated
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.npu.emulated import emulated
 from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 Progress = Callable[[str], None]
 

@@ -19,10 +19,10 @@ from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_to
-from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 TORCHVISION: Final = "torchvision"
 FORWARD, BOTH = "forward", "forward and backward"

@@ -7,8 +7,8 @@ from typing import Any
 
 from shufflenet_fn.model.config import ARCHITECTURES, canonical_name
 from shufflenet_fn.run.options import declared, option
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
+from shufflenet_fn_backends.support.errors import UsageError
 
 _PANEL = "Measurement"
 

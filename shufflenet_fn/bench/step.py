@@ -24,10 +24,10 @@ from shufflenet_fn.bench.step_contenders import PEERS, build_step
 from shufflenet_fn.bench.turns import take_turns
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 Progress = Callable[[str], None]
 

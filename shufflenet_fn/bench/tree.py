@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.sources import open_image_folder
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def make_tree(source: str | Path, folder: Path, images: int) -> Path:

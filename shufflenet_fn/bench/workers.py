@@ -11,7 +11,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from shufflenet_fn.bench.memory import Memory
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 Step = Callable[[], object]
 Build = Callable[[str, str, Any], Step]

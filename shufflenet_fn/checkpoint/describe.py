@@ -18,7 +18,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.checkpoint.safetensors_header import read_header
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 _YEAR_10000: Final = 253_402_214_400.0
 """A day before its beginning anywhere, in seconds since the epoch: no date is later."""

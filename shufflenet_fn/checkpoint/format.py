@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.checkpoint.strict_json import parse_json
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"

@@ -21,7 +21,7 @@ from shufflenet_fn.checkpoint.format import (
 from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.checkpoint.strict_json import parse_json
 from shufflenet_fn.checkpoint.write import retire
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"

@@ -15,7 +15,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import tree_paths, tree_unflatten
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 Tensors = Mapping[str, Tensor]
 

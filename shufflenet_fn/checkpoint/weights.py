@@ -22,7 +22,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.safetensors_header import BadHeader, header_bytes, read_header
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

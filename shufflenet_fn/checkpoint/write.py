@@ -28,7 +28,7 @@ from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.tensors import Tensors, contiguous_on_cpu, tensors_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 def save_checkpoint(

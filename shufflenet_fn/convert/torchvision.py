@@ -16,7 +16,7 @@ from torch import Tensor
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import Variables, get_path, set_path
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 # Old Ascend checkpoints registered the index tables of the shuffle as buffers, for example
 # `stage2.0.channel_shuffle.fp_index1`.

@@ -15,7 +15,7 @@ from shufflenet_fn.data.bad_limit import BadLimit
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
 from shufflenet_fn.data.samples import Samples
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 3
 """Bad images that the message about too many names."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.memory import Layout
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 _LOOK_S = 0.1
 """Seconds after which a thread that waits for memory looks whether its loader was closed."""

@@ -22,7 +22,7 @@ from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import ImageFolder
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 SPLITS = ("train", "val")
 

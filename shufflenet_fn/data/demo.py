@@ -15,8 +15,8 @@ from pathlib import Path
 
 from shufflenet_fn.data.demo_images import DEMO_CLASSES, draw_image
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn_backends.cache import cache_root as default_cache_root
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
+from shufflenet_fn_backends.support.errors import UserError
 
 DEMO_VERSION = 1
 TRAIN_PER_CLASS = 300

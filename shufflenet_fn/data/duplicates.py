@@ -9,7 +9,7 @@ import numpy as np
 
 from shufflenet_fn.data.inspection import Finding
 from shufflenet_fn.data.samples import Samples
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class Digests:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shufflenet_fn.data.bad_images import BadImage, HugeImage, UnreadableImage
 from shufflenet_fn.data.decode import decode_sample
 from shufflenet_fn.data.samples import Samples
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 EXTENSIONS = {
     "JPEG": (".jpg", ".jpeg"),

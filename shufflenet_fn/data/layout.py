@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shufflenet_fn.data.listing import IMAGE_EXTENSIONS, Listing, is_folder, visible_entries
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 LAYOUT = "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG, as ImageNet is laid out"
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.paths import PathTable, printable
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 

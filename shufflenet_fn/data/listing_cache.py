@@ -21,8 +21,8 @@ from shufflenet_fn.data.listing import Directory, Listing, list_split
 from shufflenet_fn.data.listing_file import Kept, KeptListingError, read_listing
 from shufflenet_fn.data.listing_versions import current_file, publish
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.cache import cache_root as default_cache_root
-from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
+from shufflenet_fn_backends.support.errors import DeviceError
 
 Note = Callable[[str], None]
 

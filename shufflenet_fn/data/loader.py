@@ -18,7 +18,7 @@ from shufflenet_fn.data.schedule import StepSchedule, eval_share
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.threads import PrefetchIterator
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 BatchIterator = PrefetchIterator[Batch]
 

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.randomness import order_keys
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 Words = npt.NDArray[np.uint64]
 

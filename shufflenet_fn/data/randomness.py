@@ -25,7 +25,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 SEED_LIMIT = 2**64
 SAMPLE = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shufflenet_fn.data.bad_images import UnreadableImage
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 LARGEST = 2**30
 """Bytes of the largest file that is read: twice those of the largest image that is decoded, uncompressed."""

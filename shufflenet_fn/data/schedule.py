@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.order import samples_at
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class StepSamples(NamedTuple):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from shufflenet_fn.data import geometry, jitter
 from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
 from shufflenet_fn.data.scratch import Scratch
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 TRAIN_DRAWS = geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1
 """Uniform numbers of a training sample: those of the crop, those of the jitter, that of the flip."""

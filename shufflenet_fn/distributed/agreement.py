@@ -9,7 +9,7 @@ from typing import Final
 from shufflenet_fn.distributed.group import differing_ranks
 from shufflenet_fn.distributed.store import Store
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _AGREED: Final = b"agreed"
 _PAUSES_S: Final = (0.001, 0.05)

@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_backends.known_errors import explain, telling_line
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class Cause(enum.IntEnum):

@@ -18,7 +18,7 @@ from shufflenet_fn.distributed.reaching import use_the_network_between_machines
 from shufflenet_fn.distributed.store import Store
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 T = TypeVar("T")
 

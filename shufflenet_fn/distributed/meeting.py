@@ -21,7 +21,7 @@ from torch.distributed.elastic.rendezvous import (
 from shufflenet_fn.distributed.failures import Cause, Failure
 from shufflenet_fn.distributed.nodes import Nodes
 from shufflenet_fn.distributed.peers import MachineLeft, Peers
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class StoppedWaiting(UserError):

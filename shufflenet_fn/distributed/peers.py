@@ -12,7 +12,7 @@ from shufflenet_fn.distributed.failures import Cause, Failure
 from shufflenet_fn.distributed.nodes import Nodes
 from shufflenet_fn.distributed.records import Part, Record, first_of_all, loss_of, unlike
 from shufflenet_fn.distributed.talk import Round, Talk
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _POLL_S: Final = 0.05
 _ANSWERS_S: Final = 1.0

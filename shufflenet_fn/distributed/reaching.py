@@ -14,7 +14,7 @@ from typing import Final
 from shufflenet_fn.distributed.interfaces import interface_of, route_to
 from shufflenet_fn.distributed.store import Store
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _VARIABLES: Final = {
     "gloo": ("GLOO_SOCKET_IFNAME",),

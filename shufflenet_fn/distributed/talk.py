@@ -21,7 +21,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from shufflenet_fn.distributed.failures import Failure
 from shufflenet_fn.distributed.nodes import Nodes
 from shufflenet_fn.distributed.records import Part, Record, decoded, loss_of
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _EVERY_S: Final = 0.2
 _OFTEN: Final = 16

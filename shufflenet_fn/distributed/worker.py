@@ -16,7 +16,7 @@ from shufflenet_fn.distributed.failures import report_of
 from shufflenet_fn.distributed.leaving import exit_at_once, flush_output
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 A = TypeVar("A")
 R = TypeVar("R")

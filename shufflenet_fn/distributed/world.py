@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class World(NamedTuple):

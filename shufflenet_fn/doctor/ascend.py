@@ -72,7 +72,7 @@ def cann(facts: dict[str, Any]) -> Finding:
     if emulated is not None:
         return Finding(
             WARNING,
-            "emulated by shufflenet-fn: it proves calls, types, shapes and launch counts, not speed, memory "
+            "emulated (ascend-emulator): proves calls, types, shapes and launch counts, not speed, memory "
             "or a chip's rounding",
             details={**details, "emulator": emulated},
         )

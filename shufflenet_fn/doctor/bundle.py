@@ -22,9 +22,9 @@ from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, S
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
 from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn.run.json_text import to_json
-from shufflenet_fn_backends.errors import UsageError, UserError
 from shufflenet_fn_backends.known_errors import explain
-from shufflenet_fn_backends.subprocesses import Outcome, run_module
+from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Say = Callable[[str], None]
 

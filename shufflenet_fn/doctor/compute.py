@@ -13,13 +13,13 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.fused.build import find_compiler
 from shufflenet_fn_backends.runtimes import cuda
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.chip import is_atlas_training
 from shufflenet_fn_backends.runtimes.npu.probe import no_device
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.support.errors import DeviceError
 
 _TOLERANCE: Final = MappingProxyType(
     {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

@@ -14,7 +14,7 @@ from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn.run.options import declared
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
-from shufflenet_fn_backends.subprocesses import Outcome, run_module
+from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Facts = dict[str, Any]
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.support.errors import UsageError
 
 PREFIX: Final = "shufflenet_v2_"
 

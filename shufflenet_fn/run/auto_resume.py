@@ -11,7 +11,7 @@ from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newe
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 RESULTS = "results.json"
 

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from shufflenet_fn.run.estimated import least_cost
 from shufflenet_fn.run.measured import Found, Kept, StepCase, look_up
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.registry import get_backend, select_backend
+from shufflenet_fn_backends.support.errors import DeviceError
 
 
 class Choice(NamedTuple):

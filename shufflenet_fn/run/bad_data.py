@@ -13,7 +13,7 @@ from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.json_text import to_json
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 5
 """Bad images that a warning names."""

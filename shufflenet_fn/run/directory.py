@@ -20,7 +20,7 @@ from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn.run.resolve import Resolved
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 CONFIG = "config.json"
 _PACKAGES = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "grain", "safetensors")

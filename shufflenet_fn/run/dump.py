@@ -28,7 +28,7 @@ from shufflenet_fn.training.raveled import unravel_state
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import Examples, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_zeros_like
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 BATCH: Final = "batch.safetensors"
 STEP: Final = "step.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 _PARTS: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")

@@ -13,7 +13,7 @@ from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.training.step import EvalSums, Examples, eval_sums
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class Scores(NamedTuple):

@@ -8,9 +8,9 @@ import itertools
 from shufflenet_fn.distributed.failures import RankFailed
 from shufflenet_fn.run.derived import global_batch, lanes_of
 from shufflenet_fn.run.job import Job
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def with_fewer_devices(job: Job, failed: RankFailed) -> Job | None:

@@ -9,7 +9,7 @@ from shufflenet_fn.run.dump import Dumped, dump_step
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 def what_is_bad(loss: float, gradient: float, *, skipped: bool) -> str | None:

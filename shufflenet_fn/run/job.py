@@ -41,9 +41,9 @@ from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
 from shufflenet_fn.run.resumption import check_classes, checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
-from shufflenet_fn_backends.errors import UsageError, UserError
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _PORTS: Final = 65535
 _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}

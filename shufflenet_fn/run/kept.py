@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Final
 
 from shufflenet_fn.run.resolve import Resolved, checked
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.support.errors import DeviceError
 
 ORIGIN: Final = "kept from the start"
 

@@ -15,7 +15,7 @@ from shufflenet_fn.run.restarting import rewind_to_newest
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
-from shufflenet_fn_backends.subprocesses import run_module
+from shufflenet_fn_backends.support.subprocesses import run_module
 
 Outcome = dict[str, Any] | Stopped
 Rank = Callable[[Job, World], Outcome]

@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import version_of
-from shufflenet_fn_backends.ascend_emulator.counters import emulated
-from shufflenet_fn_backends.cache import cache_root
-from shufflenet_fn_backends.errors import DeviceError, UserError
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.npu.emulated import emulated
+from shufflenet_fn_backends.support.cache import cache_root
+from shufflenet_fn_backends.support.errors import DeviceError, UserError
 
 FORMAT: Final = 1
 _PRECISIONS: Final = ("fp32", "bf16", "O1", "O2", "O3")

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from shufflenet_fn.run.events import Reporter
-from shufflenet_fn_backends.errors import UserError
 from shufflenet_fn_backends.runtimes.base import Profiler, Runtime, Window
+from shufflenet_fn_backends.support.errors import UserError
 
 T = TypeVar("T")
 

@@ -22,11 +22,11 @@ from shufflenet_fn.run.open_files import allow_open_files
 from shufflenet_fn.run.restarting import agreed
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.train import train
-from shufflenet_fn_backends.errors import DeviceFailed, UserError
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import patiently
+from shufflenet_fn_backends.support.errors import DeviceFailed, UserError
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 

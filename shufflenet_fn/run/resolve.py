@@ -12,8 +12,8 @@ from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import get_preset
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.support.errors import UsageError
 
 _IDENTITY = ("run_dir", "resume", "profile")
 

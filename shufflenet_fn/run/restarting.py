@@ -12,7 +12,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.rewind import Rewound, rewind_to
 from shufflenet_fn.run.same_everywhere import check_same_job
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:

@@ -12,7 +12,7 @@ from shufflenet_fn.data.paths import printable
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.meters import EpochSums
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def differences(

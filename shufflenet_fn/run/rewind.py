@@ -22,7 +22,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.run.files import LOG, METRICS
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class Rewound(NamedTuple):

@@ -15,7 +15,7 @@ from shufflenet_fn.run.derived import global_batch, lanes_of
 from shufflenet_fn.run.identity import DATA, ROUNDING
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.lock import LOCK
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 # Its number and its way to the others; its cores and devices; where its copy of the data is; and what only
 # rank 0 goes by, or only the start.

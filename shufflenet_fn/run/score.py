@@ -36,7 +36,6 @@ from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.tree import tree_cast, tree_to
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import (
@@ -45,6 +44,7 @@ from shufflenet_fn_backends.runtimes.select import (
     select_runtime,
 )
 from shufflenet_fn_backends.runtimes.settling import patiently
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class EvalJob(NamedTuple):

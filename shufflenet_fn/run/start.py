@@ -18,7 +18,7 @@ from shufflenet_fn.run.lock import held as lock
 from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 AUTO = "auto"
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.tree import tree_lists, tree_select
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Log(NamedTuple):

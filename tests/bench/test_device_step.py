@@ -24,9 +24,9 @@ from shufflenet_fn.bench.device_step import _warmed_up, compared
 from shufflenet_fn.bench.kernel_table import kernel_table
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.workers import workers
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.device_step_table import print_device_step
 from tests.model.support import one_thread
 

@@ -10,7 +10,7 @@ import pytest
 
 from shufflenet_fn.bench.turns import take_turns
 from shufflenet_fn.bench.workers import Worker, workers
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 from tests.bench import builds
 from tests.bench.builds import Log
 

@@ -16,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from shufflenet_fn.bench.drill.processes import ranks_of, session
+from drills.kills.processes import ranks_of, session
 
 Command = Callable[..., Any]
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from shufflenet_fn.bench.drill.network import Machines, NoNamespaces, two_machines
-from shufflenet_fn.bench.drill.processes import ranks_of
+from drills.kills.network import Machines, NoNamespaces, two_machines
+from drills.kills.processes import ranks_of
 
 PORT = 29777
 CLI = ("-m", "shufflenet_fn_cli.main")

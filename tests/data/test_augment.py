@@ -25,7 +25,7 @@ from shufflenet_fn.data.augment.spaces import BINS, Space, rand_space, trivial_w
 from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.device_ops import IMAGENET_STD, normalize
 from shufflenet_fn.data.randomness import POLICY, sample_rng
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 from .conftest import Array
 

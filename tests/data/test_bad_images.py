@@ -33,7 +33,7 @@ from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .conftest import draw_picture, encoded
 

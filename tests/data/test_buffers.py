@@ -16,7 +16,7 @@ from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
 from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 LAYOUT, STEPS = Layout(8, 24), 12
 

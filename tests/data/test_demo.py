@@ -24,8 +24,8 @@ from shufflenet_fn.data.demo import (
 )
 from shufflenet_fn.data.demo_images import DEMO_CLASSES, stencil
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
-from shufflenet_fn_backends.cache import cache_root as default_cache_root
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
+from shufflenet_fn_backends.support.errors import UserError
 
 from .conftest import Array
 

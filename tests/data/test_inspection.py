@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shufflenet_fn.bench.fuzz.mutations import mutate
-from shufflenet_fn.bench.fuzz.pictures import made_pictures
+from drills.fuzz.mutations import mutate
+from drills.fuzz.pictures import made_pictures
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.decode import decode_sample
 from shufflenet_fn.data.inspection import inspect

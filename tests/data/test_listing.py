@@ -25,7 +25,7 @@ from shufflenet_fn.data.listing_cache import cached_listing
 from shufflenet_fn.data.listing_file import Kept, KeptListingError, read_listing, write_listing
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn.data.sources import open_image_folder, open_train_val
-from shufflenet_fn_backends.errors import DeviceError, UsageError
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 from tests.unprivileged import unprivileged
 
 from .conftest import WriteTree

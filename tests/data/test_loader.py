@@ -15,7 +15,7 @@ from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 STEPS = 12  # of 8 from 23 images: 2 steps an epoch, 6 epochs
 TRANSFORM = TrainTransform(24)

@@ -19,7 +19,7 @@ from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.training.losses import Mix
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 STEPS = 6  # of 8 from 23 images: 2 steps an epoch, 3 epochs
 AUGMENT = SampleAugmentation(RandAugment(), RandomErasing(0.5))

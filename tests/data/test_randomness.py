@@ -17,7 +17,7 @@ from shufflenet_fn.data.randomness import (
     order_keys,
     sample_rng,
 )
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 SEEDS = st.integers(0, 2**64 - 1)
 COUNTS = st.integers(0, 2**40)

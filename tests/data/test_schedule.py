@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shufflenet_fn.data.order import samples_at
 from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, steps_per_epoch
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 @given(st.integers(1, 200), st.integers(1, 8), st.integers(1, 4), st.integers(0, 500))

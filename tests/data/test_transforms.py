@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from shufflenet_fn.data.geometry import CROP_DRAWS, crop, random_resized_crop_box, resize
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 from .conftest import Array
 

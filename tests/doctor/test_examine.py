@@ -15,7 +15,7 @@ from shufflenet_fn.doctor.ascend import cann
 from shufflenet_fn.doctor.data import disk
 from shufflenet_fn.doctor.examine import ORDER, run_stage
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING
-from shufflenet_fn_backends.subprocesses import run_module
+from shufflenet_fn_backends.support.subprocesses import run_module
 
 FACTS = {"device": "auto", "output": "runs"}
 

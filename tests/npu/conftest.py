@@ -1,6 +1,6 @@
 """Fixtures for what runs on the emulator of CANN.
 
-    shufflenet-fn emulator run -- python -m pytest tests/npu
+    ascend-emulator run -- python -m pytest tests/npu
 
 runs all of it, in an environment with torch_npu. Elsewhere what needs the emulator is skipped, with the
 reason.
@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import pytest
 
-from shufflenet_fn_backends.ascend_emulator.build import LIBRARIES
-from shufflenet_fn_backends.ascend_emulator.counters import Counts
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
-from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
+from ascend_emulator.build import LIBRARIES
+from ascend_emulator.counters import Counts
+from ascend_emulator.environment import Machine, variables
+from ascend_emulator.report import PATTERN, read_reports
 from tests.conftest import REPOSITORY
 
-_HOW = "run it in an environment with torch_npu: shufflenet-fn emulator run -- python -m pytest tests/npu"
+_HOW = "run it in an environment with torch_npu: ascend-emulator run -- python -m pytest tests/npu"
 
 
 def pytest_configure(config: pytest.Config) -> None:

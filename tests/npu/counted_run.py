@@ -7,9 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shufflenet_fn_backends.ascend_emulator.counters import DeviceCounts
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
-from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
+from ascend_emulator.counters import DeviceCounts
+from ascend_emulator.environment import Machine, variables
+from ascend_emulator.report import PATTERN, read_reports
 
 CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
 

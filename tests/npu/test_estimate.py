@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.bench.launches_ranks import count_case
-from shufflenet_fn.bench.launches_worker import Case
-from shufflenet_fn.bench.step_counts import StepCounts
+from benchmarks.launch_counts.ranks import count_case
+from benchmarks.launch_counts.step_counts import StepCounts
+from benchmarks.launch_counts.worker import Case
 from shufflenet_fn.run.estimated import WORK, Work
 
 

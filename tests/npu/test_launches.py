@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.bench.launches_ranks import count_case
-from shufflenet_fn.bench.launches_worker import PEER, Case
-from shufflenet_fn.bench.step_counts import StepCounts, at_batch_size
+from benchmarks.launch_counts.ranks import count_case
+from benchmarks.launch_counts.step_counts import StepCounts, at_batch_size
+from benchmarks.launch_counts.worker import PEER, Case
 from tests.conftest import REPOSITORY
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from shufflenet_fn_backends.ascend_emulator.environment import SOCS
+from ascend_emulator.environment import SOCS
 from shufflenet_fn_backends.runtimes.npu.chip import has_bfloat16
 from tests.npu.conftest import OnEmulator
 
@@ -123,7 +123,7 @@ def test_the_overflow_flag(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         START
         + """
-from shufflenet_fn_backends.ascend_emulator.counters import reset, snapshot
+from ascend_emulator.counters import reset, snapshot
 overflow = runtime.overflow()
 large = torch.full((4,), 60000.0, dtype=torch.float16, device="npu")
 overflow.clear()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.bench.drill.processes import ranks_of
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from ascend_emulator.environment import Machine, variables
+from drills.kills.processes import ranks_of
 
 # The command as its user starts it, but for the wait: what is tested is what comes after it.
 WAITING_SHORTLY = """

@@ -23,7 +23,7 @@ from filelock import FileLock
 from PIL import Image
 from torch import Tensor
 
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from ascend_emulator.environment import Machine, variables
 from tests.conftest import Outcome
 from tests.parity.tolerance import APART, DEEP, TOLERANCE
 

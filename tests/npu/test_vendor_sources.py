@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
-from shufflenet_fn_backends.ascend_emulator.report import PATTERN, read_reports
-from shufflenet_fn_backends.ascend_emulator.vendor_sources import Kind, emulated_functions
+from ascend_emulator.environment import Machine, variables
+from ascend_emulator.report import PATTERN, read_reports
+from ascend_emulator.vendor_sources import Kind, emulated_functions
 from tests.conftest import Command
 
 SOURCED: tuple[Kind, ...] = ("operator",)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shufflenet_fn_backends.ascend_emulator.environment import Machine, variables
+from ascend_emulator.environment import Machine, variables
 
 
 def test_a_killed_run_resumes_to_the_same_bytes(

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend
+from shufflenet_fn_backends.support.errors import DeviceError
 
 EVERYTHING: Mapping[str, str] = MappingProxyType({})
 

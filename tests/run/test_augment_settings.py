@@ -15,7 +15,7 @@ from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import resolve
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from shufflenet_fn.data.bad_images import BadSample
 from shufflenet_fn.run.bad_data import BadImageFile, left_out_line
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 def test_a_record_that_cannot_be_written_names_the_file_and_the_image(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.kept import ORIGIN, idle_cores, keep_backend, keep_choices
 from shufflenet_fn.run.resolve import Resolved
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 STORED: dict[str, Any] = {
     "world size": 2,

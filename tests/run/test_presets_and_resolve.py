@@ -11,7 +11,7 @@ from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import checked, resolve
 from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def test_ascend_presets_are_the_originals_numbers() -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.runtimes.npu.chip import (
     check_together,
@@ -19,6 +18,7 @@ from shufflenet_fn_backends.runtimes.npu.chip import (
     has_bfloat16,
 )
 from shufflenet_fn_backends.runtimes.npu.environment import RECOMMENDED, set_recommended
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 from shufflenet_fn_backends.third_result import CHANNELS, Probe, decide, probe
 
 OLD = (

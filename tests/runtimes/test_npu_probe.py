@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.runtimes.npu.probe import check_pair, explain_failure, look
 from shufflenet_fn_backends.runtimes.select import select_runtime
-from shufflenet_fn_backends.subprocesses import Outcome
+from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.support.subprocesses import Outcome
 from tests.runtimes.conftest import MINOR, Installed, with_devices
 
 pytestmark = pytest.mark.skipif(

@@ -12,9 +12,9 @@ import torch
 
 from shufflenet_fn.checkpoint.generators import generator_states, restore_generators
 from shufflenet_fn.run.profile import fitted
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_backends.runtimes.base import Window
+from shufflenet_fn_backends.support.errors import UsageError
 
 TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shufflenet_fn_backends import compiler as compilers
-from shufflenet_fn_backends.cache import cache_root
-from shufflenet_fn_backends.native_build import Recipe, build_library
+from shufflenet_fn_backends.support import compiler as compilers
+from shufflenet_fn_backends.support.cache import cache_root
+from shufflenet_fn_backends.support.native_build import Recipe, build_library
 
 _WITHOUT = "take --backend routed, which needs none"
 ADVICE = f"{compilers.INSTALL}, name yours in $CXX, or {_WITHOUT}."

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch  # loads the OpenMP runtime that the kernels use
 
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
+from shufflenet_fn_backends.support.errors import DeviceError
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {

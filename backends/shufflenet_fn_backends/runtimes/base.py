@@ -11,8 +11,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.settling import Settling
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Memory(NamedTuple):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from shufflenet_fn_backends.errors import DeviceError, UsageError
 from shufflenet_fn_backends.names import DEVICE_NAMES, suggestion
 from shufflenet_fn_backends.runtimes import cpu, cuda
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu import runtime as npu
+from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 
 class RuntimeSelection(NamedTuple):

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 ERASING_TRIES = 10
 ERASING_DRAWS = 2 * ERASING_TRIES + 3

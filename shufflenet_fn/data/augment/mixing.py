@@ -18,7 +18,7 @@ import numpy.typing as npt
 from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import MIXING, sample_rng
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Blend(NamedTuple):

@@ -9,7 +9,7 @@ import numpy as np
 
 from shufflenet_fn.data.augment.operations import Operation
 from shufflenet_fn.data.augment.spaces import BINS, Space, rand_space, trivial_wide_space
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Policy(Protocol):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn_backends.errors import DeviceError
+from shufflenet_fn_backends.support.errors import DeviceError
 
 
 class ImageReader(NamedTuple):

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from shufflenet_fn.data.packed.format import INDEX_NAME
 from shufflenet_fn.data.packed.shards import DAMAGE_FIX, FILES_FIX, most_open
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 

@@ -30,7 +30,7 @@ from shufflenet_fn.data.packed.unfinished import (
 )
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.sources import ImageFolder
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from shufflenet_fn.data.packed.fields import count, mapping, strings, texts
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 INDEX_NAME = "packed.json"
 SHARD_SUFFIX = ".array_record"

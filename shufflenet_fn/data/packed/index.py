@@ -9,7 +9,7 @@ from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, index_from
 from shufflenet_fn.data.packed.sealed import read_sealed
 from shufflenet_fn.data.packed.unfinished import PLAN_NAME
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 def is_packed(folder: Path) -> bool:

@@ -26,7 +26,7 @@ from shufflenet_fn.data.packed.shards import (
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Encoded
 from shufflenet_fn.data.stored import STORED, Stored
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 class Places(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any
 
 from shufflenet_fn.data.packed.files import write_file
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 VERSION = 2
 KIND = "shufflenet-fn packed data"

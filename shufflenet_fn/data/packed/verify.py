@@ -19,7 +19,7 @@ from shufflenet_fn.data.packed.format import (
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.positions import read_at
 from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
-from shufflenet_fn_backends.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Damage(NamedTuple):

@@ -38,7 +38,7 @@ from shufflenet_fn.data.packed.unfinished import Part, remove_parts
 from shufflenet_fn.data.packed.write_errors import explained
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.sources import ImageFolder, open_train_val
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 class Progress(NamedTuple):

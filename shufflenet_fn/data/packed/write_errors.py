@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shufflenet_fn.data.packed.shards import ShardError
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}
 _MAKE_ROOM = "Free some space there or make the folder writable"

@@ -11,7 +11,7 @@ from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.verify import Damage, verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 MUTATIONS = 150
 

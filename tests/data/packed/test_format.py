@@ -11,7 +11,7 @@ from shufflenet_fn.data.packed.format import INDEX_NAME, PackSettings, index_fie
 from shufflenet_fn.data.packed.index import read_index
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 Fields = dict[str, Any]
 

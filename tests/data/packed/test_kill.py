@@ -17,7 +17,7 @@ from PIL import Image
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .test_write import same_set
 

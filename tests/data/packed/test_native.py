@@ -16,7 +16,7 @@ from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 from tests.data.conftest import WriteTree, draw_picture, encoded
 
 TRANSFORM = TrainTransform(24, jitter=0.0)

@@ -28,7 +28,7 @@ from shufflenet_fn.data.packed.seeds import checksum_seeds
 from shufflenet_fn.data.packed.shards import ShardError, ShardWriter
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from shufflenet_fn.data.packed.shards import ShardReaders, most_open
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.samples import Encoded, Samples
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 def all_samples(split: Samples) -> list[Encoded]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
-from shufflenet_fn_backends.errors import UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 FIELDS = {"name": "ünï \udcff", "count": 3, "parts": [{"a": None}, {"b": 1}], "empty": []}
 

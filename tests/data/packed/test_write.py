@@ -22,7 +22,7 @@ from shufflenet_fn.data.packed.unfinished import LOCK_NAME, PLAN_NAME
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import Progress, pack
 from shufflenet_fn.data.packed.write_errors import explained
-from shufflenet_fn_backends.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .conftest import JPEG, RAW
 

@@ -11,8 +11,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.errors import UsageError
 from shufflenet_fn_backends.runtimes.base import Half, Overflow
+from shufflenet_fn_backends.support.errors import UsageError
 
 # Source: SocVersion in torch_npu (torch_npu/csrc/core/npu/NpuVariables.cpp), whose IsBF16Supported is
 # "Ascend910B1 or newer". Ascend910B, without a number, is of the first generation and older than 910B1.

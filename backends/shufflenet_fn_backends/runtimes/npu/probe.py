@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.pairs import CPU_WHEELS, PAIRS
 from shufflenet_fn_backends.runtimes.npu.probe_child import MARK
-from shufflenet_fn_backends.subprocesses import Outcome, run_module
+from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 TIMEOUT_S = 120.0
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"

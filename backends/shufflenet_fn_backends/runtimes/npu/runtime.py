@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.errors import DeviceError
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.base import Half, Memory, Overflow, Profiler, Runtime, Window
 from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
@@ -24,6 +23,7 @@ from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
 from shufflenet_fn_backends.runtimes.npu.probe_child import cann_version
 from shufflenet_fn_backends.runtimes.npu.setup import set_up
 from shufflenet_fn_backends.runtimes.settling import Settling
+from shufflenet_fn_backends.support.errors import DeviceError
 
 COMPILING = (
     "compile on npu is an experiment: it was not run on a chip here. inductor's default generator there is "

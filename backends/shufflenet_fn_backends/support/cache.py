@@ -1,0 +1,23 @@
+"""Where things are kept that can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shufflenet_fn_backends.support.errors import DeviceError
+
+
+def cache_root() -> Path:
+    """``$XDG_CACHE_HOME/shufflenet-fn``, or ``~/.cache/shufflenet-fn`` where that is not set.
+
+    Raises:
+        DeviceError: neither is known: this user has no home directory.
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise DeviceError(
+            "no folder for caches: this user has no home directory. Set XDG_CACHE_HOME to a writable folder."
+        ) from error
+    return root / "shufflenet-fn"

@@ -1,0 +1,72 @@
+"""Which process is killed next, and when."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from drills.kills.points import Point
+
+MOMENTS = ("before", "half", "after")
+
+
+class Plan(NamedTuple):
+    """One kill to come.
+
+    ``victim``: ``rank 0``, ``rank 1``…, ``launcher`` or ``all``. ``point``: where a process is to be when
+    it happens. Without one it happens ``delay_s`` after the start, or after training has begun if
+    ``training``.
+    """
+
+    victim: str
+    point: Point | None
+    training: bool
+    delay_s: float
+
+
+class Setting(NamedTuple):
+    """A kind of run that is drilled. ``launched``: also one rank has a launcher of its own."""
+
+    ranks: int
+    precision: str
+    launched: bool
+
+    @property
+    def title(self) -> str:
+        ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
+        return f"{ranks}, {self.precision}" + (", launched" * (self.launched and self.ranks == 1))
+
+    @property
+    def victims(self) -> tuple[str, ...]:
+        if not self.launched:
+            return ("all",)
+        return (*(f"rank {number}" for number in range(self.ranks)), "launcher", "all")
+
+
+def draw(
+    rng: random.Random,
+    setting: Setting,
+    operations: Sequence[str],
+    *,
+    startup_s: float,
+    span_s: float,
+) -> Plan:
+    """Half of all kills at one of ``operations``, each as likely as the others; the rest at any time.
+
+    Args:
+        rng: decides.
+        setting: of the run.
+        operations: what processes have been seen to do, by ``name_of``.
+        startup_s: how long a start takes until training begins.
+        span_s: the longest time that training may go on before the kill.
+    """
+    victim = rng.choice(setting.victims)
+    kind, delay = rng.random(), rng.random()
+    if kind < 0.5 and operations:
+        operation = rng.choice(operations)
+        moments = MOMENTS if operation.startswith("write ") else ("before", "after")
+        return Plan(victim, Point(operation, rng.choice((1, 1, 2)), rng.choice(moments)), True, 0.0)
+    if kind < 0.65:
+        return Plan(victim, None, False, delay * startup_s)
+    return Plan(victim, None, True, delay * span_s)

@@ -1,0 +1,115 @@
+"""The environment variables of a process that runs on the emulator."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ascend_emulator.build import LIBRARIES
+from ascend_emulator.errors import UsageError
+
+_PREFIX = "ASCEND_EMULATOR_"
+REPORT = f"{_PREFIX}REPORT"
+MOST_DEVICES = 64
+DEFAULT_SOC = "Ascend910B1"
+SOCS = (
+    "Ascend910A",
+    "Ascend910ProA",
+    "Ascend910PremiumA",
+    "Ascend910B",
+    "Ascend910ProB",
+    "Ascend910B1",
+    "Ascend910B2",
+    "Ascend910B2C",
+    "Ascend910B3",
+    "Ascend910B4",
+    "Ascend910B4-1",
+    "Ascend910_9362",
+    "Ascend910_9372",
+    "Ascend910_9381",
+    "Ascend910_9382",
+    "Ascend910_9391",
+    "Ascend910_9392",
+    "Ascend950PR_9589",
+)
+_SIZE = re.compile(r"[1-9][0-9]{0,8}(B|KiB|MiB|GiB)?")
+_FAULT = re.compile(
+    r"(alloc|op|op:\w+|overflow|overflow:\w+|device:busy|hccl:(hang|kill|async|busy))@[1-9]\d*(#\d+)?"
+)
+
+
+class Machine(NamedTuple):
+    """What is emulated. ``memory``: of each device, as in ``8GiB``; ``None``: what the chip has."""
+
+    devices: int = 1
+    memory: str | None = None
+    soc: str = DEFAULT_SOC
+    faults: str | None = None
+
+
+def variables(
+    libraries: Path,
+    machine: Machine,
+    *,
+    report: str | None = None,
+    base: Mapping[str, str] = os.environ,
+) -> dict[str, str]:
+    """What to set on top of ``base``: where the libraries are, and what they are to be.
+
+    ``LD_LIBRARY_PATH`` must hold the folder before Python starts, so these are for a process that is
+    started, not for this one. A real CANN that ``base`` names comes after the emulator.
+
+    Args:
+        report: where each process writes its counts as it ends; ``{pid}`` becomes its number.
+
+    Raises:
+        UsageError: a value of ``machine`` cannot be.
+    """
+    check(machine)
+    rest = [
+        folder
+        for folder in base.get("LD_LIBRARY_PATH", "").split(":")
+        if folder and folder not in (str(libraries), base.get(LIBRARIES))
+    ]
+    values = {
+        "LD_LIBRARY_PATH": ":".join([str(libraries), *rest]),
+        LIBRARIES: str(libraries),
+        "ASCEND_HOME_PATH": str(libraries),
+        "ASCEND_OPP_PATH": str(libraries / "opp"),
+        f"{_PREFIX}DEVICES": str(machine.devices),
+        f"{_PREFIX}SOC": machine.soc,
+    }
+    if machine.memory is not None:
+        values[f"{_PREFIX}MEMORY"] = machine.memory
+    if machine.faults is not None:
+        values[f"{_PREFIX}FAULTS"] = machine.faults
+    if report is not None:
+        values[REPORT] = report
+    return values
+
+
+def check(machine: Machine) -> None:
+    """Whether there can be such a machine: to be asked before libraries are built for it.
+
+    Raises:
+        UsageError: a value cannot be; with the option's name.
+    """
+    if not 0 <= machine.devices <= MOST_DEVICES:
+        raise UsageError(f"--devices is {machine.devices}; it must be from 0 to {MOST_DEVICES}.")
+    if machine.memory is not None and not _SIZE.fullmatch(machine.memory):
+        raise UsageError(
+            f"--memory is {machine.memory!r}; it must be a size such as 512MiB or 8GiB (units: B, KiB, MiB, "
+            "GiB)."
+        )
+    if machine.soc not in SOCS:
+        raise UsageError(f"--soc is {machine.soc!r}; it must be one of: {', '.join(SOCS)}.")
+    for fault in (machine.faults or "").split(",") if machine.faults is not None else ():
+        if not _FAULT.fullmatch(fault):
+            raise UsageError(
+                f"--faults has {fault!r}; each must be alloc@N, op@N, op:NAME@N, overflow@N, "
+                "overflow:NAME@N, device:busy@N, hccl:hang@N, hccl:kill@N, hccl:async@N or hccl:busy@N with "
+                "N from 1, and #RANK after it if only that rank shall fail."
+            )

@@ -1,0 +1,183 @@
+"""The emulated runtime as torch_npu shows it: memory, waits, events, chips, faults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import OnEmulator
+
+_MIB = 1 << 20
+
+
+@pytest.mark.parametrize("allocator", ["expandable_segments:False", "expandable_segments:True"])
+def test_out_of_memory_can_be_caught_and_got_over(on_emulator: OnEmulator, allocator: str) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+first = torch.empty(100 << 20, dtype=torch.uint8, device="npu")
+try:
+    torch.empty(200 << 20, dtype=torch.uint8, device="npu")
+except torch.OutOfMemoryError as error:
+    print(str(error).split(".")[0])
+del first
+torch.npu.empty_cache()
+second = torch.full((200 << 20,), 3, dtype=torch.uint8, device="npu")
+print(second[-1].item(), torch.npu.memory_allocated() >> 20, torch.npu.mem_get_info()[1] >> 20)
+try:
+    torch.npu.set_device(5)
+except RuntimeError as error:
+    print(isinstance(error, torch.OutOfMemoryError))
+""",
+        memory="256MiB",
+        environ={"PYTORCH_NPU_ALLOC_CONF": allocator},
+    )
+    assert ran.out.splitlines() == ["NPU out of memory", "3 200 256", "False"], ran.err
+    assert ran.counts[0].devices[0].bytes_peak <= 256 * _MIB
+
+
+def test_what_makes_the_host_wait(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+from ascend_emulator import counters
+x = torch.ones(8, device="npu")
+pinned = torch.ones(8).pin_memory()
+def waits(call):
+    torch.npu.synchronize()
+    counters.reset()
+    call()
+    return counters.snapshot().total.host_syncs
+print(waits(lambda: x + 1), waits(lambda: x.add_(1)), waits(lambda: pinned.to("npu", non_blocking=True)))
+print(waits(lambda: (x + 1).sum().item()), waits(lambda: x.cpu()), waits(torch.npu.synchronize))
+"""
+    )
+    without, with_waits = ran.out.splitlines()
+    assert without == "0 0 0", ran.err
+    assert all(int(times) >= 1 for times in with_waits.split()), with_waits
+
+
+def test_streams_and_events(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+stream = torch.npu.Stream()
+start, end = (torch.npu.Event(enable_timing=True) for _ in range(2))
+with torch.npu.stream(stream):
+    start.record()
+    x = torch.ones(8, device="npu") * 2
+    end.record()
+torch.npu.current_stream().wait_stream(stream)
+end.synchronize()
+print(start.query(), start.elapsed_time(end) >= 0, x.sum().item())
+"""
+    )
+    assert ran.out.split() == ["True", "True", "16.0"], ran.err
+
+
+def test_two_devices_hold_and_copy_tensors(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+print(torch.npu.device_count())
+x = torch.arange(4.0, device="npu:1")
+print((x.to("npu:0") + 1).tolist(), x.device)
+try:
+    torch.ones(1, device="npu:2")
+except RuntimeError as error:
+    print(str(error).splitlines()[-1])
+""",
+        devices=2,
+    )
+    count, values, error = ran.out.splitlines()
+    assert (count, values) == ("2", "[1.0, 2.0, 3.0, 4.0] npu:1"), ran.err
+    assert error.endswith("device 2 does not exist; devices are 0 to 1")
+    assert ran.counts[0].total.copies["p2p"].copies == 1
+
+
+def test_no_device(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        "import torch, torch_npu; print(torch.npu.is_available(), torch.npu.device_count())",
+        devices=0,
+    )
+    assert ran.out == "False 0\n", ran.err
+
+
+def test_an_older_chip_saturates_and_flags_an_overflow(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+torch.npu.set_compile_mode(jit_compile=False)
+inf_nan = torch_npu.npu.utils.is_support_inf_nan
+flagged, clear = torch_npu.npu.get_npu_overflow_flag, torch_npu.npu.clear_npu_overflow_flag
+x = torch.full((4,), 60000.0, dtype=torch.float16, device="npu")
+print(torch.npu.get_device_name(), inf_nan(), torch.npu.is_bf16_supported())
+print(flagged(), (x * 2).tolist(), flagged())
+clear()
+print(flagged())
+""",
+        soc="Ascend910A",
+    )
+    assert ran.out.splitlines() == [
+        "Ascend910A False False",
+        "False [65504.0, 65504.0, 65504.0, 65504.0] True",
+        "False",
+    ], ran.err
+
+
+def test_an_operator_fails_on_request(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+from tests.device_failures import synchronize
+x = torch.ones(8, device="npu")
+for _ in range(3):
+    try:
+        x = x * x
+        synchronize()
+        print("ok")
+    except RuntimeError as error:
+        print("aclnnMul" in str(error))
+        break
+""",
+        faults="op:aclnnMul@2",
+    )
+    assert ran.out.split() == ["ok", "True"], ran.err
+    assert "fault injected: op aclnnMul in rank 0" in ran.err
+
+
+def test_the_older_operator_interface_is_refused_by_name(on_emulator: OnEmulator) -> None:
+    ran = on_emulator(
+        """
+import torch, torch_npu
+torch.npu.set_compile_mode(jit_compile=True)
+try:
+    torch.nn.functional.batch_norm(torch.ones(2, 3, 4, 4).npu(), None, None, training=True)
+    torch.npu.synchronize()
+except RuntimeError as error:
+    print(str(error).splitlines()[-1])
+"""
+    )
+    assert "was launched through aclop, CANN's older interface, which is not emulated" in ran.out, (
+        ran.err
+    )
+    assert "set_compile_mode(jit_compile=False)" in ran.out
+
+
+def test_the_profiler_records_what_the_host_does(on_emulator: OnEmulator, tmp_path: Path) -> None:
+    ran = on_emulator(
+        """
+import sys, torch, torch_npu
+kinds = torch_npu.profiler.ProfilerActivity
+with torch_npu.profiler.profile(
+    activities=[kinds.CPU, kinds.NPU],
+    on_trace_ready=torch_npu.profiler.tensorboard_trace_handler(sys.argv[1]),
+):
+    torch.ones(8, device="npu") + 1
+""",
+        str(tmp_path),
+    )
+    assert ran.code == 0, ran.err
+    (trace,) = tmp_path.rglob("trace_view.json")
+    assert "aten::add" in trace.read_text()

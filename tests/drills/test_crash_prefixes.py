@@ -1,0 +1,65 @@
+"""A loss of power at any moment of a write leaves a checkpoint to go on from, and never a wrong one."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+
+from drills.crash_prefixes import STORIES, check, crashes, tell
+from shufflenet_fn.checkpoint.crashes import Operation, Recorder
+from shufflenet_fn.checkpoint.disk import Disk, RealDisk
+from shufflenet_fn.checkpoint.format import MANIFEST
+from tests.checkpoint.support import small
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_every_prefix_leaves_a_checkpoint_to_go_on_from(name: str, tmp_path: Path) -> None:
+    steps, keep = STORIES[name]
+    story = tell(tmp_path / "run", steps, keep)
+    count = 0
+    for done, place in crashes(story, random.Random(0), 24, tmp_path / "crashed"):
+        check(story, done, place)
+        count += 1
+    assert count > 2 * len(story.operations) > 50
+
+
+@pytest.mark.parametrize("forgotten", ["files", "checkpoint", "parent"])
+def test_the_model_catches_a_write_that_does_not_wait(forgotten: str, tmp_path: Path) -> None:
+    """Without any one of the flushes, there is a prefix after which a finished save is lost."""
+    story = tell(tmp_path / "run", [1, 2, 3], 1)
+
+    def is_forgotten(operation: Operation) -> bool:
+        name = operation.path.name
+        kind = (
+            "parent"
+            if name == "checkpoints"
+            else "checkpoint"
+            if name.endswith(".partial") and name.startswith(".step")
+            else "files"
+        )
+        return operation.kind == "flush" and kind == forgotten
+
+    marked = [None if is_forgotten(operation) else operation for operation in story.operations]
+    saves = [
+        save._replace(operations=sum(o is not None for o in marked[: save.operations]))
+        for save in story.saves
+    ]
+    careless = story._replace(operations=[o for o in marked if o is not None], saves=saves)
+    assert len(careless.operations) < len(story.operations)
+    with pytest.raises(AssertionError):
+        for done, place in crashes(careless, random.Random(0), 64, tmp_path / "crashed"):
+            check(careless, done, place)
+
+
+def test_operations_are_done_and_written_down(tmp_path: Path) -> None:
+    disk: Disk = Recorder(RealDisk())
+    folder = small(tmp_path / "checkpoints", 3, disk=disk)
+    assert isinstance(disk, Recorder) and (folder / MANIFEST).exists()
+    kinds = [operation.kind for operation in disk.operations]
+    assert kinds == [
+        *("make_folder", "flush", "make_folder"),
+        *("write", "flush") * 3,
+        *("flush", "rename", "flush"),
+    ]

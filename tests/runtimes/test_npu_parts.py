@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from shufflenet_fn_backends.batch_norm_probe import CHANNELS, Probe, decide, probe
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.runtimes.npu.chip import (
     check_together,
@@ -19,7 +20,6 @@ from shufflenet_fn_backends.runtimes.npu.chip import (
 )
 from shufflenet_fn_backends.runtimes.npu.environment import RECOMMENDED, set_recommended
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError
-from shufflenet_fn_backends.third_result import CHANNELS, Probe, decide, probe
 
 OLD = (
     "Ascend910A",

@@ -1,0 +1,103 @@
+"""Measure what a chip's batch norm returns as its third result.
+
+PyTorch's own kernels return the inverse standard deviation. On Ascend chips before the 950 class,
+aclnnBatchNorm returns the biased variance, and aclnnBatchNormBackward takes it (ops-nn@9.1.0,
+norm/batch_norm_v3/docs/aclnnBatchNorm.md, "saveInvstd"; op_kernel/batch_norm_v3_welford.h stores
+``finalVar``); torch_npu hands it on as it is (op-plugin@517f2e7d, config/op_plugin_functions.yaml).
+So it is found out on the chip, once per device.
+
+Only to be imported for an NPU: marking a constant for torch.compile loads the compiler, which takes a second.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from shufflenet_fn_backends.constants import outside_transforms
+from shufflenet_fn_backends.primitives import ThirdResult
+from shufflenet_fn_backends.support.errors import DeviceError
+
+CHANNELS: Final = (1, 63, 64)
+"""From 64 channels on, CANN computes with another kernel (aclnn_batch_norm.cpp, ``isBNV3Supported``)."""
+
+_EPS: Final = 0.25
+_TOLERANCE: Final = 0.01
+
+
+class Probe(NamedTuple):
+    """One batch norm of known variances: what it returned for one channel, and what it may return."""
+
+    channels: int
+    returned: float
+    var: float
+    invstd: float
+    kind: ThirdResult | None
+
+
+# Under torch.compile the answer is a constant of the graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@lru_cache(64)
+def measured(device: torch.device) -> ThirdResult:
+    index: int | None = device.index
+    if index is None:
+        # The measurement runs in a thread of its own, whose current device is number 0.
+        device = torch.device(device.type, torch.get_device_module(device).current_device())
+    return decide(probe(device), str(device))
+
+
+def decide(probes: list[Probe], where: str) -> ThirdResult:
+    """Return the kind that all ``probes`` agree on.
+
+    Raises:
+        DeviceError: they do not agree, or a result is neither.
+    """
+    kinds = {found.kind for found in probes}
+    if len(kinds) == 1:
+        (kind,) = kinds
+        if kind is not None:
+            return kind
+    numbers = "; ".join(
+        f"{found.channels} channels: {found.returned:.4g} (variance {found.var:.4g}, inverse standard "
+        f"deviation {found.invstd:.4g})"
+        for found in probes
+    )
+    raise DeviceError(
+        f"batch norm on {where} returns neither the variance nor the inverse standard deviation of its input "
+        f"as its third result, or not the same for every number of channels. Returned for {numbers}. "
+        "Gradients and running statistics would be wrong. Install a torch_npu and a CANN that go together "
+        "(docs/ascend.md), unset whatever switches jit_compile on, or use --device cpu."
+    )
+
+
+def probe(device: torch.device) -> list[Probe]:
+    """Compute a batch norm of each of ``CHANNELS`` on ``device`` and compare the third results."""
+    return [_probe(channels, device) for channels in CHANNELS]
+
+
+def _probe(channels: int, device: torch.device) -> Probe:
+    # Mean 0 and variance 5 s² in the channel with scale s; variance and inverse deviation differ in all.
+    pattern = torch.tensor([-1.0, 1.0, -3.0, 3.0]).reshape(4, 1, 1, 1)
+    scale = torch.linspace(1.0, 2.0, channels)
+    var = 5.0 * scale.square()
+    invstd = (var + _EPS).rsqrt()
+
+    def returned() -> Tensor:
+        x = (pattern * scale.reshape(1, -1, 1, 1)).to(device)
+        ones, zeros = torch.ones(channels, device=device), torch.zeros(channels, device=device)
+        return torch.native_batch_norm(x, ones, zeros, None, None, True, 0.0, _EPS)[2].cpu()
+
+    found = outside_transforms(returned)
+    kind: ThirdResult | None = None
+    if _close(found, var):
+        kind = "var"
+    elif _close(found, invstd):
+        kind = "invstd"
+    return Probe(channels, float(found[-1]), float(var[-1]), float(invstd[-1]), kind)
+
+
+def _close(found: Tensor, expected: Tensor) -> bool:
+    return bool(((found - expected).abs() <= _TOLERANCE * expected).all())

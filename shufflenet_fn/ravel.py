@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from shufflenet_fn.tree import tree_leaves, tree_paths
-from shufflenet_fn_backends.constants import outside_transforms
+from shufflenet_fn_backends.transforms import outside_transforms
 
 ALIGNMENT: Final = 16
 """Elements: every tensor starts at a multiple of it, 32 bytes in float16. Ascend's vector units read and

@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.third_result import third_result
+from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.transforms import batched_or_forward
 
 _DIMS: Final = (0, 2, 3)
@@ -126,3 +126,17 @@ def _statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 def _per_channel(parameter: Tensor) -> Tensor:
     return parameter.reshape(1, -1, 1, 1)
+
+
+def third_result(device: torch.device) -> ThirdResult:
+    """Return what the third result is on ``device``; on an NPU it is measured once (``batch_norm_probe``).
+
+    Raises:
+        DeviceError: it is neither; the message has the numbers.
+    """
+    if device.type != "npu":
+        return "invstd"
+    from shufflenet_fn_backends.batch_norm_probe import measured
+
+    kind: ThirdResult = measured(device)
+    return kind

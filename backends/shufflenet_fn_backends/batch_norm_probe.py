@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.constants import outside_transforms
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.transforms import outside_transforms
 
 CHANNELS: Final = (1, 63, 64)
 """From 64 channels on, CANN computes with another kernel (aclnn_batch_norm.cpp, ``isBNV3Supported``)."""

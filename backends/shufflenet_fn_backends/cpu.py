@@ -41,8 +41,8 @@ from shufflenet_fn_backends.fused.feature_map import (
     single,
     take,
 )
+from shufflenet_fn_backends.fused.library import Operator
 from shufflenet_fn_backends.fused.on_parts import Coefficients, MaxPool
-from shufflenet_fn_backends.fused.operator import Operator
 from shufflenet_fn_backends.fused.program import record
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, permuted

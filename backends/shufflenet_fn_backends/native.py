@@ -14,8 +14,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from shufflenet_fn_backends import reference
-from shufflenet_fn_backends.checks import check_equal_halves
-from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.primitives import Backend, check_equal_halves
 
 
 def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:

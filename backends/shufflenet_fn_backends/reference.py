@@ -11,11 +11,9 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from shufflenet_fn_backends.batch_norm import normalize
-from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
+from shufflenet_fn_backends.batch_norm import normalize, third_result
 from shufflenet_fn_backends.pooling import max_pool2d
-from shufflenet_fn_backends.primitives import Backend, Moments
-from shufflenet_fn_backends.third_result import third_result
+from shufflenet_fn_backends.primitives import Backend, Moments, check_equal_halves, half_of_channels
 
 
 def conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> Tensor:

@@ -74,7 +74,7 @@ def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Se
 
 
 def _check_compiler() -> None:
-    from shufflenet_fn_backends.fused.build import find_compiler
+    from shufflenet_fn_backends.fused.library import find_compiler
 
     try:
         find_compiler()

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from shufflenet_fn_backends import routing
-from shufflenet_fn_backends.constants import outside_transforms
 from shufflenet_fn_backends.routing import Layout
+from shufflenet_fn_backends.transforms import outside_transforms
 
 DEPTH: Final = 4
 """Splits whose cuts are made at once. Cutting a tensor one split after the other would copy its gradient

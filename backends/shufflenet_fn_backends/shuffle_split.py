@@ -39,7 +39,7 @@ from torch.autograd import forward_ad
 from torch.autograd.function import Function
 from torch.library import Library, register_fake, register_vmap
 
-from shufflenet_fn_backends.checks import check_equal_halves, half_of_channels
+from shufflenet_fn_backends.primitives import check_equal_halves, half_of_channels
 
 Pair = tuple[Tensor, Tensor]
 

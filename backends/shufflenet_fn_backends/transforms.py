@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
 import torch
+from torch import Tensor
 from torch._C._functorch import TransformType, get_interpreter_stack
 from torch.autograd import forward_ad
 
@@ -29,3 +33,13 @@ def batched_or_forward() -> bool:
 
 def _active() -> list[TransformType]:
     return [interpreter.key() for interpreter in get_interpreter_stack() or ()]
+
+
+def outside_transforms(make: Callable[[], Tensor]) -> Tensor:
+    """``make()``, called in none of the transforms and modes that its caller may be in.
+
+    A tensor made under ``torch.func.grad`` belongs to that call, and one made in inference mode refuses
+    autograd: neither may be kept. Transforms and modes are a thread's own, so another thread makes it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(make).result()

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shufflenet_fn_backends.fused.operator import Operator
+from shufflenet_fn_backends.fused.library import Operator
 
 _NOT_MOVING = frozenset(
     {

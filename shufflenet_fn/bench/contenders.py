@@ -10,7 +10,7 @@ import torch
 
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.model.config import canonical_name
-from shufflenet_fn_backends.fused.build import find_compiler
+from shufflenet_fn_backends.fused.library import find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 OURS: Final = "shufflenet-fn"

@@ -12,11 +12,10 @@ from typing import Any, Protocol
 import torch
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
-from shufflenet_fn.bench.ratios import advice, ratio
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.tree import make_tree
-from shufflenet_fn.bench.turns import in_turns
+from shufflenet_fn.bench.turns import advice, in_turns, ratio
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.packed.format import PackSettings
 from shufflenet_fn.data.packed.index import is_packed

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import os
+import random
 import statistics
+import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, NamedTuple, TypeVar
 
 from shufflenet_fn.bench.workers import Worker
 
@@ -77,3 +82,97 @@ def in_turns(
 def _steps_for(worker: Worker, case: str, turn_seconds: float) -> int:
     step = statistics.median(worker.turn(case, 1) for _ in range(3))
     return max(1, min(_LONGEST_TURN, round(turn_seconds / max(step, 1e-9))))
+
+
+TOLERANCE: Final = 0.04
+"""A ratio is conclusive if its whole interval is this close to its median."""
+
+
+class Ratio(NamedTuple):
+    """The median of paired ratios and its 90 % bootstrap interval."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def width(self) -> float:
+        """The farther end of the interval, as a share of the median."""
+        return max(self.high - self.median, self.median - self.low) / self.median
+
+    @property
+    def conclusive(self) -> bool:
+        return self.width <= TOLERANCE
+
+
+def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """How many times as fast ours is, round by round: their seconds / our seconds."""
+    return [their / our for our, their in zip(ours, theirs, strict=True)]
+
+
+def interval(
+    values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000
+) -> tuple[float, float]:
+    """Bootstrap interval of the median (Efron, 1979), from a fixed seed so that it is reproducible."""
+    rng = random.Random(0)
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
+    tail = (1 - confidence) / 2
+    return medians[round(tail * (draws - 1))], medians[round((1 - tail) * (draws - 1))]
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
+    """How many times as fast ours is, from the seconds of both in the same rounds."""
+    values = paired_ratios(ours, theirs)
+    return Ratio(statistics.median(values), *interval(values))
+
+
+def advice(found: Ratio, rounds: int) -> str | None:
+    """What to do about a ratio that is not conclusive after ``rounds``; ``None`` if it is.
+
+    An interval shrinks with the root of the number of rounds.
+    """
+    if found.conclusive:
+        return None
+    needed = math.ceil(rounds * (found.width / TOLERANCE) ** 2 / 10) * 10
+    return f"inconclusive: run longer (--rounds {max(needed, rounds + 10)})"
+
+
+def cpu_seconds(pid: int | None = None) -> float:
+    """User and system seconds of this process, or of ``pid``, with all that descend from it.
+
+    ``resource.getrusage`` counts a child only when it has ended, and a data loader's workers do not end.
+    Others are read from /proc, in hundredths of a second; where there is none they count when they end.
+    """
+    own = time.process_time() if pid is None else 0.0
+    if not Path("/proc/self/stat").exists():
+        spent = os.times()
+        return own + spent.children_user + spent.children_system
+    parents, ticks = {}, {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # After the name, which may hold spaces, from the third field on (proc(5)).
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:  # it has just ended; its parent counts it from now on
+            continue
+        child = int(path.parent.name)
+        parents[child] = int(fields[1])
+        # utime, stime and those of ended children, cutime and cstime.
+        ticks[child] = sum(
+            map(int, fields[13:15] if own and child == os.getpid() else fields[11:15])
+        )
+    family = {os.getpid() if pid is None else pid}
+    while joining := {one for one in parents if parents[one] in family} - family:
+        family |= joining
+    return own + sum(ticks.get(one, 0) for one in family) / os.sysconf("SC_CLK_TCK")
+
+
+def settle(pid: int | None = None, *, quiet: float = 0.1, longest: float = 10.0) -> None:
+    """Return when a process and its children have used no CPU for ``quiet`` seconds, or after ``longest``."""
+    end = time.monotonic() + longest
+    before = cpu_seconds(pid)
+    while time.monotonic() < end:
+        time.sleep(quiet)
+        now = cpu_seconds(pid)
+        if now - before < 0.25 * quiet:
+            return
+        before = now

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
-from shufflenet_fn.doctor.child import MARK
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, Report, Stage
 from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn.run.options import declared
@@ -84,7 +86,7 @@ def examine(
 def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = False) -> Finding:
     """One stage in its process; a crash, an exception or a hang is a failed one."""
     outcome = run_module(
-        "shufflenet_fn.doctor.child",
+        "shufflenet_fn.doctor.examine",
         [name, json.dumps(facts)],
         timeout_s=timeout_s,
         environment={**os.environ, AUTOLOAD: "1" if autoload else "0"},
@@ -137,3 +139,43 @@ def _with_autoload(finding: Finding, facts: Facts, timeout_s: float) -> Finding:
     status = FAILED if finding.status == FAILED else WARNING
     text = finding.text if finding.status == FAILED else f"{finding.text}; {plain.text}"
     return finding._replace(status=status, text=text, fix=f"{finding.fix} {hint}".strip())
+
+
+MARK: Final = "shufflenet-fn finding: "
+
+# Named and not imported: a stage's imports are part of what it tries.
+STAGES: Final = MappingProxyType(
+    {
+        "python": "shufflenet_fn.doctor.packages:python",
+        "torch": "shufflenet_fn.doctor.packages:torch",
+        "torchvision": "shufflenet_fn.doctor.packages:torchvision",
+        "namesakes": "shufflenet_fn.doctor.packages:namesakes",
+        "torch_npu": "shufflenet_fn.doctor.ascend:torch_npu",
+        "autoload": "shufflenet_fn.doctor.ascend:autoload",
+        "cann": "shufflenet_fn.doctor.ascend:cann",
+        "glibc": "shufflenet_fn.doctor.machine:glibc",
+        "versions": "shufflenet_fn.doctor.machine:versions",
+        "numpy": "shufflenet_fn.doctor.machine:numpy",
+        "device files": "shufflenet_fn.doctor.machine:device_files",
+        "user": "shufflenet_fn.doctor.machine:user",
+        "folder": "shufflenet_fn.doctor.machine:folder",
+        "network": "shufflenet_fn.doctor.machine:network",
+        "variables": "shufflenet_fn.doctor.machine:variables",
+        "devices": "shufflenet_fn.doctor.compute:devices",
+        "kernel": "shufflenet_fn.doctor.compute:kernel",
+        "collective": "shufflenet_fn.doctor.compute:collective",
+        "loader": "shufflenet_fn.doctor.data:loader",
+        "disk": "shufflenet_fn.doctor.data:disk",
+    }
+)
+
+
+def main() -> None:
+    name, facts = sys.argv[1], json.loads(sys.argv[2])
+    module, _, function = STAGES[name].partition(":")
+    finding: Finding = getattr(importlib.import_module(module), function)(facts)
+    print(f"\n{MARK}{json.dumps(finding._asdict())}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

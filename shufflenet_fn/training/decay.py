@@ -12,7 +12,7 @@ from torch import Tensor
 from shufflenet_fn.model.variables import Params
 from shufflenet_fn.ravel import Raveled, RavelSpec
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
-from shufflenet_fn_backends.constants import outside_transforms
+from shufflenet_fn_backends.transforms import outside_transforms
 
 DecayFilter = Callable[[str, Tensor], bool]
 """Whether a parameter is decayed, from its dotted path and a tensor of its shape."""

@@ -25,8 +25,8 @@ from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_pat
 from shufflenet_fn.precision import Policy
 from shufflenet_fn.ravel import Raveled, RavelSpec, ravel, ravel_spec, unravel
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn_backends.constants import outside_transforms
 from shufflenet_fn_backends.primitives import Moments
+from shufflenet_fn_backends.transforms import outside_transforms
 
 NORM: Final = "norm"
 

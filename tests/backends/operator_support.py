@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.fused.operator import Operator
+from shufflenet_fn_backends.fused.library import Operator
 from tests.model.support import generator
 
 CHANNELS_LAST = torch.channels_last

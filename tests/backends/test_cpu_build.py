@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn_backends.fused import library
-from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
+from shufflenet_fn_backends.fused.library import build, cache_folder, find_compiler
 from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 from tests.conftest import Command

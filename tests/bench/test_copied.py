@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shufflenet_fn.bench.copied import COPYING, copied_per_step
+from benchmarks.copied import COPYING, copied_per_step
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.routed import BACKEND as ROUTED

@@ -20,14 +20,13 @@ from shufflenet_fn.bench.device_contenders import (
     ours_on,
     timed,
 )
-from shufflenet_fn.bench.device_step import _warmed_up, compared
-from shufflenet_fn.bench.kernel_table import kernel_table
+from shufflenet_fn.bench.device_step import _warmed_up, compared, kernel_table
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.support.errors import UsageError
-from shufflenet_fn_cli.device_step_table import print_device_step
+from shufflenet_fn_cli.bench_table import print_device_step
 from tests.model.support import one_thread
 
 __all__ = ["one_thread"]

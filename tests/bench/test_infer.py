@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from shufflenet_fn.bench.contenders import ONNX, OURS
-from shufflenet_fn.bench.infer_contenders import (
+from shufflenet_fn.bench.infer import (
     PEERS,
     InferCase,
     build_pass,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.bench.kernel_table import kernel_table
+from shufflenet_fn.bench.device_step import kernel_table
 
 ROWS = """\
 Device_id,Name,Type,Accelerator Core,Start Time(us),Duration(us),Wait Time(us),Block Num

@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from shufflenet_fn.bench.bytes_moved import bytes_moved
-from shufflenet_fn.bench.ops_cases import Op
-from shufflenet_fn.bench.ops_contenders import (
+from shufflenet_fn.bench.ops import (
     BOTH,
     FORWARD,
     TORCHVISION,
@@ -23,6 +22,7 @@ from shufflenet_fn.bench.ops_contenders import (
     contenders_for,
     settings_operations,
 )
+from shufflenet_fn.bench.ops_cases import Op
 from shufflenet_fn.bench.settings import OpsBenchSettings
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_cli.bench_table import print_ops_table

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.fused.operator import Operator
+from shufflenet_fn_backends.fused.library import Operator
 
 _FIRST_ONLY = (
     "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.fused.library import kernels
+from shufflenet_fn_backends.fused.library import Operator, kernels
 from shufflenet_fn_backends.fused.memory import (
     OutputGradient,
     Parts,
@@ -24,7 +24,6 @@ from shufflenet_fn_backends.fused.memory import (
     shape_of,
     vector,
 )
-from shufflenet_fn_backends.fused.operator import Operator
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch  # loads the OpenMP runtime that the kernels use
+import torch
+from torch import Tensor
 
-from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
+from shufflenet_fn_backends.support import compiler as compilers
+from shufflenet_fn_backends.support.cache import cache_root
+from shufflenet_fn_backends.support.compiler import Recipe, build_library
 from shufflenet_fn_backends.support.errors import DeviceError
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -93,3 +98,65 @@ def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Ca
 def _check(result: int, function: object, arguments: object) -> None:
     if result:
         raise MemoryError("a CPU kernel could not get its working memory")
+
+
+_WITHOUT = "take --backend routed, which needs none"
+ADVICE = f"{compilers.INSTALL}, name yours in $CXX, or {_WITHOUT}."
+RECIPE = Recipe(
+    name="kernels",
+    what="the CPU kernels",
+    sources=Path(__file__).with_name("kernels"),
+    flags=(
+        "-std=c++17",
+        "-O3",
+        "-march=native",
+        "-ffp-contract=fast",
+        "-fopenmp",
+        "-fPIC",
+        "-fvisibility=hidden",
+    ),
+    libraries=(),
+    advice=_WITHOUT,
+)
+
+
+def find_compiler() -> list[str]:
+    """The command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
+
+    Raises:
+        DeviceError: it is not there.
+    """
+    return compilers.find_compiler(ADVICE)
+
+
+def cache_folder() -> Path:
+    """``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
+    return cache_root() / "kernels"
+
+
+def build(compiler: list[str], folder: Path) -> Path:
+    """The library, built in ``folder`` if it is not there yet; errors as ``build_library``."""
+    return build_library(RECIPE, compiler, folder)
+
+
+class Operator(ABC):
+    """A differentiable operator, on plain CPU tensors and outside autograd."""
+
+    @property
+    @abstractmethod
+    def constants(self) -> tuple[int, ...]:
+        """Which results have no gradient."""
+
+    @abstractmethod
+    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Results of the operator."""
+
+    @abstractmethod
+    def backward(
+        self,
+        tensors: Sequence[Tensor],
+        results: Sequence[Tensor],
+        grads: Sequence[Tensor],
+        needed: Sequence[bool],
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of ``tensors`` from those of ``results``; ``None`` allowed where not needed."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from shufflenet_fn_backends.fused.library import kernels
+from shufflenet_fn_backends.fused.library import Operator, kernels
 from shufflenet_fn_backends.fused.memory import (
     Parts,
     address,
@@ -18,7 +18,6 @@ from shufflenet_fn_backends.fused.memory import (
     is_half,
     pixel_stride,
 )
-from shufflenet_fn_backends.fused.operator import Operator
 
 
 @dataclass(frozen=True)

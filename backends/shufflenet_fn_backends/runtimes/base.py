@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.utils import deterministic
 
 from shufflenet_fn_backends.runtimes.settling import Settling
 from shufflenet_fn_backends.support.errors import UsageError
@@ -150,3 +151,12 @@ class Runtime:
 
 def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def deterministic_operators() -> str:
+    """Have torch take deterministic kernels, and raise where there is none. Says so."""
+    torch.use_deterministic_algorithms(True)
+    # Filling every new tensor with NaN finds reads of memory that was never written; it is a pass over
+    # memory for each activation, and does not make a result any more deterministic.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return "torch takes deterministic operators, or raises where there is none"

@@ -12,8 +12,7 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime
-from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
+from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime, deterministic_operators
 from shufflenet_fn_backends.runtimes.profiling import torch_profiling
 
 ALLOCATOR_SETTINGS = (

@@ -1,10 +1,17 @@
-"""Finding the C++ compiler of this machine, for the kernels of backend `cpu` and the image reader."""
+"""Compile C++ sources to a shared library in the cache, once for each machine and version."""
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import shlex
 import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from shufflenet_fn_backends.support.errors import DeviceError
 
@@ -40,3 +47,97 @@ def words_of(name: str, value: str) -> list[str]:
         return shlex.split(value)
     except ValueError as error:
         raise DeviceError(f"cannot read ${name}, which is {value!r}: {error}.") from error
+
+
+class Recipe(NamedTuple):
+    """How a library is made.
+
+    Attributes:
+      name: of the library's file.
+      what: it is, for messages.
+      sources: the folder with ``api.cpp``, which includes all else.
+      flags: of the compiler.
+      libraries: what is linked to it.
+      advice: what a user without a compiler can do.
+    """
+
+    name: str
+    what: str
+    sources: Path
+    flags: tuple[str, ...]
+    libraries: tuple[str, ...]
+    advice: str
+
+
+def all_flags(recipe: Recipe) -> tuple[str, ...]:
+    """The recipe's and the user's."""
+    return (*recipe.flags, *words_of("CXXFLAGS", os.environ.get("CXXFLAGS", "")))
+
+
+def build_library(recipe: Recipe, compiler: list[str], folder: Path) -> Path:
+    """The library, built in ``folder`` if it is not there yet.
+
+    Its name holds a hash of the sources, the flags, the compiler's version and the processor's features, so
+    that a shared home folder serves different machines. Several processes may call this at once.
+
+    Raises:
+        DeviceError: the compiler failed, or the folder cannot be written; with the compiler's words.
+    """
+    from filelock import FileLock
+
+    try:
+        library = folder / f"{recipe.name}-{_fingerprint(recipe, compiler)}.so"
+        if library.is_file():
+            return library
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "build.lock"):
+            if not library.is_file():
+                _compile(recipe, compiler, library)
+    except OSError as error:
+        raise DeviceError(
+            f"cannot build {recipe.what} in {folder} with {compiler[0]}: {error.strerror or error}. Make "
+            f"the folder writable, set XDG_CACHE_HOME to one that is, or {recipe.advice}."
+        ) from error
+    return library
+
+
+def _compile(recipe: Recipe, compiler: list[str], library: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        built, compiled = Path(scratch) / "library.so", Path(scratch) / "library.o"
+        source = recipe.sources / "api.cpp"
+        _run(recipe, [*compiler, *all_flags(recipe), "-c", str(source), "-o", str(compiled)])
+        # Linked without the flags, such as -fopenmp: torch has loaded its own copy of the OpenMP runtime, and
+        # a second one would bring a second pool of threads that fights the first for the cores.
+        linked = [*compiler, "-shared", str(compiled), "-o", str(built), *recipe.libraries]
+        _run(recipe, linked)
+        os.replace(built, library)
+
+
+def _run(recipe: Recipe, command: Sequence[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        words = "\n".join(done.stderr.strip().splitlines()[:5])
+        raise DeviceError(
+            f"cannot build {recipe.what}: {command[0]} failed with exit code {done.returncode}.\n"
+            f"{words}\n{INSTALL}, name yours in $CXX, or {recipe.advice}."
+        )
+
+
+def _fingerprint(recipe: Recipe, compiler: list[str]) -> str:
+    digest = hashlib.sha256()
+    for source in sorted(recipe.sources.glob("*.[ch]pp")):
+        digest.update(source.name.encode() + source.read_bytes())
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
+    facts = (*all_flags(recipe), *recipe.libraries, version.stdout, platform.machine())
+    for fact in (*facts, _processor_features()):
+        digest.update(fact.encode())
+    return digest.hexdigest()[:16]
+
+
+def _processor_features() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    # x86-64 calls them flags, aarch64 Features.
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from shufflenet_fn_backends.support.cache import cache_root
-from shufflenet_fn_backends.support.compiler import INSTALL, find_compiler
+from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError
-from shufflenet_fn_backends.support.native_build import Recipe, build_library
 
 _WITHOUT: Final = "take --image-reader python, which needs none"
 ADVICE: Final = f"{INSTALL}, name yours in $CXX, or {_WITHOUT}."

@@ -15,8 +15,15 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.known_errors import explain
-from shufflenet_fn_backends.runtimes.base import Half, Memory, Overflow, Profiler, Runtime, Window
-from shufflenet_fn_backends.runtimes.determinism import deterministic_operators
+from shufflenet_fn_backends.runtimes.base import (
+    Half,
+    Memory,
+    Overflow,
+    Profiler,
+    Runtime,
+    Window,
+    deterministic_operators,
+)
 from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
 from shufflenet_fn_backends.runtimes.npu.probe import Found, probe

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
     from shufflenet_fn.model.network import apply
     from shufflenet_fn.model.variables import Variables, init
-    from shufflenet_fn.precision import Policy, get_policy
     from shufflenet_fn.training.loss_scale import LossScaling
     from shufflenet_fn.training.losses import cross_entropy
     from shufflenet_fn.training.optim import GradientTransformation, sgd
+    from shufflenet_fn.training.precision import Policy, get_policy
     from shufflenet_fn.training.state import TrainState, create_train_state
     from shufflenet_fn.training.step import Examples, make_eval_step, make_train_step
     from shufflenet_fn_backends.registry import get_backend
@@ -37,7 +37,7 @@ _HOME = {
     "GradientTransformation": "shufflenet_fn.training.optim",
     "InferenceParams": "shufflenet_fn.model.inference",
     "LossScaling": "shufflenet_fn.training.loss_scale",
-    "Policy": "shufflenet_fn.precision",
+    "Policy": "shufflenet_fn.training.precision",
     "ShuffleNetConfig": "shufflenet_fn.model.config",
     "TrainState": "shufflenet_fn.training.state",
     "Variables": "shufflenet_fn.model.variables",
@@ -48,7 +48,7 @@ _HOME = {
     "from_torchvision": "shufflenet_fn.convert.torchvision",
     "get_backend": "shufflenet_fn_backends.registry",
     "get_config": "shufflenet_fn.model.config",
-    "get_policy": "shufflenet_fn.precision",
+    "get_policy": "shufflenet_fn.training.precision",
     "infer": "shufflenet_fn.model.inference",
     "init": "shufflenet_fn.model.variables",
     "make_eval_step": "shufflenet_fn.training.step",

@@ -77,7 +77,7 @@ def test_help_does_not_import_torch(verb: str) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["shufflenet_fn", "shufflenet_fn.model.config", "shufflenet_fn.precision"],
+    ["shufflenet_fn", "shufflenet_fn.model.config", "shufflenet_fn.training.precision"],
 )
 def test_examples_in_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))

@@ -5,16 +5,18 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shufflenet_fn.checkpoint.compare import Comparison
-from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
 from shufflenet_fn.data.paths import printable
+
+if TYPE_CHECKING:  # both import torch, which --help does without
+    from shufflenet_fn.checkpoint.compare import Comparison
+    from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
 
 checkpoint_app = typer.Typer(
     help="List, verify, show and compare checkpoints.", no_args_is_help=True

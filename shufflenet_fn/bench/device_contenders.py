@@ -22,11 +22,11 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.flat_state import ravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.schedules import epoch_cosine
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce

@@ -34,8 +34,8 @@ from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes import cpu
 

@@ -22,8 +22,8 @@ from shufflenet_fn.convert.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend

@@ -30,10 +30,10 @@ from shufflenet_fn.convert.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags

@@ -17,7 +17,7 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import Layer, body
 from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
-from shufflenet_fn.precision import Policy
+from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE

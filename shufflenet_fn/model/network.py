@@ -14,7 +14,7 @@ from torch import Tensor
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, update_running_stats
 from shufflenet_fn.model.variables import BatchStats, Variables
-from shufflenet_fn.precision import Policy
+from shufflenet_fn.training.precision import Policy
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 

@@ -18,7 +18,6 @@ from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
-from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.run.derived import eval_resize, precision_name
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.decay import decay_all, decay_weights
@@ -29,6 +28,7 @@ from shufflenet_fn.training.optim import (
     clip_by_global_norm,
     sgd,
 )
+from shufflenet_fn.training.precision import Policy, get_policy
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.tree import tree_cast, tree_to

@@ -17,14 +17,14 @@ from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import to_logical
-from shufflenet_fn.ravel import unravel
 from shufflenet_fn.run.json_text import to_json
 from shufflenet_fn.run.loading import training_batches
 from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training
+from shufflenet_fn.training.flat import unravel
+from shufflenet_fn.training.flat_state import unravel_state
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.optim import GradientTransformation, Updates
-from shufflenet_fn.training.raveled import unravel_state
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import Examples, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_zeros_like

@@ -8,8 +8,8 @@ from typing import Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.measured import StepCase
+from shufflenet_fn.training.precision import get_policy
 
 
 class Work(NamedTuple):

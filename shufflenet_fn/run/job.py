@@ -21,7 +21,6 @@ from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend
 from shufflenet_fn.run.build_augment import build_mixing
@@ -41,6 +40,7 @@ from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
 from shufflenet_fn.run.resumption import check_classes, checked_manifest
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
 from shufflenet_fn_backends.support.errors import UsageError, UserError

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import version_of
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.emulated import emulated

@@ -28,7 +28,7 @@ from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.files import METRICS
 from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.raveled import unravel_state
+from shufflenet_fn.training.flat_state import unravel_state
 
 _END_S = 60.0
 """How long the end of a failed run waits for what is being written."""

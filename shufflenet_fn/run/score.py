@@ -24,7 +24,6 @@ from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import canonical_name, get_config
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import bad_images_of, bad_names
 from shufflenet_fn.run.derived import eval_resize
@@ -35,6 +34,7 @@ from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores

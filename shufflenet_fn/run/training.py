@@ -51,10 +51,10 @@ from shufflenet_fn.run.step_clock import StepClock
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.model.variables import Params
-from shufflenet_fn.ravel import Raveled, RavelSpec
+from shufflenet_fn.training.flat import Raveled, RavelSpec
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
 from shufflenet_fn_backends.transforms import outside_transforms
 

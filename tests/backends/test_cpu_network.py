@@ -19,9 +19,9 @@ from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_conf
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training.gradients import grads_by_engine, grads_by_func
 from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_leaves, tree_map
 from shufflenet_fn_backends.cpu import BACKEND as CPU
 from shufflenet_fn_backends.primitives import Backend

@@ -16,8 +16,8 @@ from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE

@@ -14,7 +14,7 @@ from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.config import ARCHITECTURES, get_config
 from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
 from shufflenet_fn.model.network import apply
-from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_leaves, tree_map
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.registry import get_backend

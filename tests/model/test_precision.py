@@ -12,8 +12,8 @@ from torch import Tensor
 from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.training.precision import Policy, get_policy
 from shufflenet_fn.tree import tree_leaves
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.network import apply
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags

@@ -12,9 +12,9 @@ import torch
 from shufflenet_fn.checkpoint.inventory import checkpoints
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.snapshot import Snapshots
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags

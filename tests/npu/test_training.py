@@ -12,10 +12,10 @@ import torch
 from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, Metrics, make_train_step, no_flags
@@ -98,7 +98,7 @@ def test_a_step_is_as_near_to_float32_as_on_the_cpu(
 OVERFLOW = """
 import json, torch, torch_npu
 from tests.npu.test_training import BATCH, optimizer, start
-from shufflenet_fn.precision import get_policy
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves

@@ -13,11 +13,11 @@ from torch.func import grad, vmap
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_map

@@ -11,9 +11,9 @@ import torch
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.build import build_predictor, build_prepare
 from shufflenet_fn.run.evaluation import evaluate
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.step import Examples, make_eval_step
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, generator, one_thread, tiny_variables

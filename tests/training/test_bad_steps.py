@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from shufflenet_fn.training.flat_state import ravel_state
 from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, TrainStep, make_train_step, no_flags

@@ -12,13 +12,13 @@ from torch._dynamo.testing import CompileCounter
 
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training import schedules
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import Mix, correct_counts
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_map

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shufflenet_fn.precision import get_policy
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling, parse_loss_scaling
 from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, make_eval_step, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves

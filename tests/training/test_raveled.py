@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from shufflenet_fn.precision import get_policy
-from shufflenet_fn.ravel import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
 from shufflenet_fn.training.decay import DecayFilter, decay_all, decay_weights
+from shufflenet_fn.training.flat import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import chain, clip_by_global_norm, sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, Flags, Metrics, make_train_step, no_flags

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from shufflenet_fn.model.channel_order import in_order_of
+from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.raveled import ravel_state, unravel_state
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags

@@ -22,8 +22,8 @@ from shufflenet_fn.model.running_stats import (
     update_running_stats_foreach,
 )
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
-from shufflenet_fn.precision import Policy
-from shufflenet_fn.ravel import Raveled, RavelSpec, ravel, ravel_spec, unravel
+from shufflenet_fn.training.flat import Raveled, RavelSpec, ravel, ravel_spec, unravel
+from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn_backends.primitives import Moments
 from shufflenet_fn_backends.transforms import outside_transforms

@@ -149,12 +149,12 @@ def _rows(images: int, half: int, device: torch.device) -> _Rows:
     dtype = torch.int32  # as in `_indices`
     with torch.inference_mode(False):
         image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
-        channel = torch.arange(2 * half, dtype=dtype, device=device)
-        which = channel.view(2, 1, half)
+        channel = torch.arange(half, dtype=dtype, device=device)
+        operand = torch.arange(2, dtype=dtype, device=device) * (images * half)
         # Channel k of the shuffled map is channel k // 2 of operand k % 2, and back.
-        shuffled = (which % 2) * (images * half) + image + which // 2
-        pairs = channel.view(half, 2).t().reshape(2, 1, half)
-        unshuffled = (pairs // half) * (images * half) + image + pairs % half
+        shuffled = (channel.view(half, 1) + operand).reshape(2, 1, half) + image
+        joined = (operand.view(2, 1) + channel).reshape(half, 2)
+        unshuffled = joined.t().reshape(2, 1, half) + image
     return _Rows(shuffled.reshape(-1), unshuffled.reshape(-1))
 
 

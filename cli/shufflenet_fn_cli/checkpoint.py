@@ -12,8 +12,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shufflenet_fn.data.paths import printable
-
 if TYPE_CHECKING:  # both import torch, which --help does without
     from shufflenet_fn.checkpoint.compare import Comparison
     from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
@@ -173,6 +171,8 @@ def print_list(listed: list[Listed]) -> None:
 
 def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorFacts]) -> None:
     """The manifest line by line, then the tensors."""
+    from shufflenet_fn.data.paths import printable
+
     console = Console()
     console.print(Text(printable(path), style="bold"), soft_wrap=True)
     for name, value in manifest.items():
@@ -193,6 +193,8 @@ def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorF
 
 def print_comparison(first: Path, second: Path, comparison: Comparison) -> None:
     """Which two were compared, what differs, and whether the tensors are the same."""
+    from shufflenet_fn.data.paths import printable
+
     console = Console()
     console.print(Text(printable(f"{first} | {second}"), style="bold"), soft_wrap=True)
     for item in comparison.values:

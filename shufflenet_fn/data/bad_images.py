@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shufflenet_fn.data.bad_limit import BadLimit
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 3
@@ -25,7 +25,7 @@ class BadImage(UserError):
     """A sample that is not an image that can be used.
 
     Attributes:
-      name: what ``Samples.name`` calls it: a path, or a shard, its record and the original path.
+      name: what ``Dataset.name`` calls it: a path, or a shard, its record and the original path.
       reason: what is wrong with it, without the name.
     """
 
@@ -74,7 +74,7 @@ class BadImages:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Dataset,
         limit: BadLimit,
         *,
         record: Callable[[BadSample], None] = lambda sample: None,

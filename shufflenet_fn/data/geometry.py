@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.box import Box
-from shufflenet_fn.data.picture import RgbImage
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.lazy_image import Box, RgbImage, Scratch
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2

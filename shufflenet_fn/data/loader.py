@@ -9,14 +9,12 @@ from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
-from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory
-from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory, Layout
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.lazy_image import Scratch
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.one_thread import one_thread_setter
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
-from shufflenet_fn.data.scratch import Scratch
-from shufflenet_fn.data.threads import PrefetchIterator
+from shufflenet_fn.data.threads import PrefetchIterator, one_thread_setter
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -24,7 +22,7 @@ BatchIterator = PrefetchIterator[Batch]
 
 
 def train_loader(
-    folder: Samples,
+    folder: Dataset,
     transform: TrainTransform,
     *,
     augment: SampleAugmentation | None = None,
@@ -107,7 +105,7 @@ def train_loader(
 
 
 def eval_loader(
-    folder: Samples,
+    folder: Dataset,
     transform: EvalTransform,
     *,
     batch_size: int,

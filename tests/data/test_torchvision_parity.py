@@ -15,8 +15,8 @@ from PIL import Image
 
 from shufflenet_fn.data import geometry, jitter
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
+from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.listing import IMAGE_EXTENSIONS
-from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 
 from .conftest import Array, WriteTree

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn_backends.support.errors import UsageError
 
 ERASING_TRIES = 10

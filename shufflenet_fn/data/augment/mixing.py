@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn.data.randomness import MIXING, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 

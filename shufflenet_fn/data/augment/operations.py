@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Operation(NamedTuple):
-    """An operation with its magnitude, drawn from a space of ``shufflenet_fn.data.augment.spaces``."""
+    """An operation with its magnitude, drawn from a space of ``shufflenet_fn.data.augment.policies``."""
 
     name: str
     magnitude: float

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.dataset import Stored
 from shufflenet_fn.data.native.library import Functions
-from shufflenet_fn.data.stored import Stored
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 
 Draws = npt.NDArray[np.float64]
@@ -93,7 +93,7 @@ class NativeReader:
         return done, draws
 
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
-        """Samples resized and cropped as ``transform`` says. Args and result as ``train``."""
+        """Dataset resized and cropped as ``transform`` says. Args and result as ``train``."""
         count = len(stored)
         _check_images(out, count, transform.size)
         done = np.zeros(count, dtype=np.bool_)

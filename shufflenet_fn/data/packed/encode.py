@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.decode import RgbImage, decode_rgb
+from shufflenet_fn.data.decode import RgbImage, decode_rgb, read_jpeg_header
 from shufflenet_fn.data.geometry import resize, resized_shape
-from shufflenet_fn.data.jpeg import read_jpeg_header
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 
 # Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
 _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")

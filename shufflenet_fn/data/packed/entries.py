@@ -5,8 +5,8 @@ Little-endian columns one after the other, each with one number per image, then 
 =========== ====== ==============================================================
 labels      int64  index into the class names
 name_ends   uint64 where the image's name ends in ``names``
-offsets     uint64 where the record begins in its shard's file; 0: not known
-sizes       uint64 bytes of the record; 0 if it is not known where they are
+offsets     uint64 where the image's first byte is in its shard
+sizes       uint64 bytes of the image
 checksums   uint32 CRC-32 of what ``record_checksum`` says
 heights     uint32 pixels
 widths      uint32 pixels
@@ -18,6 +18,7 @@ Mapped, they cost page cache and no memory of the process's own, whatever their 
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import zlib
@@ -39,6 +40,8 @@ _COLUMNS = (
     ("heights", "<u4"),
     ("widths", "<u4"),
 )
+# As `record_checksum` packs them.
+_FACTS = np.dtype([("index", "<i8"), ("label", "<i8"), ("height", "<u4"), ("width", "<u4")])
 _ENTRY_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
 
 
@@ -83,8 +86,8 @@ def record_checksum(data: bytes, index: int, label: int, height: int, width: int
 
 def entries_of(
     labels: Sequence[int],
-    offsets: npt.NDArray[np.uint64],
-    sizes: npt.NDArray[np.uint64],
+    offsets: Sequence[int],
+    sizes: Sequence[int],
     checksums: Sequence[int],
     heights: Sequence[int],
     widths: Sequence[int],
@@ -95,8 +98,8 @@ def entries_of(
     return Entries(
         np.array(labels, dtype="<i8"),
         np.cumsum([len(name) for name in encoded], dtype="<u8"),
-        offsets.astype("<u8"),
-        sizes.astype("<u8"),
+        np.array(offsets, dtype="<u8"),
+        np.array(sizes, dtype="<u8"),
         np.array(checksums, dtype="<u4"),
         np.array(heights, dtype="<u4"),
         np.array(widths, dtype="<u4"),
@@ -145,5 +148,36 @@ def map_entries(path: Path, count: int) -> Entries:
 
 
 def _no_entries() -> Entries:
-    none = np.zeros(0, dtype="<u8")
-    return entries_of([], none, none, [], [], [], [])
+    return entries_of([], [], [], [], [], [], [])
+
+
+def checksum_seeds(
+    indices: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    heights: npt.NDArray[np.uint32],
+    widths: npt.NDArray[np.uint32],
+) -> npt.NDArray[np.uint32]:
+    """CRC-32 of each image's place, label and size, (N,) each: what its record's checksum goes on from."""
+    facts = np.empty(len(indices), dtype=_FACTS)
+    facts["index"], facts["label"] = indices, labels
+    facts["height"], facts["width"] = heights, widths
+    # A CRC-32 is linear up to a constant: every byte adds its own term, by place and value.
+    terms, zeros = _terms()
+    places = np.arange(_FACTS.itemsize)
+    seeds: npt.NDArray[np.uint32] = np.bitwise_xor.reduce(
+        terms[places, facts.view(np.uint8).reshape(-1, _FACTS.itemsize)], axis=1
+    )
+    return seeds ^ zeros
+
+
+@functools.cache
+def _terms() -> tuple[npt.NDArray[np.uint32], np.uint32]:
+    """What each byte adds, (places, values), and the CRC-32 of zeros alone."""
+    zeros = zlib.crc32(bytes(_FACTS.itemsize))
+    terms = np.empty((_FACTS.itemsize, 256), dtype=np.uint32)
+    for place in range(_FACTS.itemsize):
+        for value in range(256):
+            facts = bytearray(_FACTS.itemsize)
+            facts[place] = value
+            terms[place, value] = zlib.crc32(facts) ^ zeros
+    return terms, np.uint32(zeros)

@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.entries import Entries, map_entries
-from shufflenet_fn.data.packed.files import sha256_of
-from shufflenet_fn.data.packed.format import (
+from shufflenet_fn.data.packed.files import BEYOND, ShardFiles, sha256_of
+from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
     FileFacts,
     SplitIndex,
     is_packed_file,
+    read_index,
 )
-from shufflenet_fn.data.packed.index import read_index
-from shufflenet_fn.data.packed.positions import read_at
-from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn.data.threads import ordered_map
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 class Damage(NamedTuple):
@@ -167,34 +165,18 @@ def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
 
 
 def _record_damage(folder: Path, shard: _Shard, entries: Entries) -> Iterator[Damage]:
-    """The records of a shard that cannot be read or are not what or where the entries say."""
+    """Find the images of a shard that cannot be read or are not what the entries say."""
     path = folder / shard.facts.name
-    readers = ShardReaders([path])
+    files, end = ShardFiles([path]), path.stat().st_size
     for record in range(shard.facts.images):
         index = shard.first + record
+        offset, size = int(entries.offsets[index]), int(entries.sizes[index])
         try:
-            data = readers.read(0, record)
-        except ShardError as error:
-            reason = str(error)
-        else:
-            if not entries.matches(index, data):
-                reason = "its checksum differs"
-            elif not _is_at(path, int(entries.offsets[index]), int(entries.sizes[index]), data):
-                reason = "it is not where the entries say"
-            else:
+            inside = offset + size <= end
+            if inside and entries.matches(index, files.read(0, offset, size)):
                 continue
+            reason = "its checksum differs" if inside else BEYOND
+        except UserError as error:
+            reason = str(error)
         original = f"{shard.split}/{entries.name(index)}"
         yield Damage(shard.facts.name, reason, record, original)
-
-
-def _is_at(path: Path, offset: int, size: int, data: bytes) -> bool:
-    """Whether a record's bytes are at its position, if that is known."""
-    if offset == size == 0:
-        return True
-    if size != len(data):
-        return False
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return read_at(file.fileno(), offset, size) == data
-    except ShardError:
-        return False

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shufflenet_fn.data.packed.format import PackSettings
-from shufflenet_fn.data.packed.index import is_packed, read_index
+from shufflenet_fn.data.folder import ImageFolder, open_train_val
+from shufflenet_fn.data.packed.index import PackSettings, is_packed, read_index
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
 
 
 class Sizes(NamedTuple):

@@ -72,6 +72,7 @@ def test_tar_lists_a_shard(train: PackedSplit) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it leaves files to the collector
 def test_webdataset_decodes_images_and_labels(train: PackedSplit) -> None:
     webdataset = pytest.importorskip("webdataset")
     kind = "ppm" if train.raw else "jpg"
@@ -80,6 +81,8 @@ def test_webdataset_decodes_images_and_labels(train: PackedSplit) -> None:
     found = [(image.size, label) for image, label in samples]
     sizes = zip(train.entries.widths.tolist(), train.entries.heights.tolist(), strict=True)
     assert found == list(zip(sizes, train.labels.tolist(), strict=True))
+    del samples
+    gc.collect()
 
 
 def shards_of(train: PackedSplit) -> npt.NDArray[np.int64]:

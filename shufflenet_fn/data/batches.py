@@ -46,7 +46,7 @@ Fill = Callable[[int, int, RgbImage], None]
 among the samples asked for. Raises ``BadImage``."""
 
 Finish = Callable[[int, int, RgbImage], None]
-"""As ``Fill``, of a sample that was read at once: what is left to do with it."""
+"""As ``Fill``, for a sample that the native reader has read: does the rest."""
 
 Instead = Callable[[int, int], "int | None"]
 """``instead(index, attempt)``: the sample to try in the place of ``index``, or ``None`` for none."""
@@ -67,7 +67,7 @@ def train_batch(
     memory: BatchMemory,
     native: NativeReader | None,
 ) -> Batch:
-    """The augmented batch of ``step``. Raises as ``read_batch``."""
+    """Read the augmented batch of ``step``. Raises as ``read_batch``."""
     epoch, indices, repeats = schedule(step)
 
     def fill(slot: int, index: int, out: RgbImage) -> None:
@@ -102,7 +102,7 @@ def train_batch(
 
 
 def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
-    """``batch``, of an even size, with its images mixed in place and the labels of their partners."""
+    """Mix the images of a batch of even size in place and add the labels of their partners."""
     images = batch.images.permute(0, 2, 3, 1).numpy()
     blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
     mix_images(images, blend)
@@ -123,7 +123,7 @@ def eval_batch(
     memory: BatchMemory,
     native: NativeReader | None,
 ) -> Batch:
-    """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
+    """Read batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
 
     def fill(slot: int, index: int, out: RgbImage) -> None:
@@ -157,7 +157,7 @@ def read_batch(
     bad_images: BadImages | None,
     instead: Instead,
 ) -> Batch:
-    """Read samples into memory that is there.
+    """Read samples into given memory.
 
     Args:
       folder: where the samples are.
@@ -212,7 +212,7 @@ def read_batch(
 
 
 def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
-    """The images, uint8 (N, size, size, 3)."""
+    """Return the images as uint8 (N, size, size, 3)."""
     return parts.images.permute(0, 2, 3, 1).numpy()
 
 
@@ -232,9 +232,10 @@ def train_at_once(
     images: Images,
     stopped: Callable[[], bool],
 ) -> tuple[Flags, Draws]:
-    """Crops and flips of a batch's samples, in ``images``. Result as ``NativeReader.train``.
+    """Read crops and flips of samples into ``images``, as far as the native reader can.
 
-    Without a reader, or of samples that do not tell where they lie, nothing is read.
+    Without a reader, or if the data set does not tell where its samples lie, nothing is read. Result as
+    ``NativeReader.train``.
 
     Raises:
       Stopped: ``stopped()`` was true.
@@ -266,7 +267,7 @@ def eval_at_once(
     images: Images,
     stopped: Callable[[], bool],
 ) -> Flags:
-    """Resized samples of a batch, in ``images``. Otherwise as ``train_at_once``."""
+    """Read resized samples into ``images``. Otherwise as ``train_at_once``."""
     done = np.zeros(len(indices), dtype=np.bool_)
     if reader is None or not isinstance(folder, Located):
         return done

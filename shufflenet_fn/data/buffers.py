@@ -36,7 +36,7 @@ class Parts(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the parts of a batch lie in a flat uint8 tensor: labels first, so that few images are a prefix.
+    """Layout of a batch in a flat uint8 tensor: labels first, so that a batch of fewer images is a prefix.
 
     Attributes:
       capacity: images that there is room for.
@@ -52,11 +52,11 @@ class Layout(NamedTuple):
         return self.used(self.capacity)
 
     def used(self, count: int) -> int:
-        """Bytes up to the end of ``count`` images."""
+        """Return the bytes up to the end of ``count`` images."""
         return self._images_at + count * self.size * self.size * 3
 
     def parts(self, memory: Tensor, count: int) -> Parts:
-        """The views for ``count`` images, on whatever device ``memory`` is."""
+        """Return the views for ``count`` images, on the device of ``memory``."""
         labels = memory[: 2 * _LABEL * self.capacity].view(torch.int64).view(2, self.capacity)
         weight_at = 2 * _LABEL * self.capacity
         images = memory[self._images_at : self.used(count)]
@@ -82,30 +82,30 @@ class Stopped(Exception):
 
 
 class BatchMemory(Protocol):
-    """Where a loader's batches are put together."""
+    """Memory that a loader writes its batches to."""
 
     @property
     def layout(self) -> Layout:
-        """Of each batch."""
+        """Layout of each batch."""
 
     def start(self, first: int) -> None:
-        """A loader begins, with batch ``first``."""
+        """Prepare for a loader that begins with batch ``first``."""
 
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
-        """Flat memory for batch ``number``, the caller's alone while the context lasts.
+        """Return flat memory for batch ``number``, reserved for the caller while the context lasts.
 
         Raises ``Stopped`` if ``stopped()`` becomes true before there is any.
         """
 
 
 class FreshMemory:
-    """New memory for each batch: it stays as it is for as long as someone holds it."""
+    """New memory for each batch, valid for as long as it is referenced."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
     def start(self, first: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
         """As ``BatchMemory``; never waits."""
@@ -151,7 +151,7 @@ class BatchBuffers:
             self._changed.notify_all()
 
     def take(self) -> Tensor:
-        """The flat memory, uint8 (layout.nbytes,), of the batch that the loader has given next."""
+        """Return the flat memory, uint8 (layout.nbytes,), of the next batch."""
         memory = self._memory[self._taken % len(self._memory)]
         self._taken += 1
         return memory
@@ -174,7 +174,7 @@ class BatchBuffers:
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """The oldest of the held batches is needed no longer."""
+        """Free the memory of the oldest batch that was taken."""
         with self._changed:
             self._released += 1
             self._changed.notify_all()

@@ -1,4 +1,4 @@
-"""``data check``: every image of a data set read and decoded, and all that is wrong listed at once."""
+"""``data check``: read and decode every image of a data set, and list everything that is wrong."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def _kind(data: bytes | memoryview, error: BadImage) -> str:
 
 
 def _remarks(data: bytes | memoryview, name: str) -> Iterator[Finding]:
-    """What a user may not expect of an image that can be used."""
+    """Find what a user may not expect of an image that can be used."""
     from PIL import Image
 
     with Image.open(io.BytesIO(data)) as image:
@@ -134,13 +134,13 @@ class Digests:
         self.known = np.zeros(len(samples), dtype=bool)
 
     def add(self, index: int, digest: int | None) -> None:
-        """Note the digest of sample ``index``; ``None`` if it could not be read."""
+        """Record the digest of sample ``index``; ``None`` if it could not be read."""
         if digest is not None:
             self.values[index], self.known[index] = digest, True
 
 
 def duplicates(splits: Sequence[Digests]) -> Iterator[Finding]:
-    """Dataset whose bytes are those of an earlier sample, read again to be sure.
+    """Find samples with the bytes of an earlier sample, read again to be sure.
 
     Kinds: ``in both splits``, ``in two classes`` of a split, or ``duplicate``.
     """
@@ -245,7 +245,7 @@ def check(
 
 
 class _Opened(NamedTuple):
-    """The splits, and what is to be said of the files' places before any is read."""
+    """The splits, and findings about the layout of folders."""
 
     splits: list[Dataset]
     problems: list[Finding]
@@ -278,7 +278,7 @@ def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> It
 
 
 def _passed_over(folder: Path, listing: Listing) -> Iterator[Finding]:
-    """Names that look like data but are not read: hidden ones, other extensions, images in no class."""
+    """Find names that are passed over: hidden ones, other extensions, images in no class."""
     for directory in listing.directories:
         place = folder / directory
         with os.scandir(place) as entries:

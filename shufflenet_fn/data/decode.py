@@ -54,7 +54,7 @@ _SIGNATURES = (
 
 
 def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
-    """uint8 (H, W, 3) RGB of a whole file. Raises ``BadImage``."""
+    """Decode a whole file to uint8 (H, W, 3) RGB. Raises ``BadImage``."""
     from PIL import Image
 
     try:
@@ -77,7 +77,7 @@ def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
 
 
 def _opened(data: bytes | memoryview, name: str) -> ImageFile.ImageFile:
-    """A file of which Pillow has read the header. Raises ``BadImage`` if no format takes it.
+    """Open a file by its header. Raises ``BadImage`` if no format takes it.
 
     As ``Image.open`` does it, but without a look at the size. It warns of images that ``check_size``
     allows, and a warning cannot be silenced for one call while other threads read.
@@ -108,7 +108,7 @@ def check_size(height: int, width: int, name: str) -> None:
 
 
 def described(what: str, data: bytes | memoryview) -> str:
-    """``what`` is wrong with a file, and what the file looks like."""
+    """Return ``what`` is wrong with a file, and what the file looks like."""
     if not data:
         return "the file is empty"
     head = bytes(data[:32])
@@ -117,7 +117,7 @@ def described(what: str, data: bytes | memoryview) -> str:
 
 
 def _to_rgb(image: ImageFile.ImageFile, name: str) -> RgbImage:
-    """(H, W, 3) uint8 of any Pillow mode whose range of values is known. Raises ``BadImage``."""
+    """Convert any Pillow mode whose range of values is known to uint8 (H, W, 3). Raises ``BadImage``."""
     if image.mode == "F":
         raise BadImage(name, "32-bit floating-point grey has no defined range")
     # Pillow has 16-bit grey as 32 bits if the file is a PNG (in its older versions) or a PPM.
@@ -166,7 +166,7 @@ class _Frame(NamedTuple):
 
 
 def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
-    """The header of a JPEG, checked before any memory is taken for its pixels.
+    """Read the header of a JPEG, checked before any memory is taken for its pixels.
 
     Raises:
       HugeImage: of more than ``pillow.MAX_PIXELS`` pixels. BadImage: of more than MAX_SCANS scans.
@@ -189,7 +189,7 @@ def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
 
 
 def _frame_of(data: bytes | memoryview) -> _Frame | None:
-    """The first frame header, which is the one that libjpeg-turbo takes."""
+    """Return the first frame header, which is the one that libjpeg-turbo takes."""
     for marker, at in _segments(data):
         if marker in _FRAMES:
             height, width = data[at + 3 : at + 5], data[at + 5 : at + 7]
@@ -215,7 +215,7 @@ def check_scans(data: bytes | memoryview, name: str) -> None:
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
-    """Each marker with a length, and where that length is. What is between segments is skipped."""
+    """Iterate over markers with a length, and where that length is. Bytes between segments are skipped."""
     at = 2
     while (found := _MARKER.search(data, at)) is not None:
         marker, at = data[found.start() + 1], found.end()
@@ -258,7 +258,7 @@ def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None
 
 
 def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> LazyImage:
-    """A sample's size, and how to decode it. Args and errors as ``decode_sample``."""
+    """Read the header of a sample. Args and errors as ``decode_sample``."""
     data = encoded.data
     if encoded.shape is not None:
         return as_lazy_image(_pixels(data, encoded.shape, name))

@@ -32,7 +32,7 @@ _JPEG_QUALITY = 90
 
 
 def ensure_demo(cache_root: Path | None = None) -> Path:
-    """The demo set's folder, written on the first call.
+    """Return the demo set's folder, which the first call writes.
 
     Args:
       cache_root: where to keep it; ``None`` is ``$XDG_CACHE_HOME/shufflenet-fn``, or
@@ -85,7 +85,7 @@ def write_demo(
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` holds a demo set with all the files and bytes that its manifest counts."""
+    """Return whether ``folder`` holds a demo set with all the files and bytes that its manifest counts."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return (manifest["version"], manifest["files"], manifest["bytes"]) == (
@@ -108,14 +108,14 @@ def _write_split(folder: Path, seed: int, split: int, per_class: int) -> None:
 
 
 def _measure(folder: Path) -> tuple[int, int]:
-    """Number and total size of the images in a demo set."""
+    """Return the number and total size of the images in a demo set."""
     sizes = [path.stat().st_size for path in folder.glob("*/*/*.jpg")]
     return len(sizes), sum(sizes)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the lock ``folder.lock``, which the system releases if this process is killed."""
+    """Hold the lock ``folder.lock``, which the system releases if this process is killed."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +125,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder``, on the same file system, that is removed at the end."""
+    """Make a folder beside ``folder``, on the same file system, and remove it at the end."""
     prefix = f".{folder.name}."
     for left_over in folder.parent.glob(f"{prefix}*"):  # a run that was killed could not clean up
         shutil.rmtree(left_over, ignore_errors=True)
@@ -138,7 +138,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into advice."""
+    """Turn a failure to write into advice."""
     try:
         yield
     except OSError as error:
@@ -168,7 +168,7 @@ Mask = npt.NDArray[np.uint8]
 
 
 def draw_image(label: int, rng: np.random.Generator, *, side: int = IMAGE_SIDE) -> RgbImage:
-    """A uint8 (side, side, 3) image of class ``DEMO_CLASSES[label]``."""
+    """Draw a uint8 (side, side, 3) image of class ``DEMO_CLASSES[label]``."""
     mask = _placed(stencil(DEMO_CLASSES[label]), side, rng)
     back, front = _two_colours(rng)
     image = _background(back, side, rng)
@@ -178,7 +178,7 @@ def draw_image(label: int, rng: np.random.Generator, *, side: int = IMAGE_SIDE) 
 
 
 def stencil(name: str) -> Mask:
-    """The shape ``name``, 255 inside and 0 outside, centred in a (128, 128) array."""
+    """Draw the shape ``name``, 255 inside and 0 outside, centred in a (128, 128) array."""
     canvas = np.zeros((_STENCIL_SIDE, _STENCIL_SIDE), dtype=np.uint8)
     _DRAWINGS[name](canvas)
     return canvas
@@ -253,7 +253,7 @@ def _circle(canvas: Mask, x: int, y: int, radius: int, value: int) -> None:
 
 
 def _polygon(canvas: Mask, radii: list[float]) -> None:
-    """A polygon about the centre, its corners at equal angles."""
+    """Draw a polygon about the centre, its corners at equal angles."""
     import cv2
 
     turn = 2 * math.pi / len(radii)
@@ -265,7 +265,7 @@ def _polygon(canvas: Mask, radii: list[float]) -> None:
 
 
 def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """``shape`` at a random place, size and angle, as opacity (side, side) in 0..1."""
+    """Place ``shape`` at a random position, size and angle, as opacity (side, side) in 0..1."""
     import cv2
 
     fine = side * _FINE
@@ -286,7 +286,7 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
 def _two_colours(
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Background and shape colour, the shape the brighter."""
+    """Draw the colours of background and shape, of which the shape's is brighter."""
     back = rng.uniform(20.0, 130.0, size=3)
     direction = rng.normal(size=3) * 0.6 + 1.2
     direction /= np.linalg.norm(direction)
@@ -297,7 +297,7 @@ def _two_colours(
 def _background(
     colour: npt.NDArray[np.float32], side: int, rng: np.random.Generator
 ) -> npt.NDArray[np.float32]:
-    """``colour`` with uneven light and some strokes, float32 (side, side, 3)."""
+    """Return ``colour`` with uneven light and some strokes, float32 (side, side, 3)."""
     import cv2
 
     image = colour + _ripple(side, 10.0, rng)
@@ -311,7 +311,7 @@ def _background(
 
 
 def _ripple(side: int, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Smooth colour noise, float32 (side, side, 3)."""
+    """Return smooth colour noise, float32 (side, side, 3)."""
     import cv2
 
     coarse = rng.normal(0.0, strength, size=(4, 4, 3)).astype(np.float32)

@@ -1,4 +1,4 @@
-"""``data info``: what a data set holds, packed or a folder, without reading an image."""
+"""``data info``: describe a data set, packed or a folder, without reading an image."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Description(NamedTuple):
 
 
 def describe(folder: str | Path) -> Description:
-    """What ``folder`` holds.
+    """Describe a data set.
 
     Raises:
       UsageError, UserError: as ``open_train_val``.

@@ -80,19 +80,19 @@ class ImageFolder:
         return len(self.paths)
 
     def path(self, index: int) -> Path:
-        """The full path of sample ``index``."""
+        """Return the full path of sample ``index``."""
         return self.root / self.split / self.paths[index]
 
     def name(self, index: int) -> str:
-        """The full path of sample ``index`` for messages, what cannot be printed escaped."""
+        """Return the full path of sample ``index`` for messages, with what cannot be printed escaped."""
         return printable(self.path(index))
 
     def read(self, index: int) -> Encoded:
-        """The file of sample ``index``. Raises ``BadImage`` or ``UserError`` if it cannot be read."""
+        """Read the file of sample ``index``. Raises ``BadImage`` or ``UserError`` if it cannot be read."""
         return Encoded(read_file(self.path(index)))
 
     def located(self, indices: npt.NDArray[np.int64]) -> AbstractContextManager[Stored]:
-        """STORED (N,) of these samples, valid within the context."""
+        """Return STORED (N,) of these samples, valid within the context."""
         folder = os.path.join(os.fsencode(self.root / self.split), b"")
         return stored_files([folder + self.paths.raw(index) for index in indices.tolist()])
 
@@ -142,7 +142,7 @@ def open_image_folder(
 
 
 def _labels(listing: Listing, known: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Labels that index ``known``: the listing's own array where that has the same classes."""
+    """Return labels that index ``known``."""
     if listing.classes == known:
         return listing.labels
     label_of = {name: label for label, name in enumerate(known)}
@@ -153,7 +153,7 @@ def _labels(listing: Listing, known: tuple[str, ...]) -> npt.NDArray[np.int64]:
 
 
 def check_split(root: Path, split: str) -> Path:
-    """``root/split`` if it is a folder. Raises ``UsageError`` that says what is there instead."""
+    """Return ``root/split``. Raises ``UsageError`` that says what is there instead if it is no folder."""
     shown = printable(root)
     try:
         mode = os.stat(root).st_mode
@@ -216,12 +216,12 @@ def _without_classes(folder: str, stray: int) -> str:
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:
-    """``count`` with its noun."""
+    """Return ``count`` with its noun."""
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """``names`` as prose, sorted and cut after ``limit``."""
+    """Return ``names`` as prose, sorted and cut after ``limit``."""
     ordered = sorted(names)
     listed = ", ".join(map(printable, ordered[:limit]))
     rest = len(ordered) - limit
@@ -229,7 +229,7 @@ def some(names: Sequence[str], limit: int = 5) -> str:
 
 
 def read_file(path: Path) -> bytes:
-    """The content of ``path``.
+    """Read a file.
 
     Raises:
       UnreadableImage: the file is gone, may not be read, is no regular file or far too large to be an

@@ -25,11 +25,11 @@ class Box(NamedTuple):
 
 
 KEPT_BYTES = 64 * 2**20
-"""What is larger than this is not kept: one huge image must not cost every thread its size for good."""
+"""Larger buffers are not kept: one huge image must not cost every thread its size for good."""
 
 
 class Scratch(threading.local):
-    """Buffers by what they are for, for each thread its own. They grow and do not shrink.
+    """Reusable buffers, one for each use and thread. They grow and do not shrink.
 
     A fresh buffer of an image's size comes from the system page by page, each page cleared and mapped on
     first touch, which costs a good part of what decoding into it does.
@@ -39,7 +39,7 @@ class Scratch(threading.local):
         self._memory: dict[str, npt.NDArray[np.uint8]] = {}
 
     def array(self, use: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """A C-contiguous uint8 array of ``shape``, valid until the next one for the same ``use``."""
+        """Return a C-contiguous uint8 array of ``shape``, valid until the next call for the same ``use``."""
         size = math.prod(shape)
         memory = self._memory.get(use)
         if memory is None or memory.size < size:
@@ -59,7 +59,7 @@ Pillow's ``thumbnail`` takes the same (``reducing_gap``). With fewer the filter 
 
 
 class Region(NamedTuple):
-    """Pixels of a part of an image, to be resized (``geometry.resize``).
+    """Pixels of a part of an image, to be resized by ``geometry.resize``.
 
     Attributes:
       pixels: uint8 (H, W, 3), a view.
@@ -87,7 +87,7 @@ class LazyImage:
     reductions: tuple[int, ...] = (1,)
 
     def region(self, box: Box, height: int, width: int) -> Region:
-        """The pixels of ``box`` for a resize to (height, width).
+        """Return the pixels of ``box`` for a resize to (height, width).
 
         Decoded at the largest reduction that leaves SPARE pixels for each one of the result. ``box`` then
         moves so that its top and left edge are multiples of the reduction, which is by a quarter of a
@@ -105,7 +105,7 @@ class LazyImage:
 
 
 def as_lazy_image(image: LazyImage | RgbImage) -> LazyImage:
-    """``image``, as a lazy image if it is one of pixels."""
+    """Return ``image``, wrapped if it is pixels."""
     if isinstance(image, LazyImage):
         return image
     return LazyImage(image.shape[0], image.shape[1], lambda reduction: image)

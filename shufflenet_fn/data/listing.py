@@ -1,4 +1,4 @@
-"""What lies below a split's folder: class folders, and the images in each in torchvision's order.
+"""Listing the class folders of a split and the images in each, in torchvision's order.
 
 Classes are sorted by name; inside a class folders are sorted by path, the class folder first, and files
 by name inside each. Hidden names (a leading dot, as in ``.ipynb_checkpoints``) are skipped, which
@@ -60,7 +60,7 @@ class _Class(NamedTuple):
 
 
 def list_split(folder: Path) -> Listing:
-    """List ``folder``. Beyond what it returns, it holds the names of a few classes at a time.
+    """List ``folder``.
 
     Raises:
       UsageError: a folder cannot be listed, or leads back to a folder above it.
@@ -92,12 +92,12 @@ def list_split(folder: Path) -> Listing:
 
 
 def is_image(name: str) -> bool:
-    """Whether ``name`` has one of the extensions that count."""
+    """Return whether ``name`` has one of the extensions that count."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
+    """Return whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to what may not be looked at
@@ -105,7 +105,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The entries of ``folder`` that are not hidden, unsorted. Raises ``UsageError``."""
+    """Iterate over the entries of ``folder`` that are not hidden, unsorted. Raises ``UsageError``."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not entry.name.startswith("."))

@@ -40,7 +40,7 @@ def train_loader(
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
 ) -> BatchIterator:
-    """This rank's batches of steps ``start_step`` to ``stop_step - 1``.
+    """Iterate over this rank's batches of steps ``start_step`` to ``stop_step - 1``.
 
     Step k lies in epoch ``k // steps_per_epoch(len(folder), global_batch)``. The batch of a step,
     its augmentation included, is a pure function of (seed, step): starting at any step, with any
@@ -117,7 +117,7 @@ def eval_loader(
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
 ) -> BatchIterator:
-    """This rank's share of ``folder``, each sample of the folder on exactly one rank, in order.
+    """Iterate over this rank's share of ``folder``: each sample on exactly one rank, in order.
 
     Nothing is padded or dropped: the last batch may be short, ranks may have different numbers of
     batches, and with fewer samples than ranks some ranks get none. So no collective per batch.
@@ -153,7 +153,7 @@ def eval_loader(
 
 
 def prefetch_of(threads: int) -> int:
-    """Batches that a loader reads ahead, those in work included, if it is not told."""
+    """Return how many batches a loader reads ahead by default, those in work included."""
     return 2 * threads
 
 

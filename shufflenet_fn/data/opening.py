@@ -13,7 +13,7 @@ from shufflenet_fn.data.packed.read import open_packed
 
 
 def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, Dataset]:
-    """The training and the validation split of ``root``; labels of both index the same classes.
+    """Open the training and the validation split of ``root``; labels of both index the same classes.
 
     ``note`` is called with a line of text if listing a folder took long.
 
@@ -27,7 +27,7 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, D
 
 
 def open_split(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Dataset:
-    """One split of ``root``.
+    """Open one split of ``root``.
 
     Args:
       root: an image folder, or a packed data set.

@@ -39,7 +39,7 @@ class StepSamples(NamedTuple):
 
 
 class StepSchedule:
-    """The samples of any step for one rank. Has no state: call it from any number of threads.
+    """Computes the samples of any step for one rank. Has no state: call it from any number of threads.
 
     With repeated augmentation (Hoffer et al. 2020), position q of an epoch shows sample q // repeats of its
     order for the (q % repeats)-th time, so that an epoch has as many steps and fewer different samples.
@@ -66,7 +66,7 @@ class StepSchedule:
         self(0)  # a bad seed is the caller's error, not a thread's
 
     def __call__(self, step: int) -> StepSamples:
-        """The samples of ``step``, counted from 0 over all epochs."""
+        """Return the samples of ``step``, counted from 0 over all epochs."""
         epoch, number = divmod(step, self.steps_per_epoch)
         places = np.arange(number * self._global_batch, (number + 1) * self._global_batch)
         # All first showings of a batch, then all second ones: neighbours are different samples, which
@@ -79,7 +79,7 @@ class StepSchedule:
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:
-    """Full batches in ``n`` samples; the rest is left out of the epoch.
+    """Return the full batches in ``n`` samples; the rest is left out of the epoch.
 
     Raises:
       UsageError: ``global_batch`` is not positive or larger than ``n``.
@@ -95,7 +95,7 @@ def steps_per_epoch(n: int, global_batch: int) -> int:
 
 
 def rank_batch_size(global_batch: int, world_size: int) -> int:
-    """Dataset per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
+    """Return the samples per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
     per_rank, rest = divmod(global_batch, world_size)
     if rest == 0 and per_rank > 0:
         return per_rank
@@ -107,7 +107,7 @@ def rank_batch_size(global_batch: int, world_size: int) -> int:
 
 
 def eval_share(n: int, rank: int, world_size: int) -> range:
-    """The contiguous share of ``n`` samples that ``rank`` evaluates.
+    """Return the contiguous share of ``n`` samples that ``rank`` evaluates.
 
     Shares of all ranks are disjoint, cover every sample and differ in length by at most one; with
     ``n < world_size`` some are empty.
@@ -134,7 +134,7 @@ LARGEST = 2**62
 def samples_at(
     positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: int
 ) -> npt.NDArray[np.int64]:
-    """The samples at ``positions`` of the order of ``epoch``.
+    """Return the samples at ``positions`` of the order of ``epoch``.
 
     Args:
       positions: int64, any shape, each in [0, n).
@@ -161,13 +161,13 @@ def samples_at(
 
 
 def _digits(n: int) -> tuple[int, int]:
-    """a and b with a·b >= n, as near each other and to n as they can be."""
+    """Return a and b with a·b >= n, as near each other and to n as they can be."""
     left = max(1, math.isqrt(max(0, n - 1)) + 1)
     return left, max(1, -(-n // left))
 
 
 def _feistel(numbers: Words, left: int, right: int, keys: Words) -> Words:
-    """A bijection of [0, left * right)."""
+    """Apply a bijection of [0, left * right)."""
     a, b = np.uint64(left), np.uint64(right)
     low, high = numbers % a, numbers // a
     for key in keys:
@@ -178,12 +178,12 @@ def _feistel(numbers: Words, left: int, right: int, keys: Words) -> Words:
 
 
 def _mixed(digits: Words, key: Words) -> Words:
-    """64 bits that depend on each bit of ``digits`` and of the two words of ``key``."""
+    """Return 64 bits that depend on each bit of ``digits`` and of the two words of ``key``."""
     return _finalised(_finalised(digits ^ key[0]) + key[1])
 
 
 def _finalised(words: Words) -> Words:
-    """The finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of Stafford's)."""
+    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of Stafford's)."""
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return words ^ (words >> np.uint64(31))

@@ -18,7 +18,7 @@ _LOOK_S = 0.1
 
 
 class PrefetchIterator(Generic[T]):
-    """``read(start), ..., read(stop - 1)`` in order, read ahead by threads.
+    """Iterates over ``read(start), ..., read(stop - 1)``, read ahead by threads.
 
     Reading starts on construction. ``close()``, leaving the ``with`` block or dropping the last reference
     tells the threads to stop and drops what they had prepared; it does not wait for them. An exception of
@@ -95,7 +95,7 @@ class _Queue(Generic[T]):
             thread.start()
 
     def take(self, number: int) -> T:
-        """The result of ``number``, which makes room for another. Raises what ``read`` raised."""
+        """Wait for the result of ``number`` and make room for another. Raises what ``read`` raised."""
         if not self._threads:
             return self._read(number, self.stopped)
         with self._changed:
@@ -138,7 +138,7 @@ class _Queue(Generic[T]):
             del result, error  # nothing is held while the next one is read
 
     def _claim(self) -> int | None:
-        """The next number to read, as soon as there is room for its result; ``None`` at the end."""
+        """Return the next number to read once there is room for its result; ``None`` at the end."""
         with self._changed:
             while not self.stopped() and self._begun < self._numbers.stop:
                 if self._begun < self._taken + self._ahead:
@@ -151,7 +151,7 @@ class _Queue(Generic[T]):
 def ordered_map(
     function: Callable[[A], T], items: Sequence[A], *, workers: int
 ) -> Generator[T, None, None]:
-    """``map(function, items)`` by ``workers`` threads, with at most four results a thread in work or ready.
+    """Map ``function`` over ``items`` by ``workers`` threads, in order, four items a thread ahead.
 
     An exception of ``function`` is raised in its place in the order. Closing waits for calls in progress.
     """
@@ -168,13 +168,12 @@ def ordered_map(
 
 
 def one_thread_setter() -> Callable[[], None]:
-    """A function that has OpenMP regions of torch that the calling thread opens run in it alone.
+    """Return a function that keeps torch's operators in the thread that calls it.
 
     Without it each reading thread whose operator torch runs in parallel, as where it has no SIMD kernel for
     uint8, starts a team of compute threads of its own: n readers of n cores would be n * n threads.
-    ``torch.set_num_threads`` is no cure, as it would hold for the threads that train as well;
-    ``omp_set_num_threads`` holds for the calling thread. It costs about as much as any call, so it may be
-    called again and again.
+    ``torch.set_num_threads`` would hold for the threads that train as well; ``omp_set_num_threads`` holds for
+    the calling thread. It costs no more than any call.
 
     Where torch was built without OpenMP there are no such teams, and the function does nothing.
     """

@@ -110,7 +110,7 @@ class TrainTransform:
         """Augment one image.
 
         Args:
-          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
+          image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
           rng: generator for this sample; exactly 27 uniform numbers are taken from it.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
@@ -139,7 +139,7 @@ class TrainTransform:
         return result
 
     def colours(self, image: RgbImage, draws: npt.NDArray[np.float64]) -> None:
-        """The jitter alone, in place: the same before and after a flip.
+        """Apply the jitter alone, in place. It commutes with a flip.
 
         Args:
           image: C-contiguous uint8 (H, W, 3).
@@ -151,7 +151,7 @@ class TrainTransform:
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Short side to ``resize``, then the central square of ``size``.
+    """Resizes the short side to ``resize`` and takes the central square of ``size``.
 
     The whole image is resized, not the crop alone: a crop taken first would have to begin and end
     between source pixels to be the same picture.
@@ -181,7 +181,7 @@ class EvalTransform:
         """Resize and crop one image.
 
         Args:
-          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
+          image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
 

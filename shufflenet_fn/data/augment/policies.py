@@ -19,7 +19,7 @@ BINS = 31
 
 
 class Magnitudes(NamedTuple):
-    """What an operation may be given.
+    """Magnitudes that an operation takes.
 
     Attributes:
       table: ``table(height, width)`` is the BINS magnitudes for an image of this size.
@@ -36,13 +36,13 @@ Space = Mapping[str, Magnitudes | None]
 
 @functools.cache  # it is looked up for every image
 def trivial_wide_space() -> Space:
-    """TrivialAugment's "wide" space (Müller and Hutter 2021)."""
+    """Return TrivialAugment's "wide" space (Müller and Hutter 2021)."""
     return _space(shear=0.99, rotate=135.0, enhance=0.99, lost_bits=6, shift=lambda side: 32.0)
 
 
 @functools.cache
 def rand_space() -> Space:
-    """RandAugment's space (Cubuk et al. 2019) with torchvision's magnitudes."""
+    """Return RandAugment's space (Cubuk et al. 2019) with torchvision's magnitudes."""
     return _space(
         shear=0.3, rotate=30.0, enhance=0.9, lost_bits=4, shift=lambda side: 150.0 / 331.0 * side
     )
@@ -56,7 +56,7 @@ def _space(
     lost_bits: int,
     shift: Callable[[int], float],
 ) -> Space:
-    """``shift``: the longest translation, in pixels, along a side of that many."""
+    """Return a space; ``shift`` maps the length of a side to the longest translation along it, in pixels."""
     space: Space = {
         "Identity": None,
         "ShearX": _up_to(shear),
@@ -89,12 +89,12 @@ def _linear(low: float, high: float) -> tuple[float, ...]:
 
 
 def _bits(lost: int) -> tuple[float, ...]:
-    """From all 8 bits down to ``8 - lost``."""
+    """Return numbers of bits from 8 down to ``8 - lost``."""
     return tuple(float(round(8 - number * lost / (BINS - 1))) for number in range(BINS))
 
 
 class Policy(Protocol):
-    """From a sample's generator to the operations on an image of this size."""
+    """Draws the operations on an image of this size from a sample's generator."""
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]: ...
 
@@ -104,7 +104,7 @@ class TrivialAugmentWide:
     """One operation of the wide space at a magnitude, both uniformly drawn (arXiv:2103.10158)."""
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]:
-        """One operation; exactly 3 uniform numbers are taken from ``rng``."""
+        """Draw one operation. Takes exactly 3 uniform numbers from ``rng``."""
         which, strength, sign = rng.random(3).tolist()
         level = int(strength * BINS)
         return [_operation(trivial_wide_space(), which, level, sign, height, width)]
@@ -134,7 +134,7 @@ class RandAugment:
             )
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]:
-        """``num_ops`` operations; exactly ``2 * num_ops`` uniform numbers are taken from ``rng``."""
+        """Draw ``num_ops`` operations. Takes exactly ``2 * num_ops`` uniform numbers from ``rng``."""
         space = rand_space()
         return [
             _operation(space, which, self.magnitude, sign, height, width)
@@ -145,7 +145,7 @@ class RandAugment:
 def _operation(
     space: Space, which: float, level: int, sign: float, height: int, width: int
 ) -> Operation:
-    """The operation that two uniform numbers choose.
+    """Return the operation that two uniform numbers choose.
 
     Args:
       which: picks one of ``space``.

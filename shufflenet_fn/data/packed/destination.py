@@ -51,7 +51,7 @@ _LIBRARIES = ("simplejpeg", "pillow", "torch")
 
 
 def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
-    """Both folders as absolute paths.
+    """Return both folders as absolute paths.
 
     Raises:
       UsageError: the source is packed already, or one folder lies in the other.
@@ -111,7 +111,7 @@ def finished_index(
     skip_bad_images: bool,
     overwrite: bool,
 ) -> PackedIndex | None:
-    """The index of a folder that is packed so already, or None if it is to be packed.
+    """Return the index of a folder that is already packed as asked for, or None if it is to be packed.
 
     Raises:
       UsageError: it is packed otherwise, or lacks bad images that are not to be skipped, and that is
@@ -142,7 +142,7 @@ def prepare(
     skip_bad_images: bool,
     overwrite: bool,
 ) -> dict[str, list[Part]]:
-    """Make the folder ready for this plan: the finished shards of an interrupted run, by split.
+    """Make the folder ready for this plan and return the finished shards of an interrupted run.
 
     Raises:
       UsageError: an interrupted run had another plan, packed other images or skipped bad ones that are
@@ -168,7 +168,7 @@ def prepare(
 
 
 def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
-    """The finished shards of a split. Raises ``UsageError`` if their images have changed since."""
+    """Return the finished shards of a split. Raises ``UsageError`` if their images have changed since."""
     parts = finished_parts(folder, source.split)
     fingerprint = Fingerprint(source)
     for part in parts:
@@ -202,7 +202,7 @@ def _refuse_left_out(folder: Path, what: str, left_out: Mapping[str, Sequence[st
     if names:
         raise UsageError(
             f"{printable(folder)} {what}, but without {counted(len(names), 'bad image')}: {some(names)}. "
-            "Pass --on-bad-image skip to leave them out, or mend or remove them and pass --overwrite to "
+            "Pass --on-bad-image skip to leave them out, or replace or remove them and pass --overwrite to "
             "start again."
         )
 
@@ -214,7 +214,7 @@ class Fingerprint:
         self._source, self._done, self._digest = source, 0, hashlib.sha256()
 
     def upto(self, stop: int) -> str:
-        """Of the images before ``stop``, which must not be less than it was before."""
+        """Return it for the images before ``stop``, which must not decrease between calls."""
         for index in range(self._done, stop):
             name = os.fsencode(self._source.paths[index])
             try:
@@ -228,9 +228,9 @@ class Fingerprint:
 
 
 def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """What must be the same for a killed run to be gone on with, the images apart.
+    """Return what must be the same to continue an interrupted run, apart from the images.
 
-    Those may change after its last finished shard: a bad one can be mended without starting again.
+    Those may change after its last finished shard: a bad one can be replaced without starting again.
     """
     return {
         "settings": vars(settings),
@@ -240,7 +240,7 @@ def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """The leaves in which two plans differ, each in words."""
+    """Return the fields in which two plans differ, each in words."""
     found: list[str] = []
     for group in ("settings", "source", "libraries"):
         old, new = before.get(group), now.get(group, {})
@@ -259,7 +259,7 @@ def _difference(group: str, key: str, old: object, new: object) -> str:
 
 
 def source_changed(what: str) -> str:
-    """That the source's classes, or the files of a split of it, are no longer the same."""
+    """Return the words for changed classes or changed files of a split."""
     if what == "classes":
         return "class folders of the source were added, removed or renamed"
     return f"files of the source's {what}/ were added, removed or changed"
@@ -298,7 +298,7 @@ def write_part(folder: Path, part: Part) -> None:
 
 
 def finished_parts(folder: Path, split: str) -> list[Part]:
-    """The finished shards of a split from the first on, up to one that is missing or damaged."""
+    """Return the finished shards of a split, up to one that is missing or damaged."""
     parts: list[Part] = []
     while (part := _read_part(folder, shard_name(split, len(parts)))) is not None:
         parts.append(part)
@@ -315,13 +315,13 @@ def remove_leftovers(folder: Path, finished: Mapping[str, list[Part]]) -> None:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what is of use only while packing."""
+    """Remove what is needed only while packing."""
     for path in [*folder.glob(f"*{_PART}"), folder / PLAN_NAME]:
         path.unlink(missing_ok=True)
 
 
 def is_packing_file(name: str) -> bool:
-    """Whether packing writes a file of this name, at some time."""
+    """Return whether packing writes a file of this name."""
     name = name.removesuffix(TEMPORARY)
     shard = f"{name.removesuffix(_PART)}{SHARD_SUFFIX}"
     part = name.endswith(_PART) and is_packed_file(shard)
@@ -333,7 +333,7 @@ def _part_path(folder: Path, shard: str) -> Path:
 
 
 def _read_part(folder: Path, shard: str) -> Part | None:
-    """The part of a shard, or None if there is none or it does not fit what is there."""
+    """Return the part of a shard, or None if there is none or it does not match the shard."""
     try:
         # The zip file's checksums are verified as its arrays are read.
         with np.load(_part_path(folder, shard), allow_pickle=False) as arrays:

@@ -1,4 +1,4 @@
-"""From an image file to the record that is packed."""
+"""Encoding an image file as it is packed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
 
 
 def _size_of_plain_jpeg(data: bytes, short_side: int, name: str) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that can be kept as it is, else None."""
+    """Return (height, width) of a JPEG that can be kept as it is, else None."""
     import simplejpeg
 
     try:

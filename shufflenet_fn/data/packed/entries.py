@@ -1,4 +1,4 @@
-"""What is known of every image of a split, in one file that is memory-mapped.
+"""Label, place, checksum, size and name of every image of a split, in one memory-mapped file.
 
 Little-endian columns one after the other, each with one number per image, then the original names:
 
@@ -58,7 +58,7 @@ class Entries(NamedTuple):
     names: npt.NDArray[np.uint8]
 
     def matches(self, index: int, data: bytes) -> bool:
-        """Whether ``data`` is the record that was packed as image ``index``, label and size included."""
+        """Return whether ``data`` is what was packed as image ``index``, with its label and size."""
         found = record_checksum(
             data,
             index,
@@ -69,14 +69,14 @@ class Entries(NamedTuple):
         return found == int(self.checksums[index])
 
     def name(self, index: int) -> str:
-        """The original path of an image, for messages."""
+        """Return the original path of an image, for messages."""
         start = int(self.name_ends[index - 1]) if index else 0
         # A damaged file may hold any numbers here; slicing bounds them.
         return printable(os.fsdecode(bytes(self.names[start : int(self.name_ends[index])])))
 
 
 def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:
-    """CRC-32 of a record and of its place in the split, its label and its size.
+    """Return the CRC-32 of a record together with its place in the split, its label and its size.
 
     So a record that was swapped for another, and a changed label or size, are found as well as a
     changed byte.
@@ -93,7 +93,7 @@ def entries_of(
     widths: Sequence[int],
     names: Sequence[str],
 ) -> Entries:
-    """The columns of these values, one of each per image."""
+    """Return the columns of these values, one of each per image."""
     encoded = [os.fsencode(name) for name in names]
     return Entries(
         np.array(labels, dtype="<i8"),
@@ -108,7 +108,7 @@ def entries_of(
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
-    """The entries of all parts, in order."""
+    """Concatenate the entries of all parts."""
     if not parts:
         return _no_entries()
     columns: dict[str, npt.NDArray[Any]] = {
@@ -121,12 +121,12 @@ def joined(parts: Sequence[Entries]) -> Entries:
 
 
 def entries_bytes(entries: Entries) -> bytes:
-    """The content of the file of entries."""
+    """Return the content of the file of entries."""
     return b"".join(np.ascontiguousarray(column).tobytes() for column in entries)
 
 
 def map_entries(path: Path, count: int) -> Entries:
-    """The entries in a file of ``count`` entries, read-only.
+    """Map a file of ``count`` entries, read-only.
 
     Raises:
       OSError: the file cannot be read.
@@ -157,7 +157,7 @@ def checksum_seeds(
     heights: npt.NDArray[np.uint32],
     widths: npt.NDArray[np.uint32],
 ) -> npt.NDArray[np.uint32]:
-    """CRC-32 of each image's place, label and size, (N,) each: what its record's checksum goes on from."""
+    """Return the CRC-32 of each image's place, label and size, which its record's checksum continues."""
     facts = np.empty(len(indices), dtype=_FACTS)
     facts["index"], facts["label"] = indices, labels
     facts["height"], facts["width"] = heights, widths
@@ -172,7 +172,7 @@ def checksum_seeds(
 
 @functools.cache
 def _terms() -> tuple[npt.NDArray[np.uint32], np.uint32]:
-    """What each byte adds, (places, values), and the CRC-32 of zeros alone."""
+    """Return what each byte adds, (places, values), and the CRC-32 of zeros alone."""
     zeros = zlib.crc32(bytes(_FACTS.itemsize))
     terms = np.empty((_FACTS.itemsize, 256), dtype=np.uint32)
     for place in range(_FACTS.itemsize):

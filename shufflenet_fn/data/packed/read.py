@@ -23,6 +23,12 @@ class PackedSplit:
 
     For any number of threads, and usable in a forked process. Pickled, it is opened again from its
     folder. Every record that is read is checked, together with its place, label and size.
+
+    Attributes:
+      root, split, classes, labels: as of ``Dataset``.
+      files: the files that it is read from.
+      entries: those of all images.
+      raw: whether images are stored as pixels.
     """
 
     def __init__(
@@ -44,65 +50,33 @@ class PackedSplit:
             raise UsageError(
                 f"{printable(root)} has no split {split!r}; it has {' and '.join(index.splits)}."
             )
-        self._root, self._split, self._index = root, split, index
-        files = index.splits[split]
-        check_files(root, files)
-        self._entries = _mapped(root / files.entries.name, files.entries.images)
-        self._shards = files.shards
-        self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
+        self.root, self.split, self.files = root, split, index.splits[split]
+        self.raw = index.settings.format == "raw"
+        check_files(root, self.files)
+        self.entries = _mapped(root / self.files.entries.name, self.files.entries.images)
+        self.classes = index.classes if classes is None else tuple(classes)
+        self.labels: npt.NDArray[np.int64] = self.entries.labels
+        if self.classes != index.classes:
+            self.labels = self._relabelled(index.classes)
+        self._ends = np.cumsum([shard.images for shard in self.files.shards], dtype=np.int64)
         self._shard_files = ShardFiles(self.shard_paths())
-        self._classes = index.classes if classes is None else tuple(classes)
-        self._labels = self._entries.labels
-        if self._classes != index.classes:
-            self._labels = self._relabelled(index.classes)
-
-    @property
-    def root(self) -> Path:
-        return self._root
-
-    @property
-    def split(self) -> str:
-        return self._split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self._labels
-
-    @property
-    def entries(self) -> Entries:
-        """What is known of every image."""
-        return self._entries
-
-    @property
-    def files(self) -> SplitIndex:
-        """The files that it is read from."""
-        return self._index.splits[self._split]
-
-    @property
-    def raw(self) -> bool:
-        """Whether the records are pixels."""
-        return self._index.settings.format == "raw"
 
     def shard_paths(self) -> tuple[Path, ...]:
         """The shards' files, in order."""
-        return tuple(self._root / shard.name for shard in self._shards)
+        return tuple(self.root / shard.name for shard in self.files.shards)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def name(self, index: int) -> str:
-        """The shard, the record in it, and the image's path in the source."""
+        """Return the shard, the record in it, and the image's path in the source."""
         shard, record = self._place(index)
-        path = printable(self._root / self._shards[shard].name)
+        path = printable(self.root / self.files.shards[shard].name)
         return f"{path} record {record} ({self.original(index)})"
 
     def original(self, index: int) -> str:
-        """The image's path in the source, such as ``train/cat/1.jpg``."""
-        return f"{self._split}/{self._entries.name(index)}"
+        """Return the image's path in the source, such as ``train/cat/1.jpg``."""
+        return f"{self.split}/{self.entries.name(index)}"
 
     def read(self, index: int) -> Encoded:
         """Return sample ``index``, checked.
@@ -111,10 +85,10 @@ class PackedSplit:
           UserError: it cannot be read, or it is not what was packed as sample ``index``.
         """
         shard, _ = self._place(index)
-        entries = self._entries
+        entries = self.entries
         offset, size = int(entries.offsets[index]), int(entries.sizes[index])
         # A damaged entry may hold any number.
-        inside = offset + size <= self._shards[shard].bytes
+        inside = offset + size <= self.files.shards[shard].bytes
         data = self._shard_files.read(shard, offset, size) if inside else b""
         if not entries.matches(index, data):
             reason = "its checksum differs" if len(data) == size else BEYOND
@@ -137,7 +111,7 @@ class PackedSplit:
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):
             raise IndexError(f"sample {outside[0]} of {len(self)}")
-        entries = self._entries
+        entries = self.entries
         heights, widths = entries.heights[indices], entries.widths[indices]
         stored = np.zeros(len(indices), dtype=STORED)
         stored["offset"] = entries.offsets[indices].astype(np.int64)
@@ -152,38 +126,38 @@ class PackedSplit:
             yield stored
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_packed, (self._root, self._split, self._classes)
+        return open_packed, (self.root, self.split, self.classes)
 
     def _relabelled(self, packed: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Labels that index ``self.classes``, of entries whose labels index ``packed``."""
-        label_of = {name: label for label, name in enumerate(self._classes)}
+        """Return labels that index ``self.classes``, of entries whose labels index ``packed``."""
+        label_of = {name: label for label, name in enumerate(self.classes)}
         table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
-        present = np.unique(self._entries.labels)
+        present = np.unique(self.entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
             raise UserError(
-                f"the labels of {printable(self._root)} {self._split} are damaged. {DAMAGE_FIX}"
+                f"the labels of {printable(self.root)} {self.split} are damaged. {DAMAGE_FIX}"
             )
         unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
             raise UsageError(
-                f"{printable(self._root)} has {self._split} images of {len(unknown)} classes that the "
-                f"{len(self._classes)} classes asked for lack: {some(unknown)}. Pack the data set "
+                f"{printable(self.root)} has {self.split} images of {len(unknown)} classes that the "
+                f"{len(self.classes)} classes asked for lack: {some(unknown)}. Pack the data set "
                 "that the weights were trained on."
             )
-        labels = table[self._entries.labels]
+        labels = table[self.entries.labels]
         labels.setflags(write=False)
         return labels
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an image and its record there."""
+        """Return the shard of an image and its record there."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard]) + self._shards[shard].images
+        return shard, index - int(self._ends[shard]) + self.files.shards[shard].images
 
 
 def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = None) -> PackedSplit:
-    """A split of the packed data set in ``root``.
+    """Open a split of the packed data set in ``root``.
 
     Args:
       root: a folder that ``pack`` wrote.

@@ -1,4 +1,4 @@
-"""``data verify``: every byte of a packed data set against the index, and whom damage concerns."""
+"""``data verify``: compare every byte of a packed data set with the index, and name damaged images."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def verify(
 
 
 def _strangers(folder: Path, splits: Mapping[str, SplitIndex]) -> Iterator[Damage]:
-    """Shards and entries that the index does not list."""
+    """Find shards and entries that the index does not list."""
     listed = {facts.name for files in splits.values() for facts in (files.entries, *files.shards)}
     for path in sorted(folder.iterdir()):
         if is_packed_file(path.name) and path.name not in listed:
@@ -131,7 +131,7 @@ def _shards(
 
 
 def _entries(folder: Path, files: SplitIndex) -> Entries | None:
-    """The entries, damaged ones too, or None if there is no telling where they are."""
+    """Map the entries, damaged ones too. Return None if the file is missing or too small."""
     try:
         return map_entries(folder / files.entries.name, files.entries.images)
     except (OSError, ValueError):
@@ -150,7 +150,7 @@ def _shard_damage(folder: Path, shard: _Shard) -> tuple[Damage, ...]:
 
 
 def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
-    """What is wrong with a file as a whole: nothing or one thing."""
+    """Compare a file as a whole with the index."""
     path = folder / facts.name
     try:
         size, digest = path.stat().st_size, sha256_of(path)

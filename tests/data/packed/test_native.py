@@ -106,6 +106,6 @@ def test_wrong_positions(
     split = open_packed(packed, "train")
     columns = getattr(split.entries, column).copy()
     columns[3] = value
-    monkeypatch.setattr(split, "_entries", split.entries._replace(**{column: columns}))
+    monkeypatch.setattr(split, "entries", split.entries._replace(**{column: columns}))
     _, done = read(reader, split)
     assert np.flatnonzero(~done).tolist() == [3]

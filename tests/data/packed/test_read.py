@@ -224,7 +224,7 @@ def test_places_outside_of_a_shard_are_refused(
 ) -> None:
     columns = getattr(train.entries, column).copy()
     columns[3] = value
-    monkeypatch.setattr(train, "_entries", train.entries._replace(**{column: columns}))
+    monkeypatch.setattr(train, "entries", train.entries._replace(**{column: columns}))
     with pytest.raises(UserError, match="it lies beyond the end of its shard"):
         train.read(3)
 

@@ -26,13 +26,11 @@ import torchvision
 from PIL import Image
 
 from shufflenet_fn import get_config, init, to_torchvision
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.geometry import crop
+from shufflenet_fn.data.lazy_image import Box, LazyImage, Region, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.picture import Picture, Region, RgbImage, as_picture
 from shufflenet_fn.data.schedule import steps_per_epoch
-from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare, build_schedule, build_transforms
 from shufflenet_fn.run.resolve import resolve
@@ -67,7 +65,7 @@ class Trained(NamedTuple):
     losses: list[float]
 
 
-class PillowPicture(Picture):
+class PillowPicture(LazyImage):
     """Decoded whole and resized by Pillow."""
 
     def region(self, box: Box, height: int, width: int) -> Region:
@@ -76,8 +74,8 @@ class PillowPicture(Picture):
         return Region(np.asarray(resized), None)
 
 
-def with_pillow(image: Picture | RgbImage) -> PillowPicture:
-    picture = as_picture(image)
+def with_pillow(image: LazyImage | RgbImage) -> PillowPicture:
+    picture = as_lazy_image(image)
     return PillowPicture(picture.height, picture.width, picture.decode)
 
 
@@ -86,7 +84,7 @@ class PillowTrainTransform(TrainTransform):
 
     def __call__(
         self,
-        image: Picture | RgbImage,
+        image: LazyImage | RgbImage,
         rng: np.random.Generator,
         *,
         out: RgbImage | None = None,
@@ -100,7 +98,7 @@ class PillowEvalTransform(EvalTransform):
 
     def __call__(
         self,
-        image: Picture | RgbImage,
+        image: LazyImage | RgbImage,
         *,
         out: RgbImage | None = None,
         scratch: Scratch | None = None,

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shufflenet_fn.bench.tree import make_tree
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.run.settings import TrainSettings

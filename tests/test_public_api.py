@@ -38,8 +38,6 @@ def test_import_is_light() -> None:
     heavy = {
         "torch",
         "torchvision",
-        "grain",
-        "array_record",
         "cv2",
         "simplejpeg",
         "PIL",
@@ -72,7 +70,7 @@ def test_help_does_not_import_torch(verb: str) -> None:
         "from shufflenet_fn_cli.main import main\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit): main()"
     )
-    assert not loaded_after(statement) & {"torch", "numpy", "grain", "cv2", "yaml"}
+    assert not loaded_after(statement) & {"torch", "numpy", "cv2", "yaml"}
 
 
 @pytest.mark.parametrize(

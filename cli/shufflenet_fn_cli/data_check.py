@@ -12,8 +12,7 @@ import typer
 from shufflenet_fn_cli.data_progress import open_progress
 
 if TYPE_CHECKING:
-    from shufflenet_fn.data.check import Checked
-    from shufflenet_fn.data.inspection import Finding
+    from shufflenet_fn.data.check import Checked, Finding
 
 SHOWN_REMARKS = 3
 

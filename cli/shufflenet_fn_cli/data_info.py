@@ -9,7 +9,7 @@ import typer
 from shufflenet_fn_cli.data_progress import size_text
 
 if TYPE_CHECKING:
-    from shufflenet_fn.data.packed.describe import Description, SplitFacts
+    from shufflenet_fn.data.describe import Description, SplitFacts
 
 
 def info(
@@ -23,7 +23,7 @@ def info(
 ) -> None:
     """What a data set holds: images, classes, sizes, and how it was packed."""
     from shufflenet_fn.data.demo import ensure_demo
-    from shufflenet_fn.data.packed.describe import describe
+    from shufflenet_fn.data.describe import describe
     from shufflenet_fn.run.json_text import to_json
 
     description = describe(ensure_demo() if folder == "demo" else folder)

@@ -63,7 +63,7 @@ def pack(
         bool, typer.Option("--overwrite", help="Replace packed data that is there already.")
     ] = False,
 ) -> None:
-    """Pack an image folder into ArrayRecord shards, which load faster than files.
+    """Pack an image folder into tar shards, which load faster than files.
 
     Interrupted or killed, it goes on from the last finished shard when it is run
     again with the same arguments. JPEGs that need no change are kept byte for byte.
@@ -71,7 +71,7 @@ def pack(
     import torch
 
     from shufflenet_fn.data.demo import ensure_demo
-    from shufflenet_fn.data.packed.format import DEFAULT_QUALITY, PackSettings
+    from shufflenet_fn.data.packed.index import DEFAULT_QUALITY, PackSettings
     from shufflenet_fn.data.packed.write import pack as pack_folder
     from shufflenet_fn.data.paths import printable
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -120,12 +120,6 @@ def _print(packed: Packed, shown: str) -> None:
         kept = f", {files.kept} of them kept byte for byte" if files.kept else ""
         shards = f"{len(files.shards)} shard{'s' if len(files.shards) > 1 else ''}"
         print(f"{split}: {files.entries.images} images in {shards}, {size}{kept}")
-        unplaced = files.entries.images - files.located
-        if unplaced:
-            print(
-                f"{split}: fast reading is off: this array_record lays out files so that the places of "
-                f"{unplaced} images are not known"
-            )
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
     print(f"train on it with --data {shown}")

@@ -61,7 +61,7 @@ def _plain(result: Verified) -> dict[str, object]:
 
 
 def _print(result: Verified, folder: str) -> None:
-    from shufflenet_fn.data.layout import counted
+    from shufflenet_fn.data.folder import counted
 
     for damage in result.damage[:SHOWN]:
         print(_line(damage))

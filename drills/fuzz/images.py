@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.decode import open_picture
-from shufflenet_fn.data.picture import Picture, RgbImage
+from shufflenet_fn.data.dataset import Encoded
+from shufflenet_fn.data.decode import open_image
+from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
 ERROR, PIXELS = "named error", "right pixels"
@@ -35,7 +34,7 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
     """``ERROR`` or ``PIXELS``. ``number`` seeds the crop. Raises ``Wrong``."""
     name = f"mutation {number}"
     try:
-        ours = views_of(open_picture(Encoded(data), name=name, scratch=scratch), number, scratch)
+        ours = views_of(open_image(Encoded(data), name=name, scratch=scratch), number, scratch)
     except BadImage as error:
         if error.name != name or not error.reason:
             raise Wrong(f"the error does not name the file: {error}") from error
@@ -51,7 +50,7 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
     return PIXELS
 
 
-def views_of(picture: Picture, number: int, scratch: Scratch | None) -> RgbImage:
+def views_of(picture: LazyImage, number: int, scratch: Scratch | None) -> RgbImage:
     """Both uses of an image, (2, 48, 48, 3): a crop to train on and the middle to evaluate."""
     views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
     TRAIN(picture, sample_rng(0, 0, number), out=views[0], scratch=scratch)
@@ -59,7 +58,7 @@ def views_of(picture: Picture, number: int, scratch: Scratch | None) -> RgbImage
     return views
 
 
-def _oracle(data: bytes) -> Picture:
+def _oracle(data: bytes) -> LazyImage:
     if data[:3] != b"\xff\xd8\xff":
         return _from_pillow(data)
     import simplejpeg
@@ -70,7 +69,7 @@ def _oracle(data: bytes) -> Picture:
     return whole_jpeg(data, strict=True)
 
 
-def whole_jpeg(data: bytes, *, strict: bool) -> Picture:
+def whole_jpeg(data: bytes, *, strict: bool) -> LazyImage:
     """A JPEG as libjpeg-turbo decodes all of it; ``strict`` raises ``ValueError`` where it warns."""
     import simplejpeg
 
@@ -87,10 +86,10 @@ def whole_jpeg(data: bytes, *, strict: bool) -> Picture:
         smaller = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=strict, **least)
         return np.array(smaller)
 
-    return Picture(height, width, decode, (1, 2, 4, 8))
+    return LazyImage(height, width, decode, (1, 2, 4, 8))
 
 
-def _from_pillow(data: bytes) -> Picture:
+def _from_pillow(data: bytes) -> LazyImage:
     from PIL import Image
 
     with warnings.catch_warnings():
@@ -99,4 +98,4 @@ def _from_pillow(data: bytes) -> Picture:
             # As RGBA first where a palette may have transparency, as the loader does.
             through = image.convert("RGBA") if image.mode == "P" else image
             pixels = np.array(through.convert("RGB"))
-    return Picture(pixels.shape[0], pixels.shape[1], lambda reduction: pixels)
+    return LazyImage(pixels.shape[0], pixels.shape[1], lambda reduction: pixels)

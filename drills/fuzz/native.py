@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from drills.fuzz.images import EVAL, TRAIN, Wrong, views_of, whole_jpeg
+from shufflenet_fn.data.dataset import stored_files
+from shufflenet_fn.data.lazy_image import LazyImage
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.picture import Picture
-from shufflenet_fn.data.stored import stored_files
 
 
 class NativeImages:
@@ -45,7 +45,7 @@ class NativeImages:
             raise Wrong("native: other pixels")
 
 
-def readable(data: bytes) -> Picture | None:
+def readable(data: bytes) -> LazyImage | None:
     """A JPEG with all its rows up to damage with which libjpeg-turbo cannot go on; ``None`` if it has none.
 
     Of an image where it finds such damage it gives nothing, but it gives what comes before if the file is cut

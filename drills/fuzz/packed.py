@@ -10,9 +10,9 @@ import numpy.typing as npt
 from drills.fuzz.images import EVAL, Wrong
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.destination import LOCK_NAME
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
-from shufflenet_fn.data.packed.unfinished import LOCK_NAME
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.support.errors import UserError

@@ -17,8 +17,7 @@ from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.bench.turns import advice, in_turns, ratio
 from shufflenet_fn.bench.workers import workers
-from shufflenet_fn.data.packed.format import PackSettings
-from shufflenet_fn.data.packed.index import is_packed
+from shufflenet_fn.data.packed.index import PackSettings, is_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.runtimes.cpu import usable_cores

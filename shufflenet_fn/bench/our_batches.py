@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import prefetch_of, train_loader
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size

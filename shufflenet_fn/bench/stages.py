@@ -12,17 +12,16 @@ import torch
 
 from shufflenet_fn.bench.loading import Reader
 from shufflenet_fn.data import geometry
-from shufflenet_fn.data.at_once import train_at_once
-from shufflenet_fn.data.decode import open_picture
+from shufflenet_fn.data.batches import train_at_once
+from shufflenet_fn.data.buffers import Layout
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.decode import open_image
+from shufflenet_fn.data.lazy_image import RgbImage, Scratch
 from shufflenet_fn.data.loader import prefetch_of, train_loader
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.opening import open_split
-from shufflenet_fn.data.picture import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
 from shufflenet_fn.run.settings import TrainSettings
@@ -74,7 +73,7 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
 
 
 def read_in_stages(
-    samples: Samples,
+    samples: Dataset,
     indices: npt.NDArray[np.int64],
     transform: TrainTransform,
     seed: int,
@@ -110,7 +109,7 @@ def read_in_stages(
 
 
 def transform_in_stages(
-    samples: Samples,
+    samples: Dataset,
     index: int,
     transform: TrainTransform,
     seed: int,
@@ -126,7 +125,7 @@ def transform_in_stages(
     with clock("draw"):
         draws = sample_rng(seed, 0, index).random(TRAIN_DRAWS)
     with clock("decode"):
-        picture = open_picture(encoded, name=name, scratch=scratch)
+        picture = open_image(encoded, name=name, scratch=scratch)
         box = geometry.random_resized_crop_box(
             picture.height,
             picture.width,
@@ -147,7 +146,7 @@ def transform_in_stages(
 
 
 def _staged(
-    samples: Samples,
+    samples: Dataset,
     transform: TrainTransform,
     prepare: Callable[[torch.Tensor], torch.Tensor],
     native: NativeReader | None,
@@ -169,7 +168,7 @@ def _staged(
 
 
 def _whole(
-    samples: Samples,
+    samples: Dataset,
     transform: TrainTransform,
     prepare: Callable[[torch.Tensor], torch.Tensor],
     native: NativeReader | None,

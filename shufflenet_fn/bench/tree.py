@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.packed.index import is_packed
-from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn_backends.support.errors import UsageError
 
 

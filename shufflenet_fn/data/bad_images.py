@@ -1,4 +1,4 @@
-"""Images that cannot be used: how they are named, and what a run does about them.
+"""Images that cannot be used, and what a run does about them.
 
 A run either stops at the first one or goes on without it (``BadImages``). What is wrong with a whole data
 set or with the machine is no bad image: a damaged shard or a lost mount always stops the run.
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from shufflenet_fn.data.bad_limit import BadLimit
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 3
@@ -22,10 +22,10 @@ _NAMED = 3
 
 
 class BadImage(UserError):
-    """A sample that is not an image that can be used.
+    """A sample that is no usable image.
 
     Attributes:
-      name: what ``Samples.name`` calls it: a path, or a shard, its record and the original path.
+      name: that of ``Dataset.name``: a path, or a shard, its record and the original path.
       reason: what is wrong with it, without the name.
     """
 
@@ -55,7 +55,7 @@ class HugeImage(BadImage):
 
 @dataclass(frozen=True)
 class BadSample:
-    """A bad image that was met: its split, its index there, its name, and what is wrong with it."""
+    """A bad image: its split, its index there, its name, and what is wrong with it."""
 
     split: str
     index: int
@@ -74,7 +74,7 @@ class BadImages:
 
     def __init__(
         self,
-        samples: Samples,
+        samples: Dataset,
         limit: BadLimit,
         *,
         record: Callable[[BadSample], None] = lambda sample: None,
@@ -91,7 +91,7 @@ class BadImages:
 
     @property
     def met(self) -> tuple[BadSample, ...]:
-        """The bad samples so far, in the order they were met."""
+        """The bad samples so far, in the order in which they were found."""
         with self._lock:
             return tuple(self._met.values())
 
@@ -124,7 +124,7 @@ class BadImages:
 
 
 def replacement(seed: int, epoch: int, index: int, attempt: int, n: int) -> int:
-    """The sample, of ``n``, that takes the place of the bad sample ``index`` in ``epoch``.
+    """Return which of ``n`` samples replaces the bad sample ``index`` in ``epoch``.
 
     A function of its arguments alone, so that it does not depend on ranks or threads. It may be bad as
     well: ``attempt`` counts up from 0 until it is not.

@@ -1,4 +1,4 @@
-"""How many bad images a split may have, as a user says it. Needs nothing but the standard library."""
+"""The limit of bad images in a split, as a user gives it. Imports the standard library alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class BadLimit(NamedTuple):
     is_share: bool
 
     def of(self, n: int) -> int:
-        """How many of ``n`` images may be bad: a share is rounded down, and one image must be left."""
+        """Return how many of ``n`` images may be bad. A share is rounded down, and one image must be left."""
         allowed = int(self.value * n) if self.is_share else int(self.value)
         return min(allowed, n - 1)
 
@@ -26,7 +26,7 @@ class BadLimit(NamedTuple):
 
 
 def parse_bad_limit(text: str) -> BadLimit:
-    """``0.1%`` or ``20``.
+    """Parse ``0.1%`` or ``20``.
 
     Raises:
       UsageError: neither a percentage from 0% to below 100% nor a whole number from 0.

@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.at_once import eval_at_once, train_at_once
 from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
-from shufflenet_fn.data.buffers import BatchMemory, Stopped
-from shufflenet_fn.data.decode import RgbImage, open_picture
-from shufflenet_fn.data.memory import Parts
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.buffers import BatchMemory, Parts, Stopped
+from shufflenet_fn.data.dataset import Dataset, Located
+from shufflenet_fn.data.decode import RgbImage, open_image
+from shufflenet_fn.data.lazy_image import Scratch
+from shufflenet_fn.data.native.reader import Draws, Flags, Images, NativeReader
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule
-from shufflenet_fn.data.scratch import Scratch
-from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
+from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 from shufflenet_fn.training.losses import Mix
 
 
@@ -48,7 +46,7 @@ Fill = Callable[[int, int, RgbImage], None]
 among the samples asked for. Raises ``BadImage``."""
 
 Finish = Callable[[int, int, RgbImage], None]
-"""As ``Fill``, of a sample that was read at once: what is left to do with it."""
+"""As ``Fill``, for a sample that the native reader has read: does the rest."""
 
 Instead = Callable[[int, int], "int | None"]
 """``instead(index, attempt)``: the sample to try in the place of ``index``, or ``None`` for none."""
@@ -58,7 +56,7 @@ def train_batch(
     step: int,
     stopped: Callable[[], bool],
     *,
-    folder: Samples,
+    folder: Dataset,
     transform: TrainTransform,
     augment: SampleAugmentation,
     mixing: Mixing | None,
@@ -69,11 +67,11 @@ def train_batch(
     memory: BatchMemory,
     native: NativeReader | None,
 ) -> Batch:
-    """The augmented batch of ``step``. Raises as ``read_batch``."""
+    """Read the augmented batch of ``step``. Raises as ``read_batch``."""
     epoch, indices, repeats = schedule(step)
 
     def fill(slot: int, index: int, out: RgbImage) -> None:
-        picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
+        picture = open_image(folder.read(index), name=folder.name(index), scratch=scratch)
         repeat = int(repeats[slot])
         rng = sample_rng(seed, epoch, index, repeat=repeat)
         transform(picture, rng, out=out, scratch=scratch)
@@ -104,7 +102,7 @@ def train_batch(
 
 
 def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
-    """``batch``, of an even size, with its images mixed in place and the labels of their partners."""
+    """Mix the images of a batch of even size in place and add the labels of their partners."""
     images = batch.images.permute(0, 2, 3, 1).numpy()
     blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
     mix_images(images, blend)
@@ -116,7 +114,7 @@ def eval_batch(
     number: int,
     stopped: Callable[[], bool],
     *,
-    folder: Samples,
+    folder: Dataset,
     transform: EvalTransform,
     share: range,
     batch_size: int,
@@ -125,11 +123,11 @@ def eval_batch(
     memory: BatchMemory,
     native: NativeReader | None,
 ) -> Batch:
-    """Batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
+    """Read batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
     indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
 
     def fill(slot: int, index: int, out: RgbImage) -> None:
-        picture = open_picture(folder.read(index), name=folder.name(index), scratch=scratch)
+        picture = open_image(folder.read(index), name=folder.name(index), scratch=scratch)
         transform(picture, out=out, scratch=scratch)
 
     def nothing(slot: int, index: int, out: RgbImage) -> None:
@@ -149,7 +147,7 @@ def eval_batch(
 
 
 def read_batch(
-    folder: Samples,
+    folder: Dataset,
     indices: npt.NDArray[np.int64],
     parts: Parts,
     done: npt.NDArray[np.bool_],
@@ -159,7 +157,7 @@ def read_batch(
     bad_images: BadImages | None,
     instead: Instead,
 ) -> Batch:
-    """Read samples into memory that is there.
+    """Read samples into given memory.
 
     Args:
       folder: where the samples are.
@@ -214,5 +212,73 @@ def read_batch(
 
 
 def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
-    """The images, uint8 (N, size, size, 3)."""
+    """Return the images as uint8 (N, size, size, 3)."""
     return parts.images.permute(0, 2, 3, 1).numpy()
+
+
+_CHUNK = 32
+"""Dataset of one call, which does not notice that the loader was closed."""
+
+
+def train_at_once(
+    reader: NativeReader | None,
+    folder: Dataset,
+    transform: TrainTransform,
+    *,
+    seed: int,
+    epoch: int,
+    indices: npt.NDArray[np.int64],
+    repeats: npt.NDArray[np.int64],
+    images: Images,
+    stopped: Callable[[], bool],
+) -> tuple[Flags, Draws]:
+    """Read crops and flips of samples into ``images``, as far as the native reader can.
+
+    Without a reader, or if the data set does not tell where its samples lie, nothing is read. Result as
+    ``NativeReader.train``.
+
+    Raises:
+      Stopped: ``stopped()`` was true.
+    """
+    done = np.zeros(len(indices), dtype=np.bool_)
+    draws = np.zeros((len(indices), TRAIN_DRAWS), dtype=np.float64)
+    if reader is None or not isinstance(folder, Located):
+        return done, draws
+    for part in _parts(len(indices), stopped):
+        with folder.located(indices[part]) as stored:
+            done[part], draws[part] = reader.train(
+                stored,
+                transform,
+                seed=seed,
+                epoch=epoch,
+                indices=indices[part],
+                repeats=repeats[part],
+                out=images[part],
+            )
+    return done, draws
+
+
+def eval_at_once(
+    reader: NativeReader | None,
+    folder: Dataset,
+    transform: EvalTransform,
+    *,
+    indices: npt.NDArray[np.int64],
+    images: Images,
+    stopped: Callable[[], bool],
+) -> Flags:
+    """Read resized samples into ``images``. Otherwise as ``train_at_once``."""
+    done = np.zeros(len(indices), dtype=np.bool_)
+    if reader is None or not isinstance(folder, Located):
+        return done
+    for part in _parts(len(indices), stopped):
+        with folder.located(indices[part]) as stored:
+            done[part] = reader.eval(stored, transform, out=images[part])
+    return done
+
+
+def _parts(count: int, stopped: Callable[[], bool]) -> Iterator[slice]:
+    for start in range(0, count, _CHUNK):
+        if stopped():
+            raise Stopped
+        yield slice(start, min(start + _CHUNK, count))

@@ -1,17 +1,77 @@
-"""Memory that batches are read into: fresh for each, or a ring that is used again."""
+"""Memory that batches are read into: fresh for each batch, or a ring of buffers that is reused.
+
+Labels and images of a batch lie in one piece, so that one copy brings both to a device.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn_backends.support.errors import UsageError
+
+_LABEL, _ALIGNMENT = 8, 512
+"""Bytes of an int64, and what a device's kernels want the images to begin at a multiple of."""
+
+
+class Parts(NamedTuple):
+    """Views of a batch's memory.
+
+    Attributes:
+      images: uint8 (N, 3, H, W) in channels_last memory.
+      labels: int64 (N,).
+      partners: int64 (N,), the second labels of mixed images.
+      weight: float32, 0-dim, of the first labels of mixed images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    partners: Tensor
+    weight: Tensor
+
+
+class Layout(NamedTuple):
+    """Layout of a batch in a flat uint8 tensor: labels first, so that a batch of fewer images is a prefix.
+
+    Attributes:
+      capacity: images that there is room for.
+      size: their side in pixels.
+    """
+
+    capacity: int
+    size: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of a full batch."""
+        return self.used(self.capacity)
+
+    def used(self, count: int) -> int:
+        """Return the bytes up to the end of ``count`` images."""
+        return self._images_at + count * self.size * self.size * 3
+
+    def parts(self, memory: Tensor, count: int) -> Parts:
+        """Return the views for ``count`` images, on the device of ``memory``."""
+        labels = memory[: 2 * _LABEL * self.capacity].view(torch.int64).view(2, self.capacity)
+        weight_at = 2 * _LABEL * self.capacity
+        images = memory[self._images_at : self.used(count)]
+        return Parts(
+            images.view(count, self.size, self.size, 3).permute(0, 3, 1, 2),
+            labels[0, :count],
+            labels[1, :count],
+            memory[weight_at : weight_at + 4].view(torch.float32)[0],
+        )
+
+    @property
+    def _images_at(self) -> int:
+        head = 2 * _LABEL * self.capacity + _LABEL
+        return -(-head // _ALIGNMENT) * _ALIGNMENT
+
 
 _LOOK_S = 0.1
 """Seconds after which a thread that waits for memory looks whether its loader was closed."""
@@ -22,30 +82,30 @@ class Stopped(Exception):
 
 
 class BatchMemory(Protocol):
-    """Where a loader's batches are put together."""
+    """Memory that a loader writes its batches to."""
 
     @property
     def layout(self) -> Layout:
-        """Of each batch."""
+        """Layout of each batch."""
 
     def start(self, first: int) -> None:
-        """A loader begins, with batch ``first``."""
+        """Prepare for a loader that begins with batch ``first``."""
 
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
-        """Flat memory for batch ``number``, the caller's alone while the context lasts.
+        """Return flat memory for batch ``number``, reserved for the caller while the context lasts.
 
         Raises ``Stopped`` if ``stopped()`` becomes true before there is any.
         """
 
 
 class FreshMemory:
-    """New memory for each batch: it stays as it is for as long as someone holds it."""
+    """New memory for each batch, valid for as long as it is referenced."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
     def start(self, first: int) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
         """As ``BatchMemory``; never waits."""
@@ -91,7 +151,7 @@ class BatchBuffers:
             self._changed.notify_all()
 
     def take(self) -> Tensor:
-        """The flat memory, uint8 (layout.nbytes,), of the batch that the loader has given next."""
+        """Return the flat memory, uint8 (layout.nbytes,), of the next batch."""
         memory = self._memory[self._taken % len(self._memory)]
         self._taken += 1
         return memory
@@ -114,7 +174,7 @@ class BatchBuffers:
                 self._changed.notify_all()
 
     def release(self) -> None:
-        """The oldest of the held batches is needed no longer."""
+        """Free the memory of the oldest batch that was taken."""
         with self._changed:
             self._released += 1
             self._changed.notify_all()

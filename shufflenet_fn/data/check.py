@@ -1,28 +1,192 @@
-"""``data check``: every image of a data set read and decoded, and all that is wrong listed at once."""
+"""``data check``: read and decode every image of a data set, and list everything that is wrong."""
 
 from __future__ import annotations
 
+import errno
 import functools
+import hashlib
+import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from shufflenet_fn.data.duplicates import Digests, duplicates
-from shufflenet_fn.data.inspection import Finding, inspect
-from shufflenet_fn.data.layout import check_split
+from shufflenet_fn.data.bad_images import BadImage, HugeImage, UnreadableImage
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.folder import ImageFolder, check_split
 from shufflenet_fn.data.listing import Listing, is_folder, is_image, list_split
-from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import ImageFolder
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn.data.threads import ordered_map
+from shufflenet_fn_backends.support.errors import UsageError, UserError
+
+EXTENSIONS = {
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "PPM": (".ppm", ".pgm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+_IMAGE_EXTENSIONS = {extension for known in EXTENSIONS.values() for extension in known}
+_ORIENTATION = 0x0112
+_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_PNG, _PNG_END = b"\x89PNG", b"IEND"
+
+
+class Finding(NamedTuple):
+    """``kind`` groups findings, ``name`` is the file or folder, ``text`` says what about it."""
+
+    kind: str
+    name: str
+    text: str
+
+
+class Inspected(NamedTuple):
+    """``problem``: why the file cannot be used. ``digest``: 64 bits of its content, ``None`` if unread."""
+
+    problem: Finding | None
+    remarks: tuple[Finding, ...]
+    digest: int | None
+
+
+def inspect(samples: Dataset, index: int) -> Inspected:
+    """Read and decode sample ``index`` whole."""
+    name = samples.name(index)
+    try:
+        encoded = samples.read(index)
+    except UnreadableImage as error:
+        cause = error.__cause__
+        dangling = isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ELOOP)
+        kind = "dangling link" if dangling else "unreadable"
+        return Inspected(Finding(kind, name, error.reason), (), None)
+    except UserError as error:
+        return Inspected(Finding("damaged record", name, str(error)), (), None)
+    digest = int.from_bytes(hashlib.blake2b(encoded.data, digest_size=8).digest(), "little")
+    try:
+        decode_sample(encoded, name=name)
+    except BadImage as error:
+        return Inspected(Finding(_kind(encoded.data, error), name, error.reason), (), digest)
+    if encoded.shape is not None:
+        return Inspected(None, (), digest)
+    try:
+        remarks = tuple(_remarks(encoded.data, name))
+    except (
+        Exception
+    ) as error:  # as of any parser of Pillow; the loader does not need what it failed at
+        remarks = (Finding("odd header", name, f"Pillow cannot read it: {error}"),)
+    return Inspected(None, remarks, digest)
+
+
+def _kind(data: bytes | memoryview, error: BadImage) -> str:
+    head, tail = bytes(data[:4]), bytes(data[-64:])
+    if not data:
+        return "empty file"
+    if isinstance(error, HugeImage):
+        return "too many pixels"
+    if "no image of a known format" in error.reason:
+        return "not an image"
+    if "no defined range" in error.reason:
+        return "unknown range"
+    ends = {_JPEG: _JPEG_END, _PNG: _PNG_END}
+    if any(head.startswith(start) and end not in tail for start, end in ends.items()):
+        return "truncated"
+    return "corrupt"
+
+
+def _remarks(data: bytes | memoryview, name: str) -> Iterator[Finding]:
+    """Find what a user may not expect of an image that can be used."""
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        format_name = image.format or "unknown"
+        if image.mode == "CMYK":
+            yield Finding("CMYK", name, "converted to RGB without a colour profile")
+        if image.mode in ("1", "L", "LA"):
+            yield Finding("grey", name, "repeated for red, green and blue")
+        if image.mode.startswith("I") or (format_name == "PNG" and data[24] == 16):
+            yield Finding("16 bits", name, "the high byte is used")
+        if image.mode in ("P", "PA"):
+            yield Finding("palette", name, "converted to RGB")
+        if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+            yield Finding("alpha", name, "transparency is dropped")
+        turn = image.getexif().get(_ORIENTATION, 1)
+        if turn != 1:
+            yield Finding("EXIF rotation", name, f"orientation {turn} is not applied")
+        extension = os.path.splitext(name)[1].lower()
+        if extension in _IMAGE_EXTENSIONS and extension not in EXTENSIONS.get(format_name, ()):
+            yield Finding("wrong extension", name, f"it is a {format_name} file")
+
+
+class Digests:
+    """64 bits of each sample's content: eight bytes an image, however large the data set."""
+
+    def __init__(self, samples: Dataset) -> None:
+        self.samples = samples
+        self.values = np.zeros(len(samples), dtype=np.uint64)
+        self.known = np.zeros(len(samples), dtype=bool)
+
+    def add(self, index: int, digest: int | None) -> None:
+        """Record the digest of sample ``index``; ``None`` if it could not be read."""
+        if digest is not None:
+            self.values[index], self.known[index] = digest, True
+
+
+def duplicates(splits: Sequence[Digests]) -> Iterator[Finding]:
+    """Find samples with the bytes of an earlier sample, read again to be sure.
+
+    Kinds: ``in both splits``, ``in two classes`` of a split, or ``duplicate``.
+    """
+    values = np.concatenate([split.values[split.known] for split in splits])
+    distinct, counts = np.unique(values, return_counts=True)
+    repeated = distinct[counts > 1]
+    groups: dict[int, list[_Place]] = {}
+    for split in splits:
+        alike = np.flatnonzero(split.known & np.isin(split.values, repeated))
+        for index in alike.tolist():
+            place = _Place(split.samples, index)
+            groups.setdefault(int(split.values[index]), []).append(place)
+    for first, *others in groups.values():
+        content = first.content()
+        for other in others:
+            if content is not None and other.content() == content:
+                yield Finding(
+                    _kind_of_pair(first, other), other.name, f"the same bytes as {first.name}"
+                )
+
+
+@dataclass(frozen=True)
+class _Place:
+    samples: Dataset
+    index: int
+
+    @property
+    def name(self) -> str:
+        return self.samples.name(self.index)
+
+    @property
+    def label(self) -> str:
+        return self.samples.classes[int(self.samples.labels[self.index])]
+
+    def content(self) -> bytes | None:
+        try:
+            return bytes(self.samples.read(self.index).data)
+        except UserError:  # it was there a moment ago
+            return None
+
+
+def _kind_of_pair(first: _Place, other: _Place) -> str:
+    if first.samples.split != other.samples.split:
+        return "in both splits"
+    return "duplicate" if first.label == other.label else "in two classes"
+
 
 SPLITS = ("train", "val")
 
@@ -81,9 +245,9 @@ def check(
 
 
 class _Opened(NamedTuple):
-    """The splits, and what is to be said of the files' places before any is read."""
+    """The splits, and findings about the layout of folders."""
 
-    splits: list[Samples]
+    splits: list[Dataset]
     problems: list[Finding]
     remarks: list[Finding]
 
@@ -93,7 +257,7 @@ def _open(root: Path) -> _Opened:
         return _Opened([open_packed(root, split) for split in SPLITS], [], [])
     folders = [check_split(root, split) for split in SPLITS]
     listings = [list_split(folder) for folder in folders]  # a kept one would be checked less well
-    splits: list[Samples] = [
+    splits: list[Dataset] = [
         ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
         for split, listing in zip(SPLITS, listings, strict=True)
     ]
@@ -114,16 +278,16 @@ def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> It
 
 
 def _passed_over(folder: Path, listing: Listing) -> Iterator[Finding]:
-    """Names that look like data but are not read: hidden ones, other extensions, images in no class."""
+    """Find names that are passed over: hidden ones, other extensions, images in no class."""
     for directory in listing.directories:
-        place = folder / directory.path
+        place = folder / directory
         with os.scandir(place) as entries:
             found = sorted((entry.name, is_folder(entry)) for entry in entries)
         for name, below in found:
             shown = printable(place / name)
             if name.startswith("."):
                 yield Finding("hidden", shown, "names with a leading dot are passed over")
-            elif not below and not directory.path:
+            elif not below and not directory:
                 yield Finding("in no class", shown, "only class folders are looked into")
             elif not below and not is_image(name):
                 yield Finding("other file", shown, "its extension is not that of an image")

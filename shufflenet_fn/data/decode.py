@@ -11,19 +11,222 @@ told by its content, not by the file's name.
 
 from __future__ import annotations
 
-import functools
-from pathlib import Path
+import io
+import struct
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.jpeg import read_jpeg_header
-from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
-from shufflenet_fn.data.pillow import decode_with_pillow, described
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.bad_images import BadImage, HugeImage
+from shufflenet_fn.data.lazy_image import RgbImage
 
-__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_picture"]
+if TYPE_CHECKING:
+    from PIL import ImageFile
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from shufflenet_fn.data.dataset import Encoded
+from shufflenet_fn.data.lazy_image import LazyImage, Scratch, as_lazy_image
+
+MAX_PIXELS = 178_956_970
+"""Height times width beyond which an image is not decoded: Pillow's limit against decompression bombs."""
+
+_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
+"""Not all that Pillow knows: it would start Ghostscript for a PostScript file."""
+
+_SIGNATURES = (
+    (b"\xff\xd8\xff", "a JPEG"),
+    (b"\x89PNG", "a PNG"),
+    (b"GIF8", "a GIF"),
+    (b"BM", "a BMP"),
+    (b"RIFF", "a WebP or other RIFF file"),
+    (b"II*\x00", "a TIFF"),
+    (b"MM\x00*", "a TIFF"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"%PDF", "a PDF"),
+    (b"<", "HTML or XML, such as a saved error page"),
+    (b"version https://git-lfs", "a Git LFS pointer that was never fetched"),
+)
+
+
+def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
+    """Decode a whole file to uint8 (H, W, 3) RGB. Raises ``BadImage``."""
+    from PIL import Image
+
+    try:
+        if data[:4] == b"\x89PNG":
+            # Otherwise Pillow does not look at the checksums of the pixels.
+            with _opened(data, name) as image:
+                check_size(image.height, image.width, name)
+                image.verify()
+        with _opened(data, name) as image:
+            check_size(image.height, image.width, name)
+            return _to_rgb(image, name)
+    except BadImage:
+        raise
+    except Image.DecompressionBombError as error:  # of a tile or frame larger than the image
+        raise HugeImage(name, str(error).rstrip(".")) from error
+    # Pillow's parsers raise SyntaxError, struct.error, EOFError and others on damaged files;
+    # whatever they raise, the cause is this file.
+    except Exception as error:
+        raise BadImage(name, described(str(error).rstrip("."), data)) from error
+
+
+def _opened(data: bytes | memoryview, name: str) -> ImageFile.ImageFile:
+    """Open a file by its header. Raises ``BadImage`` if no format takes it.
+
+    As ``Image.open`` does it, but without a look at the size. It warns of images that ``check_size``
+    allows, and a warning cannot be silenced for one call while other threads read.
+    """
+    from PIL import Image
+
+    Image.init()
+    prefix = bytes(data[:16])
+    for kind in _FORMATS:
+        factory, accepts = Image.OPEN[kind]
+        if accepts is not None and accepts(prefix) is not True:
+            continue
+        try:
+            return factory(io.BytesIO(data), "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # it is not of this format
+            continue
+    raise BadImage(name, described("it is no image of a known format", data))
+
+
+def check_size(height: int, width: int, name: str) -> None:
+    """Raise ``HugeImage`` if the image has more than MAX_PIXELS."""
+    if height * width > MAX_PIXELS:
+        raise HugeImage(
+            name,
+            f"it is {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} pixels against "
+            "decompression bombs",
+        )
+
+
+def described(what: str, data: bytes | memoryview) -> str:
+    """Return ``what`` is wrong with a file, and what the file looks like."""
+    if not data:
+        return "the file is empty"
+    head = bytes(data[:32])
+    kind = next((name for magic, name in _SIGNATURES if head.startswith(magic)), "no known format")
+    return f"{what}; the file has {len(data)} bytes and starts with {head[:12]!r} ({kind})"
+
+
+def _to_rgb(image: ImageFile.ImageFile, name: str) -> RgbImage:
+    """Convert any Pillow mode whose range of values is known to uint8 (H, W, 3). Raises ``BadImage``."""
+    if image.mode == "F":
+        raise BadImage(name, "32-bit floating-point grey has no defined range")
+    # Pillow has 16-bit grey as 32 bits if the file is a PNG (in its older versions) or a PPM.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise BadImage(name, "32-bit grey has no defined range")
+    if image.mode.startswith("I"):
+        # convert("RGB") would clip 16-bit grey at 255, turning nearly all of it white.
+        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    # A palette with transparency warns on the direct way to RGB.
+    known = image.convert("RGBA") if image.mode == "P" else image
+    return np.array(known.convert("RGB"), dtype=np.uint8)
+
+
+MAX_SCANS = 100
+"""Scans of a JPEG that is decoded. Encoders write some ten; each costs a pass over the whole image, however
+few bytes it has."""
+
+_MARKER = re.compile(rb"\xff[^\x00\xff]")
+_SCAN, _END = 0xDA, 0xD9
+_FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
+_PROGRESSIVE = (0xC2, 0xCA)
+_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+
+
+_CAN_BE_REDUCED = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+
+
+class JpegHeader(NamedTuple):
+    """Height and width in pixels, and the colour space as simplejpeg calls it.
+
+    ``can_be_reduced``: whether it can be decoded at a part of its size. Not so a lossless JPEG: libjpeg-turbo
+    gives all of its pixels, and simplejpeg makes room for the part.
+    """
+
+    height: int
+    width: int
+    colours: str
+    can_be_reduced: bool
+
+
+class _Frame(NamedTuple):
+    marker: int
+    height: int
+    width: int
+
+
+def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
+    """Read the header of a JPEG, checked before any memory is taken for its pixels.
+
+    Raises:
+      HugeImage: of more than ``pillow.MAX_PIXELS`` pixels. BadImage: of more than MAX_SCANS scans.
+      ValueError: libjpeg-turbo finds no header.
+    """
+    import simplejpeg
+
+    frame = _frame_of(data)
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except KeyError as error:
+        # simplejpeg decodes samplings for which it has no name, such as 4:4:1. All have three colours.
+        if frame is None:
+            raise ValueError("no frame header") from error
+        height, width, colours = frame.height, frame.width, "YCbCr"
+    check_size(height, width, name)
+    check_scans(data, name)
+    reducible = frame is not None and frame.marker in _CAN_BE_REDUCED
+    return JpegHeader(height, width, colours, reducible)
+
+
+def _frame_of(data: bytes | memoryview) -> _Frame | None:
+    """Return the first frame header, which is the one that libjpeg-turbo takes."""
+    for marker, at in _segments(data):
+        if marker in _FRAMES:
+            height, width = data[at + 3 : at + 5], data[at + 5 : at + 7]
+            return _Frame(marker, int.from_bytes(height, "big"), int.from_bytes(width, "big"))
+    return None
+
+
+def check_scans(data: bytes | memoryview, name: str) -> None:
+    """Raise ``BadImage`` if a JPEG has more than MAX_SCANS scans.
+
+    Looks no further than the first scan if libjpeg-turbo does not either, as in most files.
+    """
+    progressive, components, scans = False, b"", 0
+    for marker, at in _segments(data):
+        if marker in _FRAMES:
+            progressive, components = marker in _PROGRESSIVE, bytes(data[at + 7 : at + 8])
+        elif marker == _SCAN:
+            if not progressive and bytes(data[at + 2 : at + 3]) == components:
+                return
+            scans += 1
+            if scans > MAX_SCANS:
+                raise BadImage(name, f"it has more than {MAX_SCANS} scans")
+
+
+def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
+    """Iterate over markers with a length, and where that length is. Bytes between segments are skipped."""
+    at = 2
+    while (found := _MARKER.search(data, at)) is not None:
+        marker, at = data[found.start() + 1], found.end()
+        if marker == _END:
+            return
+        if marker not in _WITHOUT_LENGTH:
+            yield marker, at
+            at += int.from_bytes(data[at : at + 2], "big")
+
+
+__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_image"]
 
 _JPEG_MAGIC = b"\xff\xd8\xff"
 _REDUCTIONS = (1, 2, 4, 8)
@@ -51,16 +254,16 @@ def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None
       BadImage: not an image, damaged, of more than ``pillow.MAX_PIXELS`` pixels or ``jpeg.MAX_SCANS`` scans,
         or of 32-bit grey.
     """
-    return open_picture(encoded, name=name, scratch=scratch).decode(1)
+    return open_image(encoded, name=name, scratch=scratch).decode(1)
 
 
-def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> Picture:
-    """A sample's size, and how to decode it. Args and errors as ``decode_sample``."""
+def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> LazyImage:
+    """Read the header of a sample. Args and errors as ``decode_sample``."""
     data = encoded.data
     if encoded.shape is not None:
-        return as_picture(_pixels(data, encoded.shape, name))
+        return as_lazy_image(_pixels(data, encoded.shape, name))
     if data[:3] != _JPEG_MAGIC:
-        return as_picture(decode_with_pillow(data, name))
+        return as_lazy_image(decode_with_pillow(data, name))
     import simplejpeg
 
     try:
@@ -68,11 +271,11 @@ def open_picture(encoded: Encoded, *, name: str, scratch: Scratch | None = None)
         if colours in ("CMYK", "YCCK"):
             # Pillow says nothing of what libjpeg-turbo warns about.
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
-            return as_picture(decode_with_pillow(data, name))
+            return as_lazy_image(decode_with_pillow(data, name))
     except ValueError as error:
         raise _damaged(data, name, error) from error
     decode = functools.partial(_decode_jpeg, data, name, scratch, height, width)
-    return Picture(height, width, decode, _REDUCTIONS if can_be_reduced else (1,))
+    return LazyImage(height, width, decode, _REDUCTIONS if can_be_reduced else (1,))
 
 
 def _decode_jpeg(

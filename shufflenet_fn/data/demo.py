@@ -1,19 +1,25 @@
 """The demo data set: generated on the spot, learnable in a minute, an image folder like any other.
 
-Nothing here imports torch.
+Each image is a shape or pattern in random colours over a cluttered, noisy background. A class is told by form
+alone: position, size, angle, colours, light, clutter and noise are random, and no class turns into another
+when mirrored or rotated. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shufflenet_fn.data.demo_images import DEMO_CLASSES, draw_image
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
 from shufflenet_fn_backends.support.errors import UserError
@@ -26,7 +32,7 @@ _JPEG_QUALITY = 90
 
 
 def ensure_demo(cache_root: Path | None = None) -> Path:
-    """The demo set's folder, written on the first call.
+    """Return the demo set's folder, which the first call writes.
 
     Args:
       cache_root: where to keep it; ``None`` is ``$XDG_CACHE_HOME/shufflenet-fn``, or
@@ -79,7 +85,7 @@ def write_demo(
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether ``folder`` holds a demo set with all the files and bytes that its manifest counts."""
+    """Return whether ``folder`` holds a demo set with all the files and bytes that its manifest counts."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return (manifest["version"], manifest["files"], manifest["bytes"]) == (
@@ -102,14 +108,14 @@ def _write_split(folder: Path, seed: int, split: int, per_class: int) -> None:
 
 
 def _measure(folder: Path) -> tuple[int, int]:
-    """Number and total size of the images in a demo set."""
+    """Return the number and total size of the images in a demo set."""
     sizes = [path.stat().st_size for path in folder.glob("*/*/*.jpg")]
     return len(sizes), sum(sizes)
 
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Holds the lock ``folder.lock``, which the system releases if this process is killed."""
+    """Hold the lock ``folder.lock``, which the system releases if this process is killed."""
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -119,7 +125,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
-    """A folder beside ``folder``, on the same file system, that is removed at the end."""
+    """Make a folder beside ``folder``, on the same file system, and remove it at the end."""
     prefix = f".{folder.name}."
     for left_over in folder.parent.glob(f"{prefix}*"):  # a run that was killed could not clean up
         shutil.rmtree(left_over, ignore_errors=True)
@@ -132,7 +138,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turns a failure to write into advice."""
+    """Turn a failure to write into advice."""
     try:
         yield
     except OSError as error:
@@ -140,3 +146,173 @@ def _explained(folder: Path) -> Iterator[None]:
             f"cannot write the demo set to {folder}: {error.strerror or error}. Free some space "
             "there (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that is."
         ) from error
+
+
+DEMO_CLASSES = (
+    "checker",
+    "crescent",
+    "cross",
+    "disc",
+    "dots",
+    "ring",
+    "square",
+    "star",
+    "stripes",
+    "triangle",
+)
+IMAGE_SIDE = 64
+_STENCIL_SIDE = 128
+_FINE = 2  # masks are drawn at twice the size and averaged, which smooths their edges
+
+Mask = npt.NDArray[np.uint8]
+
+
+def draw_image(label: int, rng: np.random.Generator, *, side: int = IMAGE_SIDE) -> RgbImage:
+    """Draw a uint8 (side, side, 3) image of class ``DEMO_CLASSES[label]``."""
+    mask = _placed(stencil(DEMO_CLASSES[label]), side, rng)
+    back, front = _two_colours(rng)
+    image = _background(back, side, rng)
+    image += mask[:, :, None] * (front + _ripple(side, 10.0, rng) - image)
+    image += rng.normal(0.0, rng.uniform(2.0, 9.0), size=image.shape).astype(np.float32)
+    return np.clip(image, 0.0, 255.0).round().astype(np.uint8)
+
+
+def stencil(name: str) -> Mask:
+    """Draw the shape ``name``, 255 inside and 0 outside, centred in a (128, 128) array."""
+    canvas = np.zeros((_STENCIL_SIDE, _STENCIL_SIDE), dtype=np.uint8)
+    _DRAWINGS[name](canvas)
+    return canvas
+
+
+def _disc(canvas: Mask) -> None:
+    _circle(canvas, 64, 64, 50, 255)
+
+
+def _ring(canvas: Mask) -> None:
+    _circle(canvas, 64, 64, 54, 255)
+    _circle(canvas, 64, 64, 31, 0)
+
+
+def _crescent(canvas: Mask) -> None:
+    _circle(canvas, 64, 64, 54, 255)
+    _circle(canvas, 89, 64, 45, 0)
+
+
+def _square(canvas: Mask) -> None:
+    canvas[20:108, 20:108] = 255
+
+
+def _cross(canvas: Mask) -> None:
+    canvas[50:78, 8:120] = 255
+    canvas[8:120, 50:78] = 255
+
+
+def _triangle(canvas: Mask) -> None:
+    _polygon(canvas, [62.0] * 3)
+
+
+def _star(canvas: Mask) -> None:
+    _polygon(canvas, [62.0, 25.0] * 5)
+
+
+def _stripes(canvas: Mask) -> None:
+    for top in range(14, 114, 28):
+        canvas[top : top + 15, 14:114] = 255
+
+
+def _checker(canvas: Mask) -> None:
+    for row in range(4):
+        for column in range(row % 2, 4, 2):
+            canvas[12 + 26 * row : 38 + 26 * row, 12 + 26 * column : 38 + 26 * column] = 255
+
+
+def _dots(canvas: Mask) -> None:
+    for row in (37, 91):
+        for column in (37, 91):
+            _circle(canvas, column, row, 22, 255)
+
+
+_DRAWINGS: dict[str, Callable[[Mask], None]] = {
+    "checker": _checker,
+    "crescent": _crescent,
+    "cross": _cross,
+    "disc": _disc,
+    "dots": _dots,
+    "ring": _ring,
+    "square": _square,
+    "star": _star,
+    "stripes": _stripes,
+    "triangle": _triangle,
+}
+
+
+def _circle(canvas: Mask, x: int, y: int, radius: int, value: int) -> None:
+    import cv2
+
+    cv2.circle(canvas, (x, y), radius, value, thickness=-1)
+
+
+def _polygon(canvas: Mask, radii: list[float]) -> None:
+    """Draw a polygon about the centre, its corners at equal angles."""
+    import cv2
+
+    turn = 2 * math.pi / len(radii)
+    corners = [
+        (64 + radius * math.cos(i * turn), 64 + radius * math.sin(i * turn))
+        for i, radius in enumerate(radii)
+    ]
+    cv2.fillPoly(canvas, [np.array(corners).round().astype(np.int32)], 255)
+
+
+def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Place ``shape`` at a random position, size and angle, as opacity (side, side) in 0..1."""
+    import cv2
+
+    fine = side * _FINE
+    share = rng.uniform(0.60, 0.88)  # of the image's side
+    matrix = cv2.getRotationMatrix2D(
+        (_STENCIL_SIDE / 2, _STENCIL_SIDE / 2),
+        rng.uniform(0.0, 360.0),
+        share * fine / _STENCIL_SIDE,
+    )
+    play = (1.0 - share) / 2
+    centre = fine * (0.5 + rng.uniform(-play, play, size=2))
+    matrix[:, 2] += centre - _STENCIL_SIDE / 2
+    placed = cv2.warpAffine(shape, matrix, (fine, fine))
+    small = np.asarray(cv2.resize(placed, (side, side), interpolation=cv2.INTER_AREA))
+    return small.astype(np.float32) / np.float32(255)
+
+
+def _two_colours(
+    rng: np.random.Generator,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Draw the colours of background and shape, of which the shape's is brighter."""
+    back = rng.uniform(20.0, 130.0, size=3)
+    direction = rng.normal(size=3) * 0.6 + 1.2
+    direction /= np.linalg.norm(direction)
+    front = back + direction * rng.uniform(110.0, 190.0)
+    return back.astype(np.float32), front.astype(np.float32)
+
+
+def _background(
+    colour: npt.NDArray[np.float32], side: int, rng: np.random.Generator
+) -> npt.NDArray[np.float32]:
+    """Return ``colour`` with uneven light and some strokes, float32 (side, side, 3)."""
+    import cv2
+
+    image = colour + _ripple(side, 10.0, rng)
+    for _ in range(int(rng.integers(3, 9))):
+        start = rng.integers(0, side, size=2)
+        end = start + rng.integers(-side // 3, side // 3, size=2)
+        stroke = colour + rng.uniform(-40.0, 40.0, size=3)
+        thickness = int(rng.integers(1, 4))
+        cv2.line(image, start.tolist(), end.tolist(), stroke.tolist(), thickness, cv2.LINE_AA)
+    return image
+
+
+def _ripple(side: int, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
+    """Return smooth colour noise, float32 (side, side, 3)."""
+    import cv2
+
+    coarse = rng.normal(0.0, strength, size=(4, 4, 3)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))

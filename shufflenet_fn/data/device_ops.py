@@ -1,4 +1,4 @@
-"""Operations on uint8 batches where the batch is, so that a quarter of the bytes travel."""
+"""Normalisation on the device, so that batches are copied to it as uint8."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def normalize(
     std: Sequence[float] = IMAGENET_STD,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """``(images - 255 * mean) / (255 * std)``, torchvision's ToTensor and Normalize in one.
+    """Return ``(images - 255 * mean) / (255 * std)``, torchvision's ToTensor and Normalize in one.
 
     Args:
       images: uint8 (N, 3, H, W), any memory format.
@@ -40,7 +40,7 @@ def normalizer(
     device: torch.device | str = "cpu",
     reuse: bool = False,
 ) -> Callable[[Tensor], Tensor]:
-    """``normalize`` with its constants on ``device`` once, for a loop that must not copy them.
+    """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
     With ``reuse`` all results lie in the same memory: each is valid until the next call, so keep one at a
     time, and make none inside ``torch.inference_mode``, whose memory autograd may not use. A fresh one of a
@@ -65,7 +65,7 @@ def normalizer(
 
 
 def _fresh(images: Tensor) -> Tensor:
-    """``images`` as float32, in new memory of the same layout."""
+    """Return ``images`` as float32, in new memory of the same layout."""
     return images.to(torch.float32, copy=True)
 
 

@@ -8,9 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.box import Box
-from shufflenet_fn.data.picture import RgbImage
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.lazy_image import Box, RgbImage, Scratch
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
@@ -25,7 +23,7 @@ def random_resized_crop_box(
     ratio: tuple[float, float],
     draws: npt.NDArray[np.float64],
 ) -> Box:
-    """torchvision's ``RandomResizedCrop`` box: 10 tries at an area and an aspect, then the centre.
+    """Return torchvision's ``RandomResizedCrop`` box: 10 tries at an area and an aspect, then the centre.
 
     Args:
       height, width: of the image.
@@ -48,7 +46,7 @@ def random_resized_crop_box(
 
 
 def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> Box:
-    """The largest centred box whose aspect lies in ``ratio``."""
+    """Return the largest centred box whose aspect lies in ``ratio``."""
     aspect = width / height
     crop_height, crop_width = height, width
     if aspect < ratio[0]:
@@ -59,7 +57,7 @@ def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> B
 
 
 def middle(height: int, width: int) -> Box:
-    """All of an image, or of a strip the middle, LONGEST times as long as it is wide.
+    """Return the box of an image, or the middle of a strip, LONGEST times as long as it is wide.
 
     Resized by its short side, a strip of one pixel's width would take gigabytes, and the centre is all
     that is looked at.
@@ -70,19 +68,19 @@ def middle(height: int, width: int) -> Box:
 
 
 def resized_shape(height: int, width: int, short_side: int) -> tuple[int, int]:
-    """(height, width) with the short side scaled to ``short_side``, rounded as torchvision."""
+    """Return (height, width) with the short side scaled to ``short_side``, rounded as torchvision."""
     if height <= width:
         return short_side, int(short_side * width / height)
     return int(short_side * height / width), short_side
 
 
 def centre_box(height: int, width: int, size: int) -> Box:
-    """torchvision's ``CenterCrop`` box (half to even) of a square no larger than the image."""
+    """Return torchvision's ``CenterCrop`` box (half to even) of a square no larger than the image."""
     return Box(round((height - size) / 2), round((width - size) / 2), size, size)
 
 
 def crop(image: RgbImage, box: Box) -> RgbImage:
-    """A view of ``image``."""
+    """Return the part of ``image`` in a box, as a view."""
     return image[box.top : box.top + box.height, box.left : box.left + box.width]
 
 
@@ -137,5 +135,5 @@ def _resample(image: RgbImage, out: RgbImage, extent: tuple[float, float] | None
 
 
 def _nchw(image: RgbImage) -> torch.Tensor:
-    """A (1, 3, H, W) view in channels_last memory."""
+    """Return a (1, 3, H, W) view in channels_last memory."""
     return torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)

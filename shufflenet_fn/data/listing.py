@@ -1,4 +1,4 @@
-"""What lies below a split's folder: class folders, and the images in each in torchvision's order.
+"""Listing the class folders of a split and the images in each, in torchvision's order.
 
 Classes are sorted by name; inside a class folders are sorted by path, the class folder first, and files
 by name inside each. Hidden names (a leading dot, as in ``.ipynb_checkpoints``) are skipped, which
@@ -26,20 +26,6 @@ _THREADS = 8
 """Folders listed at once: on a network file system each costs a round trip or more."""
 
 
-class Directory(NamedTuple):
-    """A folder as it was when it was listed.
-
-    Attributes:
-      path: relative to the split's folder, ``""`` for itself.
-      mtime_ns: changes when a name in the folder is added, removed or renamed.
-      inode: changes when the folder is replaced by another.
-    """
-
-    path: str
-    mtime_ns: int
-    inode: int
-
-
 class Listing(NamedTuple):
     """The images of one split.
 
@@ -49,7 +35,7 @@ class Listing(NamedTuple):
       paths: relative to the split's folder; those of a class follow one another.
       labels: int64 (len(paths),), positions in ``classes``.
       stray: images that lie in no class folder. They are not among ``paths``.
-      directories: all folders that were listed.
+      directories: paths of all folders that were listed, relative to the split's; ``""`` is that one.
     """
 
     classes: tuple[str, ...]
@@ -58,7 +44,7 @@ class Listing(NamedTuple):
     offsets: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     stray: int
-    directories: tuple[Directory, ...]
+    directories: tuple[str, ...]
 
     @property
     def paths(self) -> PathTable:
@@ -70,16 +56,16 @@ class _Class(NamedTuple):
 
     blob: bytes
     lengths: array[int]
-    directories: list[Directory]
+    directories: list[str]
 
 
 def list_split(folder: Path) -> Listing:
-    """List ``folder``. Beyond what it returns, it holds the names of a few classes at a time.
+    """List ``folder``.
 
     Raises:
       UsageError: a folder cannot be listed, or leads back to a folder above it.
     """
-    own = _status(folder)
+    own = _identity(_status(folder))
     classes: list[str] = []
     stray = 0
     for entry in visible_entries(folder):
@@ -89,7 +75,7 @@ def list_split(folder: Path) -> Listing:
             stray += is_image(entry.name)
     classes.sort()
     with ThreadPoolExecutor(_THREADS) as pool:
-        parts = list(pool.map(lambda name: _list_class(folder, name, _identity(own)), classes))
+        parts = list(pool.map(lambda name: _list_class(folder, name, own), classes))
     lengths = np.frombuffer(b"".join(part.lengths.tobytes() for part in parts), np.int64)
     counts = np.array([len(part.lengths) for part in parts], dtype=np.int64)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
@@ -101,20 +87,17 @@ def list_split(folder: Path) -> Listing:
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         labels=labels,
         stray=stray,
-        directories=(
-            Directory("", own.st_mtime_ns, own.st_ino),
-            *(item for part in parts for item in part.directories),
-        ),
+        directories=("", *(path for part in parts for path in part.directories)),
     )
 
 
 def is_image(name: str) -> bool:
-    """Whether ``name`` has one of the extensions that count."""
+    """Return whether ``name`` has one of the extensions that count."""
     return name.lower().endswith(IMAGE_EXTENSIONS)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
+    """Return whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself, or to what may not be looked at
@@ -122,7 +105,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    """The entries of ``folder`` that are not hidden, unsorted. Raises ``UsageError``."""
+    """Iterate over the entries of ``folder`` that are not hidden, unsorted. Raises ``UsageError``."""
     try:
         with os.scandir(folder) as entries:
             yield from (entry for entry in entries if not entry.name.startswith("."))
@@ -131,23 +114,22 @@ def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
-    directories: list[Directory] = []
+    directories: list[str] = []
     files_in: dict[str, list[str]] = {}
     pending = [(name, frozenset({split}))]
     while pending:
         path, above = pending.pop()
-        # Looked at before it is listed: a change meanwhile then shows as one.
-        status = _status(folder / path)
-        if _identity(status) in above:
+        identity = _identity(_status(folder / path))
+        if identity in above:
             raise UsageError(
                 f"{printable(folder / path)} leads, by way of a link, back to a folder that it lies in: its "
                 "images would be listed without end. Remove the link."
             )
-        directories.append(Directory(path, status.st_mtime_ns, status.st_ino))
+        directories.append(path)
         files = files_in[path] = []
         for entry in visible_entries(folder / path):
             if is_folder(entry):
-                pending.append((f"{path}/{entry.name}", above | {_identity(status)}))
+                pending.append((f"{path}/{entry.name}", above | {identity}))
             elif is_image(entry.name):
                 files.append(entry.name)
     paths: list[bytes] = []

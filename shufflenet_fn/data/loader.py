@@ -9,14 +9,12 @@ from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
-from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory
-from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory, Layout
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.lazy_image import Scratch
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.one_thread import one_thread_setter
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
-from shufflenet_fn.data.scratch import Scratch
-from shufflenet_fn.data.threads import PrefetchIterator
+from shufflenet_fn.data.threads import PrefetchIterator, one_thread_setter
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -24,7 +22,7 @@ BatchIterator = PrefetchIterator[Batch]
 
 
 def train_loader(
-    folder: Samples,
+    folder: Dataset,
     transform: TrainTransform,
     *,
     augment: SampleAugmentation | None = None,
@@ -42,7 +40,7 @@ def train_loader(
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
 ) -> BatchIterator:
-    """This rank's batches of steps ``start_step`` to ``stop_step - 1``.
+    """Iterate over this rank's batches of steps ``start_step`` to ``stop_step - 1``.
 
     Step k lies in epoch ``k // steps_per_epoch(len(folder), global_batch)``. The batch of a step,
     its augmentation included, is a pure function of (seed, step): starting at any step, with any
@@ -107,7 +105,7 @@ def train_loader(
 
 
 def eval_loader(
-    folder: Samples,
+    folder: Dataset,
     transform: EvalTransform,
     *,
     batch_size: int,
@@ -119,7 +117,7 @@ def eval_loader(
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
 ) -> BatchIterator:
-    """This rank's share of ``folder``, each sample of the folder on exactly one rank, in order.
+    """Iterate over this rank's share of ``folder``: each sample on exactly one rank, in order.
 
     Nothing is padded or dropped: the last batch may be short, ranks may have different numbers of
     batches, and with fewer samples than ranks some ranks get none. So no collective per batch.
@@ -155,7 +153,7 @@ def eval_loader(
 
 
 def prefetch_of(threads: int) -> int:
-    """Batches that a loader reads ahead, those in work included, if it is not told."""
+    """Return how many batches a loader reads ahead by default, those in work included."""
     return 2 * threads
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from shufflenet_fn.data.listing_cache import Note, silent
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.folder import Note, open_image_folder, silent
+from shufflenet_fn.data.folder import open_train_val as open_folders
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import open_packed
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import open_image_folder
-from shufflenet_fn.data.sources import open_train_val as open_folders
 
 
-def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Samples, Samples]:
-    """The training and the validation split of ``root``; labels of both index the same classes.
+def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, Dataset]:
+    """Open the training and the validation split of ``root``; labels of both index the same classes.
 
-    ``note`` is told in a line what is worth knowing about how a folder was listed.
+    ``note`` is called with a line of text if listing a folder took long.
 
     Raises:
       UsageError: ``root`` is not a data set, or is packed only half.
@@ -27,8 +26,8 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Samples, S
     return open_folders(root, note=note)
 
 
-def open_split(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Samples:
-    """One split of ``root``.
+def open_split(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Dataset:
+    """Open one split of ``root``.
 
     Args:
       root: an image folder, or a packed data set.

@@ -1,4 +1,4 @@
-"""Names of files: a million of them in two arrays, and one as a message shows it."""
+"""Paths: a million of them in two arrays, and one for a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 class PathTable:
-    """Many paths in two arrays, which may lie in a mapped file: no object per path.
+    """Many paths in two arrays, without an object per path.
 
     A path is kept as the bytes that the system has for it, which may be no UTF-8 and may hold a newline.
     """
@@ -26,25 +26,25 @@ class PathTable:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Path ``index``, with bytes that are no UTF-8 as ``os.fsdecode`` has them."""
+        """Return path ``index``, with bytes that are no UTF-8 as ``os.fsdecode`` has them."""
         return os.fsdecode(self.raw(index))
 
     def raw(self, index: int) -> bytes:
-        """The bytes of path ``index``."""
+        """Return the bytes of path ``index``."""
         if not 0 <= index < len(self):
             raise IndexError(f"path {index} of {len(self)}")
         start, stop = self._offsets[index : index + 2].tolist()
         return self._blob[start:stop].tobytes()
 
     def sha256(self) -> str:
-        """Of all paths in their order."""
+        """Return the hash of all paths in their order."""
         digest = hashlib.sha256(np.ascontiguousarray(self._offsets, dtype="<i8").data)
         digest.update(np.ascontiguousarray(self._blob).data)
         return digest.hexdigest()
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """``path`` for a message: bytes that are no UTF-8, newlines and the like are escaped.
+    """Return ``path`` for a message: bytes that are no UTF-8, newlines and the like are escaped.
 
     Anything else would break a line of a log or could not be written to a terminal at all.
     """

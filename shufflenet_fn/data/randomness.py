@@ -39,7 +39,7 @@ REPLACEMENT = 5
 def sample_rng(
     seed: int, epoch: int, index: int, *, domain: int = SAMPLE, repeat: int = 0
 ) -> np.random.Generator:
-    """The generator of sample ``index`` in ``epoch`` for the draws that ``domain`` names.
+    """Return the generator of sample ``index`` in ``epoch`` for the draws that ``domain`` names.
 
     Args:
       seed: of the run, 0 <= seed < 2**64.
@@ -55,7 +55,7 @@ def sample_rng(
 
 
 def order_keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
-    """The keys of the order of ``epoch``: uint64 (count,).
+    """Return the keys of the order of ``epoch``: uint64 (count,).
 
     Raw draws, which numpy guarantees for all versions: a resumed run must see the same order.
 

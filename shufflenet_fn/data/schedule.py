@@ -1,17 +1,28 @@
 """Which samples a step reads: a pure function of (seed, step), cut by rank.
 
-The global order is one sequence over all epochs. It does not depend on how many ranks or threads
-read it, so the state of the training loader is the number of the next step and nothing else.
+The global order is one sequence over all epochs. It does not depend on how many ranks or threads read it, so
+the state of the training loader is the number of the next step and nothing else.
+
+The order of an epoch is a keyed permutation of {0, ..., n-1}, computed for the positions asked for:
+nothing is stored or sorted, whatever ``n`` is. It is the generalised Feistel cipher of Black and Rogaway,
+"Ciphers with Arbitrary Finite Domains" (CT-RSA 2002), section 5: a number below a·b, with a = ⌈√n⌉ and b
+= ⌈n / a⌉, is written as a pair of digits of Z_a and Z_b, and each round adds to one digit a keyed
+function of the other, which is a bijection of the pairs whatever the function. Luby and Rackoff (1988)
+showed that with large digits four rounds of random functions look like a random permutation; tiny ones
+mix less, so there are 16, with which even the orders of 5 samples are equally likely. A result of n or
+above goes through again until it is below ("cycle walking", section 4 there): that is again a
+permutation, and rare, since a·b - n < a.
 """
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.order import samples_at
+from shufflenet_fn.data.randomness import order_keys
 from shufflenet_fn_backends.support.errors import UsageError
 
 
@@ -28,7 +39,7 @@ class StepSamples(NamedTuple):
 
 
 class StepSchedule:
-    """The samples of any step for one rank. Has no state: call it from any number of threads.
+    """Computes the samples of any step for one rank. Has no state: call it from any number of threads.
 
     With repeated augmentation (Hoffer et al. 2020), position q of an epoch shows sample q // repeats of its
     order for the (q % repeats)-th time, so that an epoch has as many steps and fewer different samples.
@@ -55,7 +66,7 @@ class StepSchedule:
         self(0)  # a bad seed is the caller's error, not a thread's
 
     def __call__(self, step: int) -> StepSamples:
-        """The samples of ``step``, counted from 0 over all epochs."""
+        """Return the samples of ``step``, counted from 0 over all epochs."""
         epoch, number = divmod(step, self.steps_per_epoch)
         places = np.arange(number * self._global_batch, (number + 1) * self._global_batch)
         # All first showings of a batch, then all second ones: neighbours are different samples, which
@@ -68,7 +79,7 @@ class StepSchedule:
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:
-    """Full batches in ``n`` samples; the rest is left out of the epoch.
+    """Return the full batches in ``n`` samples; the rest is left out of the epoch.
 
     Raises:
       UsageError: ``global_batch`` is not positive or larger than ``n``.
@@ -84,7 +95,7 @@ def steps_per_epoch(n: int, global_batch: int) -> int:
 
 
 def rank_batch_size(global_batch: int, world_size: int) -> int:
-    """Samples per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
+    """Return the samples per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
     per_rank, rest = divmod(global_batch, world_size)
     if rest == 0 and per_rank > 0:
         return per_rank
@@ -96,7 +107,7 @@ def rank_batch_size(global_batch: int, world_size: int) -> int:
 
 
 def eval_share(n: int, rank: int, world_size: int) -> range:
-    """The contiguous share of ``n`` samples that ``rank`` evaluates.
+    """Return the contiguous share of ``n`` samples that ``rank`` evaluates.
 
     Shares of all ranks are disjoint, cover every sample and differ in length by at most one; with
     ``n < world_size`` some are empty.
@@ -112,3 +123,67 @@ def check_rank(rank: int, world_size: int) -> None:
     """Raise ``UsageError`` unless ``0 <= rank < world_size``."""
     if not 0 <= rank < world_size:
         raise UsageError(f"rank {rank} is not among the {world_size} ranks 0 to {world_size - 1}.")
+
+
+Words = npt.NDArray[np.uint64]
+
+ROUNDS = 16
+LARGEST = 2**62
+
+
+def samples_at(
+    positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: int
+) -> npt.NDArray[np.int64]:
+    """Return the samples at ``positions`` of the order of ``epoch``.
+
+    Args:
+      positions: int64, any shape, each in [0, n).
+      seed: 0 <= seed < 2**64.
+      epoch: its number, from 0.
+      n: number of samples, at most 2**62.
+
+    Returns:
+      int64 of the shape of ``positions``; over all positions a permutation of 0 to n-1.
+
+    Raises:
+      UsageError: ``seed`` or ``n`` is out of range.
+    """
+    if not 0 <= n <= LARGEST:
+        raise UsageError(f"a data set must have from 0 to 2**62 samples, got {n}.")
+    keys = order_keys(seed, epoch, 2 * ROUNDS).reshape(ROUNDS, 2)
+    left, right = _digits(n)
+    found = _feistel(positions.astype(np.uint64).reshape(-1), left, right, keys)
+    outside = np.flatnonzero(found >= np.uint64(n))
+    while outside.size:
+        found[outside] = _feistel(found[outside], left, right, keys)
+        outside = outside[found[outside] >= np.uint64(n)]
+    return found.astype(np.int64).reshape(positions.shape)
+
+
+def _digits(n: int) -> tuple[int, int]:
+    """Return a and b with a·b >= n, as near each other and to n as they can be."""
+    left = max(1, math.isqrt(max(0, n - 1)) + 1)
+    return left, max(1, -(-n // left))
+
+
+def _feistel(numbers: Words, left: int, right: int, keys: Words) -> Words:
+    """Apply a bijection of [0, left * right)."""
+    a, b = np.uint64(left), np.uint64(right)
+    low, high = numbers % a, numbers // a
+    for key in keys:
+        # In turn the one digit and the other: after an even number of rounds each is in its place again.
+        low, high = high, (low + _mixed(high, key) % a) % a
+        a, b = b, a
+    return low + high * np.uint64(left)
+
+
+def _mixed(digits: Words, key: Words) -> Words:
+    """Return 64 bits that depend on each bit of ``digits`` and of the two words of ``key``."""
+    return _finalised(_finalised(digits ^ key[0]) + key[1])
+
+
+def _finalised(words: Words) -> Words:
+    """Apply the finaliser of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014, variant 13 of Stafford's)."""
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

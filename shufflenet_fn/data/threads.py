@@ -1,43 +1,32 @@
-"""Grain's prefetching threads, made quiet, closable and exact about errors."""
+"""Threads that work ahead of their consumer, with results in order."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
-import logging
+import atexit
+import ctypes
 import threading
 import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Generic, TypeVar
 
+A = TypeVar("A")
 T = TypeVar("T")
+Read = Callable[[int, Callable[[], bool]], T]
 
-
-class _Failure:
-    """An exception on its way from a reading thread to the consumer."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
+_LOOK_S = 0.1
+"""Seconds after which a waiting thread looks whether its iterator was closed."""
 
 
 class PrefetchIterator(Generic[T]):
-    """``read(start), ..., read(stop - 1)`` in order, read ahead by threads.
+    """Iterates over ``read(start), ..., read(stop - 1)``, read ahead by threads.
 
-    Reading starts on construction. ``close()``, leaving the ``with`` block or dropping the last
-    reference tells the threads to stop and drops what they had prepared; it does not wait for them.
-
-    An exception of ``read`` is carried over as a value and raised in its place in the order, after
-    which the iterator is closed: Grain's own loses count if an exception passes through it.
+    Reading starts on construction. ``close()``, leaving the ``with`` block or dropping the last reference
+    tells the threads to stop and drops what they had prepared; it does not wait for them. An exception of
+    ``read`` is raised in its place in the order, after which the iterator is closed.
     """
 
     def __init__(
-        self,
-        read: Callable[[int, Callable[[], bool]], T],
-        start: int,
-        stop: int,
-        *,
-        threads: int,
-        prefetch: int,
+        self, read: Read[T], start: int, stop: int, *, threads: int, prefetch: int
     ) -> None:
         """Args:
         read: ``read(number, stopped)``, called from several threads at once. It should raise
@@ -46,28 +35,25 @@ class PrefetchIterator(Generic[T]):
         threads: reading threads; 0 reads in the calling thread, when asked.
         prefetch: results held ready or in work, at least ``threads``.
         """
-        self._stopped = threading.Event()
-        # The threads hold `guarded`; it must not hold `self`, or a dropped iterator would live on.
-        guarded = functools.partial(_guarded, read, self._stopped.is_set)
-        grain = import_grain()
-        options = grain.ReadOptions(
-            num_threads=threads, prefetch_buffer_size=prefetch if threads else 0
-        )
-        dataset = grain.MapDataset.range(start, stop).map(guarded).to_iter_dataset(options)
-        self._results = iter(dataset)
-        _set_at_exit(self._stopped)
-        self._results.start_prefetch()
+        self._next, self._stop = start, stop
+        # The threads hold the queue; it must not hold `self`, or a dropped iterator would live on.
+        self._queue = _Queue(read, range(start, stop), prefetch)
+        self._queue.start(threads)
+        self._close = weakref.finalize(self, self._queue.close)
+        self._close.atexit = False  # the queue's own hook also waits
 
     def __iter__(self) -> PrefetchIterator[T]:
         return self
 
     def __next__(self) -> T:
-        if self._stopped.is_set():
+        if self._queue.stopped() or self._next == self._stop:
             raise StopIteration
-        result: T | _Failure = next(self._results)
-        if isinstance(result, _Failure):
+        try:
+            result = self._queue.take(self._next)
+        except BaseException:
             self.close()
-            raise result.error
+            raise
+        self._next += 1
         return result
 
     def __enter__(self) -> PrefetchIterator[T]:
@@ -76,74 +62,134 @@ class PrefetchIterator(Generic[T]):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def __del__(self) -> None:
-        self.close()
-
     def close(self) -> None:
         """Stop reading. Further ``next`` calls raise ``StopIteration``."""
-        self._stopped.set()
-        results = getattr(self, "_results", None)  # absent if construction failed
-        if results is not None:
-            results.close()
+        self._close()
+
+    def join(self) -> None:
+        """Wait until no thread of a closed iterator reads any more."""
+        self._queue.join()
 
 
-def _guarded(
-    read: Callable[[int, Callable[[], bool]], T], stopped: Callable[[], bool], number: int
-) -> T | _Failure:
-    try:
-        return read(number, stopped)
-    except Exception as error:
-        return _Failure(error)
+class _Queue(Generic[T]):
+    """What the reading threads share: the numbers to read and the results that are ready."""
+
+    def __init__(self, read: Read[T], numbers: range, ahead: int) -> None:
+        self._read, self._numbers, self._ahead = read, numbers, ahead
+        self._begun = self._taken = numbers.start
+        self._ready: dict[int, tuple[T | None, Exception | None]] = {}
+        self._changed = threading.Condition()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self.stopped = self._stopping.is_set
+
+    def start(self, threads: int) -> None:
+        if not threads:
+            return
+        # Daemon threads, since the interpreter waits for others before it runs any hook at exit. Native
+        # code must not run while it shuts down, so the hook waits for the samples that are being read.
+        atexit.register(self._exit)
+        for number in range(threads):
+            thread = threading.Thread(target=self._work, name=f"prefetch-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def take(self, number: int) -> T:
+        """Wait for the result of ``number`` and make room for another. Raises what ``read`` raised."""
+        if not self._threads:
+            return self._read(number, self.stopped)
+        with self._changed:
+            while number not in self._ready:
+                self._changed.wait(_LOOK_S)
+                if self.stopped():
+                    raise StopIteration
+            result, error = self._ready.pop(number)
+            self._taken = number + 1
+            self._changed.notify_all()
+        if error is not None:
+            raise error
+        return result  # type: ignore[return-value]  # a result or an error
+
+    def close(self) -> None:
+        # Takes no lock: the garbage collector may call it in a thread that holds any.
+        self._stopping.set()
+        self._ready.clear()
+        atexit.unregister(self._exit)
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _exit(self) -> None:
+        self._stopping.set()
+        self.join()
+
+    def _work(self) -> None:
+        while (number := self._claim()) is not None:
+            result, error = None, None
+            try:
+                result = self._read(number, self.stopped)
+            except Exception as raised:
+                error = raised
+            with self._changed:
+                if not self.stopped():
+                    self._ready[number] = result, error
+                self._changed.notify_all()
+            del result, error  # nothing is held while the next one is read
+
+    def _claim(self) -> int | None:
+        """Return the next number to read once there is room for its result; ``None`` at the end."""
+        with self._changed:
+            while not self.stopped() and self._begun < self._numbers.stop:
+                if self._begun < self._taken + self._ahead:
+                    self._begun += 1
+                    return self._begun - 1
+                self._changed.wait(_LOOK_S)
+        return None
 
 
-def _set_at_exit(event: threading.Event) -> None:
-    """Set ``event`` when the interpreter begins to exit.
+def ordered_map(
+    function: Callable[[A], T], items: Sequence[A], *, workers: int
+) -> Generator[T, None, None]:
+    """Map ``function`` over ``items`` by ``workers`` threads, in order, four items a thread ahead.
 
-    Otherwise ``concurrent.futures``, whose pool Grain uses, first works off all that is queued: an
-    iterator left open, as by an uncaught error, would hold up the exit by several batches. An
-    ``atexit`` function would run only after that, and Python has no public hook before it. The last
-    function registered runs first: call this when the pool exists.
+    An exception of ``function`` is raised in its place in the order. Closing waits for calls in progress.
     """
-    register = getattr(threading, "_register_atexit", None)
-    if register is not None:
-        reference = weakref.ref(event)
 
-        def set_if_alive() -> None:
-            alive = reference()
-            if alive is not None:
-                alive.set()
+    def read(number: int, stopped: Callable[[], bool]) -> T:
+        return function(items[number])
 
-        register(set_if_alive)
-
-
-def import_grain() -> Any:
-    """The ``grain`` module, without what absl would print.
-
-    Grain warns through absl that it found no JAX, and absl answers its first message by
-    configuring the root logger. Neither is of use to someone who trains with torch.
-    """
-    logger = logging.getLogger("absl")
-    if not any(isinstance(item, _GrainFilter) for item in logger.filters):
-        logger.addFilter(_GrainFilter())
-    with _handled_root_logger():
-        import grain
-
-    return grain
-
-
-class _GrainFilter(logging.Filter):
-    """Drops Grain's messages below ERROR."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        return record.levelno >= logging.ERROR or "grain" not in record.pathname
-
-
-@contextlib.contextmanager
-def _handled_root_logger() -> Iterator[None]:
-    """Lends the root logger a handler, so that absl does not install its own."""
-    handler = logging.NullHandler()
-    logging.root.addHandler(handler)
+    results = PrefetchIterator(read, 0, len(items), threads=workers, prefetch=4 * workers)
     try:
-        yield
+        yield from results
     finally:
-        logging.root.removeHandler(handler)
+        results.close()
+        results.join()
+
+
+def one_thread_setter() -> Callable[[], None]:
+    """Return a function that keeps torch's operators in the thread that calls it.
+
+    Without it each reading thread whose operator torch runs in parallel, as where it has no SIMD kernel for
+    uint8, starts a team of compute threads of its own: n readers of n cores would be n * n threads.
+    ``torch.set_num_threads`` would hold for the threads that train as well; ``omp_set_num_threads`` holds for
+    the calling thread. It costs no more than any call.
+
+    Where torch was built without OpenMP there are no such teams, and the function does nothing.
+    """
+    import torch
+
+    # A lookup in torch's own library finds the runtime that it is linked to, of several that may be loaded.
+    set_num_threads = getattr(ctypes.CDLL(torch._C.__file__), "omp_set_num_threads", None)
+    if set_num_threads is None:
+        return _nothing
+
+    def use_one_thread() -> None:
+        torch.get_num_threads()  # torch sets the process's number when it first looks in a thread
+        set_num_threads(1)
+
+    return use_one_thread
+
+
+def _nothing() -> None:
+    pass

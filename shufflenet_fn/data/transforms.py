@@ -13,12 +13,57 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data import geometry, jitter
-from shufflenet_fn.data.picture import Picture, RgbImage, as_picture
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data import geometry
+from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn_backends.support.errors import UsageError
 
-TRAIN_DRAWS = geometry.CROP_DRAWS + jitter.JITTER_DRAWS + 1
+JITTER_DRAWS = 4
+_ORDERS = ("bcs", "bsc", "cbs", "csb", "sbc", "scb")
+
+
+def color_jitter(image: RgbImage, strength: float, draws: npt.NDArray[np.float64]) -> None:
+    """Apply the three in random order, in place.
+
+    Args:
+      image: C-contiguous uint8 (H, W, 3).
+      strength: factors are uniform in [max(0, 1 - strength), 1 + strength].
+      draws: JITTER_DRAWS uniform numbers in [0, 1): the order, then the three factors.
+    """
+    low = max(0.0, 1.0 - strength)
+    brightness, contrast, saturation = (low + draws[1:] * (1.0 + strength - low)).tolist()
+    for name in _ORDERS[int(draws[0] * len(_ORDERS))]:
+        if name == "b":
+            adjust_brightness(image, brightness)
+        elif name == "c":
+            adjust_contrast(image, contrast)
+        else:
+            adjust_saturation(image, saturation)
+
+
+def adjust_brightness(image: RgbImage, factor: float) -> None:
+    """Blend with black, in place."""
+    import cv2
+
+    cv2.addWeighted(image, factor, image, 0.0, 0.0, dst=image)
+
+
+def adjust_contrast(image: RgbImage, factor: float) -> None:
+    """Blend with the rounded mean of the grey image, in place."""
+    import cv2
+
+    grey_mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
+    cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * grey_mean, dst=image)
+
+
+def adjust_saturation(image: RgbImage, factor: float) -> None:
+    """Blend with the grey image, in place."""
+    import cv2
+
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    cv2.addWeighted(image, factor, grey, 1.0 - factor, 0.0, dst=image)
+
+
+TRAIN_DRAWS = geometry.CROP_DRAWS + JITTER_DRAWS + 1
 """Uniform numbers of a training sample: those of the crop, those of the jitter, that of the flip."""
 
 
@@ -56,7 +101,7 @@ class TrainTransform:
 
     def __call__(
         self,
-        image: RgbImage | Picture,
+        image: RgbImage | LazyImage,
         rng: np.random.Generator,
         *,
         out: RgbImage | None = None,
@@ -65,7 +110,7 @@ class TrainTransform:
         """Augment one image.
 
         Args:
-          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
+          image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
           rng: generator for this sample; exactly 27 uniform numbers are taken from it.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
@@ -76,7 +121,7 @@ class TrainTransform:
         import cv2
 
         draws = rng.random(TRAIN_DRAWS)
-        picture = as_picture(image)
+        picture = as_lazy_image(image)
         box = geometry.random_resized_crop_box(
             picture.height,
             picture.width,
@@ -94,19 +139,19 @@ class TrainTransform:
         return result
 
     def colours(self, image: RgbImage, draws: npt.NDArray[np.float64]) -> None:
-        """The jitter alone, in place: the same before and after a flip.
+        """Apply the jitter alone, in place. It commutes with a flip.
 
         Args:
           image: C-contiguous uint8 (H, W, 3).
           draws: float64 (TRAIN_DRAWS,), all of the sample.
         """
         if self.jitter > 0:
-            jitter.color_jitter(image, self.jitter, draws[geometry.CROP_DRAWS : -1])
+            color_jitter(image, self.jitter, draws[geometry.CROP_DRAWS : -1])
 
 
 @dataclass(frozen=True)
 class EvalTransform:
-    """Short side to ``resize``, then the central square of ``size``.
+    """Resizes the short side to ``resize`` and takes the central square of ``size``.
 
     The whole image is resized, not the crop alone: a crop taken first would have to begin and end
     between source pixels to be the same picture.
@@ -128,7 +173,7 @@ class EvalTransform:
 
     def __call__(
         self,
-        image: RgbImage | Picture,
+        image: RgbImage | LazyImage,
         *,
         out: RgbImage | None = None,
         scratch: Scratch | None = None,
@@ -136,14 +181,14 @@ class EvalTransform:
         """Resize and crop one image.
 
         Args:
-          image: uint8 (H, W, 3), not modified, or a picture that is decoded as far as is needed.
+          image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
 
         Returns:
           uint8 (size, size, 3).
         """
-        picture = as_picture(image)
+        picture = as_lazy_image(image)
         part = geometry.middle(picture.height, picture.width)
         height, width = geometry.resized_shape(part.height, part.width, self.resize)
         pixels, extent = picture.region(part, height, width)

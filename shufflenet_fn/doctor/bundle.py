@@ -29,8 +29,8 @@ from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 Say = Callable[[str], None]
 
 _PACKAGES: Final = (
-    *("shufflenet-fn", "torch", "torch_npu", "torchvision", "numpy", "safetensors", "grain"),
-    *("array_record", "opencv-python-headless", "simplejpeg", "pillow"),
+    *("shufflenet-fn", "torch", "torch_npu", "torchvision", "numpy", "safetensors"),
+    *("opencv-python-headless", "simplejpeg", "pillow"),
 )
 _STEPS_S, _BENCH_S = 600.0, 1800.0
 """Limits of a start. The first of each operator may be compiled, which takes minutes."""

@@ -21,7 +21,7 @@ from shufflenet_fn_backends.runtimes.npu import pairs
 from shufflenet_fn_backends.runtimes.npu.environment import ALLOC_CONF, RECOMMENDED
 
 _GLIBC: Final = (2, 28)
-"""Wheels of torch, torch_npu, OpenCV and grain are manylinux_2_28."""
+"""Wheels of torch, torch_npu and OpenCV are manylinux_2_28."""
 
 _SHARED_FILES: Final = ("davinci_manager", "devmm_svm", "hisi_hdc")
 _DRIVERS_GROUP: Final = "HwHiAiUser"

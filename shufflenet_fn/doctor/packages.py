@@ -22,8 +22,6 @@ _NEEDED: Final = MappingProxyType(
     {
         "numpy": "numpy",
         "safetensors": "safetensors",
-        "grain": "grain",
-        "array_record": "array_record",
         "cv2": "opencv-python-headless",
         "simplejpeg": "simplejpeg",
         "PIL": "pillow",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from shufflenet_fn.data.bad_images import BadImages, BadSample
 from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.json_text import to_json
@@ -20,7 +20,7 @@ _NAMED = 5
 
 
 def bad_images_of(
-    samples: Samples,
+    samples: Dataset,
     *,
     on_bad_image: str,
     max_bad: str,

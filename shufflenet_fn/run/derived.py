@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from shufflenet_fn.data.samples import Samples
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import LossScaling
@@ -17,7 +17,7 @@ def eval_resize(image_size: int, given: int | None) -> int:
     return given or math.ceil(image_size * 256 / 224)
 
 
-def num_classes_of(settings: TrainSettings, train: Samples) -> int:
+def num_classes_of(settings: TrainSettings, train: Dataset) -> int:
     """Width of the classifier: as asked for, else the number of classes in the data."""
     found = len(train.classes)
     if settings.num_classes is None:

@@ -23,7 +23,7 @@ from shufflenet_fn.run.resolve import Resolved
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 CONFIG = "config.json"
-_PACKAGES = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "grain", "safetensors")
+_PACKAGES = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "safetensors")
 
 
 def create_run_dir(resolved: Resolved) -> Path:

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 
 from shufflenet_fn.checkpoint.format import sha256
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.folder import ImageFolder
 from shufflenet_fn.data.packed.read import PackedSplit
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.derived import lanes_of, precision_name, stats_in_kernel
 from shufflenet_fn.run.directory import processor, version_of
@@ -51,7 +51,7 @@ def identity_of(
     *,
     backend: str,
     image_reader: str,
-    train_set: Samples,
+    train_set: Dataset,
 ) -> dict[str, Any]:
     """The record of this start; JSON values by name.
 
@@ -139,7 +139,7 @@ def _shown(value: Any) -> str:
     return "absent" if value is None else str(value) or "none"
 
 
-def _files_sha256(samples: Samples) -> str:
+def _files_sha256(samples: Dataset) -> str:
     """Of what names every image and says where it stands; packed data hold hashes of their content too."""
     digest = hashlib.sha256()
     if isinstance(samples, ImageFolder):

@@ -14,11 +14,11 @@ from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.data.augment.mixing import check_pairs
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
-from shufflenet_fn.data.listing_cache import Note, silent
+from shufflenet_fn.data.folder import Note, silent
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
 from shufflenet_fn.run import build
@@ -198,7 +198,7 @@ def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
     return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
-def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:
+def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Dataset, Dataset]:
     """The training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
     if settings.data is None:
         raise UsageError(

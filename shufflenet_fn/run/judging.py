@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.packed.read import PackedSplit
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
 from shufflenet_fn.run.meters import VERDICT_STEPS
@@ -31,7 +31,7 @@ def judge_all(run: Training) -> Verdict | None:
     return run.verdict
 
 
-def storage_of(samples: Samples) -> Storage:
+def storage_of(samples: Dataset) -> Storage:
     """How ``samples`` are stored."""
     if not isinstance(samples, PackedSplit):
         return "files"

@@ -14,12 +14,12 @@ from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.buffers import Layout
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -205,7 +205,7 @@ def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
     return arch
 
 
-def _open(job: EvalJob) -> Samples:
+def _open(job: EvalJob) -> Dataset:
     """The split, with labels as the weights know them: their run's classes, else those of train/."""
     root = ensure_demo() if job.data == "demo" else Path(job.data)
     classes = job.classes

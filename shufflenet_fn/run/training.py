@@ -14,11 +14,11 @@ from shufflenet_fn.checkpoint.generators import restore_generators
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import load_generators, read_manifest
 from shufflenet_fn.data.bad_images import BadImages
+from shufflenet_fn.data.buffers import Layout
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.loader import prefetch_of
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
@@ -89,8 +89,8 @@ class Training:
     runtime: Runtime
     device: torch.device
     config: ShuffleNetConfig
-    train_set: Samples
-    eval_set: Samples
+    train_set: Dataset
+    eval_set: Dataset
     bad_train: BadImages | None
     bad_eval: BadImages | None
     train_transform: TrainTransform

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.data.buffers import BatchBuffers
-from shufflenet_fn.data.memory import Layout
+from shufflenet_fn.data.buffers import BatchBuffers, Layout
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.step import Examples
 

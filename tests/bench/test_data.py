@@ -18,10 +18,10 @@ from shufflenet_fn.bench.loading import Loading, Reader, build_loading, measured
 from shufflenet_fn.bench.stages import STAGES, WHOLE, StageClock, transform_in_stages
 from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.bench.turns import cpu_seconds
-from shufflenet_fn.data.decode import open_picture
+from shufflenet_fn.data.decode import open_image
+from shufflenet_fn.data.lazy_image import Scratch
 from shufflenet_fn.data.opening import open_split, open_train_val
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.errors import UsageError
 from shufflenet_fn_cli.loading_table import print_data_table
@@ -104,7 +104,7 @@ def test_stages_together_are_the_transform(image_folder: Path) -> None:
     for index in (0, 9, 23):
         staged = np.empty((24, 24, 3), dtype=np.uint8)
         transform_in_stages(samples, index, transform, 5, staged, scratch, clock)
-        picture = open_picture(samples.read(index), name="it")
+        picture = open_image(samples.read(index), name="it")
         assert np.array_equal(staged, transform(picture, sample_rng(5, 0, index)))
     assert all(clock.seconds[stage] > 0 for stage in STAGES if stage != "normalise")
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.data.packed import shards
 from tests.conftest import Command
 
 TRAIN = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
@@ -37,18 +36,6 @@ def test_pack_verify_info(command: Command, packed: Path) -> None:
         assert words in out
 
 
-def test_a_layout_that_is_not_known_is_said_in_a_line(
-    command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(shards, "WRITER_OPTIONS", "group_size:1,zstd:1")
-    code, out, err = command("data", "pack", image_folder, "packed", "--workers", 1)
-    assert code == 0, err
-    said = [line for line in out.splitlines() if "fast reading is off" in line]
-    assert [line.split(":")[0] for line in said] == ["train", "val"]
-    assert said[0].endswith("the places of 24 images are not known")
-    assert command("data", "verify", "packed")[0] == 0
-
-
 def test_json(command: Command, packed: Path, image_folder: Path) -> None:
     verified = json.loads(command("data", "verify", "packed", "--json")[1])
     assert (verified["ok"], verified["damage"], verified["images"]) == (True, [], 34)
@@ -66,24 +53,24 @@ def test_json(command: Command, packed: Path, image_folder: Path) -> None:
 
 
 def test_damage_is_an_exit_code(command: Command, packed: Path) -> None:
-    shard = packed / "val-00000.array_record"
+    shard = packed / "val-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1])
     code, out, err = command("data", "verify", "packed")
     assert code == 1
-    assert "val-00000.array_record: it has" in out
+    assert "val-00000.tar: it has" in out
     assert "packed is damaged: 1 of 5 files" in out
     assert "Traceback" not in err
     code, out, _ = command("data", "verify", "packed", "--json")
     assert code == 1
-    assert json.loads(out)["damage"][0]["file"] == "val-00000.array_record"
+    assert json.loads(out)["damage"][0]["file"] == "val-00000.tar"
 
 
 def test_a_stray_shard_is_to_be_deleted_not_packed_again(command: Command, packed: Path) -> None:
-    (packed / "train-00077.array_record").write_bytes(b"?")
+    (packed / "train-00077.tar").write_bytes(b"?")
     code, out, _ = command("data", "verify", "packed")
     assert code == 1
     stray, verdict = out.splitlines()
-    assert stray.startswith("train-00077.array_record: packed.json does not list it")
+    assert stray.startswith("train-00077.tar: packed.json does not list it")
     assert verdict.startswith("packed is as it was packed (34 images, 5 files")
     assert verdict.endswith("delete 1 file, named above.")
 
@@ -128,10 +115,10 @@ def test_training_on_half_packed_data(command: Command, packed: Path) -> None:
 
 
 def test_training_on_data_with_a_missing_shard(command: Command, packed: Path) -> None:
-    (packed / "train-00000.array_record").unlink()
+    (packed / "train-00000.tar").unlink()
     code, _, err = command("train", *TRAIN, "--data", packed)
     assert code == 1
-    assert "train-00000.array_record" in err
+    assert "train-00000.tar" in err
     assert "data verify" in err
 
 

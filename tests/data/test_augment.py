@@ -19,11 +19,18 @@ from shufflenet_fn.data.augment.erasing import (
 )
 from shufflenet_fn.data.augment.mixing import Blend, Mixing, check_pairs, mix_images, partners
 from shufflenet_fn.data.augment.operations import OPERATIONS
-from shufflenet_fn.data.augment.policies import Policy, RandAugment, TrivialAugmentWide
+from shufflenet_fn.data.augment.policies import (
+    BINS,
+    Policy,
+    RandAugment,
+    Space,
+    TrivialAugmentWide,
+    rand_space,
+    trivial_wide_space,
+)
 from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.data.augment.spaces import BINS, Space, rand_space, trivial_wide_space
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.device_ops import IMAGENET_STD, normalize
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn.data.randomness import POLICY, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 

@@ -13,8 +13,8 @@ from PIL import Image
 from shufflenet_fn.data.augment.erasing import ERASING_DRAWS, erasing_box
 from shufflenet_fn.data.augment.mixing import Blend, cut_box, mix_images
 from shufflenet_fn.data.augment.operations import Operation, apply_operations
-from shufflenet_fn.data.augment.spaces import BINS, Space, rand_space, trivial_wide_space
-from shufflenet_fn.data.box import Box
+from shufflenet_fn.data.augment.policies import BINS, Space, rand_space, trivial_wide_space
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn.data.randomness import sample_rng
 
 from .conftest import Array

@@ -24,14 +24,14 @@ from shufflenet_fn.data.bad_images import (
 )
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.decode import decode_rgb
+from shufflenet_fn.data.folder import ImageFolder, open_image_folder
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -142,7 +142,7 @@ def allow(folder: ImageFolder, limit: str = "40%") -> BadImages:
     return BadImages(folder, parse_bad_limit(limit))
 
 
-def read(folder: Samples, bad: BadImages | None, **options: Any) -> list[Batch]:
+def read(folder: Dataset, bad: BadImages | None, **options: Any) -> list[Batch]:
     settings = {"seed": 5, "global_batch": 8, "stop_step": STEPS, "threads": 0, **options}
     with train_loader(folder, TRANSFORM, **settings, bad_images=bad) as batches:
         return list(batches)
@@ -330,7 +330,7 @@ def test_a_damaged_shard_stops_whatever_is_allowed(
     """It is no bad image: the copy is damaged, and other records may be as well."""
     pack(folders[0].root, tmp_path / "packed", PackSettings("jpeg", 24, 90), workers=1)
     packed = open_train_val(tmp_path / "packed")[0]
-    shard = next((tmp_path / "packed").glob("*train*.array_record"))
+    shard = next((tmp_path / "packed").glob("*train*.tar"))
     data = bytearray(shard.read_bytes())
     record = bytes(packed.read(5).data)
     data[data.index(record) + len(record) // 2] ^= 1

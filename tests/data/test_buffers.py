@@ -11,10 +11,9 @@ import pytest
 import torch
 
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.data.buffers import BatchBuffers, FreshMemory, Stopped
+from shufflenet_fn.data.buffers import BatchBuffers, FreshMemory, Layout, Stopped
+from shufflenet_fn.data.folder import ImageFolder, open_train_val
 from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
-from shufflenet_fn.data.memory import Layout
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -141,7 +140,7 @@ def test_closing_ends_threads_that_wait_for_memory(train: ImageFolder) -> None:
     next(loader)  # never released: the threads come no further than one more
     loader.close()
     end = time.monotonic() + 10
-    while any(t.name.startswith("grain-prefetch") for t in threading.enumerate()):
+    while any(t.name.startswith("prefetch-") for t in threading.enumerate()):
         assert time.monotonic() < end, "a thread still waits"
         time.sleep(0.01)
 

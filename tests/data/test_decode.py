@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage, HugeImage
-from shufflenet_fn.data.box import Box
-from shufflenet_fn.data.decode import decode_rgb, decode_sample, open_picture
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.dataset import Encoded
+from shufflenet_fn.data.decode import decode_rgb, decode_sample, open_image
+from shufflenet_fn.data.lazy_image import Box, Scratch
 
 from .conftest import Array, encoded
 from .lossless_jpeg import lossless_jpeg
@@ -247,7 +246,7 @@ def test_scratch_is_used_again_and_changes_nothing(picture: Picture) -> None:
 def test_reduced_jpeg(picture: Picture, reduction: int, shape: tuple[int, int]) -> None:
     """About what averaging squares of the whole picture gives."""
     data = encoded(Image.fromarray(picture(*shape)), "JPEG", quality=95)
-    opened = open_picture(Encoded(data), name="x", scratch=Scratch())
+    opened = open_image(Encoded(data), name="x", scratch=Scratch())
     assert (opened.height, opened.width) == shape
     reduced = opened.decode(reduction)
     height, width = (-(-side // reduction) for side in shape)
@@ -262,7 +261,7 @@ def test_reduced_jpeg(picture: Picture, reduction: int, shape: tuple[int, int]) 
 def test_lossless_jpegs_are_never_reduced(picture: Picture, side: int) -> None:
     """simplejpeg makes room for a part of one and fills it with the whole, behind the end of the room."""
     pixels = picture(side, side)
-    opened = open_picture(Encoded(lossless_jpeg(pixels)), name="x", scratch=Scratch())
+    opened = open_image(Encoded(lossless_jpeg(pixels)), name="x", scratch=Scratch())
     assert opened.reductions == (1,)
     np.testing.assert_array_equal(opened.decode(1), pixels)
     region = opened.region(Box(0, 0, side, side), 4, 4)

@@ -16,14 +16,15 @@ import pytest
 from shufflenet_fn.data import demo
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.demo import (
+    DEMO_CLASSES,
     TRAIN_PER_CLASS,
     VAL_PER_CLASS,
     ensure_demo,
     is_complete,
+    stencil,
     write_demo,
 )
-from shufflenet_fn.data.demo_images import DEMO_CLASSES, stencil
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
+from shufflenet_fn.data.folder import ImageFolder, open_train_val
 from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
 from shufflenet_fn_backends.support.errors import UserError
 

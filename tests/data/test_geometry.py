@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from shufflenet_fn.data.geometry import LONGEST, middle, resize
-from shufflenet_fn.data.scratch import KEPT_BYTES, Scratch
+from shufflenet_fn.data.lazy_image import KEPT_BYTES, Scratch
 
 from .conftest import Array
 

@@ -9,11 +9,11 @@ import numpy as np
 from drills.fuzz.mutations import mutate
 from drills.fuzz.pictures import made_pictures
 from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.check import inspect
+from shufflenet_fn.data.dataset import Encoded
 from shufflenet_fn.data.decode import decode_sample
-from shufflenet_fn.data.inspection import inspect
+from shufflenet_fn.data.folder import ImageFolder
 from shufflenet_fn.data.listing import list_split
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.sources import ImageFolder
 
 KINDS = {"truncated", "corrupt", "not an image", "too many pixels", "empty file"}
 

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.decode import decode_rgb
-from shufflenet_fn.data.jpeg import MAX_SCANS, check_scans
+from shufflenet_fn.data.decode import MAX_SCANS, check_scans, decode_rgb
 
 from .conftest import Array, encoded
 

@@ -11,9 +11,9 @@ import torch
 
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.decode import decode_rgb
+from shufflenet_fn.data.folder import ImageFolder, open_train_val
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 

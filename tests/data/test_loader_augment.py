@@ -14,9 +14,9 @@ from shufflenet_fn.data.augment.mixing import Mixing, mix_images
 from shufflenet_fn.data.augment.policies import RandAugment
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.folder import open_train_val
 from shufflenet_fn.data.loader import train_loader
-from shufflenet_fn.data.samples import Samples
-from shufflenet_fn.data.sources import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn_backends.support.errors import UsageError
@@ -28,17 +28,17 @@ EVERYTHING = {"augment": AUGMENT, "mixing": MIXING, "repeats": 2}
 
 
 @pytest.fixture(scope="module")
-def folder(photo_root: Path) -> Samples:
+def folder(photo_root: Path) -> Dataset:
     return open_train_val(photo_root)[0]
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Samples) -> list[Batch]:
+def expected(folder: Dataset) -> list[Batch]:
     """Everything on, read by one rank in the calling thread."""
     return read(folder, threads=0, **EVERYTHING)
 
 
-def read(folder: Samples, **options: Any) -> list[Batch]:
+def read(folder: Dataset, **options: Any) -> list[Batch]:
     settings = {"seed": 5, "global_batch": 8, "stop_step": STEPS, **options}
     with train_loader(folder, TrainTransform(24), **settings) as batches:
         return list(batches)
@@ -64,7 +64,7 @@ def joined(parts: tuple[Batch, ...]) -> Batch:
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_ranks_do_not_matter(folder: Samples, expected: list[Batch], world_size: int) -> None:
+def test_ranks_do_not_matter(folder: Dataset, expected: list[Batch], world_size: int) -> None:
     ranks = [
         read(folder, rank=rank, world_size=world_size, **EVERYTHING) for rank in range(world_size)
     ]
@@ -73,13 +73,13 @@ def test_ranks_do_not_matter(folder: Samples, expected: list[Batch], world_size:
 
 @pytest.mark.parametrize(("start", "threads"), [(0, 3), (1, 1), (3, 2), (5, 0)])
 def test_any_threads_from_any_step(
-    folder: Samples, expected: list[Batch], start: int, threads: int
+    folder: Dataset, expected: list[Batch], start: int, threads: int
 ) -> None:
     found = read(folder, threads=threads, start_step=start, **EVERYTHING)
     assert_equal(found, expected[start:])
 
 
-def test_a_batch_is_its_plain_images_mixed(folder: Samples, expected: list[Batch]) -> None:
+def test_a_batch_is_its_plain_images_mixed(folder: Dataset, expected: list[Batch]) -> None:
     plain = read(folder, **{**EVERYTHING, "mixing": None})
     kinds = set()
     for step, (batch, before) in enumerate(zip(expected, plain, strict=True)):
@@ -97,7 +97,7 @@ def test_a_batch_is_its_plain_images_mixed(folder: Samples, expected: list[Batch
     assert kinds == {True, False}, "these steps do not try both kinds"
 
 
-def test_a_sample_is_augmented_after_crop_jitter_and_flip(folder: Samples) -> None:
+def test_a_sample_is_augmented_after_crop_jitter_and_flip(folder: Dataset) -> None:
     plain, augmented = read(folder), read(folder, augment=AUGMENT)
     for step, (before, batch) in enumerate(zip(plain, augmented, strict=True)):
         images = before.images.permute(0, 2, 3, 1).numpy().copy()
@@ -106,7 +106,7 @@ def test_a_sample_is_augmented_after_crop_jitter_and_flip(folder: Samples) -> No
         np.testing.assert_array_equal(batch.images.permute(0, 2, 3, 1).numpy(), images)
 
 
-def test_repeats_show_a_sample_in_different_crops(folder: Samples) -> None:
+def test_repeats_show_a_sample_in_different_crops(folder: Dataset) -> None:
     once = {
         int(index): image
         for batch in read(folder, stop_step=2)
@@ -124,7 +124,7 @@ def test_repeats_show_a_sample_in_different_crops(folder: Samples) -> None:
 
 
 @pytest.mark.parametrize(("batch", "world_size"), [(6, 2), (5, 1)])
-def test_mixing_needs_pairs(folder: Samples, batch: int, world_size: int) -> None:
+def test_mixing_needs_pairs(folder: Dataset, batch: int, world_size: int) -> None:
     with pytest.raises(UsageError, match=f"a batch of {batch} over {world_size} devices"):
         read(folder, global_batch=batch, world_size=world_size, mixing=MIXING)
     read(folder, global_batch=batch, world_size=world_size, stop_step=1)

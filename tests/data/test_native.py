@@ -16,12 +16,12 @@ from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.folder import ImageFolder, open_image_folder
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.library import Functions, functions, pillow_libjpeg
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.sources import ImageFolder, open_image_folder
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 from tests.data.conftest import draw_picture, encoded
 from tests.data.lossless_jpeg import lossless_jpeg
@@ -81,11 +81,11 @@ def read(
 def expected(
     folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0
 ) -> Any:
-    from shufflenet_fn.data.decode import open_picture
+    from shufflenet_fn.data.decode import open_image
 
     return np.stack(
         [
-            transform(open_picture(folder.read(index), name="it"), sample_rng(seed, epoch, index))
+            transform(open_image(folder.read(index), name="it"), sample_rng(seed, epoch, index))
             for index in range(len(folder))
         ]
     )
@@ -228,7 +228,7 @@ import os, resource, sys
 import numpy as np
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.stored import stored_files
+from shufflenet_fn.data.dataset import stored_files
 from shufflenet_fn.data.transforms import EvalTransform
 
 reader, out = NativeReader(functions()), np.zeros((3, 8, 8, 3), dtype=np.uint8)
@@ -289,10 +289,10 @@ def test_evaluation(reader: NativeReader, tmp_path: Path, resize: int, size: int
     transform = EvalTransform(resize, size)
     with folder.located(np.arange(len(folder))) as stored:
         assert reader.eval(stored, transform, out=out).all()
-    from shufflenet_fn.data.decode import open_picture
+    from shufflenet_fn.data.decode import open_image
 
     for index in range(len(folder)):
-        picture = open_picture(folder.read(index), name="it")
+        picture = open_image(folder.read(index), name="it")
         np.testing.assert_array_equal(out[index], transform(picture))
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shufflenet_fn.data.order import samples_at
+from shufflenet_fn.data.schedule import samples_at
 from shufflenet_fn_backends.support.errors import UsageError
 
 from .conftest import Array

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shufflenet_fn.data.box import Box
-from shufflenet_fn.data.decode import decode_rgb, open_picture
+from shufflenet_fn.data.dataset import Encoded
+from shufflenet_fn.data.decode import decode_rgb, open_image
 from shufflenet_fn.data.geometry import centre_box, crop, resize, resized_shape
-from shufflenet_fn.data.picture import Picture, as_picture
+from shufflenet_fn.data.lazy_image import Box, LazyImage, Scratch, as_lazy_image
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
 from .conftest import Array, encoded
@@ -28,14 +26,14 @@ def jpeg(image: Array) -> bytes:
 
 
 def asked_for(height: int, width: int, box: Box, size: int) -> int:
-    """The reduction at which ``Picture.region`` decodes."""
+    """The reduction at which ``LazyImage.region`` decodes."""
     asked = []
 
     def decode(reduction: int) -> Array:
         asked.append(reduction)
         return np.zeros((-(-height // reduction), -(-width // reduction), 3), dtype=np.uint8)
 
-    region, extent = Picture(height, width, decode, (1, 2, 4, 8)).region(box, size, size)
+    region, extent = LazyImage(height, width, decode, (1, 2, 4, 8)).region(box, size, size)
     assert (extent is None) == (asked == [1])
     assert region.shape[:2] == (-(-box.height // asked[0]), -(-box.width // asked[0]))
     return asked[0]
@@ -53,7 +51,7 @@ def test_two_pixels_are_left_for_each_of_the_result(side: int, reduction: int) -
 
 def test_an_image_that_is_there_is_not_copied(picture: Draw) -> None:
     image = picture(300, 400)
-    region = as_picture(image).region(Box(5, 6, 280, 290), SIZE, SIZE)
+    region = as_lazy_image(image).region(Box(5, 6, 280, 290), SIZE, SIZE)
     assert np.shares_memory(region.pixels, image)
     assert region.extent is None
 
@@ -63,7 +61,7 @@ def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int
     """To Pillow's antialiased resize of the crop that begins at the nearest multiples."""
     data = jpeg(picture(*shape, seed=3))
     whole = decode_rgb(data, path="x")
-    opened = open_picture(Encoded(data), name="x", scratch=Scratch())
+    opened = open_image(Encoded(data), name="x", scratch=Scratch())
     for box in (Box(0, 0, 280, 290), Box(13, 7, 151, 140), Box(3, 90, 262, 261)):
         reduction = 4 if min(box.height, box.width) >= 8 * SIZE else 2
         top, left = (round(side / reduction) * reduction for side in (box.top, box.left))
@@ -85,7 +83,7 @@ def test_evaluation_of_a_large_jpeg_is_close_to_pillows(
     height, width = resized_shape(*shape, SIZE)
     box = centre_box(height, width, SIZE)
     theirs = np.asarray(whole.resize((width, height), Image.Resampling.BILINEAR)).astype(int)
-    gap = abs(EvalTransform(SIZE, SIZE)(open_picture(Encoded(data), name="x")) - crop(theirs, box))
+    gap = abs(EvalTransform(SIZE, SIZE)(open_image(Encoded(data), name="x")) - crop(theirs, box))
     assert gap.mean() < 1
     assert np.percentile(gap, 99) <= 6
 
@@ -100,7 +98,7 @@ def test_transforms_of_a_picture_are_those_of_its_pixels_where_nothing_is_reduce
         rng = [
             (sample_rng(0, 0, 3),) if isinstance(transform, TrainTransform) else () for _ in "ab"
         ]
-        opened = open_picture(Encoded(data), name="x", scratch=scratch)
+        opened = open_image(Encoded(data), name="x", scratch=scratch)
         ours = transform(opened, *rng[0], scratch=scratch)  # type: ignore[operator]
         np.testing.assert_array_equal(ours, transform(pixels, *rng[1]))  # type: ignore[operator]
 

@@ -9,8 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shufflenet_fn.data.order import samples_at
-from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, steps_per_epoch
+from shufflenet_fn.data.schedule import (
+    StepSchedule,
+    eval_share,
+    rank_batch_size,
+    samples_at,
+    steps_per_epoch,
+)
 from shufflenet_fn_backends.support.errors import UsageError
 
 

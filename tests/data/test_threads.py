@@ -1,4 +1,4 @@
-"""Prefetching: order, early close, quiet imports and a clean exit."""
+"""Threads that work ahead: order, errors, early close and a clean exit."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from collections.abc import Callable
 
 import pytest
 
-from shufflenet_fn.data.threads import PrefetchIterator
+from shufflenet_fn.data.threads import PrefetchIterator, ordered_map
 
 Stopped = Callable[[], bool]
 
 
 def prefetch_threads() -> list[threading.Thread]:
-    return [t for t in threading.enumerate() if t.name.startswith("grain-prefetch")]
+    return [t for t in threading.enumerate() if t.name.startswith("prefetch-")]
 
 
 def wait_until_none(seconds: float = 5.0) -> None:
@@ -59,6 +59,21 @@ def test_results_come_in_order(threads: int) -> None:
 @pytest.mark.parametrize("threads", [0, 2])
 def test_an_empty_range(threads: int) -> None:
     assert list(PrefetchIterator(slow, 4, 4, threads=threads, prefetch=2)) == []
+
+
+def test_no_more_is_read_ahead_than_asked_for() -> None:
+    begun: list[int] = []
+
+    def read(number: int, stopped: Stopped) -> int:
+        begun.append(number)
+        return number
+
+    with PrefetchIterator(read, 0, 1000, threads=3, prefetch=5) as results:
+        for expected in range(7):
+            assert next(results) == expected
+            time.sleep(0.01)  # for a thread that would go on
+            assert len(begun) <= expected + 1 + 5
+    assert sorted(begun) == list(range(len(begun)))
 
 
 def test_zero_threads_read_in_the_calling_thread() -> None:
@@ -132,34 +147,12 @@ raise SystemExit(7)
     assert (done.returncode, done.stderr) == (7, "")
 
 
-def test_building_a_loader_prints_nothing_and_leaves_logging_alone() -> None:
-    code = """
-import logging
-from shufflenet_fn.data.threads import import_grain
-import_grain(); import_grain()
-assert logging.root.handlers == [], logging.root.handlers
-assert len(logging.getLogger("absl").filters) == 1
-"""
-    done = run(code)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-
-
-def test_other_absl_messages_still_pass(caplog: pytest.LogCaptureFixture) -> None:
-    import logging
-
-    from shufflenet_fn.data.threads import import_grain
-
-    import_grain()
-    logging.getLogger("absl").warning("from this test")
-    assert "from this test" in caplog.text
-
-
 def test_importing_the_package_imports_no_data_library() -> None:
     code = """
 import sys, shufflenet_fn.data
-heavy = {"torch", "grain", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
+heavy = {"torch", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
 assert heavy <= {"torch"}, heavy
-import shufflenet_fn.data.sources, shufflenet_fn.data.demo, shufflenet_fn.data.transforms
+import shufflenet_fn.data.folder, shufflenet_fn.data.demo, shufflenet_fn.data.transforms
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
@@ -170,9 +163,34 @@ def test_sources_and_demo_do_not_import_torch() -> None:
 import sys
 import shufflenet_fn.data
 before = "torch" in sys.modules
-import shufflenet_fn.data.sources, shufflenet_fn.data.demo
+import shufflenet_fn.data.folder, shufflenet_fn.data.demo
 assert before or "torch" not in sys.modules
-assert not {"grain", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
+assert not {"cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
 """
     done = run(code)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_mapped_results_are_in_order(workers: int) -> None:
+    def slow_first(item: int) -> int:
+        time.sleep(0.002 * (item % 3 == 0))
+        return item * item
+
+    assert list(ordered_map(slow_first, range(40), workers=workers)) == [
+        item * item for item in range(40)
+    ]
+    assert list(ordered_map(slow_first, (), workers=workers)) == []
+
+
+def test_an_error_in_a_mapping_ends_its_threads() -> None:
+    def fail_at_five(item: int) -> int:
+        if item == 5:
+            raise OSError("five")
+        return item
+
+    results = ordered_map(fail_at_five, range(1000), workers=3)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(OSError, match="five"):
+        next(results)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch-")]

@@ -13,10 +13,11 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenet_fn.data import geometry, jitter
+from shufflenet_fn.data import geometry
+from shufflenet_fn.data import transforms as own_transforms
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
+from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.listing import IMAGE_EXTENSIONS
-from shufflenet_fn.data.sources import open_image_folder
 from shufflenet_fn.data.transforms import EvalTransform
 
 from .conftest import Array, WriteTree
@@ -98,7 +99,7 @@ def test_jitter(picture: Picture, name: str, factor: float) -> None:
     image = picture(40, 50)
     theirs = getattr(functional, f"adjust_{name}")(Image.fromarray(image), factor)
     ours = image.copy()
-    getattr(jitter, f"adjust_{name}")(ours, factor)
+    getattr(own_transforms, f"adjust_{name}")(ours, factor)
     # Pillow truncates where OpenCV rounds; a grey level of difference is then scaled by the factor.
     assert abs(ours.astype(int) - np.asarray(theirs)).max() <= (2 if name == "saturation" else 1)
 
@@ -107,7 +108,7 @@ def test_jitter_draws_give_torchvisions_factors_and_order(picture: Picture) -> N
     image = picture(40, 50)
     for code, order in enumerate(["bcs", "bsc", "cbs", "csb", "sbc", "scb"]):
         ours = image.copy()
-        jitter.color_jitter(ours, 0.2, np.array([code / 6 + 0.01, 0.0, 0.75, 1.0]))
+        own_transforms.color_jitter(ours, 0.2, np.array([code / 6 + 0.01, 0.0, 0.75, 1.0]))
         theirs = Image.fromarray(image)
         for letter in order:
             name = {"b": "brightness", "c": "contrast", "s": "saturation"}[letter]

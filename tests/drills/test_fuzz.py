@@ -16,8 +16,7 @@ from drills.fuzz.pictures import made_pictures
 from drills.fuzz.supervised import Ended, supervised
 from drills.fuzz.trials import DETECTED, make_trials
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.picture import Picture, as_picture
-from shufflenet_fn.data.scratch import Scratch
+from shufflenet_fn.data.lazy_image import LazyImage, Scratch, as_lazy_image
 
 from . import fuzz_trials
 
@@ -43,17 +42,17 @@ def damaged() -> list[bytes]:
     return found
 
 
-def lenient(encoded: Any, *, name: str, scratch: Scratch) -> Picture:
+def lenient(encoded: Any, *, name: str, scratch: Scratch) -> LazyImage:
     """A loader that takes what libjpeg-turbo makes of a damaged file."""
     import simplejpeg
 
-    return as_picture(simplejpeg.decode_jpeg(encoded.data, colorspace="RGB", strict=False))
+    return as_lazy_image(simplejpeg.decode_jpeg(encoded.data, colorspace="RGB", strict=False))
 
 
 def test_pixels_of_a_damaged_file_are_a_violation(
     damaged: list[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(images, "open_picture", lenient)
+    monkeypatch.setattr(images, "open_image", lenient)
     for number, data in enumerate(damaged):
         with pytest.raises(Wrong, match="pixels, but the reference has none"):
             outcome_of(data, number, Scratch())
@@ -61,12 +60,12 @@ def test_pixels_of_a_damaged_file_are_a_violation(
 
 @pytest.mark.parametrize("offset", [1, 255])
 def test_other_pixels_are_a_violation(monkeypatch: pytest.MonkeyPatch, offset: int) -> None:
-    real = images.open_picture
+    real = images.open_image
 
-    def off(encoded: Any, **options: Any) -> Picture:
-        return as_picture(real(encoded, **options).decode(1) + np.uint8(offset))
+    def off(encoded: Any, **options: Any) -> LazyImage:
+        return as_lazy_image(real(encoded, **options).decode(1) + np.uint8(offset))
 
-    monkeypatch.setattr(images, "open_picture", off)
+    monkeypatch.setattr(images, "open_image", off)
     with pytest.raises(Wrong, match="other pixels, by up to"):
         outcome_of(made_pictures()[12], 0, Scratch())
 
@@ -82,10 +81,10 @@ def test_other_pixels_are_a_violation(monkeypatch: pytest.MonkeyPatch, offset: i
 def test_an_error_without_the_name_is_a_violation(
     monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
-    def failing(encoded: Any, **options: Any) -> Picture:
+    def failing(encoded: Any, **options: Any) -> LazyImage:
         raise error
 
-    monkeypatch.setattr(images, "open_picture", failing)
+    monkeypatch.setattr(images, "open_image", failing)
     with pytest.raises(Wrong, match=message):
         outcome_of(made_pictures()[0], 5, Scratch())
 

@@ -10,8 +10,8 @@ import torch
 
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import train_loader
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.run.uploading import UNDER_WAY, Feed

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
-from shufflenet_fn.data.memory import Layout
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare

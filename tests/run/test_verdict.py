@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from shufflenet_fn.data.samples import Encoded, Samples
+from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.run.events import StepTimes
 from shufflenet_fn.run.verdict import Reading, more_threads, verdict
 
@@ -95,7 +95,7 @@ def test_more_threads_read_a_batch_while_the_step_computes(
 class Slow:
     """A split whose every sample takes its time to read."""
 
-    def __init__(self, samples: Samples, seconds: float) -> None:
+    def __init__(self, samples: Dataset, seconds: float) -> None:
         self._samples, self._seconds = samples, seconds
         self.root, self.split = samples.root, samples.split
         self.classes = samples.classes
@@ -125,7 +125,7 @@ def test_training_on_a_slow_disk_is_input_bound(
 
     opened = training.open_data
 
-    def slow(*given: Any, **named: Any) -> tuple[Samples, Samples]:
+    def slow(*given: Any, **named: Any) -> tuple[Dataset, Dataset]:
         train, val = opened(*given, **named)
         return Slow(train, 0.3), val
 

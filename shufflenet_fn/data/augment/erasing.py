@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn_backends.support.errors import UsageError
 
 ERASING_TRIES = 10
@@ -22,7 +22,7 @@ _RATIO = (0.3, 3.3)
 
 @dataclass(frozen=True)
 class RandomErasing:
-    """A rectangle filled with the mean pixel.
+    """Fills a rectangle with the mean pixel.
 
     torchvision erases after normalisation, with 0. The mean pixel rounded to uint8 is within 0.01
     of that once it is normalised.
@@ -43,7 +43,7 @@ class RandomErasing:
             )
 
     def __call__(self, image: RgbImage, rng: np.random.Generator) -> None:
-        """Erase in place, or not. Exactly ERASING_DRAWS uniform numbers are taken from ``rng``.
+        """Erase in place with the given probability. Takes exactly ERASING_DRAWS uniform numbers.
 
         Args:
           image: uint8 (H, W, 3).
@@ -59,12 +59,12 @@ class RandomErasing:
 
 
 def mean_pixel() -> npt.NDArray[np.uint8]:
-    """What normalisation takes to 0, rounded: uint8 (3,)."""
+    """Return the mean pixel, which normalisation takes to 0: uint8 (3,)."""
     return np.array([round(255 * mean) for mean in IMAGENET_MEAN], dtype=np.uint8)
 
 
 def erasing_box(height: int, width: int, draws: npt.NDArray[np.float64]) -> Box | None:
-    """2 % to 33 % of the area at a height / width of 0.3 to 3.3, or None if no try fits in.
+    """Draw a box of 2 % to 33 % of the area with a height / width of 0.3 to 3.3; None if no try fits.
 
     Args:
       height, width: of the image.

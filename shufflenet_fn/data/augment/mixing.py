@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.box import Box
 from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn.data.randomness import MIXING, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -58,7 +58,7 @@ class Mixing:
             raise UsageError("mixing: mixup and cutmix are both 0, so there is nothing to mix.")
 
     def draw(self, *, seed: int, step: int, height: int, width: int) -> Blend:
-        """How ``step`` mixes images of this size: one weight for the whole global batch."""
+        """Draw how ``step`` mixes images of this size: one weight for the whole global batch."""
         rng = sample_rng(seed, 0, step, domain=MIXING)
         which, top, left = rng.random(3).tolist()
         cuts = self.cutmix > 0 and (self.mixup == 0 or which < 0.5)
@@ -70,7 +70,7 @@ class Mixing:
 
 
 def cut_box(height: int, width: int, weight: float, centre: tuple[int, int]) -> Box:
-    """torchvision's rectangle of a share ``1 - weight`` about ``centre``, clipped to the image.
+    """Return torchvision's rectangle of a share ``1 - weight`` about ``centre``, clipped to the image.
 
     Args:
       height, width: of the image.
@@ -116,7 +116,7 @@ def _exchange(one: RgbImage, other: RgbImage) -> None:
 
 
 def partners(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """The label of every position's neighbour: int64 (N,), N even."""
+    """Return the label of every position's neighbour: int64 (N,), N even."""
     return labels.reshape(-1, 2)[:, ::-1].flatten()
 
 

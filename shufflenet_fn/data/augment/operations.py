@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Operation(NamedTuple):
-    """An operation with its magnitude, drawn from a space of ``shufflenet_fn.data.augment.spaces``."""
+    """An operation with its magnitude, drawn from a space of ``shufflenet_fn.data.augment.policies``."""
 
     name: str
     magnitude: float
@@ -60,7 +60,7 @@ def _translate_y(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _affine(image: Image.Image, matrix: Sequence[float]) -> Image.Image:
-    """``matrix``: from (x, y) of the result to (x, y) of ``image``, row by row."""
+    """Transform by ``matrix``, which maps (x, y) of the result to (x, y) of ``image``, row by row."""
     from PIL import Image
 
     return image.transform(
@@ -69,7 +69,7 @@ def _affine(image: Image.Image, matrix: Sequence[float]) -> Image.Image:
 
 
 def _rotate(image: Image.Image, magnitude: float) -> Image.Image:
-    """By ``magnitude`` degrees, counter-clockwise about the centre."""
+    """Rotate by ``magnitude`` degrees, counter-clockwise about the centre."""
     return image.rotate(magnitude, fillcolor=(0, 0, 0))
 
 
@@ -98,14 +98,14 @@ def _sharpness(image: Image.Image, magnitude: float) -> Image.Image:
 
 
 def _posterize(image: Image.Image, magnitude: float) -> Image.Image:
-    """To ``magnitude`` bits."""
+    """Reduce to ``magnitude`` bits."""
     from PIL import ImageOps
 
     return ImageOps.posterize(image, int(magnitude))
 
 
 def _solarize(image: Image.Image, magnitude: float) -> Image.Image:
-    """Invert what is at or above ``magnitude`` of full scale."""
+    """Invert levels at or above ``magnitude`` of full scale."""
     from PIL import ImageOps
 
     # Levels are compared with it, so the fraction counts although Pillow's annotation says int.

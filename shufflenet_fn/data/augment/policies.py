@@ -2,18 +2,99 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from types import MappingProxyType
+from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 
 from shufflenet_fn.data.augment.operations import Operation
-from shufflenet_fn.data.augment.spaces import BINS, Space, rand_space, trivial_wide_space
 from shufflenet_fn_backends.support.errors import UsageError
+
+BINS = 31
+"""Steps from the weakest to the strongest magnitude."""
+
+
+class Magnitudes(NamedTuple):
+    """Magnitudes that an operation takes.
+
+    Attributes:
+      table: ``table(height, width)`` is the BINS magnitudes for an image of this size.
+      signed: the magnitude is negated in half of the draws.
+    """
+
+    table: Callable[[int, int], tuple[float, ...]]
+    signed: bool
+
+
+Space = Mapping[str, Magnitudes | None]
+"""By the name of an operation; None where it has no magnitude."""
+
+
+@functools.cache  # it is looked up for every image
+def trivial_wide_space() -> Space:
+    """Return TrivialAugment's "wide" space (Müller and Hutter 2021)."""
+    return _space(shear=0.99, rotate=135.0, enhance=0.99, lost_bits=6, shift=lambda side: 32.0)
+
+
+@functools.cache
+def rand_space() -> Space:
+    """Return RandAugment's space (Cubuk et al. 2019) with torchvision's magnitudes."""
+    return _space(
+        shear=0.3, rotate=30.0, enhance=0.9, lost_bits=4, shift=lambda side: 150.0 / 331.0 * side
+    )
+
+
+def _space(
+    *,
+    shear: float,
+    rotate: float,
+    enhance: float,
+    lost_bits: int,
+    shift: Callable[[int], float],
+) -> Space:
+    """Return a space; ``shift`` maps the length of a side to the longest translation along it, in pixels."""
+    space: Space = {
+        "Identity": None,
+        "ShearX": _up_to(shear),
+        "ShearY": _up_to(shear),
+        "TranslateX": Magnitudes(lambda height, width: _linear(0.0, shift(width)), signed=True),
+        "TranslateY": Magnitudes(lambda height, width: _linear(0.0, shift(height)), signed=True),
+        "Rotate": _up_to(rotate),
+        "Brightness": _up_to(enhance),
+        "Color": _up_to(enhance),
+        "Contrast": _up_to(enhance),
+        "Sharpness": _up_to(enhance),
+        "Posterize": Magnitudes(lambda height, width: _bits(lost_bits), signed=False),
+        "Solarize": Magnitudes(lambda height, width: _linear(1.0, 0.0), signed=False),
+        "AutoContrast": None,
+        "Equalize": None,
+    }
+    return MappingProxyType(space)
+
+
+def _up_to(high: float) -> Magnitudes:
+    return Magnitudes(lambda height, width: _linear(0.0, high), signed=True)
+
+
+@functools.lru_cache(maxsize=64)  # translations depend on the image's size
+def _linear(low: float, high: float) -> tuple[float, ...]:
+    # By torch's own linspace: where a magnitude is cut to an integer or compared with a level, its
+    # last float32 bit decides.
+    values: list[float] = torch.linspace(low, high, BINS).tolist()
+    return tuple(values)
+
+
+def _bits(lost: int) -> tuple[float, ...]:
+    """Return numbers of bits from 8 down to ``8 - lost``."""
+    return tuple(float(round(8 - number * lost / (BINS - 1))) for number in range(BINS))
 
 
 class Policy(Protocol):
-    """From a sample's generator to the operations on an image of this size."""
+    """Draws the operations on an image of this size from a sample's generator."""
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]: ...
 
@@ -23,7 +104,7 @@ class TrivialAugmentWide:
     """One operation of the wide space at a magnitude, both uniformly drawn (arXiv:2103.10158)."""
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]:
-        """One operation; exactly 3 uniform numbers are taken from ``rng``."""
+        """Draw one operation. Takes exactly 3 uniform numbers from ``rng``."""
         which, strength, sign = rng.random(3).tolist()
         level = int(strength * BINS)
         return [_operation(trivial_wide_space(), which, level, sign, height, width)]
@@ -53,7 +134,7 @@ class RandAugment:
             )
 
     def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]:
-        """``num_ops`` operations; exactly ``2 * num_ops`` uniform numbers are taken from ``rng``."""
+        """Draw ``num_ops`` operations. Takes exactly ``2 * num_ops`` uniform numbers from ``rng``."""
         space = rand_space()
         return [
             _operation(space, which, self.magnitude, sign, height, width)
@@ -64,7 +145,7 @@ class RandAugment:
 def _operation(
     space: Space, which: float, level: int, sign: float, height: int, width: int
 ) -> Operation:
-    """The operation that two uniform numbers choose.
+    """Return the operation that two uniform numbers choose.
 
     Args:
       which: picks one of ``space``.

@@ -1,4 +1,4 @@
-"""Which reader a run takes for its images, and why."""
+"""Choosing the image reader of a run."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ImageReader(NamedTuple):
 
 
 def choose_image_reader(name: str) -> ImageReader:
-    """The reader of this ``--image-reader``: auto, native or python.
+    """Return the reader for ``--image-reader``: auto, native or python.
 
     ``auto`` takes ``native`` where it can be built.
 
@@ -39,5 +39,5 @@ def choose_image_reader(name: str) -> ImageReader:
 
 
 def _why(error: DeviceError) -> str:
-    """The first sentence: what follows are the compiler's words, and what to do for ``native``."""
+    """Return the first sentence, without the compiler's output and the advice for ``native``."""
     return str(error).splitlines()[0].split(". ")[0].removesuffix(".")

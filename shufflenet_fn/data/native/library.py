@@ -60,7 +60,7 @@ class Functions(NamedTuple):
 
 
 def build() -> Path:
-    """The library's file, built if it is not there yet.
+    """Build the library if necessary, and return its file.
 
     Raises:
       DeviceError: there is no compiler, or it failed.
@@ -88,7 +88,7 @@ def functions() -> Functions:
 
 
 def pillow_libjpeg() -> Path | None:
-    """The shared libjpeg-turbo, version 62, that Pillow's wheels bring; ``None`` where Pillow has another."""
+    """Return the libjpeg-turbo of version 62 in Pillow's wheel; ``None`` where Pillow has another."""
     import PIL
 
     package = Path(PIL.__file__).parent

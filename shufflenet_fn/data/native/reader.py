@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.dataset import Stored
 from shufflenet_fn.data.native.library import Functions
-from shufflenet_fn.data.stored import Stored
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 
 Draws = npt.NDArray[np.float64]
@@ -40,7 +40,7 @@ class _Training(ctypes.Structure):
 
 
 class NativeReader:
-    """Reads, decodes, crops and resizes samples. Each thread has a decompressor and memory of its own."""
+    """Reads, decodes, crops and resizes samples, with a decompressor and memory for each thread."""
 
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
@@ -57,7 +57,7 @@ class NativeReader:
         repeats: npt.NDArray[np.int64],
         out: Images,
     ) -> tuple[Flags, Draws]:
-        """Random-resized crops and flips of samples; jitter is left to do.
+        """Read random-resized crops and flips of samples; jitter is left to do.
 
         Args:
           stored: STORED (N,), where they lie.
@@ -93,7 +93,7 @@ class NativeReader:
         return done, draws
 
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
-        """Samples resized and cropped as ``transform`` says. Args and result as ``train``."""
+        """Read samples, resized and cropped as ``transform`` says. Args and result as ``train``."""
         count = len(stored)
         _check_images(out, count, transform.size)
         done = np.zeros(count, dtype=np.bool_)
@@ -109,7 +109,7 @@ class NativeReader:
         return done
 
     def seconds(self) -> dict[str, float]:
-        """How long reading, decoding and resizing took in this thread, of all that it has read."""
+        """Return how long reading, decoding and resizing have taken in this thread so far."""
         found = np.zeros(len(STAGES), dtype=np.float64)
         self._functions.reader_seconds(self._reader(), found.ctypes.data)
         return dict(zip(STAGES, found.tolist(), strict=True))
@@ -122,7 +122,7 @@ class NativeReader:
 
 
 class _ThreadReader:
-    """Lives as long as its thread."""
+    """Decompressor and memory of one thread, freed with it."""
 
     def __init__(self, functions: Functions) -> None:
         address = functions.reader(functions.decoder)
@@ -136,13 +136,13 @@ class _ThreadReader:
 
 
 def crop_rule(transform: TrainTransform) -> Crop:
-    """The ranges of a random-resized crop."""
+    """Return the ranges of a random-resized crop."""
     (low, high), ratio = transform.scale, transform.ratio
     return Crop(low, high, *ratio, math.log(ratio[0]), math.log(ratio[1]))
 
 
 def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt.NDArray[np.int64]:
-    """``values``, int64 and C-contiguous."""
+    """Return ``values`` as int64 and C-contiguous."""
     if values.shape != (count,):
         raise ValueError(f"{name} has the shape {values.shape}, not {(count,)}")
     return np.ascontiguousarray(values, dtype=np.int64)

@@ -1,1 +1,1 @@
-"""A data set packed into ArrayRecord shards: writing, reading, verifying."""
+"""A data set packed into tar shards: writing, reading, verifying."""

@@ -1,40 +1,57 @@
-"""The folder that is packed into: what may be in it, and what is done about it."""
+"""The folder that is packed into: what may be in it, and what an interrupted run left there.
+
+While packing, the folder holds ``packing.json`` (what is packed, and how) and, beside every finished shard,
+``train-00000.part.npz`` with the shard's facts and entries. The part is written after the shard has its name,
+so that a part implies its shard; a shard without one is of a killed run.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
+import json
+import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from shufflenet_fn.data.layout import counted, some
-from shufflenet_fn.data.packed.format import (
+import numpy as np
+
+from shufflenet_fn.data.folder import ImageFolder, counted, some
+from shufflenet_fn.data.packed.entries import Entries
+from shufflenet_fn.data.packed.files import TEMPORARY, write_file
+from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
+    PLAN_NAME,
+    SHARD_SUFFIX,
     SPLITS,
+    FileFacts,
     PackedIndex,
     PackSettings,
     index_fields,
-)
-from shufflenet_fn.data.packed.index import is_packed, read_index
-from shufflenet_fn.data.packed.plan import Fingerprint, differences, source_changed
-from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
-from shufflenet_fn.data.packed.unfinished import (
-    LOCK_NAME,
-    PLAN_NAME,
-    Part,
-    finished_parts,
-    is_packing_file,
-    remove_leftovers,
-    remove_parts,
+    is_packed,
+    is_packed_file,
+    read_index,
+    read_sealed,
+    shard_name,
+    write_sealed,
 )
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn_backends.support.errors import UsageError, UserError
+
+LOCK_NAME = "packing.lock"
+_PART = ".part.npz"
+
+# Their versions may change an image's bytes.
+_LIBRARIES = ("simplejpeg", "pillow", "torch")
 
 
 def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
-    """Both folders as absolute paths.
+    """Return both folders as absolute paths.
 
     Raises:
       UsageError: the source is packed already, or one folder lies in the other.
@@ -94,7 +111,7 @@ def finished_index(
     skip_bad_images: bool,
     overwrite: bool,
 ) -> PackedIndex | None:
-    """The index of a folder that is packed so already, or None if it is to be packed.
+    """Return the index of a folder that is already packed as asked for, or None if it is to be packed.
 
     Raises:
       UsageError: it is packed otherwise, or lacks bad images that are not to be skipped, and that is
@@ -125,7 +142,7 @@ def prepare(
     skip_bad_images: bool,
     overwrite: bool,
 ) -> dict[str, list[Part]]:
-    """Make the folder ready for this plan: the finished shards of an interrupted run, by split.
+    """Make the folder ready for this plan and return the finished shards of an interrupted run.
 
     Raises:
       UsageError: an interrupted run had another plan, packed other images or skipped bad ones that are
@@ -151,7 +168,7 @@ def prepare(
 
 
 def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
-    """The finished shards of a split. Raises ``UsageError`` if their images have changed since."""
+    """Return the finished shards of a split. Raises ``UsageError`` if their images have changed since."""
     parts = finished_parts(folder, source.split)
     fingerprint = Fingerprint(source)
     for part in parts:
@@ -185,6 +202,146 @@ def _refuse_left_out(folder: Path, what: str, left_out: Mapping[str, Sequence[st
     if names:
         raise UsageError(
             f"{printable(folder)} {what}, but without {counted(len(names), 'bad image')}: {some(names)}. "
-            "Pass --on-bad-image skip to leave them out, or mend or remove them and pass --overwrite to "
+            "Pass --on-bad-image skip to leave them out, or replace or remove them and pass --overwrite to "
             "start again."
         )
+
+
+class Fingerprint:
+    """SHA-256 of the relative path, size and time of change of a folder's images, from the first on."""
+
+    def __init__(self, source: ImageFolder) -> None:
+        self._source, self._done, self._digest = source, 0, hashlib.sha256()
+
+    def upto(self, stop: int) -> str:
+        """Return it for the images before ``stop``, which must not decrease between calls."""
+        for index in range(self._done, stop):
+            name = os.fsencode(self._source.paths[index])
+            try:
+                facts = os.stat(self._source.path(index))
+            except OSError:  # reading it says what is wrong
+                self._digest.update(b"%s\0unreadable\n" % name)
+            else:
+                self._digest.update(b"%s\0%d\0%d\n" % (name, facts.st_size, facts.st_mtime_ns))
+        self._done = stop
+        return self._digest.hexdigest()
+
+
+def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any]:
+    """Return what must be the same to continue an interrupted run, apart from the images.
+
+    Those may change after its last finished shard: a bad one can be replaced without starting again.
+    """
+    return {
+        "settings": vars(settings),
+        "source": {"classes": hashlib.sha256(json.dumps(list(classes)).encode()).hexdigest()},
+        "libraries": {name: version(name) for name in _LIBRARIES},
+    }
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return the fields in which two plans differ, each in words."""
+    found: list[str] = []
+    for group in ("settings", "source", "libraries"):
+        old, new = before.get(group), now.get(group, {})
+        if not isinstance(old, dict):  # an edited plan
+            old = {}
+        for key in [*new, *(key for key in old if key not in new)]:
+            if old.get(key) != new.get(key):
+                found.append(_difference(group, key, old.get(key), new.get(key)))
+    return found
+
+
+def _difference(group: str, key: str, old: object, new: object) -> str:
+    if group == "source":
+        return source_changed(str(key))
+    return f"{key} was {old}, now it is {new}"
+
+
+def source_changed(what: str) -> str:
+    """Return the words for changed classes or changed files of a split."""
+    if what == "classes":
+        return "class folders of the source were added, removed or renamed"
+    return f"files of the source's {what}/ were added, removed or changed"
+
+
+class Part(NamedTuple):
+    """A finished shard.
+
+    Attributes:
+      shard: the file.
+      entries: of its images.
+      kept: how many of them are the source's own bytes.
+      left_out: source images that were left out while it was written.
+      next_source: the first source image after it.
+      source_sha256: ``Fingerprint`` of the source images before that.
+      full: it was closed because of its size, not because there were no more images.
+    """
+
+    shard: FileFacts
+    entries: Entries
+    kept: int
+    left_out: tuple[str, ...]
+    next_source: int
+    source_sha256: str
+    full: bool
+
+
+def write_part(folder: Path, part: Part) -> None:
+    """Record that a shard is finished. Raises ``OSError``."""
+    fields = {name: value for name, value in part._asdict().items() if name != "entries"}
+    facts = json.dumps({**fields, "shard": part.shard._asdict()})
+    buffer = io.BytesIO()
+    columns = {f"entries_{name}": column for name, column in part.entries._asdict().items()}
+    np.savez(buffer, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **columns)
+    write_file(_part_path(folder, part.shard.name), buffer.getvalue())
+
+
+def finished_parts(folder: Path, split: str) -> list[Part]:
+    """Return the finished shards of a split, up to one that is missing or damaged."""
+    parts: list[Part] = []
+    while (part := _read_part(folder, shard_name(split, len(parts)))) is not None:
+        parts.append(part)
+    return parts
+
+
+def remove_leftovers(folder: Path, finished: Mapping[str, list[Part]]) -> None:
+    """Remove what packing wrote, except the plan, the lock and the finished shards."""
+    shards = {part.shard.name for parts in finished.values() for part in parts}
+    keep = {PLAN_NAME, LOCK_NAME, *shards, *(_part_path(folder, name).name for name in shards)}
+    for path in list(folder.iterdir()):
+        if is_packing_file(path.name) and path.name not in keep:
+            path.unlink()
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what is needed only while packing."""
+    for path in [*folder.glob(f"*{_PART}"), folder / PLAN_NAME]:
+        path.unlink(missing_ok=True)
+
+
+def is_packing_file(name: str) -> bool:
+    """Return whether packing writes a file of this name."""
+    name = name.removesuffix(TEMPORARY)
+    shard = f"{name.removesuffix(_PART)}{SHARD_SUFFIX}"
+    part = name.endswith(_PART) and is_packed_file(shard)
+    return part or is_packed_file(name) or name in (INDEX_NAME, PLAN_NAME, LOCK_NAME)
+
+
+def _part_path(folder: Path, shard: str) -> Path:
+    return folder / (shard.removesuffix(SHARD_SUFFIX) + _PART)
+
+
+def _read_part(folder: Path, shard: str) -> Part | None:
+    """Return the part of a shard, or None if there is none or it does not match the shard."""
+    try:
+        # The zip file's checksums are verified as its arrays are read.
+        with np.load(_part_path(folder, shard), allow_pickle=False) as arrays:
+            facts: dict[str, Any] = json.loads(bytes(arrays["facts"]))
+            entries = Entries(*(arrays[f"entries_{name}"] for name in Entries._fields))
+        facts["left_out"] = tuple(facts["left_out"])
+        part = Part(**{**facts, "shard": FileFacts(**facts["shard"]), "entries": entries})
+        complete = os.path.getsize(folder / shard) == part.shard.bytes
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        return None
+    return part if complete and part.shard.name == shard else None

@@ -1,14 +1,13 @@
-"""From an image file to the record that is packed."""
+"""Encoding an image file as it is packed."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.decode import RgbImage, decode_rgb
+from shufflenet_fn.data.decode import RgbImage, decode_rgb, read_jpeg_header
 from shufflenet_fn.data.geometry import resize, resized_shape
-from shufflenet_fn.data.jpeg import read_jpeg_header
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 
 # Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
 _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
@@ -56,7 +55,7 @@ def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
 
 
 def _size_of_plain_jpeg(data: bytes, short_side: int, name: str) -> tuple[int, int] | None:
-    """(height, width) of a JPEG that can be kept as it is, else None."""
+    """Return (height, width) of a JPEG that can be kept as it is, else None."""
     import simplejpeg
 
     try:

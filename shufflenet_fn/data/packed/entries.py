@@ -1,12 +1,12 @@
-"""What is known of every image of a split, in one file that is memory-mapped.
+"""Label, place, checksum, size and name of every image of a split, in one memory-mapped file.
 
 Little-endian columns one after the other, each with one number per image, then the original names:
 
 =========== ====== ==============================================================
 labels      int64  index into the class names
 name_ends   uint64 where the image's name ends in ``names``
-offsets     uint64 where the record begins in its shard's file; 0: not known
-sizes       uint64 bytes of the record; 0 if it is not known where they are
+offsets     uint64 where the image's first byte is in its shard
+sizes       uint64 bytes of the image
 checksums   uint32 CRC-32 of what ``record_checksum`` says
 heights     uint32 pixels
 widths      uint32 pixels
@@ -18,6 +18,7 @@ Mapped, they cost page cache and no memory of the process's own, whatever their 
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 import zlib
@@ -39,6 +40,8 @@ _COLUMNS = (
     ("heights", "<u4"),
     ("widths", "<u4"),
 )
+# As `record_checksum` packs them.
+_FACTS = np.dtype([("index", "<i8"), ("label", "<i8"), ("height", "<u4"), ("width", "<u4")])
 _ENTRY_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
 
 
@@ -55,7 +58,7 @@ class Entries(NamedTuple):
     names: npt.NDArray[np.uint8]
 
     def matches(self, index: int, data: bytes) -> bool:
-        """Whether ``data`` is the record that was packed as image ``index``, label and size included."""
+        """Return whether ``data`` is what was packed as image ``index``, with its label and size."""
         found = record_checksum(
             data,
             index,
@@ -66,14 +69,14 @@ class Entries(NamedTuple):
         return found == int(self.checksums[index])
 
     def name(self, index: int) -> str:
-        """The original path of an image, for messages."""
+        """Return the original path of an image, for messages."""
         start = int(self.name_ends[index - 1]) if index else 0
         # A damaged file may hold any numbers here; slicing bounds them.
         return printable(os.fsdecode(bytes(self.names[start : int(self.name_ends[index])])))
 
 
 def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:
-    """CRC-32 of a record and of its place in the split, its label and its size.
+    """Return the CRC-32 of a record together with its place in the split, its label and its size.
 
     So a record that was swapped for another, and a changed label or size, are found as well as a
     changed byte.
@@ -83,20 +86,20 @@ def record_checksum(data: bytes, index: int, label: int, height: int, width: int
 
 def entries_of(
     labels: Sequence[int],
-    offsets: npt.NDArray[np.uint64],
-    sizes: npt.NDArray[np.uint64],
+    offsets: Sequence[int],
+    sizes: Sequence[int],
     checksums: Sequence[int],
     heights: Sequence[int],
     widths: Sequence[int],
     names: Sequence[str],
 ) -> Entries:
-    """The columns of these values, one of each per image."""
+    """Return the columns of these values, one of each per image."""
     encoded = [os.fsencode(name) for name in names]
     return Entries(
         np.array(labels, dtype="<i8"),
         np.cumsum([len(name) for name in encoded], dtype="<u8"),
-        offsets.astype("<u8"),
-        sizes.astype("<u8"),
+        np.array(offsets, dtype="<u8"),
+        np.array(sizes, dtype="<u8"),
         np.array(checksums, dtype="<u4"),
         np.array(heights, dtype="<u4"),
         np.array(widths, dtype="<u4"),
@@ -105,7 +108,7 @@ def entries_of(
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
-    """The entries of all parts, in order."""
+    """Concatenate the entries of all parts."""
     if not parts:
         return _no_entries()
     columns: dict[str, npt.NDArray[Any]] = {
@@ -118,12 +121,12 @@ def joined(parts: Sequence[Entries]) -> Entries:
 
 
 def entries_bytes(entries: Entries) -> bytes:
-    """The content of the file of entries."""
+    """Return the content of the file of entries."""
     return b"".join(np.ascontiguousarray(column).tobytes() for column in entries)
 
 
 def map_entries(path: Path, count: int) -> Entries:
-    """The entries in a file of ``count`` entries, read-only.
+    """Map a file of ``count`` entries, read-only.
 
     Raises:
       OSError: the file cannot be read.
@@ -145,5 +148,36 @@ def map_entries(path: Path, count: int) -> Entries:
 
 
 def _no_entries() -> Entries:
-    none = np.zeros(0, dtype="<u8")
-    return entries_of([], none, none, [], [], [], [])
+    return entries_of([], [], [], [], [], [], [])
+
+
+def checksum_seeds(
+    indices: npt.NDArray[np.int64],
+    labels: npt.NDArray[np.int64],
+    heights: npt.NDArray[np.uint32],
+    widths: npt.NDArray[np.uint32],
+) -> npt.NDArray[np.uint32]:
+    """Return the CRC-32 of each image's place, label and size, which its record's checksum continues."""
+    facts = np.empty(len(indices), dtype=_FACTS)
+    facts["index"], facts["label"] = indices, labels
+    facts["height"], facts["width"] = heights, widths
+    # A CRC-32 is linear up to a constant: every byte adds its own term, by place and value.
+    terms, zeros = _terms()
+    places = np.arange(_FACTS.itemsize)
+    seeds: npt.NDArray[np.uint32] = np.bitwise_xor.reduce(
+        terms[places, facts.view(np.uint8).reshape(-1, _FACTS.itemsize)], axis=1
+    )
+    return seeds ^ zeros
+
+
+@functools.cache
+def _terms() -> tuple[npt.NDArray[np.uint32], np.uint32]:
+    """Return what each byte adds, (places, values), and the CRC-32 of zeros alone."""
+    zeros = zlib.crc32(bytes(_FACTS.itemsize))
+    terms = np.empty((_FACTS.itemsize, 256), dtype=np.uint32)
+    for place in range(_FACTS.itemsize):
+        for value in range(256):
+            facts = bytearray(_FACTS.itemsize)
+            facts[place] = value
+            terms[place, value] = zlib.crc32(facts) ^ zeros
+    return terms, np.uint32(zeros)

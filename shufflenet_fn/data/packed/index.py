@@ -1,24 +1,147 @@
-"""Reading ``packed.json`` of a folder."""
+"""``packed.json``, the index of a packed data set, and the names of its files.
+
+::
+
+    packed.json      settings, class names, provenance, and every other file with its hash
+    train.entries    one entry per image of the split, memory-mapped (``entries.py``)
+    train-00000.tar  the images (``files.py``)
+    val.entries, val-00000.tar, ...
+
+``packed.json`` is written last: a folder without it is not a packed data set. It ends with a hash of itself.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, index_from_fields
-from shufflenet_fn.data.packed.sealed import read_sealed
-from shufflenet_fn.data.packed.unfinished import PLAN_NAME
+from shufflenet_fn.data.packed.files import write_file
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
+INDEX_NAME = "packed.json"
+PLAN_NAME = "packing.json"
+SHARD_SUFFIX = ".tar"
+SPLITS = ("train", "val")
+FORMATS = ("jpeg", "raw")
+DEFAULT_QUALITY = 90
+VERSION = 3
+KIND = "shufflenet-fn packed data"
+
+# Shards of version 2 have the other suffix; `data pack --overwrite` removes them.
+_SHARD_NAME = re.compile(r"(train|val)-\d{5}\.(tar|array_record)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_MAX_BYTES = 1 << 28
+"""The largest index that can be meant: 100,000 shards take some 20 MB."""
+
+
+@dataclass(frozen=True)
+class PackSettings:
+    """What the images are turned into.
+
+    Attributes:
+      format: ``"jpeg"`` or ``"raw"`` (uint8 RGB pixels).
+      short_side: larger images are shrunk to this short side, in pixels; 0 keeps every size.
+      quality: of re-encoded JPEGs, 1 to 100; ``None`` for raw.
+      shard_bytes: a shard is closed as soon as its images hold this many bytes.
+
+    Raises:
+      UsageError: a value out of range, named.
+    """
+
+    format: str = "jpeg"
+    short_side: int = 256
+    quality: int | None = DEFAULT_QUALITY
+    shard_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}.")
+        if self.short_side < 0:
+            raise UsageError(
+                f"--short-side must be at least 1 pixel, or 0 to keep every size, got "
+                f"{self.short_side}."
+            )
+        if self.format == "raw" and self.quality is not None:
+            raise UsageError("--quality is of JPEGs. Leave it out with --format raw.")
+        if self.format == "jpeg" and not (self.quality and 1 <= self.quality <= 100):
+            raise UsageError(f"--quality must be from 1 to 100, got {self.quality}.")
+        if self.shard_bytes < 1:
+            raise UsageError(f"--shard-size must be above 0, got {self.shard_bytes} bytes.")
+
+
+class FileFacts(NamedTuple):
+    """A file beside ``packed.json``, with how many images it is about."""
+
+    name: str
+    bytes: int
+    images: int
+    sha256: str
+
+
+class SplitIndex(NamedTuple):
+    """One split.
+
+    Attributes:
+      entries: the file of the split's entries.
+      shards: in order; the first ``shards[0].images`` images are in the first shard, and so on.
+      kept: how many images are the source's own bytes.
+      left_out: source images that could not be decoded and were left out, if that was asked for.
+    """
+
+    entries: FileFacts
+    shards: tuple[FileFacts, ...]
+    kept: int
+    left_out: tuple[str, ...]
+
+
+class PackedIndex(NamedTuple):
+    """``packed.json``.
+
+    Attributes:
+      settings: how the images were packed.
+      classes: class names of all splits; a label is an index into them.
+      splits: by name, ``train`` and ``val``.
+      source: a fingerprint of the source's listing, by split.
+      provenance: where and when it was made, and by what, for people to read.
+    """
+
+    settings: PackSettings
+    classes: tuple[str, ...]
+    splits: Mapping[str, SplitIndex]
+    source: Mapping[str, str]
+    provenance: Mapping[str, str]
+
+
+def shard_name(split: str, number: int) -> str:
+    """Return the name of a split's shard."""
+    return f"{split}-{number:05d}{SHARD_SUFFIX}"
+
+
+def entries_name(split: str) -> str:
+    """Return the name of a split's file of entries."""
+    return f"{split}.entries"
+
+
+def is_packed_file(name: str) -> bool:
+    """Return whether a file of this name is a shard or a file of entries."""
+    return bool(_SHARD_NAME.fullmatch(name)) or name in map(entries_name, SPLITS)
+
 
 def is_packed(folder: Path) -> bool:
-    """Whether a folder holds packed data, complete or not."""
+    """Return whether a folder holds packed data, complete or not."""
     return any(os.path.exists(folder / name) for name in (INDEX_NAME, PLAN_NAME))
 
 
 def read_index(folder: Path) -> PackedIndex:
-    """The index of a packed data set.
+    """Return the index of a packed data set.
 
     Raises:
       UsageError: the folder does not exist or is not packed, or not completely.
@@ -47,3 +170,186 @@ def _why_not_packed(folder: Path) -> str:
             "same arguments; it goes on from the last finished shard."
         )
     return f"{shown} is not packed: it has no {INDEX_NAME}. Pass a folder that `data pack` wrote."
+
+
+def index_fields(index: PackedIndex) -> dict[str, Any]:
+    """Return ``index`` as what JSON holds."""
+    return {
+        "settings": vars(index.settings),
+        "classes": list(index.classes),
+        "splits": {
+            name: {
+                "entries": split.entries._asdict(),
+                "shards": [shard._asdict() for shard in split.shards],
+                "kept": split.kept,
+                "left_out": list(split.left_out),
+            }
+            for name, split in index.splits.items()
+        },
+        "source": dict(index.source),
+        "provenance": dict(index.provenance),
+    }
+
+
+def index_from_fields(fields: Mapping[str, Any]) -> PackedIndex:
+    """Return the inverse of ``index_fields``.
+
+    Raises:
+      KeyError, TypeError, ValueError, UsageError: a field is missing or not what it must be. A file
+        name that is not exactly the expected one is refused: the index cannot point elsewhere.
+    """
+    of_split = _mapping(fields["splits"], "splits")
+    splits = {name: _split(name, _mapping(of_split[name], name)) for name in SPLITS}
+    source = _texts(fields["source"], "source")
+    return PackedIndex(
+        settings=_settings(fields["settings"]),
+        classes=_strings(fields["classes"]),
+        splits=splits,
+        source={name: source[name] for name in SPLITS},
+        provenance=_texts(fields["provenance"], "provenance"),
+    )
+
+
+def _settings(fields: Any) -> PackSettings:
+    settings = PackSettings(**_mapping(fields, "settings"))
+    _count(settings.short_side, "short_side")
+    _count(settings.shard_bytes, "shard_bytes")
+    if settings.quality is not None:
+        _count(settings.quality, "quality")
+    return settings
+
+
+def _split(split: str, fields: Mapping[str, Any]) -> SplitIndex:
+    entries = _file(fields["entries"], entries_name(split))
+    shards = tuple(
+        _file(shard, shard_name(split, number)) for number, shard in enumerate(fields["shards"])
+    )
+    held = sum(shard.images for shard in shards)
+    if held != entries.images:
+        raise ValueError(f"{split} has {entries.images} entries and {held} images in its shards")
+    return SplitIndex(entries, shards, _count(fields["kept"], "kept"), _strings(fields["left_out"]))
+
+
+def _file(fields: Any, name: str) -> FileFacts:
+    facts = FileFacts(**_mapping(fields, "a file"))
+    if facts.name != name:
+        raise ValueError(f"a file is named {facts.name!r} where {name!r} belongs")
+    if not _SHA256.fullmatch(facts.sha256):
+        raise ValueError(f"{name} has the SHA-256 {facts.sha256!r}")
+    return facts._replace(bytes=_count(facts.bytes, "bytes"), images=_count(facts.images, "images"))
+
+
+def _count(value: Any, what: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise ValueError(f"{what} is {value!r}")
+    return value
+
+
+def _mapping(value: Any, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is {value!r:.60}, not an object with named fields")
+    return value
+
+
+def _texts(value: Any, what: str) -> dict[str, str]:
+    fields = _mapping(value, what)
+    if not all(isinstance(text, str) for text in fields.values()):
+        raise ValueError(f"not all values of {what} are text")
+    return dict(fields)
+
+
+def _strings(values: Any) -> tuple[str, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise ValueError("a list of names is not one")
+    return tuple(values)
+
+
+def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
+    """Write ``fields`` as JSON with a hash of itself, whole or not at all. Raises ``OSError``."""
+    write_file(path, _render({"kind": KIND, "version": VERSION, **fields}).encode())
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """Return the fields that ``write_sealed`` wrote.
+
+    Raises:
+      UserError: not such a file, of another version, or changed since it was written.
+    """
+    text = _read(path)
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{printable(path)} is damaged: it is not JSON ({error}). Pack the data again."
+        ) from error
+    if not isinstance(fields, dict) or fields.get("kind") != KIND:
+        raise UserError(
+            f"{printable(path)} is not an index of packed data, or it is damaged: it does not say "
+            f'"kind": "{KIND}". Pass a folder that `data pack` wrote.'
+        )
+    if fields.get("version") != VERSION:
+        raise UserError(_other_version(path, fields))
+    stored = fields.pop("sha256", None)
+    # The whole text is compared, so that a changed blank or a doubled key is found as well.
+    if _render(fields) != text:
+        raise UserError(
+            f"{printable(path)} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy "
+            "it again or pack the data again."
+        )
+    return {key: value for key, value in fields.items() if key not in ("kind", "version")}
+
+
+def _other_version(path: Path, fields: Mapping[str, Any]) -> str:
+    version = fields.get("version")
+    said = f"{printable(path)} is of version {version!r} of the format; this program reads version {VERSION}"
+    if not isinstance(version, int) or version > VERSION:
+        return f"{said}. Read it with the version of shufflenet-fn that packed it, or pack the data again."
+    return (
+        f"{said}, whose shards are tar files. Pack the images again: "
+        f"`{_pack_command(path.parent, fields)}`."
+    )
+
+
+def _pack_command(folder: Path, fields: Mapping[str, Any]) -> str:
+    """Return the command that packs ``folder`` again, with its settings as far as an old index says them."""
+    settings, provenance = fields.get("settings"), fields.get("provenance")
+    source = provenance.get("source") if isinstance(provenance, dict) else None
+    known = settings if isinstance(settings, dict) else {}
+    options = {
+        "--format": (known.get("format"), "jpeg"),
+        "--short-side": (known.get("short_side"), 256),
+        "--quality": (known.get("quality"), DEFAULT_QUALITY),
+    }
+    words = [
+        word
+        for name, (value, default) in options.items()
+        for word in (name, str(value))
+        if value not in (None, default)
+    ]
+    if isinstance(known.get("shard_bytes"), int) and known["shard_bytes"] != 256 << 20:
+        words += ["--shard-size", f"{known['shard_bytes'] / (1 << 20):.17g}"]
+    command = shlex.join(
+        [printable(source) if isinstance(source, str) else "SRC", printable(folder), *words]
+    )
+    return f"shufflenet-fn data pack {command} --overwrite"
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise UserError(
+                f"{printable(path)} has {path.stat().st_size} bytes; no index has more than {_MAX_BYTES}. "
+                "Pack the data again."
+            )
+        return path.read_text(encoding="ascii")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{printable(path)} is damaged: {error}. Pack the data again.") from error
+    except OSError as error:
+        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}.") from error
+
+
+def _render(fields: Mapping[str, Any]) -> str:
+    """Return the one text of ``fields``, which ends with the hash of all before it."""
+    body = json.dumps(fields, indent=1, allow_nan=False)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    return f'{body[:-2]},\n "sha256": "{digest}"\n}}\n'

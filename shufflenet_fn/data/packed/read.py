@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.packed.descriptors import ShardDescriptors
-from shufflenet_fn.data.packed.entries import Entries, map_entries
-from shufflenet_fn.data.packed.format import INDEX_NAME, PackedIndex, SplitIndex
-from shufflenet_fn.data.packed.index import read_index
-from shufflenet_fn.data.packed.seeds import checksum_seeds
-from shufflenet_fn.data.packed.shards import (
-    DAMAGE_FIX,
-    FILES_FIX,
-    ShardError,
-    ShardReaders,
-)
+from shufflenet_fn.data.dataset import STORED, Encoded, Stored
+from shufflenet_fn.data.folder import some
+from shufflenet_fn.data.packed.entries import Entries, checksum_seeds, map_entries
+from shufflenet_fn.data.packed.files import BEYOND, DAMAGE_FIX, ShardFiles
+from shufflenet_fn.data.packed.index import INDEX_NAME, PackedIndex, SplitIndex, read_index
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.samples import Encoded
-from shufflenet_fn.data.stored import STORED, Stored
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
-class Places(NamedTuple):
-    """Where records are and how to check them, (N,) each, for a reader that goes to them itself.
-
-    Attributes:
-      shards: indices into ``PackedSplit.shard_paths()``.
-      offsets, sizes: as ``positions.read_at`` takes them; offset 0: not known, so that ``read`` alone
-        finds the record.
-      seeds: the CRC-32 that goes on over a record's bytes must become ``checksums``.
-      heights, widths: of the image, in pixels.
-    """
-
-    shards: npt.NDArray[np.int64]
-    offsets: npt.NDArray[np.uint64]
-    sizes: npt.NDArray[np.uint64]
-    seeds: npt.NDArray[np.uint32]
-    checksums: npt.NDArray[np.uint32]
-    heights: npt.NDArray[np.uint32]
-    widths: npt.NDArray[np.uint32]
-
-
 class PackedSplit:
-    """One split of a packed data set: ``Samples`` over its shards.
+    """One split of a packed data set: a ``Dataset`` over its shards.
 
     For any number of threads, and usable in a forked process. Pickled, it is opened again from its
     folder. Every record that is read is checked, together with its place, label and size.
+
+    Attributes:
+      root, split, classes, labels: as of ``Dataset``.
+      files: the files that it is read from.
+      entries: those of all images.
+      raw: whether images are stored as pixels.
     """
 
     def __init__(
@@ -75,162 +50,114 @@ class PackedSplit:
             raise UsageError(
                 f"{printable(root)} has no split {split!r}; it has {' and '.join(index.splits)}."
             )
-        self._root, self._split, self._index = root, split, index
-        files = index.splits[split]
-        check_files(root, files)
-        self._entries = _mapped(root / files.entries.name, files.entries.images)
-        self._shards = files.shards
-        self._ends = np.cumsum([shard.images for shard in files.shards], dtype=np.int64)
-        self._descriptors = ShardDescriptors([root / shard.name for shard in files.shards])
-        self._readers = ShardReaders([root / shard.name for shard in files.shards])
-        self._classes = index.classes if classes is None else tuple(classes)
-        self._labels = self._entries.labels
-        if self._classes != index.classes:
-            self._labels = self._relabelled(index.classes)
-
-    @property
-    def root(self) -> Path:
-        return self._root
-
-    @property
-    def split(self) -> str:
-        return self._split
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self._classes
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self._labels
-
-    @property
-    def entries(self) -> Entries:
-        """What is known of every image."""
-        return self._entries
-
-    @property
-    def files(self) -> SplitIndex:
-        """The files that it is read from."""
-        return self._index.splits[self._split]
-
-    @property
-    def raw(self) -> bool:
-        """Whether the records are pixels."""
-        return self._index.settings.format == "raw"
+        self.root, self.split, self.files = root, split, index.splits[split]
+        self.raw = index.settings.format == "raw"
+        check_files(root, self.files)
+        self.entries = _mapped(root / self.files.entries.name, self.files.entries.images)
+        self.classes = index.classes if classes is None else tuple(classes)
+        self.labels: npt.NDArray[np.int64] = self.entries.labels
+        if self.classes != index.classes:
+            self.labels = self._relabelled(index.classes)
+        self._ends = np.cumsum([shard.images for shard in self.files.shards], dtype=np.int64)
+        self._shard_files = ShardFiles(self.shard_paths())
 
     def shard_paths(self) -> tuple[Path, ...]:
-        """The files that ``Places.shards`` index."""
-        return tuple(self._root / shard.name for shard in self._shards)
+        """The shards' files, in order."""
+        return tuple(self.root / shard.name for shard in self.files.shards)
 
     def __len__(self) -> int:
-        return len(self._labels)
+        return len(self.labels)
 
     def name(self, index: int) -> str:
-        """The shard, the record in it, and the image's path in the source."""
+        """Return the shard, the record in it, and the image's path in the source."""
         shard, record = self._place(index)
-        path = printable(self._root / self._shards[shard].name)
+        path = printable(self.root / self.files.shards[shard].name)
         return f"{path} record {record} ({self.original(index)})"
 
     def original(self, index: int) -> str:
-        """The image's path in the source, such as ``train/cat/1.jpg``."""
-        return f"{self._split}/{self._entries.name(index)}"
+        """Return the image's path in the source, such as ``train/cat/1.jpg``."""
+        return f"{self.split}/{self.entries.name(index)}"
 
     def read(self, index: int) -> Encoded:
-        """Sample ``index``, checked.
+        """Return sample ``index``, checked.
 
         Raises:
           UserError: it cannot be read, or it is not what was packed as sample ``index``.
         """
-        shard, record = self._place(index)
-        try:
-            data = self._readers.read(shard, record)
-        except ShardError as error:
-            fix = FILES_FIX if os.strerror(errno.EMFILE) in str(error) else DAMAGE_FIX
-            raise UserError(f"cannot read {self.name(index)}: {error}. {fix}") from error
-        if not self._entries.matches(index, data):
-            raise UserError(
-                f"{self.name(index)} is not what was packed: its checksum differs. {DAMAGE_FIX}"
-            )
+        shard, _ = self._place(index)
+        entries = self.entries
+        offset, size = int(entries.offsets[index]), int(entries.sizes[index])
+        # A damaged entry may hold any number.
+        inside = offset + size <= self.files.shards[shard].bytes
+        data = self._shard_files.read(shard, offset, size) if inside else b""
+        if not entries.matches(index, data):
+            reason = "its checksum differs" if len(data) == size else BEYOND
+            raise UserError(f"{self.name(index)} is not what was packed: {reason}. {DAMAGE_FIX}")
         if not self.raw:
             return Encoded(data)
-        return Encoded(data, (int(self._entries.heights[index]), int(self._entries.widths[index])))
+        return Encoded(data, (int(entries.heights[index]), int(entries.widths[index])))
 
-    def place(self, indices: npt.NDArray[np.int64]) -> Places:
-        """Where the samples of these (N,) indices are.
+    @contextmanager
+    def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
+        """Return STORED (N,) of these samples, valid within the context.
 
         Entries are as they are in their file. If that is damaged the places are wrong, and so are the
         checksums of what is read there.
 
         Raises:
           IndexError: an index is out of range.
+          UserError: a shard cannot be opened.
         """
         outside = indices[(indices < 0) | (indices >= len(self))]
         if len(outside):
             raise IndexError(f"sample {outside[0]} of {len(self)}")
-        entries = self._entries
+        entries = self.entries
         heights, widths = entries.heights[indices], entries.widths[indices]
-        return Places(
-            shards=np.searchsorted(self._ends, indices, side="right"),
-            offsets=entries.offsets[indices],
-            sizes=entries.sizes[indices],
-            seeds=checksum_seeds(indices, entries.labels[indices], heights, widths),
-            checksums=entries.checksums[indices],
-            heights=heights,
-            widths=widths,
-        )
-
-    @contextmanager
-    def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
-        """STORED (N,) of these samples. Raises ``UserError`` if a shard cannot be opened."""
-        places = self.place(indices)
-        known = places.offsets > 0
         stored = np.zeros(len(indices), dtype=STORED)
-        for name in ("seed", "checksum"):
-            stored[name] = getattr(places, name + "s")
-        # A damaged entry may hold any number; the reader takes none that lies outside of the file.
-        for name in ("offset", "size"):
-            stored[name] = getattr(places, name + "s").astype(np.int64)
+        stored["offset"] = entries.offsets[indices].astype(np.int64)
+        stored["size"] = entries.sizes[indices].astype(np.int64)
+        stored["seed"] = checksum_seeds(indices, entries.labels[indices], heights, widths)
+        stored["checksum"] = entries.checksums[indices]
         if self.raw:
-            stored["height"], stored["width"] = places.heights, places.widths
-        stored["descriptor"] = -1
-        with self._descriptors.of(places.shards[known]) as descriptors:
-            stored["descriptor"][known] = descriptors
+            stored["height"], stored["width"] = heights, widths
+        shards = np.searchsorted(self._ends, indices, side="right")
+        with self._shard_files.of(shards) as descriptors:
+            stored["descriptor"] = descriptors
             yield stored
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_packed, (self._root, self._split, self._classes)
+        return open_packed, (self.root, self.split, self.classes)
 
     def _relabelled(self, packed: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Labels that index ``self.classes``, of entries whose labels index ``packed``."""
-        label_of = {name: label for label, name in enumerate(self._classes)}
+        """Return labels that index ``self.classes``, of entries whose labels index ``packed``."""
+        label_of = {name: label for label, name in enumerate(self.classes)}
         table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
-        present = np.unique(self._entries.labels)
+        present = np.unique(self.entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
             raise UserError(
-                f"the labels of {printable(self._root)} {self._split} are damaged. {DAMAGE_FIX}"
+                f"the labels of {printable(self.root)} {self.split} are damaged. {DAMAGE_FIX}"
             )
         unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
             raise UsageError(
-                f"{printable(self._root)} has {self._split} images of {len(unknown)} classes that the "
-                f"{len(self._classes)} classes asked for lack: {_some(unknown)}. Pack the data set "
+                f"{printable(self.root)} has {self.split} images of {len(unknown)} classes that the "
+                f"{len(self.classes)} classes asked for lack: {some(unknown)}. Pack the data set "
                 "that the weights were trained on."
             )
-        labels = table[self._entries.labels]
+        labels = table[self.entries.labels]
         labels.setflags(write=False)
         return labels
 
     def _place(self, index: int) -> tuple[int, int]:
-        """The shard of an image and its record there."""
+        """Return the shard of an image and its record there."""
         if not 0 <= index < len(self):
             raise IndexError(f"sample {index} of {len(self)}")
         shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard]) + self._shards[shard].images
+        return shard, index - int(self._ends[shard]) + self.files.shards[shard].images
 
 
 def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = None) -> PackedSplit:
-    """A split of the packed data set in ``root``.
+    """Open a split of the packed data set in ``root``.
 
     Args:
       root: a folder that ``pack`` wrote.
@@ -268,9 +195,3 @@ def _mapped(path: Path, count: int) -> Entries:
         return map_entries(path, count)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {printable(path)}: {error}. {DAMAGE_FIX}") from error
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(printable, names[:5])) + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )

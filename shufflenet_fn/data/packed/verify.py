@@ -1,4 +1,4 @@
-"""``data verify``: every byte of a packed data set against the index, and whom damage concerns."""
+"""``data verify``: compare every byte of a packed data set with the index, and name damaged images."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from shufflenet_fn.data.ordered import ordered_map
 from shufflenet_fn.data.packed.entries import Entries, map_entries
-from shufflenet_fn.data.packed.files import sha256_of
-from shufflenet_fn.data.packed.format import (
+from shufflenet_fn.data.packed.files import BEYOND, ShardFiles, sha256_of
+from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
     FileFacts,
     SplitIndex,
     is_packed_file,
+    read_index,
 )
-from shufflenet_fn.data.packed.index import read_index
-from shufflenet_fn.data.packed.positions import read_at
-from shufflenet_fn.data.packed.shards import ShardError, ShardReaders
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn.data.threads import ordered_map
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 class Damage(NamedTuple):
@@ -115,7 +113,7 @@ def verify(
 
 
 def _strangers(folder: Path, splits: Mapping[str, SplitIndex]) -> Iterator[Damage]:
-    """Shards and entries that the index does not list."""
+    """Find shards and entries that the index does not list."""
     listed = {facts.name for files in splits.values() for facts in (files.entries, *files.shards)}
     for path in sorted(folder.iterdir()):
         if is_packed_file(path.name) and path.name not in listed:
@@ -133,7 +131,7 @@ def _shards(
 
 
 def _entries(folder: Path, files: SplitIndex) -> Entries | None:
-    """The entries, damaged ones too, or None if there is no telling where they are."""
+    """Map the entries, damaged ones too. Return None if the file is missing or too small."""
     try:
         return map_entries(folder / files.entries.name, files.entries.images)
     except (OSError, ValueError):
@@ -152,7 +150,7 @@ def _shard_damage(folder: Path, shard: _Shard) -> tuple[Damage, ...]:
 
 
 def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
-    """What is wrong with a file as a whole: nothing or one thing."""
+    """Compare a file as a whole with the index."""
     path = folder / facts.name
     try:
         size, digest = path.stat().st_size, sha256_of(path)
@@ -167,34 +165,18 @@ def _file_damage(folder: Path, facts: FileFacts) -> tuple[Damage, ...]:
 
 
 def _record_damage(folder: Path, shard: _Shard, entries: Entries) -> Iterator[Damage]:
-    """The records of a shard that cannot be read or are not what or where the entries say."""
+    """Find the images of a shard that cannot be read or are not what the entries say."""
     path = folder / shard.facts.name
-    readers = ShardReaders([path])
+    files, end = ShardFiles([path]), path.stat().st_size
     for record in range(shard.facts.images):
         index = shard.first + record
+        offset, size = int(entries.offsets[index]), int(entries.sizes[index])
         try:
-            data = readers.read(0, record)
-        except ShardError as error:
-            reason = str(error)
-        else:
-            if not entries.matches(index, data):
-                reason = "its checksum differs"
-            elif not _is_at(path, int(entries.offsets[index]), int(entries.sizes[index]), data):
-                reason = "it is not where the entries say"
-            else:
+            inside = offset + size <= end
+            if inside and entries.matches(index, files.read(0, offset, size)):
                 continue
+            reason = "its checksum differs" if inside else BEYOND
+        except UserError as error:
+            reason = str(error)
         original = f"{shard.split}/{entries.name(index)}"
         yield Damage(shard.facts.name, reason, record, original)
-
-
-def _is_at(path: Path, offset: int, size: int, data: bytes) -> bool:
-    """Whether a record's bytes are at its position, if that is known."""
-    if offset == size == 0:
-        return True
-    if size != len(data):
-        return False
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return read_at(file.fileno(), offset, size) == data
-    except ShardError:
-        return False

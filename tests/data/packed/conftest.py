@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack
 
 JPEG = PackSettings(short_side=64, shard_bytes=12_000)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.verify import Damage, verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -33,7 +33,7 @@ def all_data(folder: Path) -> list[tuple[str, int, bytes, object]]:
     ]
 
 
-@pytest.mark.parametrize("kind", ["packed.json", "entries", "array_record"])
+@pytest.mark.parametrize("kind", ["packed.json", "entries", "tar"])
 def test_seeded_mutations_are_all_found(packed: Path, kind: str) -> None:
     rng = np.random.default_rng(list(kind.encode()))
     paths = sorted(path for path in packed.iterdir() if path.name.endswith(kind))
@@ -78,7 +78,7 @@ def test_an_intact_set(packed_once: Path) -> None:
 
 
 def test_a_damaged_record_is_named(packed: Path) -> None:
-    shard = packed / "train-00000.array_record"
+    shard = packed / "train-00000.tar"
     data = bytearray(shard.read_bytes())
     record = bytes(open_train_val(packed)[0].read(1).data)
     data[data.index(record[-100:]) + 50] ^= 16
@@ -99,33 +99,33 @@ def test_a_damaged_entry_names_the_image(packed: Path) -> None:
     assert one.original == "val/ant/1.jpg"
 
 
-def test_damage_outside_of_the_records_is_told_apart(packed: Path) -> None:
-    shard = packed / "train-00000.array_record"
+@pytest.mark.parametrize("place", [0, 148, 511, -1])  # of the first header, and of the end
+def test_damage_outside_of_the_images_is_told_apart(packed: Path, place: int) -> None:
+    shard = packed / "train-00000.tar"
     data = bytearray(shard.read_bytes())
-    padding = data.rindex(bytes(1000))
-    data[padding + 500] ^= 1
+    data[place] ^= 1
     shard.write_bytes(data)
     (damage,) = verify(packed, workers=1).damage
     assert damage.reason.endswith("; all its records are intact")
 
 
 def test_missing_cut_and_strange_files_are_named(packed: Path) -> None:
-    (packed / "train-00000.array_record").unlink()
-    shard = packed / "val-00000.array_record"
+    (packed / "train-00000.tar").unlink()
+    shard = packed / "val-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1])
-    (packed / "train-00077.array_record").write_bytes(b"?")
+    (packed / "train-00077.tar").write_bytes(b"?")
     (packed / "README").write_text("a note of the user's is none of our business")
     found = {damage.file: damage.reason for damage in verify(packed, workers=2).damage}
-    assert found.keys() == {"train-00000.array_record", shard.name, "train-00077.array_record"}
-    assert found["train-00000.array_record"] == "it is missing"
-    assert "not list" in found["train-00077.array_record"]
+    assert found.keys() == {"train-00000.tar", shard.name, "train-00077.tar"}
+    assert found["train-00000.tar"] == "it is missing"
+    assert "not list" in found["train-00077.tar"]
     strays = [damage.file for damage in verify(packed, workers=2).damage if damage.stray]
-    assert strays == ["train-00077.array_record"]
+    assert strays == ["train-00077.tar"]
 
 
 def test_without_entries_the_shards_are_still_verified(packed: Path) -> None:
     (packed / "train.entries").unlink()
-    shard = packed / "train-00001.array_record"
+    shard = packed / "train-00001.tar"
     shard.write_bytes(shard.read_bytes()[::-1])
     found = {damage.file for damage in verify(packed, workers=2).damage}
     assert found == {"train.entries", shard.name}
@@ -133,9 +133,9 @@ def test_without_entries_the_shards_are_still_verified(packed: Path) -> None:
 
 def test_a_shard_of_another_set_is_found(photo_root: Path, packed: Path, tmp_path: Path) -> None:
     pack(photo_root, tmp_path / "other", PackSettings("raw", 8, None, 1000), workers=1)
-    other = tmp_path / "other" / "train-00000.array_record"
-    other.replace(packed / "train-00000.array_record")
-    assert verify(packed, workers=1).damage[0].file == "train-00000.array_record"
+    other = tmp_path / "other" / "train-00000.tar"
+    other.replace(packed / "train-00000.tar")
+    assert verify(packed, workers=1).damage[0].file == "train-00000.tar"
 
 
 def test_what_is_not_packed_cannot_be_verified(photo_root: Path, tmp_path: Path) -> None:

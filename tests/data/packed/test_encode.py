@@ -11,7 +11,7 @@ from PIL import Image
 from shufflenet_fn.data.bad_images import BadImage, HugeImage
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.packed.encode import encode_record
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 
 from ..conftest import encoded
 

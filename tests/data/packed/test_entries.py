@@ -21,8 +21,7 @@ NAMES = ["a/1.jpg", "b/zwei words.jpg", "c/ünï.jpg", os.fsdecode(b"d/\xff.jpg"
 def some_entries(count: int = 4) -> Entries:
     labels = [0, 1, 2, 2][:count]
     rows = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate(labels)]
-    offsets = np.arange(64, 64 + count, dtype=np.uint64)
-    sizes = np.arange(count, dtype=np.uint64)
+    offsets, sizes = range(64, 64 + count), range(count)
     return entries_of(labels, offsets, sizes, rows, [3] * count, [4] * count, NAMES[:count])
 
 
@@ -54,8 +53,8 @@ def test_joined_entries_are_those_of_the_whole() -> None:
     parts = [
         entries_of(
             whole.labels[part].tolist(),
-            whole.offsets[part],
-            whole.sizes[part],
+            whole.offsets[part].tolist(),
+            whole.sizes[part].tolist(),
             whole.checksums[part].tolist(),
             whole.heights[part].tolist(),
             whole.widths[part].tolist(),

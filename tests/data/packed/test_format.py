@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.data.packed.format import INDEX_NAME, PackSettings, index_fields
-from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.index import (
+    INDEX_NAME,
+    PackSettings,
+    index_fields,
+    read_index,
+    read_sealed,
+    write_sealed,
+)
 from shufflenet_fn.data.packed.read import open_packed
-from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 Fields = dict[str, Any]
@@ -62,8 +67,8 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
     [
         *(drop(key) for key in ("settings", "classes", "splits", "source", "provenance")),
         in_shard("name", "/etc/passwd"),
-        in_shard("name", "../train-00000.array_record"),
-        in_shard("name", "train-00001.array_record"),
+        in_shard("name", "../train-00000.tar"),
+        in_shard("name", "train-00001.tar"),
         in_shard("images", -1),
         in_shard("images", 10**30),
         in_shard("images", "3"),
@@ -74,10 +79,9 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         in_shard("extra", 1),
         in_entries("name", "../train.entries"),
         in_entries("images", 10**12),
-        in_train("shards", "train-00000.array_record"),
+        in_train("shards", "train-00000.tar"),
         in_train("shards", []),
         in_train("kept", -3),
-        in_train("located", "all"),
         in_train("left_out", [1]),
         lambda fields: fields.update(classes="abc"),
         lambda fields: fields.update(settings={"format": "exe"}),

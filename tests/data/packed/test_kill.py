@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -56,7 +56,7 @@ def start(source: Path, folder: Path, **options: object) -> subprocess.Popen[str
 
 
 def shards_in(folder: Path) -> int:
-    return len(list(folder.glob("*.array_record")))
+    return len(list(folder.glob("*.tar")))
 
 
 @pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 
 from shufflenet_fn.data.packed.entries import Entries, entries_bytes
-from shufflenet_fn.data.packed.format import (
+from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
     FileFacts,
     PackedIndex,
     PackSettings,
     SplitIndex,
     index_fields,
+    write_sealed,
 )
-from shufflenet_fn.data.packed.sealed import write_sealed
 
 MILLION = 1_000_000
 SHARDS = 200
@@ -61,14 +61,14 @@ def write_index_of(folder: Path, images: int) -> None:
         data = entries_bytes(entries)
         (folder / f"{split}.entries").write_bytes(data)
         shards = [
-            FileFacts(f"{split}-{number:05d}.array_record", 1 << 16, images // SHARDS, "0" * 64)
+            FileFacts(f"{split}-{number:05d}.tar", 1 << 16, images // SHARDS, "0" * 64)
             for number in range(SHARDS)
         ]
         for shard in shards:
             with open(folder / shard.name, "wb") as file:
                 file.truncate(shard.bytes)  # sparse
         splits[split] = SplitIndex(
-            FileFacts(f"{split}.entries", len(data), images, "0" * 64), tuple(shards), 0, 0, ()
+            FileFacts(f"{split}.entries", len(data), images, "0" * 64), tuple(shards), 0, ()
         )
     classes = tuple(f"class_{number:04d}" for number in range(1000))
     index = PackedIndex(PackSettings(), classes, splits, {"train": "", "val": ""}, {})

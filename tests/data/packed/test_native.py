@@ -12,7 +12,7 @@ import torch
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.native.library import functions
 from shufflenet_fn.data.native.reader import NativeReader
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -29,7 +29,7 @@ def reader() -> NativeReader:
 
 @pytest.fixture(params=["jpeg", "raw"])
 def packed(tree: WriteTree, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A set of images on both sides of the block size of ArrayRecord, in several shards."""
+    """A set of small and large images in several shards."""
     from PIL import Image
 
     sizes = [(30, 40), (200, 150), (150, 300), (260, 260), (64, 64), (333, 260)]
@@ -84,20 +84,17 @@ def test_batches_are_the_same(reader: NativeReader, packed: Path) -> None:
 def test_damage_is_left_to_others_and_named(reader: NativeReader, packed: Path) -> None:
     split = open_packed(packed, "train")
     whole, _ = read(reader, split)
-    place = split.place(np.arange(len(split)))
     for index in range(len(split)):
-        path = split.shard_paths()[place.shards[index]]
+        path = Path(split.name(index).split(" record ")[0])
         content = path.read_bytes()
-        middle = int(place.offsets[index] + place.sizes[index] // 2)
-        if middle % 65536 < 24:  # a block header
-            middle += 24
+        middle = int(split.entries.offsets[index] + split.entries.sizes[index] // 2)
         path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
         found, done = read(reader, split)
         assert np.flatnonzero(~done).tolist() == [index]
         np.testing.assert_array_equal(np.delete(found, index, 0), np.delete(whole, index, 0))
         path.write_bytes(content)
     path.write_bytes(content[:middle])
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="beyond the end of its shard"):
         list(train_loader(split, TRANSFORM, seed=1, global_batch=12, stop_step=2, native=reader))
 
 
@@ -109,6 +106,6 @@ def test_wrong_positions(
     split = open_packed(packed, "train")
     columns = getattr(split.entries, column).copy()
     columns[3] = value
-    monkeypatch.setattr(split, "_entries", split.entries._replace(**{column: columns}))
+    monkeypatch.setattr(split, "entries", split.entries._replace(**{column: columns}))
     _, done = read(reader, split)
     assert np.flatnonzero(~done).tolist() == [3]

@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_split, open_train_val
+from shufflenet_fn.data.packed import files
 from shufflenet_fn.data.packed.entries import map_entries
-from shufflenet_fn.data.packed.format import PackSettings
+from shufflenet_fn.data.packed.files import most_open
+from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
-from shufflenet_fn.data.packed.shards import ShardReaders, most_open
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn.data.samples import Encoded, Samples
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
-def all_samples(split: Samples) -> list[Encoded]:
+def all_samples(split: Dataset) -> list[Encoded]:
     return [split.read(index) for index in range(len(split))]
 
 
@@ -65,45 +66,7 @@ def test_many_threads_read_the_same(train: PackedSplit) -> None:
         assert list(pool.map(train.read, order)) == [expected[index] for index in order]
 
 
-def test_files_that_do_not_fit_are_closed_and_opened_again(packed_once: Path) -> None:
-    paths = sorted(packed_once.glob("train-*.array_record"))
-    assert len(paths) > 2
-    expected = [ShardReaders(paths).read(shard, 0) for shard in range(len(paths))]
-    before = len(os.listdir("/proc/self/fd"))
-    readers = ShardReaders(paths, max_open=2)
-    order = np.random.default_rng(0).integers(0, len(paths), 200).tolist()
-    with ThreadPoolExecutor(4) as pool:
-        read = list(pool.map(lambda shard: readers.read(shard, 0), order))
-    assert read == [expected[shard] for shard in order]
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
-
-
-def test_a_file_being_opened_does_not_hold_up_those_who_read_others(packed_once: Path) -> None:
-    """The first of two files is opened only once a record of the second has been read."""
-    paths = sorted(packed_once.glob("train-*.array_record"))[:2]
-    readers = ShardReaders(paths)
-    started, may_open = threading.Event(), threading.Event()
-    open_one = readers._reader_of
-
-    def opened_late(path: bytes, **options: str) -> object:
-        if path == os.fsencode(paths[0]):
-            started.set()
-            assert may_open.wait(20)
-        return open_one(path, **options)
-
-    readers._reader_of = opened_late
-    with ThreadPoolExecutor(2) as pool:
-        slow = pool.submit(readers.read, 0, 0)
-        assert started.wait(20)
-        second = pool.submit(readers.read, 1, 0)
-        try:
-            assert second.result(20) == ShardReaders(paths).read(1, 0)
-        finally:
-            may_open.set()
-        assert slow.result(20) == ShardReaders(paths).read(0, 0)
-
-
-@pytest.mark.parametrize(("soft", "kept"), [(1024, 170), (30, 16), (12_000, 2000)])
+@pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 32), (12_000, 4000)])
 def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
@@ -114,7 +77,7 @@ def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> No
 
 
 def test_more_shards_than_may_be_open_are_read_by_many_threads(
-    photo_root: Path, tmp_path: Path
+    photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(photo_root, tmp_path, PackSettings("raw", 8, None, shard_bytes=1), workers=2)
     train = open_packed(tmp_path, "train")
@@ -122,15 +85,17 @@ def test_more_shards_than_may_be_open_are_read_by_many_threads(
     order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     used = len(os.listdir("/proc/self/fd"))
+    monkeypatch.setattr(files, "_FEWEST_OPEN", 8)
+    monkeypatch.setattr(files, "_SHARE", 1000)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
     try:
-        fewer = ShardReaders([tmp_path / shard.name for shard in train.files.shards], max_open=8)
+        fewer = open_packed(tmp_path, "train")  # which keeps 8 of 23 open
         with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(lambda index: fewer.read(index, 0), order))
+            read = list(pool.map(fewer.read, order))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(train.files.shards) == 23
-    assert read == [expected[index].data for index in order]
+    assert read == [expected[index] for index in order]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
@@ -187,7 +152,7 @@ def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
     """Two shards of equal size that change places are right by themselves."""
     settings = PackSettings("raw", 1, None, shard_bytes=1)
     pack(photo_root, tmp_path, settings, workers=1)
-    shards = [tmp_path / f"train-{number:05d}.array_record" for number in (3, 7)]
+    shards = [tmp_path / f"train-{number:05d}.tar" for number in (3, 7)]
     assert shards[0].stat().st_size == shards[1].stat().st_size
     contents = [shard.read_bytes() for shard in shards]
     for shard, content in zip(shards, reversed(contents), strict=True):
@@ -199,31 +164,33 @@ def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
             train.read(index)
 
 
-@pytest.mark.parametrize("column", ["labels", "checksums", "heights", "widths"])
+@pytest.mark.parametrize("column", ["labels", "offsets", "sizes", "checksums", "heights", "widths"])
 def test_a_changed_entry_is_found_on_reading(packed: Path, column: str) -> None:
     path = packed / "train.entries"
     place = path.read_bytes().index(getattr(map_entries(path, 23), column).tobytes())
-    data = bytearray(path.read_bytes())
-    data[place] ^= 1
-    path.write_bytes(data)
-    with pytest.raises(UserError, match=r"train-00000\.array_record record 0 \(train/ant/0\.jpg\)"):
-        open_packed(packed, "train").read(0)
+    whole = path.read_bytes()
+    for byte, bit in ((0, 1), (3, 128)):
+        data = bytearray(whole)
+        data[place + byte] ^= bit
+        path.write_bytes(data)
+        with pytest.raises(UserError, match=r"train-00000\.tar record 0 \(train/ant/0\.jpg\)"):
+            open_packed(packed, "train").read(0)
 
 
 def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
-    shard = packed / "train-00000.array_record"
+    shard = packed / "train-00000.tar"
     data = bytearray(shard.read_bytes())
     record = bytes(open_packed(packed, "train").read(1).data)
     data[data.index(record[-100:]) + 50] ^= 16
     shard.write_bytes(data)
     with pytest.raises(
         UserError,
-        match=r"train-00000\.array_record record 1 \(train/ant/1\.jpg\).*`data verify`",
+        match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\).*`data verify`",
     ):
         open_packed(packed, "train").read(1)
 
 
-@pytest.mark.parametrize("name", ["train-00001.array_record", "train.entries"])
+@pytest.mark.parametrize("name", ["train-00001.tar", "train.entries"])
 @pytest.mark.parametrize("how", ["missing", "cut", "longer"])
 def test_a_file_that_is_not_as_listed_is_found_at_opening(
     packed: Path, name: str, how: str
@@ -250,12 +217,21 @@ def test_a_set_may_be_moved(packed: Path, tmp_path: Path) -> None:
     assert all_samples(open_packed(moved, "train")) == expected
 
 
-def test_other_readers_of_array_record_get_the_same_records(packed_once: Path) -> None:
-    from array_record.python.array_record_data_source import ArrayRecordDataSource
+@pytest.mark.parametrize("value", [2**63 + 5, 2**64 - 1, 2**40])
+@pytest.mark.parametrize("column", ["offsets", "sizes"])
+def test_places_outside_of_a_shard_are_refused(
+    train: PackedSplit, column: str, value: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = getattr(train.entries, column).copy()
+    columns[3] = value
+    monkeypatch.setattr(train, "entries", train.entries._replace(**{column: columns}))
+    with pytest.raises(UserError, match="it lies beyond the end of its shard"):
+        train.read(3)
 
-    train = open_packed(packed_once, "train")
-    paths = [str(packed_once / shard.name) for shard in train.files.shards]
-    with ArrayRecordDataSource(paths) as source:
-        assert [source[index] for index in range(len(source))] == [
-            sample.data for sample in all_samples(train)
-        ]
+
+def test_a_shard_cut_while_it_is_read_is_named(packed: Path) -> None:
+    train = open_packed(packed, "train")
+    train.read(0)
+    os.truncate(packed / "train-00000.tar", 1000)
+    with pytest.raises(UserError, match=r"record 1 \(.*: it lies beyond the end of its shard"):
+        train.read(1)

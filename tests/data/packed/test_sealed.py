@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
+from shufflenet_fn.data.packed.index import INDEX_NAME, KIND, read_sealed, write_sealed
 from shufflenet_fn_backends.support.errors import UserError
 
 FIELDS = {"name": "ünï \udcff", "count": 3, "parts": [{"a": None}, {"b": 1}], "empty": []}
@@ -50,14 +50,26 @@ def test_an_edit_is_found(path: Path) -> None:
 
 
 def test_a_version_to_come_is_named(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 2', '"version": 3'))
-    with pytest.raises(UserError, match=r"version 3 .* reads version 2\. "):
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+    with pytest.raises(UserError, match=r"version 4 .* reads version 3\. Read it with the version"):
         read_sealed(path)
 
 
-def test_an_older_version_is_named_with_the_fix(path: Path) -> None:
-    path.write_text(path.read_text().replace('"version": 2', '"version": 1'))
-    with pytest.raises(UserError, match=r"by an older version of shufflenet-fn.*--overwrite"):
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_version_names_the_command(tmp_path: Path, version: int) -> None:
+    settings = {"format": "raw", "short_side": 128, "quality": None, "shard_bytes": 1 << 20}
+    old = {"settings": settings, "provenance": {"source": "/data/my images"}}
+    path = tmp_path / INDEX_NAME
+    path.write_text(json.dumps({"kind": KIND, "version": version, **old}))
+    with pytest.raises(UserError) as caught:
+        read_sealed(path)
+    command = (
+        f"shufflenet-fn data pack '/data/my images' {tmp_path} --format raw --short-side 128 "
+        "--shard-size 1 --overwrite"
+    )
+    assert str(caught.value).endswith(f"Pack the images again: `{command}`.")
+    path.write_text(json.dumps({"kind": KIND, "version": version, "settings": []}))
+    with pytest.raises(UserError, match="data pack SRC "):
         read_sealed(path)
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,15 +14,18 @@ import pytest
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.decode import decode_rgb
 from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.packed.destination import claimed
-from shufflenet_fn.data.packed.format import INDEX_NAME, PackSettings
-from shufflenet_fn.data.packed.index import read_index
+from shufflenet_fn.data.packed.destination import LOCK_NAME, PLAN_NAME, claimed
+from shufflenet_fn.data.packed.index import (
+    INDEX_NAME,
+    KIND,
+    PackSettings,
+    read_index,
+    read_sealed,
+    write_sealed,
+)
 from shufflenet_fn.data.packed.read import open_packed
-from shufflenet_fn.data.packed.sealed import read_sealed, write_sealed
-from shufflenet_fn.data.packed.unfinished import LOCK_NAME, PLAN_NAME
 from shufflenet_fn.data.packed.verify import verify
-from shufflenet_fn.data.packed.write import Progress, pack
-from shufflenet_fn.data.packed.write_errors import explained
+from shufflenet_fn.data.packed.write import Progress, explained, pack
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .conftest import JPEG, RAW
@@ -144,7 +148,7 @@ def test_leftovers_and_damaged_parts_of_a_killed_run_are_not_used(
     with pytest.raises(Stop):
         pack(photo_root, tmp_path / "x", settings, workers=2, report=stop_after(30))
     (tmp_path / "x" / "train-00001.part.npz").write_bytes(b"PK half a zip file")
-    (tmp_path / "x" / "train-00009.array_record").write_bytes(b"no part says it is complete")
+    (tmp_path / "x" / "train-00009.tar").write_bytes(b"no part says it is complete")
     (tmp_path / "x" / "val.entries.tmp").write_bytes(b"being written")
     pack(photo_root, tmp_path / "x", settings, workers=2)
     same_set(tmp_path / "x", packed_once)
@@ -241,6 +245,25 @@ def test_an_interrupted_run_of_other_libraries_is_not_gone_on_with(
     write_sealed(tmp_path / PLAN_NAME, plan)
     with pytest.raises(UsageError, match=r"simplejpeg was 0\.0\.1, now it is"):
         pack(photo_root, tmp_path, JPEG, workers=1)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_version_2_is_refused_and_overwritten(
+    photo_root: Path, tmp_path: Path, complete: bool
+) -> None:
+    folder = tmp_path / "x"
+    folder.mkdir()
+    name = INDEX_NAME if complete else PLAN_NAME
+    old = {"kind": KIND, "version": 2, "provenance": {"source": str(photo_root)}}
+    (folder / name).write_text(json.dumps(old))
+    (folder / "train-00000.array_record").touch()
+    with pytest.raises(
+        UserError, match=r"version 2 .* reads version 3.*data pack \S+ \S+ --overwrite"
+    ):
+        pack(photo_root, folder, JPEG, workers=2)
+    pack(photo_root, folder, JPEG, workers=2, overwrite=True)
+    pack(photo_root, tmp_path / "fresh", JPEG, workers=2)
+    same_set(folder, tmp_path / "fresh")
 
 
 def test_a_bad_image_stops_packing_and_is_named(source: Path, tmp_path: Path) -> None:
@@ -413,13 +436,13 @@ def test_a_destination_that_is_no_utf8_is_packed_read_and_shown(
     same_set(folder, packed_once)
     train = open_packed(folder, "train")
     train.read(22)
-    assert r"/\xff/train-00000.array_record record 0 (train/ant/0.jpg)" in train.name(0)
-    shard = folder / "train-00000.array_record"
+    assert r"/\xff/train-00000.tar record 0 (train/ant/0.jpg)" in train.name(0)
+    shard = folder / "train-00000.tar"
     shard.write_bytes(bytes(shard.stat().st_size))
-    with pytest.raises(UserError, match=r"cannot read .*/\\xff/train-00000\.array_record record 0"):
+    with pytest.raises(UserError, match=r"/\\xff/train-00000\.tar record 0 .* is not what was"):
         open_packed(folder, "train").read(0)
     shard.unlink()
-    with pytest.raises(UserError, match=r"cannot open .*/\\xff/train-00000\.array_record"):
+    with pytest.raises(UserError, match=r"cannot open .*/\\xff/train-00000\.tar"):
         open_packed(folder, "train")
     (folder / INDEX_NAME).write_text("{}")
     with pytest.raises(UserError, match=r"/\\xff/packed\.json is not an index"):

@@ -1,11 +1,10 @@
-// Samples as they are stored: whole files, or records of ArrayRecord shards.
+// Samples as they are stored: whole files, or parts of shards.
 #pragma once
 
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <cstdint>
 #include <cstring>
@@ -16,20 +15,19 @@
 
 namespace sfn {
 
-// As `data/stored.py` lays it out.
+// As `STORED` of `data/dataset.py` lays it out.
 struct Stored {
   const char* path;     // of a file that is a sample, or null
-  int64_t offset;       // of a record in the file `descriptor`
-  int64_t size;         // bytes of a record
+  int64_t offset;       // of the sample in the shard `descriptor`
+  int64_t size;         // of the sample in bytes
   int32_t descriptor;
-  uint32_t height, width;  // of a record of pixels; 0 of an encoded image
-  uint32_t seed, checksum;  // the record's CRC-32, going on from `seed`
+  uint32_t height, width;  // of pixels; 0 of an encoded image
+  uint32_t seed, checksum;  // the sample's CRC-32, continued from `seed`
   uint32_t unused;
 };
 
 namespace detail {
 
-constexpr int64_t kBlock = 1 << 16, kBlockHeader = 24;
 constexpr int64_t kLargestFile = int64_t{1} << 30;
 
 inline void make_room(std::vector<uint8_t>& memory, int64_t bytes) {
@@ -76,25 +74,14 @@ inline bool read_file(const char* path, std::vector<uint8_t>& memory, int64_t& s
   return detail::read_fully(file.descriptor, memory.data(), size, 0);
 }
 
-// A record, without the block headers that lie in it, checked. `memory` may grow to what its file holds.
+// Part of a shard, checked. `memory` may grow to what its file holds.
 inline bool read_record(const Stored& stored, std::vector<uint8_t>& memory) {
-  using detail::kBlock, detail::kBlockHeader;
   if (stored.size < 0 || stored.size > detail::kLargestFile || stored.offset < 0) return false;
-  const int64_t room = kBlock - stored.offset % kBlock;  // up to the first block header
-  const int64_t headers =
-      stored.size <= room ? 0 : 1 + (stored.size - room - 1) / (kBlock - kBlockHeader);
-  const int64_t bytes = stored.size + headers * kBlockHeader;
   struct stat status;
-  if (fstat(stored.descriptor, &status) != 0 || status.st_size - bytes < stored.offset) return false;
-  detail::make_room(memory, bytes);
+  if (fstat(stored.descriptor, &status) != 0 || status.st_size - stored.size < stored.offset) return false;
+  detail::make_room(memory, stored.size);
   uint8_t* data = memory.data();
-  if (!detail::read_fully(stored.descriptor, data, bytes, stored.offset)) return false;
-  int64_t done = std::min(room, stored.size);
-  for (int64_t from = done + kBlockHeader; done < stored.size; from += kBlock) {
-    const int64_t count = std::min(kBlock - kBlockHeader, stored.size - done);
-    std::memmove(data + done, data + from, static_cast<size_t>(count));
-    done += count;
-  }
+  if (!detail::read_fully(stored.descriptor, data, stored.size, stored.offset)) return false;
   return crc32(stored.seed, data, static_cast<size_t>(stored.size)) == stored.checksum;
 }
 

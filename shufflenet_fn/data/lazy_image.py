@@ -1,7 +1,12 @@
-"""An image of which only the header has been read, so that its crop is known before its pixels are made."""
+"""Images in memory, and images of which only the header has been read.
+
+The crop of an image is then known before its pixels are decoded.
+"""
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +14,40 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.box import Box
+
+class Box(NamedTuple):
+    """A rectangle inside an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+KEPT_BYTES = 64 * 2**20
+"""Larger buffers are not kept: one huge image must not cost every thread its size for good."""
+
+
+class Scratch(threading.local):
+    """Reusable buffers, one for each use and thread. They grow and do not shrink.
+
+    A fresh buffer of an image's size comes from the system page by page, each page cleared and mapped on
+    first touch, which costs a good part of what decoding into it does.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, use: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return a C-contiguous uint8 array of ``shape``, valid until the next call for the same ``use``."""
+        size = math.prod(shape)
+        memory = self._memory.get(use)
+        if memory is None or memory.size < size:
+            memory = np.empty(size, dtype=np.uint8)
+            if size <= KEPT_BYTES:
+                self._memory[use] = memory
+        return memory[:size].reshape(shape)
+
 
 RgbImage = npt.NDArray[np.uint8]
 
@@ -21,7 +59,7 @@ Pillow's ``thumbnail`` takes the same (``reducing_gap``). With fewer the filter 
 
 
 class Region(NamedTuple):
-    """Pixels of a part of an image, to be resized (``geometry.resize``).
+    """Pixels of a part of an image, to be resized by ``geometry.resize``.
 
     Attributes:
       pixels: uint8 (H, W, 3), a view.
@@ -33,7 +71,7 @@ class Region(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Picture:
+class LazyImage:
     """An image that is decoded on demand.
 
     Attributes:
@@ -49,7 +87,7 @@ class Picture:
     reductions: tuple[int, ...] = (1,)
 
     def region(self, box: Box, height: int, width: int) -> Region:
-        """The pixels of ``box`` for a resize to (height, width).
+        """Return the pixels of ``box`` for a resize to (height, width).
 
         Decoded at the largest reduction that leaves SPARE pixels for each one of the result. ``box`` then
         moves so that its top and left edge are multiples of the reduction, which is by a quarter of a
@@ -66,8 +104,8 @@ class Picture:
         return Region(part, extent)
 
 
-def as_picture(image: Picture | RgbImage) -> Picture:
-    """``image``, if need be as a picture that is there already."""
-    if isinstance(image, Picture):
+def as_lazy_image(image: LazyImage | RgbImage) -> LazyImage:
+    """Return ``image``, wrapped if it is pixels."""
+    if isinstance(image, LazyImage):
         return image
-    return Picture(image.shape[0], image.shape[1], lambda reduction: image)
+    return LazyImage(image.shape[0], image.shape[1], lambda reduction: image)

@@ -1,4 +1,4 @@
-"""``data info``: what a data set holds, packed or a folder, without reading an image."""
+"""``data info``: describe a data set, packed or a folder, without reading an image."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shufflenet_fn.data.packed.format import PackSettings
-from shufflenet_fn.data.packed.index import is_packed, read_index
+from shufflenet_fn.data.folder import ImageFolder, open_train_val
+from shufflenet_fn.data.packed.index import PackSettings, is_packed, read_index
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.data.sources import ImageFolder, open_train_val
 
 
 class Sizes(NamedTuple):
@@ -60,7 +59,7 @@ class Description(NamedTuple):
 
 
 def describe(folder: str | Path) -> Description:
-    """What ``folder`` holds.
+    """Describe a data set.
 
     Raises:
       UsageError, UserError: as ``open_train_val``.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.data.sources import open_image_folder, open_train_val
+from shufflenet_fn.data.folder import open_image_folder, open_train_val
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .conftest import WriteTree

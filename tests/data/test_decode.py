@@ -59,7 +59,7 @@ def test_lossless_formats(picture: Picture, kind: str) -> None:
     )
 
 
-def test_a_png_named_jpeg_is_read_by_its_content(picture: Picture) -> None:
+def test_png_named_jpeg_is_read_by_content(picture: Picture) -> None:
     image = picture(9, 9)
     data = encoded(Image.fromarray(image), "PNG")
     np.testing.assert_array_equal(decode_rgb(data, path="n02105855_2933.JPEG"), image)
@@ -144,7 +144,7 @@ def test_truncated_cmyk(picture: Picture) -> None:
         decode_rgb(data[: len(data) // 2], path="x")
 
 
-def test_any_flipped_bit_of_a_pngs_pixels_is_found(picture: Picture) -> None:
+def test_flipped_bits_of_png_pixels_are_found(picture: Picture) -> None:
     data = encoded(Image.fromarray(picture(24, 24)), "PNG")
     start = data.index(b"IDAT") + 4
     rng = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def test_a_decompression_bomb_is_not_decoded(picture: Picture, kind: str) -> Non
         decode_rgb(data, path="x")
 
 
-def test_a_large_image_that_is_allowed_warns_of_nothing() -> None:
+def test_large_allowed_image_gives_no_warning() -> None:
     """Beyond half of the limit Pillow warns, which pytest makes an error."""
     data = encoded(Image.new("1", (9500, 9500)), "PNG")
     assert decode_rgb(data, path="x").shape == (9500, 9500, 3)

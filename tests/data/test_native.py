@@ -260,7 +260,7 @@ def test_files_are_closed_where_memory_runs_out(tmp_path: Path) -> None:
 
 @settings(max_examples=100, deadline=None)
 @given(st.data())
-def test_damage_is_left_to_others_or_gives_what_they_give(data: st.DataObject) -> None:
+def test_damaged_jpegs_are_left_or_read_alike(data: st.DataObject) -> None:
     import tempfile
 
     whole = bytearray(DAMAGED)

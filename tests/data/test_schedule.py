@@ -81,7 +81,7 @@ def test_neighbours_are_different_samples(repeats: int) -> None:
         assert all(one != other for one, other in itertools.pairwise(shown))
 
 
-def test_an_epoch_of_repeats_has_fewer_samples_and_no_showing_twice() -> None:
+def test_repeats_show_fewer_samples_without_duplicates() -> None:
     shown = [pair for step in range(4) for pair in read_epoch(step, world_size=1, repeats=3)]
     assert len(set(shown)) == 48
     assert len({sample for sample, _ in shown}) == 16
@@ -199,7 +199,7 @@ def test_every_sample_is_equally_likely_at_every_position(n: int) -> None:
 
 
 @pytest.mark.parametrize("n", [3, 4, 5])
-def test_every_order_of_a_tiny_set_is_equally_likely(n: int) -> None:
+def test_orders_of_tiny_sets_are_equally_likely(n: int) -> None:
     counts = dict.fromkeys(permutations(range(n)), 0)
     for epoch in range(4000):
         counts[tuple(order(2, epoch, n).tolist())] += 1

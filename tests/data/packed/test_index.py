@@ -103,7 +103,7 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         in_train("entries", []),
     ],
 )
-def test_a_hostile_index_with_a_right_hash_is_refused(
+def test_malformed_index_with_valid_hash_is_refused(
     packed: Path, change: Callable[[Fields], None]
 ) -> None:
     fields = copy.deepcopy(read_sealed(packed / INDEX_NAME))
@@ -113,7 +113,7 @@ def test_a_hostile_index_with_a_right_hash_is_refused(
         open_packed(packed, "train")
 
 
-def test_more_images_than_the_entries_file_holds_are_refused(packed: Path) -> None:
+def test_more_images_than_entries_are_refused(packed: Path) -> None:
     fields = read_sealed(packed / INDEX_NAME)
     train = fields["splits"]["train"]
     train["entries"]["images"] = train["shards"][0]["images"] = 10**12
@@ -123,7 +123,7 @@ def test_more_images_than_the_entries_file_holds_are_refused(packed: Path) -> No
         open_packed(packed, "train")
 
 
-def test_what_is_wrong_with_a_hostile_index_is_said(packed: Path) -> None:
+def test_malformed_index_is_explained(packed: Path) -> None:
     fields = read_sealed(packed / INDEX_NAME)
     write_sealed(packed / INDEX_NAME, {**fields, "provenance": []})
     with pytest.raises(UserError, match=r"provenance is \[\], not an object with named fields"):
@@ -202,7 +202,7 @@ def test_something_else_is_refused(path: Path, text: str) -> None:
         read_sealed(path)
 
 
-def test_a_file_too_large_to_be_one_is_not_read(path: Path) -> None:
+def test_too_large_file_is_not_read(path: Path) -> None:
     with open(path, "r+b") as file:
         file.truncate(1 << 40)  # sparse
     with pytest.raises(UserError, match="no index has more"):

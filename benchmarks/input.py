@@ -23,11 +23,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, turns_of
+from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, make_tree, turns_of
 from shufflenet_fn.bench.input import run_input_bench
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
 from shufflenet_fn.bench.settings import DataBenchSettings, InputBenchSettings
-from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.packed.write import pack

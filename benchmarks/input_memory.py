@@ -3,7 +3,7 @@
     python -m benchmarks.input_memory --data DIR [--epochs 20] [--markdown FILE]
 
 Each question is asked in a fresh process. The tree of a million entries has a thousand class folders that are
-links to one folder of a thousand images, so that it is listed, kept and opened like any other and takes no
+links to one folder of a thousand images, so that it is listed and opened like any other and takes no
 space. Prints one JSON object.
 """
 
@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shufflenet_fn.bench.tree import make_tree
+from shufflenet_fn.bench.data import make_tree
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
@@ -127,15 +127,12 @@ def main() -> None:
     )
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="input-") as place:
-        # Listings are kept in a cache of this run's own.
-        os.environ["XDG_CACHE_HOME"] = str(Path(place, "cache"))
         tree = make_tree(given.data, Path(place, "files"), given.images)
         large = million(tree, Path(place, "million"), given.entries)
         packed = Path(place, "packed")
         tell("packing")
         with contextlib.redirect_stdout(sys.stderr):
             pack(tree, packed, PackSettings(), workers=usable_cores())
-        time.sleep(2.5)  # a listing is kept only of folders that have not just been changed
 
         def settings(root: Path) -> TrainSettings:
             return TrainSettings(
@@ -144,11 +141,8 @@ def main() -> None:
 
         memory, start = {}, {}
         for name, root in (("files", tree), ("packed JPEG", packed), ("million entries", large)):
-            tell(f"{name}: to the first batch, listing and listed")
-            start[name] = {
-                "listing": alone(first_batch, settings(root), time.time()),
-                "listed": alone(first_batch, settings(root), time.time()),
-            }
+            tell(f"{name}: to the first batch")
+            start[name] = alone(first_batch, settings(root), time.time())
             tell(f"{name}: memory over {given.epochs} epochs of {given.images} images")
             found = alone(memory_over_epochs, settings(root), given.images, given.epochs)
             memory[name] = {
@@ -173,20 +167,19 @@ def main() -> None:
 def table(result: dict[str, Any]) -> list[str]:
     """The result as Markdown."""
     lines = [
-        "| data | entries | opened, listing first, s | opened, listed, s | first batch, s | with imports, s "
+        "| data | entries | opened, s | first batch, s | with imports, s "
         "| index, PSS MB | PSS after the last epoch, MB | ± over epochs, % |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, start in result["start"].items():
-        listed, memory = start["listed"], result["memory"][name]
+        memory = result["memory"][name]
         cells = (
             name,
-            f"{listed['entries']:,}",
-            f"{start['listing']['open_s']:.2f}",
-            f"{listed['open_s']:.3f}",
-            f"{listed['first_batch_s']:.2f}",
-            f"{listed['total_s']:.2f}",
-            f"{listed['index_pss_bytes'] / 1e6:.1f}",
+            f"{start['entries']:,}",
+            f"{start['open_s']:.3f}",
+            f"{start['first_batch_s']:.2f}",
+            f"{start['total_s']:.2f}",
+            f"{start['index_pss_bytes'] / 1e6:.1f}",
             f"{memory['epochs'][-1]['Pss'] / 1e6:.0f}",
             f"{100 * memory['Pss_spread']:.1f}",
         )

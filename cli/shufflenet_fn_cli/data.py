@@ -1,14 +1,19 @@
-"""``shufflenet-fn data``: pack, check and measure training data. One module per command."""
+"""``shufflenet-fn data``: pack, check and measure training data."""
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
 
-from shufflenet_fn_cli.data_bench import bench
+from shufflenet_fn.bench.settings import DataBenchSettings
+from shufflenet_fn_cli.bench import AsJson, progress, show
 from shufflenet_fn_cli.data_check import check
 from shufflenet_fn_cli.data_info import info
 from shufflenet_fn_cli.data_pack import pack
 from shufflenet_fn_cli.data_verify import verify
+from shufflenet_fn_cli.options import with_settings
 
 data_app = typer.Typer(help="Pack, check and measure training data.", no_args_is_help=True)
 
@@ -22,4 +27,24 @@ data_app.command()(check)
 data_app.command()(pack)
 data_app.command()(verify)
 data_app.command()(info)
-data_app.command()(bench)
+
+
+@data_app.command()
+@with_settings(DataBenchSettings)
+def bench(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="Image folder.")],
+    as_json: AsJson = False,
+    **given: Any,
+) -> None:
+    """Files, packed data and torchvision's DataLoader, from the disk to batches ready to train on.
+
+    Every contender runs in a process of its own and they take turns. Reported are medians over
+    rounds, CPU seconds with children included, ratios to torchvision at its best number of workers
+    with their intervals, and what each stage of our loader costs on one thread.
+    """
+    from shufflenet_fn.bench.data import run_data_bench
+
+    result = run_data_bench(source, DataBenchSettings(**given), progress=progress)
+    from shufflenet_fn_cli.loading_table import print_data_table
+
+    show(result, as_json, print_data_table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,9 +15,9 @@ import torch
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
-from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.bench.turns import advice, in_turns, ratio
 from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.packed.index import PackSettings, is_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
@@ -63,6 +64,40 @@ def run_data_bench(
         tree = make_tree(source, Path(place) / FILES, settings.images)
         roots = {FILES: str(tree), **_packed(tree, Path(place), settings, progress)}
         return _measured(roots, settings, progress)
+
+
+def make_tree(source: str | Path, folder: Path, images: int) -> Path:
+    """``folder/train`` with so many of ``source/train``'s images, and ``folder/val`` with one of each class.
+
+    Links, so that it takes no space. Of more images those at even distances are taken; of fewer all, as often
+    as needed. Returns ``folder``.
+
+    Raises:
+      UsageError: ``source`` is no image folder.
+    """
+    if is_packed(Path(source)):
+        raise UsageError(
+            f"{source} is packed already. Name the image folder that it was made from, and compare with "
+            f"--packed {source}."
+        )
+    samples = open_image_folder(source, "train")
+    chosen = range(images) if images > len(samples) else _even(len(samples), images)
+    seen: set[int] = set()
+    for number, position in enumerate(chosen):
+        index = position % len(samples)
+        label, path = int(samples.labels[index]), samples.path(index).absolute()
+        places = [folder / "train" / samples.classes[label] / f"{number:07d}{path.suffix}"]
+        if label not in seen:
+            seen.add(label)
+            places.append(folder / "val" / samples.classes[label] / path.name)
+        for place in places:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.symlink(path, place)
+    return folder
+
+
+def _even(count: int, wanted: int) -> list[int]:
+    return [number * count // wanted for number in range(wanted)]
 
 
 def _packed(

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 import torch
 
+from shufflenet_fn.bench.data import make_tree
 from shufflenet_fn.bench.loading import Loading, Reader, build_loading, measured
 from shufflenet_fn.bench.stages import STAGES, WHOLE, StageClock, transform_in_stages
-from shufflenet_fn.bench.tree import make_tree
 from shufflenet_fn.bench.turns import cpu_seconds
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.lazy_image import Scratch
@@ -29,7 +29,7 @@ from shufflenet_fn_cli.loading_table import print_data_table
 BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
 
 
-def test_cpu_time_counts_children_that_live_and_that_have_ended() -> None:
+def test_cpu_time_counts_running_and_ended_children() -> None:
     before = cpu_seconds()
     subprocess.run([sys.executable, "-c", BUSY], check=True)
     ended = cpu_seconds()
@@ -59,7 +59,7 @@ def test_a_tree_of_any_size(image_folder: Path, tmp_path: Path, images: int) -> 
     assert found <= originals and len(found) == min(images, 24)
 
 
-def test_a_turn_does_not_count_what_was_read_ahead() -> None:
+def test_turn_does_not_count_prefetched_batches() -> None:
     asked: list[int] = []
 
     def batches() -> Iterator[torch.Tensor]:

@@ -65,7 +65,7 @@ def test_damage_is_an_exit_code(command: Command, packed: Path) -> None:
     assert json.loads(out)["damage"][0]["file"] == "val-00000.tar"
 
 
-def test_a_stray_shard_is_to_be_deleted_not_packed_again(command: Command, packed: Path) -> None:
+def test_stray_shard_is_to_be_deleted(command: Command, packed: Path) -> None:
     (packed / "train-00077.tar").write_bytes(b"?")
     code, out, _ = command("data", "verify", "packed")
     assert code == 1
@@ -92,7 +92,7 @@ def test_the_demo_is_described(command: Command) -> None:
     assert "an image folder, " in out
 
 
-def test_a_run_on_packed_data_scores_the_same_on_either(
+def test_packed_and_folder_score_the_same(
     command: Command, packed: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     code, _, err = command("train", *TRAIN, "--data", packed)

@@ -92,7 +92,7 @@ def test_rand_augment_keeps_to_its_level() -> None:
 
 
 @pytest.mark.parametrize("policy", [TrivialAugmentWide(), RandAugment()])
-def test_an_augmented_sample_is_a_function_of_its_key(policy: Policy, picture: Picture) -> None:
+def test_augmentation_is_a_function_of_its_key(policy: Policy, picture: Picture) -> None:
     augment = SampleAugmentation(policy, RandomErasing(0.5))
     results = set()
     for index in range(8):
@@ -105,7 +105,7 @@ def test_an_augmented_sample_is_a_function_of_its_key(policy: Policy, picture: P
     assert len(results) > 12  # of 16; a few may draw Identity
 
 
-def test_erasing_does_not_move_the_draws_of_a_policy(picture: Picture) -> None:
+def test_erasing_leaves_a_policys_draws_alone(picture: Picture) -> None:
     """Outside of what is erased, the image is as without erasing."""
     for index in range(20):
         plain, erased = picture(32, 32), picture(32, 32)
@@ -196,7 +196,7 @@ def test_mixup_weights_are_beta(alpha: float) -> None:
     assert weights.var() == pytest.approx(0.25 / (2 * alpha + 1), abs=0.02)
 
 
-def test_cutmix_weighs_by_what_is_left_of_the_image() -> None:
+def test_cutmix_weighs_by_the_remaining_area() -> None:
     mixing = Mixing(cutmix=1.0)
     for step in range(500):
         blend = mixing.draw(seed=0, step=step, height=40, width=60)

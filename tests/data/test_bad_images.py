@@ -198,7 +198,7 @@ def test_bad_files_of_every_kind_are_replaced(
         assert batch.labels.tolist() == folder.labels[batch.indices.numpy()].tolist()
 
 
-def test_a_replacement_is_a_real_image_with_its_own_augmentation(
+def test_replacements_are_augmented_like_other_images(
     folders: tuple[ImageFolder, ImageFolder],
 ) -> None:
     folder = folders[0]
@@ -219,7 +219,7 @@ def test_a_replacement_is_a_real_image_with_its_own_augmentation(
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_replacements_do_not_depend_on_ranks_threads_or_first_step(
+def test_replacements_do_not_depend_on_ranks_or_threads(
     folders: tuple[ImageFolder, ImageFolder], world_size: int
 ) -> None:
     folder = folders[0]
@@ -235,7 +235,7 @@ def test_replacements_do_not_depend_on_ranks_threads_or_first_step(
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_more_than_allowed_stop_with_count_limit_and_names(
+def test_too_many_bad_images_stop_the_run(
     folders: tuple[ImageFolder, ImageFolder], threads: int
 ) -> None:
     folder = folders[0]
@@ -299,7 +299,7 @@ def test_a_sample_counts_once_and_is_recorded_once(
         bad.report(4, UnreadableImage("y.jpg", "gone"))
 
 
-def test_errors_that_are_not_of_the_image_are_not_skipped(
+def test_other_errors_are_not_skipped(
     folders: tuple[ImageFolder, ImageFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With no free file descriptor every file would seem bad: that has to stop a run."""

@@ -145,7 +145,7 @@ def test_closing_ends_threads_that_wait_for_memory(train: ImageFolder) -> None:
         time.sleep(0.01)
 
 
-def test_a_new_loader_waits_for_what_a_closed_one_still_writes() -> None:
+def test_new_loader_waits_for_writes_of_a_closed_one() -> None:
     buffers = BatchBuffers(2, LAYOUT, page_locked=False)
     order: list[str] = []
     with buffers.writing(0, lambda: False):
@@ -163,7 +163,7 @@ def test_a_new_loader_waits_for_what_a_closed_one_still_writes() -> None:
     assert order == ["first", "second"]
 
 
-def test_waiting_ends_when_the_loader_is_stopped_or_the_batch_released() -> None:
+def test_waiting_ends_at_stop_or_release() -> None:
     buffers, stopped = BatchBuffers(2, LAYOUT, page_locked=False), threading.Event()
     for number in (0, 1):
         with buffers.writing(number, stopped.is_set):

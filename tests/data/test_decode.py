@@ -13,7 +13,7 @@ from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage, HugeImage
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import decode_rgb, decode_sample, open_image
+from shufflenet_fn.data.decode import MAX_SCANS, check_scans, decode_rgb, decode_sample, open_image
 from shufflenet_fn.data.lazy_image import Box, Scratch
 
 from .conftest import Array, encoded
@@ -59,7 +59,7 @@ def test_lossless_formats(picture: Picture, kind: str) -> None:
     )
 
 
-def test_a_png_named_jpeg_is_read_by_its_content(picture: Picture) -> None:
+def test_png_named_jpeg_is_read_by_content(picture: Picture) -> None:
     image = picture(9, 9)
     data = encoded(Image.fromarray(image), "PNG")
     np.testing.assert_array_equal(decode_rgb(data, path="n02105855_2933.JPEG"), image)
@@ -144,7 +144,7 @@ def test_truncated_cmyk(picture: Picture) -> None:
         decode_rgb(data[: len(data) // 2], path="x")
 
 
-def test_any_flipped_bit_of_a_pngs_pixels_is_found(picture: Picture) -> None:
+def test_flipped_bits_of_png_pixels_are_found(picture: Picture) -> None:
     data = encoded(Image.fromarray(picture(24, 24)), "PNG")
     start = data.index(b"IDAT") + 4
     rng = np.random.default_rng(0)
@@ -172,7 +172,7 @@ def test_a_decompression_bomb_is_not_decoded(picture: Picture, kind: str) -> Non
         decode_rgb(data, path="x")
 
 
-def test_a_large_image_that_is_allowed_warns_of_nothing() -> None:
+def test_large_allowed_image_gives_no_warning() -> None:
     """Beyond half of the limit Pillow warns, which pytest makes an error."""
     data = encoded(Image.new("1", (9500, 9500)), "PNG")
     assert decode_rgb(data, path="x").shape == (9500, 9500, 3)
@@ -281,3 +281,56 @@ def test_a_sampling_without_a_name(picture: Picture) -> None:
     np.testing.assert_array_equal(ours, pillow_rgb(bytes(data)))
     with pytest.raises(BadImage, match="libjpeg-turbo says"):
         decode_rgb(bytes(data[: scan + 20]), path="x")
+
+
+END = b"\xff\xd9"
+
+
+def repeated(data: bytes, times: int) -> bytes:
+    """``data`` with its last scan so many times more."""
+    scan = data[data.rindex(b"\xff\xda") : -len(END)]
+    return data[: -len(END)] + scan * times + END
+
+
+@pytest.fixture(params=["RGB", "L", "CMYK"])
+def progressive(request: pytest.FixtureRequest, picture: Picture) -> bytes:
+    image = Image.fromarray(picture(24, 24)).convert(request.param)
+    return encoded(image, "JPEG", progressive=True)
+
+
+@pytest.mark.parametrize("wrapped", [bytes, memoryview])
+def test_more_scans_than_allowed_are_not_decoded(
+    progressive: bytes, wrapped: Callable[[bytes], bytes | memoryview]
+) -> None:
+    with pytest.raises(BadImage, match="it has more than 100 scans"):
+        decode_rgb(wrapped(repeated(progressive, MAX_SCANS)), path="x")
+
+
+def test_bytes_between_segments_do_not_hide_scans(progressive: bytes) -> None:
+    start = progressive.index(b"\xff\xdb")
+    data = progressive[:start] + b"\x00\x01\xff\x00" + progressive[start:]
+    with pytest.raises(BadImage, match="scans"):
+        check_scans(repeated(data, MAX_SCANS), "x")
+
+
+def test_scans_of_single_components_count_without_progression() -> None:
+    frame = b"\xff\xc0\x00\x11\x08\x00\x08\x00\x08\x03" + bytes(9)
+    scan = b"\xff\xda\x00\x08\x01" + bytes(5)
+    check_scans(b"\xff\xd8" + frame + scan * MAX_SCANS + END, "x")
+    with pytest.raises(BadImage, match="scans"):
+        check_scans(b"\xff\xd8" + frame + scan * (MAX_SCANS + 1) + END, "x")
+
+
+@pytest.mark.parametrize("progressive_too", [False, True])
+def test_what_only_looks_like_scans_is_decoded(picture: Picture, progressive_too: bool) -> None:
+    """In a comment, and in a video behind the image."""
+    image = Image.fromarray(picture(24, 24))
+    scans = b"\xff\xda" * 500
+    data = encoded(image, "JPEG", progressive=progressive_too)
+    longer = encoded(image, "JPEG", progressive=progressive_too, comment=scans) + scans
+    np.testing.assert_array_equal(decode_rgb(longer, path="x"), decode_rgb(data, path="x"))
+
+
+def test_a_cut_header_raises_nothing(progressive: bytes) -> None:
+    for length in range(len(progressive)):
+        check_scans(progressive[:length], "x")

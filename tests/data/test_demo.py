@@ -134,7 +134,7 @@ def test_a_damaged_set_is_replaced(tmp_path: Path, quick: None, damage: str) -> 
     assert contents(tmp_path) == ["demo-v1-seed0"]
 
 
-def test_a_killed_run_leaves_nothing_in_the_sets_place(tmp_path: Path) -> None:
+def test_killed_run_leaves_no_partial_set(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path[:] = {sys.path!r}
 from pathlib import Path

@@ -45,7 +45,7 @@ def test_tiny_and_odd_sizes(height: int, width: int) -> None:
     assert (buffer[2] == 77).all()
 
 
-def test_the_memory_that_the_pixels_lie_in_does_not_matter(picture: Picture) -> None:
+def test_memory_layout_does_not_change_pixels(picture: Picture) -> None:
     image, scratch = picture(90, 110), Scratch()
     cut = image[3:80, 5:98]
     expected = resize(np.ascontiguousarray(cut), 32, 40)

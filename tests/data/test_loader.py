@@ -171,7 +171,7 @@ def test_eval_images_are_resized_and_cropped(folders: tuple[ImageFolder, ImageFo
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_a_bad_file_is_named_at_its_place_in_the_order(
+def test_bad_file_is_named_in_its_place(
     photo_root: Path, tmp_path: Path, expected: list[Batch], threads: int
 ) -> None:
     import shutil

@@ -97,7 +97,7 @@ def test_a_batch_is_its_plain_images_mixed(folder: Dataset, expected: list[Batch
     assert kinds == {True, False}, "these steps do not try both kinds"
 
 
-def test_a_sample_is_augmented_after_crop_jitter_and_flip(folder: Dataset) -> None:
+def test_augmentation_follows_crop_jitter_and_flip(folder: Dataset) -> None:
     plain, augmented = read(folder), read(folder, augment=AUGMENT)
     for step, (before, batch) in enumerate(zip(plain, augmented, strict=True)):
         images = before.images.permute(0, 2, 3, 1).numpy().copy()

@@ -22,7 +22,7 @@ JPEG = PackSettings(short_side=64)
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 50}])
-def test_a_jpeg_that_is_small_enough_is_kept_byte_for_byte(
+def test_small_jpegs_are_kept_byte_for_byte(
     picture: Picture, mode: str, options: dict[str, Any]
 ) -> None:
     data = encoded(Image.fromarray(picture(64, 80)).convert(mode), "JPEG", **options)
@@ -36,7 +36,7 @@ def test_no_short_side_keeps_any_size(picture: Picture) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (65, 65)])
-def test_a_large_jpeg_is_shrunk_to_the_short_side(
+def test_large_jpegs_are_shrunk_to_the_short_side(
     picture: Picture, height: int, width: int
 ) -> None:
     data = encoded(Image.fromarray(picture(height, width)), "JPEG", quality=95)
@@ -61,7 +61,7 @@ def error_of(data: bytes, exact: Image.Image) -> float:
 @pytest.mark.parametrize(
     ("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "CMYK")]
 )
-def test_what_is_no_plain_jpeg_becomes_an_rgb_jpeg(picture: Picture, kind: str, mode: str) -> None:
+def test_other_images_become_rgb_jpegs(picture: Picture, kind: str, mode: str) -> None:
     data = encoded(Image.fromarray(picture(50, 40)).convert(mode), kind)
     record = encode_record(data, JPEG, name="x")
     image = Image.open(io.BytesIO(record.data))
@@ -101,7 +101,7 @@ def test_a_truncated_jpeg_is_not_packed(
         encode_record(data[: len(data) // 2], settings, name="cut.jpg")
 
 
-def test_a_jpeg_that_promises_too_many_pixels_is_not_decoded(picture: Picture) -> None:
+def test_jpeg_header_with_too_many_pixels_is_refused(picture: Picture) -> None:
     data = encoded(Image.fromarray(picture(8, 8)), "JPEG")
     at = data.index(b"\xff\xc0") + 5
     data = data[:at] + (65_000).to_bytes(2, "big") * 2 + data[at + 4 :]

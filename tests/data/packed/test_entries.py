@@ -41,7 +41,7 @@ def test_mapped_entries_cannot_be_written_to(tmp_path: Path) -> None:
         map_entries(path, 4).labels[0] = 1
 
 
-def test_a_count_that_the_file_cannot_hold_is_refused(tmp_path: Path) -> None:
+def test_more_entries_than_the_file_holds_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.entries"
     path.write_bytes(entries_bytes(some_entries()))
     with pytest.raises(ValueError, match="1000000000000 entries"):
@@ -67,7 +67,7 @@ def test_joined_entries_are_those_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize("change", ["data", "index", "label", "height", "width"])
-def test_the_checksum_covers_the_record_and_all_that_training_takes_from_its_entry(
+def test_checksum_covers_record_index_label_and_size(
     change: str,
 ) -> None:
     facts = {"data": b"bytes", "index": 7, "label": 3, "height": 20, "width": 30}

@@ -109,7 +109,7 @@ def read_directly(
     return records
 
 
-def test_images_at_their_places_are_those_that_are_read(train: PackedSplit) -> None:
+def test_located_images_equal_those_read(train: PackedSplit) -> None:
     indices = np.random.default_rng(0).permutation(len(train)).repeat(2)
     records = read_directly(train, ShardFiles(train.shard_paths()), indices)
     assert records == [train.read(index).data for index in indices.tolist()]
@@ -118,7 +118,7 @@ def test_images_at_their_places_are_those_that_are_read(train: PackedSplit) -> N
         np.testing.assert_array_equal(stored["height"], shown)
 
 
-def test_places_do_not_depend_on_the_classes_asked_for(train: PackedSplit) -> None:
+def test_places_do_not_depend_on_classes(train: PackedSplit) -> None:
     other = open_packed(train.root, "train", [*reversed(train.classes), "zebra"])
     indices = np.arange(len(train))
     with train.located(indices) as ours, other.located(indices) as theirs:
@@ -165,7 +165,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_the_first_files_stay_open_and_the_others_do_not(train: PackedSplit) -> None:
+def test_only_the_first_files_stay_open(train: PackedSplit) -> None:
     everything = shards_of(train)
     assert len(everything) > 2
     gc.collect()
@@ -199,9 +199,7 @@ def test_many_threads_read_by_position(train: PackedSplit, max_open: int | None)
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("max_open", [0, 1, 99])
-def test_a_forked_process_reads_on_and_leaves_the_files_of_its_parent(
-    train: PackedSplit, max_open: int
-) -> None:
+def test_forked_process_reads_with_its_parents_files(train: PackedSplit, max_open: int) -> None:
     everything = np.arange(len(train))
     descriptors = ShardFiles(train.shard_paths(), max_open=max_open)
     expected = read_directly(train, descriptors, everything)
@@ -226,7 +224,7 @@ def test_pickled_descriptors_are_opened_again(train: PackedSplit) -> None:
     assert read_directly(train, again, everything) == expected
 
 
-def test_a_shard_that_cannot_be_opened_is_named_and_the_others_are_closed(packed: Path) -> None:
+def test_missing_shard_is_named_and_others_closed(packed: Path) -> None:
     train = open_packed(packed, "train")
     (packed / "train-00001.tar").unlink()
     descriptors = ShardFiles(train.shard_paths(), max_open=0)
@@ -257,7 +255,7 @@ def test_too_many_open_files_are_not_called_damage(train: PackedSplit) -> None:
 
 
 @pytest.mark.parametrize("column", ["offsets", "sizes"])
-def test_a_wrong_place_is_found_by_verifying_and_names_the_image(packed: Path, column: str) -> None:
+def test_verify_names_images_with_wrong_places(packed: Path, column: str) -> None:
     path = packed / "train.entries"
     start = path.read_bytes().index(getattr(map_entries(path, 23), column).tobytes())
     for bit in (0, 20, 63):

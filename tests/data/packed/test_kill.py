@@ -60,7 +60,7 @@ def shards_in(folder: Path) -> int:
 
 
 @pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
-def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
+def test_killed_run_continues_to_the_same_bytes(
     source: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals, times: int
 ) -> None:
     folder = tmp_path / "packed"
@@ -84,7 +84,7 @@ def test_a_killed_run_is_gone_on_with_to_the_same_bytes(
     same_set(folder, uninterrupted)
 
 
-def test_a_full_disk_is_explained_and_gone_on_from(
+def test_full_disk_is_explained_and_recoverable(
     source: Path, uninterrupted: Path, tmp_path: Path
 ) -> None:
     """A limit on the size of files stands in for the disk: the same failing write, other wording."""

@@ -35,7 +35,7 @@ def train(packed_once: Path) -> PackedSplit:
 
 
 @pytest.mark.parametrize("stored", [PackSettings(short_side=0), PackSettings("raw", 0, None)])
-def test_training_and_evaluation_see_the_batches_of_the_folder(
+def test_packed_batches_equal_those_of_the_folder(
     photo_root: Path, tmp_path: Path, stored: PackSettings
 ) -> None:
     pack(photo_root, tmp_path / "x", stored, workers=2)
@@ -76,7 +76,7 @@ def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> No
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_more_shards_than_may_be_open_are_read_by_many_threads(
+def test_threads_read_more_shards_than_may_be_open(
     photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack(photo_root, tmp_path, PackSettings("raw", 8, None, shard_bytes=1), workers=2)
@@ -192,9 +192,7 @@ def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
 
 @pytest.mark.parametrize("name", ["train-00001.tar", "train.entries"])
 @pytest.mark.parametrize("how", ["missing", "cut", "longer"])
-def test_a_file_that_is_not_as_listed_is_found_at_opening(
-    packed: Path, name: str, how: str
-) -> None:
+def test_opening_finds_missing_and_resized_files(packed: Path, name: str, how: str) -> None:
     path = packed / name
     if how == "missing":
         path.unlink()
@@ -229,7 +227,7 @@ def test_places_outside_of_a_shard_are_refused(
         train.read(3)
 
 
-def test_a_shard_cut_while_it_is_read_is_named(packed: Path) -> None:
+def test_shard_cut_during_reading_is_named(packed: Path) -> None:
     train = open_packed(packed, "train")
     train.read(0)
     os.truncate(packed / "train-00000.tar", 1000)

@@ -64,9 +64,7 @@ def source(photo_root: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(photo_root, tmp_path / "source"))
 
 
-def test_it_is_in_several_shards_and_nothing_else_is_left(
-    packed_once: Path, settings: PackSettings
-) -> None:
+def test_only_shards_entries_and_index_are_left(packed_once: Path, settings: PackSettings) -> None:
     index = read_index(packed_once)
     listed = {INDEX_NAME, LOCK_NAME}
     for split in index.splits.values():
@@ -92,9 +90,7 @@ def test_order_labels_classes_and_names_are_the_folders(
             )
 
 
-def test_raw_records_of_unshrunk_images_are_the_decoded_pixels(
-    photo_root: Path, tmp_path: Path
-) -> None:
+def test_raw_records_are_the_decoded_pixels(photo_root: Path, tmp_path: Path) -> None:
     pack(photo_root, tmp_path / "x", PackSettings("raw", 0, None), workers=2)
     for folder, packed in zip(
         open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
@@ -105,9 +101,7 @@ def test_raw_records_of_unshrunk_images_are_the_decoded_pixels(
             assert (bytes(pixels), shape) == (image.tobytes(), image.shape[:2])
 
 
-def test_jpegs_of_any_size_are_kept_byte_for_byte_if_asked_for(
-    photo_root: Path, tmp_path: Path
-) -> None:
+def test_short_side_0_keeps_jpegs_byte_for_byte(photo_root: Path, tmp_path: Path) -> None:
     pack(photo_root, tmp_path / "x", PackSettings(short_side=0), workers=2)
     for folder, packed in zip(
         open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
@@ -119,7 +113,7 @@ def test_jpegs_of_any_size_are_kept_byte_for_byte_if_asked_for(
 
 
 @pytest.mark.parametrize("workers", [1, 3, 7])
-def test_the_number_of_workers_does_not_change_a_byte(
+def test_number_of_workers_does_not_change_bytes(
     photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path, workers: int
 ) -> None:
     pack(photo_root, tmp_path / "x", settings, workers=workers)
@@ -127,7 +121,7 @@ def test_the_number_of_workers_does_not_change_a_byte(
 
 
 @pytest.mark.parametrize("images", [1, 9, 22, 23, 24, 30, 34])
-def test_an_interrupted_run_is_gone_on_with(
+def test_interrupted_run_continues(
     photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path, images: int
 ) -> None:
     with pytest.raises(Stop):
@@ -142,7 +136,7 @@ def test_an_interrupted_run_is_gone_on_with(
     same_set(tmp_path / "x", packed_once)
 
 
-def test_leftovers_and_damaged_parts_of_a_killed_run_are_not_used(
+def test_leftovers_and_damaged_parts_are_not_used(
     photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path
 ) -> None:
     with pytest.raises(Stop):
@@ -167,9 +161,7 @@ def test_a_complete_set_is_left_as_it_is(photo_root: Path, packed: Path) -> None
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_other_settings_are_refused_with_their_difference_or_overwrite(
-    photo_root: Path, tmp_path: Path, complete: bool
-) -> None:
+def test_other_settings_need_overwrite(photo_root: Path, tmp_path: Path, complete: bool) -> None:
     folder = tmp_path / "x"
     if complete:
         pack(photo_root, folder, JPEG, workers=2)
@@ -208,9 +200,7 @@ def test_a_changed_source_is_refused(
 
 
 @pytest.mark.parametrize("change", ["mend", "remove", "add"])
-def test_images_after_the_last_finished_shard_may_be_mended(
-    source: Path, tmp_path: Path, change: str
-) -> None:
+def test_images_after_finished_shards_may_change(source: Path, tmp_path: Path, change: str) -> None:
     bad = source / "val" / "cat" / "3.jpg"
     right = bad.read_bytes()
     bad.write_bytes(right[:300])
@@ -235,9 +225,7 @@ def test_changed_classes_are_refused(source: Path, tmp_path: Path) -> None:
         pack(source, tmp_path / "x", JPEG, workers=2)
 
 
-def test_an_interrupted_run_of_other_libraries_is_not_gone_on_with(
-    photo_root: Path, tmp_path: Path
-) -> None:
+def test_other_library_versions_are_refused(photo_root: Path, tmp_path: Path) -> None:
     with pytest.raises(Stop):
         pack(photo_root, tmp_path, JPEG, workers=1, report=stop_after(9))
     plan = read_sealed(tmp_path / PLAN_NAME)
@@ -275,9 +263,7 @@ def test_a_bad_image_stops_packing_and_is_named(source: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
-def test_bad_images_are_left_out_and_listed_if_asked_for(
-    source: Path, tmp_path: Path, interrupted: bool
-) -> None:
+def test_skipped_bad_images_are_listed(source: Path, tmp_path: Path, interrupted: bool) -> None:
     bad = ["ant/0.jpg", "bee/4.jpg", "cat/5.jpg"]  # the first, one in the middle, the last
     for name in bad:
         (source / "train" / name).write_bytes(b"no image")
@@ -308,7 +294,7 @@ def test_bad_images_are_left_out_and_listed_if_asked_for(
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_what_lacks_bad_images_does_not_satisfy_one_who_wants_all(
+def test_set_without_bad_images_is_refused_by_stop(
     source: Path, tmp_path: Path, complete: bool
 ) -> None:
     (source / "train" / "ant" / "0.jpg").write_bytes(b"no image")
@@ -326,7 +312,7 @@ def test_what_lacks_bad_images_does_not_satisfy_one_who_wants_all(
         pack(source, tmp_path / "x", RAW, workers=2, overwrite=True)
 
 
-def test_a_split_of_bad_images_only_is_no_data_set(source: Path, tmp_path: Path) -> None:
+def test_split_of_bad_images_alone_is_refused(source: Path, tmp_path: Path) -> None:
     for image in (source / "val").rglob("*.jpg"):
         image.write_bytes(b"no image")
     with pytest.raises(UserError, match="none of the 11 images"):
@@ -365,7 +351,7 @@ def test_a_source_that_is_not_there(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_a_destination_that_is_a_file_or_below_one(photo_root: Path, tmp_path: Path) -> None:
+def test_destination_is_or_lies_below_a_file(photo_root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         pack(photo_root, tmp_path / "file", JPEG, workers=1)
@@ -401,7 +387,7 @@ def test_the_lock_outlasts_its_holder(tmp_path: Path) -> None:
     assert (tmp_path / LOCK_NAME).stat().st_ino == held
 
 
-def test_an_edited_plan_is_not_gone_on_with(photo_root: Path, tmp_path: Path) -> None:
+def test_edited_plan_is_refused(photo_root: Path, tmp_path: Path) -> None:
     write_sealed(tmp_path / PLAN_NAME, {"settings": [], "source": None})
     with pytest.raises(UsageError, match="half packed, but not as asked for"):
         pack(photo_root, tmp_path, JPEG, workers=1)
@@ -428,7 +414,7 @@ def test_any_file_name_is_packed_and_shown(source: Path, tmp_path: Path) -> None
     assert not verify(tmp_path / "x", workers=1).damage
 
 
-def test_a_destination_that_is_no_utf8_is_packed_read_and_shown(
+def test_destination_that_is_no_utf8(
     photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path
 ) -> None:
     folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))

@@ -43,7 +43,7 @@ def asked_for(height: int, width: int, box: Box, size: int) -> int:
     ("side", "reduction"),
     [(40, 1), (127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (5000, 8)],
 )
-def test_two_pixels_are_left_for_each_of_the_result(side: int, reduction: int) -> None:
+def test_reduction_keeps_two_pixels_for_each_result(side: int, reduction: int) -> None:
     assert asked_for(6000, 6000, Box(500, 500, side, side), SIZE) == reduction
     assert asked_for(6000, 6000, Box(500, 500, side, 5500), SIZE) == reduction
     assert asked_for(6000, 6000, Box(500, 500, 40, side), SIZE) == 1
@@ -74,7 +74,7 @@ def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int
 
 
 @pytest.mark.parametrize("shape", [(481, 403), (403, 481), (300, 300), (531, 399), (130, 129)])
-def test_evaluation_of_a_large_jpeg_is_close_to_pillows(
+def test_evaluation_of_large_jpegs_is_close_to_pillow(
     picture: Draw, shape: tuple[int, int]
 ) -> None:
     """Sizes that are no multiple of the reduction, too: the last decoded pixel is then half empty."""
@@ -89,7 +89,7 @@ def test_evaluation_of_a_large_jpeg_is_close_to_pillows(
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 400)])
-def test_transforms_of_a_picture_are_those_of_its_pixels_where_nothing_is_reduced(
+def test_without_reduction_transforms_equal_those_of_pixels(
     picture: Draw, shape: tuple[int, int]
 ) -> None:
     data, scratch, size = jpeg(picture(*shape)), Scratch(), 200

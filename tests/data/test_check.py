@@ -18,7 +18,7 @@ from shufflenet_fn.data.listing import list_split
 KINDS = {"truncated", "corrupt", "not an image", "too many pixels", "empty file"}
 
 
-def test_damaged_files_are_problems_where_the_loader_refuses_them(tmp_path: Path) -> None:
+def test_files_that_the_loader_refuses_are_problems(tmp_path: Path) -> None:
     folder = tmp_path / "train" / "a"
     folder.mkdir(parents=True)
     pictures = made_pictures()

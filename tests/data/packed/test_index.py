@@ -1,6 +1,9 @@
+"""``packed.json``: its fields, its hash, and what is refused."""
+
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +12,7 @@ import pytest
 
 from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
+    KIND,
     PackSettings,
     index_fields,
     read_index,
@@ -99,7 +103,7 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         in_train("entries", []),
     ],
 )
-def test_a_hostile_index_with_a_right_hash_is_refused(
+def test_malformed_index_with_valid_hash_is_refused(
     packed: Path, change: Callable[[Fields], None]
 ) -> None:
     fields = copy.deepcopy(read_sealed(packed / INDEX_NAME))
@@ -109,7 +113,7 @@ def test_a_hostile_index_with_a_right_hash_is_refused(
         open_packed(packed, "train")
 
 
-def test_more_images_than_the_entries_file_holds_are_refused(packed: Path) -> None:
+def test_more_images_than_entries_are_refused(packed: Path) -> None:
     fields = read_sealed(packed / INDEX_NAME)
     train = fields["splits"]["train"]
     train["entries"]["images"] = train["shards"][0]["images"] = 10**12
@@ -119,8 +123,87 @@ def test_more_images_than_the_entries_file_holds_are_refused(packed: Path) -> No
         open_packed(packed, "train")
 
 
-def test_what_is_wrong_with_a_hostile_index_is_said(packed: Path) -> None:
+def test_malformed_index_is_explained(packed: Path) -> None:
     fields = read_sealed(packed / INDEX_NAME)
     write_sealed(packed / INDEX_NAME, {**fields, "provenance": []})
     with pytest.raises(UserError, match=r"provenance is \[\], not an object with named fields"):
         open_packed(packed, "train")
+
+
+FIELDS = {"name": "ünï \udcff", "count": 3, "parts": [{"a": None}, {"b": 1}], "empty": []}
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write_sealed(tmp_path / "x.json", FIELDS)
+    return tmp_path / "x.json"
+
+
+def test_fields_come_back(path: Path) -> None:
+    assert read_sealed(path) == FIELDS
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_it_is_json(path: Path) -> None:
+    assert json.loads(path.read_text())["count"] == 3
+
+
+@pytest.mark.parametrize("bit", range(8))
+def test_every_flipped_bit_is_found(path: Path, bit: int) -> None:
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :])
+        with pytest.raises(UserError):
+            read_sealed(path)
+
+
+def test_every_cut_is_found(path: Path) -> None:
+    data = path.read_bytes()
+    for length in range(len(data)):
+        path.write_bytes(data[:length])
+        with pytest.raises(UserError):
+            read_sealed(path)
+
+
+def test_an_edit_is_found(path: Path) -> None:
+    path.write_text(path.read_text().replace('"count": 3', '"count": 4'))
+    with pytest.raises(UserError, match="damaged or was edited"):
+        read_sealed(path)
+
+
+def test_a_version_to_come_is_named(path: Path) -> None:
+    path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
+    with pytest.raises(UserError, match=r"version 4 .* reads version 3\. Read it with the version"):
+        read_sealed(path)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_older_version_names_the_command(tmp_path: Path, version: int) -> None:
+    settings = {"format": "raw", "short_side": 128, "quality": None, "shard_bytes": 1 << 20}
+    old = {"settings": settings, "provenance": {"source": "/data/my images"}}
+    path = tmp_path / INDEX_NAME
+    path.write_text(json.dumps({"kind": KIND, "version": version, **old}))
+    with pytest.raises(UserError) as caught:
+        read_sealed(path)
+    command = (
+        f"shufflenet-fn data pack '/data/my images' {tmp_path} --format raw --short-side 128 "
+        "--shard-size 1 --overwrite"
+    )
+    assert str(caught.value).endswith(f"Pack the images again: `{command}`.")
+    path.write_text(json.dumps({"kind": KIND, "version": version, "settings": []}))
+    with pytest.raises(UserError, match="data pack SRC "):
+        read_sealed(path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", "[" * 100_000, '{"kind": 1}', "\x80"])
+def test_something_else_is_refused(path: Path, text: str) -> None:
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(UserError, match=r"x\.json"):
+        read_sealed(path)
+
+
+def test_too_large_file_is_not_read(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.truncate(1 << 40)  # sparse
+    with pytest.raises(UserError, match="no index has more"):
+        read_sealed(path)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import with_settings
 

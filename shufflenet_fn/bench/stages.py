@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from shufflenet_fn.bench.loading import Reader
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data import geometry
 from shufflenet_fn.data.at_once import train_at_once
 from shufflenet_fn.data.decode import open_picture
@@ -25,7 +26,6 @@ from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.uploading import Feed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")

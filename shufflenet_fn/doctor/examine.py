@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from shufflenet_fn.config.options import declared
 from shufflenet_fn.doctor.child import MARK
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, Report, Stage
 from shufflenet_fn.doctor.settings import DoctorSettings
-from shufflenet_fn.run.options import declared
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module

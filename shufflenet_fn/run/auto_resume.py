@@ -9,8 +9,8 @@ from pathlib import Path
 
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import read_manifest
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.model.config import PREFIX
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UserError
 
 RESULTS = "results.json"

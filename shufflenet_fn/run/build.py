@@ -12,6 +12,8 @@ from torch import Tensor
 
 from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.config.derived import eval_resize, precision_name
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -19,8 +21,6 @@ from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.precision import Policy, get_policy
-from shufflenet_fn.run.derived import eval_resize, precision_name
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.decay import decay_all, decay_weights
 from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
 from shufflenet_fn.training.optim import (

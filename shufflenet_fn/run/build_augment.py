@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.augment.policies import Policy, RandAugment, TrivialAugmentWide
 from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.run.settings import TrainSettings
 
 
 def build_augmentation(settings: TrainSettings) -> SampleAugmentation:

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
+from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.lock import LOCK
-from shufflenet_fn.run.resolve import Resolved
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 CONFIG = "config.json"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from shufflenet_fn.config.derived import lanes_of, precision_name
+from shufflenet_fn.config.options import declared
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.count import count_macs, count_params
-from shufflenet_fn.run.derived import lanes_of, precision_name
 from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.options import declared
-from shufflenet_fn.run.settings import TrainSettings
 
 
 def run_facts(

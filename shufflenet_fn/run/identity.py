@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from shufflenet_fn.checkpoint.format import sha256
+from shufflenet_fn.config.derived import lanes_of, precision_name, stats_in_kernel
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.sources import ImageFolder
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.derived import lanes_of, precision_name, stats_in_kernel
 from shufflenet_fn.run.directory import processor, version_of
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.fused.build import build, cache_folder, find_compiler
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import ALLOCATOR_SETTINGS

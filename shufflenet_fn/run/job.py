@@ -13,6 +13,17 @@ import torch
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
 from shufflenet_fn.checkpoint.read import read_manifest, verify
+from shufflenet_fn.config.derived import (
+    global_batch,
+    lanes_of,
+    num_classes_of,
+    precision_name,
+    stats_in_kernel,
+)
+from shufflenet_fn.config.options import convert, declared
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.resolve import Resolved, checked, settle_conflicts
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.listing_cache import Note, silent
@@ -25,21 +36,10 @@ from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend
 from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.derived import (
-    global_batch,
-    lanes_of,
-    num_classes_of,
-    precision_name,
-    stats_in_kernel,
-)
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn.run.kept import keep_backend, keep_choices
 from shufflenet_fn.run.measured import step_case
-from shufflenet_fn.run.options import convert, declared
-from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
 from shufflenet_fn.run.resumption import check_classes, checked_manifest
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime

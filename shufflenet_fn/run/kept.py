@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from shufflenet_fn.run.resolve import Resolved, checked
+from shufflenet_fn.config.resolve import Resolved, checked
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.support.errors import DeviceError
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.run.derived import lanes_of
+from shufflenet_fn.config.derived import lanes_of
 from shufflenet_fn.run.json_text import finite
 from shufflenet_fn.run.meters import EpochSums
 from shufflenet_fn.run.training import Training

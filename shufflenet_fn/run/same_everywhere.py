@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shufflenet_fn.config.derived import global_batch, lanes_of
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.derived import global_batch, lanes_of
 from shufflenet_fn.run.identity import DATA, ROUNDING
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.lock import LOCK

@@ -12,6 +12,9 @@ from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.config.derived import eval_resize
+from shufflenet_fn.config.eval_settings import EvalSettings
+from shufflenet_fn.config.options import declared
 from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.demo import ensure_demo
@@ -27,12 +30,9 @@ from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import bad_images_of, bad_names
-from shufflenet_fn.run.derived import eval_resize
-from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.job import find_checkpoint
 from shufflenet_fn.run.listening import say
-from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.tree import tree_cast, tree_to

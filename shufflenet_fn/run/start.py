@@ -9,15 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shufflenet_fn.config.options import parse_duration
+from shufflenet_fn.config.resolve import Resolved, resolve
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.auto_resume import find_run
 from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, write_description
-from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.job import Job, plan_job, resumed, run_of
 from shufflenet_fn.run.lock import held as lock
-from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 AUTO = "auto"

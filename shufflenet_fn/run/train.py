@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
+from shufflenet_fn.config.derived import precision_name
 from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.bad_data import replaced_line
-from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
 from shufflenet_fn.run.evaluating import (
     NOT_EVALUATED,

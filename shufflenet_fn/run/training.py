@@ -13,6 +13,14 @@ import torch
 from shufflenet_fn.checkpoint.generators import restore_generators
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import load_generators, read_manifest
+from shufflenet_fn.config.derived import (
+    global_batch,
+    lanes_per_device,
+    max_bad_steps,
+    num_classes_of,
+    stats_in_kernel,
+)
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.data.memory import Layout
@@ -27,13 +35,6 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
-from shufflenet_fn.run.derived import (
-    global_batch,
-    lanes_per_device,
-    max_bad_steps,
-    num_classes_of,
-    stats_in_kernel,
-)
 from shufflenet_fn.run.evaluation import Scores
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.identity import identity_of
@@ -46,7 +47,6 @@ from shufflenet_fn.run.resumption import (
     last_scores,
     unfinished_epoch,
 )
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.step_clock import StepClock
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed

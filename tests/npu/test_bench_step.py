@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from ascend_emulator.environment import Machine, variables
+from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.run.job import plan_job, resumed
-from shufflenet_fn.run.resolve import resolve
 from tests.conftest import Outcome
 
 RECIPE = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--device", "npu")

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.run.derived import lanes_of, lanes_per_device
+from shufflenet_fn.config.derived import lanes_of, lanes_per_device
+from shufflenet_fn.config.resolve import Resolved
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.identity import compare
 from shufflenet_fn.run.kept import ORIGIN, idle_cores, keep_backend, keep_choices
-from shufflenet_fn.run.resolve import Resolved
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 
 STORED: dict[str, Any] = {

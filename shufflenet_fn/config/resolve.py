@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from shufflenet_fn.config.options import convert, declared
+from shufflenet_fn.config.presets import get_preset
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.model.config import canonical_name
-from shufflenet_fn.run.options import convert, declared
-from shufflenet_fn.run.presets import get_preset
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.support.errors import UsageError
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import rank_batch_size
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.support.errors import UsageError

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from shufflenet_fn.checkpoint.read import Content
 
 checkpoint_app = typer.Typer(
     help="List, verify, show and compare checkpoints.", no_args_is_help=True
@@ -24,7 +27,7 @@ One = Annotated[
 def list_(run: Run, as_json: AsJson = False) -> None:
     """Every checkpoint of a run, each of them verified. Exit codes: 0, also if some are damaged."""
     from shufflenet_fn.checkpoint.describe import list_checkpoints
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
     listed = list_checkpoints(run)
     if as_json:
@@ -42,7 +45,7 @@ def verify(path: One, as_json: AsJson = False) -> None:
     from shufflenet_fn.checkpoint.format import MANIFEST, step_of
     from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
     from shufflenet_fn.checkpoint.read import verify as verify_one
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
     from shufflenet_fn_backends.support.errors import UsageError, UserError
 
     problems: dict[str, str | None] = {}
@@ -71,12 +74,10 @@ def verify(path: One, as_json: AsJson = False) -> None:
 def show(path: One, as_json: AsJson = False) -> None:
     """What a checkpoint is of, and every tensor in it."""
     from shufflenet_fn.checkpoint.describe import tensors_in
-    from shufflenet_fn.checkpoint.read import verify as verify_one
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
-    checkpoint = _find(path)
-    manifest = verify_one(checkpoint)
-    tensors = tensors_in(checkpoint, manifest)
+    checkpoint, manifest, _ = content = _find(path)
+    tensors = tensors_in(content)
     if as_json:
         print(
             to_json(
@@ -92,18 +93,17 @@ def show(path: One, as_json: AsJson = False) -> None:
 @checkpoint_app.command()
 def diff(first: One, second: One, as_json: AsJson = False) -> None:
     """Settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
-    from shufflenet_fn.checkpoint.compare import compare
-    from shufflenet_fn.checkpoint.read import read_checkpoint
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.checkpoint.describe import compare
+    from shufflenet_fn.io import to_json
 
     found = [_find(path) for path in (first, second)]
-    comparison = compare(*(read_checkpoint(path) for path in found))
+    comparison = compare(*found)
     if as_json:
         print(
             to_json(
                 {
-                    "first": str(found[0]),
-                    "second": str(found[1]),
+                    "first": str(found[0].path),
+                    "second": str(found[1].path),
                     "identical": comparison.identical,
                     "tensors": comparison.tensors,
                     "different": [item._asdict() for item in comparison.different],
@@ -114,13 +114,13 @@ def diff(first: One, second: One, as_json: AsJson = False) -> None:
     else:
         from shufflenet_fn_cli.checkpoint_table import print_comparison
 
-        print_comparison(found[0], found[1], comparison)
+        print_comparison(found[0].path, found[1].path, comparison)
     if not comparison.identical:
         raise typer.Exit(1)
 
 
-def _find(path: Path) -> Path:
-    """The checkpoint that ``path`` means; those passed over are named on standard error."""
+def _find(path: Path) -> Content:
+    """Read the checkpoint that ``path`` means; those skipped are named on standard error."""
     from shufflenet_fn.checkpoint.describe import find_one
 
     found, notes = find_one(path)

@@ -10,8 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from shufflenet_fn.checkpoint.compare import Comparison
-from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
+from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts
 from shufflenet_fn.data.paths import printable
 
 SHOWN = 40

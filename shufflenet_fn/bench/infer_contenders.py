@@ -12,7 +12,7 @@ from torch import Tensor
 from shufflenet_fn.bench.contenders import ONNX, OURS, Peer, peers, settled, torchvision_model
 from shufflenet_fn.bench.settings import InferBenchSettings
 from shufflenet_fn.bench.workers import Step
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply

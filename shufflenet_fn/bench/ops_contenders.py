@@ -13,7 +13,7 @@ from shufflenet_fn.bench.contenders import torchvision_model, torchvision_models
 from shufflenet_fn.bench.ops_cases import Op, operations
 from shufflenet_fn.bench.settings import OpsBenchSettings
 from shufflenet_fn.bench.workers import Step
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init

@@ -26,7 +26,7 @@ from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.scratch import Scratch
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.transfer import Feed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
 """The native reader flips while it resizes, and draws while it plans."""

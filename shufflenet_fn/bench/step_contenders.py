@@ -17,7 +17,7 @@ from shufflenet_fn.bench.contenders import (
 )
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.workers import Step
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn.io import parse_json
 from shufflenet_fn_backends.support.errors import UserError
 
 FORMAT: Final = 1

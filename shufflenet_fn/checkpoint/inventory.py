@@ -10,17 +10,15 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk, remove_tree, replace_file
-from shufflenet_fn.checkpoint.files import read_regular
 from shufflenet_fn.checkpoint.format import (
     REPLACED,
     DamagedCheckpoint,
     NewerCheckpoint,
     step_of,
 )
-from shufflenet_fn.checkpoint.read import read_manifest, verify
-from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
+from shufflenet_fn.io import Disk, RealDisk, parse_json, read_regular, remove_tree, replace_file
 from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -91,22 +89,27 @@ def _entries(folder: Path) -> list[Path]:
         ) from error
 
 
-def newest_good(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest checkpoint that verifies, its manifest, and a line on each that was passed over."""
+def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content | None, list[str]]:
+    """Return the newest undamaged checkpoint, read, and a line on each that was skipped.
+
+    ``known``: one that this process has read, and need not read again.
+    """
     notes = [f"skipped: {path} is a symbolic link, and is not followed." for path in links(folder)]
     for path in checkpoints(folder):
         try:
-            return path, verify(path), notes
+            if known is not None and read_manifest(path) == known.manifest:
+                return known._replace(path=path), notes
+            return read_checkpoint(path), notes
         except (DamagedCheckpoint, NewerCheckpoint) as error:
             notes.append(f"skipped: {error}")
-    return None, {}, notes
+    return None, notes
 
 
 def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
     """Make ``folder/name.json`` name ``checkpoint``, atomically."""
     content = json.dumps({"checkpoint": checkpoint.name}).encode()
     try:
-        replace_file(disk or RealDisk(), folder / f"{name}.json", content)
+        replace_file(folder / f"{name}.json", content, disk=disk)
     except OSError as error:
         raise UserError(
             f"cannot write {folder / name}.json: {error.strerror or error}. Free some space or make the "

@@ -12,7 +12,7 @@ from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn.io import to_json
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 5

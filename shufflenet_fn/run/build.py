@@ -1,4 +1,4 @@
-"""From settings to the functions and values that the loop needs."""
+"""Build the functions and values that training needs from the settings."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.read import load_state
+from shufflenet_fn.checkpoint.read import Content
+from shufflenet_fn.checkpoint.state import state_from
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.config.derived import eval_resize, precision_name
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.data.augment.erasing import RandomErasing
+from shufflenet_fn.data.augment.mixing import Mixing
+from shufflenet_fn.data.augment.policies import Policy as AugmentPolicy
+from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
+from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
+from shufflenet_fn.data.listing_cache import Note, silent
+from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import make_predictor
@@ -23,17 +33,13 @@ from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.precision import Policy, get_policy
 from shufflenet_fn.training.decay import decay_all, decay_weights
 from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
-from shufflenet_fn.training.optim import (
-    GradientTransformation,
-    chain,
-    clip_by_global_norm,
-    sgd,
-)
+from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 Predictor = Callable[[Variables], Callable[[Tensor], Tensor]]
 
@@ -160,15 +166,14 @@ def build_state(
     optimizer: GradientTransformation,
     device: torch.device,
     *,
-    resume: Path | None,
+    resume: Content | None,
 ) -> InitialState:
-    """What training starts from: the state in the checkpoint ``resume``, if given.
+    """What training starts from: the state in the checkpoint ``resume``, if there is one.
 
     It is on ``device``, in logical channel order.
 
     Raises:
         UsageError: the checkpoint was written with other settings.
-        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
     """
     policy, scaling = build_precision(settings)
     # What a run once started from may be gone when it is resumed.
@@ -179,11 +184,11 @@ def build_state(
     )
     if resume is None:
         return InitialState(state, notes)
-    state = load_state(resume, config, state)
+    state = state_from(resume.files, config, state, resume.path)
     if scaling.kind == "static":
         # Another number may have been given at the resume; a static scale has no history.
         state = state._replace(loss_scale=init_loss_scale(scaling, device))
-    return InitialState(state, [f"resumed from {resume} at step {int(state.step)}"])
+    return InitialState(state, [f"resumed from {resume.path} at step {int(state.step)}"])
 
 
 def load_pretrained(
@@ -211,3 +216,33 @@ def build_config(settings: TrainSettings, num_classes: int) -> ShuffleNetConfig:
 
 def _with_classes(config: ShuffleNetConfig, num_classes: int) -> ShuffleNetConfig:
     return replace(config, num_classes=num_classes)
+
+
+def build_augmentation(settings: TrainSettings) -> SampleAugmentation:
+    """Policy and erasing as the settings say."""
+    policies: dict[str, AugmentPolicy] = {
+        "trivial": TrivialAugmentWide(),
+        "rand": RandAugment(settings.rand_ops, settings.rand_magnitude),
+    }
+    return SampleAugmentation(
+        policy=policies.get(settings.auto_augment),
+        erasing=RandomErasing(settings.erase) if settings.erase > 0 else None,
+    )
+
+
+def build_mixing(settings: TrainSettings) -> Mixing | None:
+    """mixup and cutmix as the settings say, ``None`` without either."""
+    if settings.mixup == settings.cutmix == 0:
+        return None
+    return Mixing(mixup=settings.mixup, cutmix=settings.cutmix)
+
+
+def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:
+    """The training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
+    if settings.data is None:
+        raise UsageError(
+            "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+            "--data demo (or --preset demo) for the built-in set."
+        )
+    root = ensure_demo() if settings.data == "demo" else Path(settings.data)
+    return open_train_val(root, note=note)

@@ -1,15 +1,16 @@
-"""Saving a run's state beside training: what each rank's writer thread does with a snapshot."""
+"""Save a run's state beside training, with a manifest from which it can resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.disk import Disk
-from shufflenet_fn.checkpoint.generators import generator_states
+from shufflenet_fn.checkpoint.background import Snapshot, Snapshots, Writer
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     LATEST,
@@ -18,17 +19,67 @@ from shufflenet_fn.checkpoint.inventory import (
     point_to,
     prune,
 )
-from shufflenet_fn.checkpoint.snapshot import Snapshot, Snapshots
+from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.checkpoint.writer import Writer
+from shufflenet_fn.config.derived import lanes_of
 from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
 from shufflenet_fn.distributed.group import group_store, tree_digest
+from shufflenet_fn.io import Disk, finite
 from shufflenet_fn.model.channel_order import to_logical
+from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
-from shufflenet_fn.run.files import METRICS
-from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
+from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.raveled import unravel_state
+
+
+class Progress(NamedTuple):
+    """How far the run is at a checkpoint, beside what the state itself holds.
+
+    ``epoch``: of the last step, from 0. ``unfinished``: what that epoch has come to, ``None`` at its end.
+    ``evaluated``: whether ``Training.last`` are scores of these weights.
+    """
+
+    epoch: int
+    unfinished: EpochSums | None
+    evaluated: bool
+
+
+def fixed_part(run: Training) -> dict[str, Any]:
+    """What is the same in every checkpoint of this start of the run.
+
+    All that decides the last bit of a result is in it, so that a resume can name what is different.
+    """
+    settings, resolved = run.job.settings, run.job.resolved
+    return {
+        "arch": settings.arch,
+        "num_classes": run.config.num_classes,
+        "classes": list(run.train_set.classes),
+        "steps_per_epoch": run.steps_per_epoch,
+        "global_batch": run.global_batch,
+        "device": run.job.device,
+        "backend": run.backend,
+        "lanes": lanes_of(settings, run.world.size),
+        "threads": torch.get_num_threads(),
+        "identity": run.identity,
+        "settings": dataclasses.asdict(settings),
+        "origin": resolved.origin,
+        "preset": resolved.preset,
+    }
+
+
+def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
+    """What is of this checkpoint. Cheap: the training loop waits for it."""
+    unfinished = progress.unfinished
+    return {
+        "epoch": progress.epoch,
+        "unfinished": None if unfinished is None else unfinished._asdict(),
+        "skipped_in_a_row": run.skipped_in_a_row,
+        "best": run.best._asdict() if run.best else None,
+        "scores": finite(run.last._asdict()) if run.last and progress.evaluated else None,
+        "saved_at": time.time(),
+    }
+
 
 _END_S = 60.0
 """How long the end of a failed run waits for what is being written."""

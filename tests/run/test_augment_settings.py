@@ -13,8 +13,7 @@ from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
 from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.run.build import build_transforms
-from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
+from shufflenet_fn.run.build import build_augmentation, build_mixing, build_transforms
 from shufflenet_fn_backends.support.errors import UsageError
 
 

@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from shufflenet_fn.flushing import flush
+from shufflenet_fn.io import flush
 
 TEMPORARY = ".tmp"
 

@@ -1,18 +1,18 @@
-"""What to run, decided and checked before any process is started."""
+"""Plan a run: from what the user typed to a checked job with a locked run directory."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.format import MANIFEST
-from shufflenet_fn.checkpoint.inventory import checkpoints_of, newest_good
-from shufflenet_fn.checkpoint.read import read_manifest, verify
 from shufflenet_fn.config.derived import (
     global_batch,
     lanes_of,
@@ -20,26 +20,38 @@ from shufflenet_fn.config.derived import (
     precision_name,
     stats_in_kernel,
 )
-from shufflenet_fn.config.options import convert, declared
+from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.config.presets import PRESETS
-from shufflenet_fn.config.resolve import Resolved, checked, settle_conflicts
+from shufflenet_fn.config.resolve import Resolved, resolve
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.mixing import check_pairs
-from shufflenet_fn.data.demo import ensure_demo
-from shufflenet_fn.data.listing_cache import Note, silent
 from shufflenet_fn.data.native.choose import choose_image_reader
-from shufflenet_fn.data.opening import open_train_val
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
+from shufflenet_fn.distributed.world import World
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
-from shufflenet_fn.run.backend_choice import choose_backend
-from shufflenet_fn.run.build_augment import build_mixing
-from shufflenet_fn.run.directory import CONFIG
-from shufflenet_fn.run.kept import keep_backend, keep_choices
-from shufflenet_fn.run.measured import step_case
-from shufflenet_fn.run.resumption import check_classes, checked_manifest
+from shufflenet_fn.run.backend_choice import choose_backend, step_case
+from shufflenet_fn.run.build import build_mixing
+from shufflenet_fn.run.directory import (
+    CONFIG,
+    check_links,
+    create_run_dir,
+    locked,
+    not_locked,
+    rewind_to,
+    write_description,
+)
+from shufflenet_fn.run.resume import (
+    AUTO,
+    Found,
+    Resume,
+    check_classes,
+    find_resume,
+    find_run,
+    resumed_settings,
+    run_of,
+)
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
@@ -53,8 +65,8 @@ class Job(NamedTuple):
     """Everything a worker process needs; picklable.
 
     ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
-    chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: the checkpoint
-    to start from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
+    chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
+    continue from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
     """
 
     resolved: Resolved
@@ -62,7 +74,7 @@ class Job(NamedTuple):
     devices: tuple[int, ...]
     backend: str
     run_dir: Path
-    resume: Path | None
+    resume: Resume | None
     nodes: Nodes
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
@@ -77,10 +89,137 @@ class Job(NamedTuple):
         return self.settings.world_size * len(self.devices)
 
 
-def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = True) -> Job:
+def prepare_job(
+    given: Mapping[str, Any],
+    *,
+    preset: str | None,
+    config_file: Path | None,
+    argv: Sequence[str],
+    held: contextlib.ExitStack,
+    world: World | None = None,
+) -> Job:
+    """Find what to resume, resolve the settings, check them, and make the run directory.
+
+    Args:
+        given: the settings that the command line gives explicitly.
+        preset, config_file: where the others come from.
+        argv: the command, for the record.
+        held: takes the lock of the run directory, to be kept for the life of the run.
+        world: set when torchrun started this process: the number of processes is torchrun's, and the run
+            directory must be named, since ranks cannot agree on a free one.
+
+    Raises:
+        UsageError, DeviceError, UserError: with the one thing that is wrong.
+    """
+    started = time.monotonic()
+
+    # What to resume: chosen and read once, under the lock of its run directory.
+    asked = _asked(given, world)
+    fresh: Resolved | None = None
+    if asked is None or asked == AUTO:
+        fresh = resolve(given, preset=preset, config_file=config_file)
+    elif preset or config_file:
+        raise UsageError(
+            "--resume goes on with the run's own settings, so --preset and --config have no place "
+            "beside it. Single options may be changed."
+        )
+    rank = fresh.settings.rank if fresh else given.get("rank", 0)
+    is_main = rank == 0 if world is None else world.is_main
+    lock = locked if is_main else not_locked
+    node_rank_missing = (
+        world is None and "rank" not in given and _num_nodes(asked, fresh, given) > 1
+    )
+    found = Found()
+    with _naming_node_rank(node_rank_missing):
+        if asked == AUTO:
+            assert fresh is not None
+            found = find_run(fresh.settings, lock, held)
+        elif asked is not None:
+            found = find_resume(Path(asked), lock, held)
+
+    # The settings: the run's own if it is resumed.
+    if found.resume is None:
+        assert fresh is not None
+        resolved, notes = fresh, list(found.notes)
+    else:
+        wanted = dict(given)
+        if fresh is not None:  # --resume auto names the run directory for a start, and is no change
+            wanted = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
+            if fresh.settings.max_time is not None:
+                wanted["max_time"] = fresh.settings.max_time
+        resolved, changes = resumed_settings(found.resume, wanted)
+        notes = [*found.notes, *changes]
+        if preset or config_file:
+            notes.append("settings are the run's own; --preset and --config are not read again")
+    if world is not None:
+        resolved = _under_torchrun(resolved, world)
+    job = plan_job(resolved, resume=found.resume, meets=world is None)
+    limit = job.settings.max_time
+    deadline = None if limit is None else started + parse_duration(limit, "--max-time")
+
+    # The run directory: made, or brought back to the checkpoint.
+    warning = found.warning
+    with _naming_node_rank(node_rank_missing):
+        run_dir = found.run_dir or _run_dir(resolved, world)
+        if found.run_dir is None and is_main:
+            warning = held.enter_context(lock(run_dir))
+        check_links(run_dir)
+    resume = found.resume
+    if is_main:
+        # After torchrun has restarted its processes, rank 0 first looks for a newer checkpoint (``agreed``).
+        if found.run_dir is not None and (world is None or not world.attempt):
+            content, set_aside = rewind_to(resume.content if resume else None, run_dir)
+            resume = resume and content and resume._replace(content=content)
+            notes += set_aside
+        write_description(run_dir, job.resolved, argv)
+    return job._replace(
+        run_dir=run_dir,
+        resume=resume,
+        notes=(*job.notes, *notes),
+        warnings=job.warnings if warning is None else (*job.warnings, warning),
+        deadline=deadline,
+    )
+
+
+def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
+    """``--resume``; also of processes that torchrun starts again after a failure, without the option."""
+    path: str | None = given.get("resume")
+    if world is not None and world.attempt:
+        if path is None:
+            return AUTO
+        if path != AUTO and not Path(path).exists():  # removed since, as the run has gone on
+            return str(run_of(Path(path)) or path)
+    return path
+
+
+def _num_nodes(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
+    if fresh is not None:
+        return fresh.settings.world_size
+    if "world_size" in given:
+        return int(given["world_size"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
+        return int(stored["settings"]["world_size"])
+    return 1
+
+
+@contextlib.contextmanager
+def _naming_node_rank(missing: bool) -> Iterator[None]:
+    """Add to errors of the run directory that it may belong to another machine."""
+    try:
+        yield
+    except UserError as error:
+        if missing:
+            raise type(error)(
+                f"{error} (Without --node-rank this is machine 0: every other one needs its own number.)"
+            ) from error
+        raise
+
+
+def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> Job:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
-    With ``resume``, a checkpoint, the weights are its: those that the run once started from may be gone.
+    With ``resume`` the weights are the checkpoint's: those that the run once started from may be gone.
     ``meets``: several machines have to be brought together, which torchrun has done if it started this.
 
     Raises:
@@ -150,15 +289,15 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
         parse_loss_scaling(settings.loss_scale)
     if build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
-    train, _ = open_data(settings, note=notes.append)
+    train, _ = build.open_data(settings, note=notes.append)
     if resume is not None:
-        check_classes(checked_manifest(read_manifest(resume), resume), train.classes)
+        check_classes(resume.manifest, train.classes)
     steps = steps_per_epoch(len(train), global_batch(settings, world_size))
     config = build.build_config(settings, num_classes_of(settings, train))
-    # Read once here, so that what does not fit is refused before anything is made, or a run brought back.
+    # Built once here, so that what does not fit is refused before anything is made, or a run brought back.
     if resume is not None:
         optimizer = build.build_optimizer(settings, build.build_schedule(settings, steps))
-        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume)
+        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
     elif settings.pretrained is not None:
         build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
     return Job(
@@ -198,110 +337,40 @@ def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
     return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
-def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:
-    """The training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
-    if settings.data is None:
+def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
+    listed = resolved.settings.device_list
+    if listed is not None and len(listed.split(",")) != world.local_size:
         raise UsageError(
-            "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
-            "--data demo (or --preset demo) for the built-in set."
+            f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
+            "torchrun started on this machine (--nproc-per-node)."
         )
-    root = ensure_demo() if settings.data == "demo" else Path(settings.data)
-    return open_train_val(root, note=note)
-
-
-def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path | None, list[str]]:
-    """Settings, checkpoint, run directory and notes for ``--resume path``.
-
-    ``path`` is a run directory or one of its checkpoints. The run's own settings are used again; what
-    the command line gives explicitly (``given``) replaces them and is named in the notes. Of a run
-    directory the newest undamaged checkpoint is taken. A checkpoint that lies in no run directory, such as
-    a copy, starts one of its own: then the directory is ``None``.
-
-    Raises:
-        UsageError: nothing to resume there, or a checkpoint of another architecture.
-        UserError: all checkpoints are damaged.
-    """
-    checkpoint, manifest, notes = find_checkpoint(path)
-    checked_manifest(manifest, checkpoint)
-    stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
-    run_dir = path if checkpoints_of(path) == checkpoint.parent else run_of(checkpoint)
-    if run_dir is None:
-        stored["run_dir"] = None
-        notes.append(f"{checkpoint} lies in no run directory, so this run has one of its own")
-    for name in ("run_dir", "output"):
-        if name in given and run_dir is not None:
-            raise UsageError(
-                f"--{name.replace('_', '-')} has no place beside --resume: the run goes on in its own "
-                f"directory. To start another run from these weights, use --pretrained {path}."
-            )
-    settings = checked(
-        TrainSettings(
-            **{
-                item.name: convert(item, stored[item.name], str(checkpoint / MANIFEST))
-                for item in declared(TrainSettings)
-                if item.name in stored
-            }
-        )
+    settings = replace(
+        resolved.settings,
+        devices=world.local_size,
+        world_size=world.size // world.local_size,
+        rank=world.rank // world.local_size,
     )
-    # A limit of one start is not part of the recipe: a run cut short by it goes on to its end.
-    settings = replace(settings, max_steps=None, profile=None, max_time=None)
-    wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
-    changed = checked(replace(settings, **wanted))
-    if changed.arch != settings.arch:
+    return resolved._replace(
+        settings=settings,
+        origin={**resolved.origin, "devices": "torchrun", "world_size": "torchrun"},
+    )
+
+
+def _run_dir(resolved: Resolved, world: World | None) -> Path:
+    settings = resolved.settings
+    several = world is not None or settings.world_size > 1
+    if several and settings.run_dir is None:
         raise UsageError(
-            f"the checkpoint {checkpoint} is of {settings.arch}, not of {changed.arch}. Leave --arch out, "
-            "or start a new run with --arch and without --resume."
+            "a run of several machines, or under torchrun, needs --run-dir DIR: its processes cannot "
+            "agree on a free name by themselves."
         )
-    for name in wanted:
-        if getattr(changed, name) != getattr(settings, name):
-            notes.append(
-                f"{name} changes at the resume from {getattr(settings, name)!r} to "
-                f"{getattr(changed, name)!r}"
-            )
-            origin[name] = "command line, at the resume"
-    resolved, kept = keep_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
-    resolved, backend = keep_backend(
-        resolved, manifest, select_runtime(resolved.settings.device)[0].name
-    )
-    notes += [*kept, *backend]
-    return resolved, checkpoint, run_dir, notes
-
-
-def run_of(checkpoint: Path) -> Path | None:
-    """The run directory that ``checkpoint`` lies in, below ``checkpoints/`` or as a dump."""
-    whole = checkpoint if len(checkpoint.parts) > 2 else checkpoint.resolve()
-    run_dir = whole.parent.parent
-    return run_dir if (run_dir / CONFIG).exists() else None
-
-
-def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest undamaged checkpoint of a run directory, or ``path`` itself if it is a checkpoint.
-
-    Returns its path, its manifest, and a note on every one that was passed over.
-    """
-    if not path.is_dir():
-        raise UsageError(f"nothing to resume at {path}: there is no such directory.")
-    if (path / MANIFEST).exists():
-        path = path.resolve() if path.is_symlink() else path
-        return path, verify(path), []
-    folder = checkpoints_of(path)
-    checkpoint, manifest, notes = newest_good(folder)
-    if checkpoint is not None:
-        return checkpoint, manifest, notes
-    if notes:
-        raise UserError(
-            f"no checkpoint in {folder} can be used. {' '.join(notes)} To start from the beginning, choose "
-            "another --run-dir."
-        )
-    if (path / CONFIG).exists():
-        raise UsageError(
-            f"nothing to resume at {path}: the run there has no checkpoint yet. Give the command that "
-            f"started it again, with --run-dir {path} --resume auto."
-        )
-    raise UsageError(
-        f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
-        "below checkpoints/."
-    )
+    path = Path(str(settings.run_dir))
+    if several and (world.rank if world else settings.rank) != 0:
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    if world is not None and world.attempt and (path / CONFIG).exists():
+        return path  # made before the failure
+    return create_run_dir(resolved)
 
 
 def _nodes(settings: TrainSettings) -> Nodes:

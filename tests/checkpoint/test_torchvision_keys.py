@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.tree import tree_leaves

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.count import count_params
 from shufflenet_fn.model.variables import init

@@ -1,23 +1,30 @@
-"""Which tensors of a train state go into which file, and how the state comes out of them again."""
+"""Split a train state into the files of a checkpoint, and restore it from them.
+
+States of torch's random generators are saved too. Training draws nothing from them: order and augmentation
+depend on (seed, epoch, sample) alone. A user's own loss, optimizer or primitive may. All ranks start with
+equal generators and draw alike, so rank 0's are every rank's.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.format import EMA, GENERATORS, STATE, WEIGHTS
-from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import tree_paths, tree_unflatten
+from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
 Tensors = Mapping[str, Tensor]
+_CPU: Final = "cpu"
 
 
 def tensors_of(
@@ -98,3 +105,16 @@ def _variables_from(tensors: Tensors, config: ShuffleNetConfig, like: Variables)
     new = dict(tree_paths(loaded))
     matched = [new[path].to(device=old.device, dtype=old.dtype) for path, old in tree_paths(like)]
     return tree_unflatten(like, matched)
+
+
+def generator_states(runtime: Runtime) -> dict[str, Tensor]:
+    """The state of the CPU's default generator and of the current device's, uint8 CPU tensors by device."""
+    return {_CPU: torch.get_rng_state(), runtime.name: runtime.rng_state()}
+
+
+def restore_generators(states: Mapping[str, Tensor], runtime: Runtime) -> None:
+    """Put back what ``generator_states`` gave. That of a device of another kind has no place here."""
+    if _CPU in states:
+        torch.set_rng_state(states[_CPU])
+    if runtime.name in states:
+        runtime.set_rng_state(states[runtime.name])

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Union
 
-from shufflenet_fn.checkpoint.disk import Disk
+from shufflenet_fn.io import Disk
 
 
 class Operation(NamedTuple):

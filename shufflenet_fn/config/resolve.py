@@ -51,24 +51,27 @@ def resolve(
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
     settings = checked(TrainSettings(**values))
-    if "opt_level" in given and not settings.amp:
+    if settings.opt_level != TrainSettings.opt_level and not settings.amp:
         raise UsageError(
             f"--opt-level {settings.opt_level} has an effect only with --amp. Add --amp, or say "
             f"--precision {settings.opt_level}."
         )
-    if "max_bad" in given and settings.on_bad_image != "skip":
+    if settings.max_bad != TrainSettings.max_bad and settings.on_bad_image != "skip":
         raise UsageError(
             f"--max-bad {settings.max_bad} has an effect only with --on-bad-image skip. Add that, or "
             "drop this."
         )
     for name in ("rand_ops", "rand_magnitude"):
-        if name in given and settings.auto_augment != "rand":
+        value = getattr(settings, name)
+        if value != getattr(TrainSettings, name) and settings.auto_augment != "rand":
             raise UsageError(
-                f"--{name.replace('_', '-')} {given[name]} has an effect only with --auto-augment rand, and "
+                f"--{name.replace('_', '-')} {value} has an effect only with --auto-augment rand, and "
                 f"it is {settings.auto_augment}. Add that, or drop this."
             )
-    # A preset's warm-up may be longer than a trial of it: only what was typed is a mistake.
-    if "warm_up_epochs" in given and 0 < settings.epochs <= settings.warm_up_epochs:
+    # A preset's warm-up may be longer than a trial of it: then the plan warns.
+    recipe = get_preset(preset).values if preset else {}
+    usual = recipe.get("warm_up_epochs", TrainSettings.warm_up_epochs)
+    if settings.warm_up_epochs != usual and 0 < settings.epochs <= settings.warm_up_epochs:
         raise UsageError(
             f"--warm-up-epochs {settings.warm_up_epochs} leaves nothing of --epochs {settings.epochs}. "
             "Make it smaller than the number of epochs."
@@ -81,6 +84,8 @@ def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
     settled = dict(layer)
     if layer.get("precision"):
         settled.setdefault("amp", False)
+        if not settled["amp"]:  # the level of a preset's or config file's amp
+            settled.setdefault("opt_level", TrainSettings.opt_level)
     elif layer.get("amp"):
         settled.setdefault("precision", None)
     if layer.get("devices"):

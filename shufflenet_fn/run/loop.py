@@ -11,8 +11,6 @@ import torch
 
 from shufflenet_fn.config.derived import precision_name
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.data.packed.read import PackedSplit
-from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.distributed.board import Phase, open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.world import World
@@ -32,7 +30,6 @@ from shufflenet_fn.run.events import (
     RunFinished,
     RunStarted,
     StepDone,
-    StepTimes,
 )
 from shufflenet_fn.run.plan import Job
 from shufflenet_fn.run.reporting import (
@@ -46,13 +43,12 @@ from shufflenet_fn.run.reporting import (
 from shufflenet_fn.run.same_everywhere import check_same_data
 from shufflenet_fn.run.saving import Costs, Progress, Saver, Taken
 from shufflenet_fn.run.stopping import Stopped, Stopping
-from shufflenet_fn.run.timing import VERDICT_STEPS, EpochMeter, TimedStep, profiled
+from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
 from shufflenet_fn.run.training import Training, build_training, training_batches
 from shufflenet_fn.run.transfer import READ_BACK, ReadBack, ReadBacks
-from shufflenet_fn.run.verdict import Reading, Storage, Verdict, verdict
+from shufflenet_fn.run.verdict import judge, judge_all
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import no_flags
-from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 
 def train(
@@ -72,6 +68,7 @@ def train(
     Raises:
         UserError: the run cannot go on; the message says why and what to do.
     """
+    # ------------------------------------------------------------------------------------- build
     settings = job.settings
     started = time.time()
     stopping = stopping or Stopping(open_place(None, 0))
@@ -79,6 +76,8 @@ def train(
     for warning in check_same_data(run.identity, world):
         reporter.warning(warning)
     check_equal_on_all_ranks(run.state, world, "the initial state")
+
+    # ------------------------------------------------------------------- report what was decided
     first = int(run.state.step)
     total = settings.epochs * run.steps_per_epoch
     stop = min(total, settings.max_steps or total)
@@ -97,6 +96,8 @@ def train(
                 facts=run_facts(job, run.config, run.global_batch, run.threads, len(run.train_set)),
             )
         )
+
+    # ------------------------------------------------------------------------------------- train
     fps: list[float] = []
     with (
         Saver(run, disk or RealDisk()) as saver,
@@ -116,6 +117,7 @@ def train(
         ) as batches,
     ):
         step, evaluated = first, NOT_EVALUATED
+        # A run that was stopped between an epoch and its evaluation does that first.
         if owes_evaluation(run, first):
             epoch = first // run.steps_per_epoch - 1
             evaluated = evaluate_epoch(run, stopping, epoch)
@@ -123,12 +125,14 @@ def train(
             if evaluated.left:
                 return stop_here(run, saver, stopping, first)
         while step < stop:
+            # One epoch, or what is left of it.
             epoch = step // run.steps_per_epoch
             steps = range(step, min(stop, (epoch + 1) * run.steps_per_epoch))
             meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
             if meter.fps is not None:
                 fps.append(meter.fps)
             _say_replaced(run)
+            # Evaluate if it is due, then save.
             unfinished = meter.sums if step % run.steps_per_epoch else None
             due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
             evaluated = NOT_EVALUATED
@@ -152,44 +156,7 @@ def _say_replaced(run: Training) -> None:
         run.reporter.warning(line)
 
 
-def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
-    assert run.last is not None
-    if run.world.is_main and not costs.written:
-        # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
-        kept = kept_results(run.job.run_dir, int(run.state.step))
-        if kept is not None:
-            run.reporter.note("the run is done and its results are there: nothing is left to do")
-            run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
-            return kept._asdict()
-    memory, judged = run.runtime.memory(), judge_all(run)
-    results = Results(
-        name=f"{run.world.size}p-{run.job.device.upper()}",
-        arch=run.job.settings.arch,
-        accuracy1=run.last.accuracy1,
-        accuracy5=run.last.accuracy5,
-        loss=run.last.loss,
-        num_images=run.last.num_images,
-        best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
-        best_epoch=run.best.epoch + 1 if run.best else 0,
-        fps=sum(fps) / len(fps) if fps else None,
-        epochs=run.job.settings.epochs,
-        steps=int(run.state.step),
-        precision=precision_name(run.job.settings),
-        torch_version=torch.__version__,
-        seconds=time.time() - started,
-        memory_peak_bytes=memory.peak,
-        memory_reserved_bytes=memory.reserved,
-        memory_total_bytes=memory.total,
-        step_seconds=run.waits.mean_times._asdict() if judged else None,
-        verdict=judged._asdict() if judged else None,
-        checkpoints=costs._asdict(),
-    )
-    if run.world.is_main:
-        table, notes = write_results(run.job.run_dir, results)
-        for note in notes:
-            run.reporter.note(note)
-        run.reporter.event(RunFinished(results._asdict(), table))
-    return results._asdict()
+# -------------------------------------------------------------------------------------- one epoch
 
 
 class Trained(NamedTuple):
@@ -228,8 +195,8 @@ def train_epoch(
     Args:
         run: what to train with.
         saver: given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
-        stopping: asked with each step. The wish of one rank travels with the gradients, so all ranks read it
-            back after the same step, and leave the epoch there.
+        stopping: asked with each step. A stop request is reduced together with the gradients, so every rank
+            stops after the same step.
         batches: the loader, standing at the first of ``steps``.
         epoch: its number, from 0.
         steps: steps to take.
@@ -247,18 +214,22 @@ def train_epoch(
     asking = quiet._replace(stop=quiet.stop + 1)
     stopped = False
     for step in steps:
+        # Fetch a batch and bring it to the device.
         stopping.step_begins(step)
         run.clock.start()
         batch: Batch = next(batches)
         run.clock.fed()
         examples = run.feed(batch)
         run.clock.uploaded()
+        # Forward, backward, update. A stop request is reduced together with the gradients.
         flags = asking if stopping.asked() else quiet
         before = run.state
         run.state, metrics, flags_out = run.train_step(before, examples, flags)
+        # Read the metrics of an earlier step, so that the host does not wait for this one.
         if len(pending) == READ_BACK:
             stopped = _read_back(run, saver, stopping, meter, pending.popleft(), epoch, steps, stop)
         numbers = read_backs.start(*metrics, *flags_out)
+        # Take a snapshot for a checkpoint within the epoch.
         due = every and (step + 1) % every == 0 and step != steps[-1]
         taken = saver.take(step + 1) if due else None
         saver.report()
@@ -268,6 +239,8 @@ def train_epoch(
         del before, kept
         if stopped:
             break
+
+    # The epoch is over: read back what is still pending.
     end = pending[-1].step + 1
     while pending:
         done = pending.popleft()
@@ -282,6 +255,9 @@ def train_epoch(
             EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
         )
     return Trained(meter, end, stopped)
+
+
+# -------------------------------------------------------------------------------- after each step
 
 
 def _read_back(
@@ -345,44 +321,7 @@ def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
     return Progress(epoch, meter.sums, evaluated=False)
 
 
-def judge(run: Training, times: StepTimes) -> None:
-    """Count a step; after ``VERDICT_STEPS`` measured ones report the verdict. Called alike on all ranks."""
-    run.waits.add(times)
-    if run.verdict is None and run.waits.steps == VERDICT_STEPS:
-        run.verdict = _verdict(run)
-        if run.world.is_main:
-            run.reporter.note(f"after {VERDICT_STEPS} steps: {run.verdict.text}")
-
-
-def judge_all(run: Training) -> Verdict | None:
-    """The verdict on all steps of this start; ``None`` if none was measured. Called alike on all ranks."""
-    if run.waits.steps == 0:
-        return None
-    before, run.verdict = run.verdict, _verdict(run)
-    if run.world.is_main and (before is None or before.kind != run.verdict.kind):
-        run.reporter.note(f"over all {run.verdict.steps} steps: {run.verdict.text}")
-    return run.verdict
-
-
-def storage_of(samples: Samples) -> Storage:
-    """How ``samples`` are stored."""
-    if not isinstance(samples, PackedSplit):
-        return "files"
-    return "packed pixels" if samples.raw else "packed JPEG"
-
-
-def _verdict(run: Training) -> Verdict:
-    # The rank that waits least in the collective is the one that the others wait for.
-    times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
-    reading = Reading(
-        batch_size=run.global_batch // run.world.size,
-        threads=run.threads,
-        cores=max(1, usable_cores() // run.world.local_size),
-        devices=run.world.local_size,
-        storage=storage_of(run.train_set),
-        accelerator=run.device.type != "cpu",
-    )
-    return verdict(times, run.waits.steps, reading)
+# ---------------------------------------------------------------------------------- save and stop
 
 
 def save(
@@ -407,3 +346,46 @@ def stop_here(run: Training, saver: Saver, stopping: Stopping, step: int) -> Sto
         reasons = gather(stopping.reason, run.world)
     known = [reason for reason in reasons if reason is not None]
     return Stopped(step, known[0] if known else "another rank", run.job.run_dir)
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
+    assert run.last is not None
+    if run.world.is_main and not costs.written:
+        # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
+        kept = kept_results(run.job.run_dir, int(run.state.step))
+        if kept is not None:
+            run.reporter.note("the run is done and its results are there: nothing is left to do")
+            run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
+            return kept._asdict()
+    memory, judged = run.runtime.memory(), judge_all(run)
+    results = Results(
+        name=f"{run.world.size}p-{run.job.device.upper()}",
+        arch=run.job.settings.arch,
+        accuracy1=run.last.accuracy1,
+        accuracy5=run.last.accuracy5,
+        loss=run.last.loss,
+        num_images=run.last.num_images,
+        best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
+        best_epoch=run.best.epoch + 1 if run.best else 0,
+        fps=sum(fps) / len(fps) if fps else None,
+        epochs=run.job.settings.epochs,
+        steps=int(run.state.step),
+        precision=precision_name(run.job.settings),
+        torch_version=torch.__version__,
+        seconds=time.time() - started,
+        memory_peak_bytes=memory.peak,
+        memory_reserved_bytes=memory.reserved,
+        memory_total_bytes=memory.total,
+        step_seconds=run.waits.mean_times._asdict() if judged else None,
+        verdict=judged._asdict() if judged else None,
+        checkpoints=costs._asdict(),
+    )
+    if run.world.is_main:
+        table, notes = write_results(run.job.run_dir, results)
+        for note in notes:
+            run.reporter.note(note)
+        run.reporter.event(RunFinished(results._asdict(), table))
+    return results._asdict()

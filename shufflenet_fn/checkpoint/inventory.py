@@ -6,7 +6,6 @@ them: the newest checkpoint that verifies is taken.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,15 @@ from shufflenet_fn.checkpoint.format import (
 )
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
-from shufflenet_fn.io import Disk, RealDisk, parse_json, read_regular, remove_tree, replace_file
+from shufflenet_fn.io import (
+    Disk,
+    RealDisk,
+    parse_json,
+    read_regular,
+    remove_tree,
+    replace_file,
+    to_json,
+)
 from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -107,7 +114,7 @@ def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content 
 
 def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
     """Make ``folder/name.json`` name ``checkpoint``, atomically."""
-    content = json.dumps({"checkpoint": checkpoint.name}).encode()
+    content = to_json({"checkpoint": checkpoint.name}).encode()
     try:
         replace_file(folder / f"{name}.json", content, disk=disk)
     except OSError as error:

@@ -67,7 +67,10 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 def verify(checkpoint: Path) -> dict[str, Any]:
     """Return the manifest of an undamaged checkpoint. Raises as ``read_checkpoint``."""
-    return read_checkpoint(checkpoint).manifest
+    manifest, stored = _manifest(checkpoint)
+    for name, file in stored.items():
+        _tensors(checkpoint, name, file)  # one file in memory at a time
+    return manifest
 
 
 def read_checkpoint(checkpoint: Path) -> Content:

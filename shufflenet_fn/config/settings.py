@@ -467,7 +467,7 @@ class TrainSettings:
     hang_timeout: float = option(
         600.0,
         "--hang-timeout",
-        help="Seconds without progress after which a process hangs, and the run ends.",
+        help="Abort the run when a rank makes no progress for this many seconds.",
         panel=_RUN,
         above=0,
     )

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.io import replace_file
+from shufflenet_fn.io import replace_file, to_json
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run.directory import version_of
 from shufflenet_fn_backends.names import BACKEND_NAMES, STATS_IN_STEP
@@ -90,7 +90,7 @@ def keep(case: StepCase, kept: Kept) -> Path:
         UserError: the folder of caches cannot be written.
     """
     path = _path(case)
-    text = json.dumps({"format": FORMAT, "case": case._asdict(), **kept._asdict()}, indent=2)
+    text = to_json({"format": FORMAT, "case": case._asdict(), **kept._asdict()}, indent=2)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, f"{text}\n".encode())

@@ -67,10 +67,10 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass
 class Training:
-    """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
+    """What the loop works with. The loop replaces ``state`` and ``best``.
 
-    ``state`` is as steps take it fastest: in the channel order of ``backend``, which is physical where it
-    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree.
+    ``state`` is kept in the layout that trains fastest: in the backend's channel order, and flattened into a
+    few buffers on devices where kernel launches are expensive. ``plain_state`` is the state as a tree.
     """
 
     job: Job

@@ -35,18 +35,18 @@ class Snapshot:
         self._state, self._slot, self._slots = state, slot, slots
 
     def state(self) -> TrainState:
-        """The state on the host; waits until the device has copied it, and for nothing queued later."""
+        """Return the state on the host. Waits for its copy, not for work that was queued later."""
         if self._slot.event is not None:
             self._slot.event.synchronize()
         return self._state
 
     def release(self) -> None:
-        """Let its memory be used for another snapshot."""
+        """Free its memory for another snapshot."""
         self._slots.put(self._slot)
 
 
 class Snapshots:
-    """Takes snapshots of states like ``like``.
+    """Take snapshots of states like ``like``.
 
     A state is never changed in place, so on the CPU a snapshot is the state itself. From an accelerator it
     is copied to page-locked memory by the device, behind the steps that are queued and before those to
@@ -65,7 +65,7 @@ class Snapshots:
             self._free.put(slot)
 
     def take(self, state: TrainState) -> Snapshot:
-        """``state`` as it is now. Waits while ``SLOTS`` snapshots are not released."""
+        """Return a snapshot of ``state``. Waits while ``SLOTS`` snapshots are not released."""
         slot = self._free.get()
         if slot.event is None:
             return Snapshot(state, slot, self._free)
@@ -85,7 +85,7 @@ def _host_for(leaf: Tensor) -> Tensor | None:
 
 
 class Writer:
-    """Does tasks in the order given, in a thread of its own.
+    """Run tasks in the order given, in a separate thread.
 
     How many may wait is bounded by who submits (``Snapshots`` has two places). After a task has failed no
     other is done: its error is raised by each ``check``, ``submit`` and ``drain`` from then on, so it is
@@ -104,29 +104,29 @@ class Writer:
         self._thread.start()
 
     def submit(self, task: Task) -> None:
-        """Have ``task`` done when those before it are. Raises what an earlier one raised."""
+        """Queue ``task``. Raises the error of an earlier task."""
         self.check()
         self._tasks.put(lambda: None if self._error else task())
 
     @property
     def error(self) -> BaseException | None:
-        """That of a task that failed."""
+        """The error of a failed task, if there is one."""
         return self._error
 
     def check(self) -> None:
-        """Raise the error of a task that failed."""
+        """Raise the error of a failed task."""
         if self._error is not None:
             raise self._error
 
     def drain(self) -> None:
-        """Wait until every task is done. Raises what one of them raised."""
+        """Wait until all tasks are done. Raises the error of a failed task."""
         done = threading.Event()
         self._tasks.put(done.set)
         done.wait()
         self.check()
 
     def close(self, timeout_s: float | None = None) -> bool:
-        """End the thread once what was submitted is done; False if it is not by then. Raises nothing."""
+        """End the thread after the queued tasks. Returns False if they take longer. Raises nothing."""
         self._tasks.put(None)
         self._thread.join(timeout_s)
         return not self._thread.is_alive()

@@ -54,7 +54,7 @@ class TensorFacts(NamedTuple):
 
 
 def list_checkpoints(run_dir: Path) -> list[Listed]:
-    """Every checkpoint of a run, oldest first, each of them verified.
+    """Return every checkpoint of a run, oldest first, each of them verified.
 
     Raises:
         UsageError: there is no such run.
@@ -140,7 +140,7 @@ class ValueDifference(NamedTuple):
 
 
 class TensorDifference(NamedTuple):
-    """A tensor that is not the same. ``how``: ``missing in the first`` and the like, or ``values``.
+    """A tensor that differs. ``how``: ``missing in the first`` and the like, or ``values``.
 
     ``largest``: largest absolute difference of a value, NaN where only one has a NaN; ``None`` if they
     cannot be compared. ``elements``: how many differ.
@@ -162,12 +162,12 @@ class Comparison(NamedTuple):
 
     @property
     def identical(self) -> bool:
-        """Every tensor is in both, with the same bytes."""
+        """Whether all tensors are in both, with the same bytes."""
         return not self.different
 
 
 def compare(first: Content, second: Content) -> Comparison:
-    """What is different between two checkpoints, both read and so verified."""
+    """Return the differences between two checkpoints."""
     left, right = (_flat_tensors(content) for content in (first, second))
     keys = sorted(left.keys() | right.keys())
     different = [

@@ -46,7 +46,7 @@ class Retention(NamedTuple):
 
 
 def checkpoints_of(run_dir: Path) -> Path:
-    """The folder of a run's checkpoints.
+    """Return the folder of a run's checkpoints.
 
     Raises:
         UserError: it is a symbolic link out of the run directory, where nothing is to be read or removed.
@@ -62,7 +62,7 @@ def checkpoints_of(run_dir: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints below ``folder``, newest step first, good or not. Symbolic links are none.
+    """Return all checkpoints in ``folder``, newest step first, good or not, without symbolic links.
 
     Raises:
         UserError: the folder cannot be read.
@@ -76,14 +76,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def links(folder: Path) -> list[Path]:
-    """What is named like a checkpoint below ``folder``, and is a symbolic link."""
+    """Return the symbolic links in ``folder`` that are named like checkpoints."""
     return sorted(
         path for path in _entries(folder) if step_of(path.name) is not None and path.is_symlink()
     )
 
 
 def lies_in(folder: Path, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` lies in ``folder``, under whatever name and however its path is written."""
+    """Return whether ``checkpoint`` lies in ``folder``, under any name."""
     return checkpoint.resolve().parent == folder.resolve()
 
 
@@ -113,7 +113,7 @@ def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content 
 
 
 def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
-    """Make ``folder/name.json`` name ``checkpoint``, atomically."""
+    """Point ``folder/name.json`` to ``checkpoint``, atomically."""
     content = to_json({"checkpoint": checkpoint.name}).encode()
     try:
         replace_file(folder / f"{name}.json", content, disk=disk)
@@ -125,7 +125,7 @@ def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = N
 
 
 def pointed_to(folder: Path, name: str) -> Path | None:
-    """The checkpoint that ``folder/name.json`` names; ``None`` if there is none, or not in ``folder``."""
+    """Return the checkpoint that ``folder/name.json`` points to; ``None`` if there is none in ``folder``."""
     try:
         pointer = parse_json(read_regular(folder / f"{name}.json", limit=4096))
         named = pointer["checkpoint"]
@@ -141,7 +141,7 @@ def pointed_to(folder: Path, name: str) -> Path | None:
 
 
 def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> None:
-    """Remove what ``retention`` does not keep. What cannot be read is neither counted nor removed.
+    """Remove what ``retention`` does not keep. Unreadable checkpoints are neither counted nor removed.
 
     Raises:
         UserError: a checkpoint cannot be removed.
@@ -173,7 +173,7 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
 
 
 def tidy(folder: Path, *, disk: Disk | None = None) -> None:
-    """Put in order what a killed process left half done. Only for the one who holds the run."""
+    """Clean up what a killed process left behind. The caller must hold the lock of the run."""
     disk = disk or RealDisk()
     if not folder.is_dir():
         return
@@ -193,7 +193,7 @@ def tidy(folder: Path, *, disk: Disk | None = None) -> None:
 
 
 def accuracy(manifest: dict[str, Any]) -> float | None:
-    """Top-1 accuracy of a checkpoint's weights; ``None`` where they were not evaluated."""
+    """Return the top-1 accuracy of a checkpoint's weights; ``None`` if they were not evaluated."""
     match manifest.get("scores"):
         case {"accuracy1": float(value) | int(value)} if 0 <= value <= 100:
             return float(value)

@@ -30,7 +30,7 @@ _CPU: Final = "cpu"
 def tensors_of(
     config: ShuffleNetConfig, state: TrainState, generators: Tensors
 ) -> dict[str, Tensors]:
-    """Tensors by file and name. ``state`` must be in logical channel order, torchvision's."""
+    """Return the tensors of ``state`` by file and name. ``state`` must be in logical channel order."""
     step = int(state.step)
     files: dict[str, Tensors] = {
         WEIGHTS: to_torchvision(state.variables, config, num_batches_tracked=step),
@@ -46,7 +46,7 @@ def tensors_of(
 def state_from(
     files: Mapping[str, Tensors], config: ShuffleNetConfig, like: TrainState, checkpoint: Path
 ) -> TrainState:
-    """The state in ``files``, with the structure and on the device of ``like``.
+    """Return the state in ``files``, with the structure and on the device of ``like``.
 
     Raises:
         UsageError: ``checkpoint``, which they are from, was written with other settings (say, without EMA).
@@ -87,7 +87,7 @@ def state_from(
 
 
 def contiguous_on_cpu(tensors: Tensors) -> dict[str, Tensor]:
-    """A fresh contiguous copy of each: safetensors refuses other layouts and shared storage."""
+    """Return contiguous copies: safetensors refuses other layouts and shared storage."""
     return {
         name: tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -108,12 +108,12 @@ def _variables_from(tensors: Tensors, config: ShuffleNetConfig, like: Variables)
 
 
 def generator_states(runtime: Runtime) -> dict[str, Tensor]:
-    """The state of the CPU's default generator and of the current device's, uint8 CPU tensors by device."""
+    """Return the states of the default generators of the CPU and the current device, by device."""
     return {_CPU: torch.get_rng_state(), runtime.name: runtime.rng_state()}
 
 
 def restore_generators(states: Mapping[str, Tensor], runtime: Runtime) -> None:
-    """Put back what ``generator_states`` gave. That of a device of another kind has no place here."""
+    """Restore what ``generator_states`` returned, except for devices of another kind."""
     if _CPU in states:
         torch.set_rng_state(states[_CPU])
     if runtime.name in states:

@@ -25,7 +25,7 @@ _TRACKED: Final = "num_batches_tracked"
 
 
 def from_torchvision(state_dict: Mapping[str, Tensor], config: ShuffleNetConfig) -> Variables:
-    """Variables with the values of ``state_dict``.
+    """Return variables with the values of ``state_dict``.
 
     Dropped: the ``module.`` prefix of ``DistributedDataParallel``, ``num_batches_tracked``, and the
     shuffle-index buffers of old Ascend checkpoints. dtypes are kept; tensors are contiguous copies.
@@ -51,7 +51,7 @@ def from_torchvision(state_dict: Mapping[str, Tensor], config: ShuffleNetConfig)
 def to_torchvision(
     variables: Variables, config: ShuffleNetConfig, *, num_batches_tracked: int = 0
 ) -> dict[str, Tensor]:
-    """A ``state_dict`` that ``torchvision.models.shufflenet_v2_*`` loads with ``strict=True``.
+    """Return a ``state_dict`` that ``torchvision.models.shufflenet_v2_*`` loads with ``strict=True``.
 
     Tensors are contiguous, on the device they are on, and not shared with ``variables``.
     """

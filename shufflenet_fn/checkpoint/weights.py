@@ -26,7 +26,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The ``state_dict`` in a file or checkpoint folder, on the CPU.
+    """Return the ``state_dict`` in a file or checkpoint folder, on the CPU.
 
     A run directory gives its best checkpoint. A checkpoint folder gives its averaged weights if it has
     them. A ``.pth``, ``.pt`` or ``.pth.tar`` may hold the ``state_dict`` itself or a dict with it under

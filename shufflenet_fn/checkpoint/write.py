@@ -97,7 +97,7 @@ def write_checkpoint(
 
 
 def retire(disk: Disk, checkpoint: Path) -> None:
-    """Remove a checkpoint, if it is there, such that half of it is never taken for one."""
+    """Remove a checkpoint, if it exists. A crash never leaves half of it behind as a checkpoint."""
     if checkpoint.exists():
         aside = checkpoint.with_name(f".{checkpoint.name}.removed")
         _discard(disk, aside)

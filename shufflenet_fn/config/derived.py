@@ -13,12 +13,12 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 def eval_resize(image_size: int, given: int | None) -> int:
-    """Short side before the evaluation crop: as given, or in the paper's proportion of 256 to 224."""
+    """Return the short side before the evaluation crop: as given, or 256/224 of the crop."""
     return given or math.ceil(image_size * 256 / 224)
 
 
 def num_classes_of(settings: TrainSettings, train: Samples) -> int:
-    """Width of the classifier: as asked for, else the number of classes in the data."""
+    """Return the width of the classifier: as asked for, else the number of classes in the data."""
     found = len(train.classes)
     if settings.num_classes is None:
         return found
@@ -39,12 +39,12 @@ def passes(settings: TrainSettings, world_size: int) -> int:
 
 
 def global_batch(settings: TrainSettings, world_size: int) -> int:
-    """Images per update, over all devices."""
+    """Return the images per update, over all devices."""
     return settings.batch_size * passes(settings, world_size)
 
 
 def lanes_of(settings: TrainSettings, world_size: int) -> int:
-    """Equal parts that every global batch is computed in, over all devices.
+    """Return into how many equal parts a global batch is split, over all devices.
 
     Each is normalised with statistics of its own, so what an update computes depends on this number and, up
     to the order of sums, not on how many devices share the parts. A resume keeps it.
@@ -74,7 +74,7 @@ def lanes_of(settings: TrainSettings, world_size: int) -> int:
 
 
 def lanes_per_device(settings: TrainSettings, world_size: int) -> int:
-    """Lanes that each device computes, one after the other. Raises as ``lanes_of``."""
+    """Return how many lanes each device computes, one after the other. Raises as ``lanes_of``."""
     return lanes_of(settings, world_size) // world_size
 
 
@@ -87,7 +87,7 @@ def _next_multiple(number: int, of: int) -> int:
 
 
 def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:
-    """Updates in a row with a loss or gradient that is not finite, of which the last ends the run.
+    """Return after how many updates in a row with a loss or gradient that is not finite a run ends.
 
     ``--max-bad-steps``; if not given, many with a loss scale, which finds its value by such updates.
     """
@@ -113,7 +113,7 @@ def stats_in_kernel(settings: TrainSettings, runtime: Runtime) -> bool:
 
 
 def precision_name(settings: TrainSettings) -> str:
-    """The precision in effect: ``--precision``, or ``--opt-level`` with ``--amp``, or O0."""
+    """Return the precision in effect: ``--precision``, or ``--opt-level`` with ``--amp``, or O0."""
     if settings.precision:
         return settings.precision
     return settings.opt_level if settings.amp else "O0"

@@ -61,7 +61,7 @@ class Option:
 
 
 def option(default: Any, *flags: str, help: str, panel: str, **limits: Any) -> Any:
-    """A dataclass field that carries its ``Option``."""
+    """Return a dataclass field with its ``Option``."""
     return dataclasses.field(
         default=default, metadata={"option": Option(flags, help, panel, **limits)}
     )
@@ -79,7 +79,7 @@ class Declared:
 
 
 def declared(settings: type) -> Iterator[Declared]:
-    """The declarations of a settings dataclass, in order."""
+    """Yield the declarations of a settings dataclass, in order."""
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         arguments = [a for a in typing.get_args(hints[field.name]) if a is not type(None)]
@@ -94,7 +94,7 @@ def declared(settings: type) -> Iterator[Declared]:
 
 
 def convert(item: Declared, value: Any, source: str) -> Any:
-    """``value`` from a config file in the declared type.
+    """Return ``value`` from a config file in the declared type.
 
     Raises:
         UsageError: it is of another type.
@@ -127,7 +127,7 @@ _SLURM: Final = re.compile(r"(?:(\d+)-(?=\d+(?::\d{2}){0,2}$))?(\d+)(?::(\d{2}))
 
 
 def parse_duration(text: str, option: str) -> float:
-    """Seconds of ``90``, ``90s``, ``30m``, ``2h``, ``11h30m`` or, as Slurm writes it, ``1-12:00:00``.
+    """Return the seconds in ``90``, ``90s``, ``30m``, ``2h``, ``11h30m`` or, for Slurm, ``1-12:00:00``.
 
     Slurm's ``A:B`` is minutes and seconds, and ``D-A:B`` days, hours and minutes; but a number alone is
     seconds here, as everywhere else, and not minutes.

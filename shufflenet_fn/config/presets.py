@@ -117,7 +117,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
 
 
 def get_preset(name: str) -> Preset:
-    """The preset called ``name``.
+    """Return the preset called ``name``.
 
     Raises:
         UsageError: there is none; the message lists the valid ones.

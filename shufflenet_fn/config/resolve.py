@@ -29,7 +29,7 @@ class Resolved(NamedTuple):
 def resolve(
     given: Mapping[str, Any], *, preset: str | None = None, config_file: Path | None = None
 ) -> Resolved:
-    """Later ones win: defaults, preset, config file, ``given`` (the command line's explicit values).
+    """Combine defaults, preset, config file and ``given`` (from the command line); later ones win.
 
     A config file may name its preset under the key ``preset``.
 
@@ -80,7 +80,7 @@ def resolve(
 
 
 def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """``layer`` with what it implies: a precision switches off a lower layer's ``amp``, and so on."""
+    """Return ``layer`` with what it implies: a precision switches off a lower layer's ``amp``, and so on."""
     settled = dict(layer)
     if layer.get("precision"):
         settled.setdefault("amp", False)
@@ -94,7 +94,7 @@ def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Settings from a YAML or JSON file: a flat mapping, or a run's ``config.json``.
+    """Read settings from a YAML or JSON file: a flat mapping, or a run's ``config.json``.
 
     Raises:
         UsageError: it cannot be read, or has an unknown key or a value of the wrong type.
@@ -140,7 +140,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def checked(settings: TrainSettings) -> TrainSettings:
-    """``settings`` with derived values filled in, or a ``UsageError`` for what cannot be."""
+    """Check ``settings`` and return them with derived values filled in."""
     for item in declared(TrainSettings):
         item.option.check(item.name, getattr(settings, item.name))
     if settings.precision and settings.amp:

@@ -69,7 +69,7 @@ class Found(NamedTuple):
 def step_case(
     runtime: Runtime, *, arch: str, precision: str, batch_per_card: int, image_size: int
 ) -> StepCase:
-    """The case on this machine's devices; a precision by whatever name it was given."""
+    """Return the case of this machine's devices."""
     policy = get_policy(precision)
     return StepCase(
         device=runtime.name,
@@ -84,7 +84,7 @@ def step_case(
 
 
 def keep(case: StepCase, kept: Kept) -> Path:
-    """Write a result, in place of an earlier one of the same case.
+    """Write a result. It replaces an earlier one of the same case.
 
     Raises:
         UserError: the folder of caches cannot be written.
@@ -103,7 +103,7 @@ def keep(case: StepCase, kept: Kept) -> Path:
 
 
 def look_up(case: StepCase) -> Found:
-    """The kept result of this case; a damaged one, or one of other versions, is only named."""
+    """Return the kept result of this case. A damaged one, or one of other versions, is only mentioned."""
     try:
         path = _path(case)
     except DeviceError:  # no folder for caches, so nothing can have been kept

@@ -59,7 +59,7 @@ class InitialState(NamedTuple):
 
 
 def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
-    """The learning-rate schedule that ``--schedule`` names."""
+    """Return the learning-rate schedule that ``--schedule`` names."""
     base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warm_up_epochs
     total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
     match settings.schedule:
@@ -78,7 +78,7 @@ def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
 
 
 def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTransformation:
-    """SGD as the settings say, behind clipping if asked for."""
+    """Return SGD, after gradient clipping if that is set."""
     optimizer = sgd(
         schedule,
         momentum=settings.momentum,
@@ -92,7 +92,7 @@ def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTran
 
 
 def build_precision(settings: TrainSettings) -> tuple[Policy, LossScaling]:
-    """Policy and loss scaling; ``--loss-scale auto`` is dynamic where float16 is computed in."""
+    """Return policy and loss scaling; ``--loss-scale auto`` is dynamic if the computation is in float16."""
     policy = get_policy(precision_name(settings))
     if settings.loss_scale != "auto":
         return policy, parse_loss_scaling(settings.loss_scale)
@@ -100,7 +100,7 @@ def build_precision(settings: TrainSettings) -> tuple[Policy, LossScaling]:
 
 
 def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTransform]:
-    """Augmentation for training, resize and crop for evaluation."""
+    """Return the transforms of training and of evaluation."""
     size = settings.image_size
     return (
         TrainTransform(
@@ -117,7 +117,7 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
 def build_prepare(
     memory_format: torch.memory_format, device: torch.device, *, reuse: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """uint8 images to normalised float32 ones in the given layout, on the device.
+    """Return the function from uint8 images to normalised float32 ones in the given layout, on the device.
 
     With ``reuse`` they are valid until the next call (``device_ops.normalizer``).
     """
@@ -132,7 +132,7 @@ def build_predictor(
     policy: Policy,
     prepare: Callable[[Tensor], Tensor],
 ) -> Predictor:
-    """From variables, in the order that ``backend`` takes, to a function from loaded images to logits."""
+    """Return a function from variables, in the channel order of ``backend``, to a predictor of images."""
 
     def predictor(variables: Variables) -> Callable[[Tensor], Tensor]:
         predict = make_predictor(config, variables, backend=backend, policy=policy)
@@ -142,7 +142,7 @@ def build_predictor(
 
 
 def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
-    """The layout that ``--memory-format`` names; ``auto`` is the runtime's."""
+    """Return the layout that ``--memory-format`` names; ``auto`` is the runtime's."""
     named = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     return named.get(name, runtime.memory_format)
 
@@ -150,7 +150,7 @@ def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
 def build_variables(
     settings: TrainSettings, config: ShuffleNetConfig, policy: Policy, device: torch.device
 ) -> InitialVariables:
-    """Fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
+    """Return fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
     generator = torch.Generator().manual_seed(settings.seed)
     if settings.pretrained is None:
         variables, notes = init(config, generator), [f"weights: fresh, from seed {settings.seed}"]
@@ -168,7 +168,7 @@ def build_state(
     *,
     resume: Content | None,
 ) -> InitialState:
-    """What training starts from: the state in the checkpoint ``resume``, if there is one.
+    """Return the initial state: that of the checkpoint ``resume``, if there is one.
 
     It is on ``device``, in logical channel order.
 
@@ -194,7 +194,7 @@ def build_state(
 def load_pretrained(
     path: Path, config: ShuffleNetConfig, generator: torch.Generator
 ) -> InitialVariables:
-    """Weights from ``path``. A head of another width is replaced by a fresh one, and that is said."""
+    """Read weights from ``path``. A classifier of another width is replaced by a fresh one, with a note."""
     state_dict = read_state_dict(path)
     head = next((v for k, v in state_dict.items() if k.endswith("fc.weight")), None)
     width = config.num_classes if head is None else head.shape[0]
@@ -219,7 +219,7 @@ def _with_classes(config: ShuffleNetConfig, num_classes: int) -> ShuffleNetConfi
 
 
 def build_augmentation(settings: TrainSettings) -> SampleAugmentation:
-    """Policy and erasing as the settings say."""
+    """Return the augmentation that follows crop, jitter and flip."""
     policies: dict[str, AugmentPolicy] = {
         "trivial": TrivialAugmentWide(),
         "rand": RandAugment(settings.rand_ops, settings.rand_magnitude),
@@ -231,14 +231,14 @@ def build_augmentation(settings: TrainSettings) -> SampleAugmentation:
 
 
 def build_mixing(settings: TrainSettings) -> Mixing | None:
-    """mixup and cutmix as the settings say, ``None`` without either."""
+    """Return mixup and cutmix, ``None`` without either."""
     if settings.mixup == settings.cutmix == 0:
         return None
     return Mixing(mixup=settings.mixup, cutmix=settings.cutmix)
 
 
 def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Samples, Samples]:
-    """The training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
+    """Return the training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
     if settings.data is None:
         raise UsageError(
             "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "

@@ -81,7 +81,7 @@ def create_run_dir(resolved: Resolved) -> Path:
 
 
 def check_links(run_dir: Path) -> None:
-    """See that nothing in ``run_dir`` leads out of it, so that no file elsewhere is written.
+    """Check that no link in ``run_dir`` leads out of it, so that no file elsewhere is written.
 
     Raises:
         UserError: a symbolic link does.
@@ -115,7 +115,7 @@ def write_description(path: Path, resolved: Resolved, argv: Sequence[str]) -> No
 
 
 def environment() -> dict[str, Any]:
-    """Software versions and the machine, for bug reports and for comparing runs."""
+    """Return software versions and the machine, for bug reports and for comparing runs."""
     return {
         "python": sys.version.split()[0],
         "packages": {name: version_of(name) for name in _PACKAGES},
@@ -263,7 +263,7 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
 
 
 def _is_the_best(manifest: dict[str, Any]) -> bool:
-    """Whether a checkpoint is of the best evaluation up to itself."""
+    """Return whether a checkpoint had the best evaluation so far."""
     best, scores = manifest["best"], manifest["scores"]
     return bool(best and scores and best["epoch"] == manifest["epoch"])
 
@@ -277,7 +277,7 @@ def rewind(
     Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
     ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
     ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
-    What a killed process left half written is removed. Only for the one who holds the run.
+    What a killed process left half written is removed. The caller must hold the lock.
 
     Raises:
         UserError: the disk is full or not writable. What was there is still there.
@@ -321,7 +321,7 @@ def _rewind(
 
 
 def _mark(log: Path, step: int) -> None:
-    """Tell a reader of ``log`` where the run goes on, if there is one."""
+    """Add a line to ``log``, if there is one, that says where the run continues."""
     if not log.exists() or not log.stat().st_size:
         return
     with open(log, "rb") as written:

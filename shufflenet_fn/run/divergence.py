@@ -32,7 +32,7 @@ from shufflenet_fn_backends.support.errors import UserError
 
 
 def what_is_bad(loss: float, gradient: float, *, skipped: bool) -> str | None:
-    """What of a step is not finite, in words; ``None`` if all is.
+    """Return what of a step is not finite, in words; ``None`` if all is finite.
 
     Args:
         loss, gradient: as read back from the step's ``Metrics`` and ``Flags``, equal on all ranks.
@@ -83,7 +83,7 @@ def check_step(
 def diverged(
     run: Training, step: int, progress: Progress, before: TrainState, what: str
 ) -> UserError:
-    """The error for a run whose numbers are no longer any, once the step is dumped if that can be done."""
+    """Dump the step, if possible, and return the error of a run that has diverged."""
     try:
         dump = dump_step(run, step, progress, before, what)
     except UserError as error:
@@ -208,7 +208,7 @@ def _write(
 
 
 def _read_again(run: Training, step: int) -> Batch:
-    """The whole batch of ``step``, over all ranks."""
+    """Read the batch of ``step`` again, over all ranks."""
     with training_batches(run, World(), range(step, step + 1), threads=0) as batches:
         return next(batches)
 

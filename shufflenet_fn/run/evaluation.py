@@ -32,7 +32,7 @@ def evaluate(
     feed: Callable[[Batch], Examples],
     world: World,
 ) -> Scores:
-    """Scores over the shares of all ranks, from the first batch to the last: ``evaluate_or_leave``."""
+    """Return the scores over the shares of all ranks. See ``evaluate_or_leave``."""
     scores = evaluate_or_leave(predict, batches, feed=feed, world=world, leave=lambda: False)
     assert scores is not None
     return scores
@@ -47,7 +47,7 @@ def evaluate_or_leave(
     leave: Callable[[], bool],
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Scores | None:
-    """Scores over the shares of all ranks; ``None`` on all of them if one has left before its end.
+    """Return the scores over the shares of all ranks; ``None`` on all of them if one has left early.
 
     ``predict`` is from a batch's images, on the device, to logits. ``batches`` is this rank's share
     (``eval_loader``), and ``feed`` brings each of them to the device (``uploading.Feed``).
@@ -95,12 +95,12 @@ NOT_EVALUATED: Final = Evaluation()
 
 
 def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
-    """The original's rule: every ``eval_freq`` epochs, the last one, and all in the last tenth."""
+    """Return whether an epoch is evaluated: every ``eval_freq``-th, the last, and all in the last tenth."""
     return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
 
 
 def owes_evaluation(run: Training, first: int) -> bool:
-    """Whether the run, which goes on at step ``first``, was stopped between an epoch and its evaluation."""
+    """Return whether the run was stopped between the epoch that ends at ``first`` and its evaluation."""
     if run.job.resume is None or first == 0 or first % run.steps_per_epoch:
         return False
     settings, epoch = run.job.settings, first // run.steps_per_epoch - 1
@@ -112,7 +112,7 @@ def owes_evaluation(run: Training, first: int) -> bool:
 def evaluate_epoch(
     run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True
 ) -> Evaluation:
-    """Evaluate raw and, if kept, averaged weights; whether the latter (else the former) are the best.
+    """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
 
     One that only the end of this start has caused is not ``in_turn``, and never the best: a run that goes on
     later must not be another one for it. Nothing is said of one that was left: it will be done again.

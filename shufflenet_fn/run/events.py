@@ -124,16 +124,16 @@ Event = RunStarted | StepDone | EpochTrained | Evaluated | CheckpointSaved | Run
 
 
 class Reporter(Protocol):
-    """Somebody who watches a run. Called on rank 0 only."""
+    """Receives the events of a run, on rank 0 only."""
 
     def event(self, event: Event) -> None:
-        """Something happened."""
+        """Receive an event."""
 
     def note(self, text: str) -> None:
-        """A line for the user: a choice that was made, a file that was skipped."""
+        """Receive a line for the user: a choice that was made, a file that was skipped."""
 
     def warning(self, text: str) -> None:
-        """A line that the user should not miss."""
+        """Receive a line that the user should not miss."""
 
 
 class Reporters:
@@ -156,7 +156,7 @@ class Reporters:
 
 
 def event_lines(event: Event, *, device: str, steps_per_epoch: int) -> list[str]:
-    """The lines for ``event``. ``device`` is the kind of device, shown as the original's ``npu id``."""
+    """Return the lines for ``event``. ``device``: the kind, shown as the original's ``npu id``."""
     tag = f"[{device} id: 0 ]"
     match event:
         case RunStarted():
@@ -196,7 +196,7 @@ def event_lines(event: Event, *, device: str, steps_per_epoch: int) -> list[str]
 
 
 def split_text(times: StepTimes) -> str:
-    """Where the time of a step went, in percent."""
+    """Return where the time of a step went, in percent."""
     total = times.total or 1.0
     return (
         f"Data {100 * times.data / total:.0f}% Upload {100 * times.upload / total:.0f}% "

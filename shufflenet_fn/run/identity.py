@@ -53,7 +53,7 @@ def identity_of(
     image_reader: str,
     train_set: Samples,
 ) -> dict[str, Any]:
-    """The record of this start; JSON values by name.
+    """Return what decides the bytes of this start; JSON values by name.
 
     Args:
         runtime: of the device.
@@ -93,7 +93,7 @@ def identity_of(
 
 
 def compare(stored: Mapping[str, Any], now: Mapping[str, Any], *, bn_stats: str) -> list[str]:
-    """What is no longer as it was, one line for each consequence.
+    """Return what has changed, one line for each consequence.
 
     Args:
         stored, now: ``identity_of`` when the checkpoint was written, and now.

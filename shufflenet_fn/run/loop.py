@@ -160,7 +160,7 @@ def _say_replaced(run: Training) -> None:
 
 
 class Trained(NamedTuple):
-    """Up to ``end`` updates are done; ``stopped``: all ranks have agreed to leave it there."""
+    """``end`` updates are done. ``stopped``: all ranks have agreed to stop there."""
 
     meter: EpochMeter
     end: int
@@ -270,7 +270,7 @@ def _read_back(
     steps: range,
     stop: int,
 ) -> bool:
-    """Account for a finished step; True if a rank asked with it to stop."""
+    """Account for a finished step. Returns whether a rank asked to stop with it."""
     with stopping.waiting(), run.clock.waiting_for_device():
         loss, accuracy1, accuracy5, stop_flag, skipped_flag, gradient = done.numbers.take()
     values = (loss, 100 * accuracy1, 100 * accuracy5)
@@ -306,7 +306,7 @@ def _read_back(
 
 
 def _is_known_to_be_good(numbers: ReadBack) -> bool:
-    """Whether the step of ``numbers`` is good, if that can be told without waiting."""
+    """Return whether the step of ``numbers`` is known to be good without waiting."""
     if not numbers.is_here:
         return False
     loss, _, _, _, skipped, gradient = numbers.take()
@@ -314,7 +314,7 @@ def _is_known_to_be_good(numbers: ReadBack) -> bool:
 
 
 def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
-    """How far the run was before ``step``, up to which ``meter`` has counted."""
+    """Return the progress of the run before ``step``, up to which ``meter`` has counted."""
     epoch, number = divmod(step, run.steps_per_epoch)
     if number == 0:
         return Progress(max(0, epoch - 1), None, evaluated=False)
@@ -332,7 +332,7 @@ def save(
     progress: Progress,
     evaluated: Evaluation,
 ) -> None:
-    """Have the state after ``step`` updates written; remember how long that takes, to stop in time."""
+    """Queue the state after ``step`` updates for writing; remember how long that takes, to stop in time."""
     stopping.working_on(Phase.SAVING)
     saver.save(saver.take(step), progress, is_best=evaluated.is_best)
     if saver.costs.written:

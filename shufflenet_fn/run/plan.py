@@ -182,7 +182,7 @@ def prepare_job(
 
 
 def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
-    """``--resume``; also of processes that torchrun starts again after a failure, without the option."""
+    """Return ``--resume``. Processes that torchrun starts again after a failure resume without it too."""
     path: str | None = given.get("resume")
     if world is not None and world.attempt:
         if path is None:
@@ -314,7 +314,7 @@ def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
 
 
 def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, list[str]]:
-    """``--precision auto`` made out, and all dtypes of the precision checked against the device."""
+    """Resolve ``--precision auto``, and check that the device has the dtypes of the precision."""
     settings, notes = resolved.settings, []
     if settings.precision == "auto":
         half = runtime.half()
@@ -329,7 +329,7 @@ def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, lis
 
 
 def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
-    """What to know before training in float32 without a loss scale on this device."""
+    """Return warnings on training in float32 without a loss scale on this device."""
     policy, scaling = build.build_precision(settings)
     if policy.compute_dtype != torch.float32 or scaling.kind != "none":
         return []

@@ -135,7 +135,7 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
 
 
 def group_timeout_s(job: Job, world: World) -> float:
-    """How long a collective may take. The launcher, if there is one, is to find the rank that hangs first."""
+    """Return the time-out of collectives. A launcher is to find the rank that hangs before it."""
     limit = job.settings.hang_timeout
     return limit if world.board is None else max(600.0, limit + 60.0)
 
@@ -145,7 +145,7 @@ def _log_name(world: World) -> str:
 
 
 def compute_threads(job: Job, world: World) -> int:
-    """``--threads``, or this process's share of the cores. The number decides the last bits of sums."""
+    """Return ``--threads``, or this process's share of the cores. It decides the last bits of sums."""
     return job.settings.threads or max(1, usable_cores() // world.local_size)
 
 
@@ -154,7 +154,7 @@ WANTED: Final = 16384
 
 
 def allow_open_files() -> None:
-    """Raise this process's soft limit of open files to WANTED, as far as its hard limit lets it.
+    """Raise this process's soft limit of open files to WANTED, as far as its hard limit allows.
 
     Packed data keeps a share of the limit open as shards; the usual 1,024 are fewer than a large set has.
     """

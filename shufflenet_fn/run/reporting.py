@@ -31,7 +31,7 @@ from shufflenet_fn.run.plan import Job
 def run_facts(
     job: Job, config: ShuffleNetConfig, global_batch: int, threads: int, train_images: int
 ) -> list[tuple[str, str]]:
-    """Label and value of what a user wants to see confirmed before a long run."""
+    """Return label and value of what a user wants to see confirmed before a long run."""
     settings = job.settings
     lanes = lanes_of(settings, job.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
@@ -188,7 +188,7 @@ def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
 
 
 def kept_results(run_dir: Path, steps: int) -> Results | None:
-    """What is written of a run that has ended after ``steps`` updates; ``None`` if nothing fit is there."""
+    """Return the results of a run that has ended after ``steps`` updates; ``None`` if there are none."""
     try:
         results = Results(**json.loads((run_dir / RESULTS).read_text()))
     except (OSError, ValueError, TypeError):  # none, or of another version
@@ -197,12 +197,12 @@ def kept_results(run_dir: Path, steps: int) -> Results | None:
 
 
 def forget_results(run_dir: Path) -> None:
-    """Remove what says that a run is done, which goes on."""
+    """Remove the results of a run that continues."""
     (run_dir / RESULTS).unlink(missing_ok=True)
 
 
 def results_table(results: Results) -> str:
-    """The original's results table with one row."""
+    """Return the original's results table with one row."""
     fps = "-" if results.fps is None else f"{results.fps:.3f}"
     return "\n".join(
         [
@@ -215,7 +215,7 @@ def results_table(results: Results) -> str:
 
 
 def draw_curves(run_dir: Path) -> Path:
-    """Loss and accuracy over epochs, from ``metrics.jsonl``. Needs matplotlib (extra ``report``)."""
+    """Draw loss and accuracy over epochs, from ``metrics.jsonl``. Needs matplotlib (extra ``report``)."""
     from matplotlib.figure import Figure
 
     records = _records(run_dir / METRICS)

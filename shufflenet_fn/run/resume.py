@@ -226,7 +226,7 @@ def _none_usable(folder: Path, reasons: Sequence[str], before: str = "") -> User
 
 
 def _is_done(run_dir: Path, max_steps: int | None) -> bool:
-    """Whether there is nothing left to do in a run up to ``max_steps``.
+    """Return whether nothing is left to do in a run up to ``max_steps``.
 
     One that an earlier start's ``--max-steps`` has cut short has results, but goes on.
     """
@@ -244,7 +244,7 @@ def _is_done(run_dir: Path, max_steps: int | None) -> bool:
 
 
 def _steps_per_epoch(run_dir: Path) -> int | None:
-    """As the newest checkpoint says whose manifest can be read."""
+    """Return the steps of an epoch, from the newest checkpoint whose manifest can be read."""
     with contextlib.suppress(UserError):  # where the folder itself cannot be read
         for checkpoint in checkpoints(checkpoints_of(run_dir)):
             with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
@@ -302,7 +302,7 @@ class Chosen(NamedTuple):
 
 
 def _is_listed(folder: Path, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
+    """Return whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
     return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
 
 
@@ -365,7 +365,7 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
 def keep_choices(
     resolved: Resolved, manifest: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[Resolved, list[str]]:
-    """``resolved`` with lanes, accumulation and compute threads as ``manifest`` has them, and notes.
+    """Return ``resolved`` with lanes, accumulation and compute threads of ``manifest``, and notes.
 
     What the command line gives explicitly (``given``) is left as it is.
 
@@ -394,7 +394,7 @@ def keep_choices(
 def keep_backend(
     resolved: Resolved, manifest: Mapping[str, Any], device: str
 ) -> tuple[Resolved, list[str]]:
-    """``resolved`` with the backend that ``--backend auto`` came to at the start, if it can be had.
+    """Return ``resolved`` with the backend that ``--backend auto`` chose at the start, if it is available.
 
     ``device``: the kind that the run goes on with.
     """
@@ -413,7 +413,7 @@ def keep_backend(
 
 
 def idle_cores(settings_origin: str | None, threads: int, cores: int) -> str | None:
-    """A note if compute threads that were kept are not as many as a process has cores here.
+    """Return a note if the compute threads that were kept are not as many as a process has cores.
 
     Args:
         settings_origin: where the setting ``threads`` came from.
@@ -438,7 +438,7 @@ def differences(
     steps_per_epoch: int,
     bn_stats: str,
 ) -> list[str]:
-    """Warnings about what is no longer as it was when the checkpoint was written.
+    """Return warnings about what has changed since the checkpoint was written.
 
     Args:
         manifest: of the checkpoint, checked.
@@ -457,7 +457,7 @@ def differences(
 
 
 def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """See that labels still mean what the weights learned. ``classes``: of the data.
+    """Check that labels still mean what the weights learned. ``classes``: of the data.
 
     Raises:
         UsageError: the classes of the data changed.
@@ -471,13 +471,13 @@ def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
 
 
 def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
-    """What the epoch that a checkpoint lies in had come to; ``None`` at the end of one."""
+    """Return the sums of the epoch that a checkpoint lies in; ``None`` at the end of one."""
     sums = manifest["unfinished"]
     return None if sums is None else EpochSums(**sums)
 
 
 def last_scores(manifest: Mapping[str, Any]) -> Scores | None:
-    """What the evaluation of a checkpoint's own weights gave; ``None`` if there was none."""
+    """Return the scores of a checkpoint's own weights; ``None`` if they were not evaluated."""
     scores = manifest["scores"]
     if scores is None or set(scores) != set(Scores._fields):
         return None
@@ -509,7 +509,7 @@ _OF_A_RUN: Mapping[str, tuple[type, ...]] = {
 
 
 def checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """``manifest``, if it has what a run goes on from.
+    """Return ``manifest`` after checking that a run can resume from it.
 
     Raises:
         DamagedCheckpoint: it lacks something, or has it in another form. Hashes do not tell: anyone can

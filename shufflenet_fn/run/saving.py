@@ -46,7 +46,7 @@ class Progress(NamedTuple):
 
 
 def fixed_part(run: Training) -> dict[str, Any]:
-    """What is the same in every checkpoint of this start of the run.
+    """Return the part of the manifest that is the same in every checkpoint of this start.
 
     All that decides the last bit of a result is in it, so that a resume can name what is different.
     """
@@ -69,7 +69,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
 
 
 def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
-    """What is of this checkpoint. Cheap: the training loop waits for it."""
+    """Return the part of the manifest that changes. Cheap: the training loop waits for it."""
     unfinished = progress.unfinished
     return {
         "epoch": progress.epoch,
@@ -104,7 +104,7 @@ class Costs(NamedTuple):
 
 
 class Saver:
-    """Saves states of ``run``; one on each rank, called alike on all. A context manager.
+    """Save states of ``run``; one on each rank, called alike on all. A context manager.
 
     The training loop takes a snapshot and gives it to a thread. There, digests are compared with the other
     ranks', and rank 0 writes, verifies, moves ``latest`` (and ``best``), and removes old ones. A failure
@@ -129,7 +129,7 @@ class Saver:
         self._writer = Writer(lambda: run.runtime.set_device(number))
 
     def take(self, step: int) -> Taken:
-        """The run's state as it is now, after ``step`` updates. Waits if two are not written yet."""
+        """Take a snapshot of the state after ``step`` updates. Waits if two are not written yet."""
         start = time.perf_counter()
         self._writer.check()
         generators = generator_states(self._run.runtime) if self._run.world.is_main else {}
@@ -137,7 +137,7 @@ class Saver:
         return Taken(snapshot, generators, step, time.perf_counter() - start)
 
     def save(self, taken: Taken, progress: Progress, *, is_best: bool = False) -> None:
-        """Have ``taken`` written. Returns at once."""
+        """Queue ``taken`` for writing. Returns at once."""
         start = time.perf_counter()
         about = {**self._about, **changing_part(self._run, progress)}
 
@@ -151,7 +151,7 @@ class Saver:
         self._writer.submit(task)
 
     def report(self) -> None:
-        """Report what has been written since the last time. Raises what went wrong in the thread."""
+        """Report what has been written since the last call. Raises the error of a failed write."""
         self._writer.check()
         while self._saved:
             done = self._saved.popleft()
@@ -165,7 +165,7 @@ class Saver:
             self._run.reporter.event(done)
 
     def drain(self) -> None:
-        """Wait until all that was saved is on disk, and report it. Raises what went wrong."""
+        """Wait until everything is on disk, and report it. Raises the error of a failed write."""
         self._writer.drain()
         self.report()
 

@@ -42,7 +42,7 @@ class EpochSums(NamedTuple):
 
 
 class EpochMeter:
-    """Collects the steps of one epoch.
+    """Collect the steps of one epoch.
 
     FPS is the original's: global batch / mean step time, waiting for data included, without the first
     10 steps of the epoch. An epoch of 10 steps or fewer skips only its first step, where the original
@@ -158,7 +158,7 @@ class TimedStep(NamedTuple):
 
 
 class StepClock:
-    """Times the steps of a run on the host and, on an accelerator, by events in the device's stream.
+    """Time the steps of a run on the host and, on an accelerator, by events in the device's stream.
 
     The host runs ahead of an accelerator, so its waiting for a batch costs nothing as long as the device
     is at work. What it cost is read off two events: from the end of a step's work to the moment when the
@@ -180,24 +180,24 @@ class StepClock:
         self._reduce = self._waited = 0.0
 
     def start(self) -> None:
-        """The step begins, and with it the wait for its batch."""
+        """Begin a step, and with it the wait for its batch."""
         self._reduce = self._waited = 0.0
         self._start = time.perf_counter()
 
     def fed(self) -> None:
-        """The batch is there."""
+        """Mark that the batch has arrived."""
         self._fed = time.perf_counter()
         self._before, self._marks = self._marks, self._next_marks()
         if self._marks is not None:
             self._marks.fed.record()
 
     def uploaded(self) -> None:
-        """The batch is on its way to the device."""
+        """Mark that the copy to the device is queued."""
         self._uploaded = time.perf_counter()
 
     @contextmanager
     def collective(self) -> Iterator[None]:
-        """Around a collective."""
+        """Time the body as a collective."""
         start, marks = time.perf_counter(), self._marks
         if marks is None:
             yield
@@ -213,13 +213,13 @@ class StepClock:
 
     @contextmanager
     def waiting_for_device(self) -> Iterator[None]:
-        """Around what returns only when the device has come that far."""
+        """Time the body as waiting for the device."""
         start = time.perf_counter()
         yield
         self._waited += time.perf_counter() - start
 
     def stop(self) -> TimedStep:
-        """All work of the step is queued."""
+        """Mark that all work of the step is queued."""
         if self._marks is not None:
             self._marks.done.record()
         return TimedStep(
@@ -233,7 +233,7 @@ class StepClock:
         )
 
     def times(self, step: TimedStep) -> StepTimes:
-        """The split of a step that the device has finished."""
+        """Return the split of a step that the device has finished."""
         data, reduce = step.data, step.reduce
         if step.marks is not None:
             reduce = sum(map(_seconds, step.marks.collectives[: step.marks.used]))
@@ -276,7 +276,7 @@ T = TypeVar("T")
 def profiled(
     batches: Iterator[T], folder: str | None, steps: int, runtime: Runtime, reporter: Reporter
 ) -> Iterator[Iterator[T]]:
-    """``batches``, with the steps that are taken on them recorded in ``folder`` if there is one.
+    """Yield ``batches`` with the steps that use them recorded in ``folder``, if there is one.
 
     A step is what happens between one ``next`` and the following.
 
@@ -310,7 +310,7 @@ def profiled(
 
 
 def fitted(steps: int) -> Window:
-    """The usual window, moved forward and cut where a run has fewer steps."""
+    """Return the usual window, moved forward and shortened if a run has fewer steps."""
     usual = Window()
     warm_up = min(usual.warm_up, steps - 1)
     record = min(usual.record, steps - warm_up)

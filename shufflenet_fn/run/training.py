@@ -110,7 +110,7 @@ class Training:
     unfinished: EpochSums | None = None
 
     def learning_rate(self, step: int) -> float:
-        """That of the update ``step``."""
+        """Return the learning rate of the update ``step``."""
         return float(self.schedule(torch.tensor(step)))
 
     @property
@@ -118,13 +118,13 @@ class Training:
         return unravel_state(self.state)
 
     def take_unfinished(self) -> EpochSums:
-        """What the epoch that the run was resumed in had come to; nothing for later ones."""
+        """Return the sums of the epoch that the run was resumed in; empty ones for later epochs."""
         sums, self.unfinished = self.unfinished, None
         return sums or EpochSums()
 
 
 def build_training(job: Job, world: World, reporter: Reporter, stopping: Stopping) -> Training:
-    """Everything before the first step; says on rank 0 what was decided."""
+    """Build everything that is needed before the first step; report on rank 0 what was decided."""
     settings = job.settings
     runtime = runtime_of(job.device)
     device = runtime.device(job.devices[world.local_rank])
@@ -264,12 +264,12 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
 
 
 def eval_batch_size(settings: TrainSettings, world: World) -> int:
-    """Images per batch of one rank's share of the evaluation."""
+    """Return the images per batch of one rank's share of the evaluation."""
     return max(1, settings.batch_size // world.size)
 
 
 def loader_threads(workers: int | None, local_size: int) -> int:
-    """Loader threads of one process: its share of ``--workers``, or of the cores if not given.
+    """Return the loader threads of one process: its share of ``--workers``, or of the cores if not given.
 
     More than there are cores is as the user says: threads that wait for a slow disk need none.
     """
@@ -286,7 +286,7 @@ def training_batches(
     threads: int,
     buffers: BatchBuffers | None = None,
 ) -> BatchIterator:
-    """The batches of ``steps`` as the rank of ``world`` sees them; see ``train_loader``."""
+    """Return the batches of ``steps`` for the rank of ``world``. See ``train_loader``."""
     settings = run.job.settings
     return train_loader(
         run.train_set,

@@ -19,7 +19,7 @@ UNDER_WAY = 3
 
 
 class Feed:
-    """Brings the batches of a loader to ``device``, each in one copy beside the computation.
+    """Bring the batches of a loader to ``device``, each in one copy beside the computation.
 
     The loader reads into ``ready()``, which is page-locked where there is a device to copy from it by itself:
     from ordinary memory the host would wait for all that is queued before the copy, a whole step. Copies are
@@ -42,13 +42,13 @@ class Feed:
         self._copies = None if on_cpu else _Copies(device, layout)
 
     def ready(self) -> BatchBuffers:
-        """The memory for a new loader; waits for what is still copied from it."""
+        """Return the memory for a new loader, after waiting for copies from it."""
         if self._copies is not None:
             self._copies.wait()
         return self._buffers
 
     def __call__(self, batch: Batch) -> Examples:
-        """The loader's next batch on the device, valid until the following one is asked for.
+        """Return the loader's next batch on the device, valid until the following call.
 
         What has been queued on it by then still sees it.
         """
@@ -86,12 +86,12 @@ class _Copies:
         self._stream.wait_stream(self._module.current_stream(device))
 
     def wait(self) -> None:
-        """Return when no copy is under way."""
+        """Wait until no copy is under way."""
         for slot in self._slots[: self._started]:
             slot.copied.synchronize()
 
     def wait_for_oldest(self) -> None:
-        """Return when the copy before the last UNDER_WAY - 1 is done."""
+        """Wait for the copy before the last UNDER_WAY - 1 is done."""
         self._next().copied.synchronize()
 
     def start(self, batch: Batch, host: Tensor) -> Examples:
@@ -136,7 +136,7 @@ class ReadBack:
         return self.event is None
 
     def take(self) -> list[float]:
-        """The numbers. Waits for the step that computed them, but for none that was queued after it."""
+        """Return the numbers. Waits for the step that computed them, but for none that was queued later."""
         if self.event is not None:
             self.event.synchronize()
         numbers: list[float] = self.values.tolist()
@@ -144,7 +144,7 @@ class ReadBack:
 
 
 class ReadBacks:
-    """Sends float32 values of ``device`` to the host, ``count`` of them under way at most.
+    """Send float32 values of ``device`` to the host, at most ``count`` of them under way.
 
     ``float(value)`` two steps later would wait for those two steps as well: a copy is queued behind all that
     was queued before it. Sent at once, it is done as soon as its own step is. Page-locked memory and events

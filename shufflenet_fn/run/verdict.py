@@ -58,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
-    """The verdict on the mean ``times`` of ``steps`` steps.
+    """Return what bounds steps with these mean ``times``.
 
     A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
     """
@@ -94,7 +94,7 @@ def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
 
 
 def more_threads(threads: int, step: float, wait: float) -> int:
-    """Threads to add to ``threads`` so that a step of ``step`` seconds no longer waits ``wait`` of them.
+    """Return the threads to add so that a step of ``step`` seconds no longer waits ``wait`` of them.
 
     Threads that are waited for are all busy: together they read a batch in ``step`` and would have to in
     ``step - wait``.
@@ -105,7 +105,7 @@ def more_threads(threads: int, step: float, wait: float) -> int:
 
 
 def _more_input(times: StepTimes, reading: Reading) -> str:
-    """What the loader delivers, what the step would take, and what would close the gap."""
+    """Return what the loader delivers, what the step needs, and what would close the gap."""
     wanted = reading.batch_size / max(times.total - times.data, 1e-9)
     delivered = reading.batch_size / times.total
     if reading.threads == 0:
@@ -155,7 +155,7 @@ def judge(run: Training, times: StepTimes) -> None:
 
 
 def judge_all(run: Training) -> Verdict | None:
-    """The verdict on all steps of this start; ``None`` if none was measured. Called alike on all ranks."""
+    """Return the verdict on all steps; ``None`` if none was measured. Called alike on all ranks."""
     if run.waits.steps == 0:
         return None
     before, run.verdict = run.verdict, _verdict(run)
@@ -165,7 +165,7 @@ def judge_all(run: Training) -> Verdict | None:
 
 
 def storage_of(samples: Samples) -> Storage:
-    """How ``samples`` are stored."""
+    """Return how ``samples`` are stored."""
     if not isinstance(samples, PackedSplit):
         return "files"
     return "packed pixels" if samples.raw else "packed JPEG"

@@ -77,7 +77,9 @@ sys.addaudithook(count)
 """
 
 
-@pytest.mark.parametrize("resume", ["directory", "auto", "checkpoint", "two ranks"])
+@pytest.mark.parametrize(
+    "resume", ["directory", "auto", "checkpoint", pytest.param("two ranks", marks=pytest.mark.slow)]
+)
 def test_resume_reads_its_checkpoint_once(run: Path, tmp_path: Path, resume: str) -> None:
     """In each process that reads it; ranks are handed what their launcher has read."""
     shutil.rmtree(run / "checkpoints" / "step-00000009")

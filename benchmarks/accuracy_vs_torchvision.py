@@ -26,6 +26,8 @@ import torchvision
 from PIL import Image
 
 from shufflenet_fn import get_config, init, to_torchvision
+from shufflenet_fn.config.resolve import resolve
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.geometry import crop
 from shufflenet_fn.data.lazy_image import Box, LazyImage, Region, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader, train_loader
@@ -33,8 +35,6 @@ from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare, build_schedule, build_transforms
-from shufflenet_fn.run.resolve import resolve
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.runtimes import cpu
 
 RECIPE = {

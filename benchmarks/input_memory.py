@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shufflenet_fn.bench.data import make_tree
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 T = TypeVar("T")

@@ -24,8 +24,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from shufflenet_fn.checkpoint.crashes import CrashModel, Operation, Recorder, materialise
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk
+from drills.crashes import CrashModel, Operation, Recorder, materialise
 from shufflenet_fn.checkpoint.format import FILES, MANIFEST, STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import (
     Retention,
@@ -38,6 +37,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.write import write_checkpoint
+from shufflenet_fn.io import Disk, RealDisk
 
 Contents = dict[str, bytes]
 
@@ -95,12 +95,12 @@ def check(story: Story, done: int, place: Path) -> None:
     """What the next start finds is the newest save that had returned, or a newer whole one."""
     folder = place / "checkpoints"
     due = [save for save in story.saves if save.operations <= done]
-    found, manifest, _ = newest_good(folder)
+    found, _ = newest_good(folder)
     if found is None:
         assert not due, f"nothing left after {done} operations"
         return
-    step, version = manifest["step"], manifest["version"]
-    assert contents_of(found) == story.contents[step, version], "wrong bytes"
+    step, version = found.manifest["step"], found.manifest["version"]
+    assert contents_of(found.path) == story.contents[step, version], "wrong bytes"
     if due:
         assert step >= due[-1].step and version >= due[-1].version
     for path in checkpoints(folder):
@@ -113,8 +113,9 @@ def check(story: Story, done: int, place: Path) -> None:
         assert contents_of(latest) == story.contents[pointed["step"], pointed["version"]]
     # The next start puts things in order and loses nothing by it.
     tidy(folder)
-    again, after, _ = newest_good(folder)
-    assert again is not None and (after["step"], after["version"]) == (step, version)
+    again, _ = newest_good(folder)
+    assert again is not None
+    assert (again.manifest["step"], again.manifest["version"]) == (step, version)
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 

@@ -161,7 +161,8 @@ def tried(kind: str, damages: Iterator[str], newer: Path, saved: Content) -> Cou
             count.wrong += not same
             print(f"not detected: {what}", file=sys.stderr)
         if count.tried == 1:
-            count.fell_back += newest_good(newer.parent)[0] != newer
+            found, _ = newest_good(newer.parent)
+            count.fell_back += found is None or found.path != newer
     assert equal(read_checkpoint(newer), saved), f"{kind} was not undone"
     return count
 

@@ -28,8 +28,7 @@ from drills.kills.images import make_images
 from drills.kills.launch import Launch, end_in_order_at_sigterm
 from drills.kills.points import Control
 from drills.kills.processes import Use, use_of
-from shufflenet_fn.run.directory import environment
-from shufflenet_fn.run.files import METRICS
+from shufflenet_fn.run.directory import METRICS, environment
 
 STEPS_PER_EPOCH = 600
 BATCH = 2

@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+    from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
     from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
     from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
     from shufflenet_fn.model.network import apply
@@ -45,7 +45,7 @@ _HOME = {
     "create_train_state": "shufflenet_fn.training.state",
     "cross_entropy": "shufflenet_fn.training.losses",
     "fold": "shufflenet_fn.model.inference",
-    "from_torchvision": "shufflenet_fn.convert.torchvision",
+    "from_torchvision": "shufflenet_fn.checkpoint.torchvision",
     "get_backend": "shufflenet_fn_backends.registry",
     "get_config": "shufflenet_fn.model.config",
     "get_policy": "shufflenet_fn.training.precision",
@@ -55,7 +55,7 @@ _HOME = {
     "make_predictor": "shufflenet_fn.model.inference",
     "make_train_step": "shufflenet_fn.training.step",
     "sgd": "shufflenet_fn.training.optim",
-    "to_torchvision": "shufflenet_fn.convert.torchvision",
+    "to_torchvision": "shufflenet_fn.checkpoint.torchvision",
 }
 
 __all__ = [

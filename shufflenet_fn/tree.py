@@ -1,13 +1,15 @@
 """Pytrees: the few operations that the library needs, over nested dicts and NamedTuples of tensors.
 
+The only module of this package that imports ``torch.utils._pytree``, which is private.
+
 An absent part of a state is the empty tuple ``()`` and not ``None``: torch counts ``None`` as a leaf.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 T = TypeVar("T")
 PyTree = Any
+TreeSpec: TypeAlias = pytree.TreeSpec
 
 _FEW: Final = 4
 
@@ -32,6 +35,54 @@ def tree_leaves(tree: PyTree) -> list[Tensor]:
 def tree_unflatten(tree: T, leaves: list[Tensor]) -> T:
     """A tree of the structure of ``tree`` with other leaves."""
     return cast(T, pytree.tree_unflatten(leaves, pytree.tree_structure(tree)))
+
+
+def tree_structure(tree: PyTree) -> TreeSpec:
+    """Return the structure of ``tree``: equal for trees that differ in their leaves only."""
+    return pytree.tree_structure(tree)
+
+
+def tree_build(structure: TreeSpec, leaves: list[Tensor]) -> PyTree:
+    """Return the tree of ``structure`` with these leaves."""
+    return pytree.tree_unflatten(leaves, structure)
+
+
+def tree_replace(
+    tree: PyTree, is_node: Callable[[Any], bool], function: Callable[[Any], Any]
+) -> PyTree:
+    """Return ``tree`` with ``function`` applied to every subtree that ``is_node`` holds for."""
+    return pytree.tree_map(
+        lambda node: function(node) if is_node(node) else node, tree, is_leaf=is_node
+    )
+
+
+def register_node(
+    kind: type[T],
+    flatten: Callable[[T], tuple[list[Any], Any]],
+    unflatten: Callable[[Iterable[Any], Any], T],
+    names: Callable[[T], Iterable[str]],
+) -> None:
+    """Make ``kind`` a pytree node.
+
+    Args:
+        kind: the class.
+        flatten: from an instance to its children and its static context.
+        unflatten: from these to an instance.
+        names: of the children, for paths.
+    """
+
+    def with_keys(node: T) -> tuple[list[tuple[Any, Any]], Any]:
+        children, context = flatten(node)
+        keys = map(pytree.GetAttrKey, names(node))
+        return list(zip(keys, children, strict=True)), context
+
+    pytree.register_pytree_node(
+        kind,
+        flatten,
+        unflatten,
+        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        flatten_with_keys_fn=with_keys,
+    )
 
 
 def tree_lists(function: Callable[..., Any], tree: T, *rest: T) -> T:

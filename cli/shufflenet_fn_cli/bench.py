@@ -106,7 +106,7 @@ def progress(text: str) -> None:
 
 def show(result: dict[str, Any], as_json: bool, table: Callable[[dict[str, Any]], None]) -> None:
     """Print a result as one JSON object, or as ``table`` does."""
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
     if as_json:
         print(to_json(result))

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-if TYPE_CHECKING:  # both import torch, which --help does without
-    from shufflenet_fn.checkpoint.compare import Comparison
-    from shufflenet_fn.checkpoint.describe import Listed, TensorFacts
+if TYPE_CHECKING:  # they import torch, which --help does without
+    from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts
+    from shufflenet_fn.checkpoint.read import Content
 
 checkpoint_app = typer.Typer(
     help="List, verify, show and compare checkpoints.", no_args_is_help=True
@@ -32,7 +32,7 @@ One = Annotated[
 def list_(run: Run, as_json: AsJson = False) -> None:
     """Every checkpoint of a run, each of them verified. Exit codes: 0, also if some are damaged."""
     from shufflenet_fn.checkpoint.describe import list_checkpoints
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
     listed = list_checkpoints(run)
     if as_json:
@@ -50,7 +50,7 @@ def verify(path: One, as_json: AsJson = False) -> None:
     from shufflenet_fn.checkpoint.format import MANIFEST, step_of
     from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
     from shufflenet_fn.checkpoint.read import verify as verify_one
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
     from shufflenet_fn_backends.support.errors import UsageError, UserError
 
     problems: dict[str, str | None] = {}
@@ -79,12 +79,10 @@ def verify(path: One, as_json: AsJson = False) -> None:
 def show(path: One, as_json: AsJson = False) -> None:
     """What a checkpoint is of, and every tensor in it."""
     from shufflenet_fn.checkpoint.describe import tensors_in
-    from shufflenet_fn.checkpoint.read import verify as verify_one
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
-    checkpoint = _find(path)
-    manifest = verify_one(checkpoint)
-    tensors = tensors_in(checkpoint, manifest)
+    checkpoint, manifest, _ = content = _find(path)
+    tensors = tensors_in(content)
     if as_json:
         print(
             to_json(
@@ -100,18 +98,17 @@ def show(path: One, as_json: AsJson = False) -> None:
 @checkpoint_app.command()
 def diff(first: One, second: One, as_json: AsJson = False) -> None:
     """Settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
-    from shufflenet_fn.checkpoint.compare import compare
-    from shufflenet_fn.checkpoint.read import read_checkpoint
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.checkpoint.describe import compare
+    from shufflenet_fn.io import to_json
 
     found = [_find(path) for path in (first, second)]
-    comparison = compare(*(read_checkpoint(path) for path in found))
+    comparison = compare(*found)
     if as_json:
         print(
             to_json(
                 {
-                    "first": str(found[0]),
-                    "second": str(found[1]),
+                    "first": str(found[0].path),
+                    "second": str(found[1].path),
                     "identical": comparison.identical,
                     "tensors": comparison.tensors,
                     "different": [item._asdict() for item in comparison.different],
@@ -122,13 +119,13 @@ def diff(first: One, second: One, as_json: AsJson = False) -> None:
     else:
         from shufflenet_fn_cli.checkpoint import print_comparison
 
-        print_comparison(found[0], found[1], comparison)
+        print_comparison(found[0].path, found[1].path, comparison)
     if not comparison.identical:
         raise typer.Exit(1)
 
 
-def _find(path: Path) -> Path:
-    """The checkpoint that ``path`` means; those passed over are named on standard error."""
+def _find(path: Path) -> Content:
+    """Read the checkpoint that ``path`` means; those skipped are named on standard error."""
     from shufflenet_fn.checkpoint.describe import find_one
 
     found, notes = find_one(path)

@@ -40,7 +40,7 @@ def check(
     """
     from shufflenet_fn.data.check import check as check_folder
     from shufflenet_fn.data.demo import ensure_demo
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     with open_progress() as advance:

@@ -22,9 +22,10 @@ def info(
     ] = False,
 ) -> None:
     """What a data set holds: images, classes, sizes, and how it was packed."""
+
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.data.describe import describe
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
 
     description = describe(ensure_demo() if folder == "demo" else folder)
     if as_json:

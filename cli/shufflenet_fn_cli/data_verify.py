@@ -33,7 +33,7 @@ def verify(
     """
     from shufflenet_fn.data.packed.verify import verify as verify_folder
     from shufflenet_fn.data.paths import printable
-    from shufflenet_fn.run.json_text import to_json
+    from shufflenet_fn.io import to_json
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     with open_progress(binary=True) as advance:

@@ -20,8 +20,11 @@ from shufflenet_fn.run.events import (
     RunFinished,
     RunStarted,
     StepDone,
+    duration,
+    event_lines,
+    fps_text,
+    split_text,
 )
-from shufflenet_fn.run.lines import duration, event_lines, fps_text, split_text
 
 SHOWN_EPOCHS = 8
 

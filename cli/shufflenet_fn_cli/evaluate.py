@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shufflenet_fn.run.eval_settings import EvalSettings
+from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import with_settings
 
@@ -32,8 +32,8 @@ def evaluate(
         from shufflenet_fn.distributed.launch import Launch, launch
         from shufflenet_fn.distributed.leaving import leaving_groups_at_once
         from shufflenet_fn.distributed.world import World, world_from_environment
+        from shufflenet_fn.io import to_json
         from shufflenet_fn.run.bad_data import left_out_line
-        from shufflenet_fn.run.json_text import to_json
         from shufflenet_fn.run.score import plan_evaluation, run_evaluation
         from shufflenet_fn_backends.runtimes.select import runtime_of
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from shufflenet_fn.run.options import Declared, declared
+from shufflenet_fn.config.options import Declared, declared
 
 
 def with_settings(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

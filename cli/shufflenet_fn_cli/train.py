@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World
-    from shufflenet_fn.run.job import Job
     from shufflenet_fn.run.launching import Outcome
+    from shufflenet_fn.run.plan import Job
 
 
 @with_settings(TrainSettings)
@@ -41,7 +41,7 @@ def train(
         from shufflenet_fn.distributed.leaving import leaving_groups_at_once
         from shufflenet_fn.distributed.world import world_from_environment
         from shufflenet_fn.run.launching import run_job
-        from shufflenet_fn.run.start import prepare_job
+        from shufflenet_fn.run.plan import prepare_job
         from shufflenet_fn.run.stopping import EXIT_RESUMABLE, Stopped
 
     world = world_from_environment()

@@ -40,7 +40,7 @@ def verify_resume(
     2 wrong usage, 3 device not available.
     """
     with importing():
-        from shufflenet_fn.run.json_text import to_json
+        from shufflenet_fn.io import to_json
         from shufflenet_fn.run.verify_resume import verify_resume as drill
 
     chosen = ("--device", device, "--precision", precision, "--backend", backend)

@@ -21,7 +21,6 @@ from drills.kills.run_dir import (
     reported_step,
     starts,
 )
-from shufflenet_fn.run.lock import LOCK
 
 _POLL_S = 0.003
 _SPAN_S = 1.5
@@ -110,7 +109,7 @@ class Drill:
         return None if self._wrong else ending_of(run)
 
     def _one_run(self, number: int, kills: int, reference: Ending) -> None:
-        run, launches, killed = self._place / f"run-{number}", 0, False
+        run, launches = self._place / f"run-{number}", 0
         while not is_done(run) and not self._wrong:
             launches += 1
             more = len(self._kills) < kills
@@ -121,18 +120,11 @@ class Drill:
             with self._launch(run, short=short) as launch:
                 if plan is None:
                     self._finish(launch, run)
-                    killed = False
                 else:
-                    killed = self._live(launch, run, number, plan, kills)
+                    self._live(launch, run, number, plan, kills)
         if not self._wrong:
             found = differences(ending_of(run), reference)
-            # One that was killed with all of its work done had no time to give its lock back.
-            allowed = {LOCK} if killed else set()
-            found += [
-                f"{name} is left in the run directory"
-                for name in left_in(run)
-                if name not in allowed
-            ]
+            found += [f"{name} is left in the run directory" for name in left_in(run)]
             self._wrong += [f"run {number}: {text}" for text in found]
             self._tell(
                 f"{self._setting.title}: run {number} is done after {launches} launches: "

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.checkpoint.disk import RealDisk
+from shufflenet_fn.io import RealDisk
 
 CONTROL = "SHUFFLENET_FN_DRILL"
 """The variable that names the folder by which a drill and its processes talk."""

@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 from shufflenet_fn.checkpoint.format import FILES, step_of
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newest_good
-from shufflenet_fn.run.auto_resume import RESULTS
-from shufflenet_fn.run.files import METRICS
-from shufflenet_fn.run.lock import LOCK
+from shufflenet_fn.run.directory import METRICS, RESULTS
 
 # What tells of time is not the same in two runs.
 _TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
@@ -55,7 +53,7 @@ def left_in(run: Path) -> list[str]:
     return sorted(
         str(path.relative_to(run))
         for path in run.rglob("*")
-        if path.name.startswith(".") or path.name.endswith(".replaced") or path.name == LOCK
+        if path.name.startswith(".") or path.name.endswith(".replaced")
     )
 
 
@@ -65,8 +63,8 @@ def is_done(run: Path) -> bool:
 
 def newest_step(run: Path) -> int:
     """The step of the checkpoint to go on from; 0 if there is none."""
-    path = newest_good(checkpoints_of(run))[0]
-    return 0 if path is None else step_of(path.name) or 0
+    found, _ = newest_good(checkpoints_of(run))
+    return 0 if found is None else step_of(found.path.name) or 0
 
 
 def reported_step(run: Path) -> int:

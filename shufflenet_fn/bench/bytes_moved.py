@@ -16,9 +16,9 @@ from typing import Any
 from unittest import mock
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from shufflenet_fn.tree import tree_leaves
 from shufflenet_fn_backends.fused.library import Operator
 
 _NOT_MOVING = frozenset(
@@ -70,7 +70,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return counted
 
     def _add(self, tensors: Any) -> None:
-        self.total += sum(_bytes(t) for t in pytree.tree_leaves(tensors) if isinstance(t, Tensor))
+        self.total += sum(_bytes(t) for t in tree_leaves(tensors) if isinstance(t, Tensor))
 
 
 @contextlib.contextmanager

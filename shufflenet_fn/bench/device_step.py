@@ -23,8 +23,8 @@ from shufflenet_fn.bench.device_contenders import (
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.turns import Ratio, advice, in_turns, ratio
 from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn.run.backend_choice import Kept, keep, step_case
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn.run.measured import Kept, keep, step_case
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores

@@ -29,7 +29,7 @@ from shufflenet_fn.bench.memory import ALLOCATORS
 from shufflenet_fn.bench.settings import InferBenchSettings, check, counts
 from shufflenet_fn.bench.turns import advice, ratio, take_turns
 from shufflenet_fn.bench.workers import Step, workers
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply

@@ -9,9 +9,9 @@ from typing import Any
 
 from shufflenet_fn.bench.feeding import Fed, Feeding, feed_devices, total_rate
 from shufflenet_fn.bench.settings import InputBenchSettings, check
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError

@@ -96,8 +96,8 @@ def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     import torch
 
     from shufflenet_fn.bench.our_batches import our_batches
+    from shufflenet_fn.config.settings import TrainSettings
     from shufflenet_fn.run import build
-    from shufflenet_fn.run.settings import TrainSettings
 
     settings = TrainSettings(
         data=reader.root,

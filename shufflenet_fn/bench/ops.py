@@ -18,7 +18,7 @@ from shufflenet_fn.bench.ops_cases import Op, operations
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
 from shufflenet_fn.bench.turns import ratio, take_turns
 from shufflenet_fn.bench.workers import Step, Worker, workers
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.variables import Variables, init

@@ -7,14 +7,14 @@ from contextlib import contextmanager
 
 import torch
 
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import prefetch_of, train_loader
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run import build
-from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.transfer import Feed
 from shufflenet_fn.training.step import Examples
 
 ENDLESS = 10**7

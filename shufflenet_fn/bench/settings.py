@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from shufflenet_fn.config.options import declared, option
 from shufflenet_fn.model.config import ARCHITECTURES, canonical_name
-from shufflenet_fn.run.options import declared, option
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.support.errors import UsageError
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from shufflenet_fn.bench.loading import Reader
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data import geometry
 from shufflenet_fn.data.batches import train_at_once
 from shufflenet_fn.data.buffers import Layout
@@ -24,8 +25,7 @@ from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
-from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.transfer import Feed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
 """The native reader flips while it resizes, and draws while it plans."""

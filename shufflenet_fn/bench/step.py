@@ -26,7 +26,7 @@ from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memo
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
 from shufflenet_fn.bench.turns import advice, ratio, take_turns
 from shufflenet_fn.bench.workers import Step, workers
-from shufflenet_fn.convert.torchvision import to_torchvision
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import Variables, init

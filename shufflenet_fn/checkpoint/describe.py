@@ -1,12 +1,21 @@
-"""What checkpoints are, told without loading them: for listing and for looking at one."""
+"""Describe and compare checkpoints: for listing them, looking at one, and telling two apart."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.checkpoint.files import read_regular
-from shufflenet_fn.checkpoint.format import FILES, MANIFEST, DamagedCheckpoint, NewerCheckpoint
+import torch
+from torch import Tensor
+
+from shufflenet_fn.checkpoint.format import (
+    FILES,
+    MANIFEST,
+    OWN_HASH,
+    DamagedCheckpoint,
+    NewerCheckpoint,
+)
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     LATEST,
@@ -16,8 +25,7 @@ from shufflenet_fn.checkpoint.inventory import (
     newest_good,
     pointed_to,
 )
-from shufflenet_fn.checkpoint.read import read_manifest, verify
-from shufflenet_fn.checkpoint.safetensors_header import read_header
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn_backends.support.errors import UsageError
 
 _YEAR_10000: Final = 253_402_214_400.0
@@ -46,7 +54,7 @@ class TensorFacts(NamedTuple):
 
 
 def list_checkpoints(run_dir: Path) -> list[Listed]:
-    """Every checkpoint of a run, oldest first, each of them verified.
+    """Return every checkpoint of a run, oldest first, each of them verified.
 
     Raises:
         UsageError: there is no such run.
@@ -58,16 +66,17 @@ def list_checkpoints(run_dir: Path) -> list[Listed]:
     return [_listed(path, path == latest, path == best) for path in reversed(checkpoints(folder))]
 
 
-def find_one(path: Path) -> tuple[Path, list[str]]:
-    """The checkpoint at ``path``, or the newest good one of the run there; a note on each passed over.
+def find_one(path: Path) -> tuple[Content, list[str]]:
+    """Return the checkpoint at ``path``, or the newest good one of the run there; a note on each skipped.
 
     Raises:
         UsageError: there is neither.
+        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
     """
     if (path / MANIFEST).is_file():
-        return path, []
+        return read_checkpoint(path), []
     if path.is_dir():
-        found, _, notes = newest_good(checkpoints_of(path))
+        found, notes = newest_good(checkpoints_of(path))
         if found is not None:
             return found, notes
         if notes:
@@ -77,22 +86,13 @@ def find_one(path: Path) -> tuple[Path, list[str]]:
     )
 
 
-def tensors_in(checkpoint: Path, manifest: dict[str, Any]) -> list[TensorFacts]:
-    """Every tensor in an undamaged checkpoint, by its headers."""
-    found = []
-    for file in FILES:
-        if file in manifest["files"]:
-            size = manifest["files"][file]["bytes"]
-            try:
-                content = read_regular(checkpoint / file, limit=size, exactly=size)
-                entries = read_header(content, size)
-            except (OSError, ValueError) as error:
-                raise DamagedCheckpoint(checkpoint, f"{file}: {error}") from None
-            found += [
-                TensorFacts(file, name, str(entry.dtype).removeprefix("torch."), entry.shape)
-                for name, entry in sorted(entries.items())
-            ]
-    return found
+def tensors_in(content: Content) -> list[TensorFacts]:
+    """Return every tensor in a checkpoint, by file and name."""
+    return [
+        TensorFacts(file, name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+        for file in FILES
+        for name, tensor in sorted(content.files.get(file, {}).items())
+    ]
 
 
 def _size(checkpoint: Path) -> int:
@@ -125,3 +125,108 @@ def _listed(path: Path, latest: bool, best: bool) -> Listed:
         best=best,
         problem=problem,
     )
+
+
+_OF_THE_OCCASION = {"saved_at", "files", OWN_HASH}
+"""Of a manifest, what differs between any two saves."""
+
+
+class ValueDifference(NamedTuple):
+    """An entry of the manifests, by dotted path, and what it is in each; ``None`` where it is not."""
+
+    name: str
+    first: Any
+    second: Any
+
+
+class TensorDifference(NamedTuple):
+    """A tensor that differs. ``how``: ``missing in the first`` and the like, or ``values``.
+
+    ``largest``: largest absolute difference of a value, NaN where only one has a NaN; ``None`` if they
+    cannot be compared. ``elements``: how many differ.
+    """
+
+    file: str
+    name: str
+    how: str
+    largest: float | None
+    elements: int | None
+
+
+class Comparison(NamedTuple):
+    """``tensors``: how many were compared."""
+
+    values: list[ValueDifference]
+    different: list[TensorDifference]
+    tensors: int
+
+    @property
+    def identical(self) -> bool:
+        """Whether all tensors are in both, with the same bytes."""
+        return not self.different
+
+
+def compare(first: Content, second: Content) -> Comparison:
+    """Return the differences between two checkpoints."""
+    left, right = (_flat_tensors(content) for content in (first, second))
+    keys = sorted(left.keys() | right.keys())
+    different = [
+        difference
+        for key in keys
+        if (difference := _tensor(key, left.get(key), right.get(key))) is not None
+    ]
+    return Comparison(
+        list(_values("", _told(first.manifest), _told(second.manifest))), different, len(keys)
+    )
+
+
+def _flat_tensors(content: Content) -> dict[tuple[str, str], Tensor]:
+    return {
+        (file, name): tensor
+        for file, tensors in content.files.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def _told(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in manifest.items() if name not in _OF_THE_OCCASION}
+
+
+def _values(prefix: str, first: object, second: object) -> Iterator[ValueDifference]:
+    if isinstance(first, dict) and isinstance(second, dict):
+        for key in [*first, *(key for key in second if key not in first)]:
+            yield from _values(
+                f"{prefix}.{key}" if prefix else key, first.get(key), second.get(key)
+            )
+    elif first != second:
+        yield ValueDifference(prefix, first, second)
+
+
+def _tensor(
+    key: tuple[str, str], first: Tensor | None, second: Tensor | None
+) -> TensorDifference | None:
+    if first is None or second is None:
+        which = "first" if first is None else "second"
+        return TensorDifference(*key, f"missing in the {which}", None, None)
+    if first.shape != second.shape or first.dtype != second.dtype:
+        how = f"{_kind(first)} and {_kind(second)}"
+        return TensorDifference(*key, how, None, None)
+    if torch.equal(_bytes(first), _bytes(second)):
+        return None
+    wide = first.double() - second.double()
+    unequal = (_bytes(first) != _bytes(second)).reshape(first.numel(), -1).any(dim=1)
+    # Equal infinities, or NaNs of other bits, give NaN here and are no distance.
+    wide = wide.flatten()[unequal]
+    same = (first.flatten()[unequal] == second.flatten()[unequal]) | (
+        first.flatten()[unequal].isnan() & second.flatten()[unequal].isnan()
+    )
+    largest = torch.where(same, 0.0, wide.abs()).max()
+    return TensorDifference(*key, "values", largest.item(), int(unequal.sum()))
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn.io import parse_json
 from shufflenet_fn_backends.support.errors import UserError
 
 FORMAT: Final = 1
@@ -43,7 +43,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedCheckpoint(UserError):
-    """It is not what was written, or it never was a checkpoint of ours."""
+    """The checkpoint is not what was written, or is not one of shufflenet-fn."""
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(f"the checkpoint {checkpoint} is damaged: {reason}.")
@@ -51,7 +51,7 @@ class DamagedCheckpoint(UserError):
 
 
 class NewerCheckpoint(UserError):
-    """It is of a format that this version does not know."""
+    """The checkpoint has a format that this version does not know."""
 
     def __init__(self, checkpoint: Path, version: int) -> None:
         super().__init__(
@@ -73,7 +73,7 @@ def checkpoint_name(step: int) -> str:
 
 
 def step_of(name: str) -> int | None:
-    """The step of the checkpoint that is called so; ``None`` for other names."""
+    """Return the step in the name of a checkpoint; ``None`` for other names."""
     match = _NAME.fullmatch(name)
     return int(match.group(1)) if match else None
 
@@ -83,7 +83,7 @@ def sha256(content: bytes) -> str:
 
 
 def encode_manifest(about: Mapping[str, Any], step: int, files: Mapping[str, StoredFile]) -> bytes:
-    """``manifest.json``: ``about``, with format, step, files and its own hash.
+    """Return ``manifest.json``: ``about``, with format, step, files and its own hash.
 
     Raises:
         TypeError, ValueError: ``about`` is not JSON.
@@ -102,7 +102,7 @@ def encode_manifest(about: Mapping[str, Any], step: int, files: Mapping[str, Sto
 def decode_manifest(
     content: bytes, checkpoint: Path
 ) -> tuple[dict[str, Any], dict[str, StoredFile]]:
-    """The manifest and the files that it names, both checked.
+    """Return the manifest and the files that it lists, both checked.
 
     Raises:
         DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.

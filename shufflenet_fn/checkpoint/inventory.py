@@ -6,21 +6,26 @@ them: the newest checkpoint that verifies is taken.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk, remove_tree, replace_file
-from shufflenet_fn.checkpoint.files import read_regular
 from shufflenet_fn.checkpoint.format import (
     REPLACED,
     DamagedCheckpoint,
     NewerCheckpoint,
     step_of,
 )
-from shufflenet_fn.checkpoint.read import read_manifest, verify
-from shufflenet_fn.checkpoint.strict_json import parse_json
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
+from shufflenet_fn.io import (
+    Disk,
+    RealDisk,
+    parse_json,
+    read_regular,
+    remove_tree,
+    replace_file,
+    to_json,
+)
 from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -41,7 +46,7 @@ class Retention(NamedTuple):
 
 
 def checkpoints_of(run_dir: Path) -> Path:
-    """The folder of a run's checkpoints.
+    """Return the folder of a run's checkpoints.
 
     Raises:
         UserError: it is a symbolic link out of the run directory, where nothing is to be read or removed.
@@ -57,7 +62,7 @@ def checkpoints_of(run_dir: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """All checkpoints below ``folder``, newest step first, good or not. Symbolic links are none.
+    """Return all checkpoints in ``folder``, newest step first, good or not, without symbolic links.
 
     Raises:
         UserError: the folder cannot be read.
@@ -71,14 +76,14 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def links(folder: Path) -> list[Path]:
-    """What is named like a checkpoint below ``folder``, and is a symbolic link."""
+    """Return the symbolic links in ``folder`` that are named like checkpoints."""
     return sorted(
         path for path in _entries(folder) if step_of(path.name) is not None and path.is_symlink()
     )
 
 
 def lies_in(folder: Path, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` lies in ``folder``, under whatever name and however its path is written."""
+    """Return whether ``checkpoint`` lies in ``folder``, under any name."""
     return checkpoint.resolve().parent == folder.resolve()
 
 
@@ -91,22 +96,27 @@ def _entries(folder: Path) -> list[Path]:
         ) from error
 
 
-def newest_good(folder: Path) -> tuple[Path | None, dict[str, Any], list[str]]:
-    """The newest checkpoint that verifies, its manifest, and a line on each that was passed over."""
+def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content | None, list[str]]:
+    """Return the newest undamaged checkpoint, read, and a line on each that was skipped.
+
+    ``known``: one that this process has read, and need not read again.
+    """
     notes = [f"skipped: {path} is a symbolic link, and is not followed." for path in links(folder)]
     for path in checkpoints(folder):
         try:
-            return path, verify(path), notes
+            if known is not None and read_manifest(path) == known.manifest:
+                return known._replace(path=path), notes
+            return read_checkpoint(path), notes
         except (DamagedCheckpoint, NewerCheckpoint) as error:
             notes.append(f"skipped: {error}")
-    return None, {}, notes
+    return None, notes
 
 
 def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
-    """Make ``folder/name.json`` name ``checkpoint``, atomically."""
-    content = json.dumps({"checkpoint": checkpoint.name}).encode()
+    """Point ``folder/name.json`` to ``checkpoint``, atomically."""
+    content = to_json({"checkpoint": checkpoint.name}).encode()
     try:
-        replace_file(disk or RealDisk(), folder / f"{name}.json", content)
+        replace_file(folder / f"{name}.json", content, disk=disk)
     except OSError as error:
         raise UserError(
             f"cannot write {folder / name}.json: {error.strerror or error}. Free some space or make the "
@@ -115,7 +125,7 @@ def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = N
 
 
 def pointed_to(folder: Path, name: str) -> Path | None:
-    """The checkpoint that ``folder/name.json`` names; ``None`` if there is none, or not in ``folder``."""
+    """Return the checkpoint that ``folder/name.json`` points to; ``None`` if there is none in ``folder``."""
     try:
         pointer = parse_json(read_regular(folder / f"{name}.json", limit=4096))
         named = pointer["checkpoint"]
@@ -131,7 +141,7 @@ def pointed_to(folder: Path, name: str) -> Path | None:
 
 
 def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> None:
-    """Remove what ``retention`` does not keep. What cannot be read is neither counted nor removed.
+    """Remove what ``retention`` does not keep. Unreadable checkpoints are neither counted nor removed.
 
     Raises:
         UserError: a checkpoint cannot be removed.
@@ -163,7 +173,7 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
 
 
 def tidy(folder: Path, *, disk: Disk | None = None) -> None:
-    """Put in order what a killed process left half done. Only for the one who holds the run."""
+    """Clean up what a killed process left behind. The caller must hold the lock of the run."""
     disk = disk or RealDisk()
     if not folder.is_dir():
         return
@@ -183,7 +193,7 @@ def tidy(folder: Path, *, disk: Disk | None = None) -> None:
 
 
 def accuracy(manifest: dict[str, Any]) -> float | None:
-    """Top-1 accuracy of a checkpoint's weights; ``None`` where they were not evaluated."""
+    """Return the top-1 accuracy of a checkpoint's weights; ``None`` if they were not evaluated."""
     match manifest.get("scores"):
         case {"accuracy1": float(value) | int(value)} if 0 <= value <= 100:
             return float(value)

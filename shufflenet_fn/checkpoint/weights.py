@@ -9,6 +9,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, WEIGHTS
@@ -20,13 +21,12 @@ from shufflenet_fn.checkpoint.inventory import (
     newest_good,
     pointed_to,
 )
-from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.checkpoint.safetensors_header import BadHeader, header_bytes, read_header
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint
 from shufflenet_fn_backends.support.errors import UsageError
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The ``state_dict`` in a file or checkpoint folder, on the CPU.
+    """Return the ``state_dict`` in a file or checkpoint folder, on the CPU.
 
     A run directory gives its best checkpoint. A checkpoint folder gives its averaged weights if it has
     them. A ``.pth``, ``.pt`` or ``.pth.tar`` may hold the ``state_dict`` itself or a dict with it under
@@ -39,10 +39,12 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if (path / CHECKPOINTS).is_dir():
         folder = checkpoints_of(path)
         pointed = pointed_to(folder, BEST) or pointed_to(folder, LATEST)
-        path = pointed or newest_good(folder)[0] or path
+        found = None if pointed else newest_good(folder)[0]
+        if found is not None:
+            return weights_of(found)
+        path = pointed or path
     if (path / MANIFEST).exists():
-        files = read_checkpoint(path).files
-        return files.get(EMA, files[WEIGHTS])
+        return weights_of(read_checkpoint(path))
     if path.is_dir():
         file = path / EMA if (path / EMA).exists() else path / WEIGHTS
     else:
@@ -56,7 +58,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = _load(file)
     except OSError as error:
         raise UsageError(f"cannot read weights from {file}: {error.strerror or error}.") from error
-    except BadHeader as error:
+    except SafetensorError as error:
         raise UsageError(
             f"cannot read weights from {file}: it is damaged, or it is no safetensors file: {error}."
         ) from None
@@ -81,12 +83,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
+def weights_of(content: Content) -> dict[str, Tensor]:
+    """Return the ``state_dict`` of a checkpoint: its averaged weights if it has them."""
+    return content.files.get(EMA, content.files[WEIGHTS])
+
+
 def _load(file: Path) -> Any:
     if file.suffix == ".safetensors":
-        with open(file, "rb") as opened:
-            size = file.stat().st_size
-            start = opened.read(8)
-            read_header(start + opened.read(header_bytes(start, size) - 8), size)
         return safetensors.torch.load_file(file)
     with warnings.catch_warnings():
         # Of a file that another tool pickled; what matters is whether it holds weights.

@@ -15,7 +15,6 @@ from typing import Any
 
 import safetensors.torch
 
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk, remove_tree, write_durably
 from shufflenet_fn.checkpoint.format import (
     MANIFEST,
     REPLACED,
@@ -25,7 +24,8 @@ from shufflenet_fn.checkpoint.format import (
     sha256,
 )
 from shufflenet_fn.checkpoint.read import verify
-from shufflenet_fn.checkpoint.tensors import Tensors, contiguous_on_cpu, tensors_of
+from shufflenet_fn.checkpoint.state import Tensors, contiguous_on_cpu, tensors_of
+from shufflenet_fn.io import Disk, RealDisk, remove_tree, write_durably
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn_backends.support.errors import UserError
@@ -45,7 +45,7 @@ def save_checkpoint(
     ``state`` must be in logical channel order, torchvision's: a training state that is kept in a backend's
     physical order is converted first (``shufflenet_fn.model.channel_order.to_logical``).
     ``manifest`` is any JSON object; format, step, sizes and hashes are added to it. A checkpoint of
-    the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.generators``.
+    the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.state``.
 
     Raises:
         UserError: the disk is full or not writable, or what was written does not read back. Nothing
@@ -97,7 +97,7 @@ def write_checkpoint(
 
 
 def retire(disk: Disk, checkpoint: Path) -> None:
-    """Remove a checkpoint, if it is there, such that half of it is never taken for one."""
+    """Remove a checkpoint, if it exists. A crash never leaves half of it behind as a checkpoint."""
     if checkpoint.exists():
         aside = checkpoint.with_name(f".{checkpoint.name}.removed")
         _discard(disk, aside)

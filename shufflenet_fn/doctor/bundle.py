@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import io
 import json
@@ -21,7 +20,7 @@ from shufflenet_fn.doctor.examine import examine
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, Stage
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
 from shufflenet_fn.doctor.settings import DoctorSettings
-from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn.io import replace_file, to_json
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
@@ -190,18 +189,13 @@ def write_archive(path: Path, texts: Mapping[str, str]) -> int:
         for name, text in texts.items():
             archive.writestr(name, text)
     data = packed.getvalue()
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        fresh.write_bytes(data)
-        os.replace(fresh, path)
+        replace_file(path, data)
     except OSError as error:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}. Free some space, or name another file "
             "with --bundle."
         ) from None
-    finally:
-        with contextlib.suppress(OSError):
-            fresh.unlink()
     return len(data)
 
 

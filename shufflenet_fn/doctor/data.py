@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.doctor.finding import FAILED, OK, WARNING, Finding
-from shufflenet_fn.flushing import flush
+from shufflenet_fn.io import flush
 
 _SCARCE = 2 * 2**30
 """Bytes below which a disk is called nearly full: some hundred checkpoints of x2_0."""

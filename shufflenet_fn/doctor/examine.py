@@ -11,9 +11,9 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Final
 
+from shufflenet_fn.config.options import declared
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, Report, Stage
 from shufflenet_fn.doctor.settings import DoctorSettings
-from shufflenet_fn.run.options import declared
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shufflenet_fn.run.options import option
+from shufflenet_fn.config.options import option
 from shufflenet_fn_backends.names import DEVICE_NAMES
 
 _PANEL = "Doctor"

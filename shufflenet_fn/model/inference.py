@@ -10,7 +10,6 @@ from typing import Any
 import torch
 import torch.nn.functional as nnf
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.channel_order import in_order_of
@@ -18,7 +17,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import Layer, body
 from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
 from shufflenet_fn.training.precision import Policy
-from shufflenet_fn.tree import tree_map
+from shufflenet_fn.tree import register_node, tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
@@ -44,15 +43,11 @@ def _rebuilt(children: Iterable[Any], physical: Any) -> InferenceParams:
     return InferenceParams(params, physical)
 
 
-pytree.register_pytree_node(
+register_node(
     InferenceParams,
     lambda folded: ([folded.params], folded.physical),
     _rebuilt,
-    serialized_type_name="shufflenet_fn.model.inference.InferenceParams",
-    flatten_with_keys_fn=lambda folded: (
-        [(pytree.GetAttrKey("params"), folded.params)],
-        folded.physical,
-    ),
+    lambda folded: ("params",),
 )
 
 

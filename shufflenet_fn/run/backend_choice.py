@@ -1,14 +1,252 @@
-"""Which backend a run computes with: as asked for, as measured, or the one made for its device."""
+"""Which backend a run computes with: as asked for, as measured, by an estimate, or the device's own.
+
+Results of ``bench step --keep`` are one small JSON file for each case, in the user's cache. The case holds
+all that a step's time depends on; a result is used only where every part of it is the same.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.run.estimated import least_cost
-from shufflenet_fn.run.measured import Found, Kept, StepCase, look_up
-from shufflenet_fn_backends.names import STATS_IN_STEP
+import torch
+
+from shufflenet_fn.io import replace_file, to_json
+from shufflenet_fn.run.directory import version_of
+from shufflenet_fn.training.precision import get_policy
+from shufflenet_fn_backends.names import BACKEND_NAMES, STATS_IN_STEP
 from shufflenet_fn_backends.registry import get_backend, select_backend
-from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.npu.emulated import emulated
+from shufflenet_fn_backends.support.cache import cache_root
+from shufflenet_fn_backends.support.errors import DeviceError, UserError
+
+FORMAT: Final = 1
+_PRECISIONS: Final = ("fp32", "bf16", "O1", "O2", "O3")
+_OTHER: Final = "not used. `shufflenet-fn bench step --keep` measures again"
+
+
+class StepCase(NamedTuple):
+    """What the time of a training step depends on.
+
+    ``emulated``: whether the device is an emulated one. ``versions``: of the software, by name.
+    ``batch_per_card``: images that a card computes at a time (of one microbatch).
+    """
+
+    device: str
+    chip: str
+    emulated: bool
+    versions: Mapping[str, str | None]
+    arch: str
+    precision: str
+    batch_per_card: int
+    image_size: int
+
+
+class Kept(NamedTuple):
+    """A kept result. ``contender``: the fastest of ours, which computes with ``backend``.
+
+    ``step_ms``: milliseconds of a step, by contender of ours.
+    """
+
+    contender: str
+    backend: str
+    step_ms: Mapping[str, float]
+
+
+class Found(NamedTuple):
+    """``kept``: the result of exactly this case, in ``path``. ``notes``: on what is there and not used."""
+
+    kept: Kept | None
+    path: Path | None
+    notes: tuple[str, ...]
+
+
+def step_case(
+    runtime: Runtime, *, arch: str, precision: str, batch_per_card: int, image_size: int
+) -> StepCase:
+    """Return the case of this machine's devices."""
+    policy = get_policy(precision)
+    return StepCase(
+        device=runtime.name,
+        chip=runtime.chip(),
+        emulated=runtime.name == "npu" and emulated(),
+        versions={"shufflenet-fn": version_of("shufflenet-fn"), **runtime.versions()},
+        arch=arch,
+        precision=next((name for name in _PRECISIONS if get_policy(name) == policy), precision),
+        batch_per_card=batch_per_card,
+        image_size=image_size,
+    )
+
+
+def keep(case: StepCase, kept: Kept) -> Path:
+    """Write a result. It replaces an earlier one of the same case.
+
+    Raises:
+        UserError: the folder of caches cannot be written.
+    """
+    path = _path(case)
+    text = to_json({"format": FORMAT, "case": case._asdict(), **kept._asdict()}, indent=2)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, f"{text}\n".encode())
+    except OSError as error:
+        raise UserError(
+            f"cannot keep the result in {path}: {error.strerror or error}. Set XDG_CACHE_HOME to a writable "
+            "folder, or leave out --keep."
+        ) from error
+    return path
+
+
+def look_up(case: StepCase) -> Found:
+    """Return the kept result of this case. A damaged one, or one of other versions, is only mentioned."""
+    try:
+        path = _path(case)
+    except DeviceError:  # no folder for caches, so nothing can have been kept
+        return Found(None, None, ())
+    if not path.exists():
+        others = sorted(path.parent.glob(f"{_name(case)}-*.json"))
+        return Found(None, None, _of_other_versions(others, case))
+    try:
+        read = _read(path)
+        if read["case"] != {**case._asdict(), "versions": dict(case.versions)}:
+            raise ValueError("it is of another case than its name says")
+        kept = _kept(read)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Found(None, None, (f"kept measurement {path} is damaged ({error}): {_OTHER}",))
+    return Found(kept, path, ())
+
+
+def _kept(read: Mapping[str, Any]) -> Kept:
+    kept = Kept(read["contender"], read["backend"], dict(read["step_ms"]))
+    if kept.backend not in BACKEND_NAMES or kept.backend == "cpu":
+        raise ValueError(f"there is no backend {kept.backend!r} for it")
+    if not all(isinstance(ms, (int, float)) and ms > 0 for ms in kept.step_ms.values()):
+        raise ValueError("step_ms does not hold times")
+    if kept.contender not in kept.step_ms:
+        raise ValueError(f"step_ms does not hold {kept.contender!r}")
+    return kept
+
+
+def _read(path: Path) -> dict[str, Any]:
+    read = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(read, dict):
+        raise ValueError("it is not a JSON object")
+    if read.get("format") != FORMAT:
+        raise ValueError(f"its format is {read.get('format')!r}, this version reads {FORMAT}")
+    return read
+
+
+def _of_other_versions(paths: list[Path], case: StepCase) -> tuple[str, ...]:
+    """One line about the kept results of this case that other versions measured."""
+    for path in reversed(paths):
+        try:
+            versions = dict(_read(path)["case"]["versions"])
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        names = [name for name in case.versions if versions.get(name) != case.versions[name]]
+        theirs = ", ".join(f"{name} {versions.get(name)}" for name in names)
+        ours = ", ".join(f"{name} {case.versions[name]}" for name in names)
+        return (f"kept measurement {path} is of {theirs}, and this is {ours}: {_OTHER}",)
+    return ()
+
+
+def _path(case: StepCase) -> Path:
+    versions = "-".join(f"{name}-{version}" for name, version in case.versions.items())
+    return cache_root() / "bench-step" / f"{_name(case)}-{_plain(versions)}.json"
+
+
+def _name(case: StepCase) -> str:
+    place = "emulated" if case.emulated else case.device
+    size = f"batch-{case.batch_per_card}-image-{case.image_size}"
+    return _plain(f"{place}-{case.chip}-{case.arch}-{case.precision}-{size}")
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._+-]+", "-", text)
+
+
+class Work(NamedTuple):
+    """What a step asks of one card: kernels, and bytes that they move at 224 pixels.
+
+    Modelled (``ascend_emulator.kernel_model``), with running statistics updated by the kernels.
+    """
+
+    kernels: int
+    fixed_bytes: int
+    bytes_per_image: int
+
+
+KERNEL_S: Final = 8e-6
+"""A guess, not measured: seconds that one kernel costs whatever it moves (launch, start, end)."""
+BYTES_PER_S: Final = 1.0e12
+"""A guess, not measured: memory bandwidth that kernels reach on an Atlas A2, published as 1.6e12."""
+
+_SIDE: Final = 224
+WORK: Final[Mapping[tuple[str, str], Mapping[str, Work]]] = MappingProxyType(
+    {
+        ("shufflenet_v2_x0_5", "fp32"): {
+            "gather": Work(1065, 111723272, 135335817),
+            "npu": Work(1210, 111723272, 130989321),
+        },
+        ("shufflenet_v2_x0_5", "half"): {
+            "gather": Work(1145, 157041704, 76772233),
+            "npu": Work(1290, 157041704, 74598985),
+        },
+        ("shufflenet_v2_x1_0", "fp32"): {
+            "gather": Work(1049, 217477368, 259913417),
+            "npu": Work(1208, 217477368, 249409385),
+        },
+        ("shufflenet_v2_x1_0", "half"): {
+            "gather": Work(1127, 272541984, 138291929),
+            "npu": Work(1286, 272541984, 133039913),
+        },
+        ("shufflenet_v2_x1_5", "fp32"): {
+            "gather": Work(1026, 314555144, 361930633),
+            "npu": Work(1187, 314555144, 345993481),
+        },
+        ("shufflenet_v2_x1_5", "half"): {
+            "gather": Work(1106, 424395816, 190069641),
+            "npu": Work(1267, 424395816, 182101065),
+        },
+        ("shufflenet_v2_x2_0", "fp32"): {
+            "gather": Work(1036, 719091960, 491542217),
+            "npu": Work(1203, 719091960, 469447529),
+        },
+        ("shufflenet_v2_x2_0", "half"): {
+            "gather": Work(1114, 891627808, 254106329),
+            "npu": Work(1281, 891627808, 243058985),
+        },
+    }
+)
+"""By architecture and width of the convolutions; half is O2 with a loss scale."""
+
+
+def least_cost(case: StepCase) -> tuple[str, str] | None:
+    """Return the backend of the least estimated cost and the reason, or ``None`` for an unknown case."""
+    width = "half" if get_policy(case.precision).compute_dtype != torch.float32 else "fp32"
+    work = WORK.get((case.arch, width))
+    if work is None:
+        return None
+    area = (case.image_size / _SIDE) ** 2
+    costs = {name: cost(one, case.batch_per_card, area) for name, one in work.items()}
+    name = min(costs, key=lambda name: costs[name])
+    told = ", ".join(f"{other} {1e3 * seconds:.3g} ms" for other, seconds in costs.items())
+    return name, (
+        f"backend {name}: auto, the least estimated cost of a step at {case.batch_per_card} images a card "
+        f"({told}; kernels from CANN's sources, their time guessed, nothing measured). `shufflenet-fn bench "
+        "step --device npu --keep` measures"
+    )
+
+
+def cost(work: Work, images: int, area: float) -> float:
+    """Return seconds: a cost for each kernel and one for each byte."""
+    nbytes = work.fixed_bytes + work.bytes_per_image * images * area
+    return work.kernels * KERNEL_S + nbytes / BYTES_PER_S
 
 
 class Choice(NamedTuple):

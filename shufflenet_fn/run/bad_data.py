@@ -12,7 +12,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.json_text import to_json
+from shufflenet_fn.io import to_json
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 5
@@ -26,7 +26,7 @@ def bad_images_of(
     max_bad: str,
     record: Callable[[BadSample], None] = lambda sample: None,
 ) -> BadImages | None:
-    """What ``--on-bad-image`` and ``--max-bad`` say about ``samples``; ``None`` stops at the first."""
+    """Return how to treat bad images of ``samples``; ``None`` to stop at the first one."""
     if on_bad_image == "stop":
         return None
     return BadImages(samples, parse_bad_limit(max_bad), record=record)
@@ -56,7 +56,7 @@ class BadImageFile:
 
 
 def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) -> str | None:
-    """How many of ``n`` training images all ranks have replaced so far, as a line, or ``None`` if none.
+    """Return a line on how many of ``n`` training images all ranks have replaced so far; ``None`` if none.
 
     An exchange between the ranks if ``bad`` is not ``None``: all must call it.
     """
@@ -73,7 +73,7 @@ def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) ->
 
 
 def left_out_line(n: int, num_images: int, names: Sequence[str] = ()) -> str | None:
-    """How many of ``n`` images an evaluation left out, as a line, or ``None`` if none.
+    """Return a line on how many of ``n`` images an evaluation left out; ``None`` if none.
 
     ``names`` are theirs, of which the first few are said; empty if they are told elsewhere.
     """
@@ -90,7 +90,7 @@ def left_out_line(n: int, num_images: int, names: Sequence[str] = ()) -> str | N
 
 
 def bad_names(bad: BadImages | None, world: World) -> tuple[str, ...]:
-    """The bad images that all ranks have met, by name and in their split's order.
+    """Return the names of the bad images that any rank has met, in their split's order.
 
     An exchange between the ranks if ``bad`` is not ``None``: all must call it.
     """

@@ -1,4 +1,4 @@
-"""From settings to the functions and values that the loop needs."""
+"""Build the functions and values that training needs from the settings."""
 
 from __future__ import annotations
 
@@ -10,16 +10,26 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.read import load_state
+from shufflenet_fn.checkpoint.read import Content
+from shufflenet_fn.checkpoint.state import state_from
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.weights import read_state_dict
-from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.config.derived import eval_resize, precision_name
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.augment.erasing import RandomErasing
+from shufflenet_fn.data.augment.mixing import Mixing
+from shufflenet_fn.data.augment.policies import Policy as AugmentPolicy
+from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
+from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
+from shufflenet_fn.data.folder import Note, silent
+from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
-from shufflenet_fn.run.derived import eval_resize, precision_name
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn.training.decay import decay_all, decay_weights
 from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
 from shufflenet_fn.training.optim import (
@@ -34,6 +44,7 @@ from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 Predictor = Callable[[Variables], Callable[[Tensor], Tensor]]
 
@@ -53,7 +64,7 @@ class InitialState(NamedTuple):
 
 
 def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
-    """The learning-rate schedule that ``--schedule`` names."""
+    """Return the learning-rate schedule that ``--schedule`` names."""
     base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warm_up_epochs
     total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
     match settings.schedule:
@@ -72,7 +83,7 @@ def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
 
 
 def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTransformation:
-    """SGD as the settings say, behind clipping if asked for."""
+    """Return SGD, after gradient clipping if that is set."""
     optimizer = sgd(
         schedule,
         momentum=settings.momentum,
@@ -86,7 +97,7 @@ def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTran
 
 
 def build_precision(settings: TrainSettings) -> tuple[Policy, LossScaling]:
-    """Policy and loss scaling; ``--loss-scale auto`` is dynamic where float16 is computed in."""
+    """Return policy and loss scaling; ``--loss-scale auto`` is dynamic if the computation is in float16."""
     policy = get_policy(precision_name(settings))
     if settings.loss_scale != "auto":
         return policy, parse_loss_scaling(settings.loss_scale)
@@ -94,7 +105,7 @@ def build_precision(settings: TrainSettings) -> tuple[Policy, LossScaling]:
 
 
 def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTransform]:
-    """Augmentation for training, resize and crop for evaluation."""
+    """Return the transforms of training and of evaluation."""
     size = settings.image_size
     return (
         TrainTransform(
@@ -111,7 +122,7 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
 def build_prepare(
     memory_format: torch.memory_format, device: torch.device, *, reuse: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """uint8 images to normalised float32 ones in the given layout, on the device.
+    """Return the function from uint8 images to normalised float32 ones in the given layout, on the device.
 
     With ``reuse`` they are valid until the next call (``device_ops.normalizer``).
     """
@@ -126,7 +137,7 @@ def build_predictor(
     policy: Policy,
     prepare: Callable[[Tensor], Tensor],
 ) -> Predictor:
-    """From variables, in the order that ``backend`` takes, to a function from loaded images to logits."""
+    """Return a function from variables, in the channel order of ``backend``, to a predictor of images."""
 
     def predictor(variables: Variables) -> Callable[[Tensor], Tensor]:
         predict = make_predictor(config, variables, backend=backend, policy=policy)
@@ -136,7 +147,7 @@ def build_predictor(
 
 
 def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
-    """The layout that ``--memory-format`` names; ``auto`` is the runtime's."""
+    """Return the layout that ``--memory-format`` names; ``auto`` is the runtime's."""
     named = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     return named.get(name, runtime.memory_format)
 
@@ -144,7 +155,7 @@ def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
 def build_variables(
     settings: TrainSettings, config: ShuffleNetConfig, policy: Policy, device: torch.device
 ) -> InitialVariables:
-    """Fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
+    """Return fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
     generator = torch.Generator().manual_seed(settings.seed)
     if settings.pretrained is None:
         variables, notes = init(config, generator), [f"weights: fresh, from seed {settings.seed}"]
@@ -160,15 +171,14 @@ def build_state(
     optimizer: GradientTransformation,
     device: torch.device,
     *,
-    resume: Path | None,
+    resume: Content | None,
 ) -> InitialState:
-    """What training starts from: the state in the checkpoint ``resume``, if given.
+    """Return the initial state: that of the checkpoint ``resume``, if there is one.
 
     It is on ``device``, in logical channel order.
 
     Raises:
         UsageError: the checkpoint was written with other settings.
-        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
     """
     policy, scaling = build_precision(settings)
     # What a run once started from may be gone when it is resumed.
@@ -179,17 +189,17 @@ def build_state(
     )
     if resume is None:
         return InitialState(state, notes)
-    state = load_state(resume, config, state)
+    state = state_from(resume.files, config, state, resume.path)
     if scaling.kind == "static":
         # Another number may have been given at the resume; a static scale has no history.
         state = state._replace(loss_scale=init_loss_scale(scaling, device))
-    return InitialState(state, [f"resumed from {resume} at step {int(state.step)}"])
+    return InitialState(state, [f"resumed from {resume.path} at step {int(state.step)}"])
 
 
 def load_pretrained(
     path: Path, config: ShuffleNetConfig, generator: torch.Generator
 ) -> InitialVariables:
-    """Weights from ``path``. A head of another width is replaced by a fresh one, and that is said."""
+    """Read weights from ``path``. A classifier of another width is replaced by a fresh one, with a note."""
     state_dict = read_state_dict(path)
     head = next((v for k, v in state_dict.items() if k.endswith("fc.weight")), None)
     width = config.num_classes if head is None else head.shape[0]
@@ -211,3 +221,33 @@ def build_config(settings: TrainSettings, num_classes: int) -> ShuffleNetConfig:
 
 def _with_classes(config: ShuffleNetConfig, num_classes: int) -> ShuffleNetConfig:
     return replace(config, num_classes=num_classes)
+
+
+def build_augmentation(settings: TrainSettings) -> SampleAugmentation:
+    """Return the augmentation that follows crop, jitter and flip."""
+    policies: dict[str, AugmentPolicy] = {
+        "trivial": TrivialAugmentWide(),
+        "rand": RandAugment(settings.rand_ops, settings.rand_magnitude),
+    }
+    return SampleAugmentation(
+        policy=policies.get(settings.auto_augment),
+        erasing=RandomErasing(settings.erase) if settings.erase > 0 else None,
+    )
+
+
+def build_mixing(settings: TrainSettings) -> Mixing | None:
+    """Return mixup and cutmix, ``None`` without either."""
+    if settings.mixup == settings.cutmix == 0:
+        return None
+    return Mixing(mixup=settings.mixup, cutmix=settings.cutmix)
+
+
+def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Dataset, Dataset]:
+    """Return the training and validation split that ``--data`` names; ``note`` as for ``open_train_val``."""
+    if settings.data is None:
+        raise UsageError(
+            "no training data: give --data DIR, a folder with train/CLASS/*.jpg and val/CLASS/*.jpg, or "
+            "--data demo (or --preset demo) for the built-in set."
+        )
+    root = ensure_demo() if settings.data == "demo" else Path(settings.data)
+    return open_train_val(root, note=note)

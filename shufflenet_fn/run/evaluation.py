@@ -1,28 +1,28 @@
-"""Exact evaluation over all ranks: every sample once, nothing padded, nothing dropped."""
+"""Exact evaluation over all ranks, between epochs and at the end: every sample once, nothing padded."""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.loader import eval_loader
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.model.variables import Variables
+from shufflenet_fn.run.bad_data import left_out_line
+from shufflenet_fn.run.events import Evaluated
+from shufflenet_fn.run.stopping import Stopping
+from shufflenet_fn.run.timing import Scores
+from shufflenet_fn.run.training import Best, Training, eval_batch_size
 from shufflenet_fn.training.step import EvalSums, Examples, eval_sums
 from shufflenet_fn_backends.support.errors import UserError
-
-
-class Scores(NamedTuple):
-    """Mean loss, accuracies in percent, and the number of images they are over."""
-
-    loss: float
-    accuracy1: float
-    accuracy5: float
-    num_images: int
 
 
 def evaluate(
@@ -32,7 +32,7 @@ def evaluate(
     feed: Callable[[Batch], Examples],
     world: World,
 ) -> Scores:
-    """Scores over the shares of all ranks, from the first batch to the last: ``evaluate_or_leave``."""
+    """Return the scores over the shares of all ranks. See ``evaluate_or_leave``."""
     scores = evaluate_or_leave(predict, batches, feed=feed, world=world, leave=lambda: False)
     assert scores is not None
     return scores
@@ -47,7 +47,7 @@ def evaluate_or_leave(
     leave: Callable[[], bool],
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Scores | None:
-    """Scores over the shares of all ranks; ``None`` on all of them if one has left before its end.
+    """Return the scores over the shares of all ranks; ``None`` on all of them if one has left early.
 
     ``predict`` is from a batch's images, on the device, to logits. ``batches`` is this rank's share
     (``eval_loader``), and ``feed`` brings each of them to the device (``uploading.Feed``).
@@ -81,3 +81,89 @@ def evaluate_or_leave(
     if not count:
         raise UserError("no image is left to evaluate: all were bad. Lower --max-bad.")
     return Scores(loss / count, 100 * top1 / count, 100 * top5 / count, int(count))
+
+
+class Evaluation(NamedTuple):
+    """``whole``: done to its end. ``left``: given up because a rank was asked to stop."""
+
+    whole: bool = False
+    left: bool = False
+    is_best: bool = False
+
+
+NOT_EVALUATED: Final = Evaluation()
+
+
+def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
+    """Return whether an epoch is evaluated: every ``eval_freq``-th, the last, and all in the last tenth."""
+    return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
+
+
+def owes_evaluation(run: Training, first: int) -> bool:
+    """Return whether the run was stopped between the epoch that ends at ``first`` and its evaluation."""
+    if run.job.resume is None or first == 0 or first % run.steps_per_epoch:
+        return False
+    settings, epoch = run.job.settings, first // run.steps_per_epoch - 1
+    if not evaluation_is_due(epoch, settings.epochs, settings.eval_freq):
+        return False
+    return run.job.resume.manifest["scores"] is None
+
+
+def evaluate_epoch(
+    run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True
+) -> Evaluation:
+    """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
+
+    One that only the end of this start has caused is not ``in_turn``, and never the best: a run that goes on
+    later must not be another one for it. Nothing is said of one that was left: it will be done again.
+    """
+    state = run.plain_state
+    candidates: list[tuple[str, Variables]] = [("raw", state.variables)]
+    if isinstance(state.ema, Variables):
+        candidates.append(("ema", state.ema))
+    done: list[tuple[str, Scores, float]] = []
+    for name, variables in candidates:
+        start = time.perf_counter()
+        with eval_loader(
+            run.eval_set,
+            run.eval_transform,
+            batch_size=eval_batch_size(run.job.settings, run.world),
+            rank=run.world.rank,
+            world_size=run.world.size,
+            threads=run.threads,
+            bad_images=run.bad_eval,
+            buffers=run.eval_feed.ready(),
+            native=run.image_reader,
+        ) as batches:
+            scores = evaluate_or_leave(
+                run.predictor(variables),
+                batches,
+                feed=run.eval_feed,
+                world=run.world,
+                leave=stopping.leave,
+                waiting=stopping.waiting,
+            )
+        if scores is None:
+            return Evaluation(left=True)
+        done.append((name, scores, time.perf_counter() - start))
+    run.last = done[-1][1]
+    is_best = in_turn and (run.best is None or run.last.accuracy1 > run.best.accuracy1)
+    if is_best:
+        run.best = Best(run.last.accuracy1, epoch)
+    if run.world.is_main:
+        for name, scores, seconds in done:
+            best = is_best and name == done[-1][0]
+            _warn(run, epoch, name, scores)
+            run.reporter.event(Evaluated(epoch, *scores, seconds, name, best, in_turn))
+    return Evaluation(whole=True, is_best=is_best)
+
+
+def _warn(run: Training, epoch: int, name: str, scores: Scores) -> None:
+    if not math.isfinite(scores.loss):
+        # Not the end: in float16 an early evaluation can overflow where training does not.
+        run.reporter.warning(
+            f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
+        )
+    left_out = left_out_line(len(run.eval_set), scores.num_images)
+    if left_out:
+        run.reporter.warning(left_out)

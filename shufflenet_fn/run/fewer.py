@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 
+from shufflenet_fn.config.derived import global_batch, lanes_of
 from shufflenet_fn.distributed.failures import RankFailed
-from shufflenet_fn.run.derived import global_batch, lanes_of
-from shufflenet_fn.run.job import Job
+from shufflenet_fn.run.plan import Job
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError

@@ -16,13 +16,13 @@ import numpy as np
 import torch
 
 from shufflenet_fn.checkpoint.format import sha256
+from shufflenet_fn.config.derived import lanes_of, precision_name, stats_in_kernel
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.folder import ImageFolder
 from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.derived import lanes_of, precision_name, stats_in_kernel
 from shufflenet_fn.run.directory import processor, version_of
-from shufflenet_fn.run.settings import TrainSettings
 from shufflenet_fn_backends.fused.library import build, cache_folder, find_compiler
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import ALLOCATOR_SETTINGS
@@ -53,7 +53,7 @@ def identity_of(
     image_reader: str,
     train_set: Dataset,
 ) -> dict[str, Any]:
-    """The record of this start; JSON values by name.
+    """Return what decides the bytes of this start; JSON values by name.
 
     Args:
         runtime: of the device.
@@ -93,7 +93,7 @@ def identity_of(
 
 
 def compare(stored: Mapping[str, Any], now: Mapping[str, Any], *, bn_stats: str) -> list[str]:
-    """What is no longer as it was, one line for each consequence.
+    """Return what has changed, one line for each consequence.
 
     Args:
         stored, now: ``identity_of`` when the checkpoint was written, and now.

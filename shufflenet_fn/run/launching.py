@@ -9,8 +9,8 @@ from shufflenet_fn.distributed.failures import Failure
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.fewer import with_fewer_devices
-from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.listening import say
+from shufflenet_fn.run.plan import Job
 from shufflenet_fn.run.restarting import rewind_to_newest
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 import traceback
-from typing import Any
+from typing import Any, Final
 
 import torch
 
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk
 from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.events import Event, Reporter, Reporters
-from shufflenet_fn.run.files import RankLog, RunFiles
-from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.kept import idle_cores
 from shufflenet_fn.run.listening import listening, say, stacks_on_demand
-from shufflenet_fn.run.open_files import allow_open_files
+from shufflenet_fn.run.loop import train
+from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.restarting import agreed
+from shufflenet_fn.run.resume import idle_cores
 from shufflenet_fn.run.stopping import Stopped, Stopping
-from shufflenet_fn.run.train import train
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -135,7 +135,7 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
 
 
 def group_timeout_s(job: Job, world: World) -> float:
-    """How long a collective may take. The launcher, if there is one, is to find the rank that hangs first."""
+    """Return the time-out of collectives. A launcher is to find the rank that hangs before it."""
     limit = job.settings.hang_timeout
     return limit if world.board is None else max(600.0, limit + 60.0)
 
@@ -145,5 +145,20 @@ def _log_name(world: World) -> str:
 
 
 def compute_threads(job: Job, world: World) -> int:
-    """``--threads``, or this process's share of the cores. The number decides the last bits of sums."""
+    """Return ``--threads``, or this process's share of the cores. It decides the last bits of sums."""
     return job.settings.threads or max(1, usable_cores() // world.local_size)
+
+
+WANTED: Final = 16384
+"""Enough for the shards of ImageNet's pixels, twice, with room for everything else."""
+
+
+def allow_open_files() -> None:
+    """Raise this process's soft limit of open files to WANTED, as far as its hard limit allows.
+
+    Packed data keeps a share of the limit open as shards; the usual 1,024 are fewer than a large set has.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

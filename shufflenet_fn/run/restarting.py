@@ -2,80 +2,50 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from shufflenet_fn.checkpoint.format import DamagedCheckpoint, NewerCheckpoint, step_of
-from shufflenet_fn.checkpoint.inventory import checkpoints_of, lies_in, newest_good
-from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.rewind import Rewound, rewind_to
+from shufflenet_fn.run.directory import rewind_to
+from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.resume import Chosen, Resume, newest_of, same_or_read
 from shufflenet_fn.run.same_everywhere import check_same_job
-from shufflenet_fn_backends.support.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:
-    """``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
+    """Return ``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
 
-    Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
-    brings the run directory back to it.
+    After a failure rank 0 looks for the newest good checkpoint, and brings the run directory back to it.
 
     Raises:
         UsageError: another machine was given another job.
     """
     check_same_job(job, world)
-    found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
+    resume: Resume | None = job.resume
+    notes: tuple[str, ...] = ()
     if world.is_main and world.attempt:
-        found = _newest(job, world)
-    resume, notes = gather(found, world)[0]
+        resume, notes = _newest(job, world)
+    own = None if resume is None else Chosen(resume.checkpoint, resume.content.fingerprint)
+    chosen, notes = gather((own, notes), world)[0]
+    if not world.is_main:
+        resume = same_or_read(resume, chosen, job.run_dir)
     return job._replace(resume=resume, notes=(*job.notes, *notes))
 
 
-def newest_of(job: Job) -> tuple[Path | None, list[str]]:
-    """The checkpoint that ``job`` goes on from after a failure, and notes on those that were passed over.
-
-    It is the newest good one of the run, or what the run was resumed from if that is not among them and is
-    newer: a copy, one that was set aside, or the state before a step that was dumped.
-
-    Raises:
-        UserError: there are checkpoints, and none can be used.
-    """
-    folder = checkpoints_of(job.run_dir)
-    checkpoint, manifest, passed_over = newest_good(folder)
-    if job.resume is None or _is_looked_at(folder, job.resume):
-        if checkpoint is None and passed_over:
-            raise UserError(
-                f"the run cannot be started again: no checkpoint in {folder} can be used. "
-                f"{' '.join(passed_over)} To start from the beginning, choose another --run-dir."
-            )
-        return checkpoint, passed_over
-    if checkpoint is None:
-        return job.resume, passed_over
-    try:
-        newer = read_manifest(job.resume)["step"] > manifest["step"]
-    except (DamagedCheckpoint, NewerCheckpoint):  # it is not needed any more, and may be gone
-        newer = False
-    return job.resume if newer else checkpoint, passed_over
-
-
-def rewind_to_newest(job: Job) -> Rewound:
-    """Bring the run directory of ``job`` back to ``newest_of(job)``; notes also on what was passed over.
+def rewind_to_newest(job: Job) -> tuple[Resume | None, list[str]]:
+    """Bring the run directory of ``job`` back to ``newest_of`` it; notes also on what was skipped.
 
     Raises:
         UserError: as ``newest_of`` and ``rewind``.
     """
-    checkpoint, passed_over = newest_of(job)
-    checkpoint, set_aside = rewind_to(checkpoint, job.run_dir)
-    return Rewound(checkpoint, [*passed_over, *set_aside])
+    resume, skipped = newest_of(job.run_dir, job.resume)
+    content, set_aside = rewind_to(None if resume is None else resume.content, job.run_dir)
+    if resume is not None and content is not None:
+        resume = resume._replace(content=content)
+    return resume, [*skipped, *set_aside]
 
 
-def _is_looked_at(folder: Path, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
-    return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
-
-
-def _newest(job: Job, world: World) -> tuple[Path | None, tuple[str, ...]]:
-    checkpoint, notes = rewind_to_newest(job)
-    where = "the beginning: there is no checkpoint yet" if checkpoint is None else checkpoint.name
-    return checkpoint, (f"restart {world.attempt}: from {where}", *notes)
+def _newest(job: Job, world: World) -> tuple[Resume | None, tuple[str, ...]]:
+    resume, notes = rewind_to_newest(job)
+    where = (
+        "the beginning: there is no checkpoint yet" if resume is None else resume.checkpoint.name
+    )
+    return resume, (f"restart {world.attempt}: from {where}", *notes)

@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from shufflenet_fn.config.derived import global_batch, lanes_of
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.derived import global_batch, lanes_of
+from shufflenet_fn.run.directory import LOCK
 from shufflenet_fn.run.identity import DATA, ROUNDING
-from shufflenet_fn.run.job import Job
-from shufflenet_fn.run.lock import LOCK
+from shufflenet_fn.run.plan import Job
 from shufflenet_fn_backends.support.errors import UsageError
 
 # Its number and its way to the others; its cores and devices; where its copy of the data is; and what only

@@ -1,15 +1,16 @@
-"""Saving a run's state beside training: what each rank's writer thread does with a snapshot."""
+"""Save a run's state beside training, with a manifest from which it can resume."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import deque
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
-from shufflenet_fn.checkpoint.disk import Disk
-from shufflenet_fn.checkpoint.generators import generator_states
+from shufflenet_fn.checkpoint.background import Snapshot, Snapshots, Writer
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     LATEST,
@@ -18,17 +19,67 @@ from shufflenet_fn.checkpoint.inventory import (
     point_to,
     prune,
 )
-from shufflenet_fn.checkpoint.snapshot import Snapshot, Snapshots
+from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.checkpoint.writer import Writer
+from shufflenet_fn.config.derived import lanes_of
 from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
 from shufflenet_fn.distributed.group import group_store, tree_digest
+from shufflenet_fn.io import Disk, finite
 from shufflenet_fn.model.channel_order import to_logical
+from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
-from shufflenet_fn.run.files import METRICS
-from shufflenet_fn.run.manifest import Progress, changing_part, fixed_part
+from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.flat_state import unravel_state
+
+
+class Progress(NamedTuple):
+    """How far the run is at a checkpoint, beside what the state itself holds.
+
+    ``epoch``: of the last step, from 0. ``unfinished``: what that epoch has come to, ``None`` at its end.
+    ``evaluated``: whether ``Training.last`` are scores of these weights.
+    """
+
+    epoch: int
+    unfinished: EpochSums | None
+    evaluated: bool
+
+
+def fixed_part(run: Training) -> dict[str, Any]:
+    """Return the part of the manifest that is the same in every checkpoint of this start.
+
+    All that decides the last bit of a result is in it, so that a resume can name what is different.
+    """
+    settings, resolved = run.job.settings, run.job.resolved
+    return {
+        "arch": settings.arch,
+        "num_classes": run.config.num_classes,
+        "classes": list(run.train_set.classes),
+        "steps_per_epoch": run.steps_per_epoch,
+        "global_batch": run.global_batch,
+        "device": run.job.device,
+        "backend": run.backend,
+        "lanes": lanes_of(settings, run.world.size),
+        "threads": torch.get_num_threads(),
+        "identity": run.identity,
+        "settings": dataclasses.asdict(settings),
+        "origin": resolved.origin,
+        "preset": resolved.preset,
+    }
+
+
+def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
+    """Return the part of the manifest that changes. Cheap: the training loop waits for it."""
+    unfinished = progress.unfinished
+    return {
+        "epoch": progress.epoch,
+        "unfinished": None if unfinished is None else unfinished._asdict(),
+        "skipped_in_a_row": run.skipped_in_a_row,
+        "best": run.best._asdict() if run.best else None,
+        "scores": finite(run.last._asdict()) if run.last and progress.evaluated else None,
+        "saved_at": time.time(),
+    }
+
 
 _END_S = 60.0
 """How long the end of a failed run waits for what is being written."""
@@ -53,7 +104,7 @@ class Costs(NamedTuple):
 
 
 class Saver:
-    """Saves states of ``run``; one on each rank, called alike on all. A context manager.
+    """Save states of ``run``; one on each rank, called alike on all. A context manager.
 
     The training loop takes a snapshot and gives it to a thread. There, digests are compared with the other
     ranks', and rank 0 writes, verifies, moves ``latest`` (and ``best``), and removes old ones. A failure
@@ -78,7 +129,7 @@ class Saver:
         self._writer = Writer(lambda: run.runtime.set_device(number))
 
     def take(self, step: int) -> Taken:
-        """The run's state as it is now, after ``step`` updates. Waits if two are not written yet."""
+        """Take a snapshot of the state after ``step`` updates. Waits if two are not written yet."""
         start = time.perf_counter()
         self._writer.check()
         generators = generator_states(self._run.runtime) if self._run.world.is_main else {}
@@ -86,7 +137,7 @@ class Saver:
         return Taken(snapshot, generators, step, time.perf_counter() - start)
 
     def save(self, taken: Taken, progress: Progress, *, is_best: bool = False) -> None:
-        """Have ``taken`` written. Returns at once."""
+        """Queue ``taken`` for writing. Returns at once."""
         start = time.perf_counter()
         about = {**self._about, **changing_part(self._run, progress)}
 
@@ -100,7 +151,7 @@ class Saver:
         self._writer.submit(task)
 
     def report(self) -> None:
-        """Report what has been written since the last time. Raises what went wrong in the thread."""
+        """Report what has been written since the last call. Raises the error of a failed write."""
         self._writer.check()
         while self._saved:
             done = self._saved.popleft()
@@ -114,7 +165,7 @@ class Saver:
             self._run.reporter.event(done)
 
     def drain(self) -> None:
-        """Wait until all that was saved is on disk, and report it. Raises what went wrong."""
+        """Wait until everything is on disk, and report it. Raises the error of a failed write."""
         self._writer.drain()
         self.report()
 

@@ -11,8 +11,11 @@ import torch
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.weights import read_state_dict
-from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.config.derived import eval_resize
+from shufflenet_fn.config.eval_settings import EvalSettings
+from shufflenet_fn.config.options import declared
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.dataset import Dataset
@@ -26,14 +29,11 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import bad_images_of, bad_names
-from shufflenet_fn.run.derived import eval_resize
-from shufflenet_fn.run.eval_settings import EvalSettings
 from shufflenet_fn.run.evaluation import evaluate
-from shufflenet_fn.run.job import find_checkpoint
 from shufflenet_fn.run.listening import say
-from shufflenet_fn.run.options import declared
+from shufflenet_fn.run.resume import find_checkpoint
 from shufflenet_fn.run.training import loader_threads
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.transfer import Feed
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.registry import select_backend
@@ -186,8 +186,8 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     best = pointed_to(checkpoints_of(weights), BEST)
     if best is not None:
         return best, verify(best), [f"weights: the run's best checkpoint, {best.name}"]
-    checkpoint, manifest, notes = find_checkpoint(weights)
-    return checkpoint, manifest, [*notes, f"weights: checkpoint {checkpoint.name}"]
+    content, notes = find_checkpoint(weights)
+    return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
 
 
 def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:

@@ -39,7 +39,7 @@ class Stopped(NamedTuple):
 
 
 def stopping_text(number: int) -> str:
-    """What to say when signal ``number`` asks for a stop."""
+    """Return the message for signal ``number``, which asks for a stop."""
     return (
         f"{signal.Signals(number).name}: stopping after the steps under way, and saving. A second signal "
         "stops at once."
@@ -47,7 +47,7 @@ def stopping_text(number: int) -> str:
 
 
 def at_once_text(number: int, run_dir: Path) -> str:
-    """What to say when signal ``number`` ends a run at once."""
+    """Return the message for signal ``number``, which ends a run at once."""
     hint = (
         f"Go on from the last checkpoint with: shufflenet-fn train --resume {run_dir}"
         if (run_dir / "checkpoints" / "latest.json").exists()
@@ -57,7 +57,7 @@ def at_once_text(number: int, run_dir: Path) -> str:
 
 
 class Stopping:
-    """Whether this rank was asked to stop, and the signs of life that it gives meanwhile.
+    """Tell whether this rank was asked to stop, and write its heartbeats.
 
     ``asked`` reads a byte and, with a deadline, a clock: nothing that a step would notice.
 
@@ -75,7 +75,7 @@ class Stopping:
         self.save_s = _FIRST_SAVE_S
 
     def asked(self) -> bool:
-        """True once a signal came to any rank or launcher of this machine, or the time is nearly up."""
+        """Return whether a rank or launcher of this machine got a signal, or the time is nearly up."""
         return self._place.stop_signal != 0 or self._time_is_up()
 
     @property
@@ -91,7 +91,7 @@ class Stopping:
         return _STEPS_AHEAD * max(self._seconds, default=0.0) + 2 * self.save_s
 
     def step_begins(self, done: int) -> None:
-        """After ``done`` updates the next begins."""
+        """Note that the update after ``done`` others begins."""
         now = time.monotonic()
         if self._since is not None:
             self._seconds.append(now - self._since)
@@ -101,12 +101,12 @@ class Stopping:
         self._begun = True
 
     def saved(self, seconds: float) -> None:
-        """A checkpoint took ``seconds`` to write."""
+        """Note that a checkpoint took ``seconds`` to write."""
         self.save_s = max(seconds, 0.5)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """For the body this rank waits for others, so that it is not taken for one that hangs."""
+        """Mark the body as waiting for other ranks, so that this rank is not reported as hanging."""
         before = self._place.last_beat()
         if before.phase is Phase.STARTING:
             yield
@@ -116,7 +116,7 @@ class Stopping:
         self._place.beat(before.step, before.phase)
 
     def waiting_and(self, timing: Timing) -> Timing:
-        """``timing``, around what is a wait for others."""
+        """Return ``timing``, with its body marked as waiting for other ranks."""
 
         @contextmanager
         def both() -> Iterator[None]:

@@ -10,13 +10,21 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.generators import restore_generators
+from shufflenet_fn.checkpoint.format import GENERATORS
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
-from shufflenet_fn.checkpoint.read import load_generators, read_manifest
+from shufflenet_fn.checkpoint.state import restore_generators
+from shufflenet_fn.config.derived import (
+    global_batch,
+    lanes_per_device,
+    max_bad_steps,
+    num_classes_of,
+    stats_in_kernel,
+)
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_images import BadImages
-from shufflenet_fn.data.buffers import Layout
+from shufflenet_fn.data.buffers import BatchBuffers, Layout
 from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.loader import prefetch_of
+from shufflenet_fn.data.loader import BatchIterator, prefetch_of, train_loader
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.schedule import steps_per_epoch
@@ -27,29 +35,14 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
-from shufflenet_fn.run.derived import (
-    global_batch,
-    lanes_per_device,
-    max_bad_steps,
-    num_classes_of,
-    stats_in_kernel,
-)
-from shufflenet_fn.run.evaluation import Scores
+from shufflenet_fn.run.build import build_augmentation, build_mixing
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.identity import identity_of
-from shufflenet_fn.run.job import Job, open_data
-from shufflenet_fn.run.meters import EpochSums, WaitMeter
-from shufflenet_fn.run.read_back import READ_BACK
-from shufflenet_fn.run.resumption import (
-    checked_manifest,
-    differences,
-    last_scores,
-    unfinished_epoch,
-)
-from shufflenet_fn.run.settings import TrainSettings
-from shufflenet_fn.run.step_clock import StepClock
+from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.resume import differences, last_scores, unfinished_epoch
 from shufflenet_fn.run.stopping import Stopping
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
+from shufflenet_fn.run.transfer import READ_BACK, Feed
 from shufflenet_fn.run.verdict import Verdict
 from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.gradients import grads_by_engine
@@ -57,11 +50,7 @@ from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.training.step import (
-    TrainStep,
-    make_train_step,
-    no_reduce,
-)
+from shufflenet_fn.training.step import TrainStep, make_train_step, no_reduce
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -77,10 +66,10 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass
 class Training:
-    """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
+    """What the loop works with. The loop replaces ``state`` and ``best``.
 
-    ``state`` is as steps take it fastest: in the channel order of ``backend``, which is physical where it
-    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree.
+    ``state`` is kept in the layout that trains fastest: in the backend's channel order, and flattened into a
+    few buffers on devices where kernel launches are expensive. ``plain_state`` is the state as a tree.
     """
 
     job: Job
@@ -120,7 +109,7 @@ class Training:
     unfinished: EpochSums | None = None
 
     def learning_rate(self, step: int) -> float:
-        """That of the update ``step``."""
+        """Return the learning rate of the update ``step``."""
         return float(self.schedule(torch.tensor(step)))
 
     @property
@@ -128,17 +117,17 @@ class Training:
         return unravel_state(self.state)
 
     def take_unfinished(self) -> EpochSums:
-        """What the epoch that the run was resumed in had come to; nothing for later ones."""
+        """Return the sums of the epoch that the run was resumed in; empty ones for later epochs."""
         sums, self.unfinished = self.unfinished, None
         return sums or EpochSums()
 
 
 def build_training(job: Job, world: World, reporter: Reporter, stopping: Stopping) -> Training:
-    """Everything before the first step; says on rank 0 what was decided."""
+    """Build everything that is needed before the first step; report on rank 0 what was decided."""
     settings = job.settings
     runtime = runtime_of(job.device)
     device = runtime.device(job.devices[world.local_rank])
-    train_set, eval_set = open_data(settings, note=reporter.note)
+    train_set, eval_set = build.open_data(settings, note=reporter.note)
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
     epoch_steps = steps_per_epoch(len(train_set), batch)
@@ -147,7 +136,9 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     optimizer = build.build_optimizer(settings, schedule)
     # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
-    state, notes = build.build_state(settings, config, optimizer, device, resume=job.resume)
+    state, notes = build.build_state(
+        settings, config, optimizer, device, resume=job.resume.content if job.resume else None
+    )
     warnings, best = list(job.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None
     backend = get_backend(job.backend)
@@ -161,14 +152,15 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         train_set=train_set,
     )
     if job.resume is not None:
-        manifest = checked_manifest(read_manifest(job.resume), job.resume)
+        manifest, content = job.resume.manifest, job.resume.content
         warnings += differences(
             manifest,
             identity,
             steps_per_epoch=epoch_steps,
             bn_stats=settings.bn_stats,
         )
-        restore_generators(load_generators(job.resume), runtime)
+        restore_generators(content.files.get(GENERATORS, {}), runtime)
+        content.release()
         stored = manifest["best"]
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
         if manifest["steps_per_epoch"] == epoch_steps:
@@ -271,15 +263,44 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
 
 
 def eval_batch_size(settings: TrainSettings, world: World) -> int:
-    """Images per batch of one rank's share of the evaluation."""
+    """Return the images per batch of one rank's share of the evaluation."""
     return max(1, settings.batch_size // world.size)
 
 
 def loader_threads(workers: int | None, local_size: int) -> int:
-    """Loader threads of one process: its share of ``--workers``, or of the cores if not given.
+    """Return the loader threads of one process: its share of ``--workers``, or of the cores if not given.
 
     More than there are cores is as the user says: threads that wait for a slow disk need none.
     """
     if workers is None:
         return max(1, usable_cores() // local_size)
     return math.ceil(workers / local_size)
+
+
+def training_batches(
+    run: Training,
+    world: World,
+    steps: range,
+    *,
+    threads: int,
+    buffers: BatchBuffers | None = None,
+) -> BatchIterator:
+    """Return the batches of ``steps`` for the rank of ``world``. See ``train_loader``."""
+    settings = run.job.settings
+    return train_loader(
+        run.train_set,
+        run.train_transform,
+        augment=build_augmentation(settings),
+        mixing=build_mixing(settings),
+        repeats=settings.repeats,
+        seed=settings.seed,
+        global_batch=run.global_batch,
+        rank=world.rank,
+        world_size=world.size,
+        start_step=steps.start,
+        stop_step=steps.stop,
+        threads=threads,
+        bad_images=run.bad_train,
+        buffers=buffers,
+        native=run.image_reader,
+    )

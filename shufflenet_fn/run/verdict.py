@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.packed.read import PackedSplit
+from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
+from shufflenet_fn.run.timing import VERDICT_STEPS
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+
+if TYPE_CHECKING:
+    from shufflenet_fn.run.training import Training
 
 BOUND = 0.1
 """A step is bound by what takes this share of it beside computing; by less it is hardly slowed."""
@@ -50,7 +58,7 @@ class Verdict(NamedTuple):
 
 
 def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
-    """The verdict on the mean ``times`` of ``steps`` steps.
+    """Return what bounds steps with these mean ``times``.
 
     A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
     """
@@ -86,7 +94,7 @@ def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
 
 
 def more_threads(threads: int, step: float, wait: float) -> int:
-    """Threads to add to ``threads`` so that a step of ``step`` seconds no longer waits ``wait`` of them.
+    """Return the threads to add so that a step of ``step`` seconds no longer waits ``wait`` of them.
 
     Threads that are waited for are all busy: together they read a batch in ``step`` and would have to in
     ``step - wait``.
@@ -97,7 +105,7 @@ def more_threads(threads: int, step: float, wait: float) -> int:
 
 
 def _more_input(times: StepTimes, reading: Reading) -> str:
-    """What the loader delivers, what the step would take, and what would close the gap."""
+    """Return what the loader delivers, what the step needs, and what would close the gap."""
     wanted = reading.batch_size / max(times.total - times.data, 1e-9)
     delivered = reading.batch_size / times.total
     if reading.threads == 0:
@@ -135,3 +143,43 @@ def _hidden(times: StepTimes) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number if number > 1 else 'one'} {noun}{'s' if number > 1 else ''}"
+
+
+def judge(run: Training, times: StepTimes) -> None:
+    """Count a step; after ``VERDICT_STEPS`` measured ones report the verdict. Called alike on all ranks."""
+    run.waits.add(times)
+    if run.verdict is None and run.waits.steps == VERDICT_STEPS:
+        run.verdict = _verdict(run)
+        if run.world.is_main:
+            run.reporter.note(f"after {VERDICT_STEPS} steps: {run.verdict.text}")
+
+
+def judge_all(run: Training) -> Verdict | None:
+    """Return the verdict on all steps; ``None`` if none was measured. Called alike on all ranks."""
+    if run.waits.steps == 0:
+        return None
+    before, run.verdict = run.verdict, _verdict(run)
+    if run.world.is_main and (before is None or before.kind != run.verdict.kind):
+        run.reporter.note(f"over all {run.verdict.steps} steps: {run.verdict.text}")
+    return run.verdict
+
+
+def storage_of(samples: Dataset) -> Storage:
+    """Return how ``samples`` are stored."""
+    if not isinstance(samples, PackedSplit):
+        return "files"
+    return "packed pixels" if samples.raw else "packed JPEG"
+
+
+def _verdict(run: Training) -> Verdict:
+    # The rank that waits least in the collective is the one that the others wait for.
+    times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
+    reading = Reading(
+        batch_size=run.global_batch // run.world.size,
+        threads=run.threads,
+        cores=max(1, usable_cores() // run.world.local_size),
+        devices=run.world.local_size,
+        storage=storage_of(run.train_set),
+        accelerator=run.device.type != "cpu",
+    )
+    return verdict(times, run.waits.steps, reading)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
-from shufflenet_fn.checkpoint.compare import Comparison, compare
+from shufflenet_fn.checkpoint.describe import Comparison, compare
 from shufflenet_fn.checkpoint.format import checkpoint_name
 from shufflenet_fn.checkpoint.inventory import LATEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import read_checkpoint

@@ -15,9 +15,16 @@ from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
-from shufflenet_fn.tree import tree_leaves, tree_paths
+from shufflenet_fn.tree import (
+    TreeSpec,
+    register_node,
+    tree_build,
+    tree_leaves,
+    tree_paths,
+    tree_replace,
+    tree_structure,
+)
 from shufflenet_fn_backends.transforms import outside_transforms
 
 ALIGNMENT: Final = 16
@@ -44,7 +51,7 @@ class Slot(NamedTuple):
 class RavelSpec:
     """How a tree is laid out. Trees with one spec (the same object) can be computed with together."""
 
-    structure: pytree.TreeSpec
+    structure: TreeSpec
     slots: tuple[Slot, ...]
     groups: tuple[str, ...]
 
@@ -61,17 +68,11 @@ class Raveled:
     spec: RavelSpec
 
 
-pytree.register_pytree_node(
+register_node(
     Raveled,
     lambda raveled: (list(raveled.buffers), raveled.spec),
     lambda buffers, spec: Raveled(tuple(buffers), spec),
-    flatten_with_keys_fn=lambda raveled: (
-        [
-            (pytree.MappingKey(group), buffer)
-            for group, buffer in zip(raveled.spec.groups, raveled.buffers, strict=True)
-        ],
-        raveled.spec,
-    ),
+    lambda raveled: raveled.spec.groups,
 )
 
 
@@ -84,7 +85,7 @@ def ravel_spec(tree: Any, group: Callable[[str, Tensor], str]) -> RavelSpec:
         slot = Slot(path, name, ends.get(name, 0), leaf.numel(), tuple(leaf.shape))
         ends[name] = slot.start + slot.size + slot.padding
         slots.append(slot)
-    return RavelSpec(pytree.tree_structure(tree), tuple(slots), tuple(ends))
+    return RavelSpec(tree_structure(tree), tuple(slots), tuple(ends))
 
 
 def ravel(tree: Any, spec: RavelSpec, *, pad: float = 0.0) -> Raveled:
@@ -114,11 +115,7 @@ def ravel(tree: Any, spec: RavelSpec, *, pad: float = 0.0) -> Raveled:
 
 def unravel(tree: Any) -> Any:
     """``tree`` with every ``Raveled`` in it as the tree that it holds, whose leaves are views."""
-    return pytree.tree_map(
-        lambda node: _views(node) if isinstance(node, Raveled) else node,
-        tree,
-        is_leaf=lambda node: isinstance(node, Raveled),
-    )
+    return tree_replace(tree, lambda node: isinstance(node, Raveled), _views)
 
 
 def _views(raveled: Raveled) -> Any:
@@ -127,7 +124,7 @@ def _views(raveled: Raveled) -> Any:
         for group, buffer in zip(raveled.spec.groups, raveled.buffers, strict=True)
     }
     leaves = [next(pieces[slot.group]).view(slot.shape) for slot in raveled.spec.slots]
-    return pytree.tree_unflatten(leaves, raveled.spec.structure)
+    return tree_build(raveled.spec.structure, leaves)
 
 
 def _cut(buffer: Tensor, slots: Iterable[Slot]) -> list[Tensor]:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import (
@@ -25,6 +24,7 @@ from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_pat
 from shufflenet_fn.training.flat import Raveled, RavelSpec, ravel, ravel_spec, unravel
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
+from shufflenet_fn.tree import tree_map, tree_replace, tree_structure
 from shufflenet_fn_backends.primitives import Moments
 from shufflenet_fn_backends.transforms import outside_transforms
 
@@ -91,7 +91,7 @@ def grads_like(params: Params | Raveled, grads: Params) -> Any:
 
 def copied(batch_stats: BatchStats | Raveled) -> Any:
     """Return a copy of ``batch_stats`` in the same layout: a copy a buffer where it is raveled."""
-    return pytree.tree_map(torch.clone, batch_stats)
+    return tree_map(torch.clone, batch_stats)
 
 
 def updated_stats(
@@ -143,8 +143,6 @@ def _ravel_within(tree: Any, spec: RavelSpec) -> Any:
     """Subtrees of the structure of ``params`` (velocities, say) raveled as those are."""
 
     def alike(node: Any) -> bool:
-        return isinstance(node, dict) and pytree.tree_structure(node) == spec.structure
+        return isinstance(node, dict) and tree_structure(node) == spec.structure
 
-    return pytree.tree_map(
-        lambda node: ravel(node, spec) if alike(node) else node, tree, is_leaf=alike
-    )
+    return tree_replace(tree, alike, lambda node: ravel(node, spec))

@@ -74,7 +74,7 @@ def test_every_option_is_explained(command: Callable[..., Any], which: str) -> N
         OpsBenchSettings,
         StepBenchSettings,
     )
-    from shufflenet_fn.run.options import declared
+    from shufflenet_fn.config.options import declared
 
     settings = {"step": StepBenchSettings, "infer": InferBenchSettings, "ops": OpsBenchSettings}
     outcome = command("bench", which, "--help")

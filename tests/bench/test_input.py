@@ -13,7 +13,7 @@ import torch
 
 from shufflenet_fn.bench.feeding import Feeding, fed
 from shufflenet_fn.bench.input import verdict_text
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.training.step import Examples
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk
 from shufflenet_fn.checkpoint.format import STATE, WEIGHTS
 from shufflenet_fn.checkpoint.write import write_checkpoint
+from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd

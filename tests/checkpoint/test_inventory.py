@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.checkpoint.describe import list_checkpoints
-from shufflenet_fn.checkpoint.disk import RealDisk
 from shufflenet_fn.checkpoint.format import MANIFEST, STATE, WEIGHTS, step_of
 from shufflenet_fn.checkpoint.inventory import (
     Retention,
@@ -20,7 +19,9 @@ from shufflenet_fn.checkpoint.inventory import (
     prune,
     tidy,
 )
+from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.errors import UserError
+from shufflenet_fn.io import RealDisk
 from tests.checkpoint.support import copy_of, flip, names, small
 from tests.unprivileged import unprivileged
 
@@ -82,14 +83,20 @@ def test_what_cannot_be_read_is_neither_counted_nor_removed(folder: Path) -> Non
     assert steps(folder) == {2, 3, 4}
 
 
+def path_of(newest: tuple[Content | None, list[str]]) -> Path | None:
+    found, _ = newest
+    return None if found is None else found.path
+
+
 def test_the_newest_good_one_is_found_whatever_latest_says(folder: Path) -> None:
     for step in (1, 2, 3, 4):
         small(folder, step)
     point_to(folder, "latest", folder / "step-00000001")
     flip(folder / "step-00000004" / STATE)
     (folder / "step-00000003" / WEIGHTS).unlink()
-    found, manifest, notes = newest_good(folder)
-    assert found == folder / "step-00000002" and manifest["step"] == 2
+    found, notes = newest_good(folder)
+    assert found is not None
+    assert found.path == folder / "step-00000002" and found.manifest["step"] == 2
     assert len(notes) == 2 and STATE in notes[0] and WEIGHTS in notes[1]
 
 
@@ -106,13 +113,13 @@ def test_tidying_ends_what_a_killed_process_left(folder: Path) -> None:
     assert next(path.name for path in checkpoints(folder)) == "step-00000003"
     tidy(folder)
     assert names(folder) == {f"step-0000000{step}" for step in (1, 2, 3)}
-    assert newest_good(folder)[0] == folder / "step-00000003"
+    assert path_of(newest_good(folder)) == folder / "step-00000003"
 
 
 def test_a_replaced_checkpoint_stands_in_for_a_damaged_one(folder: Path) -> None:
     copy_of(small(folder, 2), folder / "step-00000002.replaced")
     flip(folder / "step-00000002" / WEIGHTS)
-    assert newest_good(folder)[0] == folder / "step-00000002.replaced"
+    assert path_of(newest_good(folder)) == folder / "step-00000002.replaced"
     tidy(folder)
     assert names(folder) == {"step-00000002", "step-00000002.replaced"}
 
@@ -152,8 +159,8 @@ def test_symbolic_links_are_not_followed(folder: Path) -> None:
     (folder / "step-00000009").symlink_to(outside)
     (folder / "latest.json").write_text(json.dumps({"checkpoint": "step-00000009"}))
     assert pointed_to(folder, "latest") is None
-    found, _, notes = newest_good(folder)
-    assert found == good and "symbolic link" in notes[0]
+    found, notes = newest_good(folder)
+    assert found is not None and found.path == good and "symbolic link" in notes[0]
     prune(folder, Retention(last=0, best=0))
     tidy(folder)
     assert names(outside) == {WEIGHTS, STATE, MANIFEST}

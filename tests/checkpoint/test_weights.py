@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, WEIGHTS
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.optim import sgd

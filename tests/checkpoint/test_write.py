@@ -14,14 +14,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from shufflenet_fn.checkpoint.disk import RealDisk
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import point_to, pointed_to
 from shufflenet_fn.checkpoint.read import load_state, verify
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.distributed.group import tree_digest
 from shufflenet_fn.errors import UserError
+from shufflenet_fn.io import RealDisk
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map
 from tests.checkpoint.support import DYNAMIC, NOTE, Names, at_step, fresh, names, optimizer, trained

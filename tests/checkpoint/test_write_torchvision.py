@@ -9,8 +9,8 @@ import safetensors.torch
 import torch
 
 from shufflenet_fn.checkpoint.format import EMA, WEIGHTS
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.convert.torchvision import from_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables

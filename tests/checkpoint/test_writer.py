@@ -8,8 +8,7 @@ import time
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.snapshot import SLOTS, Snapshots
-from shufflenet_fn.checkpoint.writer import Writer
+from shufflenet_fn.checkpoint.background import SLOTS, Snapshots, Writer
 from shufflenet_fn.errors import UserError
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map

@@ -173,7 +173,7 @@ def test_checkpoint_of_another_architecture(
 def test_weights_for_other_classes(command: Command, image_folder: Path, tmp_path: Path) -> None:
     import torch
 
-    from shufflenet_fn.convert.torchvision import to_torchvision
+    from shufflenet_fn.checkpoint.torchvision import to_torchvision
 
     config = get_config("x0_5", num_classes=2)
     weights = to_torchvision(init(config, torch.Generator()), config)

@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.run.dump import BATCH, STEP
+from shufflenet_fn.run.divergence import BATCH, STEP
 
 Command = Callable[..., Any]
 TRAIN = ("train", "--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")

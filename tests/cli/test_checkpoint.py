@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.compare import compare
-from shufflenet_fn.checkpoint.disk import RealDisk
+from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.format import STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import point_to
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.write import write_checkpoint
+from shufflenet_fn.io import RealDisk
 from tests.checkpoint.support import flip, small
 
 Command = Callable[..., Any]

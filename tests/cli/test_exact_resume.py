@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.compare import compare
+from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint
 
 Command = Callable[..., Any]

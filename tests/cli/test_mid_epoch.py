@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.disk import RealDisk
 from shufflenet_fn.checkpoint.format import WEIGHTS, step_of
 from shufflenet_fn.checkpoint.inventory import newest_good
 from shufflenet_fn.checkpoint.read import read_checkpoint, read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
+from shufflenet_fn.io import RealDisk
+from shufflenet_fn.run.plan import prepare_job
 from shufflenet_fn.run.rank import Silent, run_rank
-from shufflenet_fn.run.start import prepare_job
 
 Command = Callable[..., Any]
 
@@ -138,7 +138,8 @@ def test_a_failed_save_ends_the_run_with_its_reason(image_folder: Path, tmp_path
         ):
             run_rank(job, World(), Silent(), disk=FullDisk())
     folder = run / "checkpoints"
-    assert newest_good(folder)[0] == folder / "step-00000004"
+    found, _ = newest_good(folder)
+    assert found is not None and found.path == folder / "step-00000004"
     assert {path.name for path in folder.iterdir()} == {"step-00000004", "latest.json"}
     assert "step-00000008" in (run / "log.txt").read_text()
     assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint-writer"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from shufflenet_fn import get_config, init, to_torchvision
-from shufflenet_fn.run.dump import STEP
+from shufflenet_fn.run.divergence import STEP
 from tests.conftest import Outcome
 
 Ranks = Callable[[Sequence[tuple[object, ...]]], list[Outcome]]

@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.run.lock import LOCK
+from shufflenet_fn.run.directory import LOCK
 from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
@@ -58,6 +60,49 @@ def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
     parts = re.split(r"\n===== .*: going on after (?:3|4) updates\. .*\n", log(run))
     told = [[part.count(f"Epoch: [{epoch}][0/3]") for epoch in range(3)] for part in parts]
     assert told == [[1, 1, 1], [0, 1, 0], [0, 0, 1]]
+
+
+_COUNTING = """
+import os, sys
+
+def count(event, args):
+    if event == "open" and isinstance(args[0], (str, os.PathLike)):
+        path, flags = os.fspath(args[0]), args[2]
+        if path.endswith("step-00000006/weights.safetensors") and not flags & (os.O_WRONLY | os.O_RDWR):
+            descriptor = os.open(os.environ["READS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+            os.write(descriptor, b"%d\\n" % os.getpid())
+            os.close(descriptor)
+
+sys.addaudithook(count)
+"""
+
+
+@pytest.mark.parametrize(
+    "resume", ["directory", "auto", "checkpoint", pytest.param("two ranks", marks=pytest.mark.slow)]
+)
+def test_resume_reads_its_checkpoint_once(run: Path, tmp_path: Path, resume: str) -> None:
+    """In each process that reads it; ranks are handed what their launcher has read."""
+    shutil.rmtree(run / "checkpoints" / "step-00000009")
+    (run / "results.json").unlink()
+    hook, reads = tmp_path / "hook", tmp_path / "reads"
+    hook.mkdir()
+    (hook / "sitecustomize.py").write_text(_COUNTING)
+    paths = os.pathsep.join([str(hook), *sys.path])
+    where: dict[str, tuple[object, ...]] = {
+        "directory": (run,),
+        "auto": ("auto", "--run-dir", run),
+        "checkpoint": (run / "checkpoints" / "step-00000006",),
+        "two ranks": (run, "--devices", 2, "--lanes", 2),
+    }
+    subprocess.run(
+        [sys.executable, "-m", "shufflenet_fn_cli.main", "train", "--max-steps", "7", "--resume"]
+        + [str(part) for part in where[resume]],
+        env={**os.environ, "PYTHONPATH": paths, "READS": str(reads)},
+        cwd=tmp_path,
+        check=True,
+    )
+    assert (run / "checkpoints" / "step-00000007").is_dir()
+    assert len(reads.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("before", [None, "step-00000001"])

@@ -12,18 +12,17 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.checkpoint.compare import compare
+from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.format import REPLACED
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
-from shufflenet_fn.run import start
-from shufflenet_fn.run.job import plan_job, resumed
-from shufflenet_fn.run.lock import LOCK, RunInUse
-from shufflenet_fn.run.lock import held as lock_of
-from shufflenet_fn.run.restarting import newest_of
-from shufflenet_fn.run.start import prepare_job
+from shufflenet_fn.run import plan
+from shufflenet_fn.run.directory import LOCK, RunInUse
+from shufflenet_fn.run.directory import locked as lock_of
+from shufflenet_fn.run.plan import prepare_job
+from shufflenet_fn.run.resume import find_resume, newest_of
 from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
@@ -69,16 +68,22 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
     finished: Path, copy: Path, tmp_path: Path
 ) -> None:
     """Not from the beginning, before its own first checkpoint; later from that, also if the copy is gone."""
-    resolved, checkpoint, run_dir, _ = resumed(copy, {})
-    assert checkpoint == copy and run_dir is None
-    job = plan_job(resolved, resume=checkpoint)._replace(run_dir=tmp_path / "own")
-    folder = checkpoints_of(job.run_dir)
+    with contextlib.ExitStack() as held:
+        resume = find_resume(copy, lock_of, held).resume
+    assert resume is not None and resume.checkpoint == copy and resume.run_dir is None
+    folder = checkpoints_of(tmp_path / "own")
     folder.mkdir(parents=True)
-    assert newest_of(job) == (copy, [])
+
+    def newest() -> Path | None:
+        found, skipped = newest_of(tmp_path / "own", resume)
+        assert not skipped
+        return None if found is None else found.checkpoint
+
+    assert newest() == copy
     own = shutil.copytree(finished / "checkpoints" / "step-00000006", folder / "step-00000006")
-    assert newest_of(job) == (own, [])
+    assert newest() == own
     shutil.rmtree(copy)
-    assert newest_of(job) == (own, [])
+    assert newest() == own
 
 
 def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path) -> None:
@@ -88,13 +93,16 @@ def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
     with contextlib.ExitStack() as held:
         job = prepare_job({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
-    assert (job.resume, job.run_dir) == (aside, run)
+    resume = job.resume
+    assert resume is not None
+    assert (resume.checkpoint, resume.run_dir, job.run_dir) == (aside, run, run)
     assert [path.name for path in checkpoints(folder)] == [third.name]
     assert f"{sixth.name} is of another branch and was renamed to {aside.name}-2" in job.notes
-    assert newest_of(job) == (aside, [])
+    assert newest_of(run, resume) == (resume, [])
     # An evaluation that was owed is done, and saved, before the first update.
     own = shutil.copytree(aside, sixth)
-    assert newest_of(job) == (own, [])
+    found, _ = newest_of(run, resume)
+    assert found is not None and found.checkpoint == own
 
 
 @pytest.mark.parametrize("first", ["a later checkpoint", "none yet"])
@@ -118,13 +126,13 @@ def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
         with lock_of(run_dir) as warning:
             yield warning
 
-    monkeypatch.setattr(start, "lock", lock)
+    monkeypatch.setattr(plan, "locked", lock)
     given = {"resume": "auto", "run_dir": str(run), "data": str(image_folder)}
     given |= {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
     with contextlib.ExitStack() as held:
         job = prepare_job(given, preset=None, config_file=None, argv=(), held=held)
         assert (run / LOCK).exists()
-    assert job.resume == saved[2] and saved[2].is_dir()
+    assert job.resume is not None and job.resume.checkpoint == saved[2] and saved[2].is_dir()
     assert not list((run / "checkpoints").glob("superseded-*"))
 
 
@@ -149,7 +157,9 @@ def test_a_run_in_use_is_not_read(run: Path) -> None:
         prepare_job(given, preset=None, config_file=None, argv=(), held=held)
     with contextlib.ExitStack() as held, pytest.raises(UsageError, match="other settings"):
         prepare_job(given, preset=None, config_file=None, argv=(), held=held)
-    assert newest.is_dir() and not (run / LOCK).exists()
+    assert newest.is_dir()
+    with lock_of(run):  # by nobody
+        pass
 
 
 @pytest.mark.parametrize("pruned", [False, True])
@@ -164,7 +174,8 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
             {"resume": str(named)}, preset=None, config_file=None, argv=(), held=held, world=again
         )
     assert job.run_dir == run
-    assert newest_of(job) == (newest, [])
+    found, skipped = newest_of(run, job.resume)
+    assert found is not None and found.checkpoint == newest and not skipped
 
 
 @pytest.mark.parametrize("resumed_from_one", [False, True])
@@ -172,13 +183,13 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(
     run: Path, resumed_from_one: bool
 ) -> None:
     """That would be from the beginning, and would give up what was trained."""
-    resolved, newest, *_ = resumed(run, {})
-    job = plan_job(resolved, resume=newest)._replace(run_dir=run)
+    with contextlib.ExitStack() as held:
+        resume = find_resume(run, lock_of, held).resume
     for checkpoint in (folder := checkpoints_of(run)).iterdir():
         if checkpoint.is_dir():
             (checkpoint / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match=f"no checkpoint in {folder} can be used.*step-00000009"):
-        newest_of(job if resumed_from_one else job._replace(resume=None))
+        newest_of(run, resume if resumed_from_one else None)
 
 
 def test_a_run_that_has_no_checkpoint_yet(

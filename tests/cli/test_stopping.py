@@ -17,8 +17,8 @@ import torch
 
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.events import EpochTrained, Event, StepDone
+from shufflenet_fn.run.plan import prepare_job
 from shufflenet_fn.run.rank import Silent, run_rank
-from shufflenet_fn.run.start import prepare_job
 from shufflenet_fn.run.stopping import Stopped
 
 Command = Callable[..., Any]
@@ -107,7 +107,6 @@ def test_stopped_anywhere_it_goes_on_in_the_same_bytes(
     assert isinstance(stopped, Stopped)
     assert (stopped.step, stopped.reason) == (step, name)
     assert (tmp_path / "cut" / "checkpoints" / f"step-{step:08d}").is_dir()
-    assert not (tmp_path / "cut" / "run.lock").exists()
     assert {number: signal.getsignal(number) for number in before} == before
     resumed = command("train", "--resume", "cut")
     assert resumed.code == 0, resumed.err

@@ -139,7 +139,7 @@ def _compare_with_one_process(report: Report, world: World) -> None:
 def _compare_with_ddp(report: Report, world: World) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
-    from shufflenet_fn.convert.torchvision import from_torchvision
+    from shufflenet_fn.checkpoint.torchvision import from_torchvision
     from shufflenet_fn.model.config import get_config
     from tests.model.peers import peer
 

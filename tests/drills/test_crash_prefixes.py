@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from drills.crash_prefixes import STORIES, check, crashes, tell
-from shufflenet_fn.checkpoint.crashes import Operation, Recorder
-from shufflenet_fn.checkpoint.disk import Disk, RealDisk
+from drills.crashes import Operation, Recorder
 from shufflenet_fn.checkpoint.format import MANIFEST
+from shufflenet_fn.io import Disk, RealDisk
 from tests.checkpoint.support import small
 
 

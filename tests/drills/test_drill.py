@@ -25,7 +25,7 @@ WRITES = """
 import os
 from pathlib import Path
 from drills.kills.points import CONTROL, arm
-from shufflenet_fn.checkpoint.disk import RealDisk
+from shufflenet_fn.io import RealDisk
 arm(Path(os.environ[CONTROL]))
 for name in ("one", "two", "one"):
     RealDisk().write(Path(name), b"0123456789")

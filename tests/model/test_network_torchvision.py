@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from shufflenet_fn.convert.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables

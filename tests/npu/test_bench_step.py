@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from ascend_emulator.environment import Machine, variables
-from shufflenet_fn.run.job import plan_job, resumed
-from shufflenet_fn.run.resolve import resolve
+from shufflenet_fn.config.resolve import resolve
+from shufflenet_fn.run.directory import locked
+from shufflenet_fn.run.plan import plan_job
+from shufflenet_fn.run.resume import find_resume, resumed_settings
 from tests.conftest import Outcome
 
 RECIPE = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--device", "npu")
@@ -85,9 +88,12 @@ def test_a_kept_measurement_is_followed(
     # The resumed run keeps its backend, whatever is kept now.
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path.write_text(json.dumps({**kept, "backend": "native", "contender": "native"}))
-    resolved, checkpoint, _, notes = resumed(tmp_path / "followed", {})
+    with contextlib.ExitStack() as held:
+        resume = find_resume(tmp_path / "followed", locked, held).resume
+    assert resume is not None
+    resolved, notes = resumed_settings(resume, {})
     assert "backend gather: kept from the start" in notes
-    assert plan_job(resolved, resume=checkpoint).backend == "gather"
+    assert plan_job(resolved, resume=resume).backend == "gather"
 
     # The same for another CANN is named and not followed.
     kept["case"]["versions"]["cann"] = "8.5.0"

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.launch_counts.ranks import count_case
 from benchmarks.launch_counts.step_counts import StepCounts
 from benchmarks.launch_counts.worker import Case
-from shufflenet_fn.run.estimated import WORK, Work
+from shufflenet_fn.run.backend_choice import WORK, Work
 
 
 @pytest.mark.parametrize("name", ["gather", "npu"])

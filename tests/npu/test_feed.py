@@ -14,7 +14,7 @@ from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
-from shufflenet_fn.run.uploading import UNDER_WAY, Feed
+from shufflenet_fn.run.transfer import UNDER_WAY, Feed
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.step import Examples
 

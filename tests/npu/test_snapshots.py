@@ -9,9 +9,9 @@ from types import ModuleType
 import pytest
 import torch
 
+from shufflenet_fn.checkpoint.background import Snapshots
 from shufflenet_fn.checkpoint.inventory import checkpoints
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.checkpoint.snapshot import Snapshots
 from shufflenet_fn.training.flat_state import ravel_state, unravel_state
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd

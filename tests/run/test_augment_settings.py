@@ -6,15 +6,14 @@ from typing import Any
 
 import pytest
 
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.resolve import resolve
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
 from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.run.build import build_transforms
-from shufflenet_fn.run.build_augment import build_augmentation, build_mixing
-from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.resolve import resolve
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.run.build import build_augmentation, build_mixing, build_transforms
 from shufflenet_fn_backends.support.errors import UsageError
 
 

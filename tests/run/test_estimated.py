@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shufflenet_fn.run.estimated import WORK, cost, least_cost
-from shufflenet_fn.run.measured import StepCase
+from shufflenet_fn.run.backend_choice import WORK, StepCase, cost, least_cost
 
 
 def case(batch: int, *, arch: str = "shufflenet_v2_x1_0", precision: str = "fp32") -> StepCase:

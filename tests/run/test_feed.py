@@ -13,7 +13,7 @@ from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare
-from shufflenet_fn.run.uploading import Feed
+from shufflenet_fn.run.transfer import Feed
 
 CPU, LAYOUT, STEPS = torch.device("cpu"), Layout(6, 16), 10
 

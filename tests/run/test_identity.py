@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.run.derived import lanes_of, lanes_per_device
+from shufflenet_fn.config.derived import lanes_of, lanes_per_device
+from shufflenet_fn.config.resolve import Resolved
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.identity import compare
-from shufflenet_fn.run.kept import ORIGIN, idle_cores, keep_backend, keep_choices
-from shufflenet_fn.run.resolve import Resolved
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.run.resume import KEPT, idle_cores, keep_backend, keep_choices
 from shufflenet_fn_backends.support.errors import UsageError
 
 STORED: dict[str, Any] = {
@@ -62,7 +62,7 @@ def manifest(**values: Any) -> dict[str, Any]:
 def test_lanes_and_threads_are_kept_unless_given() -> None:
     kept, notes = keep_choices(resolved(), manifest(), {})
     assert (kept.settings.lanes, kept.settings.threads) == (4, 3)
-    assert kept.origin == {"lanes": ORIGIN, "threads": ORIGIN} and len(notes) == 2
+    assert kept.origin == {"lanes": KEPT, "threads": KEPT} and len(notes) == 2
     kept, _ = keep_choices(resolved(lanes=8, threads=1), manifest(), {"lanes": 8, "threads": 1})
     assert (kept.settings.lanes, kept.settings.threads) == (8, 1)
     kept, _ = keep_choices(resolved(lanes=4, accumulate=3), manifest(), {"accumulate": 3})
@@ -94,5 +94,5 @@ def test_lanes_are_shared_by_any_divisor_of_devices() -> None:
 
 
 def test_kept_threads_that_do_not_fit_are_said() -> None:
-    assert idle_cores(ORIGIN, 2, 2) is None and idle_cores("command line", 2, 8) is None
-    assert "--threads 8" in str(idle_cores(ORIGIN, 2, 8))
+    assert idle_cores(KEPT, 2, 2) is None and idle_cores("command line", 2, 8) is None
+    assert "--threads 8" in str(idle_cores(KEPT, 2, 8))

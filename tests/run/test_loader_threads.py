@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shufflenet_fn.run.presets import PRESETS
+from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.run.lock import LOCK, RunInUse, held
+from shufflenet_fn.run.directory import LOCK, RunInUse, locked
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from shufflenet_fn.run.lock import held
-with held(Path(sys.argv[1])):
+from shufflenet_fn.run.directory import locked
+with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -37,7 +37,7 @@ def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         try:
             with pytest.raises(RunInUse, match=rf"in use by process {other.pid} on .*, since 2"):
-                held(tmp_path).__enter__()
+                locked(tmp_path).__enter__()
             assert (tmp_path / LOCK).exists()
         finally:
             other.kill()
@@ -47,16 +47,15 @@ def test_a_lock_whose_holder_was_killed_is_no_obstacle(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         other.send_signal(signal.SIGKILL)
     assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
-    with held(tmp_path) as warning:
+    with locked(tmp_path) as warning:
         assert warning is None
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
-    assert not (tmp_path / LOCK).exists()
 
 
 def test_a_file_system_that_has_gone_bad_does_not_hide_how_the_run_ended(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
-    with pytest.raises(UserError, match="the disk is full"), held(run_dir):
+    with pytest.raises(UserError, match="the disk is full"), locked(run_dir):
         run_dir.rename(tmp_path / "gone")
         run_dir.touch()
         with pytest.raises(NotADirectoryError):
@@ -66,39 +65,28 @@ def test_a_file_system_that_has_gone_bad_does_not_hide_how_the_run_ended(tmp_pat
 
 @pytest.mark.parametrize("note", [b"", b"\xff", b"[]", b'{"started": "x"}', b'{"started": 1e3'])
 def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, note: bytes) -> None:
-    with held(tmp_path):
+    with locked(tmp_path):
         (tmp_path / LOCK).write_bytes(note)
         with pytest.raises(RunInUse, match="in use by another run"):
-            held(tmp_path).__enter__()
-
-
-def test_a_lock_that_was_removed_meanwhile_is_taken_again(tmp_path: Path) -> None:
-    with held(tmp_path):
-        (tmp_path / LOCK).unlink()  # as a user who is sure of it does
-        other = held(tmp_path)
-        other.__enter__()
-    assert (tmp_path / LOCK).exists()  # the other's
-    other.__exit__(None, None, None)
-    assert not (tmp_path / LOCK).exists()
+            locked(tmp_path).__enter__()
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"cannot write in the run directory .*nowhere: No such file"
     ):
-        held(tmp_path / "nowhere").__enter__()
+        locked(tmp_path / "nowhere").__enter__()
 
 
-def test_a_full_disk_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_nothing_locked(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
     try:
         with pytest.raises(UserError, match="cannot write in the run directory"):
-            held(tmp_path).__enter__()
+            locked(tmp_path).__enter__()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    assert not (tmp_path / LOCK).exists()
-    with held(tmp_path):  # by nobody
+    with locked(tmp_path):  # by nobody
         pass
 
 
@@ -106,5 +94,5 @@ def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "precious").write_text("precious")
     (tmp_path / LOCK).symlink_to(tmp_path / "precious")
     with pytest.raises(UserError, match="run directory"):
-        held(tmp_path).__enter__()
+        locked(tmp_path).__enter__()
     assert (tmp_path / "precious").read_text() == "precious"

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
-from shufflenet_fn.run.evaluating import evaluation_is_due
+from shufflenet_fn.io import to_json
+from shufflenet_fn.run.evaluation import evaluation_is_due
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.json_text import to_json
-from shufflenet_fn.run.meters import EpochMeter
+from shufflenet_fn.run.timing import EpochMeter
 
 
 def times(total: float) -> StepTimes:

@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from shufflenet_fn.run.open_files import allow_open_files
+from shufflenet_fn.run.rank import allow_open_files
 soft, hard = map(int, sys.argv[1:])
 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 allow_open_files()

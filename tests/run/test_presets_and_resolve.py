@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.run.derived import eval_resize, global_batch, lanes_per_device
-from shufflenet_fn.run.options import declared
-from shufflenet_fn.run.presets import PRESETS
-from shufflenet_fn.run.resolve import checked, resolve
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.config.derived import eval_resize, global_batch, lanes_per_device
+from shufflenet_fn.config.options import declared
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.resolve import checked, resolve
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 
 

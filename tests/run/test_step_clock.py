@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.meters import SKIPPED_STEPS, WaitMeter
-from shufflenet_fn.run.step_clock import StepClock, TimedStep, _Marks
+from shufflenet_fn.run.timing import SKIPPED_STEPS, StepClock, TimedStep, WaitMeter, _Marks
 
 CPU = torch.device("cpu")
 

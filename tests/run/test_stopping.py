@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.distributed.board import Phase, open_place
 from shufflenet_fn.errors import UsageError
-from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.stopping import Stopped, Stopping
 
 

@@ -121,15 +121,15 @@ def test_training_on_a_slow_disk_is_input_bound(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from shufflenet_fn.run import training
+    from shufflenet_fn.run import build
 
-    opened = training.open_data
+    opened = build.open_data
 
     def slow(*given: Any, **named: Any) -> tuple[Dataset, Dataset]:
         train, val = opened(*given, **named)
         return Slow(train, 0.3), val
 
-    monkeypatch.setattr(training, "open_data", slow)
+    monkeypatch.setattr(build, "open_data", slow)
     outcome = command(
         *("train", "--data", image_folder, "--arch", "x0_5", "--image-size", 32, "--device", "cpu"),
         *("--batch-size", 2, "--epochs", 2, "--max-steps", 14, "--workers", 1, "--run-dir", "run"),

@@ -8,10 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.run.backend_choice import choose_backend
-from shufflenet_fn.run.job import Job, plan_job
-from shufflenet_fn.run.measured import Kept, StepCase, keep, look_up, step_case
-from shufflenet_fn.run.resolve import resolve
+from shufflenet_fn.config.resolve import resolve
+from shufflenet_fn.run.backend_choice import (
+    Kept,
+    StepCase,
+    choose_backend,
+    keep,
+    look_up,
+    step_case,
+)
+from shufflenet_fn.run.plan import Job, plan_job
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import UserError
 from tests.runtimes.conftest import Installed, with_devices

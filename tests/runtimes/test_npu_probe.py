@@ -128,8 +128,8 @@ def test_an_explicit_npu_is_refused_with_the_reason(torch_npu: Installed) -> Non
 def test_precision_follows_the_chip(
     torch_npu: Installed, image_folder: Path, soc: str, chosen: str, why: str
 ) -> None:
-    from shufflenet_fn.run.job import plan_job
-    from shufflenet_fn.run.resolve import resolve
+    from shufflenet_fn.config.resolve import resolve
+    from shufflenet_fn.run.plan import plan_job
 
     torch_npu(with_devices(8, soc))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "precision": "auto"}
@@ -164,8 +164,8 @@ def test_more_devices_than_there_are(
 
 
 def test_compile_says_what_is_known(torch_npu: Installed, image_folder: Path) -> None:
-    from shufflenet_fn.run.job import plan_job
-    from shufflenet_fn.run.resolve import resolve
+    from shufflenet_fn.config.resolve import resolve
+    from shufflenet_fn.run.plan import plan_job
 
     torch_npu(with_devices(1, "Ascend910B1"))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8}

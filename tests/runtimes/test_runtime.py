@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.generators import generator_states, restore_generators
-from shufflenet_fn.run.profile import fitted
+from shufflenet_fn.checkpoint.state import generator_states, restore_generators
+from shufflenet_fn.run.timing import fitted
 from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_backends.runtimes.base import Window
 from shufflenet_fn_backends.support.errors import UsageError

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as nnf
 
-from shufflenet_fn.convert.torchvision import from_torchvision
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.decay import decay_weights

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.flushing import flush
+from shufflenet_fn.io import flush
 from shufflenet_fn_backends.support.errors import UserError
 
 TEMPORARY = ".tmp"

@@ -1,0 +1,119 @@
+"""Values that follow from the settings and are used in more than one place."""
+
+from __future__ import annotations
+
+import math
+
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.schedule import rank_batch_size
+from shufflenet_fn.training.loss_scale import LossScaling
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.support.errors import UsageError
+
+
+def eval_resize(image_size: int, given: int | None) -> int:
+    """Return the short side before the evaluation crop: as given, or 256/224 of the crop."""
+    return given or math.ceil(image_size * 256 / 224)
+
+
+def num_classes_of(settings: TrainSettings, train: Dataset) -> int:
+    """Return the width of the classifier: as asked for, else the number of classes in the data."""
+    found = len(train.classes)
+    if settings.num_classes is None:
+        return found
+    if settings.num_classes < found:
+        raise UsageError(
+            f"--num-classes {settings.num_classes} is less than the {found} classes in "
+            f"{train.root}. Leave it out, or give at least {found}."
+        )
+    return settings.num_classes
+
+
+def passes(settings: TrainSettings, world_size: int) -> int:
+    """Steps of ``--batch-size`` in an update at a first start. ``--benchmark 1`` is the original's: up to
+    2048 images per device and update."""
+    if settings.benchmark == 0:
+        return settings.accumulate
+    return max(1, 2048 // rank_batch_size(settings.batch_size, world_size))
+
+
+def global_batch(settings: TrainSettings, world_size: int) -> int:
+    """Return the images per update, over all devices."""
+    return settings.batch_size * passes(settings, world_size)
+
+
+def lanes_of(settings: TrainSettings, world_size: int) -> int:
+    """Return into how many equal parts a global batch is split, over all devices.
+
+    Each is normalised with statistics of its own, so what an update computes depends on this number and, up
+    to the order of sums, not on how many devices share the parts. A resume keeps it.
+
+    Raises:
+        UsageError: the global batch does not divide by it, or it by the number of devices.
+    """
+    if settings.lanes is None:
+        rank_batch_size(settings.batch_size, world_size)
+        return world_size * passes(settings, world_size)
+    lanes, batch = settings.lanes, global_batch(settings, world_size)
+    if batch % lanes:
+        sizes = [str(n) for n in _divisors(batch) if n % world_size == 0]
+        raise UsageError(
+            f"a global batch of {batch} images does not divide into {lanes} lanes. Give --lanes "
+            f"{' or '.join(sizes[:8])}, or another --batch-size."
+        )
+    if lanes % world_size:
+        allowed = ", ".join(map(str, _divisors(lanes)))
+        raise UsageError(
+            f"{lanes} lanes cannot be shared equally by {world_size} devices. A global batch of this run is "
+            f"computed in {lanes} lanes, each with batch-norm statistics of its own, as at its first start. "
+            f"The number of devices over all machines may be one of: {allowed}. Or change what is computed "
+            f"with --lanes {_next_multiple(lanes, world_size)}."
+        )
+    return lanes
+
+
+def lanes_per_device(settings: TrainSettings, world_size: int) -> int:
+    """Return how many lanes each device computes, one after the other. Raises as ``lanes_of``."""
+    return lanes_of(settings, world_size) // world_size
+
+
+def _divisors(number: int) -> list[int]:
+    return [n for n in range(1, number + 1) if number % n == 0]
+
+
+def _next_multiple(number: int, of: int) -> int:
+    return -(-number // of) * of
+
+
+def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:
+    """Return after how many updates in a row with a loss or gradient that is not finite a run ends.
+
+    ``--max-bad-steps``; if not given, many with a loss scale, which finds its value by such updates.
+    """
+    if settings.max_bad_steps is not None:
+        return settings.max_bad_steps
+    return 1 if scaling.kind == "none" else 100
+
+
+def stats_in_kernel(settings: TrainSettings, runtime: Runtime) -> bool:
+    """Return whether batch norm's kernels update the running statistics (``--running-stats``).
+
+    Raises:
+        UsageError: they cannot on this device, or not in a compiled step.
+    """
+    able = runtime.launches_are_dear and not settings.compile
+    if settings.running_stats == "kernel" and not able:
+        raise UsageError(
+            "--running-stats kernel is for device npu without --compile: it writes into flat buffers, in "
+            f"place. This is device {runtime.name}{' with --compile' if settings.compile else ''}. Leave the "
+            "option out, or use --running-stats step."
+        )
+    return able and settings.running_stats != "step"
+
+
+def precision_name(settings: TrainSettings) -> str:
+    """Return the precision in effect: ``--precision``, or ``--opt-level`` with ``--amp``, or O0."""
+    if settings.precision:
+        return settings.precision
+    return settings.opt_level if settings.amp else "O0"

@@ -1,0 +1,155 @@
+"""How a setting is declared: one place for its default, its flags, its limits and its help.
+
+The command line, the config file and the stored ``config.json`` are all read off these declarations, so a
+setting cannot exist in one of them only. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from shufflenet_fn_backends.names import suggestion
+from shufflenet_fn_backends.support.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Option:
+    """A setting as a user can give it.
+
+    ``flags``: command-line spellings, ours first, then the original's. ``choices``: allowed values, empty
+    for any. ``minimum`` and ``maximum`` are inclusive, ``above`` and ``below`` exclusive.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    panel: str
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+
+    def check(self, name: str, value: Any) -> None:
+        """Raise ``UsageError`` unless ``value`` is allowed."""
+        if value is None:
+            return
+        flag = self.flags[0]
+        if self.choices and value not in self.choices:
+            raise UsageError(
+                f"{flag} {value!r} is not valid{suggestion(str(value), self.choices)}. "
+                f"Choose one of: {', '.join(self.choices)}."
+            )
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            wrong = [
+                text
+                for bad, text in (
+                    (value != value, "a number"),
+                    (self.minimum is not None and value < self.minimum, f"at least {self.minimum}"),
+                    (self.maximum is not None and value > self.maximum, f"at most {self.maximum}"),
+                    (self.above is not None and value <= self.above, f"above {self.above}"),
+                    (self.below is not None and value >= self.below, f"below {self.below}"),
+                )
+                if bad
+            ]
+            if wrong:
+                raise UsageError(f"{flag} {value} is not valid: it must be {' and '.join(wrong)}.")
+
+
+def option(default: Any, *flags: str, help: str, panel: str, **limits: Any) -> Any:
+    """Return a dataclass field with its ``Option``."""
+    return dataclasses.field(
+        default=default, metadata={"option": Option(flags, help, panel, **limits)}
+    )
+
+
+@dataclass(frozen=True)
+class Declared:
+    """A field of a settings class: its name, plain type, whether ``None`` is allowed, default, option."""
+
+    name: str
+    type: type
+    optional: bool
+    default: Any
+    option: Option
+
+
+def declared(settings: type) -> Iterator[Declared]:
+    """Yield the declarations of a settings dataclass, in order."""
+    hints = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        arguments = [a for a in typing.get_args(hints[field.name]) if a is not type(None)]
+        plain = arguments[0] if arguments else hints[field.name]
+        yield Declared(
+            name=field.name,
+            type=plain,
+            optional=bool(arguments),
+            default=field.default,
+            option=field.metadata["option"],
+        )
+
+
+def convert(item: Declared, value: Any, source: str) -> Any:
+    """Return ``value`` from a config file in the declared type.
+
+    Raises:
+        UsageError: it is of another type.
+    """
+    if value is None and item.optional:
+        return None
+    if item.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if item.type is float and isinstance(value, str):
+        # YAML 1.1 reads 4e-5 as a string.
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    if item.type is str and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return str(value)
+    if type(value) is not item.type:
+        raise UsageError(
+            f"{item.name} in {source} is {value!r}, but must be {_NAMES.get(item.type, item.type)}."
+        )
+    return value
+
+
+_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
+_PARTS: Final = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SLURM: Final = re.compile(r"(?:(\d+)-(?=\d+(?::\d{2}){0,2}$))?(\d+)(?::(\d{2}))?(?::(\d{2}))?")
+
+
+def parse_duration(text: str, option: str) -> float:
+    """Return the seconds in ``90``, ``90s``, ``30m``, ``2h``, ``11h30m`` or, for Slurm, ``1-12:00:00``.
+
+    Slurm's ``A:B`` is minutes and seconds, and ``D-A:B`` days, hours and minutes; but a number alone is
+    seconds here, as everywhere else, and not minutes.
+
+    Raises:
+        UsageError: it is none of these, or no time at all.
+    """
+    given = text.strip().lower()
+    seconds = 0
+    if given.isdecimal():
+        seconds = int(given)
+    elif match := _SLURM.fullmatch(given):
+        days, *rest = match.groups()
+        numbers = [int(number) for number in rest if number is not None]
+        units = "hms" if days is not None or len(numbers) == 3 else "ms"
+        seconds = int(days or 0) * _UNITS["d"]
+        seconds += sum(n * _UNITS[u] for n, u in zip(numbers, units, strict=False))
+    elif match := _PARTS.fullmatch(given):
+        seconds = sum(int(n or 0) * _UNITS[u] for n, u in zip(match.groups(), "dhms", strict=True))
+    if seconds <= 0:
+        raise UsageError(
+            f"{option} {text!r} is not a length of time: give seconds (90), units (90s, 30m, 2h, 11h30m, "
+            "1d12h), or Slurm's form (D-HH:MM:SS, HH:MM:SS, MM:SS)."
+        )
+    return float(seconds)

@@ -1,0 +1,178 @@
+"""Files: reading them with limits, replacing them atomically, and JSON.
+
+Every change to files that must survive a crash goes through a ``Disk``, so that tests can record the
+operations, replay every prefix of them (``drills/crash_prefixes.py``), and fill the disk at any point.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, Protocol
+
+
+class Disk(Protocol):
+    """Changes to files. Each raises ``OSError`` where the operating system does."""
+
+    def make_folder(self, path: Path) -> None:
+        """Make ``path``, whose parent exists."""
+
+    def write(self, path: Path, content: bytes) -> None:
+        """Create or overwrite the file ``path``. Not on the medium before ``flush``."""
+
+    def flush(self, path: Path) -> None:
+        """Wait until a file's content, or a folder's list of names, is on the medium."""
+
+    def rename(self, old: Path, new: Path) -> None:
+        """Give ``old`` the name ``new`` in the same folder. A file of that name is replaced."""
+
+    def unlink(self, path: Path) -> None:
+        """Remove a file."""
+
+    def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
+
+
+class RealDisk:
+    """The file system of this machine."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir()
+
+    def write(self, path: Path, content: bytes) -> None:
+        # A symbolic link that waits at this name must not lead the write elsewhere.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[file.write(rest) :]
+
+    def flush(self, path: Path) -> None:
+        flush(path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        old.rename(new)
+
+    def unlink(self, path: Path) -> None:
+        path.unlink()
+
+    def remove_folder(self, path: Path) -> None:
+        path.rmdir()
+
+
+def write_durably(disk: Disk, path: Path, content: bytes) -> None:
+    """``write`` and ``flush``; the name itself is durable once its folder is flushed."""
+    disk.write(path, content)
+    disk.flush(path)
+
+
+def replace_file(path: Path, content: bytes, *, disk: Disk | None = None) -> None:
+    """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
+
+    Both are on the medium when this returns. Raises ``OSError``.
+    """
+    disk = disk or RealDisk()
+    aside = path.with_name(f".{path.name}.partial")
+    write_durably(disk, aside, content)
+    disk.rename(aside, path)
+    disk.flush(path.parent)
+
+
+def remove_tree(disk: Disk, path: Path) -> None:
+    """Remove a folder and what is in it. Symbolic links are removed, not followed."""
+    with os.scandir(path) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    for entry in listed:
+        if entry.is_dir(follow_symlinks=False):
+            remove_tree(disk, Path(entry.path))
+        else:
+            disk.unlink(Path(entry.path))
+    disk.remove_folder(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the medium. Raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_regular(path: Path, *, limit: int, exactly: int | None = None) -> bytes:
+    """Return the content of a file that is no symbolic link, no folder, no pipe and no device.
+
+    Args:
+        path: the file; its last part is not followed.
+        limit: the most bytes to take it in.
+        exactly: the size that it must have.
+
+    Raises:
+        ValueError: it is something else, or of another size.
+        OSError: it cannot be read.
+    """
+    if path.is_symlink():
+        raise ValueError(f"{path.name} is a symbolic link")
+    # Not blocking, so that a pipe at this name cannot hold the reader up.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(f"{path.name} is no regular file")
+        if exactly is not None and found.st_size != exactly:
+            raise ValueError(f"{path.name} has {found.st_size:,} bytes and not {exactly:,}")
+        if found.st_size > limit:
+            raise ValueError(f"{path.name} has {found.st_size:,} bytes, more than {limit:,}")
+        content = file.read(found.st_size + 1)
+    if len(content) != found.st_size:
+        raise ValueError(f"{path.name} changed while it was read")
+    return content
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """Return ``value`` as JSON that every reader accepts: numbers that are not finite become ``null``."""
+    return json.dumps(finite(value), indent=indent, allow_nan=False)
+
+
+def finite(value: Any) -> Any:
+    """Return ``value`` with ``None`` for every number that is not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def parse_json(content: bytes) -> Any:
+    """Return the value in ``content``, which nobody vouches for.
+
+    Raises:
+        ValueError: it is not UTF-8, not JSON by RFC 8259 (NaN, Infinity), has a key twice in an object, is
+            nested too deeply, or holds a number too long to be read.
+    """
+    try:
+        return json.loads(
+            content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refuse
+        )
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is there twice")
+    return value
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON number")

@@ -1,0 +1,391 @@
+"""The training loop: a whole run on one rank, from the state it starts from to its results."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from shufflenet_fn.config.derived import precision_name
+from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.distributed.board import Phase, open_place
+from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.run.bad_data import replaced_line
+from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
+from shufflenet_fn.run.evaluation import (
+    NOT_EVALUATED,
+    Evaluation,
+    evaluate_epoch,
+    evaluation_is_due,
+    owes_evaluation,
+)
+from shufflenet_fn.run.events import (
+    EpochTrained,
+    Reporter,
+    RunFinished,
+    RunStarted,
+    StepDone,
+)
+from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.reporting import (
+    Results,
+    forget_results,
+    kept_results,
+    results_table,
+    run_facts,
+    write_results,
+)
+from shufflenet_fn.run.same_everywhere import check_same_data
+from shufflenet_fn.run.saving import Costs, Progress, Saver, Taken
+from shufflenet_fn.run.stopping import Stopped, Stopping
+from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
+from shufflenet_fn.run.training import Training, build_training, training_batches
+from shufflenet_fn.run.transfer import READ_BACK, ReadBack, ReadBacks
+from shufflenet_fn.run.verdict import judge, judge_all
+from shufflenet_fn.training.state import TrainState
+from shufflenet_fn.training.step import no_flags
+
+
+def train(
+    job: Job,
+    world: World,
+    reporter: Reporter,
+    *,
+    stopping: Stopping | None = None,
+    disk: Disk | None = None,
+) -> dict[str, Any] | Stopped:
+    """Run ``job`` on this rank, inside its process group, and return ``results.json``'s content.
+
+    Every rank computes; rank 0 reports and writes. ``stopping``: asked with every step and every batch of
+    an evaluation whether to stop; if so, the state is saved and ``Stopped`` returned. ``disk``: where
+    checkpoints are written to, this machine's if not given.
+
+    Raises:
+        UserError: the run cannot go on; the message says why and what to do.
+    """
+    # ------------------------------------------------------------------------------------- build
+    settings = job.settings
+    started = time.time()
+    stopping = stopping or Stopping(open_place(None, 0))
+    run = build_training(job, world, reporter, stopping)
+    for warning in check_same_data(run.identity, world):
+        reporter.warning(warning)
+    check_equal_on_all_ranks(run.state, world, "the initial state")
+
+    # ------------------------------------------------------------------- report what was decided
+    first = int(run.state.step)
+    total = settings.epochs * run.steps_per_epoch
+    stop = min(total, settings.max_steps or total)
+    if world.is_main:
+        if first < stop:
+            forget_results(job.run_dir)
+        reporter.event(
+            RunStarted(
+                run_dir=str(job.run_dir),
+                device=job.device,
+                epochs=settings.epochs,
+                steps_per_epoch=run.steps_per_epoch,
+                first_step=first,
+                total_steps=stop,
+                global_batch=run.global_batch,
+                facts=run_facts(job, run.config, run.global_batch, run.threads, len(run.train_set)),
+            )
+        )
+
+    # ------------------------------------------------------------------------------------- train
+    fps: list[float] = []
+    with (
+        Saver(run, disk or RealDisk()) as saver,
+        training_batches(
+            run,
+            world,
+            range(first, max(first, stop)),
+            threads=run.threads,
+            buffers=run.feed.ready(),
+        ) as loaded,
+        profiled(
+            loaded,
+            settings.profile if world.is_main else None,
+            max(0, stop - first),
+            run.runtime,
+            reporter,
+        ) as batches,
+    ):
+        step, evaluated = first, NOT_EVALUATED
+        # A run that was stopped between an epoch and its evaluation does that first.
+        if owes_evaluation(run, first):
+            epoch = first // run.steps_per_epoch - 1
+            evaluated = evaluate_epoch(run, stopping, epoch)
+            save(run, saver, stopping, first, Progress(epoch, None, evaluated.whole), evaluated)
+            if evaluated.left:
+                return stop_here(run, saver, stopping, first)
+        while step < stop:
+            # One epoch, or what is left of it.
+            epoch = step // run.steps_per_epoch
+            steps = range(step, min(stop, (epoch + 1) * run.steps_per_epoch))
+            meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
+            if meter.fps is not None:
+                fps.append(meter.fps)
+            _say_replaced(run)
+            # Evaluate if it is due, then save.
+            unfinished = meter.sums if step % run.steps_per_epoch else None
+            due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
+            evaluated = NOT_EVALUATED
+            if unfinished is None and due and not stopped:
+                evaluated = evaluate_epoch(run, stopping, epoch)
+            progress = Progress(epoch, unfinished, evaluated.whole)
+            save(run, saver, stopping, step, progress, evaluated)
+            if stopped or evaluated.left:
+                return stop_here(run, saver, stopping, step)
+        # A run that was killed between its last checkpoint and its results has been evaluated.
+        if not evaluated.whole and (step > first or run.last is None):
+            epoch = (step - 1) // run.steps_per_epoch
+            if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
+                return stop_here(run, saver, stopping, step)
+    return _finish(run, fps, started, saver.costs)
+
+
+def _say_replaced(run: Training) -> None:
+    line = replaced_line(run.bad_train, len(run.train_set), run.job.run_dir, run.world)
+    if line and run.world.is_main:
+        run.reporter.warning(line)
+
+
+# -------------------------------------------------------------------------------------- one epoch
+
+
+class Trained(NamedTuple):
+    """``end`` updates are done. ``stopped``: all ranks have agreed to stop there."""
+
+    meter: EpochMeter
+    end: int
+    stopped: bool
+
+
+class Pending(NamedTuple):
+    """A step whose metrics have not been read back yet.
+
+    ``taken``: the state after it, if it is saved. ``before``: the state before it, to go back to, unless
+    the step is known to be good.
+    """
+
+    step: int
+    timed: TimedStep
+    numbers: ReadBack
+    taken: Taken | None
+    before: TrainState | None
+
+
+def train_epoch(
+    run: Training,
+    saver: Saver,
+    stopping: Stopping,
+    batches: Iterator[Batch],
+    epoch: int,
+    steps: range,
+    stop: int,
+) -> Trained:
+    """Take ``steps`` (numbers over all epochs) of ``epoch``; ``run.state`` is the state after them.
+
+    Args:
+        run: what to train with.
+        saver: given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
+        stopping: asked with each step. A stop request is reduced together with the gradients, so every rank
+            stops after the same step.
+        batches: the loader, standing at the first of ``steps``.
+        epoch: its number, from 0.
+        steps: steps to take.
+        stop: the step at which the whole run ends, for the estimate of the time left.
+
+    Raises:
+        UserError: loss or gradients are no longer finite.
+    """
+    meter = EpochMeter(run.global_batch, len(steps), run.take_unfinished())
+    every = run.job.settings.checkpoint_freq
+    pending: deque[Pending] = deque()
+    # As many as are pending, and the one that joins them.
+    read_backs = ReadBacks(run.device, READ_BACK + 1)
+    quiet = no_flags(run.device)
+    asking = quiet._replace(stop=quiet.stop + 1)
+    stopped = False
+    for step in steps:
+        # Fetch a batch and bring it to the device.
+        stopping.step_begins(step)
+        run.clock.start()
+        batch: Batch = next(batches)
+        run.clock.fed()
+        examples = run.feed(batch)
+        run.clock.uploaded()
+        # Forward, backward, update. A stop request is reduced together with the gradients.
+        flags = asking if stopping.asked() else quiet
+        before = run.state
+        run.state, metrics, flags_out = run.train_step(before, examples, flags)
+        # Read the metrics of an earlier step, so that the host does not wait for this one.
+        if len(pending) == READ_BACK:
+            stopped = _read_back(run, saver, stopping, meter, pending.popleft(), epoch, steps, stop)
+        numbers = read_backs.start(*metrics, *flags_out)
+        # Take a snapshot for a checkpoint within the epoch.
+        due = every and (step + 1) % every == 0 and step != steps[-1]
+        taken = saver.take(step + 1) if due else None
+        saver.report()
+        # A state that is kept is memory that the next steps cannot use again.
+        kept = None if _is_known_to_be_good(numbers) else before
+        pending.append(Pending(step, run.clock.stop(), numbers, taken, kept))
+        del before, kept
+        if stopped:
+            break
+
+    # The epoch is over: read back what is still pending.
+    end = pending[-1].step + 1
+    while pending:
+        done = pending.popleft()
+        stopped |= _read_back(run, saver, stopping, meter, done, epoch, steps, stop)
+    if meter.skipped == meter.steps and run.scaling.kind == "static":
+        # A dynamic scale finds a smaller value; a static one will overflow for ever.
+        before = run.state._replace(step=run.state.step - 1)
+        what = "every update of the epoch was skipped"
+        raise diverged(run, end - 1, progress_before(run, end - 1, meter), before, what)
+    if run.world.is_main and end == steps[-1] + 1:
+        run.reporter.event(
+            EpochTrained(epoch, *meter.mean_metrics, meter.fps, meter.mean_times, meter.skipped)
+        )
+    return Trained(meter, end, stopped)
+
+
+# -------------------------------------------------------------------------------- after each step
+
+
+def _read_back(
+    run: Training,
+    saver: Saver,
+    stopping: Stopping,
+    meter: EpochMeter,
+    done: Pending,
+    epoch: int,
+    steps: range,
+    stop: int,
+) -> bool:
+    """Account for a finished step. Returns whether a rank asked to stop with it."""
+    with stopping.waiting(), run.clock.waiting_for_device():
+        loss, accuracy1, accuracy5, stop_flag, skipped_flag, gradient = done.numbers.take()
+    values = (loss, 100 * accuracy1, 100 * accuracy5)
+    skipped = skipped_flag > 0
+    what = what_is_bad(loss, gradient, skipped=skipped)
+    check_step(run, done.step, progress_before(run, done.step, meter), done.before, what)
+    times = run.clock.times(done.timed)
+    meter.add(times, values, skipped)
+    judge(run, times)
+    number = done.step - epoch * run.steps_per_epoch
+    due = number % run.job.settings.print_freq == 0 or done.step == steps[-1]
+    if run.world.is_main and due:
+        fps = meter.fps
+        run.reporter.event(
+            StepDone(
+                done.step,
+                epoch,
+                number,
+                *values,
+                *meter.mean_metrics,
+                learning_rate=run.learning_rate(done.step),
+                times=times,
+                mean_times=meter.mean_times,
+                fps=fps,
+                eta_s=None if fps is None else (stop - done.step - 1) * run.global_batch / fps,
+                skipped=meter.skipped,
+            )
+        )
+    if done.taken is not None:
+        # Now that the meter has come to where the state is.
+        saver.save(done.taken, Progress(epoch, meter.sums, evaluated=False))
+    return stop_flag > 0
+
+
+def _is_known_to_be_good(numbers: ReadBack) -> bool:
+    """Return whether the step of ``numbers`` is known to be good without waiting."""
+    if not numbers.is_here:
+        return False
+    loss, _, _, _, skipped, gradient = numbers.take()
+    return what_is_bad(loss, gradient, skipped=skipped > 0) is None
+
+
+def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
+    """Return the progress of the run before ``step``, up to which ``meter`` has counted."""
+    epoch, number = divmod(step, run.steps_per_epoch)
+    if number == 0:
+        return Progress(max(0, epoch - 1), None, evaluated=False)
+    return Progress(epoch, meter.sums, evaluated=False)
+
+
+# ---------------------------------------------------------------------------------- save and stop
+
+
+def save(
+    run: Training,
+    saver: Saver,
+    stopping: Stopping,
+    step: int,
+    progress: Progress,
+    evaluated: Evaluation,
+) -> None:
+    """Queue the state after ``step`` updates for writing; remember how long that takes, to stop in time."""
+    stopping.working_on(Phase.SAVING)
+    saver.save(saver.take(step), progress, is_best=evaluated.is_best)
+    if saver.costs.written:
+        stopping.saved(saver.costs.writing_s / saver.costs.written)
+
+
+def stop_here(run: Training, saver: Saver, stopping: Stopping, step: int) -> Stopped:
+    """Wait until the state is on disk; no rank leaves before it is."""
+    saver.drain()
+    with stopping.waiting():
+        reasons = gather(stopping.reason, run.world)
+    known = [reason for reason in reasons if reason is not None]
+    return Stopped(step, known[0] if known else "another rank", run.job.run_dir)
+
+
+# ---------------------------------------------------------------------------------------- results
+
+
+def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
+    assert run.last is not None
+    if run.world.is_main and not costs.written:
+        # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
+        kept = kept_results(run.job.run_dir, int(run.state.step))
+        if kept is not None:
+            run.reporter.note("the run is done and its results are there: nothing is left to do")
+            run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
+            return kept._asdict()
+    memory, judged = run.runtime.memory(), judge_all(run)
+    results = Results(
+        name=f"{run.world.size}p-{run.job.device.upper()}",
+        arch=run.job.settings.arch,
+        accuracy1=run.last.accuracy1,
+        accuracy5=run.last.accuracy5,
+        loss=run.last.loss,
+        num_images=run.last.num_images,
+        best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
+        best_epoch=run.best.epoch + 1 if run.best else 0,
+        fps=sum(fps) / len(fps) if fps else None,
+        epochs=run.job.settings.epochs,
+        steps=int(run.state.step),
+        precision=precision_name(run.job.settings),
+        torch_version=torch.__version__,
+        seconds=time.time() - started,
+        memory_peak_bytes=memory.peak,
+        memory_reserved_bytes=memory.reserved,
+        memory_total_bytes=memory.total,
+        step_seconds=run.waits.mean_times._asdict() if judged else None,
+        verdict=judged._asdict() if judged else None,
+        checkpoints=costs._asdict(),
+    )
+    if run.world.is_main:
+        table, notes = write_results(run.job.run_dir, results)
+        for note in notes:
+            run.reporter.note(note)
+        run.reporter.event(RunFinished(results._asdict(), table))
+    return results._asdict()

@@ -1,0 +1,426 @@
+"""Plan a run: from what the user typed to a checked job with a locked run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+
+from shufflenet_fn.config.derived import (
+    global_batch,
+    lanes_of,
+    num_classes_of,
+    precision_name,
+    stats_in_kernel,
+)
+from shufflenet_fn.config.options import parse_duration
+from shufflenet_fn.config.presets import PRESETS
+from shufflenet_fn.config.resolve import Resolved, resolve
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.augment.mixing import check_pairs
+from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.schedule import steps_per_epoch
+from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
+from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run import build
+from shufflenet_fn.run.backend_choice import choose_backend, step_case
+from shufflenet_fn.run.build import build_mixing
+from shufflenet_fn.run.directory import (
+    CONFIG,
+    check_links,
+    create_run_dir,
+    locked,
+    not_locked,
+    rewind_to,
+    write_description,
+)
+from shufflenet_fn.run.resume import (
+    AUTO,
+    Found,
+    Resume,
+    check_classes,
+    find_resume,
+    find_run,
+    resumed_settings,
+    run_of,
+)
+from shufflenet_fn.training.loss_scale import parse_loss_scaling
+from shufflenet_fn.training.precision import get_policy
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
+from shufflenet_fn_backends.support.errors import UsageError, UserError
+
+_PORTS: Final = 65535
+_PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
+
+
+class Job(NamedTuple):
+    """Everything a worker process needs; picklable.
+
+    ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
+    chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
+    continue from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
+    """
+
+    resolved: Resolved
+    device: str
+    devices: tuple[int, ...]
+    backend: str
+    run_dir: Path
+    resume: Resume | None
+    nodes: Nodes
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+    deadline: float | None = None
+
+    @property
+    def settings(self) -> TrainSettings:
+        return self.resolved.settings
+
+    @property
+    def world_size(self) -> int:
+        return self.settings.world_size * len(self.devices)
+
+
+def prepare_job(
+    given: Mapping[str, Any],
+    *,
+    preset: str | None,
+    config_file: Path | None,
+    argv: Sequence[str],
+    held: contextlib.ExitStack,
+    world: World | None = None,
+) -> Job:
+    """Find what to resume, resolve the settings, check them, and make the run directory.
+
+    Args:
+        given: the settings that the command line gives explicitly.
+        preset, config_file: where the others come from.
+        argv: the command, for the record.
+        held: takes the lock of the run directory, to be kept for the life of the run.
+        world: set when torchrun started this process: the number of processes is torchrun's, and the run
+            directory must be named, since ranks cannot agree on a free one.
+
+    Raises:
+        UsageError, DeviceError, UserError: with the one thing that is wrong.
+    """
+    started = time.monotonic()
+
+    # What to resume: chosen and read once, under the lock of its run directory.
+    asked = _asked(given, world)
+    fresh: Resolved | None = None
+    if asked is None or asked == AUTO:
+        fresh = resolve(given, preset=preset, config_file=config_file)
+    elif preset or config_file:
+        raise UsageError(
+            "--resume goes on with the run's own settings, so --preset and --config have no place "
+            "beside it. Single options may be changed."
+        )
+    rank = fresh.settings.rank if fresh else given.get("rank", 0)
+    is_main = rank == 0 if world is None else world.is_main
+    lock = locked if is_main else not_locked
+    node_rank_missing = (
+        world is None and "rank" not in given and _num_nodes(asked, fresh, given) > 1
+    )
+    found = Found()
+    with _naming_node_rank(node_rank_missing):
+        if asked == AUTO:
+            assert fresh is not None
+            found = find_run(fresh.settings, lock, held)
+        elif asked is not None:
+            found = find_resume(Path(asked), lock, held)
+
+    # The settings: the run's own if it is resumed.
+    if found.resume is None:
+        assert fresh is not None
+        resolved, notes = fresh, list(found.notes)
+    else:
+        wanted = dict(given)
+        if fresh is not None:  # --resume auto names the run directory for a start, and is no change
+            wanted = {k: v for k, v in given.items() if k not in ("resume", "run_dir", "output")}
+            if fresh.settings.max_time is not None:
+                wanted["max_time"] = fresh.settings.max_time
+        resolved, changes = resumed_settings(found.resume, wanted)
+        notes = [*found.notes, *changes]
+        if preset or config_file:
+            notes.append("settings are the run's own; --preset and --config are not read again")
+    if world is not None:
+        resolved = _under_torchrun(resolved, world)
+    job = plan_job(resolved, resume=found.resume, meets=world is None)
+    limit = job.settings.max_time
+    deadline = None if limit is None else started + parse_duration(limit, "--max-time")
+
+    # The run directory: made, or brought back to the checkpoint.
+    warning = found.warning
+    with _naming_node_rank(node_rank_missing):
+        run_dir = found.run_dir or _run_dir(resolved, world)
+        if found.run_dir is None and is_main:
+            warning = held.enter_context(lock(run_dir))
+        check_links(run_dir)
+    resume = found.resume
+    if is_main:
+        # After torchrun has restarted its processes, rank 0 first looks for a newer checkpoint (``agreed``).
+        if found.run_dir is not None and (world is None or not world.attempt):
+            content, set_aside = rewind_to(resume.content if resume else None, run_dir)
+            resume = resume and content and resume._replace(content=content)
+            notes += set_aside
+        write_description(run_dir, job.resolved, argv)
+    return job._replace(
+        run_dir=run_dir,
+        resume=resume,
+        notes=(*job.notes, *notes),
+        warnings=job.warnings if warning is None else (*job.warnings, warning),
+        deadline=deadline,
+    )
+
+
+def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
+    """Return ``--resume``. Processes that torchrun starts again after a failure resume without it too."""
+    path: str | None = given.get("resume")
+    if world is not None and world.attempt:
+        if path is None:
+            return AUTO
+        if path != AUTO and not Path(path).exists():  # removed since, as the run has gone on
+            return str(run_of(Path(path)) or path)
+    return path
+
+
+def _num_nodes(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
+    if fresh is not None:
+        return fresh.settings.world_size
+    if "world_size" in given:
+        return int(given["world_size"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
+        return int(stored["settings"]["world_size"])
+    return 1
+
+
+@contextlib.contextmanager
+def _naming_node_rank(missing: bool) -> Iterator[None]:
+    """Add to errors of the run directory that it may belong to another machine."""
+    try:
+        yield
+    except UserError as error:
+        if missing:
+            raise type(error)(
+                f"{error} (Without --node-rank this is machine 0: every other one needs its own number.)"
+            ) from error
+        raise
+
+
+def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> Job:
+    """Check ``resolved`` against this machine and its data. The run directory is not made yet.
+
+    With ``resume`` the weights are the checkpoint's: those that the run once started from may be gone.
+    ``meets``: several machines have to be brought together, which torchrun has done if it started this.
+
+    Raises:
+        UsageError, DeviceError: with the one thing that is wrong.
+    """
+    runtime, reason = select_runtime(resolved.settings.device)
+    resolved, precision_notes = _with_precision(resolved, runtime)
+    settings = resolved.settings
+    devices = _device_numbers(settings, runtime.device_count())
+    check_device_indices(runtime, list(devices))
+    runtime.check_together(devices)
+    _check_min_devices(settings, len(devices))
+    if settings.dist_backend not in ("auto", runtime.dist_backend):
+        raise UsageError(
+            f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
+            f"collectives are {runtime.dist_backend}. Leave the option out."
+        )
+    world_size = settings.world_size * len(devices)
+    images = global_batch(settings, world_size) // lanes_of(settings, world_size)
+    chosen = choose_backend(
+        settings.backend,
+        step_case(
+            runtime,
+            arch=settings.arch,
+            precision=precision_name(settings),
+            batch_per_card=images,
+            image_size=settings.image_size,
+        ),
+        compiled=settings.compile,
+        resumed=resume is not None,
+    )
+    if settings.running_stats == "auto" and chosen.running_stats != "auto":
+        settings = replace(settings, running_stats=chosen.running_stats)
+        origin = {**resolved.origin, "running_stats": "a kept measurement"}
+        resolved = resolved._replace(settings=settings, origin=origin)
+    stats_in_kernel(settings, runtime)  # refuses what cannot be
+    notes = [
+        reason,
+        chosen.reason,
+        *chosen.notes,
+        choose_image_reader(settings.image_reader).reason,
+        *precision_notes,
+    ]
+    warnings = []
+    if settings.compile and runtime.compiling is not None:
+        warnings.append(runtime.compiling)
+    warnings.extend(_of_float32(settings, runtime))
+    if runtime.shares and len(devices) > runtime.device_count():
+        warnings.append(
+            f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
+            f"--devices {runtime.device_count()}."
+        )
+    preset = PRESETS.get(resolved.preset or "")
+    if settings.world_size == 1 and (settings.dist_url or settings.addr):
+        option = "--rdzv-endpoint" if settings.dist_url else "--addr"
+        notes.append(f"{option} is not used by one machine; several are --nnodes N on each of them")
+    if preset is not None:
+        notes.append(f"preset {resolved.preset}: {preset.source}")
+        if preset.warning:
+            warnings.append(f"preset {resolved.preset}: {preset.warning}")
+    if settings.warm_up_epochs >= settings.epochs:
+        warnings.append(
+            f"the warm-up of {settings.warm_up_epochs} epochs ({resolved.origin['warm_up_epochs']}) is "
+            f"not over when the run is: the learning rate does not reach {settings.learning_rate:g}."
+        )
+    if settings.loss_scale != "auto":
+        parse_loss_scaling(settings.loss_scale)
+    if build_mixing(settings) is not None:
+        check_pairs(global_batch(settings, world_size), world_size)
+    train, _ = build.open_data(settings, note=notes.append)
+    if resume is not None:
+        check_classes(resume.manifest, train.classes)
+    steps = steps_per_epoch(len(train), global_batch(settings, world_size))
+    config = build.build_config(settings, num_classes_of(settings, train))
+    # Built once here, so that what does not fit is refused before anything is made, or a run brought back.
+    if resume is not None:
+        optimizer = build.build_optimizer(settings, build.build_schedule(settings, steps))
+        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
+    elif settings.pretrained is not None:
+        build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
+    return Job(
+        resolved=resolved,
+        device=runtime.name,
+        devices=devices,
+        backend=chosen.name,
+        run_dir=Path(),
+        resume=resume,
+        nodes=_nodes(settings) if meets else Nodes(),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+    )
+
+
+def _with_precision(resolved: Resolved, runtime: Runtime) -> tuple[Resolved, list[str]]:
+    """Resolve ``--precision auto``, and check that the device has the dtypes of the precision."""
+    settings, notes = resolved.settings, []
+    if settings.precision == "auto":
+        half = runtime.half()
+        name = _PRECISION_OF[half.dtype]
+        notes = [f"precision {name}: auto, {half.reason}"]
+        settings = replace(settings, precision=name)
+        resolved = resolved._replace(settings=settings)
+    name = precision_name(settings)
+    option = f"--precision {name}" if settings.precision else f"--amp --opt-level {name}"
+    runtime.check_dtypes(get_policy(name).dtypes, option)
+    return resolved, notes
+
+
+def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
+    """Return warnings on training in float32 without a loss scale on this device."""
+    policy, scaling = build.build_precision(settings)
+    if policy.compute_dtype != torch.float32 or scaling.kind != "none":
+        return []
+    warning = runtime.float32_warning()
+    return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
+
+
+def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
+    listed = resolved.settings.device_list
+    if listed is not None and len(listed.split(",")) != world.local_size:
+        raise UsageError(
+            f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
+            "torchrun started on this machine (--nproc-per-node)."
+        )
+    settings = replace(
+        resolved.settings,
+        devices=world.local_size,
+        world_size=world.size // world.local_size,
+        rank=world.rank // world.local_size,
+    )
+    return resolved._replace(
+        settings=settings,
+        origin={**resolved.origin, "devices": "torchrun", "world_size": "torchrun"},
+    )
+
+
+def _run_dir(resolved: Resolved, world: World | None) -> Path:
+    settings = resolved.settings
+    several = world is not None or settings.world_size > 1
+    if several and settings.run_dir is None:
+        raise UsageError(
+            "a run of several machines, or under torchrun, needs --run-dir DIR: its processes cannot "
+            "agree on a free name by themselves."
+        )
+    path = Path(str(settings.run_dir))
+    if several and (world.rank if world else settings.rank) != 0:
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+    if world is not None and world.attempt and (path / CONFIG).exists():
+        return path  # made before the failure
+    return create_run_dir(resolved)
+
+
+def _nodes(settings: TrainSettings) -> Nodes:
+    if settings.world_size == 1:
+        return Nodes()
+    endpoint = (settings.dist_url or "").removeprefix("tcp://")
+    if not endpoint and settings.addr:
+        endpoint = f"{settings.addr}:{DEFAULT_PORT}"
+    if not endpoint:
+        raise UsageError(
+            f"--nnodes {settings.world_size} needs to know where the machines meet: give "
+            "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
+        )
+    form = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", endpoint)
+    if form is None or not 1 <= int(form[2]) <= _PORTS:
+        raise UsageError(
+            f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
+            f"port on it, 1 to {_PORTS}, such as host0:29500."
+        )
+    return Nodes(settings.world_size, settings.rank, endpoint, settings.join_timeout)
+
+
+def _check_min_devices(settings: TrainSettings, devices: int) -> None:
+    least = settings.min_devices
+    if least is None:
+        return
+    if least > devices:
+        raise UsageError(
+            f"--min-devices {least} is more than the {devices} device(s) of this run. Give at most "
+            f"{devices}, or more --devices."
+        )
+    if settings.world_size > 1:
+        raise UsageError(
+            f"--min-devices goes with one machine, and --nnodes is {settings.world_size}: launchers of "
+            "several machines cannot agree on fewer devices. Leave it out, and resume with fewer by hand."
+        )
+
+
+def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
+    if settings.device_list is not None:
+        try:
+            numbers = tuple(int(part) for part in settings.device_list.split(","))
+        except ValueError:
+            numbers = ()
+        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
+            raise UsageError(
+                f"--device-list {settings.device_list!r} must be different device numbers with commas "
+                "between them, such as 0,1,2."
+            )
+        return numbers
+    if settings.devices is None and settings.multiprocessing_distributed:
+        return tuple(range(max(1, available)))
+    return tuple(range(settings.devices or 1))

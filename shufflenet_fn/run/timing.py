@@ -1,0 +1,323 @@
+"""Times and metrics of steps, epochs and runs, and the profiler behind ``--profile``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+
+from shufflenet_fn.run.events import Reporter, StepTimes
+from shufflenet_fn_backends.runtimes.base import Profiler, Runtime, Window
+from shufflenet_fn_backends.support.errors import UserError
+
+SKIPPED_STEPS = 10
+
+VERDICT_STEPS = 50
+"""Measured steps after which a run says what bounds it."""
+
+
+class Scores(NamedTuple):
+    """Mean loss, accuracies in percent, and the number of images they are over."""
+
+    loss: float
+    accuracy1: float
+    accuracy5: float
+    num_images: int
+
+
+class EpochSums(NamedTuple):
+    """What an epoch has come to so far: steps, skipped ones, and sums over the others (percent)."""
+
+    steps: int = 0
+    skipped: int = 0
+    loss: float = 0.0
+    accuracy1: float = 0.0
+    accuracy5: float = 0.0
+
+
+class EpochMeter:
+    """Collect the steps of one epoch.
+
+    FPS is the original's: global batch / mean step time, waiting for data included, without the first
+    10 steps of the epoch. An epoch of 10 steps or fewer skips only its first step, where the original
+    prints nothing at all.
+
+    Args:
+        global_batch: images of a step.
+        steps: steps to come.
+        before: what the epoch had come to when this start of the run took it up. Times are not in it: they
+            are of this start.
+    """
+
+    def __init__(self, global_batch: int, steps: int, before: EpochSums | None = None) -> None:
+        before = before or EpochSums()
+        self._global_batch = global_batch
+        self._skip = SKIPPED_STEPS if steps > SKIPPED_STEPS else min(1, steps - 1)
+        self._taken = 0
+        self._timed = 0
+        self._times = [0.0] * len(StepTimes._fields)
+        self._before = before.steps
+        self._sums = list(before[2:])
+        self.skipped = before.skipped
+
+    def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
+        """One step: its times, its (loss, accuracy1, accuracy5), whether its update was skipped."""
+        self._taken += 1
+        if skipped:
+            # Its loss may be infinite; one such step must not blind the mean of the epoch.
+            self.skipped += 1
+        else:
+            self._sums = [a + b for a, b in zip(self._sums, metrics, strict=True)]
+        if self._taken > self._skip:
+            self._timed += 1
+            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the epoch so far, those before this start of the run included."""
+        return self._before + self._taken
+
+    @property
+    def sums(self) -> EpochSums:
+        """What the epoch has come to so far."""
+        return EpochSums(self.steps, self.skipped, *self._sums)
+
+    @property
+    def mean_metrics(self) -> tuple[float, float, float]:
+        """Mean (loss, accuracy1, accuracy5) of the steps that were not skipped; NaN if all were."""
+        count = self.steps - self.skipped
+        if count == 0:
+            return math.nan, math.nan, math.nan
+        loss, accuracy1, accuracy5 = (total / count for total in self._sums)
+        return loss, accuracy1, accuracy5
+
+    @property
+    def mean_times(self) -> StepTimes:
+        """Mean of the measured steps; zeros before there is one."""
+        return StepTimes(*(total / max(1, self._timed) for total in self._times))
+
+    @property
+    def fps(self) -> float | None:
+        """Images per second over all devices; ``None`` before there is a measured step."""
+        return self._global_batch / self.mean_times.total if self._timed else None
+
+
+class WaitMeter:
+    """The mean times of all steps of this start of a run.
+
+    Its first 10 steps do not count: they compile, warm up, and live on what the loader has read ahead.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._times = [0.0] * len(StepTimes._fields)
+
+    @property
+    def steps(self) -> int:
+        """Measured steps."""
+        return max(0, self._seen - SKIPPED_STEPS)
+
+    def add(self, times: StepTimes) -> None:
+        self._seen += 1
+        if self._seen > SKIPPED_STEPS:
+            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
+
+    @property
+    def mean_times(self) -> StepTimes:
+        """Mean of the measured steps; zeros before there is one."""
+        return StepTimes(*(total / max(1, self.steps) for total in self._times))
+
+
+@dataclass
+class _Marks:
+    """Events in the device's stream of one step: its batch is there, its work is done, its collectives."""
+
+    fed: Any
+    done: Any
+    collectives: list[tuple[Any, Any]] = field(default_factory=list)
+    used: int = 0
+    """How many of ``collectives`` this step has recorded."""
+
+
+class TimedStep(NamedTuple):
+    """A step whose host times are known and whose device may still be at work. See ``StepClock.times``."""
+
+    total: float
+    data: float
+    upload: float
+    reduce: float
+    device: float
+    marks: _Marks | None
+    before: _Marks | None
+
+
+class StepClock:
+    """Time the steps of a run on the host and, on an accelerator, by events in the device's stream.
+
+    The host runs ahead of an accelerator, so its waiting for a batch costs nothing as long as the device
+    is at work. What it cost is read off two events: from the end of a step's work to the moment when the
+    next batch was there, the device had nothing to do. The time of the collectives is the device's as well.
+    Events are read when the step's numbers have been read back, when they are long past, so nobody waits.
+
+    They are kept as long as this is, for the reason that ``uploading.Feed`` has.
+    """
+
+    def __init__(self, device: torch.device, under_way: int) -> None:
+        """``under_way``: steps between the last one and the one whose ``times`` are asked for, at most."""
+        self._device = device
+        # The step before the oldest is needed too: its end is where that one's wait begins.
+        self._slots: list[_Marks | None] = [None] * (under_way + 2)
+        self._turn = 0
+        self._marks: _Marks | None = None
+        self._before: _Marks | None = None
+        self._start = self._fed = self._uploaded = 0.0
+        self._reduce = self._waited = 0.0
+
+    def start(self) -> None:
+        """Begin a step, and with it the wait for its batch."""
+        self._reduce = self._waited = 0.0
+        self._start = time.perf_counter()
+
+    def fed(self) -> None:
+        """Mark that the batch has arrived."""
+        self._fed = time.perf_counter()
+        self._before, self._marks = self._marks, self._next_marks()
+        if self._marks is not None:
+            self._marks.fed.record()
+
+    def uploaded(self) -> None:
+        """Mark that the copy to the device is queued."""
+        self._uploaded = time.perf_counter()
+
+    @contextmanager
+    def collective(self) -> Iterator[None]:
+        """Time the body as a collective."""
+        start, marks = time.perf_counter(), self._marks
+        if marks is None:
+            yield
+        else:
+            if marks.used == len(marks.collectives):
+                marks.collectives.append((self._event(), self._event()))
+            begin, end = marks.collectives[marks.used]
+            marks.used += 1
+            begin.record()
+            yield
+            end.record()
+        self._reduce += time.perf_counter() - start
+
+    @contextmanager
+    def waiting_for_device(self) -> Iterator[None]:
+        """Time the body as waiting for the device."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    def stop(self) -> TimedStep:
+        """Mark that all work of the step is queued."""
+        if self._marks is not None:
+            self._marks.done.record()
+        return TimedStep(
+            total=time.perf_counter() - self._start,
+            data=self._fed - self._start,
+            upload=self._uploaded - self._fed,
+            reduce=self._reduce,
+            device=self._waited,
+            marks=self._marks,
+            before=self._before,
+        )
+
+    def times(self, step: TimedStep) -> StepTimes:
+        """Return the split of a step that the device has finished."""
+        data, reduce = step.data, step.reduce
+        if step.marks is not None:
+            reduce = sum(map(_seconds, step.marks.collectives[: step.marks.used]))
+            if step.before is not None:
+                # Both clocks run apart: never more than the host waited, never less than nothing.
+                data = min(data, max(0.0, _seconds((step.before.done, step.marks.fed))))
+        return StepTimes(
+            total=step.total,
+            data=data,
+            upload=step.upload,
+            compute=max(0.0, step.total - data - step.upload - reduce),
+            reduce=reduce,
+            hidden=step.data - data,
+            device=step.device,
+        )
+
+    def _next_marks(self) -> _Marks | None:
+        if self._device.type == "cpu":
+            return None
+        marks = self._slots[self._turn]
+        if marks is None:
+            marks = self._slots[self._turn] = _Marks(self._event(), self._event())
+        self._turn = (self._turn + 1) % len(self._slots)
+        marks.used = 0
+        return marks
+
+    def _event(self) -> Any:
+        return torch.get_device_module(self._device).Event(enable_timing=True)
+
+
+def _seconds(pair: tuple[Any, Any]) -> float:
+    begin, end = pair
+    return float(begin.elapsed_time(end)) / 1000
+
+
+T = TypeVar("T")
+
+
+@contextmanager
+def profiled(
+    batches: Iterator[T], folder: str | None, steps: int, runtime: Runtime, reporter: Reporter
+) -> Iterator[Iterator[T]]:
+    """Yield ``batches`` with the steps that use them recorded in ``folder``, if there is one.
+
+    A step is what happens between one ``next`` and the following.
+
+    Args:
+        batches: one for each step.
+        folder: where traces go; ``None`` for none.
+        steps: how many will be taken.
+        runtime: whose profiler records.
+        reporter: told which steps were recorded and where.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    if folder is None or steps == 0:
+        yield batches
+        return
+    window = fitted(steps)
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the profile in {path}: {error.strerror or error}. Name another folder with "
+            "--profile."
+        ) from None
+    with runtime.profiler(path, "rank0", window) as profiler:
+        yield _with_steps(batches, profiler)
+        profiler.step()  # after the last batch nobody asks for another
+    first = window.skip + window.warm_up + 1
+    reporter.note(f"profile: steps {first} to {window.length} of this start are in {path}")
+
+
+def fitted(steps: int) -> Window:
+    """Return the usual window, moved forward and shortened if a run has fewer steps."""
+    usual = Window()
+    warm_up = min(usual.warm_up, steps - 1)
+    record = min(usual.record, steps - warm_up)
+    return Window(min(usual.skip, steps - warm_up - record), warm_up, record)
+
+
+def _with_steps(batches: Iterator[T], profiler: Profiler) -> Iterator[T]:
+    for batch in batches:
+        yield batch
+        profiler.step()

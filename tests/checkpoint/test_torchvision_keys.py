@@ -1,0 +1,142 @@
+"""Conversion by key names alone: what is dropped, what is refused, what is never shared."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.errors import UsageError
+from shufflenet_fn.model.config import get_config
+from shufflenet_fn.tree import tree_leaves
+from tests.model.support import (
+    TINY,
+    assert_nothing_shared,
+    assert_trees_equal,
+    tiny_variables,
+    unchanged,
+)
+
+
+def state_dict() -> dict[str, Tensor]:
+    return to_torchvision(tiny_variables(), TINY)
+
+
+def test_there_and_back() -> None:
+    variables = tiny_variables()
+    with unchanged(variables):
+        assert_trees_equal(from_torchvision(to_torchvision(variables, TINY), TINY), variables)
+
+
+def test_the_prefix_of_ddp_is_dropped() -> None:
+    wrapped = {f"module.{key}": value for key, value in state_dict().items()}
+    assert_trees_equal(from_torchvision(wrapped, TINY), tiny_variables())
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_the_index_buffers_of_old_ascend_checkpoints_are_dropped(prefix: str) -> None:
+    old = {f"{prefix}{key}": value for key, value in state_dict().items()}
+    for stage, unit, name in ((2, 0, "fp_index1"), (3, 1, "bp_index2"), (4, 1, "fp_index")):
+        old[f"{prefix}stage{stage}.{unit}.channel_shuffle.{name}"] = torch.arange(8)
+    old[f"{prefix}stage2.1.channelshuffle.fp_index2"] = torch.arange(8)
+    assert_trees_equal(from_torchvision(old, TINY), tiny_variables())
+
+
+def test_missing_keys_are_named() -> None:
+    short = state_dict()
+    del short["stage2.0.branch1.0.weight"], short["fc.bias"]
+    with pytest.raises(UsageError, match="2 missing") as error:
+        from_torchvision(short, TINY)
+    assert "stage2.0.branch1.0.weight" in str(error.value) and "fc.bias" in str(error.value)
+    assert "unexpected" not in str(error.value)
+
+
+def test_unexpected_keys_are_named() -> None:
+    long = {**state_dict(), "stage2.0.se.weight": torch.ones(1), "fc.scale": torch.ones(1)}
+    with pytest.raises(UsageError, match="2 unexpected") as error:
+        from_torchvision(long, TINY)
+    assert "stage2.0.se.weight" in str(error.value) and "fc.scale" in str(error.value)
+    assert "missing" not in str(error.value)
+
+
+def test_wrong_shapes_are_named_with_both_shapes() -> None:
+    wrong = {**state_dict(), "fc.weight": torch.ones(7, 32)}
+    with pytest.raises(UsageError, match="1 of another shape") as error:
+        from_torchvision(wrong, TINY)
+    assert "fc.weight is (7, 32), should be (5, 32)" in str(error.value)
+
+
+def test_a_wrong_width_lists_some_and_counts_the_rest() -> None:
+    with pytest.raises(UsageError) as error:
+        from_torchvision(state_dict(), get_config("x1_0"))
+    message = str(error.value)
+    assert "missing" in message and "more" in message and "x1_0" in message
+    assert len(message) < 1500
+
+
+def test_megviis_own_checkpoints_are_refused() -> None:
+    """Keys of megvii-model/ShuffleNet-Series: another network (other shuffle, other order)."""
+    theirs = {
+        "module.first_conv.0.weight": torch.ones(24, 3, 3, 3),
+        "module.features.0.branch_main.0.weight": torch.ones(58, 24, 1, 1),
+        "module.features.0.branch_proj.0.weight": torch.ones(24, 1, 3, 3),
+        "module.conv_last.0.weight": torch.ones(1024, 464, 1, 1),
+        "module.classifier.0.weight": torch.ones(1000, 1024),
+    }
+    with pytest.raises(UsageError, match="megvii") as error:
+        from_torchvision(theirs, get_config("x1_0"))
+    assert "first_conv.0.weight" in str(error.value) and "5 unexpected" in str(error.value)
+
+
+def test_nothing_fits_an_empty_mapping() -> None:
+    with pytest.raises(UsageError, match="missing"):
+        from_torchvision({}, TINY)
+
+
+def test_no_storage_is_shared_in_either_direction() -> None:
+    variables = tiny_variables()
+    given = to_torchvision(variables, TINY)
+    assert_nothing_shared(given, variables)
+    with unchanged(given):
+        converted = from_torchvision(given, TINY)
+        assert_nothing_shared(converted, given)
+        for leaf in tree_leaves(converted):
+            leaf.zero_()
+
+
+def test_parameters_come_detached() -> None:
+    live = {
+        key: value.clone().requires_grad_() if value.is_floating_point() else value
+        for key, value in state_dict().items()
+    }
+    assert not any(leaf.requires_grad for leaf in tree_leaves(from_torchvision(live, TINY)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_dtypes_are_kept(dtype: torch.dtype) -> None:
+    variables = tiny_variables(dtype=dtype)
+    assert_trees_equal(from_torchvision(to_torchvision(variables, TINY), TINY), variables)
+
+
+def test_channels_last_weights_become_contiguous() -> None:
+    given = state_dict()
+    key = "conv1.0.weight"
+    given[key] = given[key].contiguous(memory_format=torch.channels_last)
+    weight = from_torchvision(given, TINY).params["conv1"]["conv"]["weight"]
+    assert weight.is_contiguous() and torch.equal(weight, given[key])
+    loose = tiny_variables()
+    loose.params["conv1"]["conv"]["weight"] = given[key]
+    assert to_torchvision(loose, TINY)[key].is_contiguous()
+
+
+def test_the_number_of_batches_is_written_for_every_batch_norm() -> None:
+    tracked = {
+        key: value
+        for key, value in to_torchvision(tiny_variables(), TINY, num_batches_tracked=7).items()
+        if key.endswith("num_batches_tracked")
+    }
+    assert len(tracked) == sum("running_var" in key for key in state_dict())
+    for value in tracked.values():
+        assert value.dtype == torch.int64 and value.shape == () and value.item() == 7
+    assert len({value.data_ptr() for value in tracked.values()}) == len(tracked)

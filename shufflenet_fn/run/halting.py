@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from shufflenet_fn.distributed.board import Phase
 from shufflenet_fn.distributed.group import gather
+from shufflenet_fn.distributed.heartbeats import Phase
 from shufflenet_fn.run.evaluating import Evaluation
 from shufflenet_fn.run.manifest import Progress
 from shufflenet_fn.run.saving import Saver

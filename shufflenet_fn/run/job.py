@@ -20,7 +20,7 @@ from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.samples import Samples
 from shufflenet_fn.data.schedule import steps_per_epoch
-from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
+from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes
 from shufflenet_fn.precision import get_policy
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend
@@ -39,7 +39,7 @@ from shufflenet_fn.run.options import convert, declared
 from shufflenet_fn.run.presets import PRESETS
 from shufflenet_fn.run.resolve import Resolved, checked, settle_conflicts
 from shufflenet_fn.run.resumption import check_classes, checked_manifest
-from shufflenet_fn.run.settings import TrainSettings
+from shufflenet_fn.run.settings import TrainSettings, renamed
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
@@ -74,7 +74,7 @@ class Job(NamedTuple):
 
     @property
     def world_size(self) -> int:
-        return self.settings.world_size * len(self.devices)
+        return self.settings.num_nodes * len(self.devices)
 
 
 def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = True) -> Job:
@@ -92,13 +92,12 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
     runtime.check_together(devices)
-    _check_min_devices(settings, len(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
         raise UsageError(
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
-    world_size = settings.world_size * len(devices)
+    world_size = settings.num_nodes * len(devices)
     images = global_batch(settings, world_size) // lanes_of(settings, world_size)
     chosen = choose_backend(
         settings.backend,
@@ -134,8 +133,8 @@ def plan_job(resolved: Resolved, *, resume: Path | None = None, meets: bool = Tr
             f"--devices {runtime.device_count()}."
         )
     preset = PRESETS.get(resolved.preset or "")
-    if settings.world_size == 1 and (settings.dist_url or settings.addr):
-        option = "--rdzv-endpoint" if settings.dist_url else "--addr"
+    if settings.num_nodes == 1 and (settings.rdzv_endpoint or settings.master_addr):
+        option = "--rdzv-endpoint" if settings.rdzv_endpoint else "--addr"
         notes.append(f"{option} is not used by one machine; several are --nnodes N on each of them")
     if preset is not None:
         notes.append(f"preset {resolved.preset}: {preset.source}")
@@ -223,7 +222,7 @@ def resumed(path: Path, given: Mapping[str, Any]) -> tuple[Resolved, Path, Path 
     """
     checkpoint, manifest, notes = find_checkpoint(path)
     checked_manifest(manifest, checkpoint)
-    stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
+    stored, origin = renamed(manifest["settings"]), renamed(manifest["origin"])
     run_dir = path if checkpoints_of(path) == checkpoint.parent else run_of(checkpoint)
     if run_dir is None:
         stored["run_dir"] = None
@@ -305,14 +304,20 @@ def find_checkpoint(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
 
 
 def _nodes(settings: TrainSettings) -> Nodes:
-    if settings.world_size == 1:
+    if settings.num_nodes == 1:
         return Nodes()
-    endpoint = (settings.dist_url or "").removeprefix("tcp://")
-    if not endpoint and settings.addr:
-        endpoint = f"{settings.addr}:{DEFAULT_PORT}"
+    if settings.max_restarts:
+        raise UsageError(
+            f"--max-restarts {settings.max_restarts} works on one machine only, and --nnodes is "
+            f"{settings.num_nodes}. Use --max-restarts 0, and after a failure start the same command again "
+            "on all machines with --resume auto, as a scheduler does."
+        )
+    endpoint = (settings.rdzv_endpoint or "").removeprefix("tcp://")
+    if not endpoint and settings.master_addr:
+        endpoint = f"{settings.master_addr}:{DEFAULT_PORT}"
     if not endpoint:
         raise UsageError(
-            f"--nnodes {settings.world_size} needs to know where the machines meet: give "
+            f"--nnodes {settings.num_nodes} needs to know where the machines meet: give "
             "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
         )
     form = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", endpoint)
@@ -321,23 +326,7 @@ def _nodes(settings: TrainSettings) -> Nodes:
             f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
             f"port on it, 1 to {_PORTS}, such as host0:29500."
         )
-    return Nodes(settings.world_size, settings.rank, endpoint, settings.join_timeout)
-
-
-def _check_min_devices(settings: TrainSettings, devices: int) -> None:
-    least = settings.min_devices
-    if least is None:
-        return
-    if least > devices:
-        raise UsageError(
-            f"--min-devices {least} is more than the {devices} device(s) of this run. Give at most "
-            f"{devices}, or more --devices."
-        )
-    if settings.world_size > 1:
-        raise UsageError(
-            f"--min-devices goes with one machine, and --nnodes is {settings.world_size}: launchers of "
-            "several machines cannot agree on fewer devices. Leave it out, and resume with fewer by hand."
-        )
+    return Nodes(settings.num_nodes, settings.node_rank, endpoint, settings.join_timeout)
 
 
 def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:

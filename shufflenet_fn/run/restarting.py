@@ -1,4 +1,4 @@
-"""Starting where rank 0 says: after a failure, from the newest good checkpoint."""
+"""The checkpoint that all ranks start from: after a restart, the newest good one."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from shufflenet_fn.checkpoint.inventory import checkpoints_of, lies_in, newest_g
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.consistency import check_same_job
 from shufflenet_fn.run.job import Job
 from shufflenet_fn.run.rewind import Rewound, rewind_to
-from shufflenet_fn.run.same_everywhere import check_same_job
 from shufflenet_fn_backends.support.errors import UserError
 
 
 def agreed(job: Job, world: World) -> Job:
-    """``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
+    """Return ``job`` with the checkpoint that rank 0 has chosen.
 
-    Of processes that were started again after a failure, rank 0 looks for the newest good checkpoint, and
-    brings the run directory back to it.
+    After a restart, rank 0 looks for the newest good checkpoint and rewinds the run directory to it.
 
     Raises:
-        UsageError: another machine was given another job.
+        UsageError: ranks were given different jobs.
     """
     check_same_job(job, world)
     found: tuple[Path | None, tuple[str, ...]] = (job.resume, ())
@@ -33,10 +32,10 @@ def agreed(job: Job, world: World) -> Job:
 
 
 def newest_of(job: Job) -> tuple[Path | None, list[str]]:
-    """The checkpoint that ``job`` goes on from after a failure, and notes on those that were passed over.
+    """Return the checkpoint from which ``job`` continues after a failure, and notes on skipped ones.
 
-    It is the newest good one of the run, or what the run was resumed from if that is not among them and is
-    newer: a copy, one that was set aside, or the state before a step that was dumped.
+    It is the newest good checkpoint of the run, or the one that the run was resumed from if that lies
+    elsewhere and is newer: a copy, one that was set aside, or the state before a dumped step.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
@@ -60,7 +59,7 @@ def newest_of(job: Job) -> tuple[Path | None, list[str]]:
 
 
 def rewind_to_newest(job: Job) -> Rewound:
-    """Bring the run directory of ``job`` back to ``newest_of(job)``; notes also on what was passed over.
+    """Rewind the run directory of ``job`` to ``newest_of(job)``; notes also on skipped checkpoints.
 
     Raises:
         UserError: as ``newest_of`` and ``rewind``.
@@ -71,7 +70,7 @@ def rewind_to_newest(job: Job) -> Rewound:
 
 
 def _is_looked_at(folder: Path, checkpoint: Path) -> bool:
-    """Whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
+    """Return whether ``newest_good(folder)`` considers ``checkpoint``."""
     return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
 
 

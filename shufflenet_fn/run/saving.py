@@ -21,8 +21,7 @@ from shufflenet_fn.checkpoint.inventory import (
 from shufflenet_fn.checkpoint.snapshot import Snapshot, Snapshots
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.checkpoint.writer import Writer
-from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
-from shufflenet_fn.distributed.group import group_store, tree_digest
+from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.model.channel_order import to_logical
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.files import METRICS

@@ -60,7 +60,7 @@ def prepare_job(
         return job._replace(deadline=deadline)
 
     def is_main(resolved: Resolved) -> bool:
-        return (world is None or world.is_main) and resolved.settings.rank == 0
+        return (world is None or world.is_main) and resolved.settings.node_rank == 0
 
     source, warning = choose(), None
     while source.run_dir is not None and is_main(source.resolved):
@@ -101,9 +101,9 @@ def _node_rank_named(
     try:
         yield
     except UserError as error:
-        if world is None and settings.world_size > 1 and "rank" not in given:
+        if world is None and settings.num_nodes > 1 and "node_rank" not in given:
             raise type(error)(
-                f"{error} (Without --node-rank this is machine 0 of {settings.world_size}: every "
+                f"{error} (Without --node-rank this is machine 0 of {settings.num_nodes}: every "
                 "other one needs its own number.)"
             ) from error
         raise
@@ -163,28 +163,34 @@ def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
             f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
             "torchrun started on this machine (--nproc-per-node)."
         )
+    restarts = resolved.settings.max_restarts
+    if restarts:
+        raise UsageError(
+            f"--max-restarts {restarts} has no effect below torchrun, which restarts processes itself. Give "
+            "--max-restarts to torchrun, and --max-restarts 0 here."
+        )
     settings = replace(
         resolved.settings,
         devices=world.local_size,
-        world_size=world.size // world.local_size,
-        rank=world.rank // world.local_size,
+        num_nodes=world.size // world.local_size,
+        node_rank=world.rank // world.local_size,
     )
     return resolved._replace(
         settings=settings,
-        origin={**resolved.origin, "devices": "torchrun", "world_size": "torchrun"},
+        origin={**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"},
     )
 
 
 def _run_dir(resolved: Resolved, world: World | None) -> Path:
     settings = resolved.settings
-    several = world is not None or settings.world_size > 1
+    several = world is not None or settings.num_nodes > 1
     if several and settings.run_dir is None:
         raise UsageError(
             "a run of several machines, or under torchrun, needs --run-dir DIR: its processes cannot "
             "agree on a free name by themselves."
         )
     path = Path(str(settings.run_dir))
-    if several and (world.rank if world else settings.rank) != 0:
+    if several and (world.rank if world else settings.node_rank) != 0:
         path.mkdir(parents=True, exist_ok=True)
         return path
     if world is not None and world.attempt and (path / CONFIG).exists():

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 
 from shufflenet_fn.checkpoint.disk import Disk, RealDisk
-from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks
+from shufflenet_fn.distributed.heartbeats import open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.bad_data import replaced_line
+from shufflenet_fn.run.consistency import check_same_data
 from shufflenet_fn.run.derived import precision_name
 from shufflenet_fn.run.epoch import train_epoch
 from shufflenet_fn.run.evaluating import (
@@ -35,7 +36,6 @@ from shufflenet_fn.run.report import (
     results_table,
     write_results,
 )
-from shufflenet_fn.run.same_everywhere import check_same_data
 from shufflenet_fn.run.saving import Costs, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.training import Training, build_training
@@ -60,7 +60,7 @@ def train(
     """
     settings = job.settings
     started = time.time()
-    stopping = stopping or Stopping(open_place(None, 0))
+    stopping = stopping or Stopping(open_slot(None, 0))
     run = build_training(job, world, reporter, stopping)
     for warning in check_same_data(run.identity, world):
         reporter.warning(warning)

@@ -199,7 +199,7 @@ def _watch(
                 time.sleep(_POLL_S)
                 continue
         ranks.kill()
-        # Elastic, if it sees a death first, sends the other ranks SIGTERM, which they take for a stop request.
+        # Elastic may have sent SIGTERM to the other ranks, which they take for a stop request.
         table.restore_stop(stop_before)
         if failure is not None:
             return failure

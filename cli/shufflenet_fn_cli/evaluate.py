@@ -30,7 +30,7 @@ def evaluate(
     """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
     with importing():
         from shufflenet_fn.distributed.launch import Launch, launch
-        from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+        from shufflenet_fn.distributed.worker import leaving_groups_at_once
         from shufflenet_fn.distributed.world import World, world_from_environment
         from shufflenet_fn.io import to_json
         from shufflenet_fn.run.bad_data import left_out_line

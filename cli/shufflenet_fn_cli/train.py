@@ -38,7 +38,7 @@ def train(
     2 wrong usage, 3 device not available, 75 stopped by a signal or --max-time, and saved.
     """
     with importing():
-        from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+        from shufflenet_fn.distributed.worker import leaving_groups_at_once
         from shufflenet_fn.distributed.world import world_from_environment
         from shufflenet_fn.run.launching import run_job
         from shufflenet_fn.run.plan import prepare_job
@@ -49,7 +49,7 @@ def train(
         job = prepare_job(
             given, preset=preset, config_file=config, argv=sys.argv, held=held, world=world
         )
-        if job.nodes.rank:
+        if job.nodes.node_rank:
             print(f"waiting for machine 0 at {job.nodes.endpoint}", file=sys.stderr)
         outcome = run_job(job, world, run_with_display)
     if isinstance(outcome, Stopped):

@@ -41,8 +41,6 @@ class Launch:
         place: the working directory; the temporary folder is in it.
         control: what its processes are armed by.
         cache: where programs keep what they may need again; in ``place`` if not given.
-        under: what to put before the program, such as ``Machines.on``.
-        folder: where it runs, if not in ``place``.
     """
 
     def __init__(
@@ -52,16 +50,14 @@ class Launch:
         control: Control,
         *,
         cache: Path | None = None,
-        under: Sequence[str] = (),
-        folder: Path | None = None,
     ) -> None:
         self._temporary, self._output = place / "tmp", place / "output.txt"
         self._temporary.mkdir(exist_ok=True)
         self._shared, self._ports = set[str](), set[int]()
         with self._output.open("wb") as output:
             self.process = subprocess.Popen(
-                [*under, sys.executable, *command],
-                cwd=folder or place,
+                [sys.executable, *command],
+                cwd=place,
                 env=_environment(self._temporary, control, cache or place / "cache"),
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -72,11 +72,6 @@ def reported_step(run: Path) -> int:
     return max((r["step"] for r in _records(run) if r["kind"] == "checkpoint"), default=0)
 
 
-def trained_steps(run: Path) -> int:
-    """Updates that the log tells of."""
-    return max((r["step"] + 1 for r in _records(run) if r["kind"] == "train"), default=0)
-
-
 def starts(run: Path) -> list[int]:
     """The steps that training began from, in the order of the starts that came so far."""
     return [record["first_step"] for record in _records(run) if record["kind"] == "start"]

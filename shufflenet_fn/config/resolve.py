@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from shufflenet_fn.config.options import convert, declared
 from shufflenet_fn.config.presets import get_preset
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn_backends.names import suggestion
@@ -111,7 +111,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"the config file {path} is neither YAML nor JSON: {error}") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         # A run's config.json: its recipe, but not its identity.
-        content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
+        content = {k: v for k, v in renamed(content["settings"]).items() if k not in _IDENTITY}
     if not isinstance(content, dict):
         raise UsageError(
             f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
@@ -150,10 +150,10 @@ def checked(settings: TrainSettings) -> TrainSettings:
         )
     if settings.nesterov and settings.momentum == 0:
         raise UsageError("--nesterov needs a --momentum above 0, for example --momentum 0.9.")
-    if settings.rank >= settings.world_size:
+    if settings.node_rank >= settings.num_nodes:
         raise UsageError(
-            f"--node-rank {settings.rank} does not exist among --nnodes {settings.world_size} machines; "
-            f"they are numbered from 0 to {settings.world_size - 1}."
+            f"--node-rank {settings.node_rank} does not exist among --nnodes {settings.num_nodes} machines; "
+            f"they are numbered from 0 to {settings.num_nodes - 1}."
         )
     if settings.benchmark and settings.accumulate > 1:
         raise UsageError(

@@ -5,7 +5,9 @@ Needs no torch: ``shufflenet-fn --help`` reads this.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, Final
 
 from shufflenet_fn.config.options import option
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
@@ -16,6 +18,19 @@ _RECIPE = "Recipe"
 _PRECISION = "Precision"
 _DEVICES = "Devices"
 _RUN = "Run"
+
+_RENAMED: Final = {
+    "world_size": "num_nodes",
+    "rank": "node_rank",
+    "addr": "master_addr",
+    "dist_url": "rdzv_endpoint",
+}
+_REMOVED: Final = ("min_devices",)
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that version 0.1 has stored under the names of this version."""
+    return {_RENAMED.get(k, k): value for k, value in values.items() if k not in _REMOVED}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,7 +398,7 @@ class TrainSettings:
         help="The original's switch for data-parallel training: all devices if no number is given.",
         panel=_DEVICES,
     )
-    world_size: int = option(
+    num_nodes: int = option(
         1,
         "--nnodes",
         "--world-size",
@@ -391,13 +406,13 @@ class TrainSettings:
         panel=_DEVICES,
         minimum=1,
     )
-    rank: int = option(
+    node_rank: int = option(
         0, "--node-rank", "--rank", help="Number of this machine.", panel=_DEVICES, minimum=0
     )
-    addr: str | None = option(
+    master_addr: str | None = option(
         None, "--addr", help="Host name or address of machine 0.", panel=_DEVICES
     )
-    dist_url: str | None = option(
+    rdzv_endpoint: str | None = option(
         None,
         "--rdzv-endpoint",
         "--dist-url",
@@ -464,33 +479,28 @@ class TrainSettings:
         help="Stop in time, save and exit with 75: 90s, 30m, 11h30m, or Slurm's D-HH:MM:SS.",
         panel=_RUN,
     )
-    hang_timeout: float = option(
-        600.0,
+    hang_timeout: float | None = option(
+        None,
         "--hang-timeout",
-        help="Abort the run when a rank makes no progress for this many seconds.",
+        help="Abort the run when a rank makes no progress for this many seconds. If not given: 600 for "
+        "several processes; a single process is not watched.",
         panel=_RUN,
         above=0,
     )
     join_timeout: float = option(
         300.0,
         "--join-timeout",
-        help="Seconds that machines wait for each other, at the start and when all start again.",
+        help="Seconds that machines wait for each other at the start.",
         panel=_RUN,
         above=0,
     )
     max_restarts: int = option(
         0,
         "--max-restarts",
-        help="How often processes are started again after one has failed, from the last good checkpoint.",
+        help="How often all processes are restarted from the last good checkpoint after one has failed; on "
+        "one machine only.",
         panel=_RUN,
         minimum=0,
-    )
-    min_devices: int | None = option(
-        None,
-        "--min-devices",
-        help="Go on with fewer devices, but no less than these, where one fails again and again.",
-        panel=_RUN,
-        minimum=1,
     )
     profile: str | None = option(
         None,

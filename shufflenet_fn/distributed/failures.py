@@ -1,8 +1,7 @@
-"""What made a run fail first, in one line."""
+"""Which failure of a run came first, in one line."""
 
 from __future__ import annotations
 
-import enum
 import signal
 import sys
 import time
@@ -14,25 +13,11 @@ from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.support.errors import UserError
 
 
-class Cause(enum.IntEnum):
-    """Kinds of failures. Where several come at once, the lower one is the reason for the others.
-
-    ``ECHO``: only what another rank's failure looks like from here.
-    """
-
-    USER = 0
-    KILLED = 1
-    HANG = 2
-    BUG = 3
-    LOST = 4
-    ECHO = 5
-
-
 class Failure(NamedTuple):
     """Why the ranks of a run were stopped.
 
-    ``message`` is one line; ``traceback`` is of a bug. ``restartable``: starting again may help, as it
-    cannot where the user has to mend something. ``machine``: whose rank it was.
+    ``message`` is one line; ``traceback`` is of a bug. ``restartable``: a restart may help, unlike after an
+    error that the user has to fix.
     """
 
     rank: int
@@ -41,12 +26,10 @@ class Failure(NamedTuple):
     exit_code: int
     restartable: bool
     traceback: str | None = None
-    cause: Cause = Cause.BUG
-    machine: int = 0
 
 
 class RankFailed(UserError):
-    """A rank ended with an error. Carries that rank's exit code."""
+    """Raised when a rank ended with an error; has that rank's exit code."""
 
     def __init__(self, failures: Sequence[Failure]) -> None:
         super().__init__(failures[-1].message)
@@ -55,22 +38,12 @@ class RankFailed(UserError):
 
     @property
     def failure(self) -> Failure:
-        """The last one; those before it were followed by a restart."""
+        """The last failure; the ones before it were followed by a restart."""
         return self.failures[-1]
 
 
-class Where(NamedTuple):
-    """A machine of several, as messages name it; without a ``host``, the only one, which they do not."""
-
-    machine: int = 0
-    host: str | None = None
-
-    def __str__(self) -> str:
-        return "" if self.host is None else f" on machine {self.machine} ({self.host})"
-
-
 class Death(NamedTuple):
-    """A rank's process has ended. ``code``: its exit code, or minus the signal that ended it."""
+    """The end of a rank's process. ``code``: its exit code, or minus the signal that ended it."""
 
     rank: int
     local_rank: int
@@ -79,7 +52,7 @@ class Death(NamedTuple):
 
 
 def report_of(error: Exception, rank: int, local_rank: int, step: int | None) -> dict[str, Any]:
-    """What a rank leaves behind of the error that ends it."""
+    """Return the report that a rank leaves of the error that ends it."""
     report: dict[str, Any] = {
         "rank": rank,
         "local_rank": local_rank,
@@ -94,19 +67,17 @@ def report_of(error: Exception, rank: int, local_rank: int, step: int | None) ->
     known = explain(repr(error))
     if known is not None:
         report["known"] = f"{telling_line(str(error) or repr(error))}: {known}"
-        report["echo"] = known.echo
     return report
 
 
 def first_failure(
-    reports: Sequence[dict[str, Any]], deaths: Sequence[Death], where: Where | None = None
+    reports: Sequence[dict[str, Any]], deaths: Sequence[Death], where: str = ""
 ) -> Failure:
-    """What went wrong first: a user error, a death by signal, a bug with its traceback, in this order.
+    """Return the first failure: a user error, a death by signal, or a bug with its traceback, in this order.
 
-    Ranks whose peer has gone fail too, in their collective, and say so; that is why errors are not simply
-    taken in the order of time. ``where``: the machine, if there are several.
+    Errors are not simply ordered by time, because ranks whose peer is gone fail in their collective, too.
+    ``where``: the machine in words, if there are several.
     """
-    where = where or Where()
     in_time = sorted(reports, key=lambda report: float(report["time"]))
     for report in in_time:
         if "exit_code" in report:
@@ -118,47 +89,24 @@ def first_failure(
         return _bug(report, where)
     death = deaths[0]
     message = f"rank {death.rank}{where} ended with exit code {death.code}{_at(death.step)}."
-    return _of_rank(death.rank, death.local_rank, f"{message} {STOPPED}", Cause.BUG, where)
+    return _of_rank(death.rank, death.local_rank, f"{message} {STOPPED}")
 
 
 STOPPED: Final = "The other ranks were stopped."
 
 
-def _of_rank(
-    rank: int,
-    local_rank: int,
-    message: str,
-    cause: Cause,
-    where: Where,
-    traceback: str | None = None,
-) -> Failure:
-    return Failure(
-        rank,
-        local_rank,
-        message,
-        exit_code=1,
-        restartable=True,
-        traceback=traceback,
-        cause=cause,
-        machine=where.machine,
-    )
+def _of_rank(rank: int, local_rank: int, message: str, traceback: str | None = None) -> Failure:
+    return Failure(rank, local_rank, message, exit_code=1, restartable=True, traceback=traceback)
 
 
 def hang_failure(
-    rank: int, local_rank: int, step: int | None, text: str, where: Where, *, echo: bool
+    rank: int, local_rank: int, step: int | None, text: str, where: str = ""
 ) -> Failure:
-    """Of a rank that hangs, as ``text`` tells. ``echo``: it may only wait for another machine's."""
-    message = f"rank {rank}{where}{_at(step)} {text}. {STOPPED}"
-    return _of_rank(rank, local_rank, message, Cause.ECHO if echo else Cause.HANG, where)
+    """Return the failure of a rank that hangs as ``text`` describes."""
+    return _of_rank(rank, local_rank, f"rank {rank}{where}{_at(step)} {text}. {STOPPED}")
 
 
-def stopped_failure(number: int, where: Where) -> Failure:
-    """Of a machine whose ranks signal ``number`` has ended at once."""
-    text = f"a second {signal.Signals(number).name} stopped all ranks{where} at once. {STOPPED}"
-    return _of_rank(0, 0, text, Cause.USER, where)._replace(restartable=False)
-
-
-def _user_error(report: dict[str, Any], where: Where) -> Failure:
+def _user_error(report: dict[str, Any], where: str) -> Failure:
     step = "" if report["step"] is None else f", step {report['step']}"
     return Failure(
         report["rank"],
@@ -166,31 +114,28 @@ def _user_error(report: dict[str, Any], where: Where) -> Failure:
         f"{report['message']} (rank {report['rank']}{where}{step})",
         report["exit_code"],
         report["restartable"],
-        cause=Cause.USER,
-        machine=where.machine,
     )
 
 
-def _killed(death: Death, where: Where) -> Failure:
+def _killed(death: Death, where: str) -> Failure:
     try:
         name = signal.Signals(-death.code).name
     except ValueError:  # a real-time signal
         name = f"signal {-death.code}"
     hint = ", as the kernel does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
     message = f"rank {death.rank}{where} was killed by {name}{_at(death.step)}{hint}. {STOPPED}"
-    return _of_rank(death.rank, death.local_rank, message, Cause.KILLED, where)
+    return _of_rank(death.rank, death.local_rank, message)
 
 
-def _bug(report: dict[str, Any], where: Where) -> Failure:
+def _bug(report: dict[str, Any], where: str) -> Failure:
     rank, local_rank, at = report["rank"], report["local_rank"], _at(report["step"])
     if "known" in report:
         message = f"rank {rank}{where}{at}: {report['known']} {STOPPED}"
-        cause = Cause.ECHO if report.get("echo") else Cause.BUG
-        return _of_rank(rank, local_rank, message, cause, where)
+        return _of_rank(rank, local_rank, message)
     message = (
         f"rank {rank}{where} failed with {report['message']}{at}; its traceback is above. {STOPPED}"
     )
-    return _of_rank(rank, local_rank, message, Cause.BUG, where, report["traceback"])
+    return _of_rank(rank, local_rank, message, report["traceback"])
 
 
 def _at(step: int | None) -> str:
@@ -198,6 +143,6 @@ def _at(step: int | None) -> str:
 
 
 def show_traceback(failure: Failure) -> None:
-    """Print the traceback of a bug, ahead of the line that says which rank it was."""
+    """Print the traceback of a bug."""
     if failure.traceback is not None:
         print(failure.traceback, file=sys.stderr, end="", flush=True)

@@ -1,21 +1,21 @@
-"""The process group, and the few questions that ranks ask each other outside the step."""
+"""The process group, and what ranks compare outside the step."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch.distributed import distributed_c10d
 from torch.distributed.rendezvous import rendezvous
 
-from shufflenet_fn.distributed.reaching import use_the_network_between_machines
-from shufflenet_fn.distributed.store import Store
+from shufflenet_fn.distributed.network import Store, use_the_network_between_machines
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_backends.support.errors import UserError
@@ -27,24 +27,30 @@ T = TypeVar("T")
 def process_group(
     world: World, backend: str, *, timeout_s: float = 600.0
 ) -> Iterator[tuple[str, ...]]:
-    """Join the group for the body; nothing to join for one process.
+    """Join the process group for the body; nothing to join for one process.
 
-    The device must have been set before (``Runtime.set_device``). Addresses come from the environment. Gives
-    notes on the network that collectives between machines use.
+    The device must have been set before (``Runtime.set_device``). Addresses come from the environment.
+    Yields notes on the network that collectives between machines use.
 
     Raises:
-        UserError: machine 0 cannot be reached.
+        UserError: machine 0 cannot be reached, or this rank has joined before.
     """
     if world.size == 1:
         yield ()
         return
     timeout = timedelta(seconds=timeout_s)
     store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
-    # Elastic gives ranks that it has started again the same store, with what the first ones left in it.
-    store = distributed_c10d.PrefixStore(f"attempt-{world.attempt}", store)
-    notes = use_the_network_between_machines(
-        world, store, backend, os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    )
+    # torchrun gives ranks that it has restarted the same store, with what the first ones left in it.
+    store = dist.PrefixStore(f"attempt-{world.attempt}", store)  # type: ignore[attr-defined]
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if world.size > world.local_size and store.add(f"rank-{world.rank}", 1) > 1:
+        raise UserError(
+            f"rank {world.rank} has joined this run at {host}:{port} before: either --node-rank "
+            f"{world.rank // world.local_size} was given on two machines, or the run before has not ended "
+            "yet on machine 0. Give each machine a number of its own, and start again once that run has "
+            "ended."
+        )
+    notes = use_the_network_between_machines(world, store, backend, host, port)
     dist.init_process_group(
         backend,
         store=store,
@@ -53,13 +59,13 @@ def process_group(
         timeout=timeout,
     )
     yield notes
-    # Not after an error: taking the group down waits for the others' collectives on some devices, and on
-    # all it tells them of a lost connection before this process has said what went wrong.
+    # Not after an error: destroying the group may wait for the others' collectives, and the others would
+    # report a lost connection before this process has reported its error.
     dist.destroy_process_group()
 
 
 def gather(value: T, world: World) -> list[T]:
-    """``value`` of every rank, in rank order, on every rank. Any picklable value."""
+    """Return the picklable ``value`` of every rank, in rank order, on every rank."""
     if world.size == 1:
         return [value]
     values: list[Any] = [None] * world.size
@@ -68,7 +74,7 @@ def gather(value: T, world: World) -> list[T]:
 
 
 def tree_digest(tree: Any) -> str:
-    """SHA-256 over paths, dtypes, shapes and bytes of all leaves."""
+    """Return the SHA-256 of paths, dtypes, shapes and bytes of all leaves."""
     digest = hashlib.sha256()
     for path, leaf in tree_paths(tree):
         tensor = leaf.detach().cpu().contiguous()
@@ -85,7 +91,7 @@ def check_equal_on_all_ranks(tree: Any, world: World, what: str) -> None:
 
 
 def differing_ranks(digests: list[str], what: str) -> str | None:
-    """What to say if not all ranks gave the digest of rank 0; ``None`` if all did."""
+    """Return an error message if a rank's digest differs from rank 0's, else ``None``."""
     different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if not different:
         return None
@@ -97,8 +103,98 @@ def differing_ranks(digests: list[str], what: str) -> str | None:
 
 
 def group_store(world: World) -> Store | None:
-    """The store of the process group; ``None`` for one process."""
+    """Return a connection to the store of the process group; ``None`` for one process."""
     if world.size == 1:
         return None
-    store: Store = distributed_c10d._get_default_store()
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    client = dist.TCPStore(  # type: ignore[attr-defined]
+        host, port, is_master=False, wait_for_workers=False
+    )
+    store: Store = dist.PrefixStore(f"attempt-{world.attempt}", client)  # type: ignore[attr-defined]
     return store
+
+
+_AGREED: Final = b"agreed"
+_PAUSES_S: Final = (0.001, 0.05)
+_SEEN_S: Final = 10.0
+"""How long rank 0 waits for the others to read that they differ: one that hangs never will."""
+
+
+class RanksDiffer(UserError):
+    """Raised on all ranks when they do not hold the same bytes."""
+
+
+class Agreement:
+    """Compares digests of all ranks through a store, without a collective, so from any thread.
+
+    Every rank must make the same checks in the same order, from one thread each.
+
+    Args:
+        world: the ranks.
+        store: of the ranks (``group_store``). Not needed for one rank.
+        timeout_s: how long to wait for the others.
+    """
+
+    def __init__(self, world: World, store: Store | None, *, timeout_s: float = 600.0) -> None:
+        self._world, self._store, self._timeout_s = world, store, timeout_s
+        self._asked = 0
+        self._given_up = threading.Event()
+
+    def check(self, digest: str, what: str) -> None:
+        """Return on every rank if all gave the same ``digest``.
+
+        Raises:
+            RanksDiffer: on every rank, if one gave another.
+            UserError: the others did not answer in time, or ``give_up`` was called.
+        """
+        if self._world.size == 1:
+            return
+        assert self._store is not None
+        number = self._asked
+        self._asked += 1
+        self._store.set(f"digest/{number}/{self._world.rank}", digest)
+        if not self._world.is_main:
+            answer = self._get(f"verdict/{number}", what)
+            if answer != _AGREED:
+                self._store.set(f"seen/{number}/{self._world.rank}", "")
+                raise RanksDiffer(answer.decode())
+            return
+        keys = [f"digest/{number}/{rank}" for rank in range(self._world.size)]
+        digests = [self._get(key, what).decode() for key in keys]
+        message = differing_ranks(digests, what)
+        self._store.set(f"verdict/{number}", message or _AGREED.decode())
+        # All ranks made this check, so all have read the verdict before it: delete that.
+        for key in (*keys, f"verdict/{number - 1}"):
+            self._store.delete_key(key)
+        if message is not None:
+            # Rank 0 ends now and may take the store with it.
+            self._wait_until_seen(number)
+            raise RanksDiffer(message)
+
+    def give_up(self) -> None:
+        """Stop waiting for other ranks; any thread may call this."""
+        self._given_up.set()
+
+    def _wait_until_seen(self, number: int) -> None:
+        assert self._store is not None
+        keys = [f"seen/{number}/{rank}" for rank in range(1, self._world.size)]
+        end = time.monotonic() + _SEEN_S
+        while not self._store.check(keys) and time.monotonic() < end:
+            if self._given_up.wait(_PAUSES_S[0]):
+                break
+        for key in keys:
+            self._store.delete_key(key)
+
+    def _get(self, key: str, what: str) -> bytes:
+        # Polled, because a blocking wait could not be given up.
+        assert self._store is not None
+        end, pause = time.monotonic() + self._timeout_s, _PAUSES_S[0]
+        while not self._store.check([key]):
+            if self._given_up.wait(pause):
+                raise UserError(f"{what} was not compared with the other ranks': the run ends.")
+            if time.monotonic() > end:
+                raise UserError(
+                    f"{what} could not be compared: no answer from another rank in {self._timeout_s:.0f} s."
+                )
+            pause = min(2 * pause, _PAUSES_S[1])
+        return bytes(self._store.get(key))

@@ -1,25 +1,47 @@
-"""Starting one process per device through torch elastic, and bringing back one result or one clear error."""
+"""Start one process per device, watch them, and return one result or raise one clear error."""
 
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
-from shufflenet_fn.distributed.board import Board
-from shufflenet_fn.distributed.failures import Failure, RankFailed, show_traceback
-from shufflenet_fn.distributed.nodes import DEFAULT_PORT, Nodes
+from shufflenet_fn.distributed.failures import (
+    Death,
+    Failure,
+    RankFailed,
+    first_failure,
+    hang_failure,
+    show_traceback,
+)
+from shufflenet_fn.distributed.heartbeats import (
+    HANG_TIMEOUT_S,
+    Heartbeat,
+    HeartbeatTable,
+    Phase,
+    describe_hang,
+    dump_stacks,
+    hanging_rank,
+    process_state,
+)
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
-from shufflenet_fn.distributed.world import World
-from shufflenet_fn_backends.runtimes.settling import Settling
+from shufflenet_fn.distributed.world import Nodes, World
+from shufflenet_fn_backends.runtimes.settling import ATTEMPTS, Settling
+from shufflenet_fn_backends.support.errors import UserError
 
-__all__ = ["DEFAULT_PORT", "Launch", "Nodes", "RankFailed", "launch"]
+if TYPE_CHECKING:
+    from shufflenet_fn.distributed.elastic import ElasticRanks
 
 A = TypeVar("A")
 R = TypeVar("R")
+
+_POLL_S: Final = 0.05
 
 
 def _say(text: str) -> None:
@@ -38,20 +60,26 @@ class Launch(NamedTuple):
     """How ranks are watched.
 
     ``hang_timeout_s``: seconds without progress after which a rank hangs. ``max_restarts``: how often all
-    are started again after one has failed, where ``may_restart`` agrees. ``settling``: what the devices need
-    before that; a start that they refuse is tried again without counting as a restart. ``say``: told of each
-    restart.
-    ``stopping(number)`` is called when a signal asks for a stop that ranks look out for; ``None`` where they
-    do not, and it ends them at once. ``stopped(number)`` is called when a signal has ended them.
+    ranks are restarted after a failure, where ``may_restart`` agrees; on one machine only. ``settling``: the
+    wait that devices need before a restart; a start that they refuse is repeated without counting as a
+    restart. ``say``: receives a line for each restart.
+    ``stopping(number)`` is called at the first stop signal, for which the ranks look out; if it is ``None``,
+    the first signal ends them at once. ``stopped(number)`` is called when a signal has ended them.
     """
 
-    hang_timeout_s: float = 600.0
+    hang_timeout_s: float = HANG_TIMEOUT_S
     max_restarts: int = 0
     may_restart: Callable[[Failure], bool] = _yes
     settling: Settling | None = None
     say: Callable[[str], None] = _say
     stopping: Callable[[int], None] | None = None
     stopped: Callable[[int], None] = _silent
+
+
+class StoppedWaiting(UserError):
+    """A signal arrived while machines waited for each other. Exit code 75: the same command goes on."""
+
+    exit_code = 75
 
 
 def launch(
@@ -62,72 +90,155 @@ def launch(
     nodes: Nodes | None = None,
     watching: Launch | None = None,
 ) -> R:
-    """Run ``entry(argument, world)`` in ``processes`` processes of this machine; the result of the first.
+    """Run ``entry(argument, world)`` in ``processes`` processes of this machine; return the first result.
 
-    ``entry`` and ``argument`` are pickled: a module-level function and plain values. When one rank
-    fails, the others are stopped and the first failure is raised here. With ``watching.stopping``, the first
-    signal of ``STOP_SIGNALS`` is written on the board (``World.board``), where ranks look that can stop in
-    good order; another ends all processes at once, this one too, with exit code 128 + its number.
+    ``entry`` and ``argument`` are pickled: a module-level function and plain values. When one rank fails,
+    the others of this machine are killed and the first failure is raised; ranks of other ``nodes`` fail in
+    their collectives. With ``watching.stopping``, the first signal of ``STOP_SIGNALS`` is recorded in the
+    heartbeat table (``World.heartbeats``), where ranks look for it; a second one kills all processes
+    including this one, with exit code 128 + its number.
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.
-        UserError: the machines did not come together; one of them has ended.
+        UserError: the machines did not meet.
     """
     # Imported here: it takes a second, and a run on one device never needs it.
-    from shufflenet_fn.distributed.agent import Agent, quiet_elastic
-    from shufflenet_fn.distributed.meeting import Meeting
-    from shufflenet_fn.distributed.peers import Peers
-    from shufflenet_fn.distributed.rendezvous import alone, spec_of
+    from shufflenet_fn.distributed.elastic import ElasticRanks, quiet_elastic
 
     nodes, watching = nodes or Nodes(), watching or Launch()
-    agent: Agent | None = None
+    ranks: ElasticRanks | None = None
 
     def first(number: int) -> None:
         if watching.stopping is None:
             at_once(number)
-        board.request_stop(number)
+        table.request_stop(number)
         watching.stopping(number)
 
     def at_once(number: int) -> NoReturn:
-        if agent is not None:
-            agent.kill_ranks()
-            agent.say_stopped(number)
+        if ranks is not None:
+            ranks.kill_now()
         watching.stopped(number)
         sys.stdout.flush()
         os._exit(128 + number)
 
+    failures: list[Failure] = []
+    restarts = refusals = 0
     with (
-        closing(Board(processes)) as board,
-        StopSignals(first, at_once) as signals,
+        closing(HeartbeatTable(processes)) as table,
+        StopSignals(first, at_once),
         quiet_elastic(),
     ):
-        peers = Peers(nodes, processes) if nodes.num_nodes > 1 else None
-        meeting = alone() if peers is None else Meeting(nodes, peers, lambda: board.stop_signal)
-        spec = spec_of(
-            run_worker,
-            (entry, argument, os.getpid(), board.path),
-            processes=processes,
-            meeting=meeting,
-            max_restarts=watching.max_restarts,
+        while True:
+            table.clear()
+            arguments = (entry, argument, os.getpid(), table.path, len(failures))
+            ranks = ElasticRanks(run_worker, arguments, processes=processes, nodes=nodes)
+            ranks.start()
+            outcome = _watch(ranks, table, nodes, watching.hang_timeout_s)
+            if not isinstance(outcome, Failure):
+                values: dict[int, Any] = outcome
+                result: R = values[min(values)]
+                return result
+            failures.append(outcome)
+            settling = watching.settling if nodes.num_nodes == 1 else None
+            refused = settling is not None and settling.refused(outcome.message)
+            refusals = refusals + 1 if refused and refusals < ATTEMPTS - 1 else 0
+            if not refusals:
+                restarts += 1
+            allowed = refusals or (restarts <= watching.max_restarts and nodes.num_nodes == 1)
+            show_traceback(outcome)
+            if not (allowed and _can_restart(outcome, table, watching)):
+                raise RankFailed(failures)
+            again = (
+                f"Trying again ({refusals} of {ATTEMPTS - 1})."
+                if refusals
+                else f"Restart {restarts} of {watching.max_restarts}, from the last good checkpoint."
+            )
+            # With settling, the failure was shown before the wait.
+            watching.say(again if settling else f"{outcome.message} {again}")
+
+
+def _can_restart(failure: Failure, table: HeartbeatTable, watching: Launch) -> bool:
+    """Wait until the devices are free; return whether a restart makes sense then."""
+    if table.stop_signal or not failure.restartable:
+        return False
+    if watching.settling is not None:
+        watching.settling.wait(
+            lambda line: watching.say(f"{failure.message} {line}"), lambda: table.stop_signal
         )
-        agent = Agent(
-            spec,
-            board=board,
-            signals=signals,
-            peers=peers,
-            machine=nodes.rank,
-            hang_timeout_s=watching.hang_timeout_s,
-            may_restart=watching.may_restart,
-            settling=watching.settling,
-            say=watching.say,
-        )
-        try:
-            result = agent.run()
-        finally:
-            meeting.shutdown()
-    if result.is_failed():
-        show_traceback(agent.failures[-1])
-        raise RankFailed(agent.failures)
-    values: dict[int, Any] = result.return_values
-    first_result: R = values[min(values)]
-    return first_result
+    return not table.stop_signal and watching.may_restart(failure)
+
+
+def _watch(
+    ranks: ElasticRanks, table: HeartbeatTable, nodes: Nodes, hang_timeout_s: float
+) -> Failure | dict[int, Any]:
+    """Return the results of all ranks of this machine by rank, or the failure for which they were killed."""
+    where = f" on machine {nodes.node_rank} ({socket.gethostname()})" if nodes.num_nodes > 1 else ""
+    stop_before = table.stop_signal
+    while True:
+        ended = not ranks.is_alive()
+        stop_signal, beats, pids = table.stop_signal, table.heartbeats(), table.pids()
+        codes = {pid: process.exitcode for pid, process in ranks.processes().items()}
+        if ranks.error is not None:
+            raise ranks.explained(ranks.error) from ranks.error
+        if ended and ranks.result is not None and not ranks.result.is_failed():
+            return ranks.result.return_values
+        failure = None
+        # A rank that ends without an error before its work is done has failed, too.
+        dead = [
+            pid for pid, code in codes.items() if code or (code == 0 and _early(pid, pids, beats))
+        ]
+        if not ended and not dead:
+            failure = _hang(beats, pids, nodes, hang_timeout_s, where)
+            if failure is None:
+                if stop_signal and nodes.num_nodes > 1 and not codes:
+                    raise StoppedWaiting(
+                        f"stopped by {signal.Signals(stop_signal).name} while waiting for the other machines."
+                        " No step was done. The same command with --resume auto goes on."
+                    )
+                stop_before = stop_signal
+                time.sleep(_POLL_S)
+                continue
+        ranks.kill()
+        # Elastic may have sent SIGTERM to the other ranks, which they take for a stop request.
+        table.restore_stop(stop_before)
+        if failure is not None:
+            return failure
+        first_rank = nodes.node_rank * table.processes
+        deaths = [
+            Death(first_rank + number, number, _step(beats[number]), codes[pid] or 0)
+            for number, pid in enumerate(pids)
+            if pid in dead
+        ]
+        if not deaths and ranks.result is not None:  # before it has signed in
+            deaths = [
+                Death(rank, died.local_rank, None, died.exitcode)
+                for rank, died in ranks.result.failures.items()
+            ]
+        return first_failure(table.reports(), deaths, where)
+
+
+def _early(pid: int, pids: list[int], beats: list[Heartbeat]) -> bool:
+    return pid in pids and beats[pids.index(pid)].phase is not Phase.ENDED
+
+
+def _hang(
+    beats: list[Heartbeat], pids: list[int], nodes: Nodes, limit_s: float, where: str
+) -> Failure | None:
+    now = time.monotonic()
+    if all(now - beat.time <= limit_s for beat in beats):
+        return None
+    states = [process_state(pid) for pid in pids]
+    number = hanging_rank(beats, now, limit_s, states)
+    if number is None:
+        return None
+    text = describe_hang(beats[number], now, limit_s, states[number])
+    if nodes.num_nodes > 1 and beats[number].phase is Phase.WAITING:
+        text += "; another machine may have failed: see what its command says"
+    if pids[number]:
+        dump_stacks(pids[number], states[number])
+    rank = nodes.node_rank * len(beats) + number
+    return hang_failure(rank, number, _step(beats[number]), text, where)
+
+
+def _step(beat: Heartbeat) -> int | None:
+    return None if beat.phase is Phase.STARTING else beat.step

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Final
 
@@ -38,7 +37,8 @@ class StopSignals:
                 for number in STOP_SIGNALS
                 if (handler := signal.getsignal(number)) is not signal.SIG_IGN
             }
-        self.install()
+        for number in self._before:
+            signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -50,11 +50,6 @@ class StopSignals:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def install(self) -> None:
-        """Take the signals over, again if something else has taken them since."""
-        for number in self._before:
-            signal.signal(number, self._handle)
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if self._since is None:
@@ -64,16 +59,6 @@ class StopSignals:
             self._again(number)
 
 
-@contextmanager
-def held_back() -> Iterator[None]:
-    """Keep ``STOP_SIGNALS`` pending during the body, here and in processes that are started in it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 def let_through() -> None:
-    """Receive what was held back when this process was started."""
+    """Unblock ``STOP_SIGNALS``, which the launcher blocked while it started this process."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)

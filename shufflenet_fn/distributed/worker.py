@@ -1,19 +1,22 @@
-"""One rank's process: tied to its launcher, deaf to signals that are the launcher's business."""
+"""One rank's process: how it starts below its launcher, and how it ends."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import NoReturn, TypeVar
 
-from shufflenet_fn.distributed.board import Phase, Place, open_place
+import torch.distributed as dist
+
 from shufflenet_fn.distributed.failures import report_of
-from shufflenet_fn.distributed.leaving import exit_at_once, flush_output
+from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase, open_slot
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn_backends.support.errors import UserError
@@ -24,39 +27,40 @@ R = TypeVar("R")
 _PEERS_FIRST_S = 1.0
 
 
-def run_worker(entry: Callable[[A, World], R], argument: A, launcher: int, board: str) -> R:
-    """Run ``entry`` as the rank that elastic's environment says.
+def run_worker(
+    entry: Callable[[A, World], R], argument: A, launcher: int, heartbeats: str, attempt: int
+) -> R:
+    """Run ``entry(argument, world)`` as the rank that elastic's environment says.
 
-    A signal that asks for a stop is passed on to all ranks of this machine, whoever it was sent to: a
-    scheduler may tell every process, a terminal does.
+    A signal that asks for a stop is passed on to all ranks of this machine, because a scheduler or a
+    terminal may send it to any process.
     """
     _die_with(launcher)
     # All that is imported by now stays to the end: the collector need not look at it again.
     gc.freeze()
-    world = world_from_environment()
-    if world is None:
-        raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
-    world = world._replace(board=board)
-    place = open_place(board, world.local_rank)
-    place.sign_in()
-    with StopSignals(first=place.request_stop, again=_ignore):
+    slot = open_slot(heartbeats, int(os.environ["LOCAL_RANK"]))
+    slot.sign_in(os.getpid())
+    with StopSignals(first=slot.request_stop, again=_ignore):
         let_through()
         try:
-            result = entry(argument, world)
+            world = world_from_environment()
+            if world is None:
+                raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
+            result = entry(argument, world._replace(attempt=attempt, heartbeats=heartbeats))
         except Exception as error:
-            _end(error, place, world)
-        place.beat(place.last_beat().step, Phase.ENDED)
+            _end(error, slot)
+        slot.beat(slot.last_beat().step, Phase.ENDED)
     return result
 
 
-def _end(error: Exception, place: Place, world: World) -> NoReturn:
-    beat = place.last_beat()
+def _end(error: Exception, slot: HeartbeatSlot) -> NoReturn:
+    beat = slot.last_beat()
     step = None if beat.phase is Phase.STARTING else beat.step
-    place.report(report_of(error, world.rank, world.local_rank, step))
+    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
+    slot.report(report_of(error, rank, local_rank, step))
     if isinstance(error, UserError):
         exit_at_once(error.exit_code)
-    # A rank whose peer died fails too, in its collective. The launcher looks ten times a second, so it
-    # finds the peer first if this one waits.
+    # A rank whose peer died fails in its collective. Wait, so that the launcher finds the peer first.
     flush_output()
     time.sleep(_PEERS_FIRST_S)
     exit_at_once(1)
@@ -67,9 +71,49 @@ def _ignore(number: int) -> None:
 
 
 def _die_with(launcher: int) -> None:
-    """Have the kernel end this process when the launcher goes, however that happens."""
+    """Have the kernel kill this process when the launcher ends."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
-    if os.getppid() != launcher:  # it went before the kernel was told
+    if os.getppid() != launcher:  # it ended before prctl was called
         exit_at_once(1)
+
+
+@contextlib.contextmanager
+def leaving_groups_at_once() -> Iterator[None]:
+    """End this process if the body fails inside a process group: print the error, exit with its code.
+
+    For a rank that torchrun started. An ordinary exit destroys the group in arbitrary order while its
+    threads still communicate, which sometimes aborts the process: SIGABRT in place of the exit code.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not dist.is_initialized():
+            raise
+        code = error.exit_code if isinstance(error, UserError) else 1
+        try:
+            if isinstance(error, UserError):
+                print(f"error: {error}", file=sys.stderr)
+            else:
+                traceback.print_exception(error)
+        finally:
+            exit_at_once(code)
+
+
+def exit_at_once(code: int) -> NoReturn:
+    """End this process without running exit handlers.
+
+    They would wait for threads, devices and groups, and elastic and multiprocessing would write error files.
+    """
+    try:
+        flush_output()
+    finally:
+        os._exit(code)
+
+
+def flush_output() -> None:
+    """Flush standard output and error, ignoring a full disk or a closed pipe."""
+    for stream in (sys.stderr, sys.stdout):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()

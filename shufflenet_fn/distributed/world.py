@@ -1,18 +1,36 @@
-"""Who this process is among all."""
+"""Who this process is among all ranks, and the machines of a run."""
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shufflenet_fn_backends.support.errors import UsageError
+
+DEFAULT_PORT: Final = 29688
+"""The port at which machines meet if only an address is given: the original has it fixed."""
+
+JOIN_TIMEOUT_S: Final = 300.0
+"""How long machines wait for each other if ``--join-timeout`` is not given."""
+
+
+class Nodes(NamedTuple):
+    """``num_nodes`` machines, of which this is number ``node_rank``; they meet at ``endpoint``, HOST:PORT.
+
+    ``join_timeout_s``: how long they wait for each other.
+    """
+
+    num_nodes: int = 1
+    node_rank: int = 0
+    endpoint: str = "localhost:0"
+    join_timeout_s: float = JOIN_TIMEOUT_S
 
 
 class World(NamedTuple):
     """``rank`` of ``size`` processes over all machines; ``local_rank`` of ``local_size`` on this one.
 
-    ``attempt``: how often the processes were started again after a failure. ``board``: where the launcher's
-    board is (``shufflenet_fn.distributed.board``); ``None`` without a launcher of ours.
+    ``attempt``: how often the processes were restarted after a failure. ``heartbeats``: the path of the
+    launcher's heartbeat table (``shufflenet_fn.distributed.heartbeats``); ``None`` without our launcher.
     """
 
     rank: int = 0
@@ -20,7 +38,7 @@ class World(NamedTuple):
     local_rank: int = 0
     local_size: int = 1
     attempt: int = 0
-    board: str | None = None
+    heartbeats: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -28,10 +46,10 @@ class World(NamedTuple):
 
 
 def world_from_environment() -> World | None:
-    """What torchrun or our launcher says in the environment; ``None`` when started by hand.
+    """Return what torchrun or our launcher set in the environment; ``None`` without either.
 
     Raises:
-        UsageError: it is there in part, or not in numbers.
+        UsageError: it is incomplete or not in numbers, or machines have different numbers of processes.
     """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env or "MASTER_ADDR" not in env:
@@ -46,6 +64,12 @@ def world_from_environment() -> World | None:
         )
     attempt = env.get("TORCHELASTIC_RESTART_COUNT", "0")
     rank, size, local_rank, local_size = map(int, values)
+    nodes = env.get("GROUP_WORLD_SIZE", "")
+    if nodes.isdigit() and int(nodes) * local_size != size:
+        raise UsageError(
+            f"this machine starts {local_size} of {size} processes on {nodes} machines, but all must start "
+            "equally many. Give all the same --devices (under torchrun, the same --nproc-per-node)."
+        )
     return World(
         rank, size, local_rank, local_size, attempt=int(attempt) if attempt.isdigit() else 0
     )

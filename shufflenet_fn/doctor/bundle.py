@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.distributed.interfaces import addresses
+from shufflenet_fn.distributed.network import addresses
 from shufflenet_fn.doctor.examine import examine
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, Stage
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from shufflenet_fn.distributed.interfaces import addresses
+from shufflenet_fn.distributed.network import addresses
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from shufflenet_fn_backends.runtimes.npu import pairs
 from shufflenet_fn_backends.runtimes.npu.environment import ALLOC_CONF, RECOMMENDED

@@ -1,4 +1,4 @@
-"""Running a job: in this process, or by the launcher, and with fewer devices where one has gone."""
+"""Runs a job in this process, or in one process per device below a launcher."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from shufflenet_fn.distributed.failures import Failure
-from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
+from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S
+from shufflenet_fn.distributed.launch import Launch, launch
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.fewer import with_fewer_devices
 from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.plan import Job
-from shufflenet_fn.run.restarting import rewind_to_newest
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
@@ -24,10 +23,10 @@ _ANSWERS_WITHIN_S: Final = 120.0
 
 
 def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
-    """Run ``job`` to its end by ``rank(job, world)``, a module-level function, once for each device.
+    """Run ``job`` by ``rank(job, world)``, a module-level function, once for each device.
 
-    In this process if it is one of torchrun's (``world``) or the only one; else in processes of their own,
-    which are watched and, as ``--max-restarts`` and ``--min-devices`` allow, started again.
+    It runs in this process if torchrun has started it (``world``) or if it is the only one; else in
+    processes of their own, which are watched and restarted as ``--max-restarts`` allows.
 
     Raises:
         RankFailed, UserError: the run has failed.
@@ -36,39 +35,17 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
         return rank(job, world)
     if job.world_size == 1 and not _asks_for_a_watch(job):
         return rank(job, World())
-    while True:
-        try:
-            return launch(
-                rank,
-                job,
-                processes=len(job.devices),
-                nodes=job.nodes,
-                watching=_watching(job),
-            )
-        except RankFailed as failed:
-            fewer = with_fewer_devices(job, failed)
-            if fewer is None:
-                raise
-            say(fewer.warnings[-1])
-            if settling := runtime_of(job.device).settling:
-                settling.wait(say)
-            checkpoint, notes = rewind_to_newest(job)
-            job = fewer._replace(resume=checkpoint, notes=(*fewer.notes, *notes))
+    return launch(rank, job, processes=len(job.devices), nodes=job.nodes, watching=_watching(job))
 
 
 def _asks_for_a_watch(job: Job) -> bool:
-    """Whether a single process needs a launcher beside it, which costs seconds at the start."""
-    settings = job.settings
-    return (
-        settings.max_restarts > 0
-        or settings.min_devices is not None
-        or job.resolved.origin.get("hang_timeout", "default") != "default"
-    )
+    """Return whether a single process needs a launcher, which costs seconds at the start."""
+    return job.settings.max_restarts > 0 or job.settings.hang_timeout is not None
 
 
 def _watching(job: Job) -> Launch:
     return Launch(
-        hang_timeout_s=job.settings.hang_timeout,
+        hang_timeout_s=job.settings.hang_timeout or HANG_TIMEOUT_S,
         max_restarts=job.settings.max_restarts,
         may_restart=lambda failure: device_answers(job, failure),
         settling=runtime_of(job.device).settling,
@@ -79,9 +56,9 @@ def _watching(job: Job) -> Launch:
 
 
 def device_answers(job: Job, failure: Failure) -> bool:
-    """Whether the device of a rank that has failed can still be used, asked in a process of its own.
+    """Return whether the device of a failed rank can still be used, as tried in a separate process.
 
-    A device that says it is still held is asked again after a wait, as often as a start would be.
+    A device that is still held is tried again after a wait, as often as a start would be.
     """
     runtime = runtime_of(job.device)
     if runtime.shares:

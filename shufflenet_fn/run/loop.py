@@ -11,11 +11,12 @@ import torch
 
 from shufflenet_fn.config.derived import precision_name
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.distributed.board import Phase, open_place
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
+from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.bad_data import replaced_line
+from shufflenet_fn.run.consistency import check_same_data
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
     NOT_EVALUATED,
@@ -40,7 +41,6 @@ from shufflenet_fn.run.reporting import (
     run_facts,
     write_results,
 )
-from shufflenet_fn.run.same_everywhere import check_same_data
 from shufflenet_fn.run.saving import Costs, Progress, Saver, Taken
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
@@ -71,7 +71,7 @@ def train(
     # ------------------------------------------------------------------------------------- build
     settings = job.settings
     started = time.time()
-    stopping = stopping or Stopping(open_place(None, 0))
+    stopping = stopping or Stopping(open_slot(None, 0))
     run = build_training(job, world, reporter, stopping)
     for warning in check_same_data(run.identity, world):
         reporter.warning(warning)

@@ -23,12 +23,11 @@ from shufflenet_fn.config.derived import (
 from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.schedule import steps_per_epoch
-from shufflenet_fn.distributed.launch import DEFAULT_PORT, Nodes
-from shufflenet_fn.distributed.world import World
+from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
 from shufflenet_fn.run.build import build_mixing
@@ -86,7 +85,7 @@ class Job(NamedTuple):
 
     @property
     def world_size(self) -> int:
-        return self.settings.world_size * len(self.devices)
+        return self.settings.num_nodes * len(self.devices)
 
 
 def prepare_job(
@@ -123,11 +122,11 @@ def prepare_job(
             "--resume goes on with the run's own settings, so --preset and --config have no place "
             "beside it. Single options may be changed."
         )
-    rank = fresh.settings.rank if fresh else given.get("rank", 0)
+    rank = fresh.settings.node_rank if fresh else given.get("node_rank", 0)
     is_main = rank == 0 if world is None else world.is_main
     lock = locked if is_main else not_locked
     node_rank_missing = (
-        world is None and "rank" not in given and _num_nodes(asked, fresh, given) > 1
+        world is None and "node_rank" not in given and _num_nodes(asked, fresh, given) > 1
     )
     found = Found()
     with _naming_node_rank(node_rank_missing):
@@ -194,12 +193,12 @@ def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
 
 def _num_nodes(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
     if fresh is not None:
-        return fresh.settings.world_size
-    if "world_size" in given:
-        return int(given["world_size"])
+        return fresh.settings.num_nodes
+    if "num_nodes" in given:
+        return int(given["num_nodes"])
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads((Path(str(asked)) / CONFIG).read_text())
-        return int(stored["settings"]["world_size"])
+        return int(renamed(stored["settings"])["num_nodes"])
     return 1
 
 
@@ -231,13 +230,12 @@ def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     devices = _device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
     runtime.check_together(devices)
-    _check_min_devices(settings, len(devices))
     if settings.dist_backend not in ("auto", runtime.dist_backend):
         raise UsageError(
             f"--dist-backend {settings.dist_backend} does not work with device {runtime.name}, whose "
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
-    world_size = settings.world_size * len(devices)
+    world_size = settings.num_nodes * len(devices)
     images = global_batch(settings, world_size) // lanes_of(settings, world_size)
     chosen = choose_backend(
         settings.backend,
@@ -273,8 +271,8 @@ def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
             f"--devices {runtime.device_count()}."
         )
     preset = PRESETS.get(resolved.preset or "")
-    if settings.world_size == 1 and (settings.dist_url or settings.addr):
-        option = "--rdzv-endpoint" if settings.dist_url else "--addr"
+    if settings.num_nodes == 1 and (settings.rdzv_endpoint or settings.master_addr):
+        option = "--rdzv-endpoint" if settings.rdzv_endpoint else "--addr"
         notes.append(f"{option} is not used by one machine; several are --nnodes N on each of them")
     if preset is not None:
         notes.append(f"preset {resolved.preset}: {preset.source}")
@@ -344,28 +342,34 @@ def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
             f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
             "torchrun started on this machine (--nproc-per-node)."
         )
+    restarts = resolved.settings.max_restarts
+    if restarts:
+        raise UsageError(
+            f"--max-restarts {restarts} has no effect below torchrun, which restarts processes itself. Give "
+            "--max-restarts to torchrun, and --max-restarts 0 here."
+        )
     settings = replace(
         resolved.settings,
         devices=world.local_size,
-        world_size=world.size // world.local_size,
-        rank=world.rank // world.local_size,
+        num_nodes=world.size // world.local_size,
+        node_rank=world.rank // world.local_size,
     )
     return resolved._replace(
         settings=settings,
-        origin={**resolved.origin, "devices": "torchrun", "world_size": "torchrun"},
+        origin={**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"},
     )
 
 
 def _run_dir(resolved: Resolved, world: World | None) -> Path:
     settings = resolved.settings
-    several = world is not None or settings.world_size > 1
+    several = world is not None or settings.num_nodes > 1
     if several and settings.run_dir is None:
         raise UsageError(
             "a run of several machines, or under torchrun, needs --run-dir DIR: its processes cannot "
             "agree on a free name by themselves."
         )
     path = Path(str(settings.run_dir))
-    if several and (world.rank if world else settings.rank) != 0:
+    if several and (world.rank if world else settings.node_rank) != 0:
         path.mkdir(parents=True, exist_ok=True)
         return path
     if world is not None and world.attempt and (path / CONFIG).exists():
@@ -374,14 +378,20 @@ def _run_dir(resolved: Resolved, world: World | None) -> Path:
 
 
 def _nodes(settings: TrainSettings) -> Nodes:
-    if settings.world_size == 1:
+    if settings.num_nodes == 1:
         return Nodes()
-    endpoint = (settings.dist_url or "").removeprefix("tcp://")
-    if not endpoint and settings.addr:
-        endpoint = f"{settings.addr}:{DEFAULT_PORT}"
+    if settings.max_restarts:
+        raise UsageError(
+            f"--max-restarts {settings.max_restarts} works on one machine only, and --nnodes is "
+            f"{settings.num_nodes}. Use --max-restarts 0, and after a failure start the same command again "
+            "on all machines with --resume auto, as a scheduler does."
+        )
+    endpoint = (settings.rdzv_endpoint or "").removeprefix("tcp://")
+    if not endpoint and settings.master_addr:
+        endpoint = f"{settings.master_addr}:{DEFAULT_PORT}"
     if not endpoint:
         raise UsageError(
-            f"--nnodes {settings.world_size} needs to know where the machines meet: give "
+            f"--nnodes {settings.num_nodes} needs to know where the machines meet: give "
             "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
         )
     form = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", endpoint)
@@ -390,23 +400,7 @@ def _nodes(settings: TrainSettings) -> Nodes:
             f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
             f"port on it, 1 to {_PORTS}, such as host0:29500."
         )
-    return Nodes(settings.world_size, settings.rank, endpoint, settings.join_timeout)
-
-
-def _check_min_devices(settings: TrainSettings, devices: int) -> None:
-    least = settings.min_devices
-    if least is None:
-        return
-    if least > devices:
-        raise UsageError(
-            f"--min-devices {least} is more than the {devices} device(s) of this run. Give at most "
-            f"{devices}, or more --devices."
-        )
-    if settings.world_size > 1:
-        raise UsageError(
-            f"--min-devices goes with one machine, and --nnodes is {settings.world_size}: launchers of "
-            "several machines cannot agree on fewer devices. Leave it out, and resume with fewer by hand."
-        )
+    return Nodes(settings.num_nodes, settings.node_rank, endpoint, settings.join_timeout)
 
 
 def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:

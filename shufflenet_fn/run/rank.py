@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import torch
 
-from shufflenet_fn.distributed.board import open_place
 from shufflenet_fn.distributed.group import process_group
+from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.events import Event, Reporter, Reporters
@@ -87,15 +87,16 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
         notes.append(note)
     if job.settings.deterministic:
         notes += runtime.deterministic()
-    # A launcher of ours starts its ranks again together; one process waits for its device itself.
-    settling = runtime.settling if world.board is None else None
+    # On one machine the launcher restarts its ranks together; else each waits for its device itself.
+    alone = world.heartbeats is None or world.size > world.local_size
+    settling = runtime.settling if alone else None
     patiently(lambda: runtime.set_device(job.devices[world.local_rank]), settling, say)
     torch.set_num_threads(threads)
     notes += runtime.tune()
-    place = open_place(world.board, world.local_rank)
+    slot = open_slot(world.heartbeats, world.local_rank)
     # The log is opened inside the group: by then rank 0 has made the directory.
     with (
-        listening(world, place, job.run_dir),
+        listening(world, slot, job.run_dir),
         process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(job, world)) as told,
         contextlib.ExitStack() as stack,
     ):
@@ -119,7 +120,7 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
             reporter.note(note)
         try:
             stopping = Stopping(
-                place,
+                slot,
                 deadline=job.deadline if world.is_main else None,
                 limit=str(job.settings.max_time),
             )
@@ -135,9 +136,9 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
 
 
 def group_timeout_s(job: Job, world: World) -> float:
-    """Return the time-out of collectives. A launcher is to find the rank that hangs before it."""
-    limit = job.settings.hang_timeout
-    return limit if world.board is None else max(600.0, limit + 60.0)
+    """Return the time-out of collectives: with a launcher longer than its own, which names the rank."""
+    limit = job.settings.hang_timeout or HANG_TIMEOUT_S
+    return limit if world.heartbeats is None else max(600.0, limit + 60.0)
 
 
 def _log_name(world: World) -> str:

@@ -1,22 +1,22 @@
-"""Starting where rank 0 says: after a failure, from the newest good checkpoint."""
+"""The checkpoint that all ranks start from: after a restart, the newest good one."""
 
 from __future__ import annotations
 
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.run.consistency import check_same_job
 from shufflenet_fn.run.directory import rewind_to
 from shufflenet_fn.run.plan import Job
 from shufflenet_fn.run.resume import Chosen, Resume, newest_of, same_or_read
-from shufflenet_fn.run.same_everywhere import check_same_job
 
 
 def agreed(job: Job, world: World) -> Job:
-    """Return ``job`` as rank 0 starts it: from the checkpoint that rank 0 has found.
+    """Return ``job`` with the checkpoint that rank 0 has chosen.
 
-    After a failure rank 0 looks for the newest good checkpoint, and brings the run directory back to it.
+    After a restart, rank 0 looks for the newest good checkpoint and rewinds the run directory to it.
 
     Raises:
-        UsageError: another machine was given another job.
+        UsageError: ranks were given different jobs.
     """
     check_same_job(job, world)
     resume: Resume | None = job.resume
@@ -31,7 +31,7 @@ def agreed(job: Job, world: World) -> Job:
 
 
 def rewind_to_newest(job: Job) -> tuple[Resume | None, list[str]]:
-    """Bring the run directory of ``job`` back to ``newest_of`` it; notes also on what was skipped.
+    """Rewind the run directory of ``job`` to ``newest_of`` it; notes also on skipped checkpoints.
 
     Raises:
         UserError: as ``newest_of`` and ``rewind``.

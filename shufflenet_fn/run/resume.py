@@ -28,7 +28,7 @@ from shufflenet_fn.checkpoint.inventory import (
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.config.options import convert, declared
 from shufflenet_fn.config.resolve import Resolved, checked, settle_conflicts
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.directory import CONFIG, RESULTS
@@ -318,7 +318,7 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
         UsageError: the command line names another directory or architecture.
     """
     checkpoint, manifest = resume.checkpoint, resume.manifest
-    stored, origin = dict(manifest["settings"]), dict(manifest["origin"])
+    stored, origin = renamed(manifest["settings"]), renamed(manifest["origin"])
     notes: list[str] = []
     if resume.run_dir is None:
         stored["run_dir"] = None

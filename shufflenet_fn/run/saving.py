@@ -22,8 +22,7 @@ from shufflenet_fn.checkpoint.inventory import (
 from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.config.derived import lanes_of
-from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
-from shufflenet_fn.distributed.group import group_store, tree_digest
+from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.io import Disk, finite
 from shufflenet_fn.model.channel_order import to_logical
 from shufflenet_fn.run.directory import METRICS

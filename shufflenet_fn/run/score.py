@@ -116,7 +116,7 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     settings = job.settings
     runtime = runtime_of(job.device)
     runtime.prepare()
-    settling = runtime.settling if world.board is None else None
+    settling = runtime.settling if world.heartbeats is None else None
     patiently(lambda: runtime.set_device(world.local_rank), settling, say)
     cores = max(1, usable_cores() // world.local_size)
     torch.set_num_threads(cores)

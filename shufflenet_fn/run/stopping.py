@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from shufflenet_fn.distributed.board import Phase, Place
+from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase
 
 Timing = Callable[[], AbstractContextManager[None]]
 
@@ -62,13 +62,15 @@ class Stopping:
     ``asked`` reads a byte and, with a deadline, a clock: nothing that a step would notice.
 
     Args:
-        place: this rank's part of the launcher's board.
+        slot: of this rank in the launcher's heartbeat table.
         deadline: by ``time.monotonic``, when the run has to be over; ``None`` for never.
         limit: how the user gave it, for messages.
     """
 
-    def __init__(self, place: Place, *, deadline: float | None = None, limit: str = "") -> None:
-        self._place, self._deadline, self._limit = place, deadline, limit
+    def __init__(
+        self, slot: HeartbeatSlot, *, deadline: float | None = None, limit: str = ""
+    ) -> None:
+        self._slot, self._deadline, self._limit = slot, deadline, limit
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._since: float | None = None
         self._begun = False
@@ -76,12 +78,12 @@ class Stopping:
 
     def asked(self) -> bool:
         """Return whether a rank or launcher of this machine got a signal, or the time is nearly up."""
-        return self._place.stop_signal != 0 or self._time_is_up()
+        return self._slot.stop_signal != 0 or self._time_is_up()
 
     @property
     def reason(self) -> str | None:
         """Why this rank was asked; ``None`` if it was not: then another was."""
-        if number := self._place.stop_signal:
+        if number := self._slot.stop_signal:
             return signal.Signals(number).name
         return f"--max-time {self._limit}" if self._time_is_up() else None
 
@@ -97,7 +99,7 @@ class Stopping:
             self._seconds.append(now - self._since)
         self._since = now
         # Until one step is done this rank is starting: it may compile for long.
-        self._place.beat(done, Phase.COMPUTING if self._begun else Phase.STARTING)
+        self._slot.beat(done, Phase.COMPUTING if self._begun else Phase.STARTING)
         self._begun = True
 
     def saved(self, seconds: float) -> None:
@@ -107,13 +109,13 @@ class Stopping:
     @contextmanager
     def waiting(self) -> Iterator[None]:
         """Mark the body as waiting for other ranks, so that this rank is not reported as hanging."""
-        before = self._place.last_beat()
+        before = self._slot.last_beat()
         if before.phase is Phase.STARTING:
             yield
             return
-        self._place.beat(before.step, Phase.WAITING)
+        self._slot.beat(before.step, Phase.WAITING)
         yield
-        self._place.beat(before.step, before.phase)
+        self._slot.beat(before.step, before.phase)
 
     def waiting_and(self, timing: Timing) -> Timing:
         """Return ``timing``, with its body marked as waiting for other ranks."""
@@ -134,7 +136,7 @@ class Stopping:
         """A part of ``phase``, such as a batch of the evaluation, begins. No step is timed across it."""
         self._since = None
         if self._begun:
-            self._place.beat(self._place.last_beat().step, phase)
+            self._slot.beat(self._slot.last_beat().step, phase)
 
     def _time_is_up(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline - self.margin_s

@@ -93,6 +93,10 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--nnodes", "2", "--rdzv-endpoint", "host"), ("'host'", "HOST:PORT")),
         (("--nnodes", "2", "--rdzv-endpoint", "host:port"), ("'host:port'", "host0:29500")),
         (("--nnodes", "2", "--rdzv-endpoint", "host:99999"), ("host:99999", "1 to 65535")),
+        (
+            ("--nnodes", "2", "--addr", "host0", "--max-restarts", "1"),
+            ("--max-restarts 1", "--nnodes is 2", "--resume auto"),
+        ),
         (("--opt-level", "O3"), ("--opt-level O3", "--amp")),
         (("--device-list", "0,0"), ("0,0",)),
         (("--pretrained", "none.pth"), ("none.pth",)),

@@ -174,21 +174,3 @@ def test_a_rank_that_hangs(start: Callable[..., Training], devices: int) -> None
         and "SIGSTOP" in err
     )
     assert len([line for line in err.splitlines() if line.strip()]) == 1, err
-
-
-def test_fewer_devices_where_one_fails(start: Callable[..., Training]) -> None:
-    training = start("--devices", 2, "--run-dir", "run", "--min-devices", 1, "--checkpoint-freq", 5)
-    training.wait_for_steps(2)
-    killed = time.monotonic()
-    os.kill(training.ranks[1], signal.SIGKILL)
-    lines = (training.run / "metrics.jsonl").read_text().count('"start"')
-    while (training.run / "metrics.jsonl").read_text().count('"start"') == lines:
-        assert time.monotonic() - killed < 60
-        time.sleep(0.1)
-    training.process.send_signal(signal.SIGTERM)
-    code, err = training.end(within=60)
-    assert code == 75, err
-    assert "rank 1 was killed by SIGKILL" in err
-    assert (
-        "Device 1 is given up: going on from the last good checkpoint with 1 of 2 devices." in err
-    )

@@ -197,7 +197,7 @@ def test_the_originals_command_line(command: Command, image_folder: Path, tmp_pa
     assert "--rdzv-endpoint is not used by one machine" in outcome.out
     stored = json.loads((tmp_path / "x0_5-001" / "config.json").read_text())["settings"]
     assert stored["weight_decay"] == 2.0**-15 and stored["momentum"] == 0.0
-    assert stored["learning_rate"] == 0.75 and stored["world_size"] == 1
+    assert stored["learning_rate"] == 0.75 and stored["num_nodes"] == 1
 
 
 def test_presets_warn_and_are_overridable(train: Command) -> None:

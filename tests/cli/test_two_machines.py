@@ -22,11 +22,22 @@ from drills.kills.processes import ranks_of
 PORT = 29777
 CLI = ("-m", "shufflenet_fn_cli.main")
 TINY = (
-    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "1"),
-    *("--device", "cpu", "--threads", "1", "--workers", "2", "--learning-rate", "0.01"),
+    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "10"),
+    *(
+        "--device",
+        "cpu",
+        "--threads",
+        "1",
+        "--workers",
+        "2",
+        "--learning-rate",
+        "0.01",
+        "--eval-freq",
+        "10",
+    ),
 )
 FILES = ("weights.safetensors", "state.safetensors")
-LAST = "step-00000012"
+LAST = "step-00000120"
 
 End = tuple[int, str]
 
@@ -135,9 +146,18 @@ def wait_for_lines(process: subprocess.Popen[str], run: Path, kind: str, number:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("spelling", ["nnodes", "original", "torchrun"])
-def test_two_machines_compute_what_two_devices_of_one_do(
-    spelling: str,
+@pytest.fixture
+def training(machines: Machines, image_folder: Path) -> tuple[Any, ...]:
+    """The command of both machines, without a run directory."""
+    return (
+        *(sys.executable, *CLI, "train", *TINY, "--data", image_folder),
+        *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
+    )
+
+
+@pytest.mark.parametrize("launcher", ["ours", "torchrun"])
+def test_two_machines_equal_two_devices(
+    launcher: str,
     start: Start,
     machines: Machines,
     image_folder: Path,
@@ -145,13 +165,14 @@ def test_two_machines_compute_what_two_devices_of_one_do(
     one_machine: Path,
 ) -> None:
     address = machines.address(0)
-    train = ("train", *TINY, "--data", image_folder, "--run-dir", spelling)
-    program = (sys.executable, *CLI)
-    if spelling == "nnodes":
-        meeting = ("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{address}:{PORT}")
-        pair = start(*program, *train, *meeting)
-    elif spelling == "original":
-        pair = start(*program, *train, "--addr", address, "--rank", (0, 1), "--world-size", 2)
+    train = ("train", *TINY, "--data", image_folder, "--run-dir", launcher)
+    if launcher == "ours":
+        # Machine 1 is given the original's spelling.
+        meeting: tuple[object, ...] = (
+            *(("--nnodes", "--world-size"), 2, ("--node-rank", "--rank"), (0, 1)),
+            *(("--rdzv-endpoint", "--dist-url"), (f"{address}:{PORT}", f"tcp://{address}:{PORT}")),
+        )
+        pair = start(sys.executable, *CLI, *train, *meeting)
     else:
         elastic = ("--nnodes", 2, "--node-rank", (0, 1), "--nproc-per-node", 1)
         meeting = ("--master-addr", address, "--master-port", PORT)
@@ -160,49 +181,91 @@ def test_two_machines_compute_what_two_devices_of_one_do(
         )
     for code, err in pair.ends():
         assert code == 0 and "Traceback" not in err, err
-    check_same_end(place / spelling, one_machine)
-    # Their own names lead nowhere, or to the loopback; so gloo was told where the other is.
+    check_same_end(place / launcher, one_machine)
+    # The hosts' own names lead nowhere or to the loopback.
     for number, log in enumerate(("log.txt", "log.rank1.txt")):
-        told = f"gloo between machines: cable{number} ({machines.address(number)})"
-        assert told in (place / spelling / log).read_text()
+        note = f"gloo between machines: cable{number} ({machines.address(number)})"
+        assert note in (place / launcher / log).read_text()
+    assert not (place / launcher / "run.lock").exists()
 
 
 @pytest.mark.slow
-def test_a_killed_rank_a_machine_that_goes_and_comes_back_and_a_stop(
-    start: Start, machines: Machines, image_folder: Path, place: Path
+def test_same_command_continues_after_failure_and_stop(
+    start: Start, training: tuple[Any, ...], place: Path, one_machine: Path
 ) -> None:
-    command: tuple[Any, ...] = (
-        *(sys.executable, *CLI, "train", *TINY, "--epochs", 500, "--data", image_folder),
-        *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
-        *("--run-dir", "failing", "--checkpoint-freq", 3, "--resume", "auto", "--max-restarts", 2),
-    )
-    (first, second), run = start(*command).processes, place / "failing"
-    wait_for_lines(first, run, "train", 1)
+    run = place / "failing"
+    command = (*training, "--run-dir", run, "--resume", "auto", "--checkpoint-freq", 3)
+    pair = start(*command)
+    first, second = pair.processes
+    wait_for_lines(first, run, "checkpoint", 1)
     (rank,) = ranks_of(second.pid)
     os.kill(rank, signal.SIGKILL)
+    (code, err), (other_code, other_err) = pair.ends()
+    assert code == other_code == 1 and "Traceback" not in err + other_err
+    assert re.search(r"rank 1 on machine 1 \(\S+\) was killed by SIGKILL", other_err)
+    assert re.search(r"rank 0 on machine 0 \(\S+\).*[Ll]ook for the first error", err), err
+
+    # A signal to one machine stops both after the same step.
+    pair = start(*command)
+    first, second = pair.processes
     wait_for_lines(first, run, "start", 2)
-    wait_for_lines(first, run, "checkpoint", 1)
-
-    # They run again. Now a whole machine goes, and its command is given again there.
-    killed = time.time()
-    second.kill()
-    assert second.wait(10) == -signal.SIGKILL
-    (third,) = start(*command, on=(1,)).processes
-    wait_for_lines(first, run, "start", 3)
-    assert records(run, "start")[-1]["time"] - killed < 60
-    assert records(run, "start")[-1]["first_step"] > 0
-
-    # A signal to one machine stops both in good order.
-    wait_for_lines(first, run, "train", len(records(run, "train")) + 1)
-    third.send_signal(signal.SIGTERM)
-    ends = Pair([first, third]).ends()
+    wait_for_lines(first, run, "checkpoint", len(records(run, "checkpoint")) + 1)
+    second.send_signal(signal.SIGTERM)
+    ends = pair.ends()
     step = int(json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"][5:])
     for code, err in ends:
         assert code == 75, err
         assert f"stopped by SIGTERM after step {step}, which is saved." in err
-    err = ends[0][1]
-    assert re.search(r"rank 1 on machine 1 \(\S+\) was killed by SIGKILL .* Restart 1 of 2", err)
-    assert re.search(r"machine 1 \(\S+\) .* Restart 2 of 2", err)
+
+    for code, err in start(*command).ends():
+        assert code == 0, err
+    assert records(run, "start")[-1]["first_step"] == step
+    check_same_end(run, one_machine)
+
+
+@pytest.mark.slow
+def test_pulled_cable_ends_both_machines(
+    start: Start, machines: Machines, training: tuple[Any, ...], place: Path
+) -> None:
+    run = place / "cut"
+    pair = start(*training, "--epochs", 500, "--run-dir", run, "--hang-timeout", 5)
+    wait_for_lines(pair.processes[0], run, "train", 2)
+    machines.pull()
+    try:
+        ends = pair.ends()
+    finally:
+        machines.plug()
+    for number, (code, err) in enumerate(ends):
+        assert code == 1
+        assert f"rank {number} on machine {number} (" in err and "--hang-timeout 5" in err, err
+        assert "another machine may have failed" in err
+
+
+def test_missing_machine_is_reported(
+    start: Start, machines: Machines, training: tuple[Any, ...], place: Path
+) -> None:
+    for number, words in enumerate(("not all of the 2 machines came to", "did not answer at")):
+        pair = start(*training, "--run-dir", "alone", "--join-timeout", 2, on=(number,))
+        ((code, err),) = pair.ends()
+        assert code == 1 and "Traceback" not in err
+        assert f"{words} {machines.address(0)}:{PORT} within 2 s (--join-timeout)" in err
+
+
+def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ...]) -> None:
+    pair = start(*training, "--run-dir", "waiting", on=(1,))
+    (process,) = pair.processes
+    assert process.stderr is not None
+    while "waiting for machine 0" not in process.stderr.readline():
+        assert process.poll() is None
+    # The launcher's handlers are in place when its thread has started.
+    deadline = time.monotonic() + 60
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(re.findall(r"SigCgt:\s*(\w+)", status.read_text())[0], 16) >> 14 & 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    ((code, err),) = pair.ends()
+    assert code == 75 and "stopped by SIGTERM while waiting for the other machines" in err, err
 
 
 @pytest.mark.parametrize(
@@ -217,10 +280,11 @@ def test_a_killed_rank_a_machine_that_goes_and_comes_back_and_a_stop(
             "folder",
             r"run directory unlike-folder is another folder on machine 1 .* that all machines share",
         ),
+        ("devices", r"this machine starts . of 3 processes on 2 machines, .* equally many"),
     ],
-    ids=["settings", "data", "folder"],
+    ids=["settings", "data", "folder", "devices"],
 )
-def test_machines_that_were_not_given_the_same(
+def test_differing_machines_are_refused(
     differing: str,
     words: str,
     start: Start,
@@ -236,6 +300,7 @@ def test_machines_that_were_not_given_the_same(
         *(sys.executable, *CLI, "train", *TINY, "--run-dir", f"unlike-{differing}"),
         *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
         *("--seed", (1, 2) if differing == "settings" else 1),
+        *("--batch-size", 4, "--devices", (1, 2) if differing == "devices" else 1),
         *("--data", (image_folder, renamed) if differing == "data" else image_folder),
         folders=(place, tmp_path if differing == "folder" else place),
     )

@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shufflenet_fn.distributed.board import Phase, open_place
 from shufflenet_fn.distributed.group import (
     check_equal_on_all_ranks,
     gather,
     process_group,
     tree_digest,
 )
+from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.reduce import all_reduce_mean, mean_over_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
@@ -331,16 +331,16 @@ def told_of_a_lost_peer(argument: object, world: World) -> None:
 
 def steps_that_hang_at_three(how: str, world: World) -> None:
     """Three steps, then rank 1 hangs, in its own work or because it was stopped."""
-    place = open_place(world.board, world.local_rank)
+    slot = open_slot(world.heartbeats, world.local_rank)
     with process_group(world, "gloo", timeout_s=300.0):
         for step in range(1, 4):
             dist.barrier()
-            place.beat(step, Phase.COMPUTING)
+            slot.beat(step, Phase.COMPUTING)
         if world.rank == 1:
             if how == "stopped":
                 os.kill(os.getpid(), signal.SIGSTOP)
             time.sleep(300)
-        place.beat(3, Phase.WAITING)
+        slot.beat(3, Phase.WAITING)
         dist.barrier()
 
 
@@ -366,11 +366,11 @@ def refused_at_first(starts: int, world: World) -> int:
 
 def says_when_it_was_told_to_stop(argument: object, world: World) -> list[int]:
     """The signal that each rank finds on the board."""
-    place = open_place(world.board, world.local_rank)
+    slot = open_slot(world.heartbeats, world.local_rank)
     with process_group(world, "gloo", timeout_s=300.0):
         dist.barrier()
         if world.rank == 1:  # as a scheduler that tells every process
             os.kill(os.getpid(), signal.SIGTERM)
-        while not place.stop_signal:
+        while not slot.stop_signal:
             time.sleep(0.01)
-        return gather(place.stop_signal, world)
+        return gather(slot.stop_signal, world)

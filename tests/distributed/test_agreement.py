@@ -11,7 +11,7 @@ from datetime import timedelta
 import pytest
 import torch.distributed as dist
 
-from shufflenet_fn.distributed.agreement import Agreement, RanksDiffer
+from shufflenet_fn.distributed.group import Agreement, RanksDiffer
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
 

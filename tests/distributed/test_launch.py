@@ -1,4 +1,4 @@
-"""The launcher when ranks hang, are killed, or are to stop: ended within a bounded time, nothing left."""
+"""The launcher when ranks hang, are killed or are asked to stop: it ends them, and nothing is left."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
 
 
 @pytest.mark.parametrize("how", ["in its own work", "stopped"])
-def test_a_rank_that_hangs_is_named_with_its_step(how: str) -> None:
+def test_hanging_rank_is_named(how: str) -> None:
     watching = Launch(hang_timeout_s=3.0)
     with pytest.raises(RankFailed) as error:
         launch(steps_that_hang_at_three, how, processes=2, watching=watching)
@@ -45,7 +45,7 @@ def test_a_rank_that_hangs_is_named_with_its_step(how: str) -> None:
     assert "\n" not in said and error.value.failure.restartable
 
 
-def test_a_restart_says_why_and_works(tmp_path: Path) -> None:
+def test_restart_says_why_and_works(tmp_path: Path) -> None:
     said: list[str] = []
     watching = Launch(max_restarts=2, say=said.append)
     assert launch(killed_once, str(tmp_path), processes=2, watching=watching) == 1
@@ -53,7 +53,7 @@ def test_a_restart_says_why_and_works(tmp_path: Path) -> None:
     assert said[0].startswith("rank 1 was killed by SIGKILL") and "Restart 1 of 2" in said[0]
 
 
-def test_restarts_are_counted_and_all_failures_told() -> None:
+def test_restarts_are_limited_and_failures_kept() -> None:
     said: list[str] = []
     watching = Launch(max_restarts=1, say=said.append)
     with pytest.raises(RankFailed, match="rank 1 was killed") as error:
@@ -62,7 +62,7 @@ def test_restarts_are_counted_and_all_failures_told() -> None:
     assert [failure.rank for failure in error.value.failures] == [1, 1]
 
 
-def test_devices_are_waited_for_before_a_restart(tmp_path: Path) -> None:
+def test_restart_waits_for_devices(tmp_path: Path) -> None:
     said: list[str] = []
     watching = Launch(max_restarts=1, settling=SETTLING, say=said.append)
     assert launch(killed_once, str(tmp_path), processes=2, watching=watching) == 1
@@ -72,14 +72,14 @@ def test_devices_are_waited_for_before_a_restart(tmp_path: Path) -> None:
     assert restart == "Restart 1 of 1, from the last good checkpoint."
 
 
-def test_a_start_that_devices_refuse_is_no_restart() -> None:
+def test_refused_start_does_not_count_as_restart() -> None:
     said: list[str] = []
     watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
     assert launch(refused_at_first, 2, processes=2, watching=watching) == 2
     assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."]
 
 
-def test_a_device_that_stays_held_ends_the_run() -> None:
+def test_device_that_stays_held_ends_run() -> None:
     said: list[str] = []
     watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
     with pytest.raises(RankFailed, match="EJ0001") as error:
@@ -87,7 +87,7 @@ def test_a_device_that_stays_held_ends_the_run() -> None:
     assert len(error.value.failures) == 3
 
 
-def test_what_the_user_has_to_mend_is_not_tried_again() -> None:
+def test_user_error_is_not_retried() -> None:
     said: list[str] = []
     watching = Launch(max_restarts=5, say=said.append)
     with pytest.raises(RankFailed, match="/nowhere is missing"):
@@ -95,5 +95,5 @@ def test_what_the_user_has_to_mend_is_not_tried_again() -> None:
     assert not said
 
 
-def test_a_signal_to_one_rank_reaches_all() -> None:
+def test_signal_to_one_rank_reaches_all() -> None:
     assert launch(says_when_it_was_told_to_stop, None, processes=2) == [15, 15]

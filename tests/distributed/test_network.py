@@ -6,9 +6,13 @@ import socket
 
 import pytest
 
-from shufflenet_fn.distributed import reaching
-from shufflenet_fn.distributed.interfaces import addresses, interface_of, route_to
-from shufflenet_fn.distributed.reaching import use_the_network_between_machines
+from shufflenet_fn.distributed import network
+from shufflenet_fn.distributed.network import (
+    addresses,
+    interface_of,
+    route_to,
+    use_the_network_between_machines,
+)
 from shufflenet_fn.distributed.world import World
 
 OWN, OTHER = "10.1.2.3", "10.1.2.4"
@@ -54,8 +58,8 @@ def test_this_machines_own_addresses() -> None:
 def test_machine_0_uses_the_address_by_which_another_reaches_it(
     backend: str, variable: str | None, value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reaching, "route_to", lambda host, port: (OTHER, OWN))
-    monkeypatch.setattr(reaching, "interface_of", {OWN: "eth7"}.get)
+    monkeypatch.setattr(network, "route_to", lambda host, port: (OTHER, OWN))
+    monkeypatch.setattr(network, "interface_of", {OWN: "eth7"}.get)
     store, given = Left(), ("host0", 29500)
     world = World(rank=2, size=4, local_rank=0, local_size=2)
     said = use_the_network_between_machines(world, store, backend, *given)
@@ -65,7 +69,7 @@ def test_machine_0_uses_the_address_by_which_another_reaches_it(
     if variable is None:
         assert not said and not store
         return
-    assert reaching.os.environ[variable] == value
+    assert network.os.environ[variable] == value
     assert said[0].startswith(f"{backend} between machines: eth7 ({OWN})") and variable in said[0]
 
 
@@ -75,7 +79,7 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(rank=0, size=2, local_rank=0, local_size=1)
     (said,) = use_the_network_between_machines(world, store, "hccl", "host0", 29500)
     assert "HCCL_SOCKET_IFNAME=bond0, as the environment says" in said
-    assert not reaching.os.environ["HCCL_IF_IP"]
+    assert not network.os.environ["HCCL_IF_IP"]
 
 
 def test_one_machine_asks_nothing() -> None:

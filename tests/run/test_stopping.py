@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.config.options import parse_duration
-from shufflenet_fn.distributed.board import Phase, open_place
+from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.errors import UsageError
 from shufflenet_fn.run.stopping import Stopped, Stopping
 
@@ -41,17 +41,17 @@ def test_what_is_no_length_of_time(text: str) -> None:
 
 
 def test_a_signal_on_the_board_is_a_request_that_names_it() -> None:
-    place = open_place(None, 0)
-    stopping = Stopping(place)
+    slot = open_slot(None, 0)
+    stopping = Stopping(slot)
     assert not stopping.asked() and stopping.reason is None
-    place.request_stop(signal.SIGUSR1)
+    slot.request_stop(signal.SIGUSR1)
     assert stopping.asked() and stopping.reason == "SIGUSR1"
     told = str(Stopped(7, "SIGUSR1", Path("runs/a")))
     assert told.endswith("Go on with: shufflenet-fn train --resume runs/a") and "step 7" in told
 
 
 def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
-    stopping = Stopping(open_place(None, 0), deadline=time.monotonic() + 4.0, limit="4s")
+    stopping = Stopping(open_slot(None, 0), deadline=time.monotonic() + 4.0, limit="4s")
     assert stopping.margin_s == 10.0 and stopping.asked()  # nothing is known yet of a save
     stopping.saved(0.6)
     assert stopping.margin_s == pytest.approx(1.2) and not stopping.asked()
@@ -64,7 +64,7 @@ def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
 
 
 def test_an_evaluation_is_no_long_step() -> None:
-    stopping = Stopping(open_place(None, 0))
+    stopping = Stopping(open_slot(None, 0))
     stopping.saved(0.5)
     stopping.step_begins(1)
     stopping.working_on(Phase.EVALUATING)
@@ -74,15 +74,15 @@ def test_an_evaluation_is_no_long_step() -> None:
 
 
 def test_signs_of_life_say_what_comes_now() -> None:
-    place = open_place(None, 3)
-    stopping = Stopping(place)
+    slot = open_slot(None, 3)
+    stopping = Stopping(slot)
     with stopping.waiting():
-        assert place.last_beat().phase is Phase.STARTING  # others may still compile
+        assert slot.last_beat().phase is Phase.STARTING  # others may still compile
     stopping.step_begins(4)
-    assert place.last_beat()[:2] == (4, Phase.STARTING)
+    assert slot.last_beat()[:2] == (4, Phase.STARTING)
     stopping.step_begins(5)
     with stopping.waiting():
-        assert place.last_beat()[:2] == (5, Phase.WAITING)
-    assert place.last_beat()[:2] == (5, Phase.COMPUTING)
+        assert slot.last_beat()[:2] == (5, Phase.WAITING)
+    assert slot.last_beat()[:2] == (5, Phase.COMPUTING)
     stopping.working_on(Phase.SAVING)
-    assert place.last_beat()[:2] == (5, Phase.SAVING)
+    assert slot.last_beat()[:2] == (5, Phase.SAVING)

@@ -136,7 +136,7 @@ def test_the_timeouts_fit_each_other() -> None:
     from inspect import signature
 
     from shufflenet_fn.distributed.group import process_group
-    from shufflenet_fn.distributed.nodes import JOIN_TIMEOUT_S
+    from shufflenet_fn.distributed.world import JOIN_TIMEOUT_S
 
     group = signature(process_group).parameters["timeout_s"].default
     execute, connect = (int(RECOMMENDED[f"HCCL_{name}_TIMEOUT"]) for name in ("EXEC", "CONNECT"))

@@ -1,4 +1,4 @@
-"""Signs of life, the rank that hangs, and which failure was the first."""
+"""Heartbeats, the rank that hangs, and which failure was first."""
 
 from __future__ import annotations
 
@@ -12,9 +12,16 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.distributed.board import Beat, Board, Phase, open_place
 from shufflenet_fn.distributed.failures import Death, first_failure, report_of
-from shufflenet_fn.distributed.watch import describe_hang, hanging_rank, process_state
+from shufflenet_fn.distributed.heartbeats import (
+    Heartbeat,
+    HeartbeatTable,
+    Phase,
+    describe_hang,
+    hanging_rank,
+    open_slot,
+    process_state,
+)
 from shufflenet_fn.errors import UsageError
 
 COMPUTING, WAITING = Phase.COMPUTING, Phase.WAITING
@@ -37,18 +44,18 @@ COMPUTING, WAITING = Phase.COMPUTING, Phase.WAITING
         ([(9, Phase.EVALUATING, 90.0), (9, WAITING, 90.0)], 0),
     ],
 )
-def test_which_rank_hangs(beats: list[tuple[Any, ...]], hangs: int | None) -> None:
-    assert hanging_rank([Beat(*beat) for beat in beats], 100.0, 5.0) == hangs
+def test_hanging_rank(beats: list[tuple[Any, ...]], hangs: int | None) -> None:
+    assert hanging_rank([Heartbeat(*beat) for beat in beats], 100.0, 5.0) == hangs
 
 
-def test_of_ranks_that_all_wait_the_stopped_one_is_to_blame() -> None:
-    beats = [Beat(7, WAITING, 90.0)] * 3
+def test_stopped_rank_is_blamed_if_all_wait() -> None:
+    beats = [Heartbeat(7, WAITING, 90.0)] * 3
     assert hanging_rank(beats, 100.0, 5.0, ["S", "T", "S"]) == 1
     text = describe_hang(beats[1], 100.0, 5.0, "T")
     assert "no progress for 10 s (--hang-timeout 5)" in text and "SIGSTOP" in text
 
 
-def test_the_state_of_a_process() -> None:
+def test_process_state() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as child:
         child.send_signal(signal.SIGSTOP)
         deadline = time.monotonic() + 10
@@ -60,68 +67,68 @@ def test_the_state_of_a_process() -> None:
 
 
 def test_the_board_is_shared_by_its_path_and_has_no_name_in_a_folder() -> None:
-    board = Board(3)
+    table = HeartbeatTable(3)
     try:
-        assert board.path.startswith("/proc/")
-        place = open_place(board.path, 2)
-        place.beat(41, Phase.EVALUATING)
-        assert board.beats()[2][:2] == (41, Phase.EVALUATING)
-        assert [beat.phase for beat in board.beats()[:2]] == [Phase.STARTING] * 2
-        place.request_stop(signal.SIGTERM)
-        assert board.stop_signal == open_place(board.path, 0).stop_signal == signal.SIGTERM
-        place.report({"rank": 5, "message": "é" * 300_000, "time": 1.0})
-        (report,) = board.reports()
+        assert table.path.startswith("/proc/")
+        slot = open_slot(table.path, 2)
+        slot.beat(41, Phase.EVALUATING)
+        assert table.heartbeats()[2][:2] == (41, Phase.EVALUATING)
+        assert [beat.phase for beat in table.heartbeats()[:2]] == [Phase.STARTING] * 2
+        slot.request_stop(signal.SIGTERM)
+        assert table.stop_signal == open_slot(table.path, 0).stop_signal == signal.SIGTERM
+        slot.report({"rank": 5, "message": "é" * 300_000, "time": 1.0})
+        (report,) = table.reports()
         assert report["rank"] == 5 and set(report["message"]) == {"é"}
-        board.clear()
-        assert not board.reports() and board.beats()[2].phase is Phase.STARTING
-        assert board.stop_signal == signal.SIGTERM
+        table.clear()
+        assert not table.reports() and table.heartbeats()[2].phase is Phase.STARTING
+        assert table.stop_signal == signal.SIGTERM
     finally:
-        board.close()
-    assert not os.path.exists(board.path)
+        table.close()
+    assert not os.path.exists(table.path)
 
 
 _BEATS_WITHOUT_PAUSE = """
 import sys
-from shufflenet_fn.distributed.board import Phase, open_place
-place, step = open_place(sys.argv[1], 0), 0
+from shufflenet_fn.distributed.heartbeats import Phase, open_slot
+slot, step = open_slot(sys.argv[1], 0), 0
 while True:
     step += 1
-    place.beat(step, Phase(1 + step % 5))
+    slot.beat(step, Phase(1 + step % 5))
 """
 
 
-def test_a_sign_of_life_is_never_read_half_written() -> None:
+def test_heartbeat_is_never_read_half_written() -> None:
     # Read so, a rank at work seems to have stood still since the machine was started, and is killed.
-    board = Board(1)
-    with subprocess.Popen([sys.executable, "-c", _BEATS_WITHOUT_PAUSE, board.path]) as writer:
+    table = HeartbeatTable(1)
+    with subprocess.Popen([sys.executable, "-c", _BEATS_WITHOUT_PAUSE, table.path]) as writer:
         try:
             deadline = time.monotonic() + 60
             # Its phase is written after its step.
-            while board.beats()[0].phase is Phase.STARTING and time.monotonic() < deadline:
+            while table.heartbeats()[0].phase is Phase.STARTING and time.monotonic() < deadline:
                 time.sleep(0.01)
-            before = board.beats()[0]
+            before = table.heartbeats()[0]
             assert before.step
             for _ in range(200_000):
-                beat = board.beats()[0]
+                beat = table.heartbeats()[0]
                 assert beat.step >= before.step and beat.time >= before.time, (before, beat)
                 assert beat.phase is not Phase.STARTING
                 before = beat
         finally:
             writer.kill()
     assert before.step > 1000
-    board.close()
+    table.close()
 
 
-def test_last_words_that_are_not_all_there_yet_are_none() -> None:
-    board = Board(1)
-    board.place(0).report({"rank": 0, "message": "lost"})
-    assert board.reports()
+def test_incomplete_report_is_none() -> None:
+    table = HeartbeatTable(1)
+    table.slot(0).report({"rank": 0, "message": "lost"})
+    assert table.reports()
     # The length is there already, the words are not.
-    with open(board.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+    with open(table.path, "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
         begin = memory.find(b'{"rank"')
         memory[begin] = 0
-    assert board.reports() == []
-    board.close()
+    assert table.reports() == []
+    table.close()
 
 
 def bug(rank: int, when: float, step: int | None = None) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def bug(rank: int, when: float, step: int | None = None) -> dict[str, Any]:
         return {**report_of(error, rank, rank, step), "time": when}
 
 
-def test_the_first_failure() -> None:
+def test_first_failure() -> None:
     user = report_of(UsageError("no such folder"), 1, 1, 12)
     killed, echo = Death(2, 2, 12, -signal.SIGKILL), Death(0, 0, 11, 1)
     found = first_failure([bug(0, 1.0), {**user, "time": 2.0}], [killed, echo])

@@ -1,8 +1,7 @@
-"""The drill that cuts off a machine: its plan, and the two machines that it makes of one."""
+"""Two machines made of one by network namespaces."""
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from drills.kills.cuts import HANG_S, KINDS, draw
 from drills.kills.network import Machines, NoNamespaces, two_machines
 
 REACH = """
@@ -25,20 +23,6 @@ with socket.create_server((sys.argv[1], 0)) as server:
     while True:
         server.accept()[0].close()
 """
-
-
-def test_a_plan_is_repeatable_and_every_kind_comes() -> None:
-    def drawn(seed: int) -> list[object]:
-        rng = random.Random(seed)
-        return [draw(rng, number, 60) for number in range(50)]
-
-    plans = drawn(0)
-    assert plans == drawn(0) != drawn(1)
-    assert [plan.kind for plan in plans[: len(KINDS)]] == list(KINDS)  # type: ignore[attr-defined]
-    for plan in plans:
-        kind, after, cut_s = plan  # type: ignore[misc]
-        assert 1 <= after <= 30
-        assert (cut_s > HANG_S) == (kind in ("long", "ends"))
 
 
 @pytest.fixture

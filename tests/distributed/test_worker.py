@@ -14,7 +14,7 @@ from shufflenet_fn.errors import UsageError
 RANK = """
 import atexit, sys
 import torch.distributed as dist
-from shufflenet_fn.distributed.leaving import leaving_groups_at_once
+from shufflenet_fn.distributed.worker import leaving_groups_at_once
 from shufflenet_fn.errors import UsageError
 
 atexit.register(print, "an ordinary end")
@@ -35,7 +35,7 @@ with leaving_groups_at_once():
     ],
 )
 @pytest.mark.parametrize("where", ["inside", "outside"])
-def test_a_failed_rank_ends_with_its_code_and_takes_no_group_down(
+def test_failed_rank_exits_without_destroying_group(
     tmp_path: Path, where: str, error: str, code: int, said: str
 ) -> None:
     done = subprocess.run(
@@ -54,7 +54,7 @@ def test_a_failed_rank_ends_with_its_code_and_takes_no_group_down(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is of Linux")
-def test_a_failed_rank_whose_output_has_no_room_ends_at_once_all_the_same(tmp_path: Path) -> None:
+def test_failed_rank_exits_with_full_output(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RANK.format(error="UsageError('no such thing.')"), "inside"]
     # What is printed must be left to be written at the end.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}

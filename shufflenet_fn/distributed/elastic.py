@@ -1,0 +1,172 @@
+"""One start of this machine's ranks by torch elastic, with public API only."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
+from typing import Any, Final
+
+from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
+from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+from torch.distributed.elastic.rendezvous import RendezvousParameters
+from torch.distributed.elastic.rendezvous import registry as rendezvous
+
+from shufflenet_fn.distributed.signals import STOP_SIGNALS
+from shufflenet_fn.distributed.world import Nodes
+from shufflenet_fn_backends.support.errors import UsageError, UserError
+
+_MONITOR_S: Final = 0.1
+_KILLED_WITHIN_S: Final = 40.0
+_POLL_S: Final = 0.02
+_RUN_ID: Final = "shufflenet-fn"
+
+
+class ElasticRanks(threading.Thread):
+    """The ranks of one machine, started once by elastic's agent in this thread.
+
+    The agent has a thread of its own because it blocks while machines wait for each other, and because in
+    the main thread it would install signal handlers. It never restarts ranks: a restart is another
+    ``ElasticRanks``.
+
+    Args:
+        entry, arguments: what each rank calls.
+        processes: ranks on this machine.
+        nodes: the machines.
+
+    Attributes:
+        result: what the agent returned; ``None`` until it has.
+        error: why the agent could not start the ranks.
+    """
+
+    def __init__(
+        self,
+        entry: Callable[..., Any],
+        arguments: tuple[Any, ...],
+        *,
+        processes: int,
+        nodes: Nodes,
+    ) -> None:
+        super().__init__(name="torch elastic", daemon=True)
+        self._nodes = nodes
+        self._others = {child.pid for child in multiprocessing.active_children()}
+        self._processes: dict[int, BaseProcess] = {}
+        self.result: RunResult | None = None
+        self.error: Exception | None = None
+        several = nodes.num_nodes > 1
+        config: dict[str, Any] = (
+            {"rank": nodes.node_rank, "timeout": nodes.join_timeout_s} if several else {}
+        )
+        self._rendezvous = rendezvous.get_rendezvous_handler(
+            RendezvousParameters(
+                backend="static" if several else "c10d",
+                endpoint=nodes.endpoint,
+                run_id=_RUN_ID,
+                min_nodes=nodes.num_nodes,
+                max_nodes=nodes.num_nodes,
+                **config,
+            )
+        )
+        spec = WorkerSpec(
+            role="rank",
+            local_world_size=processes,
+            entrypoint=entry,
+            args=arguments,
+            rdzv_handler=self._rendezvous,
+            max_restarts=0,
+            monitor_interval=_MONITOR_S,
+        )
+        # Given a folder for logs, elastic would create it and leave it behind.
+        logs = DefaultLogsSpecs(log_dir=os.devnull)
+        self._agent = LocalElasticAgent(spec, logs_specs=logs, start_method="spawn")
+
+    def run(self) -> None:
+        # Started first, because starting it unblocks signals in this thread.
+        resource_tracker.ensure_running()
+        # Ranks inherit this, so that no signal ends a rank before it has its handlers.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            self.result = self._agent.run()
+        except Exception as error:
+            self.error = error
+        finally:
+            self._rendezvous.shutdown()
+
+    def processes(self) -> dict[int, BaseProcess]:
+        """Return the ranks' processes by their numbers, including those that have ended."""
+        for child in multiprocessing.active_children():
+            if child.pid is not None and child.pid not in self._others:
+                self._processes[child.pid] = child
+        return self._processes
+
+    def kill(self) -> None:
+        """Kill the ranks and wait until elastic has noticed.
+
+        Elastic itself ends ranks by SIGTERM and waits for half a minute, which a rank in a collective whose
+        peer has gone does not notice.
+        """
+        deadline = time.monotonic() + _KILLED_WITHIN_S
+        while self.is_alive() and time.monotonic() < deadline:
+            self.kill_now()
+            self.join(_POLL_S)
+
+    def kill_now(self) -> None:
+        """Kill the ranks; safe in a signal handler."""
+        for process in self.processes().values():
+            process.kill()
+
+    def explained(self, error: Exception) -> Exception:
+        """Return ``error`` of a start as an error that says what the user can do, if it is known."""
+        nodes, text = self._nodes, str(error)
+        endpoint = nodes.endpoint
+        if nodes.num_nodes == 1:
+            return error
+        if "EADDRINUSE" in text or "ddress already in use" in text:
+            return UsageError(
+                f"the port of --rdzv-endpoint {endpoint} is in use on this machine, which has --node-rank 0: "
+                "by another run, or by a second command with --node-rank 0. End that, or give all machines "
+                "another port."
+            )
+        if "imed out" in text or "timeout" in text.lower() or "connect" in text:
+            within = f"within {nodes.join_timeout_s:g} s (--join-timeout)"
+            return UserError(
+                f"not all of the {nodes.num_nodes} machines came to {endpoint} {within}. Start the same "
+                "command on every machine, each with its own --node-rank, and see that no firewall closes "
+                f"that port. ({_first_line(text)})"
+                if nodes.node_rank == 0
+                else f"machine 0 did not answer at {endpoint} {within}. Start the same command with "
+                "--node-rank 0 on the machine that --rdzv-endpoint names, and see that no firewall closes "
+                f"that port. ({_first_line(text)})"
+            )
+        return error
+
+
+def _first_line(text: str) -> str:
+    return text.partition("\n")[0]
+
+
+@contextmanager
+def quiet_elastic() -> Iterator[None]:
+    """Silence elastic's own log lines, whose content is raised as one error instead."""
+    # Each of its modules has set a level of its own, so the common parent's would not do.
+    loggers = [
+        logging.getLogger(name)
+        for name in list(logging.root.manager.loggerDict)
+        if name.startswith("torch.distributed.elastic") or name == "torch.multiprocessing.spawn"
+    ]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -28,6 +28,7 @@ from tests.conftest import Outcome
 from tests.parity.tolerance import APART, DEEP, TOLERANCE
 
 CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
+EMULATOR = (sys.executable, "-m", "ascend_emulator.main")
 SMALL = ("--arch", "x0_5", "--image-size", 64, "--precision", "O0", "--print-freq", 1)
 Train = Callable[..., Outcome]
 
@@ -191,14 +192,14 @@ def shortfalls(runs: Path, before: dict[str, Tensor]) -> dict[str, float]:
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -> None:
-    """As a user would type it: ``emulator run`` before the command."""
+    """As a user would type it: ``ascend-emulator run`` before the command."""
     run = tmp_path / "run"
-    subprocess.run([*CLI, "emulator", "build"], check=True, capture_output=True)
+    subprocess.run([*EMULATOR, "build"], check=True, capture_output=True)
     began = time.monotonic()
     outcome = train(
         *(*SMALL, "--device", "npu", "--devices", 2, "--batch-size", 8, "--epochs", 4),
         *("--run-dir", run),
-        before=(*CLI, "emulator", "run", "--devices", "2", "--faults", "hccl:kill@10#1", "--"),
+        before=(*EMULATOR, "run", "--devices", "2", "--faults", "hccl:kill@10#1", "--"),
     )
     # Far below HCCL's time-out, which is 544 s here: it was noticed, not waited for.
     assert time.monotonic() - began < 200.0

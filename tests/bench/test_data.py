@@ -115,10 +115,10 @@ OURS = {"files", "packed JPEG 256", "packed raw 256"}
 
 
 def test_one_json_object_and_its_table(
-    process: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
+    command: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchvision")
-    outcome = process(
+    outcome = command(
         *("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1", "--json")
     )
     assert outcome.code == 0, outcome.err

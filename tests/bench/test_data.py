@@ -114,11 +114,12 @@ SHORT = ("--turn-seconds", 0.01, "--workers", 1)
 OURS = {"files", "packed JPEG 256", "packed raw 256"}
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
-    command: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
+    process: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchvision")
-    outcome = command(
+    outcome = process(
         *("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1", "--json")
     )
     assert outcome.code == 0, outcome.err

@@ -85,6 +85,7 @@ def test_statistics_are_not_those_of_a_fresh_network() -> None:
         assert not torch.equal(leaf, torch.ones_like(leaf)), path
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
     command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

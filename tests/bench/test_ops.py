@@ -193,6 +193,7 @@ ARGUMENTS = (
 )
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
     command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,9 +119,10 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
         (("--devices", 1, "--batch-size", 24), ("--devices", 1, "--batch-size", 24)),
         (("--devices", 2, "--batch-size", 24), ("--devices", 2, "--batch-size", 24)),
         # Eight parts of one batch, one after the other, in place of eight processes.
-        (
+        pytest.param(
             ("--devices", 8, "--batch-size", 24),
             ("--devices", 1, "--batch-size", 3, "--accumulate", 8),
+            marks=pytest.mark.campaign,
         ),
     ],
     ids=["1", "2", "8"],
@@ -210,6 +211,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -
     assert losses(run), "it had begun to train"
 
 
+@pytest.mark.campaign
 def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_path: Path) -> None:
     outcome = train(
         *(*SMALL, "--device", "npu", "--devices", 2, "--batch-size", 8, "--epochs", 1),
@@ -230,6 +232,7 @@ def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_pat
     assert "Traceback" in log and "EI0002" in log
 
 
+@pytest.mark.campaign
 def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
     """Two launchers, as on two machines; that both are one machine shows only in the devices' numbers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -248,7 +251,7 @@ def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "results.md").read_text().count("| 2p-NPU |") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_originals_options_for_eight_devices_run_to_the_end(
     train: Train, images: Path, tmp_path: Path
 ) -> None:

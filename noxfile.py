@@ -1,7 +1,9 @@
-"""Everything CI runs: ``nox``.
+"""The sessions of CI and of releases.
 
-``checks`` and ``tests`` use the environment that nox itself is in; ``npu`` makes one of its own, because
-torch_npu wants its own version of torch and aborts beside a CUDA build of it.
+``nox`` runs the default sessions: ``checks``, ``tests``, ``resume`` and ``npu``. The campaigns (``campaign``,
+``drills``, ``packaging``, ``interop``, ``npu_full``) belong to a release; their last results lie in
+``drills/results/``. ``npu`` and ``npu_full`` have environments of their own, because torch_npu needs its own
+version of torch and aborts beside a CUDA build of it. The other sessions use the environment of nox itself.
 """
 
 from __future__ import annotations
@@ -14,22 +16,23 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["checks", "tests", "drills", "npu"]
+nox.options.sessions = ["checks", "tests", "resume", "npu"]
 nox.options.reuse_venv = "yes"
 
 BIN = Path(sys.executable).parent
 TORCH_NPU = "2.13.0"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-# Hundreds of processes are started; none should have to compile the package's Python anew.
+# Tests and drills start hundreds of processes: keep the compiled Python between them.
 KEPT = {"PYTHONDONTWRITEBYTECODE": None}
-# One compute thread a process, and none that spins while it waits: tests run in parallel, and some start
-# processes of their own.
+# Tests run in parallel and start processes of their own: one compute thread each, none that spins.
 PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
+DEFAULT = ("-m", "not campaign and not interop")
 
 
 @nox.session(venv_backend="none")
 def checks(session: nox.Session) -> None:
-    """Style, types and the direction of imports."""
+    """Check style, types and the direction of imports."""
     python = sys.executable
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
@@ -39,28 +42,84 @@ def checks(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """The test suite, slow tests included. Arguments after ``--`` go to pytest."""
-    arguments = session.posargs or ["-n", "auto", "--dist", "worksteal"]
-    session.run(sys.executable, "-m", "pytest", *arguments, env=PROCESSES, external=True)
+    """Run the test suite without campaigns. Arguments after ``--`` replace the defaults of pytest."""
+    _pytest(session, *(session.posargs or [*PARALLEL, *DEFAULT]))
+
+
+@nox.session(venv_backend="none")
+def resume(session: nox.Session) -> None:
+    """Kill a run of two ranks once, and compare the bytes it ends with to an uninterrupted run."""
+    _drill(session, "kill_drill", "--kills", "1", "--ranks", "2", "--epochs", "4")
+
+
+@nox.session(venv_backend="none")
+def campaign(session: nox.Session) -> None:
+    """Run the tests that only a release runs. Arguments after ``--`` go to pytest."""
+    _pytest(session, *PARALLEL, "-m", "campaign", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def interop(session: nox.Session) -> None:
+    """Run the tests against foreign peers: compiled torchvision, ONNX Runtime, every documented option."""
+    _pytest(session, *PARALLEL, "-m", "interop", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def packaging(session: nox.Session) -> None:
+    """Install the wheel with its dependencies in an empty environment and train there."""
+    _pytest(session, "--durations", "25", "tests/test_packaging.py", *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def drills(session: nox.Session) -> None:
-    """Ten kills of runs of one and two ranks, and one of two machines cut off in every way there is.
+    """Kill runs 200 times, cut the power at every write, and fuzz checkpoints and input.
 
-    Arguments after ``--`` go to the drill of kills, which is the only one then.
+    Arguments after ``--`` go to the kill drill and replace its defaults; no other drill runs then.
     """
-    arguments = session.posargs or ["--kills", "10", "--epochs", "10"]
-    session.run(sys.executable, "-m", "drills.kill_drill", *arguments, env=KEPT, external=True)
+    _drill(session, "kill_drill", *(session.posargs or ["--kills", "200", "--replay"]))
     if not session.posargs:
-        cuts = ["-m", "drills.node_drill", "--cuts", "5", "--epochs", "10"]
-        # 2: two machines cannot be made of this one.
-        session.run(sys.executable, *cuts, env=KEPT, external=True, success_codes=[0, 2])
+        _drill(session, "fuzz_checkpoint")
+        _drill(session, "fuzz_input")
 
 
 @nox.session(venv_backend="venv")
 def npu(session: nox.Session) -> None:
-    """The real torch_npu on the emulator of CANN. Arguments after ``--`` go to pytest."""
+    """Run the real torch_npu on the emulator of CANN: what a training step needs.
+
+    Arguments after ``--`` replace the default tests and go to pytest.
+    """
+    _install_torch_npu(session)
+    if session.posargs:
+        _emulated(session, *session.posargs)
+        return
+    _emulated(session, *PARALLEL, *DEFAULT, "tests/npu", "tests/parity", "--device", "npu")
+    with session.chdir("emulator"):
+        _emulated(session, *PARALLEL, "-m", "not campaign")
+
+
+@nox.session(venv_backend="venv")
+def npu_full(session: nox.Session) -> None:
+    """Run every test of torch_npu on the emulator: the whole operator table, eight ranks, both chips."""
+    _install_torch_npu(session)
+    _emulated(session, *PARALLEL, "tests/npu", "tests/parity", "--device", "npu", *session.posargs)
+    with session.chdir("emulator"):
+        _emulated(session, *PARALLEL, *session.posargs)
+
+
+def _pytest(session: nox.Session, *arguments: str) -> None:
+    session.run(sys.executable, "-m", "pytest", *arguments, env=PROCESSES, external=True)
+
+
+def _drill(session: nox.Session, name: str, *arguments: str) -> None:
+    session.run(sys.executable, "-m", f"drills.{name}", *arguments, env=KEPT, external=True)
+
+
+def _emulated(session: nox.Session, *arguments: str) -> None:
+    emulator = ("ascend-emulator", "run", "--devices", "2", "--")
+    session.run(*emulator, "python", "-m", "pytest", *arguments, env=PROCESSES)
+
+
+def _install_torch_npu(session: nox.Session) -> None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         session.skip("torch_npu exists for Linux on x86-64 and aarch64 only")
     if shutil.which("g++") is None and shutil.which("clang++") is None:
@@ -79,15 +138,6 @@ def npu(session: nox.Session) -> None:
             f"pip gave a CUDA build of torch {TORCH_NPU}, beside which torch_npu aborts. Let it see "
             f"PyTorch's CPU wheels too, which it prefers: PIP_EXTRA_INDEX_URL={CPU_WHEELS}"
         )
-    emulated = ["ascend-emulator", "run", "--devices", "2", "--", "python", "-m", "pytest"]
-    parallel = ["-n", "auto", "--dist", "worksteal"]
-    if session.posargs:
-        session.run(*emulated, *session.posargs, env=PROCESSES)
-        return
-    session.run(*emulated, *parallel, "tests/npu", env=PROCESSES)
-    session.run(*emulated, *parallel, "tests/parity", "--device", "npu", env=PROCESSES)
-    with session.chdir("emulator"):
-        session.run(*emulated, *parallel, env=PROCESSES)
 
 
 def _cpu_build(session: nox.Session) -> list[str]:

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+SLOW_SECONDS = 20
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +43,31 @@ def pytest_configure(config: pytest.Config) -> None:
         select_runtime(name)
     except DeviceError as error:
         raise pytest.UsageError(str(error)) from None
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out ``tests/npu`` where it could only skip; naming it on the command line still collects it."""
+    from ascend_emulator.build import LIBRARIES
+
+    off_emulator = not os.environ.get(LIBRARIES)
+    return True if off_emulator and collection_path == REPOSITORY / "tests" / "npu" else None
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List tests above ``SLOW_SECONDS`` that lack the marker ``slow``."""
+    unmarked = sorted(
+        (report.duration, report.nodeid)
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if isinstance(report, pytest.TestReport)
+        and report.when == "call"
+        and report.duration > SLOW_SECONDS
+        and not {"slow", "campaign", "interop"} & set(report.keywords)
+    )
+    if unmarked:
+        terminalreporter.section(f"tests above {SLOW_SECONDS} s without the marker slow")
+        for duration, name in reversed(unmarked):
+            terminalreporter.write_line(f"{duration:.0f} s  {name}")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The wheel, installed with its dependencies in an empty environment outside the checkout, works."""
+"""The wheel holds what it should and works outside the checkout, with and without our environment."""
 
 from __future__ import annotations
 
@@ -40,19 +40,36 @@ def test_wheel_holds_three_packages_and_nothing_else(wheel: Path) -> None:
         assert f"{package}/py.typed" in names
 
 
-@pytest.mark.slow
+PROGRAM = (
+    "import torch, shufflenet_fn as s\n"
+    "config = s.get_config('x0_5', num_classes=10)\n"
+    "variables = s.init(config, torch.Generator().manual_seed(0))\n"
+    "print(s.__file__, *s.apply(config, variables, torch.zeros(1, 3, 32, 32))[0].shape)"
+)
+
+
+def test_wheel_works_beside_our_dependencies(wheel: Path, tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    install = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-compile")
+    run(*install, "--target", site, wheel, cwd=tmp_path)
+    # Ahead of the environment's own packages, among which is the editable installation.
+    path = f"import sys; sys.path.insert(0, {str(site)!r})\n"
+    out = run(sys.executable, "-W", "ignore", "-c", path + PROGRAM, cwd=tmp_path).split()
+    assert str(site) in out[0] and out[1:] == ["1", "10"]
+    main = (
+        path
+        + "sys.argv = ['shufflenet-fn', '--help']\nfrom shufflenet_fn_cli.main import main\nmain()"
+    )
+    assert "train" in run(sys.executable, "-c", main, cwd=tmp_path)
+
+
+@pytest.mark.campaign
 def test_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
     run(sys.executable, "-m", "venv", tmp_path / "venv", cwd=tmp_path)
     bin_dir = tmp_path / "venv" / "bin"
     run(bin_dir / "pip", "install", "--quiet", "--no-compile", wheel, cwd=tmp_path)
     assert "train" in run(bin_dir / "shufflenet-fn", "--help", cwd=tmp_path)
-    program = (
-        "import torch, shufflenet_fn as s\n"
-        "config = s.get_config('x0_5', num_classes=10)\n"
-        "variables = s.init(config, torch.Generator().manual_seed(0))\n"
-        "print(s.__file__, *s.apply(config, variables, torch.zeros(1, 3, 32, 32))[0].shape)"
-    )
-    out = run(bin_dir / "python", "-W", "ignore", "-c", program, cwd=tmp_path).split()
+    out = run(bin_dir / "python", "-W", "ignore", "-c", PROGRAM, cwd=tmp_path).split()
     assert str(tmp_path) in out[0] and out[1:] == ["1", "10"]
     trained = run(
         *(bin_dir / "shufflenet-fn", "train", "--preset", "demo", "--device", "cpu"),

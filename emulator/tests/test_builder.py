@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -33,7 +34,7 @@ def build_beside(tmp_path: Path) -> Command:
         done = subprocess.run(
             [sys.executable, "-m", "ascend_emulator.main", "build"],
             env={
-                "PYTHONPATH": str(packages),
+                "PYTHONPATH": os.pathsep.join((str(packages), str(REPOSITORY))),
                 "PATH": "/usr/bin:/bin",
                 "HOME": str(tmp_path),
                 **env,

@@ -158,7 +158,7 @@ def _emulated() -> str | None:
     """The folder of the emulated libascendcl.so, if that is what was loaded."""
     for line in _read(Path("/proc/self/maps")).splitlines():
         path = Path(line.rpartition(" ")[2])
-        if path.name.startswith("libascendcl.so") and "shufflenet-fn" in path.parts:
+        if path.name.startswith("libascendcl.so") and "ascend-emulator" in path.parts:
             return str(path.parent)
     return None
 

@@ -222,6 +222,7 @@ def test_forward_and_second_derivatives_are_the_references(backend: Backend[Any]
     assert_close_to_scale(hessian, expected_hessian, 1e-9)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("compiler", ["eager", "aot_eager"])
 @orders
 def test_compile_without_a_graph_break(compiler: str, backend: Backend[Any]) -> None:

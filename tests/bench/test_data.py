@@ -114,6 +114,7 @@ SHORT = ("--turn-seconds", 0.01, "--workers", 1)
 OURS = {"files", "packed JPEG 256", "packed raw 256"}
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
     process: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

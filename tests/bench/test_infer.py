@@ -42,7 +42,7 @@ def logits(name: str, precision: str = "fp32") -> Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", [*EAGER, ONNX])
+@pytest.mark.parametrize("name", [*EAGER, pytest.param(ONNX, marks=pytest.mark.interop)])
 def test_contenders_compute_the_same(name: str) -> None:
     if name == ONNX and onnx_is_missing():
         pytest.skip(str(onnx_is_missing()))
@@ -57,7 +57,7 @@ def test_contenders_compute_in_half_precision_where_asked(name: str) -> None:
     assert (rounded - exact).abs().max() < 0.1 * exact.abs().max()
 
 
-@pytest.mark.slow
+@pytest.mark.interop
 def test_a_compiled_contender_computes_the_same() -> None:
     name = "torchvision channels_last folded compiled"
     torch.testing.assert_close(logits(name), logits(OURS), rtol=1e-3, atol=1e-5)
@@ -85,10 +85,11 @@ def test_statistics_are_not_those_of_a_fresh_network() -> None:
         assert not torch.equal(leaf, torch.ones_like(leaf)), path
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
-    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = process(*ARGUMENTS, "--batch-size", 2, "--threads", 1, "--json")
+    outcome = command(*ARGUMENTS, "--batch-size", 2, "--threads", 1, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert [(c["batch_size"], c["threads"]) for c in result["cases"]] == [(2, 1)]

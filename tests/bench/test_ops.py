@@ -193,10 +193,11 @@ ARGUMENTS = (
 )
 
 
+@pytest.mark.interop
 def test_one_json_object_and_its_table(
-    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = process(*ARGUMENTS, "--json")
+    outcome = command(*ARGUMENTS, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert result["baseline"] == TORCHVISION

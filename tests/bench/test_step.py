@@ -109,9 +109,9 @@ def test_compiled_steps_settle_before_they_are_measured() -> None:
 
 
 def test_one_json_object_and_its_table(
-    process: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+    command: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    outcome = process("bench", "step", "--arch", "x0_5", *TINY, "--json")
+    outcome = command("bench", "step", "--arch", "x0_5", *TINY, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert set(result["peers"]) == set(result["ratios"]) == set(EAGER)

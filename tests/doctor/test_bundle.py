@@ -74,7 +74,7 @@ def test_a_bundle_tells_no_names(process: Callable[..., Any], tmp_path: Path) ->
     assert "Epoch: [0][2/3]" in found["log.txt"] and "round 3/3" in found["log.txt"]
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_parts_that_crash_are_recorded(tmp_path: Path) -> None:
     bundle, said = made(tmp_path / "b.zip", "no_such_module_zaphod", 120.0)
     assert not bundle.report.ok

@@ -209,6 +209,7 @@ def test_gradcheck(path: tuple[str, ...], train: bool) -> None:
     assert torch.autograd.gradcheck(logits_of, leaves, fast_mode=True)
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
 @pytest.mark.parametrize("train", [False, True])
 def test_compile_without_a_graph_break(backend: str, train: bool) -> None:

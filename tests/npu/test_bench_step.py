@@ -49,7 +49,7 @@ def cli(npu: object, libraries: Path, tmp_path: Path) -> Cli:
     return run
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_kept_measurement_is_followed(
     cli: Cli, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ DOCTOR = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_a_bundle_of_an_emulated_chip(on_emulator: OnEmulator, tmp_path: Path) -> None:
     path = tmp_path / "b.zip"
     ran = on_emulator(

@@ -44,6 +44,7 @@ def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
     assert found["network"]["text"].startswith("HCCL takes ")
 
 
+@pytest.mark.campaign
 def test_a_910a_computes_in_float16(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "kernel", soc="Ascend910A")
     assert finding["status"] == "warning", finding
@@ -51,6 +52,7 @@ def test_a_910a_computes_in_float16(on_emulator: OnEmulator) -> None:
     assert "--precision O2" in finding["fix"] and "list no convolution" in finding["fix"]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("devices", "words"),
     [(("--devices", "3"), "1, 2, 4 or 8"), (("--device-list", "0,1,4,5"), "0-3 or all in 4-7")],
@@ -64,6 +66,7 @@ def test_a_910a_joins_groups_only(
     assert words in ran.err and "Traceback" not in ran.err
 
 
+@pytest.mark.campaign
 def test_float32_on_a_910a_is_warned_of(
     on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -93,11 +96,13 @@ def stage(
     return finding
 
 
+@pytest.mark.campaign
 def test_one_device_has_nobody_to_talk_to(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", devices=1)
     assert finding["status"] == "skipped" and "one" in finding["text"]
 
 
+@pytest.mark.campaign
 def test_an_operator_that_fails(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "kernel", faults="op:aclnnConvolution@1")
     assert finding["status"] == "failed" and finding["fix"]
@@ -109,11 +114,13 @@ def test_a_rank_that_dies_in_a_collective(on_emulator: OnEmulator) -> None:
     assert "rank 1 was killed by SIGKILL" in json.dumps(finding)
 
 
+@pytest.mark.campaign
 def test_a_rank_that_hangs_in_a_collective(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", timeout=15, faults="hccl:hang@1#1")
     assert finding["status"] == "failed" and "hung" in finding["text"]
 
 
+@pytest.mark.campaign
 def test_without_cann(on_emulator: OnEmulator) -> None:
     code, found = examined(on_emulator, environ=NOWHERE)
     assert code == 1

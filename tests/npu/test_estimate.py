@@ -13,6 +13,7 @@ from benchmarks.launch_counts.worker import Case
 from shufflenet_fn.run.backend_choice import WORK, Work
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("name", ["gather", "npu"])
 def test_work_is_what_the_model_gives(libraries: Path, npu: Any, name: str) -> None:
     small, large = (

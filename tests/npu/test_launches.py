@@ -47,6 +47,7 @@ def test_no_call_is_for_the_order_of_weights(fp32: dict[str, StepCounts]) -> Non
     assert "aclnnIndexSelect" not in fp32["npu"].operators
 
 
+@pytest.mark.campaign
 def test_bytes_lie_on_a_line(libraries: Path, fp32: dict[str, StepCounts]) -> None:
     small = counted(libraries, Case("gather", "fp32", 2, 64))
     between = counted(libraries, Case("gather", "fp32", 3, 64))
@@ -55,6 +56,7 @@ def test_bytes_lie_on_a_line(libraries: Path, fp32: dict[str, StepCounts]) -> No
         at_batch_size(small, fp32[PEER], (2, 4), 64)
 
 
+@pytest.mark.campaign
 def test_launches_of_o2_on_two_cards(libraries: Path, npu: Any) -> None:
     peer, ours = (counted(libraries, Case(name, "O2", 4, 64), 2) for name in (PEER, "gather"))
     assert ours.calls <= 0.65 * peer.calls

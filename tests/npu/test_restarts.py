@@ -42,7 +42,7 @@ def start(libraries: Path, faults: str, *arguments: object) -> subprocess.Popen[
     )
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_ranks_start_again_once_devices_are_free(libraries: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limits = ("--max-restarts", 1, "--batch-size", 8, "--max-steps", 12, "--print-freq", 1)

@@ -28,6 +28,7 @@ from tests.conftest import Outcome
 from tests.parity.tolerance import APART, DEEP, TOLERANCE
 
 CLI = (sys.executable, "-m", "shufflenet_fn_cli.main")
+EMULATOR = (sys.executable, "-m", "ascend_emulator.main")
 SMALL = ("--arch", "x0_5", "--image-size", 64, "--precision", "O0", "--print-freq", 1)
 Train = Callable[..., Outcome]
 
@@ -118,9 +119,10 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
         (("--devices", 1, "--batch-size", 24), ("--devices", 1, "--batch-size", 24)),
         (("--devices", 2, "--batch-size", 24), ("--devices", 2, "--batch-size", 24)),
         # Eight parts of one batch, one after the other, in place of eight processes.
-        (
+        pytest.param(
             ("--devices", 8, "--batch-size", 24),
             ("--devices", 1, "--batch-size", 3, "--accumulate", 8),
+            marks=pytest.mark.campaign,
         ),
     ],
     ids=["1", "2", "8"],
@@ -191,14 +193,14 @@ def shortfalls(runs: Path, before: dict[str, Tensor]) -> dict[str, float]:
 
 
 def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -> None:
-    """As a user would type it: ``emulator run`` before the command."""
+    """As a user would type it: ``ascend-emulator run`` before the command."""
     run = tmp_path / "run"
-    subprocess.run([*CLI, "emulator", "build"], check=True, capture_output=True)
+    subprocess.run([*EMULATOR, "build"], check=True, capture_output=True)
     began = time.monotonic()
     outcome = train(
         *(*SMALL, "--device", "npu", "--devices", 2, "--batch-size", 8, "--epochs", 4),
         *("--run-dir", run),
-        before=(*CLI, "emulator", "run", "--devices", "2", "--faults", "hccl:kill@10#1", "--"),
+        before=(*EMULATOR, "run", "--devices", "2", "--faults", "hccl:kill@10#1", "--"),
     )
     # Far below HCCL's time-out, which is 544 s here: it was noticed, not waited for.
     assert time.monotonic() - began < 200.0
@@ -209,6 +211,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -
     assert losses(run), "it had begun to train"
 
 
+@pytest.mark.campaign
 def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_path: Path) -> None:
     outcome = train(
         *(*SMALL, "--device", "npu", "--devices", 2, "--batch-size", 8, "--epochs", 1),
@@ -229,6 +232,7 @@ def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_pat
     assert "Traceback" in log and "EI0002" in log
 
 
+@pytest.mark.campaign
 def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
     """Two launchers, as on two machines; that both are one machine shows only in the devices' numbers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -247,7 +251,7 @@ def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "results.md").read_text().count("| 2p-NPU |") == 1
 
 
-@pytest.mark.slow
+@pytest.mark.campaign
 def test_the_originals_options_for_eight_devices_run_to_the_end(
     train: Train, images: Path, tmp_path: Path
 ) -> None:

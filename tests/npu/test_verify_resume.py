@@ -8,9 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ascend_emulator.environment import Machine, variables
 
 
+@pytest.mark.campaign
 def test_a_killed_run_resumes_to_the_same_bytes(
     npu: object, libraries: Path, tmp_path: Path
 ) -> None:

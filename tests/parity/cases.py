@@ -34,6 +34,11 @@ class Case(NamedTuple):
     run: Callable[[Backend[Any], Inputs], Outputs]
     inputs: Callable[[int], Inputs]
 
+    @property
+    def shuffles(self) -> bool:
+        """Whether the case shuffles channels."""
+        return self.name.startswith(("shuffle", "basic", "down", "stage", "conv5"))
+
 
 def lift(b: Backend[Any], x: Tensor) -> Any:
     """A tensor as the backend's feature map, by the primitive that takes one and can leave it as it is."""

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from shufflenet_fn_backends.registry import get_backend
-from tests.parity.backends import ROWS, Row
+from tests.parity.backends import Row, rows
 from tests.parity.cases import SMALL, Case
 from tests.parity.support import autograd, loss_of, parted, prepared, tangents
 from tests.parity.test_transforms import detached
@@ -63,13 +63,13 @@ WAYS = {
 }
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@rows
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        *(("shuffle, everything", way) for way in WAYS),
-        ("stage", "compile"),
         ("stage", "compile(grad)"),
+        pytest.param("stage", "compile", marks=pytest.mark.campaign),
+        *(pytest.param("shuffle, everything", way, marks=pytest.mark.campaign) for way in WAYS),
     ],
 )
 def test_one_graph(name: str, way: str, row: Row, device: torch.device) -> None:

@@ -24,12 +24,10 @@ from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, examples, generator, tiny_variables
-from tests.parity.backends import ROWS, Row
+from tests.parity.backends import Row, rows
 from tests.parity.cases import HALVES
 from tests.parity.support import LAYOUTS
 from tests.parity.tolerance import DEEP, assert_as_accurate, assert_near, tolerance
-
-rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
 class Pass(NamedTuple):

@@ -12,7 +12,7 @@ from torch import Tensor
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_unflatten
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import unchanged
-from tests.parity.backends import ROWS, Row
+from tests.parity.backends import Row, cases_and_rows
 from tests.parity.cases import CASES, SMALL, Case, Inputs, Outputs
 from tests.parity.support import LAYOUTS, autograd, differentiable, parted, prepared
 from tests.parity.tolerance import WIDE, assert_as_accurate, assert_near, tolerance
@@ -21,7 +21,6 @@ from tests.parity.tolerance import WIDE, assert_as_accurate, assert_near, tolera
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-rows = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 
 
 class Expected(NamedTuple):
@@ -37,10 +36,9 @@ def expected(case: Case, device: torch.device, dtype: torch.dtype, layout: str) 
     return Expected(autograd(case, reference, inputs), autograd(case, reference, exact))
 
 
-@rows
+@cases_and_rows(CASES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_outputs_and_gradients(
     case: Case, layout: str, dtype: torch.dtype, row: Row, device: torch.device
 ) -> None:
@@ -58,8 +56,7 @@ def test_outputs_and_gradients(
             assert_as_accurate(actual[part], reference[part], truth[part], allowed)
 
 
-@rows
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
+@cases_and_rows(SMALL)
 def test_gradcheck(case: Case, row: Row, device: torch.device) -> None:
     tolerance(device, torch.float64)
     t, rest = parted(prepared(case.inputs(1), device, torch.float64, "NCHW"))

@@ -13,7 +13,7 @@ from torch.func import grad, jvp, vmap
 from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend
-from tests.parity.backends import ROWS, Row
+from tests.parity.backends import Row, cases_and_rows
 from tests.parity.cases import SMALL, Case, Inputs
 from tests.parity.support import (
     autograd,
@@ -126,14 +126,13 @@ def expected(name: str, case: Case, device: torch.device, dtype: torch.dtype, la
     return run(case, get_backend("reference"), three(case, device, dtype, layout))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+@cases_and_rows(SMALL)
 @pytest.mark.parametrize(
     ("dtype", "layout"),
     [(torch.float64, "NCHW"), (torch.float32, "channels_last")],
     ids=["float64", "float32 channels_last"],
 )
 @pytest.mark.parametrize("name", TRANSFORMS)
-@pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
 def test_transform(
     case: Case, name: str, dtype: torch.dtype, layout: str, row: Row, device: torch.device
 ) -> None:

@@ -51,7 +51,7 @@ from shufflenet_fn.run.step_clock import StepClock
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.uploading import Feed
 from shufflenet_fn.run.verdict import Verdict
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
@@ -80,7 +80,7 @@ class Training:
     """What the loop works with. ``state`` and ``best`` are replaced as it goes on.
 
     ``state`` is as steps take it fastest: in the channel order of ``backend``, which is physical where it
-    routes, and raveled on devices where launches are dear. ``plain_state`` is it as a tree.
+    routes, and flat on devices where launches are dear. ``plain_state`` is it as a tree.
     """
 
     job: Job
@@ -125,7 +125,7 @@ class Training:
 
     @property
     def plain_state(self) -> TrainState:
-        return unravel_state(self.state)
+        return unflatten_state(self.state)
 
     def take_unfinished(self) -> EpochSums:
         """What the epoch that the run was resumed in had come to; nothing for later ones."""
@@ -189,8 +189,8 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         reuse=device.type == "cpu" and not settings.compile,
     )
     state, computing = in_order_of(config, state, backend)
-    if runtime.launches_are_dear:
-        state = ravel_state(state)
+    if runtime.flat_state:
+        state = flatten_state(state)
     bad_images = functools.partial(
         bad_images_of,
         on_bad_image=settings.on_bad_image,

@@ -78,7 +78,7 @@ class Runtime:
         dist_backend: what ``init_process_group`` is given.
         memory_format: layout that activations and images are best kept in.
         shares: any number of processes can use the device at once, whatever ``device_count`` says.
-        launches_are_dear: whether launching an operator costs more than a small tensor's work, so that a
+        flat_state: whether launching an operator costs more than a small tensor's work, so that a
             training state is best kept in few flat tensors.
         device_count: how many devices of this kind a process can use here.
         chip: what the devices call themselves.
@@ -120,7 +120,7 @@ class Runtime:
     profiler: Profiling
     deterministic: Callable[[], tuple[str, ...]]
     shares: bool = False
-    launches_are_dear: bool = False
+    flat_state: bool = False
     prepare: Callable[[], tuple[str, ...]] = tuple
     tune: Callable[[], tuple[str, ...]] = tuple
     overflow: Callable[[], Overflow | None] = lambda: None

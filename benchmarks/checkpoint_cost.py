@@ -29,7 +29,7 @@ from drills.kills.images import make_images
 from drills.kills.launch import Launch, end_in_order_at_sigterm
 from drills.kills.points import Control
 from shufflenet_fn.bench.data import make_tree
-from shufflenet_fn.bench.turns import interval
+from shufflenet_fn.bench.rounds import interval
 from shufflenet_fn.run.directory import METRICS, environment
 
 EPOCH = 200

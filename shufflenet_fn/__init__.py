@@ -8,8 +8,8 @@
 >>> logits.shape
 torch.Size([2, 10])
 
-The names below are the public ones. They are imported on first use (PEP 562), so that importing the
-package, which the command line does, costs nothing.
+The public names are listed in ``__all__``. They are imported on first use (PEP 562), so that importing the
+package, as the command line does, is fast.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pytrees: the few operations that the library needs, over nested dicts and NamedTuples of tensors.
+"""Operations on pytrees: nested dicts and NamedTuples of tensors.
 
 The only module of this package that imports ``torch.utils._pytree``, which is private.
 
@@ -23,17 +23,21 @@ _FEW: Final = 4
 
 
 def tree_map(function: Callable[..., Any], tree: T, *rest: T) -> T:
-    """Apply ``function`` leaf by leaf. The trees must have one structure (``ValueError`` otherwise)."""
+    """Apply ``function`` to each leaf.
+
+    Raises:
+        ValueError: the trees differ in structure.
+    """
     return cast(T, pytree.tree_map(function, tree, *rest))
 
 
 def tree_leaves(tree: PyTree) -> list[Tensor]:
-    """The leaves in a fixed order: that of insertion for dicts, of the fields for NamedTuples."""
+    """Return the leaves in order: insertion order for dicts, field order for NamedTuples."""
     return pytree.tree_leaves(tree)
 
 
 def tree_unflatten(tree: T, leaves: list[Tensor]) -> T:
-    """A tree of the structure of ``tree`` with other leaves."""
+    """Return a tree with the structure of ``tree`` and the given leaves."""
     return cast(T, pytree.tree_unflatten(leaves, pytree.tree_structure(tree)))
 
 
@@ -85,7 +89,7 @@ def register_node(
     )
 
 
-def tree_lists(function: Callable[..., Any], tree: T, *rest: T) -> T:
+def tree_foreach(function: Callable[..., Any], tree: T, *rest: T) -> T:
     """Apply a function of whole leaf lists, such as a ``torch._foreach_*`` one: one call for the tree."""
     leaves = tree_leaves(tree)
     if not leaves:
@@ -94,18 +98,18 @@ def tree_lists(function: Callable[..., Any], tree: T, *rest: T) -> T:
 
 
 def tree_paths(tree: PyTree) -> Iterator[tuple[str, Tensor]]:
-    """Dotted path and leaf of every leaf: ``("stage2.0.branch1.dw.conv.weight", tensor)``."""
+    """Yield the dotted path and the value of each leaf: ``("stage2.0.branch1.dw.conv.weight", tensor)``."""
     for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
         yield ".".join(_key_name(key) for key in path), leaf
 
 
 def tree_cast(tree: T, dtype: torch.dtype) -> T:
-    """Floating-point leaves in ``dtype``, others as they are."""
+    """Cast floating-point leaves to ``dtype`` and leave others unchanged."""
     return tree_map(lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, tree)
 
 
 def tree_to(tree: T, device: torch.device) -> T:
-    """Every leaf on ``device``."""
+    """Move every leaf to ``device``."""
     return tree_map(lambda leaf: leaf.to(device), tree)
 
 
@@ -114,35 +118,34 @@ def tree_zeros_like(tree: T) -> T:
 
 
 def tree_select(condition: Tensor, if_true: T, if_false: T) -> T:
-    """``if_true`` where the 0-dim bool tensor ``condition`` holds, else ``if_false``; no host sync."""
+    """Return ``if_true`` if the 0-dim bool tensor ``condition`` holds, else ``if_false``. No host sync."""
     return tree_map(lambda a, b: torch.where(condition, a, b), if_true, if_false)
 
 
 def all_finite(tree: PyTree) -> Tensor:
-    """A 0-dim bool tensor: whether ``finite_if_all_are`` is finite."""
+    """Return a 0-dim bool tensor: whether ``finite_if_all_are(tree)`` is finite."""
     return torch.isfinite(finite_if_all_are(tree))
 
 
 def finite_if_all_are(tree: PyTree) -> Tensor:
-    """A 0-dim tensor that is finite if all elements are and NaN or infinite if any is not.
+    """Return a 0-dim tensor that is finite if all elements are, and NaN or infinite if any is not.
 
-    A sum, since those never leave one; elements so large that it overflows count as not finite. One pass
-    and few launches: where a launch costs something and there are many leaves, the sums are norms, which
-    torch has one kernel for.
+    It is a sum, since NaN and infinity persist in sums. Elements so large that the sum overflows count as not
+    finite. Many leaves on an accelerator are reduced by norms, for which torch has one fused kernel.
     """
     leaves = tree_leaves(tree)
     if leaves[0].device.type == "cpu" or len(leaves) <= _FEW:
-        sums = [leaf.sum(dtype=_wide(leaf.dtype)) for leaf in leaves]
+        sums = [leaf.sum(dtype=_sum_dtype(leaf.dtype)) for leaf in leaves]
         return functools.reduce(torch.add, sums) if len(sums) <= _FEW else torch.stack(sums).sum()
-    return torch.stack(torch._foreach_norm(leaves, 2, dtype=_wide(leaves[0].dtype))).sum()
+    return torch.stack(torch._foreach_norm(leaves, 2, dtype=_sum_dtype(leaves[0].dtype))).sum()
 
 
-def _wide(dtype: torch.dtype) -> torch.dtype:
+def _sum_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype is torch.float16 else dtype
 
 
 def global_norm(tree: PyTree) -> Tensor:
-    """The Euclidean norm of all leaves together, a 0-dim tensor."""
+    """Return the Euclidean norm of all leaves together, a 0-dim tensor."""
     norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(tree_leaves(tree), 2)))
     return norm
 

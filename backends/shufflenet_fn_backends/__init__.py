@@ -1,1 +1,1 @@
-"""Primitives per backend and device runtimes of shufflenet-fn."""
+"""Backends (implementations of the network's primitives) and device runtimes of shufflenet-fn."""

@@ -1,10 +1,9 @@
-"""Training-mode batch norm whose derivatives are right on every device.
+"""Training-mode batch norm with correct derivatives on every device.
 
-PyTorch's rules for forward mode, for second derivatives and for batched backward passes of
-``native_batch_norm`` read its third result as the inverse standard deviation. Where a chip returns the
-variance (``third_result``), they are silently wrong. There, the kernels are used for what they are right
-for, the value and the first derivative, and everything else goes through a composition of elementary
-operations.
+PyTorch's rules for forward mode, second derivatives and batched backward passes of ``native_batch_norm``
+assume that its third result is the inverse standard deviation. On a chip that returns the variance
+(``third_result``) they are silently wrong. On such a chip, the kernels compute only the value and the first
+derivative, which are correct. All other derivatives use a composition of elementary operations.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
 
     Args:
         x: (N, C, H, W), floating point.
-        weight, bias: (C,), at least float32.
+        weight: (C,), at least float32.
+        bias: as ``weight``.
         eps: added to the variance.
 
     Returns:
-        The output in the dtype of ``x``, the mean (C,), and what the device's kernel saves beside it (C,):
-        ``third_result(x.device)`` says what that is.
+        The output in the dtype of ``x``, the mean (C,), and the third result of the device's kernel (C,),
+        whose kind is ``third_result(x.device)``.
     """
     if third_result(x.device) == "invstd":
         return torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
@@ -41,7 +41,7 @@ def normalize(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tens
 
 
 def composed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return output, mean and biased variance by operations that every transform goes through."""
+    """Return output, mean and biased variance, from operations that support every transform."""
     mean, centred, var = _statistics(x, weight.dtype)
     y = centred * (var + eps).rsqrt() * _per_channel(weight) + _per_channel(bias)
     return y.to(x.dtype), mean.flatten(), var.flatten()
@@ -53,17 +53,17 @@ def composed_backward(
     """Return the gradients of ``x``, ``weight`` and ``bias``: Ioffe and Szegedy, 2015, section 3."""
     _, centred, var = _statistics(x, weight.dtype)
     invstd = (var + eps).rsqrt()
-    normed, wide = centred * invstd, dy.to(weight.dtype)
-    dbias = wide.sum(_DIMS)
-    dweight = (wide * normed).sum(_DIMS)
-    dnormed = wide * _per_channel(weight)
+    normed, dy = centred * invstd, dy.to(weight.dtype)
+    dbias = dy.sum(_DIMS)
+    dweight = (dy * normed).sum(_DIMS)
+    dnormed = dy * _per_channel(weight)
     along = (dnormed * normed).mean(_DIMS, keepdim=True)
     dx = invstd * (dnormed - dnormed.mean(_DIMS, keepdim=True) - normed * along)
     return dx.to(x.dtype), dweight, dbias
 
 
 class _BatchNorm(torch.autograd.Function):
-    """The kernel forward; backward the kernel, or the composition where the kernel's rules would be used."""
+    """The forward kernel, and the backward kernel or the composition where PyTorch's rules would be used."""
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Any:
@@ -74,7 +74,9 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, _, eps = inputs
         _, mean, var = output
         ctx.mark_non_differentiable(mean, var)
-        ctx.set_materialize_grads(False)  # zeros for both statistics would be two kernels a layer
+        ctx.set_materialize_grads(
+            False
+        )  # zeros for both statistics would cost two kernels per layer
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
 
@@ -91,7 +93,7 @@ class _BatchNorm(torch.autograd.Function):
 
 
 class _BatchNormBackward(torch.autograd.Function):
-    """The backward kernel; its own derivative is that of the composition."""
+    """The backward kernel, with the derivative of the composition."""
 
     @staticmethod
     def forward(
@@ -118,9 +120,9 @@ class _BatchNormBackward(torch.autograd.Function):
 
 
 def _statistics(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
-    wide = x.to(dtype)
-    mean = wide.mean(_DIMS, keepdim=True)
-    centred = wide - mean
+    x = x.to(dtype)
+    mean = x.mean(_DIMS, keepdim=True)
+    centred = x - mean
     return mean, centred, centred.square().mean(_DIMS, keepdim=True)
 
 
@@ -129,10 +131,10 @@ def _per_channel(parameter: Tensor) -> Tensor:
 
 
 def third_result(device: torch.device) -> ThirdResult:
-    """Return what the third result is on ``device``; on an NPU it is measured once (``batch_norm_probe``).
+    """Return the kind of the third result on ``device``. On an NPU it is measured (``batch_norm_probe``).
 
     Raises:
-        DeviceError: it is neither; the message has the numbers.
+        DeviceError: the result is of neither kind; the message has the numbers.
     """
     if device.type != "npu":
         return "invstd"

@@ -1,12 +1,12 @@
-"""Measure what a chip's batch norm returns as its third result.
+"""Measurement of the third result of a chip's batch norm.
 
 PyTorch's own kernels return the inverse standard deviation. On Ascend chips before the 950 class,
 aclnnBatchNorm returns the biased variance, and aclnnBatchNormBackward takes it (ops-nn@9.1.0,
 norm/batch_norm_v3/docs/aclnnBatchNorm.md, "saveInvstd"; op_kernel/batch_norm_v3_welford.h stores
-``finalVar``); torch_npu hands it on as it is (op-plugin@517f2e7d, config/op_plugin_functions.yaml).
-So it is found out on the chip, once per device.
+``finalVar``); torch_npu returns it unchanged (op-plugin@517f2e7d, config/op_plugin_functions.yaml).
+So it is measured on the chip, once per device.
 
-Only to be imported for an NPU: marking a constant for torch.compile loads the compiler, which takes a second.
+Import this module for an NPU only: to mark a constant for torch.compile loads the compiler, which takes 1 s.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from shufflenet_fn_backends.support.errors import DeviceError
 from shufflenet_fn_backends.transforms import outside_transforms
 
 CHANNELS: Final = (1, 63, 64)
-"""From 64 channels on, CANN computes with another kernel (aclnn_batch_norm.cpp, ``isBNV3Supported``)."""
+"""CANN uses another kernel from 64 channels (aclnn_batch_norm.cpp, ``isBNV3Supported``)."""
 
 _EPS: Final = 0.25
 _TOLERANCE: Final = 0.01
 
 
 class Probe(NamedTuple):
-    """One batch norm of known variances: what it returned for one channel, and what it may return."""
+    """A batch norm with known variances: its result for one channel, and the results that are allowed."""
 
     channels: int
     returned: float
@@ -44,7 +44,7 @@ class Probe(NamedTuple):
 def measured(device: torch.device) -> ThirdResult:
     index: int | None = device.index
     if index is None:
-        # The measurement runs in a thread of its own, whose current device is number 0.
+        # The measurement runs in a new thread, whose current device is 0.
         device = torch.device(device.type, torch.get_device_module(device).current_device())
     return decide(probe(device), str(device))
 
@@ -53,7 +53,7 @@ def decide(probes: list[Probe], where: str) -> ThirdResult:
     """Return the kind that all ``probes`` agree on.
 
     Raises:
-        DeviceError: they do not agree, or a result is neither.
+        DeviceError: they do not agree, or a result is of neither kind.
     """
     kinds = {found.kind for found in probes}
     if len(kinds) == 1:
@@ -79,7 +79,8 @@ def probe(device: torch.device) -> list[Probe]:
 
 
 def _probe(channels: int, device: torch.device) -> Probe:
-    # Mean 0 and variance 5 s² in the channel with scale s; variance and inverse deviation differ in all.
+    # A channel with scale s has mean 0 and variance 5 s². Variance and inverse deviation differ in every
+    # channel.
     pattern = torch.tensor([-1.0, 1.0, -3.0, 3.0]).reshape(4, 1, 1, 1)
     scale = torch.linspace(1.0, 2.0, channels)
     var = 5.0 * scale.square()

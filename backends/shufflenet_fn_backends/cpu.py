@@ -1,22 +1,22 @@
-"""The CPU's device map: which operator carries out each primitive.
+"""Backend ``cpu``: each primitive on the CPU, mostly by fused C++ kernels.
 
 =================  ==========================================================================================
 primitive          on the CPU
 =================  ==========================================================================================
-conv2d 1x1         C++: reads the parts where they lie, applies their pending batch norm and ReLU on the way
-                   into the cache, multiplies, and gathers the moments of the result
+conv2d 1x1         C++: reads the parts in place, applies their pending batch norm and ReLU while it loads
+                   them, multiplies, and computes the moments of the result
 conv2d depthwise   C++: the same, plane by plane
-conv2d 3x3, s2     C++: patches of the images, then a product (the stem)
-batch_norm         its coefficients only: moments came with the convolution, the next reader applies it
-max_pool2d         C++: applies the pending normalisation on the way in
+conv2d 3x3, s2     C++: patches of the images, then a matrix product (the stem)
+batch_norm         computes coefficients from the convolution's moments; the next reader applies them
+max_pool2d         C++: applies the pending normalisation to its input
 channel_split      bookkeeping (``routing``)
 channel_shuffle    bookkeeping
 to_tensor          C++: applies the pending normalisation
 anything else      torch's operators on the materialised feature map (other kernels, float16, float64)
 =================  ==========================================================================================
 
-A step keeps one tensor per convolution, its raw result, where torch keeps that and the normalised one.
-Derivatives: first ones in reverse mode, and ``vmap`` around them (``fused.autograd``).
+A step keeps one tensor per convolution, its raw result. (torch keeps the normalised result as well.)
+Supported derivatives: first derivatives in reverse mode, and ``vmap`` around them (``fused.autograd``).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def to_tensor(x: FeatureMap | Tensor) -> Tensor:
 
 
 class _Ordered(NamedTuple):
-    """The primitives that parameters and moments enter, for either order of those."""
+    """The primitives that take parameters or return moments, for either channel order."""
 
     physical: bool
 
@@ -133,7 +133,7 @@ class _Ordered(NamedTuple):
                 )
                 parts.append(Part(y))
                 means.append(moments.mean)
-                invstds.append(moments.saved)  # on the CPU the inverse deviation
+                invstds.append(moments.saved)  # on the CPU, the inverse standard deviation
                 continue
             affine, invstd = call(Coefficients(eps), *part.moments, w.float(), b.float())
             parts.append(Part(part.z, affine, relu))
@@ -204,13 +204,13 @@ class _Ordered(NamedTuple):
         return FeatureMap((Part(y),), whole)
 
     def _cut(self, x: FeatureMap, parameter: Tensor) -> tuple[Tensor, ...]:
-        """A parameter (C, ...), part by part."""
+        """Split a parameter (C, ...) into the parts of ``x``."""
         if not self.physical:
             parameter = permuted(parameter, x.layout.order)
         return torch.split(parameter, list(x.layout.sizes)) if len(x.parts) > 1 else (parameter,)
 
     def _joined(self, x: FeatureMap, values: list[Tensor]) -> Tensor:
-        """The inverse of ``_cut``."""
+        """Concatenate values of the parts: the inverse of ``_cut``."""
         value = torch.cat(values) if len(values) > 1 else values[0]
         return value if self.physical else permuted(value, routing.inverse(x.layout.order))
 
@@ -220,7 +220,7 @@ def _feature_map(x: FeatureMap | Tensor) -> FeatureMap:
 
 
 def _side_by_side(x: FeatureMap) -> Tensor:
-    """The parts as one tensor, in physical order."""
+    """Return the parts as one tensor, in physical order."""
     tensors = [materialized(part) for part in x.parts]
     return torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
 

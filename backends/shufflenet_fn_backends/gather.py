@@ -1,13 +1,13 @@
-"""The shuffle as gathers, fused with the split that follows: the original's way to an NPU.
+"""Backend ``gather``: the shuffle as gathers, fused with the split that follows, as in the original for NPUs.
 
-On an NPU a transposed view has to be made contiguous and a chunk of channels copied, both slowly. Gathers
-with indices made once do shuffle and split in one pass: Ascend's tuning guide has the forward pass of batch
-size 512 on a 910 at 1100 ms with a gathered shuffle and a chunk, at 600 ms with a gather for each half, and
-the step of batch size 1024 at 1650 ms before and 1424 ms after the join was fused in. The operators are in
-``shuffle_split``.
+On an NPU, a transposed view must be made contiguous and a chunk of channels must be copied. Both are slow.
+Gathers with precomputed indices shuffle and split in one pass. Figures of Ascend's tuning guide on a 910: the
+forward pass with batch size 512 took 1100 ms with a gathered shuffle and a chunk, and 600 ms with a gather
+for each half; the step with batch size 1024 took 1650 ms before and 1424 ms after the concatenation was fused
+as well. The operators are in ``shuffle_split``.
 
-A feature map is a tensor or a ``Shuffled``: two halves whose shuffle is still to be done. What follows
-decides how: ``channel_split`` gathers two halves and no whole map exists; everything else gathers one.
+A feature map is a tensor or a ``Shuffled``: two halves whose shuffle is pending. ``channel_split`` gathers
+the two halves of the result and never builds the whole map. Every other reader gathers the whole map.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from shufflenet_fn_backends.shuffle_split import same_kind, shuffle, shuffle_spl
 class Shuffled:
     """The shuffle of ``x1`` and ``x2``, both (N, C/2, H, W), not yet computed.
 
-    A pytree node with both tensors as leaves. Every reader computes it anew: a result kept here would be
-    found by readers in another grad mode or ``torch.func`` transform, where it is of no use. Where one map
-    has two readers, the model says so by ``shared``.
+    A pytree node with both tensors as leaves. Every reader computes the shuffle again: a cached result would
+    be invalid in another grad mode or ``torch.func`` transform. The model calls ``shared`` on a map with two
+    readers.
     """
 
     x1: Tensor
@@ -121,7 +121,7 @@ def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
 
 
 def channel_shuffle(x1: FeatureMap, x2: FeatureMap) -> FeatureMap:
-    # Checked here and not only when it is computed, so that the error names the call at fault.
+    # Check here already, so that the traceback shows the faulty call.
     return Shuffled(*same_kind(to_tensor(x1), to_tensor(x2)))
 
 

@@ -1,4 +1,4 @@
-"""Names a user can type, kept where torch is not needed so that ``--help`` stays fast."""
+"""Names that a user can type. Does not import torch, so that ``--help`` stays fast."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ BACKEND_NAMES: Final = (
 )
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
 STATS_IN_STEP: Final = "+step"
-"""Behind a backend's name in measurements: the step updates the running statistics, not the kernels."""
+"""Suffix of a backend's name in measurements: the step updates the running statistics, not the kernels."""
 
 
 def suggestion(name: str, valid: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest valid name, or nothing when none is close."""
+    """Return `` (did you mean 'x'?)`` for the closest valid name, or an empty string if none is close."""
     close = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
     return f" (did you mean {close[0]!r}?)" if close else ""

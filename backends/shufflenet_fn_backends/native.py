@@ -1,8 +1,8 @@
-"""``reference`` with one operator for the shuffle: ``aten::channel_shuffle``.
+"""Backend ``native``: ``reference`` with one operator for the shuffle, ``aten::channel_shuffle``.
 
-torch_npu sends it to CANN's ChannelShuffle kernel, which replaces the transposed copy; the ``cat`` before
-it and the split after it remain. A feature map is a plain NCHW tensor. The operator has derivatives of
-any order in both modes, batching rules and a meta kernel, so nothing has to be wrapped (torch 2.13, 2.14).
+torch_npu maps it to CANN's ChannelShuffle kernel, which replaces the transposed copy. The ``cat`` before it
+and the split after it remain. A feature map is a plain NCHW tensor. The operator has derivatives of any order
+in both modes, batching rules and a meta kernel, so it needs no wrapper (torch 2.13, 2.14).
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def _drops_channels_last(device: torch.device) -> bool:
-    # The CPU's kernel keeps channels_last. CUDA's is a transpose to NCHW, and so is what a compiler sees on
-    # any device: every convolution after it would convert. The reference shuffles the NHWC view.
-    # (NPU tensors are never channels_last, but 1×1 maps look so: CANN's kernel must have them too.)
+    # The CPU kernel keeps channels_last. CUDA's, and the decomposition that compilers use on any device,
+    # return NCHW, so every later convolution would convert. The reference shuffles the NHWC view.
+    # NPU tensors are never channels_last, but 1×1 maps look so, and they must use CANN's kernel too.
     return device.type == "cuda" or torch.compiler.is_compiling()
 
 

@@ -1,4 +1,4 @@
-"""How each primitive runs on an Ascend NPU: channels are routed.
+"""Backend ``npu``: each primitive on an Ascend NPU. Channels are routed, as in ``routed``.
 
 | primitive | operators (torch) | kernels (CANN, through torch_npu) |
 | --- | --- | --- |
@@ -9,14 +9,13 @@
 | ``channel_shuffle``, ``channel_split`` | ``aten::split_with_sizes``, a view | none |
 | ``to_tensor`` behind a shuffle | ``aten::cat``, ``aten::index_select`` | Cat, IndexSelect (int32) |
 
-Against the original's gathers (backend ``gather``): routing moves fewer bytes and launches more kernels,
-since a part that is a view is copied before it is concatenated (``benchmarks/launches.py``; derived from
-CANN's sources). Which is faster on a chip was not measured; ``shufflenet-fn bench step --device npu`` does
-it.
+Compared with the original's gathers (backend ``gather``), routing moves fewer bytes but launches more
+kernels, because a part that is a view is copied before it is concatenated (``benchmarks/launches.py``;
+derived from CANN's sources). It has not been measured which is faster on a chip; ``shufflenet-fn bench step
+--device npu`` measures it.
 
-These are plain torch operators, so that the same backend runs, and is tested, on any device; nothing here
-imports torch_npu. What is set for a whole process (HF32 in convolutions, memory formats, compile mode) is
-the runtime's affair, in ``runtimes/npu/``.
+The backend uses plain torch operators and does not import torch_npu, so it runs and is tested on any device.
+Settings of the whole process (HF32 in convolutions, memory formats, compile mode) are in ``runtimes/npu/``.
 """
 
 from __future__ import annotations

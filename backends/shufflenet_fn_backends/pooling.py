@@ -1,4 +1,4 @@
-"""Max pooling that differentiates in every mode on every device."""
+"""Max pooling that supports every mode of differentiation on every device."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from shufflenet_fn_backends.transforms import several_reverse_passes
 
 
 def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
-    """The maximum of every window of (N, C, H, W), with its NaN if it has one.
+    """Compute the maximum of every window of (N, C, H, W). A window with a NaN gives NaN.
 
-    torch's own operator, except in one case. On NPUs its kernel notes where the maximum was in an int8 mask,
-    where torch's formulas for forward mode and for second derivatives expect indices: they fail in a gather.
-    There, and under ``torch.compile``, the maximum is taken by comparisons, which any transform can go
-    through. A second derivative by ``create_graph=True``, which nothing announces before, fails there still.
+    This is torch's operator, except in one case. On NPUs, the kernel stores the position of the maximum in an
+    int8 mask, but torch's formulas for forward mode and second derivatives expect indices, so they fail in a
+    gather. For these derivatives, and under ``torch.compile``, an NPU computes the maximum by comparisons,
+    which support every transform. A second derivative by ``create_graph=True`` cannot be detected in advance
+    and still fails on NPUs.
     """
     if x.device.type == "npu" and several_reverse_passes():
         return _by_comparing(x, kernel, stride, padding)
@@ -23,7 +24,7 @@ def max_pool2d(x: Tensor, *, kernel: int, stride: int, padding: int) -> Tensor:
 
 
 def _by_comparing(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
-    """The first of equal values is taken, and has the gradient: as the operator has it."""
+    """Compute the maximum by comparisons. The first of equal values gets the gradient, as in the operator."""
     padded = nnf.pad(x, (padding,) * 4, value=float("-inf"))
     height, width = ((size - kernel) // stride + 1 for size in padded.shape[2:])
     best: Tensor | None = None
@@ -32,7 +33,8 @@ def _by_comparing(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
             rows = slice(row, row + stride * (height - 1) + 1, stride)
             columns = slice(column, column + stride * (width - 1) + 1, stride)
             values = padded[:, :, rows, columns]
-            # (A comparison with NaN is false, so a NaN that was found stays; a later one is let in.)
+            # A comparison with NaN is false, so an earlier NaN stays, and `values != values` takes a later
+            # one.
             best = (
                 values
                 if best is None

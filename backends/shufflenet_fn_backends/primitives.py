@@ -1,16 +1,16 @@
-"""The interface between the model's text and a backend.
+"""The interface between the model and a backend.
 
-The model is written once, as in the paper (Ma et al., 2018, arXiv:1807.11164). What it computes with is
-a ``Backend``: a value holding a handful of functions over that backend's own representation of a
-feature map. Requirements on a backend:
+The model is written once, as in the paper (Ma et al., 2018, arXiv:1807.11164). It computes with a
+``Backend``: a set of functions over the backend's own representation of a feature map. Requirements on a
+backend:
 
-* every function is pure: no argument is mutated, no global is read or written, with one exception,
-  ``batch_norm_update_``, which a caller need not use;
-* ``conv2d`` and ``max_pool2d`` accept a plain NCHW tensor too, so that the stem can start from the images;
+* every function is pure: it modifies no argument, and reads and writes no global. The only exception is
+  ``batch_norm_update_``, which is optional;
+* ``conv2d`` and ``max_pool2d`` also accept a plain NCHW tensor, because the stem starts from images;
 * ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
 * parameters, batch moments and gradients are in logical (torchvision's) channel order. A backend whose
-  feature maps lie in another, physical order may have a twin, ``physical``, that takes and returns
-  parameters and moments in that order, so that a step need not permute them.
+  feature maps are in another, physical order may have a twin, ``physical``, that takes and returns parameters
+  and moments in that order, so that a step need not permute them.
 
 Shapes: N batch, C channels, H and W height and width; activations NCHW, weights OIHW.
 """
@@ -37,12 +37,11 @@ ThirdResult = Literal["invstd", "var"]
 class Moments:
     """The statistics of a training-mode batch norm.
 
-    ``mean`` and ``saved`` have shape (C,) and are float32 (float64 for float64 activations). ``saved`` is
-    what the device's kernel returns beside the mean, and ``kind`` says what that is: to convert it layer
-    by layer would cost an NPU two kernels a layer. ``count`` is N*H*W, the number of values per channel.
-    Both tensors are detached: running statistics carry no gradient. A pytree node with ``count`` and
-    ``kind`` as its static context, because ``torch.func`` admits nothing but tensors as leaves of an
-    auxiliary output.
+    ``mean`` and ``saved`` have shape (C,) and are float32 (float64 for float64 activations). ``saved`` is the
+    third result of the device's kernel, and ``kind`` is its kind. It is not converted here, because that
+    would cost an NPU two kernels per layer. ``count`` is N*H*W, the number of values per channel. Both
+    tensors are detached, since running statistics have no gradient. A pytree node with ``count`` and ``kind``
+    as its static context, because ``torch.func`` requires the leaves of an auxiliary output to be tensors.
     """
 
     mean: Tensor
@@ -68,7 +67,7 @@ class Conv2d(Protocol[F_contra, F_co]):
     def __call__(
         self, x: F_contra | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
     ) -> F_co:
-        """Bias-free convolution of NCHW ``x`` with OIHW ``weight``."""
+        """Convolve NCHW ``x`` with OIHW ``weight``, without bias."""
 
 
 class Conv2dBias(Protocol[F_contra, F_co]):
@@ -83,14 +82,14 @@ class Conv2dBias(Protocol[F_contra, F_co]):
         groups: int,
         relu: bool,
     ) -> F_co:
-        """Convolution with a bias per output channel, then ReLU if asked: a batch norm folded in."""
+        """Convolve, add a bias per output channel, then apply ReLU if ``relu``: a folded batch norm."""
 
 
 class BatchNormTrain(Protocol[F]):
     def __call__(
         self, x: F, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
     ) -> tuple[F, Moments]:
-        """Normalise with the batch's own moments, then ReLU if asked. Returns the moments too."""
+        """Normalise with the batch's own moments, then apply ReLU if ``relu``. Return the moments too."""
 
 
 class BatchNormUpdate(Protocol[F]):
@@ -108,8 +107,9 @@ class BatchNormUpdate(Protocol[F]):
     ) -> F:
         """Normalise as ``BatchNormTrain`` and update ``running_mean`` and ``running_var`` in place.
 
-        For a step that owns both buffers, outside transforms. On an NPU the kernel updates them anyway;
-        where none are given it has to fill two of its own, in the forward and in the backward pass.
+        The caller must own both buffers. Use it outside transforms only. On an NPU, the kernel always updates
+        running statistics: without these buffers it fills two of its own, in the forward and in the backward
+        pass.
         """
 
 
@@ -125,17 +125,17 @@ class BatchNormEval(Protocol[F]):
         eps: float,
         relu: bool,
     ) -> F:
-        """Normalise with the given running statistics, then ReLU if asked."""
+        """Normalise with the given running statistics, then apply ReLU if ``relu``."""
 
 
 class MaxPool2d(Protocol[F_contra, F_co]):
     def __call__(self, x: F_contra | Tensor, *, kernel: int, stride: int, padding: int) -> F_co:
-        """Spatial maximum."""
+        """Compute the maximum of every spatial window."""
 
 
 class ChannelSplit(Protocol[F]):
     def __call__(self, x: F) -> tuple[F, F]:
-        """First and second half of the channels (paper, section 3.2, "channel split")."""
+        """Return the first and the second half of the channels (paper, section 3.2, "channel split")."""
 
 
 class ChannelShuffle(Protocol[F]):
@@ -145,32 +145,32 @@ class ChannelShuffle(Protocol[F]):
 
 class Shared(Protocol[F]):
     def __call__(self, x: F) -> F:
-        """``x`` for several readers: what each of them would have to do to it is done once, here."""
+        """Prepare ``x`` for several readers: do the work once that each of them would have to do."""
 
 
 def as_it_is(x: F) -> F:
-    """``Shared`` where a reader has nothing to do before it reads."""
+    """Return ``x``: ``Shared`` of a backend whose readers need no preparation."""
     return x
 
 
 class ToTensor(Protocol[F_contra]):
     def __call__(self, x: F_contra) -> Tensor:
-        """The feature map as one NCHW tensor in logical channel order."""
+        """Return the feature map as one NCHW tensor in logical channel order."""
 
 
 class Program(Protocol):
-    """Records a folded forward pass once, to be run many times without going through Python.
+    """Records a folded forward pass, which then runs without Python code for each layer.
 
-    ``body(backend, x)`` is written with ``conv2d_bias``, ``max_pool2d``, ``channel_split`` and
-    ``channel_shuffle`` of the backend that it is given, and returns a feature map.
+    ``body(backend, x)`` uses ``conv2d_bias``, ``max_pool2d``, ``channel_split`` and ``channel_shuffle`` of
+    the given backend, and returns a feature map.
     """
 
     def __call__(
         self, body: Callable[[Backend[Any], Any], Any], images: Tensor
     ) -> Callable[[Tensor], Tensor]:
-        """A function from images of this shape and dtype to the spatial means (N, C) of the result.
+        """Return a function from images of this shape and dtype to the spatial means (N, C) of the result.
 
-        It does not differentiate.
+        The function is not differentiable.
         """
 
 
@@ -179,8 +179,8 @@ class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
 
     ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the twin
-    with parameters in physical channel order; ``None`` where that is the logical order, and for the twin
-    itself. ``batch_norm_update_`` is ``None`` where statistics would have to be permuted.
+    with parameters in physical channel order; it is ``None`` if that is the logical order, and for the twin
+    itself. ``batch_norm_update_`` is ``None`` if the statistics would have to be permuted.
     """
 
     name: str
@@ -199,7 +199,7 @@ class Backend(Generic[F]):
 
 
 def half_of_channels(x: Tensor) -> int:
-    """Half the number of channels of ``x`` (..., C, H, W).
+    """Return half the number of channels of ``x`` (..., C, H, W).
 
     Raises:
         ValueError: C is odd, or there are fewer than three dimensions.
@@ -212,7 +212,7 @@ def half_of_channels(x: Tensor) -> int:
 
 
 def check_equal_halves(x1: Tensor, x2: Tensor) -> None:
-    """That ``x1`` and ``x2`` can be the two halves of one map.
+    """Check that ``x1`` and ``x2`` can be the two halves of one map.
 
     Raises:
         ValueError: their shapes differ, or are not (..., C, H, W).

@@ -1,8 +1,8 @@
-"""The paper's operations, literally: the oracle that every other backend is held against.
+"""Backend ``reference``: the paper's operations. Every other backend is tested against it.
 
-A feature map is a plain NCHW tensor. Differentiable twice, in both modes, and usable under every
-``torch.func`` transform and ``torch.compile(fullgraph=True)``. (PyTorch's own rule for a third derivative of
-batch norm takes the saved statistics as constants, and is wrong.)
+A feature map is a plain NCHW tensor. The functions are twice differentiable in both modes, and work under
+every ``torch.func`` transform and ``torch.compile(fullgraph=True)``. A third derivative is wrong, because
+PyTorch's rule for batch norm treats the saved statistics as constants.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def conv2d_bias(
 def batch_norm_train(
     x: Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
 ) -> tuple[Tensor, Moments]:
-    # Running statistics are not passed: torch would update them in place (silently under `grad`, an
-    # error under `vmap`). The kernel returns the batch's own, so no second reduction is paid for them.
-    weight, bias = _wide(weight), _wide(bias)
+    # Do not pass running statistics: torch would update them in place (silently under `grad`, with an error
+    # under `vmap`). The kernel returns the batch's own statistics, so they need no second reduction.
+    weight, bias = _at_least_float32(weight), _at_least_float32(bias)
     y, mean, saved = normalize(x, weight, bias, eps)
     count = x.shape[0] * x.shape[2] * x.shape[3]
     return _relu(y, relu), Moments(mean.detach(), saved.detach(), count, third_result(x.device))
@@ -55,11 +55,11 @@ def batch_norm_update_(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    weight, bias = _wide(weight), _wide(bias)
+    weight, bias = _at_least_float32(weight), _at_least_float32(bias)
     if x.numel() == x.shape[1]:
-        # One value per channel has no unbiased variance: the kernels would make NaN of the running one.
+        # One value per channel has no unbiased variance: the kernels would set the running variance to NaN.
         y, mean, _ = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        # (By `data`: all buffers may be views of one, which autograd has saved for other layers.)
+        # Write through `data`: the buffers may be views of one tensor that autograd saved for other layers.
         running_mean.data.lerp_(mean.detach().to(running_mean.dtype), momentum)
         running_var.data.mul_(1.0 - momentum)
         return _relu(y, relu)
@@ -77,8 +77,8 @@ def batch_norm_eval(
     eps: float,
     relu: bool,
 ) -> Tensor:
-    y = nnf.batch_norm(x, mean, var, _wide(weight), _wide(bias), False, 0.0, eps)
-    return _relu(y, relu)
+    weight, bias = _at_least_float32(weight), _at_least_float32(bias)
+    return _relu(nnf.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), relu)
 
 
 def channel_split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,8 @@ def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
     x = torch.cat((x1, x2), dim=1)
     n, c, h, w = x.shape
     if x.stride(1) == 1:
-        # channels_last: the same shuffle on the NHWC view, or the result would come out as NCHW and
-        # every convolution after it would convert. (`is_contiguous(memory_format=...)` raises under vmap.)
+        # channels_last: shuffle the NHWC view, or the result would be NCHW and every later convolution
+        # would convert. (`is_contiguous(memory_format=...)` raises under vmap.)
         nhwc = x.permute(0, 2, 3, 1).reshape(n, h, w, 2, c // 2)
         return nhwc.transpose(3, 4).reshape(n, h, w, c).permute(0, 3, 1, 2)
     return x.reshape(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
@@ -103,15 +103,15 @@ def to_tensor(x: Tensor) -> Tensor:
     return x
 
 
-def _wide(parameter: Tensor) -> Tensor:
-    # Half activations go with float32 parameters and statistics, but half parameters (O3) would need half
-    # statistics on the CPU, and give them: too narrow for an average over many steps.
+def _at_least_float32(parameter: Tensor) -> Tensor:
+    # Half activations work with float32 parameters and statistics. Half parameters (O3) would require and
+    # return half statistics on the CPU, which are too imprecise for an average over many steps.
     return parameter.to(torch.promote_types(parameter.dtype, torch.float32))
 
 
 def _relu(x: Tensor, active: bool) -> Tensor:
-    # In place on a tensor made here and seen by nobody else: batch norm's backward needs its input, not
-    # its output, so one activation less is alive at the peak.
+    # In place is safe, because only this module holds the tensor. Batch norm's backward needs its input and
+    # not its output, so this saves an activation at the peak.
     return x.relu_() if active else x
 
 

@@ -1,4 +1,4 @@
-"""Which backend: an explicit name fails loudly, ``auto`` says what it chose and why."""
+"""Choice of the backend: an explicit name is used or refused; ``auto`` reports its choice and the reason."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 
 class Selection(NamedTuple):
-    """A backend and the reason why it was taken, for the run's log and manifest."""
+    """A backend and the reason for its choice, for the run's log and manifest."""
 
     backend: Backend[Any]
     reason: str
 
 
 def get_backend(name: str) -> Backend[Any]:
-    """The backend called ``name``.
+    """Return the backend called ``name``.
 
     Raises:
-        UsageError: there is none of that name; the message lists the valid ones.
-        DeviceError: it needs something that is not there.
+        UsageError: no backend has that name; the message lists the valid names.
+        DeviceError: a requirement of the backend is missing on this machine.
     """
     try:
         factory = _FACTORIES[name]
@@ -38,13 +38,13 @@ def get_backend(name: str) -> Backend[Any]:
 def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Selection:
     """Resolve ``name`` (``auto`` or an explicit name) for ``cpu``, ``cuda`` or ``npu``.
 
-    Where the device's own map needs something that is not there (the CPU's a C++ compiler), ``auto`` takes
-    ``routed`` and says why; an explicit name raises. The same where torch is to compile what is computed
-    (``compiled``).
+    If a requirement of the device's own backend is missing (a C++ compiler on the CPU), or if torch will
+    compile the computation (``compiled``) and the backend cannot be compiled, ``auto`` takes ``routed`` and
+    reports the reason. An explicit name raises.
 
     Raises:
-        UsageError: there is no such backend, or not for this device.
-        DeviceError: it needs something that is not there.
+        UsageError: there is no such backend, or it does not run on this device.
+        DeviceError: a requirement of the backend is missing on this machine.
     """
     if name == "cpu" != device_type:
         raise UsageError(
@@ -113,7 +113,7 @@ def _routed() -> Backend[Any]:
 def _cpu() -> Backend[Any]:
     from shufflenet_fn_backends.fused.library import kernels
 
-    kernels()  # built now, so that a missing compiler is told before anything else is done
+    kernels()  # build first, so that a missing compiler is reported before any other work
     from shufflenet_fn_backends.cpu import BACKEND
 
     return BACKEND

@@ -1,16 +1,17 @@
-"""No channel is moved to be split or shuffled: a feature map is parts and the order they are in.
+"""Backend ``routed``: split and shuffle move no channels. A feature map is a list of parts and their order.
 
-``channel_split`` cuts parts and ``channel_shuffle`` lists them; both only keep the book (``routing``). Who
-pays is the next 1x1 convolution: it concatenates the parts that it needs, which are half of the channels,
-and reads its weight's input axis in their order. Depthwise convolutions and batch norms work in whatever
-order their input is in, with their parameters in that order.
+``channel_split`` cuts parts and ``channel_shuffle`` lists them. Both only update integers (``routing``). The
+next 1x1 convolution does the remaining work: it concatenates the parts that it reads, which are half of the
+channels, and permutes the input axis of its weight to their order. Depthwise convolutions and batch norms
+work in the order of their input, with their parameters in that order.
 
-``BACKEND`` takes and returns parameters, moments and gradients in logical order and permutes them on the
-way. Its twin ``BACKEND.physical`` takes and returns them in physical order, so that nothing is permuted at
-all; ``shufflenet_fn.model.channel_order`` converts whole trees between the two.
+``BACKEND`` takes and returns parameters, moments and gradients in logical order, and permutes them in each
+call. Its twin ``BACKEND.physical`` takes and returns them in physical order and permutes nothing.
+``shufflenet_fn.model.channel_order`` converts whole trees between the two orders.
 
-Plain torch operations alone: differentiable any number of times in both modes, usable under every
-``torch.func`` transform and ``torch.compile(fullgraph=True)``, on every device and dtype.
+The backend uses plain torch operations only. It is differentiable any number of times in both modes, and
+works under every ``torch.func`` transform and ``torch.compile(fullgraph=True)``, on every device and in every
+dtype.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from shufflenet_fn_backends.routed_map import (
 
 
 def shared(x: Routed) -> Routed:
-    """``x`` in one part, for several readers that would each have to concatenate it."""
+    """Return ``x`` in one part, so that several readers need not each concatenate it."""
     if len(x.parts) == 1:
         return x
     return one_part(concatenated(x), x.layout.order)
@@ -187,11 +188,11 @@ def _is_depthwise(x: Routed, weight: Tensor, groups: int) -> bool:
 def _conv_operands(
     x: Routed | Tensor, weight: Tensor, groups: int
 ) -> tuple[Tensor, tuple[int, ...]]:
-    """The input as one tensor and the order that the output will be in."""
+    """Return the input as one tensor, and the channel order of the output."""
     x = routed(x)
     if groups == 1 or _is_depthwise(x, weight, groups):
         return concatenated(x), _output_order(x, weight, groups)
-    # Groups of several channels: which channel is in which group matters.
+    # With several channels per group, the groups depend on the order.
     return to_tensor(x), _output_order(x, weight, groups)
 
 

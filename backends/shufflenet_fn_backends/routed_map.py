@@ -1,4 +1,4 @@
-"""The feature map of ``routed``: parts, and the order that their channels are in. What is done to it."""
+"""The feature map of ``routed``: parts and the order of their channels, and operations on it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from shufflenet_fn_backends.routing import Layout
 from shufflenet_fn_backends.transforms import outside_transforms
 
 DEPTH: Final = 4
-"""Splits whose cuts are made at once. Cutting a tensor one split after the other would copy its gradient
-once for every cut; cutting it in all pieces at first would leave the convolutions many of a few channels."""
+"""Number of splits whose cuts are made in advance. To cut a tensor at every split would copy its gradient
+once per cut. To make all cuts at the first split would give the convolutions many parts of few channels."""
 
 _CHANNEL_AXIS: Final = 1
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -28,8 +28,8 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 class Routed:
     """A feature map: ``parts`` are (N, C_i, H, W), one after the other in the order of ``layout``.
 
-    A registered pytree node with the tensors as leaves and ``layout`` as static context, as ``torch.func``
-    and ``torch.compile`` need it.
+    A pytree node with the tensors as leaves and ``layout`` as static context, as ``torch.func`` and
+    ``torch.compile`` require.
     """
 
     parts: tuple[Tensor, ...]
@@ -44,16 +44,17 @@ pytree.register_pytree_node(
 
 
 class _Cuts(NamedTuple):
-    """Of each part: the pieces' sizes, and of each piece the half (0 or 1) that it goes to."""
+    """For each part, the sizes of its pieces, and for each piece the half (0 or 1) that it goes to."""
 
     parts: tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]
     layouts: tuple[Layout, Layout]
 
 
 def _constant(function: _Function) -> _Function:
-    # Dynamo would trace the bookkeeping integer by integer, and warns of the caches inside. It can take the
-    # result as a constant instead, but only if arguments are plain tuples and integers. This mark is all that
-    # torch.compiler.assume_constant_result does, after it has imported Dynamo: a second at every start.
+    # Dynamo would trace the bookkeeping integer by integer, and warn about the caches inside. With this mark
+    # it takes the result as a constant, if all arguments are plain tuples and integers. The mark is all that
+    # torch.compiler.assume_constant_result sets, but that imports Dynamo, which takes a second at every
+    # start.
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
 
@@ -80,7 +81,7 @@ def _is_natural(order: tuple[int, ...]) -> bool:
 
 @_constant
 def inverse_order(order: tuple[int, ...]) -> tuple[int, ...]:
-    """Where each logical channel lies."""
+    """Return the physical position of each logical channel."""
     return routing.inverse(order)
 
 
@@ -128,38 +129,38 @@ def to_tensor(x: Routed | Tensor) -> Tensor:
 
 
 def natural_order(channels: int) -> tuple[int, ...]:
-    """That of a map which a layer made."""
-    # (`index`, because Dynamo may have made the size a symbol.)
+    """Return the order of a layer's output."""
+    # Use `index`, because Dynamo may pass the size as a symbol.
     return _natural(operator.index(channels)).order
 
 
 def routed(x: Routed | Tensor) -> Routed:
-    """A plain tensor is a map in one part and logical order."""
+    """Return ``x`` as a feature map. A plain tensor becomes a map of one part in logical order."""
     if isinstance(x, Routed):
         return x
     return one_part(x, natural_order(x.shape[_CHANNEL_AXIS]))
 
 
 def one_part(tensor: Tensor, order: tuple[int, ...]) -> Routed:
-    """A map in one part."""
+    """Return a feature map of one part."""
     return Routed((tensor,), Layout((len(order),), order))
 
 
 def concatenated(x: Routed) -> Tensor:
-    """The channels in physical order. Copies unless there is one part."""
+    """Return all channels as one tensor in physical order. Copies unless there is only one part."""
     return x.parts[0] if len(x.parts) == 1 else torch.cat(x.parts, _CHANNEL_AXIS)
 
 
 def permuted(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
-    """``tensor`` with entry ``order[k]`` of ``axis`` at place k."""
+    """Return ``tensor`` with entry ``order[k]`` of ``axis`` at position k."""
     if _is_natural(order):
         return tensor
     return tensor.index_select(axis, index_constant(order, tensor.device))
 
 
 def index_constant(order: tuple[int, ...], device: torch.device) -> Tensor:
-    """``order`` as an integer tensor that is made once for each device: int64, int32 on an NPU."""
-    # An NPU gathers by int32 in its vector cores and falls back to its AI CPU for int64.
+    """Return ``order`` as an integer tensor (int64, or int32 on an NPU), cached for each device."""
+    # An NPU gathers with int32 indices on its vector cores, but with int64 indices on its slow AI CPU.
     dtype = torch.int32 if device.type == "npu" else torch.int64
     if torch.compiler.is_compiling():
         return torch.tensor(order, dtype=dtype, device=device)

@@ -1,19 +1,21 @@
-"""Which channel is where, when nothing is moved: the integer bookkeeping of split and shuffle.
+"""The channel bookkeeping of split and shuffle without data movement, in integers and tuples only.
 
-A feature map is kept as *parts*: tensors, or ranges of them, that earlier layers made. Its channels one
-after the other, part by part, are the *physical* ones; ``order`` says which *logical* channel (that of the
-paper and of torchvision) each of them is. Splitting and shuffling then only change which parts there are
-and what they are called. Integers and tuples alone: what a part is, is the caller's affair.
+A feature map is stored as *parts*: tensors, or ranges of tensors, that earlier layers computed. The channels
+of all parts in sequence are the *physical* channels. ``order`` gives the *logical* channel (that of the paper
+and of torchvision) of each. Split and shuffle only change the list of parts and the order. This module does
+not depend on the type of a part.
 
-Why halves consist of few ranges (ROUTING, point 2). Call a part *ascending* if its logical channels are:
+Halves consist of few ranges, for the following reason. Call a part *ascending* if its logical channels
+ascend:
 
-* what a layer makes is one part in logical order, so ascending;
+* the output of a layer is one part in logical order, so it is ascending;
 * ``interleave`` maps logical channel i to 2i or 2i + 1, so ascending parts stay ascending;
-* the first half is the logical channels below a bound. In an ascending part these are a prefix, and the
-  rest a suffix: each half takes at most one range of it, and ranges of an ascending part are ascending.
+* the first half consists of the logical channels below a bound. In an ascending part these are a prefix, and
+  the others a suffix. So each half takes at most one range of it, and ranges of an ascending part are
+  ascending.
 
-Every part that arises in the network is ascending. One that is not, say the output of a depthwise layer
-that saw a map of several parts, is cut as often as needed.
+A part that is not ascending is cut as often as needed, for example the output of a depthwise layer whose
+input has several parts.
 """
 
 from __future__ import annotations
@@ -22,14 +24,14 @@ from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
-# Of one network about 40 different arguments are seen; the bound is for those who build networks in a loop.
+# A network uses about 40 different arguments. The bound is for programs that build networks in a loop.
 _CACHED = 4096
 
 
 class Layout(NamedTuple):
-    """How a feature map lies.
+    """Channel layout of a feature map.
 
-    ``sizes``: channels of each part. ``order[k]``: the logical channel that physical channel k is; a
+    ``sizes``: number of channels of each part. ``order[k]``: logical channel of physical channel k; a
     permutation of ``range(sum(sizes))``.
     """
 
@@ -46,7 +48,7 @@ class Range(NamedTuple):
 
 
 class Half(NamedTuple):
-    """One result of ``split``: the ranges that are its parts, in this order, and how it lies then."""
+    """One result of ``split``: the ranges that are its parts, in order, and its layout."""
 
     ranges: tuple[Range, ...]
     layout: Layout
@@ -54,20 +56,20 @@ class Half(NamedTuple):
 
 @lru_cache(_CACHED)
 def natural(channels: int) -> Layout:
-    """One part in logical order: what a layer makes."""
+    """Return the layout of a layer's output: one part in logical order."""
     return Layout((channels,), tuple(range(channels)))
 
 
 @lru_cache(_CACHED)
 def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
-    """The first and the second half of the logical channels.
+    """Split the logical channels into the first and the second half.
 
     Args:
-        layout: of a feature map with an even number of channels.
-        depth: make the cuts of this many splits at once. With 1, an ascending part gives at most one range
-            to each half. With more, a part that has to be cut is cut at once where the splits that follow
-            will cut what is left of it, if an ``interleave`` with the first half in front comes between
-            them, as in the network.
+        layout: layout of a feature map with an even number of channels.
+        depth: number of splits whose cuts are made now. With 1, an ascending part gives at most one range to
+            each half. With more, a part that must be cut now is also cut where later splits will cut the
+            rest of it, on the assumption that an ``interleave`` with the first half in front precedes each
+            of them, as in the network.
 
     Returns:
         Both halves. Every channel of every part is in exactly one range of one half. Ranges are in the
@@ -80,16 +82,16 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
     if channels % 2:
         raise ValueError(f"{channels} channels cannot be split in halves")
     half = channels // 2
-    # After k more rounds of interleave and split, channel c of the first half has become c * 2^k.
+    # After k more interleaves and splits, channel c of the first half is channel c * 2^k.
     bounds = [-(-half >> k) for k in range(depth)]
     ranges: tuple[list[Range], list[Range]] = ([], [])
     orders: tuple[list[int], list[int]] = ([], [])
     for part, (begin, end) in enumerate(pairwise(accumulate(layout.sizes, initial=0))):
         logical = layout.order[begin:end]
-        # How many splits, from this one on, see the channel in the first half.
+        # The number of splits, including this one, that put the channel into the first half.
         stays = [sum(channel < bound for bound in bounds) for channel in logical]
         if 0 not in stays:
-            stays = [1] * len(stays)  # not cut now, so not cut in advance either
+            stays = [1] * len(stays)  # a part that is not cut now is not cut in advance
         start = 0
         for survives, run in groupby(stays):
             stop = start + len(tuple(run))
@@ -108,7 +110,7 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
 
 @lru_cache(_CACHED)
 def interleave(first: Layout, second: Layout) -> Layout:
-    """The parts of ``first`` and then of ``second``, shuffled with two groups.
+    """Return the layout of the parts of ``first``, then ``second``, shuffled with two groups.
 
     Logical channel 2i of the result is channel i of ``first``, and 2i + 1 is channel i of ``second``.
 
@@ -127,17 +129,17 @@ def interleave(first: Layout, second: Layout) -> Layout:
 
 
 def join(layout: Layout) -> Layout:
-    """The same channels in the same places, as one part."""
+    """Return the layout of the same channels in one part."""
     return Layout((len(layout.order),), layout.order)
 
 
 @lru_cache(_CACHED)
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """Where each logical channel lies: ``inverse(order)[order[k]] == k``."""
+    """Return the physical position of each logical channel: ``inverse(order)[order[k]] == k``."""
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 @lru_cache(_CACHED)
 def is_natural(order: tuple[int, ...]) -> bool:
-    """Whether physical and logical order are the same, so that nothing has to be permuted."""
+    """Return whether the physical order equals the logical order, so that nothing has to be permuted."""
     return order == tuple(range(len(order)))

@@ -1,29 +1,29 @@
-"""The channel shuffle, alone or fused with the split that follows it, as dispatcher operators.
+"""The channel shuffle, with and without the split that follows it, as dispatcher operators.
 
-Four operators, each other's inverse and, being permutations of channels, each other's adjoint:
+There are two pairs of operators. The operators of a pair are permutations of channels, inverse and adjoint to
+each other:
 
-* ``shufflenet_fn::shuffle_split(x1, x2) -> (y1, y2)`` and back, ``unshuffle_split(y1, y2) -> (x1, x2)``:
-  "Half", the two halves of the shuffled map;
-* ``shufflenet_fn::shuffle(x1, x2) -> y`` and back, ``unshuffle(y) -> (x1, x2)``: "Full", the map itself.
+* ``shufflenet_fn::shuffle_split(x1, x2) -> (y1, y2)`` and ``unshuffle_split(y1, y2) -> (x1, x2)``: the result
+  is the two halves of the shuffled map;
+* ``shufflenet_fn::shuffle(x1, x2) -> y`` and ``unshuffle(y) -> (x1, x2)``: the result is the map itself.
 
-Forward and backward both gather channels with indices made once; nothing is scattered or added. Each
-operator is one node under ``torch.export`` and ``torch.compile``, and a kernel of a device's own can take
-the place of the one registered here. They are called through the functions of the same name, which are
-differentiable any number of times, in both modes, and work under every ``torch.func`` transform.
+Forward and backward gather channels with precomputed indices. Nothing is scattered or added. Each operator is
+one node under ``torch.export`` and ``torch.compile``, and a device can register a kernel of its own. Call the
+operators by the functions of the same name, which are differentiable any number of times, in both modes, and
+work under every ``torch.func`` transform.
 
-Three ways to a derivative, because torch (2.13, 2.14) has no single one that works everywhere:
+Derivatives are defined in three ways, because none works everywhere in torch (2.13, 2.14):
 
-* reverse mode goes through a ``torch.autograd.Function``, whose backward gathers again. It costs the host
-  0.05 ms an operator, forward and backward, and 0.2 ms under ``torch.func`` (``gradients.grads_by_engine``
-  avoids that);
-* forward mode goes through views and copies (``_literal_*``): a Function with a ``jvp`` rule cannot be
+* reverse mode uses a ``torch.autograd.Function`` whose backward gathers again. Forward and backward cost the
+  host 0.05 ms per operator, or 0.2 ms under ``torch.func`` (``gradients.grads_by_engine`` avoids that);
+* forward mode uses views and copies (``_literal_*``), because a Function with a ``jvp`` rule cannot be
   compiled, and one without raises;
-* the operators themselves have a derivative as well, by the same views. Dynamo drops a Function's backward
-  when it compiles ``torch.func.grad`` over it, and differentiates the operator inside; without a
-  derivative of its own the result was zero, silently.
+* the operators themselves also have a derivative, by the same views. When Dynamo compiles ``torch.func.grad``
+  over a Function, it drops the Function's backward and differentiates the operator inside. Without a
+  derivative of the operator, the result was zero, silently.
 
-Tensors are (..., C, H, W) of any dtype, in NCHW or channels_last layout, and results keep the layout.
-Source: the index arithmetic is that of Ascend ModelZoo-PyTorch's ShuffleNetV2 (channel_shuffle.py).
+Tensors are (..., C, H, W) of any dtype, in NCHW or channels_last layout. Results keep the layout.
+Source of the index arithmetic: ShuffleNetV2 of Ascend ModelZoo-PyTorch (channel_shuffle.py).
 """
 
 from __future__ import annotations
@@ -43,17 +43,17 @@ from shufflenet_fn_backends.primitives import check_equal_halves, half_of_channe
 
 Pair = tuple[Tensor, Tensor]
 
-# (Most of torch.library, and `Tensor.unflatten`, have no annotations.)
+# Most of torch.library, and `Tensor.unflatten`, have no annotations.
 _LIBRARY: Any = Library("shufflenet_fn", "FRAGMENT")  # type: ignore[no-untyped-call]
 _DEVICES = ("CPU", "CUDA", "PrivateUse1")
 
 
 def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
-    """Both halves of the shuffle of ``x1`` and ``x2`` with two groups.
+    """Return both halves of the shuffle of ``x1`` and ``x2`` with two groups.
 
     Args:
         x1: first half of the channels, (..., C/2, H, W).
-        x2: second half, of the same shape. Of two dtypes the wider one is taken, as by ``torch.cat``.
+        x2: second half, of the same shape. Different dtypes are promoted as by ``torch.cat``.
 
     Returns:
         Channels 0 to C/2 and C/2 to C of the map whose channel 2i is ``x1[i]`` and 2i+1 is ``x2[i]``.
@@ -68,7 +68,7 @@ def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
 
 
 def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
-    """The inverse of ``shuffle_split``: the even and the odd channels of ``y1`` and ``y2`` in a row."""
+    """Return the even and the odd channels of ``y1`` followed by ``y2``: the inverse of ``shuffle_split``."""
     y1, y2 = same_kind(y1, y2)
     if _forward_mode():
         return _literal_unshuffle_split(y1, y2)
@@ -76,7 +76,7 @@ def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
 
 
 def shuffle(x1: Tensor, x2: Tensor) -> Tensor:
-    """As ``shuffle_split``, with both halves in one tensor (..., C, H, W)."""
+    """Return the result of ``shuffle_split`` as one tensor (..., C, H, W)."""
     x1, x2 = same_kind(x1, x2)
     if _forward_mode():
         return _literal_shuffle(x1, x2)
@@ -84,7 +84,7 @@ def shuffle(x1: Tensor, x2: Tensor) -> Tensor:
 
 
 def unshuffle(y: Tensor) -> Pair:
-    """The inverse of ``shuffle``: the even and the odd channels.
+    """Return the even and the odd channels: the inverse of ``shuffle``.
 
     Raises:
         ValueError: the number of channels is odd, or ``y`` is not (..., C, H, W).
@@ -96,7 +96,7 @@ def unshuffle(y: Tensor) -> Pair:
 
 
 def same_kind(x1: Tensor, x2: Tensor) -> Pair:
-    """Both halves in one dtype, or a ``ValueError`` if they cannot be shuffled."""
+    """Promote both halves to one dtype. Raise ``ValueError`` if they cannot be shuffled."""
     check_equal_halves(x1, x2)
     if x1.dtype == x2.dtype:
         return x1, x2
@@ -104,7 +104,7 @@ def same_kind(x1: Tensor, x2: Tensor) -> Pair:
     return x1.to(dtype), x2.to(dtype)
 
 
-# ---- kernels: what runs on a device ----
+# ---- kernels ----
 
 
 class _Indices(NamedTuple):
@@ -117,9 +117,9 @@ class _Indices(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _indices(channels: int, device: torch.device) -> _Indices:
-    # Only kernels call this, so what is cached is always a real tensor of the device and never a fake or a
-    # wrapped one. Made on the device: a copy from the host would make a step wait for it.
-    # The NPU gathers by int32 in its vector cores and falls back to its AI CPU for int64.
+    # Only kernels call this, so the cache never holds fake or wrapped tensors. The indices are computed on
+    # the device, because a step would wait for a copy from the host. The NPU gathers with int32 indices on
+    # its vector cores, but with int64 indices on its slow AI CPU.
     dtype = torch.int64 if device.type in ("cpu", "cuda") else torch.int32
     with torch.inference_mode(False):
         natural = torch.arange(channels, dtype=dtype, device=device)
@@ -130,7 +130,7 @@ def _indices(channels: int, device: torch.device) -> _Indices:
 
 
 def _gather(xs: Sequence[Tensor], *which: str) -> list[Tensor]:
-    """Join ``xs`` and pick one result by each of the named indices."""
+    """Concatenate ``xs`` and gather one result with each of the named indices."""
     dim = _channel_dim(xs)
     moved = [_laid_out(x, dim) for x in xs]
     joined = torch.cat(moved, dim) if len(moved) > 1 else moved[0]
@@ -145,7 +145,7 @@ class _Rows(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _rows(images: int, half: int, device: torch.device) -> _Rows:
-    """Indices into the (2 * images * half) maps of two stacked halves, each (images, half)."""
+    """Return indices into the (2 * images * half) maps of two stacked halves, each (images, half)."""
     dtype = torch.int32  # as in `_indices`
     with torch.inference_mode(False):
         image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
@@ -159,27 +159,27 @@ def _rows(images: int, half: int, device: torch.device) -> _Rows:
 
 
 def _gather_rows(x1: Tensor, x2: Tensor, which: str) -> Pair:
-    """Both results by one gather instead of two, in one storage: on an NPU a kernel less.
+    """Compute both results by one gather instead of two, which saves an NPU one kernel.
 
-    Of two results in one storage each keeps the other's memory while it lives.
+    The results share one storage, so each keeps the memory of the other alive.
     """
     *lead, half, height, width = x1.shape
     images = math.prod(lead)
     maps = torch.cat((x1, x2)).view(2 * images * half, height, width)
     index: Tensor = getattr(_rows(images, half, x1.device), which)
     y = maps.index_select(0, index).view(2, *x1.shape)
-    # (By `data`: as views of one tensor they would share the counter by which autograd finds changes.)
+    # Return `data`: views of one tensor would share the version counter of autograd.
     return y[0].data, y[1].data
 
 
 def _channel_dim(xs: Sequence[Tensor]) -> int:
-    """Where the channels of these tensors lie in memory: -1 if channels_last, else -3."""
-    # Not `is_contiguous(memory_format=…)`: it raises under vmap, and is for four dimensions only.
+    """Return the dimension to gather channels in: -1 if all tensors are channels_last, else -3."""
+    # `is_contiguous(memory_format=…)` raises under vmap and works for four dimensions only.
     return -1 if all(x.stride(-3) == 1 for x in xs) else -3
 
 
 def _laid_out(x: Tensor, dim: int) -> Tensor:
-    # No view where there is nothing to move: torch 2.14 cannot compile `jvp` over a view of a view as such.
+    # Make no view if there is nothing to move: torch 2.14 cannot compile `jvp` over a view of a view.
     return x if dim == -3 else x.movedim(-3, dim)
 
 
@@ -204,7 +204,7 @@ def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
 
 
 def _by_rows(x: Tensor) -> bool:
-    # CPU and CUDA kernels may be given channels_last, whose maps are not rows.
+    # CPU and CUDA tensors may be channels_last, and then their maps are not rows.
     return x.device.type not in ("cpu", "cuda") and x.numel() > 0
 
 
@@ -219,7 +219,7 @@ def _kernel_unshuffle(y: Tensor) -> Pair:
     return x1, x2
 
 
-# ---- the same by views and copies: differentiable by torch, and with the same shapes and strides ----
+# ---- the same by views and copies: differentiable by torch, with equal shapes and strides ----
 
 
 def _literal_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
@@ -252,15 +252,15 @@ def _literal_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
 
 
 def _fresh(x: Tensor) -> Tensor:
-    # An operator must not return a view of its input, or of its other result.
+    # An operator must not return a view of its input or of another result.
     return x.clone(memory_format=torch.contiguous_format)
 
 
-# ---- what a Function needs ----
+# ---- autograd functions ----
 
 
 def _forward_mode() -> bool:
-    # The public `unpack_dual` does not see a tangent below a `vmap`; the level covers every nesting.
+    # The public `unpack_dual` does not find a tangent below a `vmap`; the level covers every nesting.
     return forward_ad._current_level >= 0
 
 
@@ -339,7 +339,7 @@ class _Unshuffle(Function):
         return unshuffle(*_batch_first(info, in_dims, ys)), (0, 0)
 
 
-# ---- registration: once, when a backend that needs the operators is asked for ----
+# ---- registration, when a backend first imports this module ----
 
 
 def _register(signature: str, kernel: Callable[..., Any], literal: Callable[..., Any]) -> None:

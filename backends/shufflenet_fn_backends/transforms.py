@@ -1,4 +1,4 @@
-"""Which ``torch.func`` transforms are active. (torch has no public way to ask.)"""
+"""Queries for active ``torch.func`` transforms, for which torch has no public API."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.autograd import forward_ad
 
 
 def several_reverse_passes() -> bool:
-    """Return whether forward mode or a derivative of a derivative is being computed, or may be."""
+    """Return whether forward mode or a higher derivative is active, or may be."""
     if torch.compiler.is_compiling():
-        return True  # Dynamo does not let a program look
+        return True  # under Dynamo the stack cannot be read
     keys = _active()
     return (
         TransformType.Jvp in keys
@@ -24,7 +24,7 @@ def several_reverse_passes() -> bool:
 
 
 def batched_or_forward() -> bool:
-    """Return whether ``vmap`` or forward mode is active, or may be: PyTorch's own rules are then applied."""
+    """Return whether ``vmap`` or forward mode is active, or may be. PyTorch then applies its own rules."""
     if torch.compiler.is_compiling():
         return True
     keys = _active()
@@ -36,10 +36,11 @@ def _active() -> list[TransformType]:
 
 
 def outside_transforms(make: Callable[[], Tensor]) -> Tensor:
-    """``make()``, called in none of the transforms and modes that its caller may be in.
+    """Return ``make()``, called outside all transforms and modes of the caller.
 
-    A tensor made under ``torch.func.grad`` belongs to that call, and one made in inference mode refuses
-    autograd: neither may be kept. Transforms and modes are a thread's own, so another thread makes it.
+    A tensor created under ``torch.func.grad`` is valid in that call only, and one created in inference mode
+    cannot be used by autograd, so neither may be cached. Transforms and modes are local to a thread, so
+    another thread calls ``make``.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(make).result()

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import torch
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
+from shufflenet_fn.bench.rounds import advice, interleaved, ratio
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
-from shufflenet_fn.bench.turns import advice, in_turns, ratio
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.packed.index import PackSettings, is_packed
@@ -220,7 +220,7 @@ def turns_of(
     def turn(index: int) -> Loaded:
         return Loaded(*contenders[index].value(""))
 
-    return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
+    return dict(zip(names, interleaved(turn, len(names), rounds, told), strict=True))
 
 
 def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:

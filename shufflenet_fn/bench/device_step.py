@@ -12,16 +12,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.bench.contenders import EMULATED, announced
-from shufflenet_fn.bench.device_contenders import (
+from shufflenet_fn.bench.candidates import EMULATED, announced
+from shufflenet_fn.bench.device_candidates import (
     OURS,
     Turn,
     build_device_case,
     ours_on,
     peers_on,
 )
+from shufflenet_fn.bench.rounds import Ratio, advice, interleaved, ratio
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.turns import Ratio, advice, in_turns, ratio
 from shufflenet_fn.bench.workers import Worker, workers
 from shufflenet_fn.run.backend_choice import Kept, keep, step_case
 from shufflenet_fn.run.directory import environment
@@ -38,7 +38,7 @@ Turns = Mapping[str, Sequence[Turn]]
 
 
 def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None:
-    """Raise ``UsageError`` unless the device and its contenders can do what the settings say."""
+    """Raise ``UsageError`` unless the device and its candidates can do what the settings say."""
     ours_on(runtime.name, settings)
     runtime.check_dtypes(get_policy(settings.precision).dtypes, f"--precision {settings.precision}")
     if settings.keep and settings.backend != "auto":
@@ -53,7 +53,7 @@ def run_device_case(
 ) -> dict[str, Any]:
     """Measure one architecture with one batch size; the object that ``run_step_bench`` describes.
 
-    All contenders live in one process, so that they share the device's memory, and take turns.
+    All candidates live in one process, so that they share the device's memory, and take turns.
 
     Raises:
         UsageError: as ``ours_on`` and ``peers_on``.
@@ -73,7 +73,7 @@ def run_device_case(
     for warning in announced(field):
         progress(warning)
     threads = settings.threads or usable_cores()
-    contenders = workers(
+    candidates = workers(
         [runtime.name],
         build_device_case,
         settings,
@@ -82,7 +82,7 @@ def run_device_case(
         # torch_npu's profiler reads what it recorded in processes of its own.
         parents=settings.profile is not None,
     )
-    with contenders as (worker,):
+    with candidates as (worker,):
         failed = _warmed_up(worker, (*wanted, *field.present), progress)
         ours, peers = (
             [name for name in names if name not in failed] for names in (wanted, field.present)
@@ -110,7 +110,7 @@ def run_device_case(
 def compared(
     turns: Turns, ours: Sequence[str], peers: Sequence[str], settings: StepBenchSettings
 ) -> dict[str, Any]:
-    """Times of every contender, and its speed as a ratio to the best peer's, or to that of our first."""
+    """Times of every candidate, and its speed as a ratio to the best peer's, or to that of our first."""
     steps = {name: [turn.step for turn in column] for name, column in turns.items()}
     medians = {name: statistics.median(column) for name, column in steps.items()}
     by_time = sorted(ours, key=lambda name: medians[name])
@@ -146,7 +146,7 @@ def compared(
 
 
 def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, str]:
-    """Build each contender and take a turn that does not count. Reasons, by names of those that failed."""
+    """Build each candidate and take a turn that does not count. Reasons, by names of those that failed."""
     failed: dict[str, str] = {}
     for name in names:
         progress(f"building and warming up {name}")
@@ -159,7 +159,7 @@ def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict
 
 
 def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress) -> Turns:
-    def told(number: int, latest: Sequence[Turn]) -> None:
+    def on_round(number: int, latest: Sequence[Turn]) -> None:
         words = (f"{n} {1000 * t.step:.4g} ms" for n, t in zip(names, latest, strict=True))
         progress(f"round {number}/{rounds}: {', '.join(words)}")
 
@@ -169,14 +169,14 @@ def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress
         except UserError as error:
             raise UserError(
                 f"{names[index]} took a step and failed in a later one: {error} If memory ran out, give a "
-                "smaller --batch-size, or name fewer contenders with --backend."
+                "smaller --batch-size, or name fewer candidates with --backend."
             ) from error
 
-    return dict(zip(names, in_turns(turn, len(names), rounds, told), strict=True))
+    return dict(zip(names, interleaved(turn, len(names), rounds, on_round), strict=True))
 
 
 def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """The table of kernels by contender, or the reason why there is none."""
+    """The table of kernels by candidate, or the reason why there is none."""
     found: dict[str, Any] = {}
     for name in names:
         progress(f"profiling {name}")
@@ -189,8 +189,8 @@ def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[s
 def _kept(result: Mapping[str, Any]) -> Kept:
     """What a run follows: the fastest of ours that are not compiled."""
     times = {
-        name: contender["step_ms"]
-        for name, contender in result["contenders"].items()
+        name: candidate["step_ms"]
+        for name, candidate in result["contenders"].items()
         if name in OURS
     }
     if not times:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from shufflenet_fn.bench.our_batches import our_batches
-from shufflenet_fn.bench.turns import cpu_seconds
+from shufflenet_fn.bench.rounds import cpu_seconds
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.loader import prefetch_of

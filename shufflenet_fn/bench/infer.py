@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn.bench.contenders import (
+from shufflenet_fn.bench.candidates import (
     ONNX,
     OURS,
     Field,
@@ -26,8 +26,8 @@ from shufflenet_fn.bench.contenders import (
     torchvision_models,
 )
 from shufflenet_fn.bench.memory import ALLOCATORS
+from shufflenet_fn.bench.rounds import advice, ratio, run_rounds
 from shufflenet_fn.bench.settings import InferBenchSettings, check, counts
-from shufflenet_fn.bench.turns import advice, ratio, take_turns
 from shufflenet_fn.bench.workers import Step, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.config import canonical_name, get_config
@@ -59,7 +59,7 @@ def run_infer_bench(
     * ``onnxruntime``: the same of ONNX Runtime on torchvision's export, which is shown beside the peers and
       never the best of them, or ``null``.
 
-    ``left_out`` names the contenders that were not measured, and why.
+    ``left_out`` names the candidates that were not measured, and why.
 
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
@@ -112,9 +112,9 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
     started = dict(ALLOCATORS[settings.allocator])
     with workers(
         names, build_pass, chosen, threads=chosen.threads, environment=started
-    ) as contenders:
-        columns = take_turns(
-            contenders,
+    ) as candidates:
+        columns = run_rounds(
+            candidates,
             rounds=settings.rounds,
             turn_seconds=settings.turn_seconds,
             progress=progress,
@@ -157,7 +157,7 @@ class InferCase(NamedTuple):
 
 
 def build_pass(name: str, case: str, chosen: InferCase) -> Step:
-    """One forward pass of the contender ``name``, which returns its logits. There is one case."""
+    """One forward pass of the candidate ``name``, which returns its logits. There is one case."""
     settings = chosen.settings
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     size = settings.image_size
@@ -230,7 +230,7 @@ def _onnx(model: Any, images: Tensor, threads: int) -> Step:
     exported: Any = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Its threads spin on after a pass, in other contenders' turns.
+    # Its threads spin on after a pass, in other candidates' turns.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(
         exported.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from shufflenet_fn.bench.our_batches import ENDLESS
-from shufflenet_fn.bench.turns import cpu_seconds, settle
+from shufflenet_fn.bench.rounds import cpu_seconds, settle
 from shufflenet_fn.data.loader import prefetch_of
 
 

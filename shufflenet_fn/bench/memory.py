@@ -24,7 +24,7 @@ ALLOCATORS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
         ),
     }
 )
-"""Environments of the contenders' processes, by the name of ``--allocator`` (glibc)."""
+"""Environments of the candidates' processes, by the name of ``--allocator`` (glibc)."""
 
 LIVE: Final[Mapping[str, str]] = MappingProxyType(
     {

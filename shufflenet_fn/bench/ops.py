@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.bench.bytes_moved import bytes_moved
-from shufflenet_fn.bench.contenders import EMULATED, torchvision_model, torchvision_models
+from shufflenet_fn.bench.candidates import EMULATED, torchvision_model, torchvision_models
 from shufflenet_fn.bench.memory import ALLOCATORS
 from shufflenet_fn.bench.ops_cases import Op, operations
+from shufflenet_fn.bench.rounds import ratio, run_rounds
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
-from shufflenet_fn.bench.turns import ratio, take_turns
 from shufflenet_fn.bench.workers import Step, Worker, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
@@ -43,7 +43,7 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
     """Measure and return the JSON object of ``bench ops --json``.
 
     ``operations`` holds an object for each operation: its ``name``, how many ``units`` of it one computation
-    holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by contender
+    holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by candidate
     (``torchvision``, where it can be imported, and the backends) with
 
     * ``ms``: the median over rounds of the milliseconds of one computation, of many that are queued one
@@ -69,14 +69,14 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
         progress(f"WARNING: {warning}")
     runtime.check_dtypes(get_policy(settings.precision).dtypes, f"--precision {settings.precision}")
     chosen = _chosen(settings)
-    contenders, left_out = contenders_for(settings.device)
+    candidates, left_out = candidates_for(settings.device)
     for name, why in left_out.items():
         progress(f"WARNING: not measured: {name} ({why})")
     threads = settings.threads or usable_cores()
     torch.set_num_threads(threads)
-    moved = {op.name: _bytes(op, contenders, settings) for op in chosen}
+    moved = {op.name: _bytes(op, candidates, settings) for op in chosen}
     with workers(
-        contenders,
+        candidates,
         build_op,
         settings,
         threads=threads,
@@ -98,7 +98,7 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -
         "torch": torch.__version__,
         "environment": environment(),
         "left_out": left_out,
-        "baseline": contenders[0],
+        "baseline": candidates[0],
         "operations": operations,
     }
 
@@ -117,10 +117,10 @@ def _chosen(settings: OpsBenchSettings) -> list[Op]:
     return chosen
 
 
-def _bytes(op: Op, contenders: list[str], settings: OpsBenchSettings) -> dict[str, dict[str, int]]:
-    """By pass and contender, counted in this process."""
+def _bytes(op: Op, candidates: list[str], settings: OpsBenchSettings) -> dict[str, dict[str, int]]:
+    """By pass and candidate, counted in this process."""
     found: dict[str, dict[str, int]] = {name: {} for name in PASSES}
-    for name in contenders:
+    for name in candidates:
         computation = compute(name, op, settings)
         found[FORWARD][name] = bytes_moved(computation.forward)
         found[BOTH][name] = bytes_moved(computation.both)
@@ -137,7 +137,7 @@ def _operation(
     passes = {}
     for which in PASSES:
         progress(f"{op.name}, {which}")
-        columns = take_turns(
+        columns = run_rounds(
             ready,
             case=f"{op.name}: {which}",
             rounds=settings.rounds,
@@ -179,7 +179,7 @@ class Computation(NamedTuple):
         return torch.autograd.grad(self.forward(), self.leaves, self.gradient)
 
 
-def contenders_for(device: str) -> tuple[list[str], dict[str, str]]:
+def candidates_for(device: str) -> tuple[list[str], dict[str, str]]:
     """Who computes on ``device``, with torchvision first if it is there, and why others do not."""
     present, missing = [TORCHVISION], {}
     try:
@@ -217,7 +217,7 @@ def settings_operations(settings: OpsBenchSettings) -> tuple[Op, ...]:
 
 
 def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
-    """``op`` as the contender ``name`` computes it; the same numbers for every contender.
+    """``op`` as the candidate ``name`` computes it; the same numbers for every candidate.
 
     Feature maps and the weights of convolutions have the dtype that the precision computes in, the
     parameters of batch norms stay float32.

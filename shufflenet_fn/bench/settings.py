@@ -17,7 +17,7 @@ def _allocator(default: str, of_default: str) -> Any:
     return option(
         default,
         "--allocator",
-        help=f"default: {of_default}. keep: freed memory is kept by the process, for every contender.",
+        help=f"default: {of_default}. keep: freed memory is kept by the process, for every candidate.",
         panel=_PANEL,
         choices=("default", "keep"),
     )
@@ -31,7 +31,7 @@ class BenchSettings:
         224, "--image-size", help="Side of the images.", panel=_PANEL, minimum=8
     )
     rounds: int = option(
-        20, "--rounds", help="Turns that each contender takes.", panel=_PANEL, minimum=3
+        20, "--rounds", help="Turns that each candidate takes.", panel=_PANEL, minimum=3
     )
 
 
@@ -100,7 +100,7 @@ class StepBenchSettings(BenchSettings):
     profile: str | None = option(
         None,
         "--profile",
-        help="Folder for a profile of each contender, out of which its kernels are reported; not on a CPU.",
+        help="Folder for a profile of each candidate, out of which its kernels are reported; not on a CPU.",
         panel=_PANEL,
     )
     keep: bool = option(
@@ -244,7 +244,7 @@ class DataBenchSettings(LoadingSettings):
         panel=_PANEL,
     )
     rounds: int = option(
-        10, "--rounds", help="Turns that each contender takes.", panel=_PANEL, minimum=3
+        10, "--rounds", help="Turns that each candidate takes.", panel=_PANEL, minimum=3
     )
     turn_seconds: float = option(
         2.0, "--turn-seconds", help="How long a turn counts.", panel=_PANEL, above=0

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn.bench.contenders import (
+from shufflenet_fn.bench.candidates import (
     OURS,
     OURS_COMPILED,
     Peer,
@@ -23,8 +23,8 @@ from shufflenet_fn.bench.contenders import (
 )
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
 from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
+from shufflenet_fn.bench.rounds import advice, ratio, run_rounds
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
-from shufflenet_fn.bench.turns import advice, ratio, take_turns
 from shufflenet_fn.bench.workers import Step, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
@@ -63,7 +63,7 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent)
     * ``ours_compiled``: the same of our step under ``torch.compile``, or ``null``; ``speedup`` is that over
       our step without;
     * ``ours_peak_bytes`` and ``peer_peak_bytes``: most memory resident in the process during a step;
-    * ``activation_bytes``: what a step needs on top of what stays, by contender (``bench.memory``), and
+    * ``activation_bytes``: what a step needs on top of what stays, by candidate (``bench.memory``), and
       ``activation_ratios``, ours ÷ peer; ``null`` where it cannot be measured, see ``activation_method``;
     * ``left_out``: peers that were not measured, and why.
 
@@ -76,8 +76,8 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent)
       ``ratio`` with its interval, how many times as fast as ``baseline`` (the best peer);
     * ``fastest`` of ours, and ``fastest_over_next`` of ours; ``conclusive`` and ``advice`` on the fastest's
       ratio;
-    * ``kernels`` with ``--profile``, by contender (``kernel_table``); ``kept``, the file of ``--keep``;
-    * ``left_out``: contenders that were not measured, or failed, and why.
+    * ``kernels`` with ``--profile``, by candidate (``kernel_table``); ``kept``, the file of ``--keep``;
+    * ``left_out``: candidates that were not measured, or failed, and why.
 
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
@@ -167,10 +167,10 @@ def _seconds(
     settings: StepBenchSettings, names: list[str], threads: int, progress: Progress
 ) -> dict[str, list[float]]:
     started = dict(ALLOCATORS[settings.allocator])
-    with workers(names, build_step, settings, threads=threads, environment=started) as contenders:
-        progress("building and warming up (a compiled contender takes a minute)")
-        seconds = take_turns(
-            contenders, rounds=settings.rounds, steps=settings.steps or 1, progress=progress
+    with workers(names, build_step, settings, threads=threads, environment=started) as candidates:
+        progress("building and warming up (a compiled candidate takes a minute)")
+        seconds = run_rounds(
+            candidates, rounds=settings.rounds, steps=settings.steps or 1, progress=progress
         )
     return dict(zip(names, seconds, strict=True))
 
@@ -196,8 +196,8 @@ def _compiled(
 def _memory(
     settings: StepBenchSettings, names: list[str], threads: int, best: str, progress: Progress
 ) -> dict[str, Any]:
-    """Peak and activation memory of every contender, each in a fresh process and alone."""
-    progress("memory of each contender, in a fresh process")
+    """Peak and activation memory of every candidate, each in a fresh process and alone."""
+    progress("memory of each candidate, in a fresh process")
     found: dict[str, Memory] = {}
     started = dict(LIVE)
     for name in names:
@@ -227,14 +227,14 @@ PEERS = peers(folding=False)
 
 
 class Data(NamedTuple):
-    """Random normalised images and labels, the same for every contender."""
+    """Random normalised images and labels, the same for every candidate."""
 
     images: Tensor
     labels: Tensor
 
 
 def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
-    """One training step of the contender ``name``, which returns its loss. There is one case."""
+    """One training step of the candidate ``name``, which returns its loss. There is one case."""
     data, variables = data_and_weights(settings)
     if name in (OURS, OURS_COMPILED):
         return _ours(settings, variables, data, compiled=name == OURS_COMPILED)

@@ -1,4 +1,4 @@
-"""Contenders in processes of their own, which stay alive and do what they are asked, one at a time."""
+"""Candidates in processes of their own, which stay alive and do what they are asked, one at a time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shufflenet_fn_backends.support.errors import UserError
 
 Step = Callable[[], object]
 Build = Callable[[str, str, Any], Step]
-"""From a contender's name, a case and the settings to what is measured; a function of a module (pickled)."""
+"""From a candidate's name, a case and the settings to what is measured; a function of a module (pickled)."""
 Finish = Callable[[Any], None]
 """From the settings: wait until the device has done what the steps of a turn queued (pickled)."""
 
@@ -25,7 +25,7 @@ def at_once(settings: Any) -> None:
 
 
 class Worker:
-    """A contender that is ready to be asked."""
+    """A candidate that is ready to be asked."""
 
     def __init__(self, name: str, pipe: Connection) -> None:
         self.name = name
@@ -35,7 +35,7 @@ class Worker:
         """Take ``steps`` steps of ``case`` and return the seconds that they took together.
 
         Raises:
-            UserError: the contender failed, or its process is gone.
+            UserError: the candidate failed, or its process is gone.
         """
         return float(self._ask("turn", case, steps))
 

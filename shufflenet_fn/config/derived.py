@@ -102,7 +102,7 @@ def stats_in_kernel(settings: TrainSettings, runtime: Runtime) -> bool:
     Raises:
         UsageError: they cannot on this device, or not in a compiled step.
     """
-    able = runtime.launches_are_dear and not settings.compile
+    able = runtime.flat_state and not settings.compile
     if settings.running_stats == "kernel" and not able:
         raise UsageError(
             "--running-stats kernel is for device npu without --compile: it writes into flat buffers, in "

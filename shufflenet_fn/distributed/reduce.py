@@ -11,7 +11,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from shufflenet_fn.training.step import Reduce, Reducible
-from shufflenet_fn.tree import tree_leaves, tree_lists, tree_unflatten, tree_zeros_like
+from shufflenet_fn.tree import tree_foreach, tree_leaves, tree_unflatten, tree_zeros_like
 
 T = TypeVar("T")
 Timing = Callable[[], AbstractContextManager[None]]
@@ -43,7 +43,7 @@ def mean_over_ranks(
             return all_reduce_mean(tree, world_size, timing=timing)
         # Only rank 0 contributes its statistics, undivided, so the sum is exactly them.
         others = tree._replace(batch_stats={})
-        shares = tree_lists(lambda leaves: torch._foreach_div(leaves, float(world_size)), others)
+        shares = tree_foreach(lambda leaves: torch._foreach_div(leaves, float(world_size)), others)
         stats = tree.batch_stats if rank == 0 else tree_zeros_like(tree.batch_stats)
         return all_reduce_sum(shares._replace(batch_stats=stats), timing=timing)
 

@@ -311,7 +311,7 @@ def _bench(
 
 
 def _kernels(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of each contender by batch size, without the folder, which is gone."""
+    """The table of each candidate by batch size, without the folder, which is gone."""
     found = {}
     for one in result.get("results", [result]):
         tables = one.get("kernels") or {"missing": "no profile is taken on a CPU"}

@@ -1,1 +1,1 @@
-"""The network: what it is (config, architecture), how it starts (init) and what it computes (network)."""
+"""The network: its configuration and layers, its variables, and its forward pass."""

@@ -1,4 +1,4 @@
-"""The list of layers: one table that initialisation, conversion and counting all read. Needs no torch."""
+"""The list of layers, which initialisation, conversion and counting share. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 class ConvBN(NamedTuple):
     """A bias-free convolution and the batch norm that follows it.
 
-    ``path`` leads to ``{"conv": {"weight"}, "bn": {"weight", "bias"}}`` in ``params`` and to
-    ``{"bn": {"mean", "var"}}`` in ``batch_stats``. ``torchvision`` names the two modules there.
+    ``path`` is the path of ``{"conv": {"weight"}, "bn": {"weight", "bias"}}`` in ``params`` and of ``{"bn":
+    {"mean", "var"}}`` in ``batch_stats``. ``torchvision`` has the names of both modules in torchvision.
     """
 
     path: tuple[str, ...]
@@ -25,12 +25,12 @@ class ConvBN(NamedTuple):
 
     @property
     def weight_shape(self) -> tuple[int, int, int, int]:
-        """OIHW."""
+        """Shape of the weight, in OIHW layout."""
         return (self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel)
 
 
 def conv_layers(config: ShuffleNetConfig) -> Iterator[ConvBN]:
-    """Every convolution of the network in forward order (56 for the named architectures)."""
+    """Yield every convolution of the network in forward order (56 for the named architectures)."""
     stem, *stages, last = config.stage_channels
     yield ConvBN(("conv1",), 3, stem, 3, 2, 1, ("conv1.0", "conv1.1"))
     channels = stem

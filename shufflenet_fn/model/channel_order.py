@@ -1,9 +1,9 @@
-"""Trees in the channel order that a routed backend computes in, and back.
+"""Conversion of trees between torchvision's channel order and that of a backend that routes channels.
 
 A backend that routes channels (``Backend.physical`` is not ``None``) reads the parameters of layers behind a
-split or shuffle in another order than torchvision's. The two functions here permute a whole tree from
-one order to the other; they are exact, and each undoes the other bit by bit. Every layer is permuted as
-one, so training rules that treat channels alike (SGD, clipping, averages) commute with them.
+split or shuffle in another order than torchvision's. ``to_physical`` and ``to_logical`` permute a whole tree.
+They are exact inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages)
+commute with them.
 """
 
 from __future__ import annotations
@@ -33,33 +33,33 @@ _TOP: Final = ("conv1", "stage2", "stage3", "stage4", "conv5", "fc")
 
 
 class _Permutation(NamedTuple):
-    """``order[k]``: the logical channel at place k. ``axis`` counts from the end, past stacked members."""
+    """``order[k]``: logical channel at physical position k. ``axis`` is negative: leaves may be stacked."""
 
     axis: int
     order: tuple[int, ...]
 
 
 def to_physical(config: ShuffleNetConfig, tree: T) -> T:
-    """``tree``, given in logical (torchvision's) channel order, in physical order.
+    """Convert ``tree`` from logical (torchvision's) to physical channel order.
 
     Args:
         config: the architecture that the tree belongs to.
-        tree: ``params``, ``batch_stats``, ``Variables``, a ``TrainState``, or anything that holds such trees:
-            whatever lies at the path of a layer's leaf is permuted as that leaf, gradients, velocities and
-            averages alike. Leaves may have additional axes in front (a stacked ensemble).
+        tree: ``params``, ``batch_stats``, ``Variables``, a ``TrainState``, or a tree that contains these. All
+            leaves at the path of a layer's parameter are permuted like it, also gradients, velocities and
+            averages. Leaves may have additional leading axes (a stacked ensemble).
 
     Returns:
         A tree of the same structure. Leaves that are the same in both orders are shared, not copied.
 
     Raises:
-        ValueError: a leaf does not have the channels that ``config`` gives it, the tree is only a part
-            of such a tree, so that its paths do not say which layers it is of, or it is folded.
+        ValueError: the number of channels of a leaf does not match ``config``; or the tree is only a part of
+            such a tree, so that its paths do not identify the layers; or its parameters are folded.
     """
     return _permuted(tree, _physical_order(config))
 
 
 def to_logical(config: ShuffleNetConfig, tree: T) -> T:
-    """``tree``, given in physical channel order, in logical (torchvision's) order: see ``to_physical``."""
+    """Convert ``tree`` from physical to logical (torchvision's) channel order. See ``to_physical``."""
     back = {
         path: _Permutation(axis, inverse(order))
         for path, (axis, order) in _physical_order(config).items()
@@ -68,7 +68,7 @@ def to_logical(config: ShuffleNetConfig, tree: T) -> T:
 
 
 def in_order_of(config: ShuffleNetConfig, tree: T, backend: Backend[Any]) -> tuple[T, Backend[Any]]:
-    """``tree``, given in logical order, as ``backend`` takes it without permuting; and that backend."""
+    """Return ``tree`` (in logical order) in the fastest order for ``backend``, and the matching backend."""
     if backend.physical is None:
         return tree, backend
     return to_physical(config, tree), backend.physical
@@ -98,7 +98,7 @@ def _permuted_leaf(path: str, leaf: Tensor, axis: int, order: tuple[int, ...]) -
 
 
 def _within_model(path: str) -> str:
-    """``opt_state.momentum.stage2.0.…`` becomes ``stage2.0.…``, and ``step`` nothing."""
+    """Return the path within the model, ``stage2.0.…`` for ``opt_state.momentum.stage2.0.…``; or ""."""
     keys = path.split(".")
     start = next((i for i, key in enumerate(keys) if key in _TOP), len(keys))
     if start == len(keys) and not {"conv", "bn"}.isdisjoint(keys):
@@ -111,11 +111,11 @@ def _within_model(path: str) -> str:
 
 @lru_cache(64)
 def _physical_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
-    """What is permuted, by dotted path within the model.
+    """Return the permutations by dotted path within the model.
 
-    Read off a run of the network itself on the smallest image, so there is no second derivation of where
-    channels go. On the meta device nothing would be computed, but torch would load sympy, triton and its
-    compiler first: a second and a half, a hundred times what the run takes.
+    They are recorded during a forward pass on the smallest image, so the routing is defined in one place
+    only. The pass does not use the meta device, because torch would first import sympy, triton and its
+    compiler. That takes 1.5 s, a hundred times as long as the pass.
     """
     seen: list[tuple[tuple[int, ...], int]] = []
 

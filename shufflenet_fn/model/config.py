@@ -1,4 +1,4 @@
-"""What a ShuffleNetV2 is: widths, depths, head. Needs no torch."""
+"""Configuration of a ShuffleNetV2: widths, depths, classes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ ARCHITECTURES: Final = tuple(PREFIX + width for width in _STAGE_CHANNELS)
 
 @dataclass(frozen=True)
 class ShuffleNetConfig:
-    """The architecture, as torchvision has it (paper: table 5; arXiv:1807.11164).
+    """The architecture, as in torchvision (paper: table 5; arXiv:1807.11164).
 
     Args:
         stage_repeats: number of units in stages 2, 3 and 4.
-        stage_channels: output channels of conv1, stages 2 to 4, and conv5. Those of the stages are even.
-        num_classes: width of the classifier.
+        stage_channels: output channels of conv1, stages 2 to 4, and conv5. Those of stages 2 to 4 are even.
+        num_classes: number of classes.
         bn_momentum: torch's convention, ``running = (1 - momentum) * running + momentum * batch``.
         bn_eps: added to the variance.
 
@@ -68,10 +68,10 @@ class ShuffleNetConfig:
 
 
 def canonical_name(name: str) -> str:
-    """``x1_0`` and ``shufflenet_v2_x1_0`` both become the latter.
+    """Return the full name of an architecture: ``shufflenet_v2_x1_0`` for ``x1_0``.
 
     Raises:
-        UsageError: no such architecture; the message lists the valid names and the closest one.
+        UsageError: the name is unknown; the message lists the valid names and the closest one.
     """
     full = name if name.startswith(PREFIX) else PREFIX + name
     if full not in ARCHITECTURES:
@@ -85,7 +85,7 @@ def canonical_name(name: str) -> str:
 
 
 def get_config(name: str, **overrides: Any) -> ShuffleNetConfig:
-    """The config of a named architecture, with fields replaced by ``overrides``.
+    """Return the config of a named architecture, with fields replaced by ``overrides``.
 
     >>> get_config("x0_5", num_classes=10).stage_channels
     (24, 48, 96, 192, 1024)

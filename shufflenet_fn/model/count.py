@@ -1,4 +1,4 @@
-"""Parameters and multiply-accumulates, counted on the network itself and not from a formula."""
+"""Counts of parameters and multiply-accumulates, measured on the network itself."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
 
 def count_params(config: ShuffleNetConfig) -> int:
-    """Trainable parameters: convolutions, batch-norm scales and shifts, classifier."""
+    """Count trainable parameters: convolutions, batch-norm scales and shifts, classifier."""
     return sum(leaf.numel() for leaf in tree_leaves(init(config, torch.Generator()).params))
 
 
 def count_macs(config: ShuffleNetConfig, *, height: int = 224, width: int = 224) -> int:
-    """Multiply-accumulates of convolutions and classifier for one image of ``height`` × ``width``.
+    """Count multiply-accumulates of convolutions and classifier for one image of ``height`` × ``width``.
 
-    The paper's "FLOPs" are these; other sources count a multiply-accumulate as two. The network is run
-    with a convolution that counts and does not compute. (On the meta device nothing else would compute
-    either, but torch would load its compiler first, which takes a second and a half.)
+    The paper calls them FLOPs; other sources count a multiply-accumulate as two. The network runs with a
+    convolution that counts and does not compute. It does not run on the meta device, because torch would
+    first import its compiler, which takes 1.5 s.
     """
     counts: list[int] = []
 

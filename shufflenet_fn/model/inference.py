@@ -1,4 +1,4 @@
-"""Inference: batch norms folded into the convolutions, and channels routed when the weights are loaded."""
+"""Inference: batch norms are folded into convolutions, and weights are permuted when they are loaded."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _SHAPES_KEPT = 8
 
 @dataclass(frozen=True)
 class InferenceParams:
-    """The network without batch norms.
+    """Parameters of the network without batch norms.
 
-    ``params``: a ``{"weight", "bias"}`` for every convolution, at the path where ``Variables.params`` has
-    ``{"conv", "bn"}``, and for ``fc``. ``physical``: whether they are in the order of the physical twin of
-    the backend that they were folded for. A pytree node with ``physical`` as its static context.
+    ``params``: ``{"weight", "bias"}`` of every convolution, at the path where ``Variables.params`` has
+    ``{"conv", "bn"}``, and of ``fc``. ``physical``: whether they are in the channel order of the physical
+    twin of the backend that they were folded for. A pytree node with ``physical`` as its static context.
     """
 
     params: Params
@@ -54,15 +54,15 @@ register_node(
 def fold(
     config: ShuffleNetConfig, variables: Variables, *, backend: Backend[Any] = REFERENCE
 ) -> InferenceParams:
-    """Convolutions that do what they and their batch norms did.
+    """Fold each batch norm into its convolution.
 
     With scale = weight / sqrt(var + eps) of the norm, the convolution's weight becomes weight * scale and
-    its bias ``bias - mean * scale``, computed in float64 and rounded once.
+    its bias becomes bias - mean * scale. Both are computed in float64 and rounded once.
 
     Args:
         config: the architecture.
         variables: in the channel order in which ``apply`` takes them with this ``backend``.
-        backend: that ``infer`` is going to be called with.
+        backend: the backend that ``infer`` will be called with.
 
     Returns:
         Parameters in the dtype of ``variables.params``.
@@ -72,10 +72,10 @@ def fold(
     for layer in conv_layers(config):
         leaf, stats = (get_path(tree, layer.path) for tree in variables)
         weight, bn = leaf["conv"]["weight"], leaf["bn"]
-        scale = _wide(bn["weight"]) * (_wide(stats["bn"]["var"]) + config.bn_eps).rsqrt()
+        scale = _float64(bn["weight"]) * (_float64(stats["bn"]["var"]) + config.bn_eps).rsqrt()
         folded = {
-            "weight": (_wide(weight) * scale[:, None, None, None]).to(weight),
-            "bias": (_wide(bn["bias"]) - _wide(stats["bn"]["mean"]) * scale).to(weight),
+            "weight": (_float64(weight) * scale[:, None, None, None]).to(weight),
+            "bias": (_float64(bn["bias"]) - _float64(stats["bn"]["mean"]) * scale).to(weight),
         }
         set_path(params, layer.path, folded)
     params["fc"] = variables.params["fc"]
@@ -90,14 +90,14 @@ def infer(
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
 ) -> Tensor:
-    """The logits (N, num_classes), equal to those of ``apply`` in evaluation up to rounding.
+    """Return the logits (N, num_classes), equal to those of ``apply`` in evaluation up to rounding.
 
     Args:
         config: the architecture.
         params: from ``fold``.
         x: images, normalised, (N, 3, H, W).
-        backend: the one that ``params`` were folded for.
-        policy: dtypes to compute in; ``None`` computes in those of the arguments.
+        backend: the backend that ``params`` were folded for.
+        policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
 
     Raises:
         ValueError: ``x`` is not (N, 3, H, W), or ``params`` were folded for a backend with another channel
@@ -121,10 +121,10 @@ def make_predictor(
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
 ) -> Callable[[Tensor], Tensor]:
-    """``infer`` with everything prepared that depends on the weights alone: images in, logits out.
+    """Return a function from images to logits: ``infer`` with all work on the weights done in advance.
 
-    Where the backend has a ``program``, the pass is recorded at the first call with images of a shape, and
-    later ones run it without going through Python layer by layer. The result does not differentiate.
+    If the backend has a ``program``, the first call with a new image shape records the forward pass. Later
+    calls run the recording without Python code for each layer. The function is not differentiable.
     """
     params = fold(config, variables, backend=backend)
     twin = backend.physical if params.physical else backend
@@ -132,7 +132,7 @@ def make_predictor(
     program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
     if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
         return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
-    # Copied, so that later changes in place cannot reach one layer and miss another.
+    # Copy, so that later in-place changes of the variables have no effect.
     tree = tree_map(torch.clone, policy.cast_params(params.params))
     recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
 
@@ -149,8 +149,8 @@ def make_predictor(
     return torch.no_grad()(predict)
 
 
-def _wide(x: Tensor) -> Tensor:
-    # NPUs have no float64 of their own; this is done once, so it can be done by the host.
+def _float64(x: Tensor) -> Tensor:
+    # NPUs do not compute in float64. Folding runs once, so the host can do it.
     return x.cpu().double() if x.device.type == "npu" else x.double()
 
 
@@ -200,5 +200,5 @@ def _check(params: InferenceParams, x: Tensor, backend: Backend[Any]) -> None:
 
 
 def _as_they_are(x: Tensor) -> Policy:
-    """A policy that casts nothing."""
+    """Return a policy that casts nothing."""
     return Policy(x.dtype, x.dtype, x.dtype, x.dtype)

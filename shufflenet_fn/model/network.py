@@ -20,7 +20,7 @@ from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
 
 class Layer(Protocol):
-    """A convolution with what follows it: in training, in evaluation, or folded into one."""
+    """A convolution and its batch norm: in training, in evaluation, or folded into one."""
 
     def __call__(
         self,
@@ -33,7 +33,7 @@ class Layer(Protocol):
         depthwise: bool = False,
         relu: bool = True,
     ) -> tuple[Any, Any]:
-        """Output and, in training, the batch's ``Moments`` (else an empty dict)."""
+        """Return the output and, in training, the batch's ``Moments`` (otherwise an empty dict)."""
 
 
 class _Context(NamedTuple):
@@ -50,21 +50,21 @@ def apply(
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
 ) -> tuple[Tensor, BatchStats]:
-    """The network's output and the batch statistics after it. Nothing is mutated.
+    """Return the logits and the updated batch statistics. No argument is modified.
 
     Args:
         config: the architecture that ``variables`` belong to.
-        variables: as from ``init`` or ``from_torchvision``; in physical channel order
+        variables: from ``init`` or ``from_torchvision``; in physical channel order
             (``channel_order.to_physical``) if ``backend`` is the ``physical`` twin of a backend.
-        x: images, normalised, (N, 3, H, W), floating point; H and W of any size from 1 up, 224 in the
-            paper.
-        train: normalise with the batch's own statistics and return updated running ones; otherwise
-            normalise with the running statistics and return them as they are.
+        x: images, normalised, (N, 3, H, W), floating point. H and W may be any size from 1; the paper uses
+            224.
+        train: if true, normalise with the batch's own statistics and return updated running statistics;
+            otherwise normalise with the running statistics and return them unchanged.
         backend: the primitives to compute with.
         policy: dtypes to compute in (``get_policy``); ``None`` computes in the dtype of the arguments.
 
     Returns:
-        ``logits`` (N, num_classes) and ``batch_stats``, in training as in evaluation.
+        ``logits`` (N, num_classes) and ``batch_stats``, both in training and in evaluation.
 
     Raises:
         ValueError: ``x`` is not (N, 3, H, W).
@@ -90,11 +90,11 @@ def forward(
     policy: Policy | None,
     update_stats: bool = False,
 ) -> tuple[Tensor, MomentsTree]:
-    """``apply`` before the running statistics are updated: the logits and the batch's own moments.
+    """Return the logits and the batch's moments, without updating the running statistics.
 
-    The train step uses it to update the statistics of all layers at once, outside ``grad``. With
-    ``update_stats`` the kernels write the new statistics into ``variables.batch_stats``, which the caller
-    must own, and no moments are returned; ``backend.batch_norm_update_`` must be there.
+    The training step uses it to update the statistics of all layers at once, outside ``grad``. With
+    ``update_stats``, the kernels write the new statistics into ``variables.batch_stats``, which the caller
+    must own, and no moments are returned. This requires ``backend.batch_norm_update_``.
     """
     if x.ndim != 4 or x.shape[1] != 3:
         raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
@@ -125,7 +125,7 @@ def _forward(
 def body(
     backend: Backend[Any], layer: Layer, params: dict[str, Any], stats: dict[str, Any], x: Any
 ) -> tuple[Any, MomentsTree]:
-    """Everything before the global mean: the last feature map and the batch's moments."""
+    """Return the last feature map, before the global mean, and the batch's moments."""
     ctx = _Context(backend, layer)
     moments: MomentsTree = {}
     y, moments["conv1"] = layer(params["conv1"], stats["conv1"], x, kernel=3, stride=2)
@@ -150,7 +150,7 @@ def _stage(
 def _basic_unit(
     ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
 ) -> tuple[Any, MomentsTree]:
-    """Figure 3 (c): half of the channels pass, the other half goes through the branch."""
+    """Figure 3 (c): half of the channels pass unchanged, the other half goes through the branch."""
     x1, x2 = ctx.backend.channel_split(x)
     y, moments = _branch2(ctx, params["branch2"], stats["branch2"], x2, stride=1)
     return ctx.backend.channel_shuffle(x1, y), {"branch2": moments}
@@ -159,7 +159,7 @@ def _basic_unit(
 def _downsampling_unit(
     ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
 ) -> tuple[Any, MomentsTree]:
-    """Figure 3 (d): both branches see all channels; resolution halves."""
+    """Figure 3 (d): both branches take all channels and halve the resolution."""
     x = ctx.backend.shared(x)
     p, s = params["branch1"], stats["branch1"]
     y1, dw = ctx.layer(p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)

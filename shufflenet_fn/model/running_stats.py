@@ -1,8 +1,8 @@
-"""Running statistics of batch norm, as values: old statistics and the batch's moments in, new ones out.
+"""Pure updates of batch norm's running statistics from the batch's moments.
 
-torch's conventions: ``running = (1 - momentum) * running + momentum * batch`` with momentum 0.1, and the
-*unbiased* batch variance n/(n-1) enters the running one, although the biased one normalises.
-The two functions compute the same; which one fits depends on where it is called.
+They follow torch: ``running = (1 - momentum) * running + momentum * batch`` with momentum 0.1. The running
+variance uses the *unbiased* batch variance n/(n-1), although the biased one normalises the batch.
+``update_running_stats`` works under transforms; ``update_running_stats_foreach`` is faster outside them.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from shufflenet_fn.model.variables import BatchStats
 from shufflenet_fn_backends.primitives import Moments, ThirdResult
 
 MomentsTree = dict[str, Any]
-"""``Moments`` at the paths where ``batch_stats`` has ``{"bn": {"mean", "var"}}``."""
+"""A tree with ``Moments`` at the paths where ``batch_stats`` has ``{"bn": {"mean", "var"}}``."""
 
 
 def update_running_stats(
     config: ShuffleNetConfig, batch_stats: BatchStats, moments: MomentsTree
 ) -> BatchStats:
-    """New running statistics, tensor by tensor: composes with every ``torch.func`` transform."""
+    """Return the new running statistics, tensor by tensor. Works under every ``torch.func`` transform."""
     momentum, eps = config.bn_momentum, config.bn_eps
 
     def visit(stats: dict[str, Any], batch: Any) -> dict[str, Any]:
@@ -45,9 +45,9 @@ def update_running_stats(
 def update_running_stats_foreach(
     config: ShuffleNetConfig, batch_stats: BatchStats, moments: MomentsTree
 ) -> BatchStats:
-    """The same in a handful of launches for all layers together, for use outside transforms.
+    """Return the new running statistics of all layers in a few launches, for use outside transforms.
 
-    (``torch._foreach_*`` has no batching rule, so this cannot run under ``vmap``.)
+    ``torch._foreach_*`` has no batching rule, so this cannot run under ``vmap``.
     """
     layers = _pairs(batch_stats, moments)
     means = [stats["mean"] for stats, _ in layers]
@@ -87,15 +87,15 @@ def _like(tensors: list[Tensor] | tuple[Tensor, ...], others: list[Tensor]) -> l
 
 
 def biased_var(moments: Moments, eps: float) -> Tensor:
-    """Return the biased batch variance (C,), whichever of the two the device's kernel saves."""
+    """Return the biased batch variance (C,), from the third result of the device's kernel."""
     return moments.saved if moments.kind == "var" else moments.saved.pow(-2) - eps
 
 
 def kind_of(moments: Iterable[Moments]) -> ThirdResult:
-    """Return what ``saved`` is in all of ``moments``.
+    """Return the kind of ``saved``, which must be the same in all ``moments``.
 
     Raises:
-        ValueError: they are of both kinds, as layers computed on different devices would be.
+        ValueError: the kinds differ, which happens if layers ran on different devices.
     """
     kinds = {batch.kind for batch in moments}
     if len(kinds) != 1:
@@ -105,7 +105,7 @@ def kind_of(moments: Iterable[Moments]) -> ThirdResult:
 
 
 def bessel(count: int) -> float:
-    """n/(n-1), from the biased to the unbiased variance of ``count`` values."""
-    # One value per channel has no unbiased variance; torch takes the biased one times 1/0 = inf there,
-    # which would poison the running statistics for good.
+    """Return n/(n-1), the factor from the biased to the unbiased variance of ``count`` values."""
+    # One value per channel has no unbiased variance. torch multiplies the biased one by 1/0 = inf, which
+    # would make the running statistics NaN for the rest of the run.
     return count / (count - 1) if count > 1 else 1.0

@@ -1,4 +1,4 @@
-"""The twin trees ``params`` and ``batch_stats``, and how they start."""
+"""The trees ``params`` and ``batch_stats``, and their initialisation."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ def init(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> Variables:
-    """Fresh variables with torch's default initialisation, which torchvision and the original use.
+    """Initialise variables by torch's default rules, as torchvision and the original do.
 
-    Convolutions and the classifier are uniform in ±1/sqrt(fan_in) (Kaiming-uniform with a=sqrt(5));
-    batch norms start at weight 1, bias 0, mean 0, variance 1.
+    Convolutions and the classifier are uniform in ±1/sqrt(fan_in) (Kaiming-uniform with a=sqrt(5)).
+    Batch norms start with weight 1, bias 0, mean 0 and variance 1.
 
     Args:
         config: the architecture.
-        generator: the only source of randomness. It lives on the CPU, so that one seed gives one set of
-            weights on every device.
-        device: where the variables are put.
+        generator: a CPU generator, the only source of randomness. One seed gives the same weights on every
+            device.
+        device: device of the variables.
         dtype: dtype of ``params``; ``batch_stats`` are float32 (float64 if ``dtype`` is float64).
 
     Example:
@@ -83,7 +83,7 @@ def init(
 def init_classifier(
     config: ShuffleNetConfig, generator: torch.Generator, *, dtype: torch.dtype = torch.float32
 ) -> Params:
-    """A fresh head ``{"weight": (num_classes, C), "bias": (num_classes,)}``, also for fine-tuning."""
+    """Initialise a classifier, ``{"weight": (num_classes, C), "bias": (num_classes,)}``."""
     features = config.stage_channels[-1]
     bound = features**-0.5
     weight = torch.empty(config.num_classes, features).uniform_(-bound, bound, generator=generator)
@@ -92,14 +92,14 @@ def init_classifier(
 
 
 def set_path(tree: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
-    """Put ``value`` at ``path`` of a tree under construction, making the dicts on the way."""
+    """Set ``value`` at ``path`` of ``tree`` in place, and create missing dicts."""
     for key in path[:-1]:
         tree = tree.setdefault(key, {})
     tree[path[-1]] = value
 
 
 def get_path(tree: dict[str, Any], path: tuple[str, ...]) -> Any:
-    """The value at ``path``."""
+    """Return the value at ``path``."""
     for key in path:
         tree = tree[key]
     return tree

@@ -21,8 +21,8 @@ from shufflenet_fn.io import to_json
 from shufflenet_fn.model.channel_order import to_logical
 from shufflenet_fn.run.saving import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training, training_batches
-from shufflenet_fn.training.flat import unravel
-from shufflenet_fn.training.flat_state import unravel_state
+from shufflenet_fn.training.flat import unflatten
+from shufflenet_fn.training.flat_state import unflatten_state
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.optim import GradientTransformation, Updates
 from shufflenet_fn.training.state import TrainState
@@ -194,7 +194,7 @@ def _write(
         "samples": [run.train_set.name(index) for index in batch.indices.tolist()],
     }
     (folder / STEP).write_text(to_json(_named(about), indent=2) + "\n", encoding="utf-8")
-    plain = unravel_state(before)
+    plain = unflatten_state(before)
     save_checkpoint(
         folder,
         run.config,
@@ -230,7 +230,7 @@ def _share(run: Training, before: TrainState, batch: Batch) -> _Share:
     )
     after, metrics, _ = run.make_step(keeper)(before, examples, no_flags(run.device))
     norms = {
-        path: float(leaf.float().norm()) for path, leaf in tree_paths(unravel(after.opt_state))
+        path: float(leaf.float().norm()) for path, leaf in tree_paths(unflatten(after.opt_state))
     }
     return _Share(float(metrics.loss), norms)
 

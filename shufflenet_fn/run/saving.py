@@ -29,7 +29,7 @@ from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.flat_state import unravel_state
+from shufflenet_fn.training.flat_state import unflatten_state
 
 
 class Progress(NamedTuple):
@@ -190,7 +190,7 @@ class Saver:
             self._agreement.check(tree_digest(state), f"the state after step {taken.step}")
         if not run.world.is_main:
             return
-        plain = unravel_state(state)
+        plain = unflatten_state(state)
         # What the log says of the time before this checkpoint must not be lost where it is kept.
         if (run.job.run_dir / METRICS).exists():
             self._disk.flush(run.job.run_dir / METRICS)

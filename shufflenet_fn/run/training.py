@@ -44,7 +44,7 @@ from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
 from shufflenet_fn.run.transfer import READ_BACK, Feed
 from shufflenet_fn.run.verdict import Verdict
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
@@ -114,7 +114,7 @@ class Training:
 
     @property
     def plain_state(self) -> TrainState:
-        return unravel_state(self.state)
+        return unflatten_state(self.state)
 
     def take_unfinished(self) -> EpochSums:
         """Return the sums of the epoch that the run was resumed in; empty ones for later epochs."""
@@ -181,8 +181,8 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         reuse=device.type == "cpu" and not settings.compile,
     )
     state, computing = in_order_of(config, state, backend)
-    if runtime.launches_are_dear:
-        state = ravel_state(state)
+    if runtime.flat_state:
+        state = flatten_state(state)
     bad_images = functools.partial(
         bad_images_of,
         on_bad_image=settings.on_bad_image,

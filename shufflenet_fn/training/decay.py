@@ -1,4 +1,4 @@
-"""Weight decay: which parameters it is added to, and adding it in a launch or two for a whole tree."""
+"""Weight decay: which parameters are decayed, and the decay of a whole tree in one or two launches."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.model.variables import Params
-from shufflenet_fn.training.flat import Raveled, RavelSpec
+from shufflenet_fn.training.flat import Flat, FlatSpec
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
 from shufflenet_fn_backends.transforms import outside_transforms
 
 DecayFilter = Callable[[str, Tensor], bool]
-"""Whether a parameter is decayed, from its dotted path and a tensor of its shape."""
+"""Takes a parameter's dotted path and a tensor of its shape. Returns whether it is decayed."""
 
 
 def decay_all(path: str, leaf: Tensor) -> bool:
-    """Weight decay on every parameter, batch norms and biases included: the original recipe."""
+    """Decay every parameter, including batch norms and biases: the original recipe."""
     return True
 
 
 def decay_weights(path: str, leaf: Tensor) -> bool:
-    """Weight decay on convolution and classifier weights only: the paper's recipe (megvii)."""
+    """Decay convolution and classifier weights only: the paper's recipe (megvii)."""
     return leaf.ndim > 1
 
 
-def add_decay(grads: Any, params: Params | Raveled, weight_decay: float, decay: DecayFilter) -> Any:
-    """``grads + weight_decay * params`` where ``decay`` says so."""
-    if isinstance(params, Raveled):
+def add_decay(grads: Any, params: Params | Flat, weight_decay: float, decay: DecayFilter) -> Any:
+    """Return ``grads + weight_decay * params`` for the parameters that ``decay`` selects, else ``grads``."""
+    if isinstance(params, Flat):
         return _add_to_buffers(grads, params, weight_decay, decay)
     leaves, weights = tree_leaves(grads), tree_leaves(params)
     chosen = [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
@@ -44,9 +44,7 @@ def add_decay(grads: Any, params: Params | Raveled, weight_decay: float, decay: 
     return tree_unflatten(grads, leaves)
 
 
-def _add_to_buffers(
-    grads: Raveled, params: Raveled, weight_decay: float, decay: DecayFilter
-) -> Raveled:
+def _add_to_buffers(grads: Flat, params: Flat, weight_decay: float, decay: DecayFilter) -> Flat:
     spec, buffers = params.spec, list(grads.buffers)
     whole = []
     for i, group in enumerate(spec.groups):
@@ -63,12 +61,12 @@ def _add_to_buffers(
         )
         for i, buffer in zip(whole, decayed, strict=True):
             buffers[i] = buffer
-    return Raveled(tuple(buffers), spec)
+    return Flat(tuple(buffers), spec)
 
 
 @lru_cache(64)
-def _answers(spec: RavelSpec, group: str, decay: DecayFilter) -> tuple[bool, ...]:
-    """Of each parameter in a buffer."""
+def _answers(spec: FlatSpec, group: str, decay: DecayFilter) -> tuple[bool, ...]:
+    """Return the answer of ``decay`` for each parameter in a buffer."""
     return tuple(
         decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in spec.members(group)
     )
@@ -76,9 +74,9 @@ def _answers(spec: RavelSpec, group: str, decay: DecayFilter) -> tuple[bool, ...
 
 @lru_cache(64)
 def _factors(
-    spec: RavelSpec, group: str, decay: DecayFilter, dtype: torch.dtype, device: torch.device
+    spec: FlatSpec, group: str, decay: DecayFilter, dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """One for every element that is decayed and zero for the others."""
+    """Return one for every element that is decayed and zero for the others."""
     answers = zip(spec.members(group), _answers(spec, group, decay), strict=True)
     pieces = [
         torch.full((slot.size + slot.padding,), float(decays), dtype=dtype)

@@ -1,9 +1,9 @@
 """A tree of many small tensors as a few one-dimensional buffers.
 
-A rule that treats every element alike (SGD, averages, scaling, a cast, the mean over ranks) then is one
-kernel for each buffer and not one for each tensor, which on an accelerator is most of what it costs.
-``Raveled`` is a pytree node with the buffers as its leaves, so functions of whole trees (``tree_lists``) take
-it as any other tree; ``unravel`` gives the tree back as views, without a copy.
+A rule that treats every element alike (SGD, averages, scaling, a cast, the mean over ranks) then launches one
+kernel per buffer instead of one per tensor. On an accelerator, the launches are most of its cost.
+``Flat`` is a pytree node whose leaves are the buffers, so functions of whole trees (``tree_foreach``) accept
+it like any other tree. ``unflatten`` returns the tree as views, without a copy.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from shufflenet_fn.tree import (
 from shufflenet_fn_backends.transforms import outside_transforms
 
 ALIGNMENT: Final = 16
-"""Elements: every tensor starts at a multiple of it, 32 bytes in float16. Ascend's vector units read and
-write blocks of 32 bytes."""
+"""In elements: every tensor starts at a multiple of it, which is 32 bytes in float16. Ascend's vector units
+read and write blocks of 32 bytes."""
 
 
 class Slot(NamedTuple):
-    """Where a leaf lies: elements ``start`` to ``start + size`` of the buffer called ``group``."""
+    """Position of a leaf: elements ``start`` to ``start + size`` of the buffer called ``group``."""
 
     path: str
     group: str
@@ -43,41 +43,44 @@ class Slot(NamedTuple):
 
     @property
     def padding(self) -> int:
-        """Elements after it that belong to no leaf."""
+        """Number of elements after the leaf that belong to no leaf."""
         return -self.size % ALIGNMENT
 
 
 @dataclass(frozen=True, eq=False)
-class RavelSpec:
-    """How a tree is laid out. Trees with one spec (the same object) can be computed with together."""
+class FlatSpec:
+    """Layout of a flat tree. Only trees that share one spec (the same object) can be combined."""
 
     structure: TreeSpec
     slots: tuple[Slot, ...]
     groups: tuple[str, ...]
 
     def members(self, group: str) -> tuple[Slot, ...]:
-        """The leaves of a buffer, in its order."""
+        """Return the leaves of a buffer, in order."""
         return tuple(slot for slot in self.slots if slot.group == group)
 
 
 @dataclass(frozen=True)
-class Raveled:
-    """``buffers``: one 1-D tensor for each of ``spec.groups``. A pytree node; the spec is static context."""
+class Flat:
+    """A flat tree: one 1-D tensor for each of ``spec.groups``.
+
+    A pytree node with ``spec`` as static context.
+    """
 
     buffers: tuple[Tensor, ...]
-    spec: RavelSpec
+    spec: FlatSpec
 
 
 register_node(
-    Raveled,
-    lambda raveled: (list(raveled.buffers), raveled.spec),
-    lambda buffers, spec: Raveled(tuple(buffers), spec),
-    lambda raveled: raveled.spec.groups,
+    Flat,
+    lambda flat: (list(flat.buffers), flat.spec),
+    lambda buffers, spec: Flat(tuple(buffers), spec),
+    lambda flat: flat.spec.groups,
 )
 
 
-def ravel_spec(tree: Any, group: Callable[[str, Tensor], str]) -> RavelSpec:
-    """A layout for ``tree``: which leaf goes to which buffer is ``group(path, leaf)``."""
+def flat_spec(tree: Any, group: Callable[[str, Tensor], str]) -> FlatSpec:
+    """Return a layout for ``tree`` in which each leaf goes to the buffer named ``group(path, leaf)``."""
     ends: dict[str, int] = {}
     slots = []
     for path, leaf in tree_paths(tree):
@@ -85,16 +88,16 @@ def ravel_spec(tree: Any, group: Callable[[str, Tensor], str]) -> RavelSpec:
         slot = Slot(path, name, ends.get(name, 0), leaf.numel(), tuple(leaf.shape))
         ends[name] = slot.start + slot.size + slot.padding
         slots.append(slot)
-    return RavelSpec(tree_structure(tree), tuple(slots), tuple(ends))
+    return FlatSpec(tree_structure(tree), tuple(slots), tuple(ends))
 
 
-def ravel(tree: Any, spec: RavelSpec, *, pad: float = 0.0) -> Raveled:
-    """``tree`` in the layout ``spec``, by one concatenation for each buffer; ``pad`` between the leaves.
+def flatten(tree: Any, spec: FlatSpec, *, pad: float = 0.0) -> Flat:
+    """Return ``tree`` in the layout ``spec``, with ``pad`` between the leaves: one concatenation per buffer.
 
     Raises:
         ValueError: the leaves of a buffer differ in dtype, or the tree does not have this layout.
     """
-    if isinstance(tree, Raveled) and tree.spec is spec:
+    if isinstance(tree, Flat) and tree.spec is spec:
         return tree
     leaves = tree_leaves(tree)
     shapes = [tuple(leaf.shape) for leaf in leaves]
@@ -108,23 +111,23 @@ def ravel(tree: Any, spec: RavelSpec, *, pad: float = 0.0) -> Raveled:
     for name, members in pieces.items():
         dtypes = {piece.dtype for piece in members}
         if len(dtypes) > 1:
-            # (cat would promote, silently and by a kernel for each tensor)
+            # torch.cat would promote silently, and launch a kernel for each tensor.
             raise ValueError(f"the buffer {name!r} cannot hold {sorted(map(str, dtypes))} together")
-    return Raveled(tuple(torch.cat(members) for members in pieces.values()), spec)
+    return Flat(tuple(torch.cat(members) for members in pieces.values()), spec)
 
 
-def unravel(tree: Any) -> Any:
-    """``tree`` with every ``Raveled`` in it as the tree that it holds, whose leaves are views."""
-    return tree_replace(tree, lambda node: isinstance(node, Raveled), _views)
+def unflatten(tree: Any) -> Any:
+    """``tree`` with every ``Flat`` in it as the tree that it holds, whose leaves are views."""
+    return tree_replace(tree, lambda node: isinstance(node, Flat), _views)
 
 
-def _views(raveled: Raveled) -> Any:
+def _views(flat: Flat) -> Any:
     pieces = {
-        group: iter(_cut(buffer, raveled.spec.members(group)))
-        for group, buffer in zip(raveled.spec.groups, raveled.buffers, strict=True)
+        group: iter(_cut(buffer, flat.spec.members(group)))
+        for group, buffer in zip(flat.spec.groups, flat.buffers, strict=True)
     }
-    leaves = [next(pieces[slot.group]).view(slot.shape) for slot in raveled.spec.slots]
-    return tree_build(raveled.spec.structure, leaves)
+    leaves = [next(pieces[slot.group]).view(slot.shape) for slot in flat.spec.slots]
+    return tree_build(flat.spec.structure, leaves)
 
 
 def _cut(buffer: Tensor, slots: Iterable[Slot]) -> list[Tensor]:

@@ -1,8 +1,8 @@
-"""The train state in a few buffers, for devices on which a launch costs more than a copy.
+"""The train state in a few buffers, for devices on which a kernel launch costs more than a copy.
 
-A step on a raveled state does to every element what it does on a plain one; only norms over all gradients
-(clipping) are summed in another order. Ravel a state before the first step, and unravel it before anything
-but steps looks at it.
+A step computes the same for every element of a flat state as for a plain one. Only norms over all gradients
+(clipping) are summed in another order. Flatten the state before the first step. Unflatten it before anything
+but a step reads it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shufflenet_fn.model.running_stats import (
     update_running_stats_foreach,
 )
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
-from shufflenet_fn.training.flat import Raveled, RavelSpec, ravel, ravel_spec, unravel
+from shufflenet_fn.training.flat import Flat, FlatSpec, flat_spec, flatten, unflatten
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import tree_map, tree_replace, tree_structure
@@ -31,44 +31,44 @@ from shufflenet_fn_backends.transforms import outside_transforms
 NORM: Final = "norm"
 
 
-def ravel_state(state: TrainState) -> TrainState:
-    """``state`` with its parameters, its statistics and all trees of their structure raveled.
+def flatten_state(state: TrainState) -> TrainState:
+    """Return ``state`` with its parameters, its statistics and all trees of their structure flattened.
 
-    Parameters lie in two buffers, so that a precision policy can treat each as one: ``norm`` (batch norms)
-    and ``rest`` (convolutions and classifier). Statistics lie in ``mean`` and ``var``. The step number lies
-    on the host, and with it all arithmetic of the schedule.
+    Parameters are kept in two buffers, so that a precision policy can cast each as a whole: ``norm`` (batch
+    norms) and ``rest`` (convolutions and classifier). Statistics are kept in ``mean`` and ``var``. The step
+    number moves to the host, so the schedule is computed there.
     """
-    params_spec = ravel_spec(state.params, _kind)
-    stats_spec = ravel_spec(state.batch_stats, lambda path, leaf: path.rpartition(".")[2])
+    params_spec = flat_spec(state.params, _kind)
+    stats_spec = flat_spec(state.batch_stats, lambda path, leaf: path.rpartition(".")[2])
 
-    def raveled(variables: Variables) -> Any:
+    def flat(variables: Variables) -> Any:
         return Variables(
-            ravel(variables.params, params_spec),  # type: ignore[arg-type]  # trees all the same
-            ravel(variables.batch_stats, stats_spec),  # type: ignore[arg-type]
+            flatten(variables.params, params_spec),  # type: ignore[arg-type]  # trees all the same
+            flatten(variables.batch_stats, stats_spec),  # type: ignore[arg-type]
         )
 
-    params, batch_stats = raveled(state.variables)
+    params, batch_stats = flat(state.variables)
     return state._replace(
         step=state.step.cpu(),
         params=params,
         batch_stats=batch_stats,
-        opt_state=_ravel_within(state.opt_state, params_spec),
-        ema=raveled(state.ema) if isinstance(state.ema, Variables) else state.ema,
+        opt_state=_flatten_within(state.opt_state, params_spec),
+        ema=flat(state.ema) if isinstance(state.ema, Variables) else state.ema,
     )
 
 
-def unravel_state(state: TrainState) -> TrainState:
-    """The plain state again; its leaves are views of the buffers."""
-    unraveled: TrainState = unravel(state)
-    return unraveled
+def unflatten_state(state: TrainState) -> TrainState:
+    """Return the plain state. Its leaves are views of the buffers."""
+    plain: TrainState = unflatten(state)
+    return plain
 
 
-def params_to_compute_with(params: Params | Raveled, policy: Policy | None) -> Params:
-    """The tree of parameters that the network is differentiated by.
+def params_to_compute_with(params: Params | Flat, policy: Policy | None) -> Params:
+    """Return the tree of parameters that the loss is differentiated with respect to.
 
-    Raveled parameters are cast here, buffer by buffer; others inside the network, leaf by leaf.
+    Flat parameters are cast here, buffer by buffer. Plain ones are cast inside the network, leaf by leaf.
     """
-    if not isinstance(params, Raveled):
+    if not isinstance(params, Flat):
         return params
     buffers = params.buffers
     if policy is not None and not policy.use_autocast:
@@ -76,29 +76,29 @@ def params_to_compute_with(params: Params | Raveled, policy: Policy | None) -> P
             buffer.to(policy.norm_dtype if group == NORM else policy.compute_dtype)
             for group, buffer in zip(params.spec.groups, buffers, strict=True)
         )
-    tree: Params = unravel(Raveled(buffers, params.spec))
+    tree: Params = unflatten(Flat(buffers, params.spec))
     return tree
 
 
-def grads_like(params: Params | Raveled, grads: Params) -> Any:
-    """Gradients of ``params_to_compute_with`` in the layout and dtypes of the parameters themselves."""
-    if not isinstance(params, Raveled):
+def grads_like(params: Params | Flat, grads: Params) -> Any:
+    """Return the gradients of ``params_to_compute_with`` in the layout and dtypes of ``params``."""
+    if not isinstance(params, Flat):
         return grads
-    raveled = ravel(grads, params.spec)
-    pairs = zip(raveled.buffers, params.buffers, strict=True)
-    return Raveled(tuple(grad.to(buffer.dtype) for grad, buffer in pairs), params.spec)
+    flat = flatten(grads, params.spec)
+    pairs = zip(flat.buffers, params.buffers, strict=True)
+    return Flat(tuple(grad.to(buffer.dtype) for grad, buffer in pairs), params.spec)
 
 
-def copied(batch_stats: BatchStats | Raveled) -> Any:
-    """Return a copy of ``batch_stats`` in the same layout: a copy a buffer where it is raveled."""
+def copied(batch_stats: BatchStats | Flat) -> Any:
+    """Return a copy of ``batch_stats`` in the same layout: a copy a buffer where it is flat."""
     return tree_map(torch.clone, batch_stats)
 
 
 def updated_stats(
-    config: ShuffleNetConfig, batch_stats: BatchStats | Raveled, moments: MomentsTree
+    config: ShuffleNetConfig, batch_stats: BatchStats | Flat, moments: MomentsTree
 ) -> Any:
-    """Running statistics after a batch (``running_stats``), in the layout that they came in."""
-    if not isinstance(batch_stats, Raveled):
+    """Return the running statistics after a batch (``running_stats``), in the layout of ``batch_stats``."""
+    if not isinstance(batch_stats, Flat):
         return update_running_stats_foreach(config, batch_stats, moments)
     spec = batch_stats.spec
     of_layers: list[Moments] = [
@@ -108,8 +108,8 @@ def updated_stats(
         layer.mean if slot.group == "mean" else layer.saved
         for slot, layer in zip(spec.slots, of_layers, strict=True)
     ]
-    # Ones between the layers, because what is there is divided by.
-    batch = dict(zip(spec.groups, ravel(leaves, spec, pad=1.0).buffers, strict=True))
+    # Pad with ones, because inverse powers of the padding are computed too.
+    batch = dict(zip(spec.groups, flatten(leaves, spec, pad=1.0).buffers, strict=True))
     old = dict(zip(spec.groups, batch_stats.buffers, strict=True))
     counts = tuple(layer.count for slot, layer in zip(spec.slots, of_layers, strict=True))
     saved = batch["var"]
@@ -120,14 +120,14 @@ def updated_stats(
         torch.lerp(old[group], batch[group].to(old[group].dtype), config.bn_momentum)
         for group in spec.groups
     )
-    return Raveled(tuple(new), spec)
+    return Flat(tuple(new), spec)
 
 
 @lru_cache(64)
 def _bessel_factors(
-    spec: RavelSpec, counts: tuple[int, ...], dtype: torch.dtype, device: torch.device
+    spec: FlatSpec, counts: tuple[int, ...], dtype: torch.dtype, device: torch.device
 ) -> Tensor:
-    """n/(n-1) for every element of ``var``; zero between the layers."""
+    """Return n/(n-1) for every element of ``var``, and zero for the padding."""
     values = []
     for slot, count in zip(spec.slots, counts, strict=True):
         if slot.group == "var":
@@ -139,10 +139,10 @@ def _kind(path: str, leaf: Tensor) -> str:
     return NORM if ".bn." in path else "rest"
 
 
-def _ravel_within(tree: Any, spec: RavelSpec) -> Any:
-    """Subtrees of the structure of ``params`` (velocities, say) raveled as those are."""
+def _flatten_within(tree: Any, spec: FlatSpec) -> Any:
+    """Flatten the subtrees that have the structure of ``params``, for example velocities."""
 
     def alike(node: Any) -> bool:
         return isinstance(node, dict) and tree_structure(node) == spec.structure
 
-    return tree_replace(tree, alike, lambda node: ravel(node, spec))
+    return tree_replace(tree, alike, lambda node: flatten(node, spec))

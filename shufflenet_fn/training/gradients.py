@@ -1,8 +1,8 @@
-"""Gradients for a step that is taken once, in two ways with the same numbers.
+"""First-order gradients by two methods that give the same numbers.
 
-``torch.func.grad(loss_fn, has_aux=True)`` would do too, but builds the graph of a second derivative on the
-way and keeps all activations until the end: 1.45 times the peak memory of this network's step. Both
-functions here free the graph while the gradients are computed, so the result cannot be differentiated again.
+``torch.func.grad(loss_fn, has_aux=True)`` also builds the graph of the second derivative and keeps all
+activations until the end: 1.45 times the peak memory of this network's step. The functions here free the
+graph while they compute the gradients, so the result cannot be differentiated again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Aux = TypeVar("Aux")
 
 
 class Gradients(Protocol):
-    """Gradients of ``loss_fn(params) -> (loss, aux)``, and the detached ``aux``."""
+    """Computes the gradients of ``loss_fn(params) -> (loss, aux)`` and the detached ``aux``."""
 
     def __call__(
         self, loss_fn: Callable[[Params], tuple[Tensor, Any]], params: Params
@@ -30,8 +30,8 @@ class Gradients(Protocol):
 def grads_by_func(
     loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params
 ) -> tuple[Params, Aux]:
-    """By ``torch.func.vjp``: usable under ``vmap`` and other transforms, an ensemble's steps for example."""
-    # (torch annotates the result of vjp as a pair, which it is without has_aux.)
+    """Compute gradients by ``torch.func.vjp``. Works under ``vmap`` and other transforms (ensembles)."""
+    # torch annotates the result of vjp as a pair, which is true only without has_aux.
     primal: tuple[Any, ...] = torch.func.vjp(loss_fn, params, has_aux=True)
     loss, pull_back, aux = primal
     (grads,) = pull_back(torch.ones_like(loss), retain_graph=False, create_graph=False)
@@ -41,8 +41,9 @@ def grads_by_func(
 def grads_by_engine(
     loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params
 ) -> tuple[Params, Aux]:
-    """By the autograd engine, for use outside transforms: without the 0.1 to 0.3 ms that each operator with a
-    gradient of its own costs under ``torch.func``.
+    """Compute gradients by the autograd engine, outside transforms only.
+
+    Saves the 0.1 to 0.3 ms that ``torch.func`` adds to each operator with a custom gradient.
     """
     leaves = [leaf.detach().requires_grad_() for leaf in tree_leaves(params)]
     with torch.enable_grad():

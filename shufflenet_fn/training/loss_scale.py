@@ -1,8 +1,8 @@
-"""Loss scaling for float16: a value in the train state, not an object that hides one.
+"""Loss scaling for float16. The scale is a value in the train state.
 
 Gradients of a float16 network underflow unless the loss is multiplied by a scale first (Micikevicius et
-al., 2018, arXiv:1710.03740, section 3.2). A step whose gradients overflowed is skipped. Unlike the
-original, whose static scale never checked, that holds for the static scale too.
+al., 2018, arXiv:1710.03740, section 3.2). A step whose gradients overflow is skipped, also with a static
+scale. (The original does not check for overflow with a static scale.)
 """
 
 from __future__ import annotations
@@ -13,20 +13,22 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from shufflenet_fn.tree import tree_lists, tree_select
+from shufflenet_fn.tree import tree_foreach, tree_select
 from shufflenet_fn_backends.support.errors import UsageError
 
 
 @dataclass(frozen=True)
 class LossScaling:
-    """How the scale behaves.
+    """Configuration of the loss scale.
 
     Args:
         kind: ``none``, ``static`` or ``dynamic``.
-        initial: the scale at the start; the scale for good when static (the original: 64).
-        growth_factor, backoff_factor, growth_interval: dynamic only. Doubled after this many steps
-            without overflow, halved at each overflow (apex: 2, 0.5, 2000).
-        minimum: a dynamic scale is never smaller.
+        initial: the scale at the start. A static scale keeps it (the original: 64).
+        growth_factor: a dynamic scale is multiplied by it after ``growth_interval`` steps without overflow
+            (apex: 2).
+        backoff_factor: a dynamic scale is multiplied by it at each overflow (apex: 0.5).
+        growth_interval: see ``growth_factor`` (apex: 2000).
+        minimum: lower bound of a dynamic scale.
     """
 
     kind: str = "none"
@@ -38,17 +40,20 @@ class LossScaling:
 
 
 class LossScale(NamedTuple):
-    """``scale``: 0-dim float32. ``good_steps``: 0-dim int32, steps since the last change."""
+    """State of the loss scale.
+
+    ``scale``: 0-dim float32. ``good_steps``: 0-dim int32, steps since the last change.
+    """
 
     scale: Tensor
     good_steps: Tensor
 
 
 def parse_loss_scaling(text: str) -> LossScaling:
-    """``none``, ``dynamic`` or a positive number (static).
+    """Parse ``none``, ``dynamic`` or a positive number (a static scale).
 
     Raises:
-        UsageError: anything else.
+        UsageError: ``text`` is none of these.
     """
     if text in ("none", "dynamic"):
         return LossScaling(text)
@@ -65,7 +70,7 @@ def parse_loss_scaling(text: str) -> LossScaling:
 
 
 def init_loss_scale(scaling: LossScaling, device: torch.device) -> LossScale | tuple[()]:
-    """The state at the start; ``()`` when nothing is scaled."""
+    """Return the initial state, or ``()`` without loss scaling."""
     if scaling.kind == "none":
         return ()
     return LossScale(
@@ -79,22 +84,22 @@ def scale_loss(state: LossScale | tuple[()], loss: Tensor) -> Tensor:
 
 
 def unscale(state: LossScale | tuple[()], grads: Any) -> Any:
-    """Gradients of the unscaled loss."""
+    """Return the gradients of the unscaled loss."""
     if not isinstance(state, LossScale):
         return grads
     inverse = 1.0 / state.scale
-    return tree_lists(lambda g: torch._foreach_mul(g, inverse), grads)
+    return tree_foreach(lambda g: torch._foreach_mul(g, inverse), grads)
 
 
 def adjust(
     scaling: LossScaling, state: LossScale | tuple[()], finite: Tensor
 ) -> LossScale | tuple[()]:
-    """The scale for the next step, given whether this one's gradients were finite (0-dim bool)."""
+    """Return the scale for the next step, given whether this step's gradients are finite (0-dim bool)."""
     if scaling.kind != "dynamic" or not isinstance(state, LossScale):
         return state
     good = state.good_steps + 1
     larger = state.scale * scaling.growth_factor
-    # A scale of infinity would come back from no backoff: every later step would be skipped.
+    # No backoff makes an infinite scale finite again, so every later step would be skipped.
     grow = (good >= scaling.growth_interval) & torch.isfinite(larger)
     zero = torch.zeros_like(good)
     grown = LossScale(

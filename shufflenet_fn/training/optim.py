@@ -1,8 +1,8 @@
 """Optimizers as pairs of pure functions, after optax (github.com/google-deepmind/optax).
 
-``init(params) -> opt_state`` and ``update(grads, opt_state, params, step) -> (updates, opt_state)``; the new
-parameters are ``apply_updates(params, updates)``. Everything works on whole trees through
-``torch._foreach_*``: an update is a handful of launches and not one per tensor.
+``init(params) -> opt_state`` and ``update(grads, opt_state, params, step) -> (updates, opt_state)``. The new
+parameters are ``apply_updates(params, updates)``. All functions use ``torch._foreach_*`` on whole trees, so
+an update takes a few launches instead of one per tensor.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from shufflenet_fn.training.decay import DecayFilter, add_decay, decay_all
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.tree import (
     global_norm,
+    tree_foreach,
     tree_leaves,
-    tree_lists,
     tree_zeros_like,
 )
 
@@ -26,9 +26,9 @@ OptState = Any
 
 
 class Updates(NamedTuple):
-    """``params + rate * direction``, not multiplied out: see ``apply_updates``.
+    """The update ``rate * direction`` as two factors; ``apply_updates`` multiplies and adds them.
 
-    ``direction``: a tree like ``params``. ``rate``: minus the learning rate, 0-dim float32.
+    ``direction``: a tree like ``params``. ``rate``: the negative learning rate, 0-dim float32.
     """
 
     direction: Params
@@ -46,14 +46,17 @@ class UpdateFn(Protocol):
 
 
 class GradientTransformation(NamedTuple):
-    """``init`` makes the state; ``update`` turns gradients into gradients or, at the end, ``Updates``."""
+    """A pair of functions: ``init`` creates the optimizer state, ``update`` transforms gradients.
+
+    The last transformation of a chain returns ``Updates``; the others return gradients.
+    """
 
     init: InitFn
     update: UpdateFn
 
 
 class SGDState(NamedTuple):
-    """``momentum``: velocities, a tree like ``params``; ``()`` for plain SGD."""
+    """State of ``sgd``. ``momentum``: velocities, a tree like ``params``; ``()`` for plain SGD."""
 
     momentum: Any
 
@@ -66,17 +69,18 @@ def sgd(
     weight_decay: float = 0.0,
     decay: DecayFilter = decay_all,
 ) -> GradientTransformation:
-    """Stochastic gradient descent, the rule of ``torch.optim.SGD``.
+    """Build stochastic gradient descent with the update rule of ``torch.optim.SGD``.
 
     ``g += weight_decay * p``; ``v = momentum * v + g``; ``p -= lr * v``, or with Nesterov
     ``p -= lr * (g + momentum * v)``.
 
     Args:
-        schedule: step number to learning rate, both 0-dim tensors (``shufflenet_fn.training.schedules``).
+        schedule: maps the step number to the learning rate, both 0-dim tensors
+            (``shufflenet_fn.training.schedules``).
         momentum: in [0, 1).
-        nesterov: needs momentum (Sutskever et al., 2013).
-        weight_decay: L2, added to the gradient.
-        decay: which leaves it is added to, by dotted path and tensor.
+        nesterov: use Nesterov momentum (Sutskever et al., 2013); requires ``momentum`` above 0.
+        weight_decay: factor of the L2 penalty, which is added to the gradient.
+        decay: selects the leaves to decay, by dotted path and tensor.
 
     Raises:
         ValueError: a value is out of range.
@@ -98,12 +102,12 @@ def sgd(
             grads = add_decay(grads, params, weight_decay, decay)
         direction, velocity = grads, state.momentum
         if momentum:
-            # One scaled copy, then in place on that copy: never on the state that came in.
-            velocity = tree_lists(
+            # Out of place: the state that was passed in must not change.
+            velocity = tree_foreach(
                 lambda v, g: torch._foreach_add(torch._foreach_mul(v, momentum), g), velocity, grads
             )
             direction = (
-                tree_lists(lambda g, v: torch._foreach_add(g, v, alpha=momentum), grads, velocity)
+                tree_foreach(lambda g, v: torch._foreach_add(g, v, alpha=momentum), grads, velocity)
                 if nesterov
                 else velocity
             )
@@ -113,19 +117,22 @@ def sgd(
 
 
 def clip_by_global_norm(max_norm: float) -> GradientTransformation:
-    """Scale all gradients together so that their Euclidean norm is at most ``max_norm`` (1211.5063)."""
+    """Scale all gradients by one factor so that their Euclidean norm is at most ``max_norm``.
+
+    Reference: Pascanu et al., arXiv:1211.5063.
+    """
     if not max_norm > 0.0:
         raise ValueError(f"max_norm must be positive, not {max_norm}")
 
     def update(grads: Params, state: OptState, params: Params, step: Tensor) -> tuple[Params, Any]:
         factor = (max_norm / (global_norm(grads) + 1e-6)).clamp(max=1.0)
-        return tree_lists(lambda g: torch._foreach_mul(g, factor), grads), ()
+        return tree_foreach(lambda g: torch._foreach_mul(g, factor), grads), ()
 
     return GradientTransformation(lambda params: (), update)
 
 
 def chain(*transformations: GradientTransformation) -> GradientTransformation:
-    """Apply several in order; each sees the previous one's output as its gradients."""
+    """Apply transformations in order. Each takes the output of the previous one as its gradients."""
 
     def init(params: Params) -> OptState:
         return tuple(t.init(params) for t in transformations)
@@ -143,25 +150,25 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
 
 
 def apply_updates(params: Params, updates: Updates) -> Params:
-    """``params + rate * direction``, new tensors.
+    """Return ``params + rate * direction`` as new tensors.
 
-    On the CPU one fused multiply-add per tensor, with the one rounding that ``torch.optim.SGD`` has: with
-    equal gradients the two give the same bits. Elsewhere one launch if the host knows the rate (as in
-    ``raveled``), and two if the device does: a 0-dim rate inside a foreach multiply-add would break it up
-    into one launch per tensor.
+    On the CPU this is one fused multiply-add per tensor, rounded once as in ``torch.optim.SGD``: with equal
+    gradients the two give the same bits. On other devices it takes one launch if the rate is on the host (a
+    flat state), and two if it is on the device, because a foreach multiply-add with a 0-dim rate falls back
+    to one launch per tensor.
     """
     rate = updates.rate
     on_host = rate.device.type == "cpu"
     if on_host and tree_leaves(params)[0].device.type != "cpu":
-        return tree_lists(
+        return tree_foreach(
             lambda p, d: torch._foreach_add(p, d, alpha=rate.item()), params, updates.direction
         )
     if on_host:
-        return tree_lists(
+        return tree_foreach(
             lambda p, d: torch._foreach_addcmul(p, d, [rate.to(leaf.dtype) for leaf in p]),
             params,
             updates.direction,
         )
-    return tree_lists(
+    return tree_foreach(
         lambda p, d: torch._foreach_add(p, torch._foreach_mul(d, rate)), params, updates.direction
     )

@@ -1,8 +1,8 @@
-"""Mixed precision as a value: which dtype parameters are kept in, computed in and returned in.
+"""Mixed precision policies: the dtypes in which parameters are stored, computed with and returned.
 
-The idea and the string grammar are jmp's (github.com/google-deepmind/jmp); the names O0 to O3 are apex's
-(github.com/NVIDIA/apex, ``apex.amp`` before its removal in 2025), with their meaning kept and the
-package not needed:
+The idea and the string grammar are from jmp (github.com/google-deepmind/jmp). The names O0 to O3 are from
+apex (github.com/NVIDIA/apex, ``apex.amp`` before its removal in 2025) and keep their meaning; apex itself is
+not needed:
 
 ======  =========  =======  ==========  ======  ===========================================
 name    params     convs    batch norm  output  loss scale by default
@@ -14,9 +14,9 @@ O3      float16    float16  float16     float32 dynamic for float16
 bf16    float32    bfloat16 float32     float32 none
 ======  =========  =======  ==========  ======  ===========================================
 
-Where the casts stand: weights and images are cast on the way into the network and the logits on the way
-out, inside the differentiated function, so gradients arrive in the parameters' dtype. They are averaged
-over ranks in that dtype: float32 for O0, O1, O2 and bf16.
+Weights and images are cast when they enter the network, and logits when they leave it. The casts are inside
+the differentiated function, so gradients have the dtype of the parameters. They are averaged over ranks in
+that dtype: float32 for O0, O1, O2 and bf16.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ _DTYPES: Final = MappingProxyType(
 
 @dataclass(frozen=True)
 class Policy:
-    """dtypes of a computation.
+    """The dtypes of a computation.
 
     Args:
-        param_dtype: of the stored (master) parameters and so of gradients and optimizer state.
-        compute_dtype: of convolutions and the classifier.
-        output_dtype: of the logits.
-        norm_dtype: of batch-norm parameters during computation. float32 beside half activations is
-            what apex calls ``keep_batchnorm_fp32``.
-        use_autocast: leave the choice per operation to ``torch.autocast`` with ``compute_dtype`` and cast
-            nothing here (O1).
+        param_dtype: dtype of the stored (master) parameters, and so of gradients and optimizer state.
+        compute_dtype: dtype of convolutions and the classifier.
+        output_dtype: dtype of the logits.
+        norm_dtype: dtype of batch-norm parameters during computation. float32 with half-precision
+            activations is ``keep_batchnorm_fp32`` in apex.
+        use_autocast: cast nothing here; ``torch.autocast`` with ``compute_dtype`` chooses the dtype of each
+            operation (O1).
     """
 
     param_dtype: torch.dtype = torch.float32
@@ -68,11 +68,11 @@ class Policy:
 
     @property
     def dtypes(self) -> tuple[torch.dtype, ...]:
-        """All dtypes that a device has to compute in."""
+        """All dtypes that the device must support."""
         return (self.param_dtype, self.compute_dtype, self.output_dtype, self.norm_dtype)
 
     def cast_params(self, params: dict[str, Any]) -> dict[str, Any]:
-        """Parameters as the network computes with them."""
+        """Return the parameters in the dtypes that the network computes in."""
         return params if self.use_autocast else self._cast(params, self.compute_dtype)
 
     def cast_input(self, x: Tensor) -> Tensor:
@@ -82,7 +82,7 @@ class Policy:
         return logits.to(self.output_dtype)
 
     def autocast(self, device_type: str) -> AbstractContextManager[Any]:
-        """The context that the forward pass runs in."""
+        """Return the context manager for the forward pass."""
         if not self.use_autocast:
             return nullcontext()
         return torch.autocast(device_type, dtype=self.compute_dtype)
@@ -109,7 +109,7 @@ _NAMED: Final = MappingProxyType(
 
 
 def get_policy(name: str) -> Policy:
-    """The policy called ``name`` or written out in jmp's grammar.
+    """Return the policy called ``name``, or parse one in jmp's grammar.
 
     >>> get_policy("p=f32,c=bf16,o=f32") == get_policy("bf16")
     True
@@ -117,7 +117,7 @@ def get_policy(name: str) -> Policy:
     The keys are ``p`` (params), ``c`` (compute), ``o`` (output) and ``n`` (norm, float32 if not given).
 
     Raises:
-        UsageError: neither; the message lists what is allowed.
+        UsageError: ``name`` is neither; the message lists what is allowed.
     """
     if name in _NAMED:
         return _NAMED[name]
@@ -142,6 +142,6 @@ def _parse(text: str) -> Policy:
             )
         values[fields[short]] = _DTYPES[dtype]
     if values.get("compute_dtype") == torch.float64:
-        # No kernel takes float32 parameters beside float64 activations.
+        # No kernel accepts float32 parameters with float64 activations.
         values.setdefault("norm_dtype", torch.float64)
     return Policy(**values)

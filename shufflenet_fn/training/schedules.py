@@ -1,7 +1,7 @@
 """Learning-rate schedules: pure functions from the step number to the rate, both 0-dim tensors.
 
-They are evaluated on the device inside the step, so that no value travels from the host and
-``torch.compile`` sees one graph for all steps. Rates are float32.
+They are evaluated inside the step, on the device of the step number, so nothing is copied from the host and
+``torch.compile`` uses one graph for all steps. Rates are float32.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ Schedule = Callable[[Tensor], Tensor]
 
 
 def constant(base: float) -> Schedule:
-    """``base`` at every step."""
+    """Return ``base`` at every step."""
     return lambda step: torch.full_like(step, base, dtype=torch.float32)
 
 
 def epoch_cosine(base: float, *, steps_per_epoch: int, epochs: int, warmup_epochs: int) -> Schedule:
-    """The original's schedule: constant within an epoch e, warm-up then half a cosine over epochs.
+    """Build the original's schedule: warm-up, then half a cosine, constant within each epoch e.
 
-    ``base * (e + 1) / (W + 1)`` for e < W, then ``base / 2 * (1 + cos(pi * (e - W) / (E - W)))``. It never
-    reaches zero. Source: ``adjust_learning_rate`` of the Ascend ModelZoo's ShuffleNetV2 recipe.
+    The rate is ``base * (e + 1) / (W + 1)`` for e < W, then ``base / 2 * (1 + cos(pi * (e - W) / (E - W)))``.
+    It never reaches zero. Source: ``adjust_learning_rate`` of the Ascend ModelZoo's ShuffleNetV2 recipe.
     """
 
     def schedule(step: Tensor) -> Tensor:
@@ -38,7 +38,10 @@ def epoch_cosine(base: float, *, steps_per_epoch: int, epochs: int, warmup_epoch
 
 
 def cosine(base: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
-    """Per step: linear warm-up, then half a cosine from ``base`` to ``final`` (Loshchilov, 1608.03983)."""
+    """Build a per-step schedule: linear warm-up, then half a cosine from ``base`` to ``final``.
+
+    Reference: Loshchilov and Hutter, arXiv:1608.03983.
+    """
 
     def decay(progress: Tensor) -> Tensor:
         return final + 0.5 * (base - final) * (1 + torch.cos(math.pi * progress))
@@ -47,7 +50,7 @@ def cosine(base: float, *, total_steps: int, warmup_steps: int = 0, final: float
 
 
 def linear(base: float, *, total_steps: int, warmup_steps: int = 0, final: float = 0.0) -> Schedule:
-    """Per step: linear warm-up, then a straight line from ``base`` to ``final``.
+    """Build a per-step schedule: linear warm-up, then linear decay from ``base`` to ``final``.
 
     Without warm-up and with ``final`` 0 this is megvii's ``base * (1 - step / total_steps)``.
     """

@@ -14,9 +14,9 @@ from shufflenet_fn.training.optim import GradientTransformation
 
 
 class TrainState(NamedTuple):
-    """The state between two steps. A new one is made by each step; none is changed in place.
+    """The training state. Each step returns a new one; none is modified in place.
 
-    ``step``: 0-dim int64, updates done so far. ``loss_scale``: ``LossScale`` or ``()``.
+    ``step``: 0-dim int64, the number of updates so far. ``loss_scale``: ``LossScale`` or ``()``.
     ``ema``: averaged ``Variables`` or ``()``.
     """
 
@@ -39,13 +39,13 @@ def create_train_state(
     loss_scaling: LossScaling | None = None,
     ema: bool = False,
 ) -> TrainState:
-    """The state before the first step, on the device of ``variables``.
+    """Return the state before the first step, on the device of ``variables``.
 
     Args:
         variables: from ``init`` or ``from_torchvision``, in the policy's ``param_dtype``.
-        optimizer: its ``init`` makes ``opt_state``.
+        optimizer: creates ``opt_state``.
         loss_scaling: ``None`` for no scaling.
-        ema: keep an average of the variables.
+        ema: whether to keep an average of the variables.
     """
     device = variables.params["fc"]["weight"].device
     return TrainState(

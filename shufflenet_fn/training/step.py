@@ -1,7 +1,7 @@
-"""One optimizer step as a pure function, and one evaluation step.
+"""One optimizer step and one evaluation step as pure functions.
 
-``step(state, batch, flags) -> (state, metrics, flags)``. Nothing is read back to the host inside; the
-averaging over ranks is an injected function, so this module knows nothing of ``torch.distributed``.
+``step(state, batch, flags) -> (state, metrics, flags)``. A step reads nothing back to the host. The mean over
+ranks is an injected function, so this module does not depend on ``torch.distributed``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply, forward
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.training.ema import update_ema
-from shufflenet_fn.training.flat import unravel
+from shufflenet_fn.training.flat import unflatten
 from shufflenet_fn.training.flat_state import (
     copied,
     grads_like,
@@ -29,7 +29,7 @@ from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mi
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.tree import all_finite, finite_if_all_are, tree_lists, tree_select
+from shufflenet_fn.tree import all_finite, finite_if_all_are, tree_foreach, tree_select
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from shufflenet_fn_backends.runtimes.base import Overflow
@@ -38,7 +38,7 @@ from shufflenet_fn_backends.runtimes.base import Overflow
 class Metrics(NamedTuple):
     """Means over the global batch, 0-dim float32 each. Accuracies are fractions in [0, 1].
 
-    Of mixed images, the accuracies are those against each image's own label.
+    The accuracy of mixed images is measured against each image's own label.
     """
 
     loss: Tensor
@@ -47,12 +47,12 @@ class Metrics(NamedTuple):
 
 
 class Flags(NamedTuple):
-    """What ranks tell each other with every step, 0-dim float32 each, on the gradient's collective.
+    """Flags that are reduced over ranks together with the gradients, 0-dim float32 each.
 
-    ``stop``: in, 1 where this rank was asked to stop; out, above 0 if any rank was.
-    ``skipped``: in, 1 where this rank's device reported an overflow; out, 1 if the step changed nothing
-    because a gradient (without a loss scale: or the loss) was not finite.
-    ``gradient``: in, 0; out, without a loss scale, NaN or infinite if a gradient of any rank was.
+    ``stop``: as input, 1 if this rank was asked to stop; as output, above 0 if any rank was.
+    ``skipped``: as input, 1 if this rank's device reported an overflow; as output, 1 if the step changed
+    nothing because a gradient (or, without a loss scale, the loss) was not finite.
+    ``gradient``: as input, 0; as output, without a loss scale, NaN or infinite if a gradient of any rank was.
     """
 
     stop: Tensor
@@ -61,7 +61,7 @@ class Flags(NamedTuple):
 
 
 class Reducible(NamedTuple):
-    """What a step averages over ranks."""
+    """The values that a step averages over ranks."""
 
     grads: Params
     batch_stats: BatchStats
@@ -70,14 +70,14 @@ class Reducible(NamedTuple):
 
 
 Reduce = Callable[[Reducible], Reducible]
-"""The mean over all ranks of every leaf (see ``shufflenet_fn.distributed.reduce``)."""
+"""Returns the mean of every leaf over all ranks (see ``shufflenet_fn.distributed.reduce``)."""
 
 
 class Examples(NamedTuple):
     """A batch.
 
-    ``images``: (N, 3, H, W), in whatever form ``prepare`` takes. ``labels``: (N,) int64. ``mix``: the other
-    labels of images that were mixed, ``()`` if they were not.
+    ``images``: (N, 3, H, W), in the form that ``prepare`` takes. ``labels``: (N,) int64. ``mix``: the second
+    labels of mixed images, or ``()``.
     """
 
     images: Tensor
@@ -86,7 +86,7 @@ class Examples(NamedTuple):
 
 
 class EvalSums(NamedTuple):
-    """Sums over the samples of one batch, so that batches and ranks can be added.
+    """Sums over the samples of a batch. Add them to combine batches and ranks.
 
     ``loss``: float32 (float64 for float64 logits), ``correct1`` and ``correct5``: int64, all 0-dim.
     """
@@ -101,12 +101,12 @@ EvalStep = Callable[[Variables, Examples], EvalSums]
 
 
 def no_reduce(tree: Reducible) -> Reducible:
-    """One rank: the mean over ranks is the value itself."""
+    """Return ``tree``: the mean over a single rank."""
     return tree
 
 
 def identity(images: Tensor) -> Tensor:
-    """Images that are normalised already."""
+    """Return ``images``, which are normalised already."""
     return images
 
 
@@ -128,41 +128,42 @@ def make_train_step(
     skip_bad: bool = False,
     stats_in_kernel: bool = False,
 ) -> TrainStep:
-    """Build the step.
+    """Build a training step.
 
-    States may be raveled (``shufflenet_fn.training.flat_state``), and are returned as they came.
+    The state may be flat (``shufflenet_fn.training.flat_state``). The step returns it in the same layout.
 
     Args:
         config: the architecture.
-        optimizer: as ``sgd(...)``, possibly chained behind ``clip_by_global_norm``.
+        optimizer: for example ``sgd(...)``, or ``chain(clip_by_global_norm(...), sgd(...))``.
         policy: precision; ``None`` computes in the parameters' dtype.
-        backend: the primitives. States are in the channel order that it takes: in torchvision's order for
-            every backend by its name. For ``backend.physical``, the twin of one that routes channels,
-            which spares every step the permutation of weights, convert the state with
+        backend: the primitives to compute with. The state must be in the channel order of the backend, which
+            is torchvision's order for all named backends. ``backend.physical``, the twin of a backend that
+            routes channels, saves each step the permutation of weights. To use it, convert the state with
             ``shufflenet_fn.model.channel_order.to_physical`` before the first step and with ``to_logical``
             before saving.
-        loss_scaling: for float16; must be what ``create_train_state`` was given.
+        loss_scaling: for float16; must be the one that ``create_train_state`` was given.
         label_smoothing: ε of ``cross_entropy``.
-        lanes: the batch is cut in this many equal parts which are computed one after the other
-            (gradient accumulation). Each lane normalises with its own statistics, and gradients,
-            running statistics and metrics are means over lanes, exactly as over ranks: 2 ranks of 1
-            lane compute what 1 rank of 2 lanes computes.
-        ema_decay: keep ``state.ema``; ``None`` for none.
-        prepare: from the batch's images to normalised ones, on the device, lane by lane.
-        reduce: mean over ranks; the identity for one.
-        gradients: ``grads_by_func`` composes with transforms around the step, ``grads_by_engine`` is faster
-            without.
-        compiler: applied to the function that is differentiated, ``torch.compile`` for example (with
+        lanes: number of equal parts of the batch that are computed one after the other (gradient
+            accumulation). Each lane is normalised with its own statistics. Gradients, running statistics and
+            metrics are means over lanes, exactly as over ranks: 2 ranks with 1 lane each give the same result
+            as 1 rank with 2 lanes.
+        ema_decay: decay of ``state.ema``; ``None`` to keep no average.
+        prepare: maps the images of a batch to normalised ones, on the device, lane by lane.
+        reduce: computes the mean over ranks; the default is the identity, for one rank.
+        gradients: ``grads_by_func`` composes with transforms around the step; ``grads_by_engine`` is faster
+            outside them.
+        compiler: applied to the function that is differentiated, for example ``torch.compile`` (with
             ``grads_by_engine``).
-        overflow: the flag of a chip that saturates where others compute infinities (``Runtime.overflow``):
-            with a loss scale, a step that raised it is skipped. Infinite gradients are looked for anyway.
-        skip_bad: without a loss scale, have a step whose loss or gradient is not finite change nothing but
-            the step number, as it is with one. That selects every leaf of the state; without it, a caller
-            that keeps the state before the step can throw the step's away at no cost.
-        stats_in_kernel: have batch norm's kernels update the running statistics, in a copy that belongs to
-            the step, instead of computing new ones from the batch's moments. On an Ascend NPU this saves
-            four fills a layer. For raveled states and ``grads_by_engine``, because the kernels write in
-            place.
+        overflow: overflow flag of a chip that saturates instead of producing infinities
+            (``Runtime.overflow``). With a loss scale, a step that raises the flag is skipped. The step checks
+            for infinite gradients in any case.
+        skip_bad: without a loss scale, let a step whose loss or gradient is not finite change nothing but the
+            step number, as with a loss scale. This selects every leaf of the state. Without it, a caller that
+            keeps the previous state can discard the new one at no cost.
+        stats_in_kernel: let batch norm's kernels update the running statistics, in a copy that the step owns,
+            instead of computing them from the batch's moments. On an Ascend NPU this saves four fills per
+            layer. It requires ``grads_by_engine``, because the kernels write in place, and is meant for flat
+            states.
 
     Raises:
         ValueError: ``stats_in_kernel`` with gradients by ``torch.func`` or a compiler.
@@ -196,9 +197,9 @@ def make_train_step(
         return scale_loss(loss_scale, loss), (loss, logits, moments)
 
     def lane(state: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
-        # The kernels write into this pass's own copy: the state that was passed in stays as it was.
+        # The kernels write in place: give them a copy, so that the input state does not change.
         old = copied(state.batch_stats) if stats_in_kernel else state.batch_stats
-        stats = unravel(old)
+        stats = unflatten(old)
         grads, (loss, logits, moments) = gradients(
             lambda params: loss_fn(params, stats, state.loss_scale, *part),
             params_to_compute_with(state.params, policy),
@@ -216,7 +217,7 @@ def make_train_step(
         if overflow is not None:
             flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
         if scaling.kind == "none":
-            # Before the ranks' mean, with which it travels: a value that is not finite survives any sum.
+            # Set before the mean over ranks: a value that is not finite stays so in any sum.
             flags = flags._replace(gradient=finite_if_all_are(local[0]).float())
         grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
         grads = unscale(state.loss_scale, grads)
@@ -237,7 +238,7 @@ def make_train_step(
                 loss_scale=adjust(scaling, state.loss_scale, finite)
             )
             flags = flags._replace(skipped=1.0 - finite.float())
-        # A skipped step still counts: the schedule and the order of the data go on.
+        # A skipped step still counts, so the schedule and the data order advance.
         return new._replace(step=state.step + 1), metrics, flags
 
     return step
@@ -250,9 +251,9 @@ def make_eval_step(
     backend: Backend[Any] = REFERENCE,
     prepare: Callable[[Tensor], Tensor] = identity,
 ) -> EvalStep:
-    """``eval_step(variables, batch) -> EvalSums`` with plain cross-entropy, without gradients.
+    """Build ``eval_step(variables, batch) -> EvalSums`` with plain cross-entropy and no gradients.
 
-    ``variables`` are in the channel order that ``backend`` takes: see ``make_train_step``.
+    ``variables`` must be in the channel order of ``backend``: see ``make_train_step``.
     """
 
     def step(variables: Variables, batch: Examples) -> EvalSums:
@@ -266,18 +267,18 @@ def make_eval_step(
 
 
 def eval_sums(logits: Tensor, labels: Tensor) -> EvalSums:
-    """How good ``logits`` (N, num_classes) are, with plain cross-entropy."""
+    """Return the sums of loss and correct predictions for ``logits`` (N, num_classes)."""
     loss = cross_entropy(logits, labels)
     return EvalSums(loss * labels.shape[0], *correct_counts(logits, labels))
 
 
 def no_flags(device: torch.device | str = "cpu") -> Flags:
-    """Flags of a rank with nothing to say."""
+    """Return flags that are all zero."""
     return Flags(*(torch.zeros((), device=device) for _ in Flags._fields))
 
 
 def _select(condition: Tensor, new: TrainState, old: TrainState) -> TrainState:
-    """What a step computes, from ``new`` where ``condition`` holds and from ``old`` otherwise."""
+    """Take the leaves that a step computes from ``new`` if ``condition`` holds, else from ``old``."""
     names = ("params", "batch_stats", "opt_state", "ema")
     chosen = tree_select(
         condition, [getattr(new, name) for name in names], [getattr(old, name) for name in names]
@@ -301,8 +302,8 @@ def _cut(batch: Examples, lanes: int) -> list[Examples]:
 def _mean(results: Iterator[tuple[Any, Any, Metrics]]) -> tuple[Any, Any, Metrics]:
     total, count = next(results), 1
     for result in results:
-        total = tree_lists(torch._foreach_add, total, result)
+        total = tree_foreach(torch._foreach_add, total, result)
         count += 1
     if count == 1:
         return total
-    return tree_lists(lambda leaves: torch._foreach_div(leaves, float(count)), total)
+    return tree_foreach(lambda leaves: torch._foreach_div(leaves, float(count)), total)

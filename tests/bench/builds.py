@@ -1,4 +1,4 @@
-"""Contenders for the tests of turns and workers; spawned processes import this module."""
+"""Candidates for the tests of turns and workers; spawned processes import this module."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Log(NamedTuple):
-    """Where contenders write what they do."""
+    """Where candidates write what they do."""
 
     path: Path
 

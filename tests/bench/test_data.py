@@ -16,8 +16,8 @@ import torch
 
 from shufflenet_fn.bench.data import make_tree
 from shufflenet_fn.bench.loading import Loading, Reader, build_loading, measured
+from shufflenet_fn.bench.rounds import cpu_seconds
 from shufflenet_fn.bench.stages import STAGES, WHOLE, StageClock, transform_in_stages
-from shufflenet_fn.bench.turns import cpu_seconds
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.lazy_image import Scratch
 from shufflenet_fn.data.opening import open_split, open_train_val

@@ -1,4 +1,4 @@
-"""``bench step`` on devices: its contenders and what is made of their times. Here they compute on the CPU;
+"""``bench step`` on devices: its candidates and what is made of their times. Here they compute on the CPU;
 tests/npu has the whole command on the emulator."""
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shufflenet_fn.bench.device_contenders import (
+from shufflenet_fn.bench.device_candidates import (
     OURS,
     Turn,
-    build_contender,
+    build_candidate,
     build_device_case,
     ours_on,
     timed,
@@ -37,7 +37,7 @@ SETTINGS = StepBenchSettings(
 
 
 def losses(name: str, settings: StepBenchSettings) -> list[float]:
-    step = build_contender(name, settings, runtime_of("cpu"))
+    step = build_candidate(name, settings, runtime_of("cpu"))
     return [float(step()) for _ in range(2)]  # type: ignore[arg-type]
 
 
@@ -94,7 +94,7 @@ def test_a_turn_is_as_many_steps_as_asked_for() -> None:
     assert turn.device is None
 
 
-def test_a_contender_that_fails_is_left_out() -> None:
+def test_a_candidate_that_fails_is_left_out() -> None:
     with workers(["device"], _of_which_one_fails, None, threads=1, environment={}) as (worker,):
         told: list[str] = []
         failed = _warmed_up(worker, ["good", "bad"], told.append)

@@ -1,4 +1,4 @@
-"""``bench infer``: contenders that compute the same logits, and what is reported of them."""
+"""``bench infer``: candidates that compute the same logits, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenet_fn.bench.contenders import ONNX, OURS
+from shufflenet_fn.bench.candidates import ONNX, OURS
 from shufflenet_fn.bench.infer import (
     PEERS,
     InferCase,
@@ -43,14 +43,14 @@ def logits(name: str, precision: str = "fp32") -> Tensor:
 
 
 @pytest.mark.parametrize("name", [*EAGER, pytest.param(ONNX, marks=pytest.mark.interop)])
-def test_contenders_compute_the_same(name: str) -> None:
+def test_candidates_compute_the_same(name: str) -> None:
     if name == ONNX and onnx_is_missing():
         pytest.skip(str(onnx_is_missing()))
     torch.testing.assert_close(logits(name), logits(OURS), rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", [OURS, *EAGER])
-def test_contenders_compute_in_half_precision_where_asked(name: str) -> None:
+def test_candidates_compute_in_half_precision_where_asked(name: str) -> None:
     exact, rounded = logits(name), logits(name, "bf16").float()
     assert not torch.equal(exact, rounded)
     # Measured: 0.01 to 0.03 of the largest.
@@ -58,7 +58,7 @@ def test_contenders_compute_in_half_precision_where_asked(name: str) -> None:
 
 
 @pytest.mark.interop
-def test_a_compiled_contender_computes_the_same() -> None:
+def test_a_compiled_candidate_computes_the_same() -> None:
     name = "torchvision channels_last folded compiled"
     torch.testing.assert_close(logits(name), logits(OURS), rtol=1e-3, atol=1e-5)
 

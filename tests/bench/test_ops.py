@@ -1,4 +1,4 @@
-"""``bench ops``: every contender computes the same, and what is reported of them."""
+"""``bench ops``: every candidate computes the same, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from shufflenet_fn.bench.ops import (
     FORWARD,
     TORCHVISION,
     build_op,
+    candidates_for,
     compute,
-    contenders_for,
     settings_operations,
 )
 from shufflenet_fn.bench.ops_cases import Op
@@ -36,7 +36,7 @@ SETTINGS = OpsBenchSettings(
     arch="shufflenet_v2_x0_5", image_size=56, batch_size=2, device="cpu", threads=1
 )
 OPERATIONS = {op.name: op for op in settings_operations(SETTINGS)}
-BACKENDS = contenders_for("cpu")[0][1:]
+BACKENDS = candidates_for("cpu")[0][1:]
 
 
 def error(actual: torch.Tensor, expected: torch.Tensor, least: float = 0.0) -> float:
@@ -154,7 +154,7 @@ def test_a_step_computes_the_pass_that_its_case_names() -> None:
 
 def test_other_devices_maps_are_not_measured() -> None:
     assert "npu" not in BACKENDS and "cpu" in BACKENDS
-    on_npu, _ = contenders_for("npu")
+    on_npu, _ = candidates_for("npu")
     assert "npu" in on_npu and "cpu" not in on_npu
     assert {"reference", "native", "gather", "routed"} <= set(BACKENDS) & set(on_npu)
 
@@ -164,7 +164,7 @@ def test_without_a_compiler_the_cpus_map_is_left_out(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setenv("CXX", "no-such-compiler")
     kernels.cache_clear()
-    present, missing = contenders_for("cpu")
+    present, missing = candidates_for("cpu")
     kernels.cache_clear()
     assert "cpu" not in present
     assert "C++ compiler" in missing["cpu"]
@@ -181,10 +181,10 @@ def test_without_torchvision_the_reference_is_the_baseline(
     result = json.loads(outcome.out)
     assert result["baseline"] == "reference"
     assert "torchvision" in result["left_out"]
-    for contenders in result["operations"][0]["passes"].values():
-        assert set(contenders) == set(BACKENDS)
-        assert contenders["reference"]["ratio"] is None
-        assert contenders["routed"]["ratio"] > 0
+    for candidates in result["operations"][0]["passes"].values():
+        assert set(candidates) == set(BACKENDS)
+        assert candidates["reference"]["ratio"] is None
+        assert candidates["routed"]["ratio"] > 0
 
 
 ARGUMENTS = (
@@ -205,9 +205,9 @@ def test_one_json_object_and_its_table(
     assert [found["name"] for found in result["operations"]] == list(OPERATIONS)
     for found in result["operations"]:
         assert set(found["passes"]) == {FORWARD, BOTH}
-        for contenders in found["passes"].values():
-            assert set(contenders) == {TORCHVISION, *BACKENDS}
-            for name, one in contenders.items():
+        for candidates in found["passes"].values():
+            assert set(candidates) == {TORCHVISION, *BACKENDS}
+            for name, one in candidates.items():
                 assert one["ms"] > 0 and one["bytes"] > 0
                 if name == TORCHVISION:
                     assert one["ratio"] is None and one["ratio_interval"] is None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shufflenet_fn.bench.turns import Ratio, advice, interval, paired_ratios, ratio
+from shufflenet_fn.bench.rounds import Ratio, advice, interval, paired_ratios, ratio
 
 
 def test_ratios_and_interval() -> None:

@@ -1,4 +1,4 @@
-"""``bench step``: contenders that do the same, and what is reported of them."""
+"""``bench step``: candidates that do the same, and what is reported of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shufflenet_fn.bench import step as bench_step
-from shufflenet_fn.bench.contenders import OURS, OURS_COMPILED, announced, available, settled
+from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, settled
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step import PEERS, build_step
 from shufflenet_fn_backends.runtimes import cpu
@@ -36,7 +36,7 @@ def losses(name: str, settings: StepBenchSettings) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("backend", ["reference", "routed", "cpu"])
-def test_contenders_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second loss shows the update: 0.017 smaller than the first. (Later ones drift apart.)"""
     monkeypatch.setattr(bench_step, "LEARNING_RATE", 1e-3)
     settings = replace(SETTINGS, backend=backend, image_size=64, batch_size="8")
@@ -46,7 +46,7 @@ def test_contenders_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyP
         assert losses(name, settings) == pytest.approx((before, after), rel=1e-4), name
 
 
-def test_contenders_compute_in_half_precision_where_asked() -> None:
+def test_candidates_compute_in_half_precision_where_asked() -> None:
     half = replace(SETTINGS, precision="bf16")
     for name in (OURS, *EAGER):
         exact, rounded = losses(name, SETTINGS)[0], losses(name, half)[0]

@@ -13,8 +13,8 @@ from shufflenet_fn.tree import (
     all_finite,
     global_norm,
     tree_cast,
+    tree_foreach,
     tree_leaves,
-    tree_lists,
     tree_map,
     tree_paths,
     tree_select,
@@ -88,4 +88,4 @@ def test_global_norm() -> None:
 
 
 def test_lists_of_an_empty_tree() -> None:
-    assert tree_lists(lambda leaves: torch._foreach_mul(leaves, 2.0), ()) == ()
+    assert tree_foreach(lambda leaves: torch._foreach_mul(leaves, 2.0), ()) == ()

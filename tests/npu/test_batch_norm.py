@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.network import apply
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.schedules import constant
@@ -58,7 +58,7 @@ def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) ->
     images, labels = (leaf.to(device) for leaf in examples(8, dtype=dtype))
     state: TrainState = create_train_state(variables, optimizer)
     state, computing = in_order_of(TINY, state, get_backend(backend))
-    state = state if way == "plain" else ravel_state(state)
+    state = state if way == "plain" else flatten_state(state)
     step = make_train_step(
         TINY,
         optimizer,
@@ -68,7 +68,7 @@ def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) ->
     )
     for _ in range(3):
         state, _, _ = step(state, Examples(images, labels), no_flags(device))
-    state = unravel_state(state)
+    state = unflatten_state(state)
     logits, _ = apply(TINY, state.variables, images, backend=computing)
     if computing is not get_backend(backend):
         state = to_logical(TINY, state)

@@ -12,7 +12,7 @@ import torch
 from shufflenet_fn.checkpoint.background import Snapshots
 from shufflenet_fn.checkpoint.inventory import checkpoints
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.schedules import constant
@@ -24,26 +24,26 @@ from tests.model.support import TINY, assert_trees_equal, examples, tiny_variabl
 from .counted_run import counted_run
 
 
-@pytest.mark.parametrize("raveled", [False, True], ids=["plain", "raveled"])
-def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, raveled: bool) -> None:
+@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
+def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, flat: bool) -> None:
     npu.set_device(0)
     device, scaling = torch.device("npu", 0), LossScaling("dynamic", initial=64.0)
     optimizer = sgd(constant(0.05), momentum=0.9)
     state = create_train_state(
         tree_to(tiny_variables(), device), optimizer, loss_scaling=scaling, ema=True
     )
-    state = ravel_state(state) if raveled else state
+    state = flatten_state(state) if flat else state
     step = make_train_step(TINY, optimizer, loss_scaling=scaling, ema_decay=0.9)
     batch = Examples(*(leaf.to(device) for leaf in examples(4)))
     snapshots, kept, expected = Snapshots(state), [], []
     for _ in range(2):
         state, _, _ = step(state, batch, no_flags(device))
         kept.append(snapshots.take(state))
-        expected.append(tree_map(lambda leaf: leaf.cpu().clone(), unravel_state(state)))
+        expected.append(tree_map(lambda leaf: leaf.cpu().clone(), unflatten_state(state)))
     state, _, _ = step(state, batch, no_flags(device))
     for snapshot, was in zip(kept, expected, strict=True):
         assert {leaf.device.type for leaf in tree_leaves(snapshot.state())} == {"cpu"}
-        assert_trees_equal(unravel_state(snapshot.state()), was)
+        assert_trees_equal(unflatten_state(snapshot.state()), was)
     # Their memory is used again.
     places = {leaf.data_ptr() for leaf in tree_leaves(kept[0].state())}
     kept[0].release()

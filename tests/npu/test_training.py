@@ -12,7 +12,7 @@ import torch
 from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, sgd
 from shufflenet_fn.training.precision import get_policy
@@ -44,7 +44,7 @@ def start(device: torch.device, scaling: LossScaling) -> TrainState:
 
 
 def trained(
-    device: torch.device, precision: str, kind: str, backend: str, *, raveled: bool, steps: int = 3
+    device: torch.device, precision: str, kind: str, backend: str, *, flat: bool, steps: int = 3
 ) -> tuple[TrainState, Metrics]:
     scaling = LossScaling(kind, initial=64.0)
     step = make_train_step(
@@ -55,15 +55,15 @@ def trained(
         loss_scaling=scaling,
     )
     state = start(device, scaling)
-    state = ravel_state(state) if raveled else state
+    state = flatten_state(state) if flat else state
     batch = Examples(*(leaf.to(device) for leaf in BATCH))
     for _ in range(steps):
         state, metrics, flags = step(state, batch, no_flags(device))
         assert float(flags.skipped) == 0
-    return unravel_state(state), metrics
+    return unflatten_state(state), metrics
 
 
-@pytest.mark.parametrize("raveled", [False, True], ids=["plain", "raveled"])
+@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "npu"])
 @pytest.mark.parametrize(
     ("precision", "kind"),
@@ -74,7 +74,7 @@ def trained(
     ],
 )
 def test_a_step_is_as_near_to_float32_as_on_the_cpu(
-    device: torch.device, precision: str, kind: str, backend: str, raveled: bool
+    device: torch.device, precision: str, kind: str, backend: str, flat: bool
 ) -> None:
     before = start(CPU, LossScaling())
 
@@ -82,9 +82,9 @@ def test_a_step_is_as_near_to_float32_as_on_the_cpu(
         pairs = zip(tree_leaves(state.params), tree_leaves(before.params), strict=True)
         return torch.cat([(new.cpu() - old).double().flatten() for new, old in pairs])
 
-    exact, wanted = trained(CPU, "O0", "none", "reference", raveled=False, steps=1)
-    ours, metrics = trained(device, precision, kind, backend, raveled=raveled, steps=1)
-    on_cpu, _ = trained(CPU, precision, kind, "reference", raveled=False, steps=1)
+    exact, wanted = trained(CPU, "O0", "none", "reference", flat=False, steps=1)
+    ours, metrics = trained(device, precision, kind, backend, flat=flat, steps=1)
+    on_cpu, _ = trained(CPU, precision, kind, "reference", flat=False, steps=1)
     size = change(exact).norm()
     error, allowed = ((change(state) - change(exact)).norm() / size for state in (ours, on_cpu))
     assert error <= 1.5 * allowed + 1e-3
@@ -146,7 +146,7 @@ def test_a_checkpoint_changes_device(
     device: torch.device, tmp_path: Path, there_first: bool
 ) -> None:
     first, second = (device, CPU) if there_first else (CPU, device)
-    state, _ = trained(first, "O2", "dynamic", "reference", raveled=first is device)
+    state, _ = trained(first, "O2", "dynamic", "reference", flat=first is device)
     saved = save_checkpoint(tmp_path, TINY, state, {"arch": "tiny"})
     scaling = LossScaling("dynamic", initial=64.0)
     found = load_state(saved, TINY, start(second, scaling))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.training.flat_state import ravel_state
+from shufflenet_fn.training.flat_state import flatten_state
 from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.schedules import constant
@@ -17,7 +17,7 @@ from shufflenet_fn.training.step import Examples, TrainStep, make_train_step, no
 from shufflenet_fn.tree import finite_if_all_are, tree_leaves
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
 
-Ravel = Callable[[TrainState], TrainState]
+Flatten = Callable[[TrainState], TrainState]
 NAN, INF = float("nan"), float("inf")
 
 
@@ -38,9 +38,9 @@ def build(**arguments: Any) -> tuple[TrainStep, TrainState]:
     return step, create_train_state(tiny_variables(), optimizer, ema=True)
 
 
-@pytest.mark.parametrize("form", [lambda state: state, ravel_state], ids=["plain", "raveled"])
+@pytest.mark.parametrize("form", [lambda state: state, flatten_state], ids=["plain", "flat"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_bad_gradient_under_a_good_loss_is_told(form: Ravel, value: float) -> None:
+def test_a_bad_gradient_under_a_good_loss_is_told(form: Flatten, value: float) -> None:
     step, state = build(gradients=spoil(value))
     _, metrics, flags = step(form(state), Examples(*examples(4)), no_flags())
     assert metrics.loss.isfinite() and not flags.gradient.isfinite()
@@ -49,9 +49,9 @@ def test_a_bad_gradient_under_a_good_loss_is_told(form: Ravel, value: float) -> 
     assert flags.gradient.isfinite() and all(leaf.isfinite().all() for leaf in tree_leaves(good))
 
 
-@pytest.mark.parametrize("form", [lambda state: state, ravel_state], ids=["plain", "raveled"])
+@pytest.mark.parametrize("form", [lambda state: state, flatten_state], ids=["plain", "flat"])
 @pytest.mark.parametrize("where", ["gradient", "loss"])
-def test_a_bad_step_changes_nothing_if_asked(form: Ravel, where: str) -> None:
+def test_a_bad_step_changes_nothing_if_asked(form: Flatten, where: str) -> None:
     images, labels = examples(4)
     spoiled = {"gradients": spoil(NAN)} if where == "gradient" else {}
     if where == "loss":

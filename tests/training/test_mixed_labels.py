@@ -13,7 +13,7 @@ from torch._dynamo.testing import CompileCounter
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training import schedules
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import Mix, correct_counts
@@ -86,7 +86,7 @@ def test_lanes_are_means_over_parts_of_the_batch() -> None:
 
 
 @pytest.mark.parametrize("precision", ["bf16", "O2"])
-def test_raveled_states_in_half_precision(precision: str) -> None:
+def test_flat_states_in_half_precision(precision: str) -> None:
     scaling = LossScaling("static", initial=64.0)
     state = create_train_state(tiny_variables(), BARE, loss_scaling=scaling)
     step = make_train_step(
@@ -98,9 +98,9 @@ def test_raveled_states_in_half_precision(precision: str) -> None:
     )
     batch = mixed(4, dtype=torch.float32)
     plain, metrics, _ = step(state, batch, no_flags())
-    raveled, same, _ = step(ravel_state(state), batch, no_flags())
+    flat, same, _ = step(flatten_state(state), batch, no_flags())
     assert metrics.loss.dtype == torch.float32
-    assert_trees_equal(unravel_state(raveled), plain)
+    assert_trees_equal(unflatten_state(flat), plain)
     assert_trees_equal(same, metrics)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.schedules import constant
@@ -40,12 +40,12 @@ def two_steps(backend: str, *, size: int = 8, lanes: int = 1, in_kernel: bool) -
         lanes=lanes,
         stats_in_kernel=in_kernel,
     )
-    state = ravel_state(state)
+    state = flatten_state(state)
     batch = Examples(*examples(size, dtype=torch.float64))
     before = tree_map(torch.clone, state.batch_stats)
     new, _, _ = step(state, batch, no_flags())
     assert_trees_equal(state.batch_stats, before)
-    return unravel_state(step(new, batch, no_flags())[0]).variables
+    return unflatten_state(step(new, batch, no_flags())[0]).variables
 
 
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "routed"])
@@ -76,6 +76,6 @@ def test_backend_without_the_kernel_is_refused() -> None:
         gradients=grads_by_engine,
         stats_in_kernel=True,
     )
-    state = ravel_state(create_train_state(tiny_variables(), optimizer))
+    state = flatten_state(create_train_state(tiny_variables(), optimizer))
     with pytest.raises(ValueError, match="backend routed cannot update running statistics"):
         step(state, Examples(*examples(4)), no_flags())

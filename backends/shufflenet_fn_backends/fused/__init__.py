@@ -1,1 +1,1 @@
-"""Operators written in C++ for the CPU and built on first use; ``shufflenet_fn_backends.cpu`` uses them."""
+"""The C++ operators of ``shufflenet_fn_backends.cpu``, which are built at their first use."""

@@ -1,8 +1,8 @@
 """Operators under autograd and ``torch.func``.
 
-First derivatives in reverse mode (``grad``, ``vjp``, ``backward``) work, and so does ``vmap`` around the
-operators or their gradients, one slice after the other. Forward mode raises in torch's words and a second
-derivative in ours; ``routed`` has both.
+First derivatives in reverse mode (``grad``, ``vjp``, ``backward``) work. ``vmap`` around the operators or
+their gradients works too, one slice after the other. Forward mode raises torch's error, and a second
+derivative raises ours; backend ``routed`` supports both.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _FIRST_ONLY = (
 
 
 def call(operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """The operator's results, differentiable once in reverse mode."""
-    # The same check as in autograd.Function itself: outside transforms a call costs a third.
+    """Return the operator's results, differentiable once in reverse mode."""
+    # autograd.Function makes the same check. Outside transforms, _EngineCall takes a third of the time.
     function = _Call if torch._C._are_functorch_transforms_active() else _EngineCall
     results: tuple[Tensor, ...] = function.apply(operator, *tensors)
     return results
 
 
 class _EngineCall(torch.autograd.Function):
-    """For the autograd engine alone: no ``setup_context``, and no function of its own for the gradient."""
+    """The operator for the autograd engine only, without ``setup_context`` and ``_Backward``."""
 
     @staticmethod
     def forward(ctx: Any, operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -43,7 +43,8 @@ class _EngineCall(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         saved, inputs = ctx.saved_tensors, ctx.inputs
         needed = tuple(ctx.needs_input_grad[1:])
-        # With create_graph=True, so that it raises if it is used; with is_grads_batched=True, under vmap.
+        # With create_graph=True, raise when the graph is used. With is_grads_batched=True, this runs under
+        # vmap.
         if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
             return None, *_Backward.apply(ctx.operator, inputs, needed, *saved, *grads)
         return None, *ctx.operator.backward(saved[:inputs], saved[inputs:], grads, needed)
@@ -77,7 +78,7 @@ class _Call(torch.autograd.Function):
 
 
 class _Backward(torch.autograd.Function):
-    """The gradient as a function of its own, so that ``vmap`` can go around it."""
+    """The gradient as a separate Function, so that it supports ``vmap``."""
 
     @staticmethod
     def forward(
@@ -120,7 +121,7 @@ def _one_by_one(
     tensors: Sequence[Tensor],
     function: Callable[[list[Tensor]], tuple[Tensor | None, ...]],
 ) -> tuple[Any, Any]:
-    # The kernels have no batch of models or of batches; each of them fills the machine by itself.
+    # The kernels have no batch dimension of models. Each call uses the whole machine anyway.
     rows = [
         function(
             [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=True)]

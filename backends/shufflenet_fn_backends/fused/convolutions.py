@@ -1,7 +1,7 @@
 """The convolutions of the network as operators.
 
-Each returns z and, in float32, the mean and (biased) variance of each of its channels over N, H and W: the
-moments cost no pass of their own. Feature maps come in parts (``memory.Parts``).
+Each returns z and, in float32, the mean and biased variance of each channel over N, H and W, so the moments
+need no separate pass. Feature maps consist of parts (``memory.Parts``).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from shufflenet_fn_backends.fused.memory import (
 class Pointwise(Operator):
     """1x1 convolution. Tensors: weight (O, C, 1, 1) float32, order (C,) int64 or empty, then the parts.
 
-    Physical input channel k meets column ``order[k]`` of the weight; an empty order is the natural one.
+    Physical input channel k is multiplied by column ``order[k]`` of the weight. An empty order is the natural
+    one.
     """
 
     flags: tuple[int, ...]
@@ -184,7 +185,7 @@ def _results(shape: Shape, channels: int, dtype: torch.dtype) -> tuple[Tensor, T
 def _image_gradient(
     x: Tensor, weight: Tensor, results: Sequence[Tensor], grads: Sequence[Tensor]
 ) -> Tensor:
-    """Rarely wanted (saliency, adversarial examples), so with torch's operators."""
+    """Return the gradient of the images. It is rarely needed, so it uses torch's operators."""
     z, mean, _ = results
     dz, dmean, dvar = grads
     moments = dmean[:, None, None] + 2.0 * dvar[:, None, None] * (z - mean[:, None, None])

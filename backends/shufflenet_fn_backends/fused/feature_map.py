@@ -1,4 +1,4 @@
-"""A feature map of backend ``cpu``: parts with normalisations still to be applied, and their order."""
+"""The feature map of backend ``cpu``: parts with pending normalisations, and their channel order."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from shufflenet_fn_backends.fused.memory import AFFINE, RELU
 from shufflenet_fn_backends.fused.on_parts import Materialize
 
 CUTS_AHEAD = 3
-"""Splits whose cuts are made at once (``routing.split``)."""
+"""Number of splits whose cuts are made in advance (``routing.split``)."""
 
 
 class Part(NamedTuple):
-    """A range of channels of what an operator made.
+    """A range of channels of an operator's result.
 
-    ``z``: (N, C, H, W). ``affine``: mean, scale and beta (3, C) of a normalisation still to be applied, or
-    ``None``. ``relu``: after that. ``moments``: mean and variance (C,) of z, where its convolution gathered
-    them.
+    ``z``: (N, C, H, W). ``affine``: mean, scale and beta (3, C) of a pending normalisation, or ``None``.
+    ``relu``: whether a ReLU is pending after it. ``moments``: mean and variance (C,) of z, if its convolution
+    computed them.
     """
 
     z: Tensor
@@ -33,47 +33,47 @@ class Part(NamedTuple):
 
     @property
     def flag(self) -> int:
-        """What the kernels are told of it."""
+        """Flag of the part for the kernels."""
         return (AFFINE if self.affine is not None else 0) | (RELU if self.relu else 0)
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """What the kernels are given of it."""
+        """Tensors of the part for the kernels."""
         return (self.z,) if self.affine is None else (self.z, self.affine)
 
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Parts side by side, and which logical channel each of their channels is."""
+    """Parts in sequence, and the logical order of their channels."""
 
     parts: tuple[Part, ...]
     layout: routing.Layout
 
     @property
     def flags(self) -> tuple[int, ...]:
-        """What the kernels are told of the parts."""
+        """Flags of all parts for the kernels."""
         return tuple(part.flag for part in self.parts)
 
     @property
     def tensors(self) -> list[Tensor]:
-        """What the kernels are given of the parts, one after the other."""
+        """Tensors of all parts for the kernels, in sequence."""
         return [tensor for part in self.parts for tensor in part.tensors]
 
 
 def single(part: Part) -> FeatureMap:
-    """What one operator made, in logical order."""
+    """Return a feature map of one part in logical order."""
     return FeatureMap((part,), routing.natural(part.z.shape[1]))
 
 
 def kernels_take(*tensors: Tensor) -> bool:
-    """Whether the kernels are made for these. ``torch.autocast`` chooses among torch's own operators."""
+    """Return whether the kernels support ``tensors``. Under ``torch.autocast``, torch's operators run."""
     return not torch.is_autocast_enabled("cpu") and all(
         t.dtype in (torch.float32, torch.bfloat16) and t.device.type == "cpu" for t in tensors
     )
 
 
 def materialized(part: Part) -> Tensor:
-    """The part as a tensor."""
+    """Return the part as a tensor, with its pending normalisation and ReLU applied."""
     if not part.flag:
         return part.z
     if kernels_take(part.z):
@@ -86,7 +86,7 @@ def materialized(part: Part) -> Tensor:
 
 
 def take(parts: Sequence[Part], ranges: Sequence[routing.Range]) -> tuple[Part, ...]:
-    """The ranges, each part being cut once; every channel is in one of them, in order within a part."""
+    """Return the ranges as parts. Each part is cut once; the ranges must cover every channel exactly once."""
     cut: dict[int, list[int]] = {}
     for part, start, stop in sorted(ranges):
         cut.setdefault(part, []).append(stop - start)

@@ -1,4 +1,4 @@
-"""The built library, loaded, with the argument types of its functions."""
+"""The C++ library of the CPU kernels: build, load, argument types."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ _SIGNATURES = {
 
 
 class Kernels(NamedTuple):
-    """The functions of the library; those that compute raise ``MemoryError`` when they run out of it.
+    """The functions of the library. Those that compute raise ``MemoryError`` when memory runs out.
 
-    ``lanes``: floats in a vector of the processor that it was built for.
+    ``lanes``: number of floats in a vector register of the processor that the library was built for.
     """
 
     pointwise_forward: Callable[..., None]
@@ -70,7 +70,7 @@ class Kernels(NamedTuple):
 
 @functools.cache
 def kernels() -> Kernels:
-    """Build if necessary, and load.
+    """Build the library if necessary, and load it.
 
     Raises:
         DeviceError: there is no compiler, or it failed.
@@ -121,35 +121,35 @@ RECIPE = Recipe(
 
 
 def find_compiler() -> list[str]:
-    """The command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
+    """Return the command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
 
     Raises:
-        DeviceError: it is not there.
+        DeviceError: the compiler is not found.
     """
     return compilers.find_compiler(ADVICE)
 
 
 def cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
+    """Return ``$XDG_CACHE_HOME/shufflenet-fn/kernels``, or the same under ``~/.cache``."""
     return cache_root() / "kernels"
 
 
 def build(compiler: list[str], folder: Path) -> Path:
-    """The library, built in ``folder`` if it is not there yet; errors as ``build_library``."""
+    """Return the library, and build it in ``folder`` if it is missing. Errors as ``build_library``."""
     return build_library(RECIPE, compiler, folder)
 
 
 class Operator(ABC):
-    """A differentiable operator, on plain CPU tensors and outside autograd."""
+    """An operator and its gradient, on plain CPU tensors and without autograd."""
 
     @property
     @abstractmethod
     def constants(self) -> tuple[int, ...]:
-        """Which results have no gradient."""
+        """Indices of the results that have no gradient."""
 
     @abstractmethod
     def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Results of the operator."""
+        """Return the results of the operator."""
 
     @abstractmethod
     def backward(
@@ -159,4 +159,4 @@ class Operator(ABC):
         grads: Sequence[Tensor],
         needed: Sequence[bool],
     ) -> tuple[Tensor | None, ...]:
-        """Gradients of ``tensors`` from those of ``results``; ``None`` allowed where not needed."""
+        """Return the gradients of ``tensors`` from those of ``results``; ``None`` where not needed."""

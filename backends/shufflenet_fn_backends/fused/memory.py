@@ -1,4 +1,4 @@
-"""How tensors lie in memory, in the terms of the kernels."""
+"""Memory layout of tensors, as the kernels take it."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 from torch import Tensor
 
 AFFINE, RELU = 1, 2
-"""Bits of a part's flag: a normalisation is still to be applied to it; ReLU after that."""
+"""Bits of a part's flag: a normalisation is pending; a ReLU is pending after it."""
 
 Fields = ctypes.Array[ctypes.c_int64]
 
 
 def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
-    """Where the tensor's data is, for a kernel that reads or writes it as ``dtype``.
+    """Return the address of the tensor's data, for a kernel that reads or writes it as ``dtype``.
 
     Raises:
-        ValueError: it is not in the CPU's memory (another device, or fake while torch traces), or of another
-            dtype.
+        ValueError: the data is not in the CPU's memory (it is on another device, or the tensor is fake while
+            torch traces), or it has another dtype.
     """
     try:
         pointer = x.data_ptr() if x.device.type == "cpu" else 0
-    except RuntimeError:  # a batch of torch.autograd's own kind, which does not ask for a vmap rule
+    except RuntimeError:  # a batched tensor of torch.autograd, which does not use the vmap rule
         pointer = 0
     if (pointer == 0 and x.numel()) or (dtype is not None and x.dtype != dtype):
         raise ValueError(
@@ -41,7 +41,7 @@ def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
 
 
 def is_half(x: Tensor) -> int:
-    """Which of their two forms the kernels take for it: 1 bfloat16, 0 float32."""
+    """Return the kernels' code for the dtype: 1 for bfloat16, 0 for float32."""
     return int(x.dtype is torch.bfloat16)
 
 
@@ -57,7 +57,7 @@ class Shape(NamedTuple):
         return self.images * self.height * self.width
 
     def halved(self) -> Shape:
-        """After a 3x3 window with padding 1 and stride 2."""
+        """Return the shape after a 3x3 window with padding 1 and stride 2."""
         return Shape(self.images, (self.height - 1) // 2 + 1, (self.width - 1) // 2 + 1)
 
 
@@ -67,23 +67,23 @@ def shape_of(x: Tensor) -> Shape:
 
 
 def empty(shape: Shape, channels: int, dtype: torch.dtype) -> Tensor:
-    """Uninitialised (N, C, H, W) in channels_last."""
+    """Return an uninitialised (N, C, H, W) tensor in channels_last."""
     n, h, w = shape
-    # (torch.empty with memory_format takes another 3 µs.)
+    # torch.empty with memory_format takes 3 µs longer.
     strides = (h * w * channels, 1, w * channels, channels)
     return torch.empty_strided((n, channels, h, w), strides, dtype=dtype, device="cpu")
 
 
 def vector(channels: int, rows: int | None = None) -> Tensor:
-    """Uninitialised float32 (channels,) or (rows, channels), whatever torch's defaults are."""
+    """Return an uninitialised float32 CPU tensor, (channels,) or (rows, channels)."""
     size = (channels,) if rows is None else (rows, channels)
     return torch.empty(size, dtype=torch.float32, device="cpu")
 
 
 def pixel_stride(x: Tensor) -> int:
-    """Elements from a pixel of an NCHW tensor to the next one, or 0 if that is not one number.
+    """Return the distance in elements between pixels of an NCHW tensor, or 0 if it is not constant.
 
-    The channels of a pixel must lie side by side; a range of channels of a wider tensor will do.
+    The channels of a pixel must be contiguous. The tensor may be a range of channels of a larger one.
     """
     n, c, h, w = x.shape
     sn, sc, sh, sw = x.stride()
@@ -96,23 +96,23 @@ def pixel_stride(x: Tensor) -> int:
 
 
 def dense(x: Tensor) -> Tensor:
-    """``x`` if the kernels can walk over it as it lies, else a copy in channels_last."""
+    """Return ``x`` if the kernels can read its layout, else a copy in channels_last."""
     return x if pixel_stride(x) else x.contiguous(memory_format=torch.channels_last)
 
 
 def fields(*values: int) -> Fields:
-    """Arguments of a kernel."""
+    """Pack the arguments of a kernel."""
     return (ctypes.c_int64 * len(values))(*values)
 
 
 class Parts:
-    """The parts of a feature map as the kernels take them.
+    """The parts of a feature map as kernel arguments.
 
     Args:
-        tensors: for each part z (N, C, H, W), float32 or bfloat16, and where its flag has ``AFFINE`` mean,
-            scale and beta (3, C), float32, of a normalisation y = (z - mean) * scale + beta.
-        flags: of each part.
-        gradients: make room for the gradients of all tensors, in ``gradients``.
+        tensors: for each part z (N, C, H, W), float32 or bfloat16. If its flag has ``AFFINE``, z is followed
+            by mean, scale and beta (3, C), float32, of a normalisation y = (z - mean) * scale + beta.
+        flags: flag of each part.
+        gradients: whether to allocate the gradients of all tensors, in ``gradients``.
     """
 
     def __init__(
@@ -160,23 +160,23 @@ class Parts:
 
 
 def _rows(affine: Tensor) -> tuple[int, int, int]:
-    """Addresses of mean, scale and beta."""
+    """Return the addresses of mean, scale and beta."""
     start, step = address(affine, torch.float32), affine.stride(0) * affine.element_size()
     return start, start + step, start + 2 * step
 
 
 class OutputGradient:
-    """The gradient of a convolution's result: its own and what flows back through its moments.
+    """The gradient of a convolution's result: the direct one, and those through its moments.
 
     Args:
         z: the result, (N, C, H, W).
-        mean: of its moments, (C,).
-        grads: of z and of its mean and variance.
+        mean: mean of z, (C,).
+        grads: gradients of z, of its mean and of its variance.
     """
 
     def __init__(self, z: Tensor, mean: Tensor, grads: Sequence[Tensor]) -> None:
         dz, dmean, dvar = grads
-        # (Saved results come back as somebody's hooks for saved tensors have left them.)
+        # Hooks for saved tensors may have changed the layout of z and mean.
         self._alive = (
             dense(dz.to(z.dtype)),
             dense(z),

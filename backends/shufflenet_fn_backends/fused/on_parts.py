@@ -1,4 +1,4 @@
-"""The operators of the network that are no convolutions: what is done to one part, or to its batch norm."""
+"""The operators of the network other than convolutions, on one part or on batch norm parameters."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from shufflenet_fn_backends.fused.memory import (
 
 @dataclass(frozen=True)
 class MaxPool(Operator):
-    """3x3 maximum, stride 2, padding 1, of one part. Results: y and which of the nine it was (uint8)."""
+    """3x3 maximum of one part, stride 2, padding 1. Results: y, and the index of the maximum (uint8)."""
 
     flag: int
     constants: tuple[int, ...] = (1,)
@@ -58,9 +58,9 @@ class MaxPool(Operator):
 
 @dataclass(frozen=True)
 class Coefficients(Operator):
-    """Of a batch norm. Tensors: mean, var, weight, bias (C,). Results: affine (3, C) and 1/sqrt(var + eps).
+    """Coefficients of a batch norm. Tensors: mean, var, weight, bias, each (C,).
 
-    The second result has no gradient of its own.
+    Results: affine (3, C) and 1/sqrt(var + eps). The second result has no gradient.
     """
 
     eps: float
@@ -82,13 +82,13 @@ class Coefficients(Operator):
         _, invstd = results
         dmean, dscale, dbias = grads[0]
         dweight = dscale * invstd
-        # The derivative of the inverse root is -invstd^3 / 2.
+        # The derivative of (var + eps)^(-1/2) is -invstd^3 / 2.
         return dmean, dweight * weight * invstd.square() * -0.5, dweight, dbias
 
 
 @dataclass(frozen=True)
 class Materialize(Operator):
-    """One part as a tensor, its normalisation applied."""
+    """One part as a tensor, with its normalisation and ReLU applied."""
 
     flag: int
     constants: tuple[int, ...] = ()

@@ -1,7 +1,8 @@
-"""A forward pass with folded batch norms, recorded and then run in one call of the library.
+"""A forward pass with folded batch norms that is recorded once and then runs in one call of the library.
 
-Layer by layer over one image, then over the next: what a layer makes is still in the cache when the next one
-reads it, and nothing of it is kept. Parts are read where they lie, so split and shuffle cost nothing.
+The call computes all layers for one image, then for the next. So the output of a layer is still in the cache
+when the next layer reads it, and its memory is reused. Parts are read in place, so split and shuffle are
+free.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Range(NamedTuple):
 
 @dataclass(frozen=True)
 class _Map:
-    """A feature map of one image that is yet to be computed."""
+    """A feature map of one image in the recording."""
 
     parts: tuple[_Range, ...]
     layout: routing.Layout
@@ -56,7 +57,7 @@ class _Step(NamedTuple):
 
 
 class _Recorder:
-    """The primitives of a backend, noting down what they are asked for."""
+    """A backend whose primitives record their calls."""
 
     def __init__(self, physical: bool) -> None:
         self.steps: list[_Step] = []
@@ -143,7 +144,7 @@ class _Recorder:
 def record(
     body: Callable[[Backend[Any], Any], Any], images: Tensor, *, physical: bool
 ) -> Callable[[Tensor], Tensor]:
-    """See ``primitives.Program``. ``physical``: the order of the parameters in ``body``."""
+    """Record ``body``: see ``primitives.Program``. ``physical``: whether its parameters are in that order."""
     address(images)
     _, channels, height, width = images.shape
     recorder = _Recorder(physical)
@@ -154,7 +155,7 @@ def record(
 
 
 class _Recorded:
-    """The steps with their buffers laid out in an arena for each thread."""
+    """The recorded steps, with one arena of buffers per thread."""
 
     def __init__(self, recorder: _Recorder, last: _Map, dtype: torch.dtype) -> None:
         offsets, self._arena_size = _arena(recorder)
@@ -211,7 +212,7 @@ class _Recorded:
 
 
 def _arena(recorder: _Recorder) -> tuple[list[int], int]:
-    """Offsets of the buffers, and the size of it all: a buffer's place is taken again after its last use."""
+    """Return the buffers' offsets and the arena's size. Buffers with disjoint lifetimes share memory."""
     last_use = [0] * len(recorder.buffers)
     for number, step in enumerate(recorder.steps):
         for buffer in (step.result, step.mask, *(r.buffer for r in step.x.parts)):
@@ -259,10 +260,10 @@ def _not_folded(*arguments: object, **options: object) -> NoReturn:
 
 
 def _packed(weight: Tensor) -> Tensor:
-    """(O, I, 1, 1) as the kernels read it."""
+    """Pack a weight (O, I, 1, 1) in the layout of the kernels."""
     out, channels = weight.shape[:2]
     weight = weight.contiguous()
-    lanes = 16  # of the widest vectors that the kernels know
+    lanes = 16  # of the widest vectors that the kernels support
     packed = vector(-(-out // lanes) * lanes, channels)
     kernels().pack(address(weight, torch.float32), None, channels, out, address(packed))
     return packed

@@ -1,8 +1,8 @@
-"""Error texts that users of these devices meet, each with what it means and what to do.
+"""Known error texts of devices and their software, each with its meaning and fix.
 
-One table for ``shufflenet-fn doctor``, for training's own messages and for ``docs/ascend.md``. The texts are
-matched as they are printed by torch, torch_npu, CANN and HCCL; where each was seen is in ``source``, and
-recorded examples are in ``tests/doctor``.
+``shufflenet-fn doctor``, training's own messages and ``docs/ascend.md`` use this table. Patterns match the
+texts that torch, torch_npu, CANN and HCCL print. ``source`` names where each was seen. Recorded examples are
+in ``tests/doctor``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _CODE = re.compile(r"\bE[A-Z0-9]\d{4}\b")
 
 
 def known_errors() -> tuple[KnownError, ...]:
-    """The table. Of two entries that fit a text the earlier is the more specific."""
+    """Return the table. If two entries match a text, the earlier one is more specific."""
     return (
         *imports.ENTRIES,
         *graphs.ENTRIES,
@@ -31,14 +31,14 @@ def known_errors() -> tuple[KnownError, ...]:
 
 
 def explain(text: str) -> KnownError | None:
-    """The entry that fits ``text`` best, or ``None``."""
+    """Return the entry that matches ``text`` best, or ``None``."""
     return next((entry for entry in known_errors() if _compiled(entry).search(text)), None)
 
 
 def explain_all(text: str) -> list[KnownError]:
-    """Every entry that fits somewhere in ``text``, a log for example, in the order of the table.
+    """Return all entries that match somewhere in ``text``, for example a log, in the order of the table.
 
-    The general ones, which fit nearly every error of torch_npu, are left out if a more specific one fits.
+    General entries, which match nearly every error of torch_npu, are omitted if a more specific one matches.
     """
     found = [entry for entry in known_errors() if _compiled(entry).search(text)]
     specific = [entry for entry in found if entry not in collectives.GENERAL]
@@ -46,9 +46,9 @@ def explain_all(text: str) -> list[KnownError]:
 
 
 def telling_line(text: str) -> str:
-    """The line of an error that says most: that with a code of CANN's, or that which is known, or the first.
+    """Return the most informative line of an error: with a code of CANN, or in the table, or the first.
 
-    torch_npu puts half a page of its own before what CANN has said.
+    torch_npu prints half a page of its own before the text of CANN.
     """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     known = explain(text)

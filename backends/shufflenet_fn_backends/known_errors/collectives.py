@@ -1,4 +1,4 @@
-"""Errors between ranks, and at the end torch_npu's own codes for whatever is not known better."""
+"""Errors between ranks, and torch_npu's general codes for errors that no other entry matches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors of getting hold of a device: access, containers, its memory and its hardware."""
+"""Errors of devices: access, containers, memory and hardware."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One row of the table."""
+"""An entry of the table of known errors."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class KnownError:
-    """An error that is known by its text.
+    """An error that is recognised by its text.
 
     Args:
-        key: what a user would search for: a code, a library, a few words of the text.
-        pattern: a regular expression that is found in the text.
-        meaning: what happened, a sentence without its full stop.
-        fix: what to do, likewise.
+        key: search words for users: a code, a library, a few words of the text.
+        pattern: a regular expression to search for in the text.
+        meaning: what happened: a sentence without its full stop.
+        fix: what to do: a sentence without its full stop.
         source: where the text was seen or is documented.
-        echo: this is how a failure elsewhere, of another rank or of an earlier operation, shows here; the
-            first error of all ranks is the one to look at.
+        echo: whether this is a consequence of another failure, in another rank or an earlier operation. The
+            first error of all ranks then shows the cause.
     """
 
     key: str
@@ -31,7 +31,7 @@ class KnownError:
 
 
 def code(numbers: str) -> str:
-    """Return the pattern for a return code of CANN, as torch_npu and programs of C++ print it.
+    """Return the pattern for a return code of CANN, as torch_npu and C++ programs print it.
 
     Args:
         numbers: the code, or a regular expression for several.

@@ -1,4 +1,4 @@
-"""Errors of operators: that CANN cannot compile, does not have, or that fail on the device."""
+"""Errors of operators that CANN cannot compile or does not have, or that fail on the device."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ ENTRIES: Final = (
     ),
     KnownError(
         key="ACL stream synchronize failed (507010 to 507050)",
-        # Those of this range that mean something else have entries of their own before this.
+        # Codes of this range with another meaning have entries before this one.
         pattern=rf"ACL stream synchronize failed|{code('5070(?:1[0-9]|20|34|36|4[2-5]|49|50)')}",
         meaning="an operator failed on the device some time before this line; 507015 is an exception of a "
         "compute core, 507014 and 507034 one that did not end, 507011 a graph that failed",

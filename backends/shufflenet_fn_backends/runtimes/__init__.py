@@ -1,1 +1,1 @@
-"""Device runtimes: detection, collectives, layout and synchronisation, one file per kind of device."""
+"""Device runtimes: detection, collectives, layout and synchronisation, one module per device type."""

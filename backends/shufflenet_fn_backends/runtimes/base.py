@@ -1,4 +1,4 @@
-"""What a kind of device has to say about itself."""
+"""Interface that each device type implements."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 class Memory(NamedTuple):
-    """Bytes. ``allocated`` and ``reserved``: held now by tensors, and by the allocator for them.
+    """Device memory in bytes.
 
-    ``peak``: the most that tensors held so far. ``total``: of the whole device. On the CPU ``allocated``
-    and ``reserved`` are the resident set of the process.
+    ``allocated``: memory that tensors occupy now. ``reserved``: memory that the allocator holds now.
+    ``peak``: the largest ``allocated`` so far. ``total``: memory of the device. On the CPU, ``allocated`` and
+    ``reserved`` are the resident set of the process.
     """
 
     allocated: int
@@ -32,8 +33,9 @@ class Memory(NamedTuple):
 class Overflow(NamedTuple):
     """The overflow flag of a chip that saturates instead of computing infinities.
 
-    ``clear()`` before the first operation of a step; ``raised()`` after its last gives a 0-dim float32
-    tensor on the device, 1 where any operation since overflowed. Neither waits for the device.
+    Call ``clear()`` before the first operation of a step, and ``raised()`` after the last. ``raised()``
+    returns a 0-dim float32 tensor on the device, which is 1 if any operation has overflowed. Neither waits
+    for the device.
     """
 
     clear: Callable[[], None]
@@ -41,7 +43,7 @@ class Overflow(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Steps that a profile leaves out at the start, runs to warm the profiler up, and records."""
+    """Numbers of steps of a profile: skipped at the start, run to warm up the profiler, and recorded."""
 
     skip: int = 10
     warm_up: int = 1
@@ -53,17 +55,17 @@ class Window(NamedTuple):
 
 
 class Profiler(Protocol):
-    """Told where each step ends."""
+    """A running profiler. Call ``step`` at the end of each step."""
 
     def step(self) -> None: ...
 
 
 Profiling = Callable[[Path, str, Window], AbstractContextManager[Profiler]]
-"""From the folder for traces, this process's name in it and the window to a running profiler."""
+"""Takes the folder for traces, this process's name and the window. Returns a running profiler."""
 
 
 class Half(NamedTuple):
-    """The narrow dtype that a device trains well in, ``None`` for none, and why it is this one."""
+    """The 16-bit dtype that a device trains well in (``None`` for none), and the reason."""
 
     dtype: torch.dtype | None
     reason: str
@@ -71,37 +73,38 @@ class Half(NamedTuple):
 
 @dataclass(frozen=True)
 class Runtime:
-    """A kind of device as a value.
+    """The properties and functions of a device type.
 
     Args:
         name: ``cpu``, ``cuda`` or ``npu``; the ``torch.device`` type.
-        dist_backend: what ``init_process_group`` is given.
-        memory_format: layout that activations and images are best kept in.
-        shares: any number of processes can use the device at once, whatever ``device_count`` says.
-        launches_are_dear: whether launching an operator costs more than a small tensor's work, so that a
-            training state is best kept in few flat tensors.
-        device_count: how many devices of this kind a process can use here.
-        chip: what the devices call themselves.
-        versions: of the software that computes, by name.
-        dtypes: floating-point dtypes that the network can be computed in.
-        half: the one to take where the user leaves the precision to us.
-        prepare: set this process's environment where the user has not; before the device is first used.
-            Says what it did.
-        set_device: make one the current device of this process; before any process group is made.
-        tune: set what training profits from in this process, unless the user has; after ``set_device``.
-            Says what it did.
-        deterministic: have operators and collectives give the same bits in every run; after ``prepare``,
-            before any process group is made. Says what it did.
-        synchronize: wait until all work queued on the current device is done.
-        memory: figures of the current device.
-        rng_state, set_rng_state: state of the current device's default generator, a uint8 CPU tensor.
-        overflow: the overflow flag of the current device, or ``None`` where infinities tell of overflow.
-        profiler: records what the device and the host do in a few steps.
-        settling: how long a device refuses new processes after one that used it was killed; ``None`` if none
-            does.
-        compiling: what is known of ``torch.compile`` on this device, for whoever asks for it.
-        check_together: raise ``UsageError`` unless collectives join the devices of these numbers.
-        float32_warning: what to know before training in float32 without a loss scale; ``None`` for nothing.
+        dist_backend: backend of the process group.
+        memory_format: fastest layout for activations and images.
+        shares: whether any number of processes can use the device at once, regardless of ``device_count``.
+        flat_state: whether training keeps its state in a few flat buffers, because kernel launches are
+            expensive compared with the work on a small tensor.
+        device_count: returns the number of devices of this type that a process can use.
+        chip: returns the name of the devices.
+        versions: returns the versions of the software that computes, by name.
+        dtypes: returns the floating-point dtypes that the network can be computed in.
+        half: returns the 16-bit dtype for an automatic precision.
+        prepare: sets environment variables of this process that the user has not set. Call it before the
+            first use of the device. Returns notes for the log.
+        set_device: sets the current device of this process. Call it before a process group is created.
+        tune: applies settings of this process that speed up training, unless the user has set them. Call it
+            after ``set_device``. Returns notes for the log.
+        deterministic: makes operators and collectives reproducible to the bit. Call it after ``prepare`` and
+            before a process group is created. Returns notes for the log.
+        synchronize: waits until all work queued on the current device is done.
+        memory: returns the memory figures of the current device.
+        rng_state: returns the state of the current device's default generator, a uint8 CPU tensor.
+        set_rng_state: sets the state of that generator.
+        overflow: returns the overflow flag of the current device; ``None`` if overflows produce infinities.
+        profiler: records the work of device and host in a few steps.
+        settling: how long a device refuses new processes after a process that used it was killed; ``None`` if
+            it does not.
+        compiling: a note for users of ``torch.compile`` on this device.
+        check_together: raises ``UsageError`` unless collectives can join the devices of these numbers.
+        float32_warning: returns a warning for training in float32 without a loss scale, or ``None``.
     """
 
     name: str
@@ -120,7 +123,7 @@ class Runtime:
     profiler: Profiling
     deterministic: Callable[[], tuple[str, ...]]
     shares: bool = False
-    launches_are_dear: bool = False
+    flat_state: bool = False
     prepare: Callable[[], tuple[str, ...]] = tuple
     tune: Callable[[], tuple[str, ...]] = tuple
     overflow: Callable[[], Overflow | None] = lambda: None
@@ -130,11 +133,11 @@ class Runtime:
     float32_warning: Callable[[], str | None] = lambda: None
 
     def device(self, index: int) -> torch.device:
-        """The ``torch.device`` number ``index``; the CPU has one."""
+        """Return the ``torch.device`` number ``index``. The CPU has one device."""
         return torch.device("cpu") if self.name == "cpu" else torch.device(self.name, index)
 
     def memory_peak(self) -> int:
-        """Bytes, the most that tensors took so far."""
+        """Return the peak memory of tensors so far, in bytes."""
         return self.memory().peak
 
     def check_dtypes(self, dtypes: tuple[torch.dtype, ...], option: str) -> None:
@@ -154,9 +157,9 @@ def _short(dtype: torch.dtype) -> str:
 
 
 def deterministic_operators() -> str:
-    """Have torch take deterministic kernels, and raise where there is none. Says so."""
+    """Make torch use deterministic kernels, and raise if an operator has none. Return a note for the log."""
     torch.use_deterministic_algorithms(True)
-    # Filling every new tensor with NaN finds reads of memory that was never written; it is a pass over
-    # memory for each activation, and does not make a result any more deterministic.
+    # This option fills every new tensor with NaN to find reads of uninitialised memory. It does not affect
+    # determinism, and costs a pass over memory for each activation.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return "torch takes deterministic operators, or raises where there is none"

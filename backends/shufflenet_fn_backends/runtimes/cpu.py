@@ -1,4 +1,4 @@
-"""The CPU: any number of processes share its cores."""
+"""The CPU runtime. Any number of processes share the cores."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ ALLOCATOR_SETTINGS = (
     "GLIBC_TUNABLES",
     "LD_PRELOAD",
 )
-# malloc.h of glibc; a trim threshold of -1 is none at all (mallopt(3)).
+# From malloc.h of glibc. A trim threshold of -1 disables trimming (mallopt(3)).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on (affinity and cpusets respected)."""
+    """Return the number of cores that this process may run on (by affinity and cpusets)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -57,11 +57,12 @@ def runtime() -> Runtime:
 
 
 def keep_freed_memory() -> str:
-    """Have the C library keep what is freed for the next allocation, in this process. Says what was done.
+    """Make the C library keep freed memory in this process. Return a note for the log.
 
-    glibc maps every block above a threshold of at most 32 MiB anew and gives it back when it is freed, and
-    trims its heap, so each activation of each step costs its page faults again: a quarter of a step. The
-    user's own settings (``MALLOC_*``, ``GLIBC_TUNABLES``, an allocator in ``LD_PRELOAD``) are left alone.
+    By default, glibc maps each block above a threshold (at most 32 MiB) from the system, returns it when it
+    is freed, and trims its heap. Each activation then causes page faults in each step, a quarter of the
+    step's time. The user's own settings (``MALLOC_*``, ``GLIBC_TUNABLES``, an allocator in ``LD_PRELOAD``)
+    take precedence.
     """
     own = [name for name in ALLOCATOR_SETTINGS if os.environ.get(name)]
     if own:
@@ -73,17 +74,17 @@ def keep_freed_memory() -> str:
 
 
 def _memory() -> Memory:
-    # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS (getrusage(2)).
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     resident = _resident_set() or peak
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    # The kernel brings both up to date at different times, so the peak may lag behind.
+    # The kernel updates the two at different times, so the peak may lag behind.
     return Memory(allocated=resident, reserved=resident, peak=max(peak, resident), total=total)
 
 
 def _resident_set() -> int | None:
-    """Bytes that the process has in memory now; ``None`` where the system has no /proc."""
+    """Return the resident set of the process in bytes; ``None`` on systems without /proc."""
     try:
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     except OSError:

@@ -13,7 +13,7 @@ from shufflenet_fn_backends.support.errors import DeviceError
 
 
 def runtime() -> Runtime:
-    """The CUDA runtime.
+    """Return the CUDA runtime.
 
     Raises:
         DeviceError: this torch is not built for CUDA, or it finds no device.
@@ -41,7 +41,7 @@ def runtime() -> Runtime:
 
 
 def unavailable_reason() -> str | None:
-    """Why CUDA cannot be used here, or ``None`` when it can."""
+    """Return why CUDA cannot be used here, or ``None`` if it can."""
     if torch.version.cuda is None and torch.version.hip is None:
         return (
             f"device cuda is not available: torch {torch.__version__} is a build without CUDA. "
@@ -85,7 +85,7 @@ def _memory() -> Memory:
 
 
 def _deterministic() -> tuple[str, ...]:
-    # Read by cuBLAS when it is first used (its documentation, "Results reproducibility").
+    # cuBLAS reads it at its first use (cuBLAS documentation, "Results reproducibility").
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     workspace = os.environ["CUBLAS_WORKSPACE_CONFIG"]

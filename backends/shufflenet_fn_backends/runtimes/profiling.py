@@ -1,4 +1,4 @@
-"""torch's own profiler, for devices that it knows."""
+"""Profiles by torch's own profiler, for devices that it supports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shufflenet_fn_backends.runtimes.base import Profiler, Profiling, Window
 
 
 def torch_profiling(activities: Sequence[ProfilerActivity]) -> Profiling:
-    """``torch.profiler`` recording ``activities``; a trace for Chrome or TensorBoard a process."""
+    """Return a ``torch.profiler`` for ``activities``. It writes a Chrome or TensorBoard trace per process."""
 
     @contextmanager
     def profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:

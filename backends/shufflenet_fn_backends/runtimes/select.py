@@ -1,4 +1,4 @@
-"""Which device: an explicit choice fails loudly, ``auto`` says what it chose and why."""
+"""Choice of the device: an explicit name is used or refused; ``auto`` reports its choice and the reason."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
 
 class RuntimeSelection(NamedTuple):
-    """A runtime and why it was taken, for the run's log."""
+    """A runtime and the reason for its choice, for the run's log."""
 
     runtime: Runtime
     reason: str
 
 
 def select_runtime(name: str) -> RuntimeSelection:
-    """``auto``, ``cpu``, ``cuda`` or ``npu``: for whoever plans a run. No device is touched.
+    """Return the runtime for ``auto``, ``cpu``, ``cuda`` or ``npu``, without use of a device.
 
     Raises:
         DeviceError: the named device is not available here.
@@ -37,16 +37,16 @@ def select_runtime(name: str) -> RuntimeSelection:
 
 
 def runtime_of(name: str) -> Runtime:
-    """The runtime of a device that ``select_runtime`` has found, for a process that computes on it.
+    """Return the runtime of a device that ``select_runtime`` has found, for a process that computes on it.
 
     Raises:
-        DeviceError: it is not available after all.
+        DeviceError: the device is not available.
     """
     return {"cpu": cpu.runtime, "cuda": cuda.runtime, "npu": npu.runtime}[name]()
 
 
 def check_device_indices(runtime: Runtime, indices: list[int]) -> None:
-    """Raise ``DeviceError`` unless the machine has all these devices. CPU processes share the cores."""
+    """Raise ``DeviceError`` unless the machine has all these devices. CPU processes share cores."""
     if runtime.shares:
         return
     count = runtime.device_count()

@@ -1,4 +1,4 @@
-"""Devices that refuse new processes for some seconds after one that used them was killed."""
+"""Retries for devices that refuse new processes for some seconds after a process was killed."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final, NamedTuple, TypeVar
 T = TypeVar("T")
 
 ATTEMPTS: Final = 3
-"""How often a start is tried that the device refuses: once, and twice more."""
+"""Number of attempts to start on a device that refuses."""
 
 
 class Settling(NamedTuple):
-    """How long a device refuses new processes after one that used it was killed.
+    """How long a device refuses new processes after a process that used it was killed.
 
-    ``refusals``: what errors of a start say until then. ``why``: the same in words, for the user.
+    ``refusals``: pattern of the errors during that time. ``why``: explanation for the user.
     """
 
     seconds: float
@@ -24,16 +24,16 @@ class Settling(NamedTuple):
     why: str
 
     def refused(self, text: str) -> bool:
-        """Whether an error's text says that the device is still held."""
+        """Return whether an error's text says that the device is still held."""
         return self.refusals.search(text) is not None
 
     @property
     def line(self) -> str:
-        """What the user sees during the wait."""
+        """Line for the user during the wait."""
         return f"Waiting {self.seconds:g} s until the devices are free: {self.why}."
 
     def wait(self, say: Callable[[str], None], stopped: Callable[[], object] | None = None) -> None:
-        """Say ``line`` and wait, at most until ``stopped``."""
+        """Print ``line`` by ``say``, then wait for ``seconds`` or until ``stopped()``."""
         say(self.line)
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline and not (stopped and stopped()):
@@ -41,7 +41,7 @@ class Settling(NamedTuple):
 
 
 def patiently(start: Callable[[], T], settling: Settling | None, say: Callable[[str], None]) -> T:
-    """Return ``start()``, tried ``ATTEMPTS`` times with waits between if the device refuses it."""
+    """Return ``start()``. If the device refuses it, wait and try again, ``ATTEMPTS`` times in all."""
     for _ in range(ATTEMPTS - 1):
         try:
             return start()

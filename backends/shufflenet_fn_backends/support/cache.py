@@ -1,4 +1,4 @@
-"""Where things are kept that can be made again."""
+"""The cache folder."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from shufflenet_fn_backends.support.errors import DeviceError
 
 
 def cache_root() -> Path:
-    """``$XDG_CACHE_HOME/shufflenet-fn``, or ``~/.cache/shufflenet-fn`` where that is not set.
+    """Return ``$XDG_CACHE_HOME/shufflenet-fn``, or ``~/.cache/shufflenet-fn`` if it is not set.
 
     Raises:
-        DeviceError: neither is known: this user has no home directory.
+        DeviceError: the variable is not set and this user has no home directory.
     """
     try:
         root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()

@@ -1,4 +1,4 @@
-"""Compile C++ sources to a shared library in the cache, once for each machine and version."""
+"""Compilation of C++ sources to a shared library in the cache, once for each machine and version."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ INSTALL = (
 
 
 def find_compiler(advice: str) -> list[str]:
-    """The command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
+    """Return the command of the C++ compiler: ``$CXX``, which may have arguments, or ``g++``.
 
     Raises:
-        DeviceError: it is not there; ends with ``advice``.
+        DeviceError: the compiler is not found; the message ends with ``advice``.
     """
     asked = os.environ.get("CXX", "").strip()
     command = words_of("CXX", asked or "g++")
@@ -38,7 +38,7 @@ def find_compiler(advice: str) -> list[str]:
 
 
 def words_of(name: str, value: str) -> list[str]:
-    """The words of a variable's value, as a shell splits them.
+    """Split the value of a variable into words, as a shell does.
 
     Raises:
         DeviceError: its quotes do not match.
@@ -50,14 +50,14 @@ def words_of(name: str, value: str) -> list[str]:
 
 
 class Recipe(NamedTuple):
-    """How a library is made.
+    """How to build a library.
 
     Attributes:
-      name: of the library's file.
-      what: it is, for messages.
-      sources: the folder with ``api.cpp``, which includes all else.
-      flags: of the compiler.
-      libraries: what is linked to it.
+      name: name of the library's file.
+      what: name of the library in messages.
+      sources: the folder with ``api.cpp``, which includes all other files.
+      flags: flags for the compiler.
+      libraries: arguments that link other libraries.
       advice: what a user without a compiler can do.
     """
 
@@ -70,18 +70,18 @@ class Recipe(NamedTuple):
 
 
 def all_flags(recipe: Recipe) -> tuple[str, ...]:
-    """The recipe's and the user's."""
+    """Return the flags of the recipe and those of the user."""
     return (*recipe.flags, *words_of("CXXFLAGS", os.environ.get("CXXFLAGS", "")))
 
 
 def build_library(recipe: Recipe, compiler: list[str], folder: Path) -> Path:
-    """The library, built in ``folder`` if it is not there yet.
+    """Return the library, and build it in ``folder`` if it is missing.
 
-    Its name holds a hash of the sources, the flags, the compiler's version and the processor's features, so
-    that a shared home folder serves different machines. Several processes may call this at once.
+    Its name contains a hash of the sources, the flags, the compiler's version and the processor's features,
+    so different machines can share a home folder. Several processes may call this at once.
 
     Raises:
-        DeviceError: the compiler failed, or the folder cannot be written; with the compiler's words.
+        DeviceError: the compiler failed, or the folder cannot be written. The message quotes the compiler.
     """
     from filelock import FileLock
 
@@ -106,8 +106,8 @@ def _compile(recipe: Recipe, compiler: list[str], library: Path) -> None:
         built, compiled = Path(scratch) / "library.so", Path(scratch) / "library.o"
         source = recipe.sources / "api.cpp"
         _run(recipe, [*compiler, *all_flags(recipe), "-c", str(source), "-o", str(compiled)])
-        # Linked without the flags, such as -fopenmp: torch has loaded its own copy of the OpenMP runtime, and
-        # a second one would bring a second pool of threads that fights the first for the cores.
+        # Link without the flags, such as -fopenmp: torch has loaded its own copy of the OpenMP runtime, and
+        # the threads of a second copy would compete for the cores.
         linked = [*compiler, "-shared", str(compiled), "-o", str(built), *recipe.libraries]
         _run(recipe, linked)
         os.replace(built, library)
@@ -139,5 +139,5 @@ def _processor_features() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    # x86-64 calls them flags, aarch64 Features.
+    # They are called "flags" on x86-64 and "Features" on aarch64.
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")

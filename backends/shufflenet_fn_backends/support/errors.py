@@ -1,8 +1,7 @@
-"""Errors that are the user's to mend. Lowest layer, so that every package can raise them.
+"""Errors that the user can fix. This is the lowest layer, so every package can raise them.
 
-A ``UserError`` reaches the terminal as one message without a traceback. Its text says what was wrong,
-the value, what is allowed, and the fix. Anything else that escapes is a bug of ours and keeps its
-traceback.
+The command line prints a ``UserError`` as one message without a traceback. The message says what was wrong,
+the value, what is allowed, and the fix. Any other exception is a bug in this project and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import ClassVar
 class UserError(Exception):
     """The run failed for a reason outside the program: a damaged file, a full disk, a diverged loss.
 
-    ``restartable``: starting the same again may help, as it cannot where the user has to mend something.
+    ``restartable``: whether the same command may succeed when it is started again, without a fix by the user.
     """
 
     exit_code: ClassVar[int] = 1
@@ -21,7 +20,7 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """What was asked for cannot be: an unknown name, a missing folder, a batch that does not divide."""
+    """The request is invalid: an unknown name, a missing folder, a batch that does not divide."""
 
     exit_code: ClassVar[int] = 2
 

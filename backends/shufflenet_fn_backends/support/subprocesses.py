@@ -1,4 +1,4 @@
-"""Python in a process of its own, for what may crash or hang: importing a vendor's library, above all."""
+"""Python modules in a child process, for work that may crash or hang, such as a vendor's library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# The child resolves imports as this process does, whatever its script's folder or the current one holds.
+# The child resolves imports as this process does, regardless of its script's folder and the current one.
 _START = "import runpy, sys; sys.path[:] = {path!r}; sys.argv[1:] = {arguments!r}; "
 _RUN = "runpy.run_module({module!r}, run_name='__main__', alter_sys=False)"
 
 
 class Outcome(NamedTuple):
-    """How a child ended. ``code`` is negative for a signal, ``None`` if it was ended at its time-out."""
+    """How a child ended. ``code`` is negative for a signal, and ``None`` after a time-out."""
 
     code: int | None
     out: str
@@ -26,7 +26,7 @@ class Outcome(NamedTuple):
 
     @property
     def text(self) -> str:
-        """Everything that the child said, for a look at what went wrong."""
+        """All output of the child."""
         return f"{self.err}\n{self.out}"
 
     @property
@@ -46,16 +46,16 @@ def run_module(
     timeout_s: float,
     environment: Mapping[str, str] | None = None,
 ) -> Outcome:
-    """Run ``python -m module arguments``, with all processes that it starts, for ``timeout_s`` at most.
+    """Run ``python -m module arguments`` for at most ``timeout_s``, then kill the child and its children.
 
     Args:
         module: a module that can be imported here.
         arguments: its ``sys.argv[1:]``.
-        timeout_s: after this many seconds the child and its children are killed.
-        environment: the child's whole environment; this process's if not given.
+        timeout_s: time limit in seconds.
+        environment: the child's whole environment; defaults to that of this process.
     """
     code = (_START + _RUN).format(path=sys.path, arguments=list(arguments), module=module)
-    # Files and not pipes: a grandchild that outlives the child would keep a pipe open, and us waiting.
+    # Use files instead of pipes: a grandchild that outlives the child would keep a pipe open, and block us.
     with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         with open(out, "wb") as out_file, open(err, "wb") as err_file:

@@ -1,8 +1,8 @@
-"""Ascend NPUs, through torch_npu. Nothing else in this repository imports it, and this only when asked to.
+"""Ascend NPUs. Only this package imports torch_npu, and only when an NPU is requested.
 
-* ``probe``: whether there is an NPU and, if not, why, found in a process of its own;
-* ``environment``: the variables that Ascend advises, set where the user has not;
-* ``chip``: which dtypes a chip has, and its overflow flag;
-* ``setup``: the settings of torch_npu that the network needs, checked;
-* ``runtime``: all of it as a ``Runtime``.
+* ``probe``: whether there is an NPU and, if not, why, found in a child process;
+* ``environment``: the variables that Ascend recommends, set unless the user has set them;
+* ``chip``: dtypes and overflow flag of each chip;
+* ``setup``: the settings of torch_npu that the network needs;
+* ``runtime``: the ``Runtime`` of Ascend NPUs.
 """

@@ -1,4 +1,4 @@
-"""What differs between generations of Ascend chips: bfloat16, and how an overflow shows."""
+"""Differences between generations of Ascend chips: bfloat16, overflows, groups of devices."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ _ATLAS_TRAINING = re.compile(r"Ascend910(PremiumA|ProA|A|ProB|B)")
 _GROUPS: Final = (range(4), range(4, 8))
 
 _STATUS_SIZE = 8
-"""Elements of the tensor that the status operators take (op-plugin, FloatStatusKernelNpu.cpp)."""
+"""Number of elements of the tensor for the status operators (op-plugin, FloatStatusKernelNpu.cpp)."""
 
 
 def has_bfloat16(soc: str) -> bool:
-    """Whether the chip that calls itself ``soc``, such as ``Ascend910B1``, computes in bfloat16."""
+    """Return whether the chip named ``soc``, for example ``Ascend910B1``, computes in bfloat16."""
     return _FIRST_GENERATION.fullmatch(soc) is None
 
 
 def dtypes(soc: str) -> tuple[torch.dtype, ...]:
-    """What convolutions and batch norms take on this chip; float64 on none."""
+    """Return the dtypes of convolutions and batch norms on this chip. No chip has float64."""
     narrow = (torch.bfloat16,) if has_bfloat16(soc) else ()
     return (torch.float32, torch.float16, *narrow)
 
 
 def half(soc: str) -> Half:
-    """The narrow dtype for training on this chip."""
+    """Return the 16-bit dtype for training on this chip."""
     if has_bfloat16(soc):
         return Half(torch.bfloat16, f"{soc} computes in bfloat16")
     return Half(torch.float16, f"{soc} has no bfloat16")
 
 
 def is_atlas_training(soc: str) -> bool:
-    """Whether the chip is of the 910A class, the first generation for training."""
+    """Return whether the chip is of the 910A class, the first generation for training."""
     return _ATLAS_TRAINING.fullmatch(soc) is not None
 
 
 def float32_warning(soc: str) -> str | None:
-    """What to know of float32 on this chip; ``None`` where it is computed as such (or in HF32).
+    """Return a warning about float32 on this chip; ``None`` if it computes in float32 (or HF32).
 
     Derived from the vendor's sources: ops-nn, conv/convolution_forward (its documents list no convolution for
-    the Atlas training series, its code converts to float16 there), and torch_npu, EnvVariables.cpp
+    the Atlas training series, and its code converts to float16 there), and torch_npu, EnvVariables.cpp
     (IsAllowFP32ToFP16: below Ascend910B1).
     """
     if has_bfloat16(soc):
@@ -72,14 +72,17 @@ def check_together(
     environment: Mapping[str, str] = os.environ,
     dev: Path = Path("/dev"),
 ) -> None:
-    """Refuse devices of one machine that HCCL does not join on this chip.
+    """Refuse devices of one machine that HCCL cannot join on this chip.
 
-    Source: hccl, docs/zh/user_guide/constraints.md, at 09300b7: on the Atlas training series 1, 2, 4 or 8
-    devices take part, 0-3 and 4-7 are wired apart, and 2 or 4 devices must not come from both.
+    Source: hccl, docs/zh/user_guide/constraints.md, at 09300b7: on the Atlas training series, 1, 2, 4 or 8
+    devices can take part. Devices 0-3 and 4-7 are two separately wired groups, and 2 or 4 devices must come
+    from one group.
 
     Args:
-        environment: where ASCEND_RT_VISIBLE_DEVICES may be, which numbers the devices anew.
-        dev: where the files of the devices are, whose numbers are those of the machine.
+        soc: name of the chip.
+        devices: device numbers of this process.
+        environment: may contain ASCEND_RT_VISIBLE_DEVICES, which renumbers the devices.
+        dev: folder of the device files, which carry the machine's device numbers.
 
     Raises:
         UsageError: HCCL would fail when the ranks join.
@@ -105,23 +108,23 @@ def check_together(
 
 
 def _number_of_machine(device: int, environment: Mapping[str, str], dev: Path) -> int:
-    """The number that the machine gives a device; its number here where that cannot be known."""
+    """Return the machine's number of a device, or its number in this process if that is unknown."""
     listed = environment.get("ASCEND_RT_VISIBLE_DEVICES", "")
     visible = [int(part) for part in listed.split(",") if part.strip().isdigit()]
     if device < len(visible):
         device = visible[device]
-    # A container counts the devices that it was given from 0, but their files keep their numbers.
+    # A container numbers its devices from 0, but the device files keep the machine's numbers.
     files = sorted(int(path.name[7:]) for path in dev.glob("davinci*") if path.name[7:].isdigit())
     return files[device] if device < len(files) else device
 
 
 def overflow(npu: Any, torch_npu: Any) -> Overflow | None:
-    """The float status register of the current device; ``None`` where infinities are computed instead.
+    """Return the float status register of the current device; ``None`` if it computes infinities.
 
-    Chips of the first generation saturate: 65504 where IEEE arithmetic has infinity, 0 where it has NaN, so
-    that no gradient tells of an overflow. They set a flag. (Newer ones do the same if asked to by
-    INF_NAN_MODE_ENABLE=0 and INF_NAN_MODE_FORCE_DISABLE=1.) ``torch_npu.npu.amp.GradScaler`` reads the
-    flag on the host; here it stays on the device, where the step decides.
+    Chips of the first generation saturate: they return 65504 instead of infinity and 0 instead of NaN, so the
+    gradients do not show an overflow. They set a flag instead. (Newer chips do the same with
+    INF_NAN_MODE_ENABLE=0 and INF_NAN_MODE_FORCE_DISABLE=1.) ``torch_npu.npu.amp.GradScaler`` reads the flag
+    on the host. Here it stays on the device, and the step reads it there.
     """
     if npu.utils.is_support_inf_nan():
         return None
@@ -140,7 +143,7 @@ def _clearing(operator: Callable[[Tensor], Tensor]) -> Callable[[], None]:
 
 def _reading(operator: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
     def raised() -> Tensor:
-        # Filled in place and returned by chips of the first generation, returned anew (int32) by others.
+        # The first generation fills the tensor in place and returns it; others return a new int32 tensor.
         status = operator(torch.zeros(_STATUS_SIZE, device="npu"))
         return (status[0] != 0).to(torch.float32)
 

@@ -1,25 +1,26 @@
-"""The environment that Ascend advises for training, set where the user has not set it.
+"""The environment variables that Ascend recommends for training, set unless the user has set them.
 
-Sources (Ascend/pytorch, docs/zh, as of August 2026, and the CANN documentation 8.5), in our words:
+Summary of the sources (Ascend/pytorch, docs/zh, as of August 2026, and the CANN documentation 8.5):
 
-* ``TASK_QUEUE_ENABLE``: 1 by default, a second thread on the host launches operators; 2, which also moves
-  their workspace to it, is what the page advises. It may raise the peak of device memory.
+* ``TASK_QUEUE_ENABLE``: with 1, the default, a second thread on the host launches operators. 2 also moves
+  their workspace to that thread, and is recommended. It may raise the peak of device memory.
   (api/environment_variable/op_execution/TASK_QUEUE_ENABLE.md)
-* ``PYTORCH_NPU_ALLOC_CONF``: expandable segments avoid fragmentation where sizes change, as between training
-  and evaluation. Off by default; needs the driver (HDK) 23.0 of 2023. From release 26.2.0 on torch_npu reads
-  PYTORCH_ALLOC_CONF too, and to set both is an error there; older ones read their own alone.
+* ``PYTORCH_NPU_ALLOC_CONF``: expandable segments avoid fragmentation when sizes change, as between training
+  and evaluation. Off by default; needs the driver (HDK) 23.0 of 2023. From release 26.2.0, torch_npu also
+  reads PYTORCH_ALLOC_CONF, and it is an error to set both. Older releases read only their own variable.
   (memory_management/PYTORCH_NPU_ALLOC_CONF.md, virtual_memory.md)
-* ``HCCL_CONNECT_TIMEOUT``: 120 s by default, 120 to 7200 allowed; how long a rank waits for the others'
-  connections. torch_npu's own warning advises 300 or more (ProcessGroupHCCL.cpp), the time that our launcher
-  waits for other machines. (CANN maintenance reference, environment variables)
-* ``HCCL_EXEC_TIMEOUT``: 1836 s by default; how long a collective waits for a rank. It should be shorter than
-  the time-out of the process group (TORCH_HCCL_ASYNC_ERROR_HANDLING.md), ours is 600 s, or the watchdog ends
-  the run before HCCL has said which rank was missing. 544 is the largest multiple of 68 below: chips of the
-  first generation round down to one.
+* ``HCCL_CONNECT_TIMEOUT``: how long a rank waits for connections of the others; 120 s by default, 120 to 7200
+  allowed. torch_npu's own warning recommends 300 or more (ProcessGroupHCCL.cpp). 300 s is also the time that
+  our launcher waits for other machines. (CANN maintenance reference, environment variables)
+* ``HCCL_EXEC_TIMEOUT``: how long a collective waits for a rank; 1836 s by default. It should be shorter than
+  the time-out of the process group (TORCH_HCCL_ASYNC_ERROR_HANDLING.md), which is 600 s here. Otherwise the
+  watchdog ends the run before HCCL reports the missing rank. 544 is the largest multiple of 68 below 600:
+  chips of the first generation round down to a multiple of 68.
 
-Not set: ``CPU_AFFINITY_CONF``. Mode 2, which Ascend prefers, pins the main thread to one core and with it
-every thread that it starts later (performance_tuning/CPU_AFFINITY_CONF.md): all of our loader's. Mode 1 gives
-a process the cores of its NPU's share, which is too few when not all NPUs of the machine are in use.
+``CPU_AFFINITY_CONF`` is not set. Mode 2, which Ascend prefers, pins the main thread to one core, and with it
+all threads that it starts later (performance_tuning/CPU_AFFINITY_CONF.md), including those of our loader.
+Mode 1 limits a process to the cores of its NPU, which are too few if only some NPUs of the machine are in
+use.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ ALLOC_CONF: Final = "PYTORCH_ALLOC_CONF"
 def set_recommended(
     environment: MutableMapping[str, str] | None = None, *, torch_npu: str | None = None
 ) -> tuple[str, ...]:
-    """Set what is not set, in this process and those that it starts. One line a variable says what holds.
+    """Set the variables that are not set, in this process and its children. Return notes for the log.
 
     Args:
-        environment: this process's, if not given.
-        torch_npu: its version; the installed one's, if not given.
+        environment: defaults to the environment of this process.
+        torch_npu: version of torch_npu; defaults to the installed one.
     """
     environment = os.environ if environment is None else environment
     torch_npu = _installed() if torch_npu is None else torch_npu
@@ -72,7 +73,7 @@ def set_recommended(
 
 
 def _names(name: str, torch_npu: str | None) -> tuple[str, ...]:
-    """The variables that this torch_npu reads the same thing from."""
+    """Return the variables that have the same meaning for this torch_npu."""
     if name == "PYTORCH_NPU_ALLOC_CONF" and reads_alloc_conf(torch_npu):
         return (name, ALLOC_CONF)
     return (name,)

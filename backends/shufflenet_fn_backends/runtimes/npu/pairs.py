@@ -1,9 +1,9 @@
-"""Versions of torch, torch_npu and CANN that Ascend lists as going together, for doctor and docs/ascend.md.
+"""Compatible versions of torch, torch_npu and CANN, as listed by Ascend, for doctor and docs/ascend.md.
 
-Sources: COMPATIBILITY.md and README.md of Ascend/pytorch at 9e73e70. The bound of numpy is reported
-(vllm-ascend issue 2210, CANN 8.2.1), not a column of that table, and kept for 8.3 as a precaution. Ascend's
-own pip commands for CANN 9.0.0 install numpy 2.1.2 on Python 3.13
-(docs/zh/installation_guide/references/installation_via_pip.md). For 8.5 nothing is known.
+Sources: COMPATIBILITY.md and README.md of Ascend/pytorch at 9e73e70. The bound on numpy is not in that table.
+    It was reported for CANN 8.2.1 (vllm-ascend issue 2210) and is kept for 8.3 as a precaution. Ascend's own
+    pip commands for CANN 9.0.0 install numpy 2.1.2 on Python 3.13
+    (docs/zh/installation_guide/references/installation_via_pip.md). For 8.5 nothing is known.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import re
 from typing import Final, NamedTuple
 
 DATE: Final = "2026-08-21"
-"""Of the commit that the table was read from."""
+"""Date of the commit that the table was read from."""
 
 TESTED: Final = "2.13.0"
-"""torch and torch_npu that the tests run with, and that the extra ``npu`` installs. In no row yet."""
+"""Version of torch and torch_npu in the tests and in the extra ``npu``. Not in the table yet."""
 
 CPU_WHEELS: Final = "https://download.pytorch.org/whl/cpu"
 NUMPY_1: Final = "numpy<2"
 
 
 class Pair(NamedTuple):
-    """One row. ``release``: of torch_npu's branch. ``python``: oldest and newest minor version."""
+    """A row. ``release``: release of torch_npu's branch. ``python``: oldest and newest minor version."""
 
     torch: str
     torch_npu: str
@@ -57,12 +57,12 @@ PAIRS: Final = (
     Pair("2.7.1", "2.7.1", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
 )
 
-# Their newest rows are 2.6.0, 2.5.1 and 2.4.0.
+# Their newest rows are for torch 2.6.0, 2.5.1 and 2.4.0.
 TOO_OLD: Final = "CANN 8.0, 8.1 and 8.2 have no torch_npu for torch 2.7 or newer"
 
 
 class Verdict(NamedTuple):
-    """Whether versions are listed as going together, in a sentence, and what to do if they are not."""
+    """Whether versions are listed as compatible, a sentence about it, and the fix if they are not."""
 
     fits: bool
     text: str
@@ -70,34 +70,34 @@ class Verdict(NamedTuple):
 
 
 def cann_minor(version: str | None) -> tuple[int, int] | None:
-    """Major and minor number of a CANN version such as ``8.3.RC1``; patches share torch_npu's row."""
+    """Return major and minor number of a CANN version such as ``8.3.RC1``. Patches share a row."""
     found = re.match(r"(\d+)\.(\d+)", version or "")
     return (int(found[1]), int(found[2])) if found else None
 
 
 def find(torch_npu: str) -> Pair | None:
-    """The row of a torch_npu."""
+    """Return the row of a version of torch_npu."""
     plain = torch_npu.partition("+")[0]
     return next((pair for pair in PAIRS if pair.torch_npu == plain), None)
 
 
 def recommended(cann: str | None) -> Pair | None:
-    """The pair to install for a CANN: the newest of COMPATIBILITY.md; ``None`` where there is none."""
+    """Return the pair to install for a CANN: the newest of COMPATIBILITY.md, or ``None``."""
     rows = [pair for pair in PAIRS if cann_minor(pair.cann) == cann_minor(cann)]
     return next((pair for pair in rows if pair.source == "COMPATIBILITY.md"), None)
 
 
 def numpy_bound(cann: str | None) -> str:
-    """What numpy has to be for a CANN, as pip writes it; empty where any will do, or CANN is not known."""
+    """Return pip's requirement on numpy for a CANN; empty if any version works or CANN is unknown."""
     minor = cann_minor(cann)
     return NUMPY_1 if minor is not None and minor <= (8, 3) else ""
 
 
 def reads_alloc_conf(torch_npu: str | None) -> bool:
-    """Whether this torch_npu reads PYTORCH_ALLOC_CONF, which refuses PYTORCH_NPU_ALLOC_CONF beside it.
+    """Return whether this torch_npu reads PYTORCH_ALLOC_CONF, and refuses PYTORCH_NPU_ALLOC_CONF with it.
 
-    It does from release 26.2.0 on (docs/zh/.../PYTORCH_NPU_ALLOC_CONF.md); all rows above are older. A
-    version in no row counts as newer: two variables would end the process, one costs fragmentation.
+    Releases from 26.2.0 do (docs/zh/.../PYTORCH_NPU_ALLOC_CONF.md); all rows above are older. A version that
+    is not in the table counts as newer, because setting both variables would end the process.
     """
     return torch_npu is None or find(torch_npu) is None
 
@@ -142,7 +142,7 @@ def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_6
 
 
 def markdown() -> str:
-    """The table and the commands of docs/ascend.md."""
+    """Return the table and the commands for docs/ascend.md."""
     lines = [
         f"From COMPATIBILITY.md of Ascend/pytorch, {DATE}; the row of 2.10.0.post2 is from its README.md.",
         "",

@@ -1,4 +1,4 @@
-"""Whether there is an NPU, found in a process of its own: importing torch_npu can abort the one it is in."""
+"""Detection of NPUs in a child process, because importing torch_npu can abort the process."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 TIMEOUT_S = 120.0
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
-"""Of torch: whether ``import torch`` imports torch_npu. On unless 0."""
+"""torch's variable that decides whether ``import torch`` imports torch_npu. On unless 0."""
 
 
 class Found(NamedTuple):
-    """``devices`` NPUs that call themselves ``soc``; or none, and ``problem`` says why and what to do."""
+    """``devices`` NPUs named ``soc``; or none, and ``problem`` says why and what to do."""
 
     devices: int
     soc: str
@@ -34,12 +34,12 @@ class Found(NamedTuple):
 
 @functools.cache
 def probe() -> Found:
-    """The NPUs of this machine. Asked once in a process, since the answer takes seconds."""
+    """Return the NPUs of this machine. The result is cached, because detection takes seconds."""
     return look()
 
 
 def look(timeout_s: float = TIMEOUT_S) -> Found:
-    """As ``probe``, asked anew."""
+    """Detect the NPUs of this machine, without the cache of ``probe``."""
     versions = _version("torch"), _version("torch_npu")
     if importlib.util.find_spec("torch_npu") is None:
         return _none(not_installed(versions[0]), versions)
@@ -61,7 +61,7 @@ def look(timeout_s: float = TIMEOUT_S) -> Found:
 
 
 def read_facts(outcome: Outcome) -> dict[str, Any]:
-    """What the child reported before it ended."""
+    """Return the facts that the child reported before it ended."""
     facts: dict[str, Any] = {}
     for line in outcome.out.splitlines():
         if line.startswith(MARK):
@@ -70,7 +70,7 @@ def read_facts(outcome: Outcome) -> dict[str, Any]:
 
 
 def not_installed(torch_version: str | None) -> str:
-    """The message for a machine without torch_npu."""
+    """Return the message for a machine without torch_npu."""
     minor = _minor(torch_version)
     row = next((pair for pair in PAIRS if _minor(pair.torch) == minor), None)
     wanted = f"torch_npu=={row.torch_npu}" if row else f"'torch_npu=={minor or '2.13'}.*'"
@@ -83,7 +83,7 @@ def not_installed(torch_version: str | None) -> str:
 
 
 def check_pair(torch_version: str | None, npu_version: str | None) -> str | None:
-    """The message for versions that do not go together; ``None`` if they do, or are not known."""
+    """Return the message for incompatible versions; ``None`` if they are compatible or unknown."""
     ours, theirs = _minor(torch_version), _minor(npu_version)
     if ours is None or theirs is None or ours == theirs:
         return None
@@ -95,7 +95,7 @@ def check_pair(torch_version: str | None, npu_version: str | None) -> str | None
 
 
 def no_device() -> str:
-    """The message for a machine whose torch_npu loads but finds no NPU."""
+    """Return the message for a machine whose torch_npu loads but finds no NPU."""
     visible = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
     if visible is not None:
         return (
@@ -115,7 +115,7 @@ def no_device() -> str:
 
 
 def explain_failure(outcome: Outcome, facts: dict[str, Any]) -> str:
-    """The message for a child that crashed, hung or raised; ``facts`` tell how far it came."""
+    """Return the message for a child that crashed, hung or raised. ``facts`` show how far it got."""
     if "torch" not in facts:
         return f"import torch {outcome.ending}: {_last_line(outcome.err)}"
     known = explain(outcome.text)

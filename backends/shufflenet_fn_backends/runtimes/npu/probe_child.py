@@ -1,6 +1,6 @@
-"""What ``probe`` runs in a process of its own: each step of getting at an NPU, reported once it is done.
+"""The child process of ``probe``: imports torch_npu and queries the devices.
 
-Run with ``python -m``; prints a line for each step, so that a crash tells how far it came.
+Run it with ``python -m``. It prints a line after each step, so that the parent knows where a crash happened.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
 
 
 def cann_version(npu: Any) -> str | None:
-    """CANN's version as torch_npu tells it; ``None`` where it does not know."""
+    """Return CANN's version as torch_npu reports it; ``None`` if it is unknown."""
     try:
         return str(npu.utils.get_cann_version()) or None
     except (AttributeError, RuntimeError):

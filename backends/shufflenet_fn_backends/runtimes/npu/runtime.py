@@ -1,4 +1,4 @@
-"""Ascend NPUs as a ``Runtime``. torch_npu is imported by the first function that needs it."""
+"""The Ascend runtime. The first function that needs torch_npu imports it."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ SETTLING = Settling(
 
 
 def runtime(found: Found | None = None) -> Runtime:
-    """The Ascend runtime.
+    """Return the Ascend runtime.
 
     Args:
-        found: what ``probe`` found, so that this process need not touch a device to plan a run. Without it
-            the answers are torch_npu's, in this process.
+        found: the result of ``probe``, so that this process can plan a run without use of a device. Without
+            it, torch_npu answers in this process.
     """
     soc = _soc if found is None else lambda: found.soc
     return Runtime(
         name="npu",
         dist_backend="hccl",
         memory_format=torch.contiguous_format,
-        launches_are_dear=True,
+        flat_state=True,
         device_count=_device_count if found is None else lambda: found.devices,
         chip=soc,
         versions=_versions if found is None else lambda: _named(found.torch_npu, found.cann),
@@ -86,10 +86,10 @@ def runtime(found: Found | None = None) -> Runtime:
 
 
 def available() -> Runtime:
-    """The runtime, once ``probe`` has found that there is an NPU.
+    """Return the runtime if ``probe`` finds an NPU.
 
     Raises:
-        DeviceError: there is none; the message says why and what to do.
+        DeviceError: there is no NPU; the message says why and what to do.
     """
     reason = unavailable_reason()
     if reason is not None:
@@ -98,7 +98,7 @@ def available() -> Runtime:
 
 
 def unavailable_reason() -> str | None:
-    """Why no NPU can be used here, or ``None`` when one can."""
+    """Return why no NPU can be used here, or ``None`` if one can."""
     problem = probe().problem
     if problem is None:
         return None
@@ -109,7 +109,7 @@ def unavailable_reason() -> str | None:
 
 
 def load() -> Any:
-    """``torch.npu``.
+    """Import torch_npu and return ``torch.npu``.
 
     Raises:
         DeviceError: torch_npu is not installed or does not load.
@@ -167,8 +167,8 @@ def _overflow() -> Overflow | None:
 
 
 def _deterministic() -> tuple[str, ...]:
-    # HCCL's own switch; torch's switch sets it too, but only for groups made after it (Ascend/pytorch,
-    # ProcessGroupHCCL.cpp), and this one is seen in the environment of a run.
+    # torch's switch sets HCCL's too, but only for groups that are created later (Ascend/pytorch,
+    # ProcessGroupHCCL.cpp), and the environment shows the setting.
     os.environ.setdefault("HCCL_DETERMINISTIC", "true")
     hccl = os.environ["HCCL_DETERMINISTIC"]
     return (f"deterministic: {deterministic_operators()}, HCCL_DETERMINISTIC={hccl}",)
@@ -176,7 +176,7 @@ def _deterministic() -> tuple[str, ...]:
 
 @contextmanager
 def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
-    """Ascend's own profiler: torch's knows nothing of an NPU's kernels."""
+    """Run Ascend's own profiler, because torch's does not record the kernels of an NPU."""
     load()
     profiler: Any = importlib.import_module("torch_npu.profiler")
     with profiler.profile(
@@ -186,7 +186,7 @@ def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
         ),
         on_trace_ready=profiler.tensorboard_trace_handler(str(folder), worker_name=name),
         record_shapes=True,
-        # Without it the traces lack what collectives do. (The name has an underscore, but is documented.)
+        # Without it the traces lack collectives. The name has an underscore, but is documented.
         experimental_config=profiler._ExperimentalConfig(
             profiler_level=profiler.ProfilerLevel.Level1
         ),

@@ -1,4 +1,4 @@
-"""Who is measured: names, and what is common to all of torchvision's contenders."""
+"""Who is measured: names, and what is common to all of torchvision's candidates."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
 
 
 def announced(field: Field) -> list[str]:
-    """What the user must be told before the measurement: contenders left out, but not by the user."""
+    """What the user must be told before the measurement: candidates left out, but not by the user."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in field.left_out.items():
         if not reason.startswith("--"):

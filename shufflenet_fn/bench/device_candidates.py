@@ -1,4 +1,4 @@
-"""The contenders of ``bench step`` on a GPU or an NPU, and how one of them is timed there."""
+"""The candidates of ``bench step`` on a GPU or an NPU, and how one of them is timed there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from shufflenet_fn.bench.ascend_peer import AscendShuffleNet
-from shufflenet_fn.bench.contenders import Field, available, settled, torchvision_models
+from shufflenet_fn.bench.candidates import Field, available, settled, torchvision_models
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step import PEERS, data_and_weights, torchvision_step
 from shufflenet_fn.bench.workers import Step
@@ -22,7 +22,7 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.training.flat_state import ravel_state
+from shufflenet_fn.training.flat_state import flatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
@@ -120,7 +120,7 @@ def peers_on(device: str, settings: StepBenchSettings) -> Field:
 
 
 def build_device_case(device: str, case: str, settings: StepBenchSettings) -> Step:
-    """``turn: NAME`` takes a turn of the contender and returns its ``Turn``; ``profile: NAME`` profiles
+    """``turn: NAME`` takes a turn of the candidate and returns its ``Turn``; ``profile: NAME`` profiles
     it and returns the folder."""
     what, _, name = case.partition(": ")
     runtime = runtime_of(settings.device)
@@ -128,15 +128,15 @@ def build_device_case(device: str, case: str, settings: StepBenchSettings) -> St
     runtime.set_device(0)
     if not runtime.shares:  # what the CPU's memory allocator does is a setting of the benchmark
         runtime.tune()
-    step = build_contender(name, settings, runtime)
+    step = build_candidate(name, settings, runtime)
     if what == "profile":
         return lambda: profiled(step, name, settings, runtime)
     steps = settings.steps or 1
     return lambda: timed(step, steps, runtime)
 
 
-def build_contender(name: str, settings: StepBenchSettings, runtime: Runtime) -> Step:
-    """One training step of the contender, which returns its loss. It waits for nothing."""
+def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) -> Step:
+    """One training step of the candidate, which returns its loss. It waits for nothing."""
     device, config = runtime.device(0), get_config(settings.arch)
     measured: dict[str, Any] = {
         "precision": settings.precision,
@@ -157,8 +157,8 @@ def build_contender(name: str, settings: StepBenchSettings, runtime: Runtime) ->
         config,
         get_backend(ours.backend),
         device,
-        flat=runtime.launches_are_dear,
-        stats_in_kernel=ours.stats_in_kernel and runtime.launches_are_dear and not compiled,
+        flat=runtime.flat_state,
+        stats_in_kernel=ours.stats_in_kernel and runtime.flat_state and not compiled,
         memory_format=runtime.memory_format,
         overflow=runtime.overflow(),
         compiler=torch.compile if compiled else lambda function: function,
@@ -186,7 +186,7 @@ def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
 def profiled(
     step: Step, name: str, settings: StepBenchSettings, runtime: Runtime
 ) -> tuple[str, int]:
-    """Profile a few steps into a folder of the contender's own; the folder and how many were recorded."""
+    """Profile a few steps into a folder of the candidate's own; the folder and how many were recorded."""
     assert settings.profile is not None
     words = (settings.arch, settings.precision, settings.batch_size, name)
     folder = Path(settings.profile) / "-".join(words).replace(" ", "-").replace("'", "")
@@ -259,7 +259,7 @@ def our_step(
         compiler=compiler,
         stats_in_kernel=stats_in_kernel,
     )
-    state, flags = ravel_state(state) if flat else state, no_flags(device)
+    state, flags = flatten_state(state) if flat else state, no_flags(device)
     images, labels = _batch(config, device, batch_size, image_size)
     batch = Examples(images.contiguous(memory_format=memory_format), labels)
 

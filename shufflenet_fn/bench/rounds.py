@@ -1,4 +1,4 @@
-"""Contenders take turns, so that whatever disturbs the machine disturbs all of them alike."""
+"""Interleaved measurements: candidates take turns, so that a disturbance of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LONGEST_TURN = 100_000
 """Steps in a turn at most."""
 
 
-def take_turns(
-    contenders: Sequence[Worker],
+def run_rounds(
+    candidates: Sequence[Worker],
     *,
     case: str = "",
     rounds: int,
@@ -28,54 +28,61 @@ def take_turns(
     turn_seconds: float = 0.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[list[float]]:
-    """One turn of each contender after the other, ``rounds`` times.
+    """One turn of each candidate after the other, ``rounds`` times.
 
     The order turns around every round. The first turn builds and warms up and is not counted.
 
     Args:
-        contenders: who takes turns.
+        candidates: who takes turns.
         case: what they do, see ``workers.Build``.
         rounds: how many turns each takes.
         steps: steps in a turn; ``None`` for as many as take about ``turn_seconds``.
         turn_seconds: how long a turn lasts if ``steps`` is not given, one step at least.
-        progress: told of every round.
+        progress: called with a line of text after every round.
 
     Returns:
-        Seconds of a step, for each contender by round.
+        Seconds of a step, for each candidate by round.
 
     Raises:
-        UserError: a contender failed.
+        UserError: a candidate failed.
     """
-    for worker in contenders:
+    for worker in candidates:
         worker.turn(case, 1)
-    lengths = [steps or _steps_for(worker, case, turn_seconds) for worker in contenders]
+    lengths = [steps or _steps_for(worker, case, turn_seconds) for worker in candidates]
 
     def turn(index: int) -> float:
-        return contenders[index].turn(case, lengths[index]) / lengths[index]
+        return candidates[index].turn(case, lengths[index]) / lengths[index]
 
-    def told(number: int, latest: Sequence[float]) -> None:
-        words = (f"{w.name} {s:.4g} s" for w, s in zip(contenders, latest, strict=True))
+    def on_round(number: int, latest: Sequence[float]) -> None:
+        words = (f"{w.name} {s:.4g} s" for w, s in zip(candidates, latest, strict=True))
         progress(f"round {number}/{rounds}: {', '.join(words)}")
 
-    return in_turns(turn, len(contenders), rounds, told)
+    return interleaved(turn, len(candidates), rounds, on_round)
 
 
-def in_turns(
+def interleaved(
     turn: Callable[[int], T],
-    contenders: int,
+    candidates: int,
     rounds: int,
-    told: Callable[[int, Sequence[T]], None],
+    on_round: Callable[[int, Sequence[T]], None],
 ) -> list[list[T]]:
-    """``turn(i)`` of each of so many contenders, ``rounds`` times, the order turned around every round.
+    """Call ``turn(i)`` for each candidate ``rounds`` times, in reverse order in every second round.
 
-    ``told`` gets a round's number, from 1, and what they brought in it. Returns that by contender and round.
+    Args:
+        turn: measures the candidate of an index once.
+        candidates: number of candidates.
+        rounds: number of rounds.
+        on_round: called after each round with its number (from 1) and its results.
+
+    Returns:
+        The results by candidate, then by round.
     """
-    found: list[list[T]] = [[] for _ in range(contenders)]
+    found: list[list[T]] = [[] for _ in range(candidates)]
     for number in range(rounds):
-        order = range(contenders)
+        order = range(candidates)
         for index in order if number % 2 == 0 else reversed(order):
             found[index].append(turn(index))
-        told(number + 1, [column[-1] for column in found])
+        on_round(number + 1, [column[-1] for column in found])
     return found
 
 

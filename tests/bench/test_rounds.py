@@ -1,4 +1,4 @@
-"""Contenders in processes of their own: their turns, their environment, their ends."""
+"""Candidates in processes of their own: their turns, their environment, their ends."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from shufflenet_fn.bench.turns import take_turns
+from shufflenet_fn.bench.rounds import run_rounds
 from shufflenet_fn.bench.workers import Worker, workers
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 from tests.bench import builds
@@ -26,8 +26,8 @@ def log(tmp_path: Path) -> Log:
 
 def test_the_order_turns_around_every_round(log: Log) -> None:
     told: list[str] = []
-    with started(["a", "b", "c"], builds.logging, log) as contenders:
-        seconds = take_turns(contenders, case="1", rounds=3, steps=2, progress=told.append)
+    with started(["a", "b", "c"], builds.logging, log) as candidates:
+        seconds = run_rounds(candidates, case="1", rounds=3, steps=2, progress=told.append)
     rounds = ["a1 b1 c1", "a1 a1 b1 b1 c1 c1", "c1 c1 b1 b1 a1 a1", "a1 a1 b1 b1 c1 c1"]
     assert log.lines() == " ".join(rounds).split()
     assert [len(column) for column in seconds] == [3, 3, 3]
@@ -36,7 +36,7 @@ def test_the_order_turns_around_every_round(log: Log) -> None:
 
 
 class _Steady:
-    """A contender whose step takes 10 ms by its own clock."""
+    """A candidate whose step takes 10 ms by its own clock."""
 
     name = "steady"
 
@@ -51,12 +51,12 @@ class _Steady:
 @pytest.mark.parametrize(("turn_seconds", "steps"), [(0.1, 10), (0.024, 2), (1e-9, 1)])
 def test_a_turn_lasts_as_long_as_asked(turn_seconds: float, steps: int) -> None:
     steady = _Steady()
-    (seconds,) = take_turns([cast(Worker, steady)], rounds=4, turn_seconds=turn_seconds)
+    (seconds,) = run_rounds([cast(Worker, steady)], rounds=4, turn_seconds=turn_seconds)
     assert seconds == pytest.approx([0.01] * 4)  # of one step, not of a turn
     assert steady.turns[-4:] == [steps] * 4
 
 
-def test_contenders_get_environment_and_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_candidates_get_environment_and_threads(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     import os
 
     monkeypatch.setenv("BENCH_A", "before")
@@ -69,7 +69,7 @@ def test_contenders_get_environment_and_threads(log: Log, monkeypatch: pytest.Mo
     assert os.environ["BENCH_A"] == "before" and "BENCH_B" not in os.environ
 
 
-def test_what_contenders_print_stays_off_standard_output(
+def test_what_candidates_print_stays_off_standard_output(
     log: Log, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with started(["it"], builds.talking, log) as (it,):
@@ -88,7 +88,7 @@ def test_what_contenders_print_stays_off_standard_output(
         ("die", "nobody: its process died"),
     ],
 )
-def test_a_contender_that_fails_is_named(question: str, case: str, words: str, log: Log) -> None:
+def test_a_candidate_that_fails_is_named(question: str, case: str, words: str, log: Log) -> None:
     with (
         started(["nobody"], builds.failing, log) as (nobody,),
         pytest.raises(UserError, match=words),

@@ -1,4 +1,4 @@
-"""Raveled states: what a step makes of them is what it makes of plain ones."""
+"""Flat states: what a step makes of them is what it makes of plain ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.training.decay import DecayFilter, decay_all, decay_weights
-from shufflenet_fn.training.flat import ALIGNMENT, Raveled, ravel, ravel_spec, unravel
-from shufflenet_fn.training.flat_state import ravel_state, unravel_state
+from shufflenet_fn.training.flat import ALIGNMENT, Flat, flat_spec, flatten, unflatten
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import chain, clip_by_global_norm, sgd
@@ -41,7 +41,7 @@ def states(
     decay: DecayFilter = decay_all,
     **options: Any,
 ) -> list[tuple[TrainState, Metrics, Flags]]:
-    """Three steps on a plain state and on a raveled one."""
+    """Three steps on a plain state and on a flat one."""
     optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, decay=decay)
     if clip is not None:
         optimizer = chain(clip_by_global_norm(clip), optimizer)
@@ -57,7 +57,7 @@ def states(
     )
     plain = create_train_state(tiny_variables(), optimizer, loss_scaling=scaling, ema=True)
     outcomes = []
-    for state in (plain, ravel_state(plain)):
+    for state in (plain, flatten_state(plain)):
         for _ in range(3):
             state, metrics, flags = step(state, BATCH, no_flags())
         # A sum, in another order.
@@ -71,27 +71,27 @@ def states(
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "O2"])
 def test_a_step_computes_the_same_bits(precision: str, lanes: int, gradients: Gradients) -> None:
     scaling = LossScaling("static", initial=64.0) if precision == "O2" else LossScaling()
-    (plain, metrics, flags), (raveled, metrics2, flags2) = states(
+    (plain, metrics, flags), (flat, metrics2, flags2) = states(
         scaling, None, gradients, lanes, policy=get_policy(precision)
     )
-    assert isinstance(raveled.params, Raveled)
-    assert all(isinstance(buffer, Tensor) and buffer.ndim == 1 for buffer in raveled.params.buffers)
-    assert len(tree_leaves(raveled.params)) == 2
-    assert len(tree_leaves(raveled.opt_state)) == 2
-    assert_trees_equal(unravel_state(raveled), plain)
+    assert isinstance(flat.params, Flat)
+    assert all(isinstance(buffer, Tensor) and buffer.ndim == 1 for buffer in flat.params.buffers)
+    assert len(tree_leaves(flat.params)) == 2
+    assert len(tree_leaves(flat.opt_state)) == 2
+    assert_trees_equal(unflatten_state(flat), plain)
     assert_trees_equal((metrics2, flags2), (metrics, flags))
 
 
 def test_clipping_agrees_up_to_the_order_of_its_sum() -> None:
-    (plain, *_), (raveled, *_) = states(LossScaling(), 0.5, grads_by_engine)
-    assert_trees_close(unravel_state(raveled), plain, rtol=1e-5, atol=1e-6)
+    (plain, *_), (flat, *_) = states(LossScaling(), 0.5, grads_by_engine)
+    assert_trees_close(unflatten_state(flat), plain, rtol=1e-5, atol=1e-6)
 
 
-def test_an_overflow_leaves_a_raveled_state_as_it_was() -> None:
+def test_an_overflow_leaves_a_flat_state_as_it_was() -> None:
     scaling = LossScaling("dynamic", initial=1024.0)
     optimizer = sgd(constant(0.1), momentum=0.9)
     step = make_train_step(TINY, optimizer, loss_scaling=scaling)
-    state = ravel_state(create_train_state(tiny_variables(), optimizer, loss_scaling=scaling))
+    state = flatten_state(create_train_state(tiny_variables(), optimizer, loss_scaling=scaling))
     flags = no_flags()._replace(skipped=torch.ones(()))
     new, _, out = step(state, BATCH, flags)
     assert out.skipped == 1
@@ -105,35 +105,35 @@ def test_what_is_reduced_are_buffers() -> None:
     seen = []
     optimizer = sgd(constant(0.1))
     step = make_train_step(TINY, optimizer, reduce=lambda tree: seen.append(tree) or tree)
-    step(ravel_state(create_train_state(tiny_variables(), optimizer)), BATCH, no_flags())
+    step(flatten_state(create_train_state(tiny_variables(), optimizer)), BATCH, no_flags())
     assert len(tree_leaves(seen[0])) == 2 + 2 + len(Metrics._fields) + len(Flags._fields)
 
 
 def test_round_trip_and_alignment() -> None:
     tree = {"a": torch.randn(3, 5), "b": {"c": torch.randn(16), "d": torch.randn(())}}
-    spec = ravel_spec(tree, lambda path, leaf: "one" if path.startswith("b") else "other")
-    raveled = ravel(tree, spec)
-    assert [buffer.numel() for buffer in raveled.buffers] == [16, 32]
+    spec = flat_spec(tree, lambda path, leaf: "one" if path.startswith("b") else "other")
+    flat = flatten(tree, spec)
+    assert [buffer.numel() for buffer in flat.buffers] == [16, 32]
     assert all(slot.start % ALIGNMENT == 0 for slot in spec.slots)
-    assert_trees_equal(unravel(raveled), tree)
-    assert unravel(raveled)["a"].data_ptr() == raveled.buffers[0].data_ptr(), "a copy"
-    assert ravel(raveled, spec) is raveled
-    doubled = tree_map(lambda buffer: 2 * buffer, raveled)
-    assert_trees_equal(unravel(doubled), tree_map(lambda leaf: 2 * leaf, tree))
+    assert_trees_equal(unflatten(flat), tree)
+    assert unflatten(flat)["a"].data_ptr() == flat.buffers[0].data_ptr(), "a copy"
+    assert flatten(flat, spec) is flat
+    doubled = tree_map(lambda buffer: 2 * buffer, flat)
+    assert_trees_equal(unflatten(doubled), tree_map(lambda leaf: 2 * leaf, tree))
 
 
-def test_what_cannot_be_raveled_together() -> None:
+def test_what_cannot_be_flattened_together() -> None:
     tree = {"a": torch.zeros(2), "b": torch.zeros(2, dtype=torch.float64)}
-    spec = ravel_spec(tree, lambda path, leaf: "all")
+    spec = flat_spec(tree, lambda path, leaf: "all")
     with pytest.raises(ValueError, match=r"'all' cannot hold \['torch.float32', 'torch.float64'\]"):
-        ravel(tree, spec)
+        flatten(tree, spec)
     with pytest.raises(ValueError, match="other leaves"):
-        ravel({"a": torch.zeros(3), "b": torch.zeros(2)}, spec)
+        flatten({"a": torch.zeros(3), "b": torch.zeros(2)}, spec)
 
 
 @pytest.mark.parametrize(
     "decay", [decay_weights, lambda path, leaf: "stage2" in path, lambda path, leaf: False]
 )
 def test_decay_of_some_parameters(decay: DecayFilter) -> None:
-    (plain, *_), (raveled, *_) = states(LossScaling(), None, grads_by_engine, decay=decay)
-    assert_trees_close(unravel_state(raveled), plain, rtol=1e-6, atol=1e-7)
+    (plain, *_), (flat, *_) = states(LossScaling(), None, grads_by_engine, decay=decay)
+    assert_trees_close(unflatten_state(flat), plain, rtol=1e-6, atol=1e-7)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shufflenet_fn.bench.ascend_peer import AscendShuffleNet
 from shufflenet_fn.bench.candidates import Field, available, settled, torchvision_models
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.step import PEERS, data_and_weights, torchvision_step
+from shufflenet_fn.bench.step_candidates import PEERS, data_and_weights, torchvision_step
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World

@@ -13,7 +13,7 @@ import torch
 from shufflenet_fn.bench import step as bench_step
 from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, settled
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.step import PEERS, build_step
+from shufflenet_fn.bench.step_candidates import PEERS, build_step
 from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_cli.bench_table import print_step_table
 from tests.model.support import one_thread

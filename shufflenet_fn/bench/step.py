@@ -1,4 +1,4 @@
-"""``bench step``: a whole training step against a peer's."""
+"""``bench step``: a whole training step, compared with a peer's."""
 
 from __future__ import annotations
 
@@ -38,36 +38,37 @@ def _silent(text: str) -> None:
 def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench step --json``.
 
-    Of several architectures or batch sizes it is ``{"results": [...]}``, an object for each. On a CPU an
-    object holds
+    With several architectures or batch sizes it is ``{"results": [...]}``, with an object for each. On a CPU,
+    an object has
 
-    * ``ours_img_s`` and ``peers``: medians over rounds, in images per second;
-    * ``ratios``: medians of the rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 %
-      bootstrap intervals, ``ratio_best_peer`` the one to the fastest peer;
-    * ``conclusive``: whether that one's interval lies within ±4 % of it; if not, ``advice`` says what to do;
-    * ``ours_compiled``: the same of our step under ``torch.compile``, or ``null``; ``speedup`` is that over
-      our step without;
-    * ``ours_peak_bytes`` and ``peer_peak_bytes``: most memory resident in the process during a step;
-    * ``activation_bytes``: what a step needs on top of what stays, by candidate (``bench.memory``), and
-      ``activation_ratios``, ours ÷ peer; ``null`` where it cannot be measured, see ``activation_method``;
-    * ``left_out``: peers that were not measured, and why.
+    * ``ours_img_s`` and ``peers``: images per second, medians over rounds;
+    * ``ratios``: speed of ours relative to each peer, medians over rounds, with their 90 % bootstrap
+      intervals ``ratio_intervals``; ``ratio_best_peer``: the ratio to the fastest peer;
+    * ``conclusive``: whether the interval of ``ratio_best_peer`` is within ±4 % of it; if not, ``advice``
+      says what to do;
+    * ``ours_compiled``: the same for our step under ``torch.compile``, or ``null``; ``speedup``: its speed
+      relative to our step without;
+    * ``ours_peak_bytes`` and ``peer_peak_bytes``: largest resident set of the process during a step;
+    * ``activation_bytes``: additional memory during a step, by candidate (``bench.memory``), and
+      ``activation_ratios``, ours ÷ peer; ``null`` if it cannot be measured, see ``activation_method``;
+    * ``left_out``: peers that were not measured, with the reasons.
 
-    On other devices it holds
+    On other devices, it has
 
     * the case: ``device``, ``chip``, ``emulated``, ``versions``, ``arch``, ``precision``, ``batch_per_card``,
-      ``image_size``; and ``warning``, set where times mean nothing;
-    * ``contenders``: of each, in medians over rounds, ``img_s``, ``step_ms`` from one synchronisation to the
-      next, ``host_ms`` until all launches had returned, ``device_ms`` between events on the device, and
-      ``ratio`` with its interval, how many times as fast as ``baseline`` (the best peer);
-    * ``fastest`` of ours, and ``fastest_over_next`` of ours; ``conclusive`` and ``advice`` on the fastest's
-      ratio;
+      ``image_size``; and ``warning``, set if the times are not meaningful;
+    * ``contenders``: for each candidate, in medians over rounds, ``img_s``, ``step_ms`` from one
+      synchronisation to the next, ``host_ms`` until all launches returned, ``device_ms`` between events on
+      the device, and ``ratio``, the speed relative to ``baseline`` (the best peer), with its interval;
+    * ``fastest``: the fastest of our variants; ``fastest_over_next``: its ratio to the next; ``conclusive``
+      and ``advice`` on the ratio of the fastest;
     * ``kernels`` with ``--profile``, by candidate (``kernel_table``); ``kept``, the file of ``--keep``;
-    * ``left_out``: candidates that were not measured, or failed, and why.
+    * ``left_out``: candidates that were not measured or failed, with the reasons.
 
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
         DeviceError: the device is not available.
-        UserError: none of ours can be measured there.
+        UserError: none of our variants can be measured there.
     """
     check(settings)
     archs = architectures(settings.arch)
@@ -104,7 +105,9 @@ def _check_cpu(settings: StepBenchSettings) -> None:
         raise UsageError(
             f"--precision {settings.precision} is not measured on a CPU. Choose one of: fp32, bf16."
         )
-    select_backend(settings.backend, "cpu", compiled=settings.ours_compile)  # or says why not
+    select_backend(
+        settings.backend, "cpu", compiled=settings.ours_compile
+    )  # raises if it cannot be used
 
 
 def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
@@ -181,7 +184,7 @@ def _compiled(
 def _memory(
     settings: StepBenchSettings, names: list[str], threads: int, best: str, progress: Progress
 ) -> dict[str, Any]:
-    """Peak and activation memory of every candidate, each in a fresh process and alone."""
+    """Measure peak and activation memory of each candidate, alone in a new process."""
     progress("memory of each candidate, in a fresh process")
     found: dict[str, Memory] = {}
     started = dict(LIVE)

@@ -35,14 +35,14 @@ PEERS = peers(folding=False)
 
 
 class Data(NamedTuple):
-    """Random normalised images and labels, the same for every candidate."""
+    """Random normalised images and labels, equal for all candidates."""
 
     images: Tensor
     labels: Tensor
 
 
 def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
-    """One training step of the candidate ``name``, which returns its loss. There is one case."""
+    """Build one training step of the candidate ``name``. It returns its loss. There is only one case."""
     data, variables = data_and_weights(settings)
     if name in (OURS, OURS_COMPILED):
         return _ours(settings, variables, data, compiled=name == OURS_COMPILED)
@@ -50,7 +50,7 @@ def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
 
 
 def data_and_weights(settings: StepBenchSettings) -> tuple[Data, Variables]:
-    """On the CPU."""
+    """Return the batch and the initial weights, on the CPU."""
     generator = torch.Generator().manual_seed(0)
     size, count = settings.image_size, int(settings.batch_size)
     images = torch.randn(count, 3, size, size, generator=generator)
@@ -59,7 +59,7 @@ def data_and_weights(settings: StepBenchSettings) -> tuple[Data, Variables]:
 
 
 def _ours(settings: StepBenchSettings, variables: Variables, data: Data, *, compiled: bool) -> Step:
-    """What ``shufflenet-fn train`` does in a step, the state in the backend's own channel order."""
+    """Build the step of ``shufflenet-fn train``, with the state in the backend's own channel order."""
     if settings.allocator == "default":
         cpu.keep_freed_memory()  # as training does
     config = get_config(settings.arch)
@@ -89,7 +89,10 @@ def _ours(settings: StepBenchSettings, variables: Variables, data: Data, *, comp
 def torchvision_step(
     settings: StepBenchSettings, variables: Variables, data: Data, peer: Peer, device: torch.device
 ) -> Step:
-    """torchvision's model and torch's SGD; autocast for half precision, a gradient scaler for float16."""
+    """Build a step with torchvision's model and torch's SGD.
+
+    Half precision uses autocast, and float16 also a gradient scaler.
+    """
     state_dict = to_torchvision(variables, get_config(settings.arch))
     model: Any = torchvision_model("bench step", settings.arch, state_dict)
     model = model.to(device).to(memory_format=peer.memory_format)

@@ -15,8 +15,8 @@ from shufflenet_fn_backends.support.errors import UserError
 
 Step = Callable[[], object]
 Build = Callable[[str, str, Any], Step]
-"""Takes a candidate's name, a case and the settings. Returns the step to measure. It is pickled, so it must be
-a function of a module."""
+"""Takes a candidate's name, a case and the settings. Returns the step to measure. It must be a function of a
+module, because it is pickled."""
 Finish = Callable[[Any], None]
 """Takes the settings. Waits until the device has finished the steps of a turn. It is pickled."""
 

@@ -1,4 +1,4 @@
-"""``shufflenet-fn bench``: measurements that always have a peer in the same run."""
+"""``shufflenet-fn bench``: measurements with a peer in the same run."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 @bench_app.command()
 @with_settings(StepBenchSettings)
 def step(as_json: AsJson = False, **given: Any) -> None:
-    """A whole training step on random images: ours against a peer's model and torch's SGD.
+    """Measure a training step on random images: ours and a peer's model with torch's SGD.
 
-    Contenders take turns. Reported are medians over rounds, ratios as medians of
-    the rounds' ratios with their intervals, and whether the one to the best peer
-    is conclusive. On a CPU the peer is torchvision, every contender has a process
-    of its own, and memory is reported. On a GPU (torchvision) and an NPU (the
-    shape of the original) every backend takes part, and the times of host and
-    device are reported apart.
+    The candidates take turns. The report has medians over rounds, ratios with
+    their intervals, and whether the ratio to the best peer is conclusive. On a
+    CPU, the peer is torchvision, every candidate runs in its own process, and
+    memory is reported. On a GPU (peer: torchvision) and an NPU (peer: the
+    structure of the original), all backends are measured, and times of host and
+    device are reported separately.
     """
     from shufflenet_fn.bench.step import run_step_bench
 
@@ -46,11 +46,11 @@ def step(as_json: AsJson = False, **given: Any) -> None:
 @bench_app.command()
 @with_settings(InferBenchSettings)
 def infer(as_json: AsJson = False, **given: Any) -> None:
-    """Logits of a batch: ours with folded batch norms against torchvision's model.
+    """Measure the logits of a batch: ours with folded batch norms, and torchvision's model.
 
-    For each batch size with each number of threads. Every contender runs in a
-    process of its own, and they take turns. ONNX Runtime is shown beside them if
-    it is installed.
+    Measures each batch size with each number of threads. Every candidate runs in
+    its own process, and they take turns. ONNX Runtime is measured too if it is
+    installed.
     """
     from shufflenet_fn.bench.infer import run_infer_bench
 
@@ -63,12 +63,11 @@ def infer(as_json: AsJson = False, **given: Any) -> None:
 @bench_app.command()
 @with_settings(OpsBenchSettings)
 def ops(as_json: AsJson = False, **given: Any) -> None:
-    """Every primitive and both units, forward and backward, on every backend of a device.
+    """Measure all primitives and both units, forward and backward, on all backends of a device.
 
-    Sizes are those of stage 2. torchvision's own way takes turns with the
-    backends, each in a process of its own; the calls of a turn are queued, and the
-    host waits once. Bytes are what the operators read and write, counted: their
-    arguments and results.
+    Sizes are those of stage 2. torchvision and the backends take turns, each in
+    its own process. The calls of a turn are queued, and the host waits once.
+    Bytes are counted from the arguments and results of the operators.
     """
     from shufflenet_fn.bench.ops import run_ops_bench
 
@@ -81,10 +80,10 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
 @bench_app.command("input")
 @with_settings(InputBenchSettings)
 def feed(as_json: AsJson = False, **given: Any) -> None:
-    """Whether this host could feed so many devices, each of which computes --step-ms at a batch.
+    """Measure whether this host can feed --devices devices that compute for --step-ms per batch.
 
-    One process for each device reads the data as train does, with its share of the cores; the
-    devices only take their time. Without --step-ms or --load only the loader's maximum is measured.
+    One process per device reads the data as train does, with its share of the cores. The devices are
+    simulated by waiting. Without --step-ms or --load, only the loader's maximum is measured.
     """
     from shufflenet_fn.bench.input import run_input_bench
 
@@ -100,7 +99,7 @@ def root() -> None:
 
 
 def progress(text: str) -> None:
-    """Tell how far a measurement is, where it does not mix with the result."""
+    """Print the progress of a measurement to standard error."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 
 def print_step_table(result: dict[str, Any]) -> None:
-    """Speed and memory of each contender, ours first; a table for each architecture."""
+    """Print speed and memory of each candidate, ours first, in a table for each architecture."""
     console = Console()
     for one in result.get("results", [result]):
         if "contenders" in one:
@@ -21,13 +21,13 @@ def print_step_table(result: dict[str, Any]) -> None:
 
 
 def print_infer_table(result: dict[str, Any]) -> None:
-    """Milliseconds of each contender, a table for each batch size and number of threads."""
+    """Print milliseconds of each candidate, in a table for each batch size and number of threads."""
     console = Console()
     for case in result["cases"]:
         table = table_of(
             f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
             f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds",
-            ("contender", "ms", "ours ÷ it", "90 % interval"),
+            ("candidate", "ms", "ours ÷ it", "90 % interval"),
         )
         table.add_row("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")
         for name, milliseconds in case["peers_ms"].items():
@@ -47,16 +47,16 @@ def print_infer_table(result: dict[str, Any]) -> None:
 
 
 def print_ops_table(result: dict[str, Any]) -> None:
-    """Milliseconds, bytes and speed over the baseline's, a table for each operation and pass."""
+    """Print milliseconds, bytes and relative speed, in a table for each operation and pass."""
     console = Console()
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
-        for which, contenders in operation["passes"].items():
+        for which, candidates in operation["passes"].items():
             table = table_of(
                 f"{operation['name']}{several}, {which}",
-                ("contender", "ms", "MB moved", "GB/s", f"× {result['baseline']}", "90 % interval"),
+                ("candidate", "ms", "MB moved", "GB/s", f"× {result['baseline']}", "90 % interval"),
             )
-            for name, found in contenders.items():
+            for name, found in candidates.items():
                 table.add_row(
                     name,
                     f"{found['ms']:.3f}",
@@ -80,7 +80,7 @@ def _print_step(console: Console, result: dict[str, Any]) -> None:
     table = table_of(
         f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
         f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds",
-        ("contender", "images/s", "ours ÷ it", "90 % interval"),
+        ("candidate", "images/s", "ours ÷ it", "90 % interval"),
     )
     table.add_row("shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "")
     for name, rate in result["peers"].items():
@@ -100,7 +100,7 @@ def _print_step(console: Console, result: dict[str, Any]) -> None:
 
 
 def _print_memory(console: Console, result: dict[str, Any]) -> None:
-    table = table_of("memory of a step", ("contender", "peak MiB", "activations MiB", "ours ÷ its"))
+    table = table_of("memory of a step", ("candidate", "peak MiB", "activations MiB", "ours ÷ its"))
     peaks = {"shufflenet-fn": result["ours_peak_bytes"], **result["peer_peak_bytes"]}
     for name, peak in peaks.items():
         ratio = result["activation_ratios"].get(name)
@@ -125,7 +125,7 @@ def _print_verdict(console: Console, result: dict[str, Any]) -> None:
 
 
 def print_left_out(console: Console, result: dict[str, Any]) -> None:
-    """Name the contenders that were not measured, and why."""
+    """Print the candidates that were not measured, with the reasons."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in result["left_out"].items():
         by_reason.setdefault(reason, []).append(name)
@@ -134,7 +134,7 @@ def print_left_out(console: Console, result: dict[str, Any]) -> None:
 
 
 def table_of(title: str, headings: tuple[str, ...]) -> Table:
-    """An empty table whose first column is text and whose others are numbers."""
+    """Return an empty table with a first column of text and further columns of numbers."""
     table = Table(title=title)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", no_wrap=True)
@@ -150,14 +150,14 @@ def _mib(count: int | None) -> str:
 
 
 def print_device_step(console: Console, result: dict[str, Any]) -> None:
-    """Times of each contender, then its kernels if they were profiled, then what follows from them."""
+    """Print the times of each candidate, then its kernels if they were profiled, then the conclusion."""
     table = Table(
         title=f"milliseconds of a training step on {result['chip']}, {result['arch']}, "
         f"{result['image_size']}², batch {result['batch_size']}, {result['precision']}, "
         f"{result['rounds']} rounds, {result['steps_per_sync']} steps a synchronisation"
     )
     headings = ("img/s", "step", "host", "device", "× base", "90 % interval")
-    table.add_column("contender", no_wrap=True)
+    table.add_column("candidate", no_wrap=True)
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in result["contenders"].items():

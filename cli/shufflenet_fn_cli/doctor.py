@@ -26,24 +26,23 @@ def doctor(
     explain: Annotated[
         Path | None,
         typer.Option(
-            help="Look for known errors in this log ('-' for standard input) instead of at the machine."
+            help="Search this log ('-' for standard input) for known errors, and do not check the machine."
         ),
     ] = None,
     bundle: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Also train a few steps and run bench step, and pack figures, versions and logs into this "
-            "new zip archive, without paths, names and addresses, to be sent back. Takes minutes.",
+            help="Also train a few steps and run bench step, and write figures, versions and logs to this "
+            "new zip archive, without paths, names and addresses. Takes minutes.",
         ),
     ] = None,
     **given: Any,
 ) -> None:
-    """Look into the installation stage by stage, and say what to do about what is wrong.
+    """Check the installation in stages, and print a fix for each problem.
 
-    Each stage runs in a process of its own with a time limit, so that a crash or a hang of one is
-    reported and the next goes on. Exit codes: 0 nothing failed (there may be warnings), 1 a stage
-    failed, 2 wrong usage.
+    Each stage runs in its own process with a time limit. A crash or a hang is reported, and the next
+    stage runs. Exit codes: 0 nothing failed (there may be warnings), 1 a stage failed, 2 wrong usage.
     """
     if explain is not None:
         if bundle is not None:

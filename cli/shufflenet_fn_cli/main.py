@@ -1,4 +1,4 @@
-"""The ``shufflenet-fn`` command. Importing this module imports neither torch nor anything heavy."""
+"""The ``shufflenet-fn`` command. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ def root(
 
 
 def main() -> None:
-    """Entry point of the console script: a user's error is one message and an exit code."""
-    # An installed torch_npu would be loaded by `import torch`, which dies with it where CANN is not set up,
-    # also for --device cpu. The NPU's runtime imports it where it is asked for. Not only where it is unset: a
-    # process that has imported torch_npu leaves it at 1 for those that it starts.
+    """Run the command line. A user's error is printed as one message and ends with its exit code."""
+    # Otherwise `import torch` loads an installed torch_npu, and fails if CANN is not set up, even for
+    # --device cpu. The NPU's runtime imports torch_npu when it is requested. Set the variable always, because
+    # a process that has imported torch_npu passes 1 to its children.
     os.environ["TORCH_DEVICE_BACKEND_AUTOLOAD"] = "0"
-    # What torch's C++ warns of (names that cannot be looked up, connections that another rank has left) is
-    # told by our own messages, without half a page of addresses.
+    # Our own messages cover what torch's C++ warns about (host names that cannot be resolved, connections
+    # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         app(prog_name="shufflenet-fn")

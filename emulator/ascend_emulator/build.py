@@ -1,4 +1,4 @@
-"""From ``sources/`` to the libraries that torch_npu loads, in the cache, once for each pair of versions."""
+"""Build of the libraries that torch_npu loads from ``sources/``, in the cache, once per pair of versions."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ascend_emulator.errors import DeviceError
 from ascend_emulator.installed import Installed, find_installed
 
 LIBRARIES: Final = "ASCEND_EMULATOR_LIBRARIES"
-"""The variable that names the folder in a process that runs on the emulator."""
+"""Variable with the libraries' folder, in a process that runs on the emulator."""
 
 Say = Callable[[str], None]
 
 
 class _Library(NamedTuple):
-    """One shared library: its folder in ``sources/``, its name, and CANN's other names for what is in it."""
+    """A shared library: folder in ``sources/``, name, CANN's other names for it, and libraries to link."""
 
     folder: str
     name: str
@@ -57,16 +57,17 @@ _ALL = (_RUNTIME, _COLLECTIVES, _OPERATORS)
 
 
 def build(say: Say = lambda text: None) -> Path:
-    """The folder with the libraries, built if they are not there yet. Several processes may call this.
+    """Return the folder with the libraries, and build them if they are missing.
 
-    In a process that runs on the emulator it is the folder that this process runs on, if it is current.
+    Several processes may call this at once.
+    In a process that runs on the emulator, it is the folder of that process, if it is up to date.
 
     Args:
-        say: is told what takes time.
+        say: called with a line before a long operation.
 
     Raises:
-        DeviceError: torch or torch_npu is missing or does not fit, there is no compiler, it failed, or the
-            cache cannot be written.
+        DeviceError: torch or torch_npu is missing or they do not match, there is no compiler, it failed, or
+            the cache cannot be written.
     """
     from filelock import FileLock
 
@@ -94,7 +95,7 @@ def build(say: Say = lambda text: None) -> Path:
 
 
 def _cache() -> Path:
-    """``$XDG_CACHE_HOME/ascend-emulator``, or ``~/.cache/ascend-emulator``."""
+    """Return ``$XDG_CACHE_HOME/ascend-emulator``, or ``~/.cache/ascend-emulator``."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     except RuntimeError as error:
@@ -105,7 +106,7 @@ def _cache() -> Path:
 
 
 def _name(tools: Toolchain) -> str:
-    """Of the folder: changes when a source, a header, the compiler or a package's version does."""
+    """Return the folder's name, which depends on sources, headers, compiler and package versions."""
     digest = hashlib.sha256()
     for module in (__file__, missing.__file__, symbols.__file__):
         digest.update(Path(module).read_bytes())
@@ -137,7 +138,7 @@ def _build(installed: Installed, tools: Toolchain, folder: Path, say: Say) -> No
 
 
 def _lay_out(place: Path) -> None:
-    """What torch_npu looks for where ``ASCEND_HOME_PATH`` points, beside the libraries."""
+    """Create the other files that torch_npu expects in ``ASCEND_HOME_PATH``."""
     for name in ("runtime", "compiler", "opp"):
         (place / name).mkdir()
     (place / "ascend_toolkit_install.info").write_text("version=9.1.0\n", encoding="utf-8")
@@ -146,7 +147,7 @@ def _lay_out(place: Path) -> None:
 def _stubs(
     installed: Installed, tools: Toolchain, objects: Iterable[Path], scratch: Path
 ) -> dict[str, list[Path]]:
-    """Objects for the functions that no source defines, by the folder they should have been in."""
+    """Compile objects for the functions that no source defines, by the folder that should define them."""
     needed = symbols.needed(symbols.torch_npu_libraries(installed.torch_npu))
     needed -= symbols.defined(objects)
     collectives = {name for name in needed if name.lower().startswith("hccl")}
@@ -161,7 +162,7 @@ def _stubs(
         source = scratch / f"missing_{folder}.cpp"
         source.write_text(text, encoding="utf-8")
         target = source.with_suffix(".o")
-        # Thousands of functions of one line: optimizing them would take most of the build.
+        # Thousands of one-line functions: to optimize them would take most of the build.
         run([*tools.command, "-O0", "-g0", "-c", str(source), "-o", str(target)])
         built[folder] = [target]
     return built
@@ -179,7 +180,7 @@ def _link(
             "-o",
             str(place / library.name),
             f"-Wl,-soname,{library.name}",
-            # A function that is used and nowhere defined shall be seen now, not when it is called.
+            # Report undefined functions now, not when they are called.
             "-Wl,-z,defs",
             "-Wl,--no-as-needed",
             f"-L{place}",

@@ -1,4 +1,4 @@
-"""Compiling the emulator's sources to objects, each kept under a name that holds all it depends on."""
+"""Compilation of the emulator's sources to objects, cached under names that depend on all their inputs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _COMPILER_ADVICE = (
     "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++), or name "
     "yours in $CXX."
 )
-# -O1: the time goes into ATen, which is built already; what counts here is the time to build.
+# -O1, because most of the run time is in ATen, which is built already, and the build should be fast.
 _FLAGS = ("-std=c++20", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-DFUNC_VISIBILITY", "-Wall")
-# ATen's headers hide comparisons of signs and unused parameters by the hundred.
+# ATen's headers contain hundreds of sign comparisons and unused parameters.
 _QUIET = ("-Wno-sign-compare", "-Wno-attributes", "-Wno-deprecated-declarations")
 PRECOMPILED = "precompiled.hpp"
 _FEW = 4
@@ -32,7 +32,7 @@ _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 
 class Toolchain(NamedTuple):
-    """The compiler, its command with the flags for all files, and a text that changes when they do."""
+    """The compiler, its command with the flags for all files, and a fingerprint of both."""
 
     compiler: tuple[str, ...]
     command: tuple[str, ...]
@@ -40,11 +40,11 @@ class Toolchain(NamedTuple):
 
 
 class Failed(Exception):
-    """The compiler refused something; carries its words."""
+    """The compiler failed. The text is the compiler's output."""
 
 
 def toolchain(installed: Installed) -> Toolchain:
-    """``$CXX`` or ``g++``, with the folders of torch's and torch_npu's headers.
+    """Return the toolchain: ``$CXX`` or ``g++``, with the folders of torch's and torch_npu's headers.
 
     Raises:
         DeviceError: there is no compiler.
@@ -79,7 +79,7 @@ def _compiler() -> list[str]:
 
 
 def object_name(tools: Toolchain, source: Path) -> str:
-    """A name that changes when the file, a header of ours that it includes, or the toolchain does."""
+    """Return the object's name, which depends on the source, our headers in it, and the toolchain."""
     seen: dict[Path, bytes] = {}
     _collect(source, seen)
     parts = [tools.fingerprint.encode()]
@@ -88,10 +88,10 @@ def object_name(tools: Toolchain, source: Path) -> str:
 
 
 def compile_all(tools: Toolchain, sources: Sequence[Path], folder: Path) -> dict[Path, Path]:
-    """The object of each source, compiled where it is not in ``folder`` yet, as many at once as cores.
+    """Compile each source whose object is not in ``folder``, on all cores. Return the objects.
 
     Raises:
-        DeviceError: the compiler failed; with its words for each file.
+        DeviceError: the compiler failed; the message has its output for each file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     objects = {source: folder / object_name(tools, source) for source in sources}
@@ -111,7 +111,7 @@ def run(command: Sequence[str]) -> None:
     """Run a compiler.
 
     Raises:
-        Failed: it ended with an error.
+        Failed: the compiler ended with an error.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -119,7 +119,7 @@ def run(command: Sequence[str]) -> None:
 
 
 def check(errors: Iterable[BaseException | None]) -> None:
-    """One error for all that failed.
+    """Raise one error for all failures.
 
     Raises:
         DeviceError: a compiler failed.
@@ -144,11 +144,11 @@ def _compile(command: Sequence[str], source: Path, built: Path) -> None:
 def _with_precompiled(
     tools: Toolchain, sources: Sequence[Path], scratch: Path
 ) -> dict[Path, Sequence[str]]:
-    """The command for the files of each folder, with its ``precompiled.hpp`` compiled once for all of them.
+    """Return the command for the files of each folder, with its ``precompiled.hpp`` compiled once.
 
-    The compiler includes it before anything else, as it must be; a file names what it uses in any order.
-    Compiled it is some hundred megabytes, so that it is not kept; and it takes as long as a few files, so
-    that it is not made for fewer.
+    The compiler includes the precompiled header before anything else, as it must. Files still include what
+    they use, in any order. The header is not cached, because it takes hundreds of megabytes. It is not
+    precompiled for only a few files, because it takes as long as a few files.
     """
     commands: dict[Path, Sequence[str]] = {}
     for folder in {source.parent for source in sources}:
@@ -162,7 +162,7 @@ def _with_precompiled(
             run([*tools.command, "-x", "c++-header", "-c", str(header), "-o", str(built)])
         except Failed as error:
             check([error])
-        # Before the folder of the sources: the compiler takes the first of the two that it finds.
+        # This folder must precede that of the sources: the compiler uses the first header that it finds.
         rest = tools.command[len(tools.compiler) :]
         first = ("-I", str(scratch), "-include", f"{folder.name}/{PRECOMPILED}", "-Winvalid-pch")
         commands[folder] = (*tools.compiler, *first, *rest)
@@ -170,7 +170,7 @@ def _with_precompiled(
 
 
 def _collect(file: Path, seen: dict[Path, bytes]) -> None:
-    """The file and what it includes of ours, with their contents."""
+    """Add the file and our headers that it includes to ``seen``, with their contents."""
     if file in seen:
         return
     seen[file] = content = file.read_bytes()

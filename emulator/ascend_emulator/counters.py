@@ -1,4 +1,4 @@
-"""What the emulator has counted, typed; and reading it from inside a process that runs on it."""
+"""The emulator's counts as types, and access to them from inside a process on the emulator."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ascend_emulator.errors import DeviceError
 
 
 class Kernel(NamedTuple):
-    """Launches of one aclnn operator, collective or fill, and the bytes of its arguments and results."""
+    """Number of launches of an aclnn operator, collective or fill, and bytes of its arguments and results."""
 
     launches: int = 0
     bytes_read: int = 0
@@ -30,7 +30,7 @@ class Kernel(NamedTuple):
 
 
 class Copy(NamedTuple):
-    """Copies in one direction (``h2d``, ``d2h``, ``d2d``, ``p2p``) and their bytes."""
+    """Number of copies in one direction (``h2d``, ``d2h``, ``d2d``, ``p2p``) and their bytes."""
 
     copies: int = 0
     bytes: int = 0
@@ -44,8 +44,8 @@ class Copy(NamedTuple):
 class DeviceCounts(NamedTuple):
     """Counts of one device in one process.
 
-    ``syncs``: how often the host waited for the device, by what it called. ``signatures``: for each kernel
-    how often it was called with which arguments (``kernel_model`` reads them).
+    ``syncs``: number of times that the host waited for the device, by called function. ``signatures``: number
+    of calls of each kernel, by arguments (read by ``kernel_model``).
     """
 
     kernels: Mapping[str, Kernel]
@@ -75,12 +75,12 @@ class Counts(NamedTuple):
 
     @property
     def total(self) -> DeviceCounts:
-        """All devices of the process together."""
+        """Sum over all devices of the process."""
         return add(list(self.devices.values()))
 
 
 def add(counts: list[DeviceCounts]) -> DeviceCounts:
-    """One sum of several devices' counts; the peak is the sum of the peaks."""
+    """Add the counts of several devices. The peak is the sum of the peaks."""
     kernels: dict[str, Kernel] = {}
     syncs: dict[str, int] = {}
     copies: dict[str, Copy] = {}
@@ -106,7 +106,7 @@ def add(counts: list[DeviceCounts]) -> DeviceCounts:
 
 
 def parse(text: str) -> Counts:
-    """Counts from the JSON that the emulator writes."""
+    """Parse counts from the JSON that the emulator writes."""
     read = json.loads(text)
     return Counts(
         read["pid"],
@@ -117,11 +117,11 @@ def parse(text: str) -> Counts:
 
 
 def snapshot() -> Counts:
-    """What this process has counted since it began, or since ``reset``.
+    """Return the counts of this process since its start, or since ``reset``.
 
-    torch_npu hands operators to a thread of its own. To have all of them counted, first read
-    ``torch.npu.current_stream().npu_stream``, which waits for that thread and not for the device, or call
-    ``torch.npu.synchronize()``, which is itself counted as a wait.
+    torch_npu launches operators in another thread. To count all of them, first read
+    ``torch.npu.current_stream().npu_stream``, which waits for that thread but not for the device, or call
+    ``torch.npu.synchronize()``, which itself counts as a wait.
 
     Raises:
         DeviceError: this process does not run on the emulator.
@@ -136,7 +136,7 @@ def snapshot() -> Counts:
 
 
 def reset() -> None:
-    """Forget what was counted so far.
+    """Reset all counts of this process.
 
     Raises:
         DeviceError: this process does not run on the emulator.
@@ -145,7 +145,7 @@ def reset() -> None:
 
 
 def emulated() -> bool:
-    """Whether this process was started to run on the emulator."""
+    """Return whether this process was started to run on the emulator."""
     return bool(os.environ.get(LIBRARIES))
 
 

@@ -42,7 +42,7 @@ _FAULT = re.compile(
 
 
 class Machine(NamedTuple):
-    """What is emulated. ``memory``: of each device, as in ``8GiB``; ``None``: what the chip has."""
+    """The emulated machine. ``memory``: that of each device, as in ``8GiB``; ``None`` for the chip's own."""
 
     devices: int = 1
     memory: str | None = None
@@ -57,16 +57,20 @@ def variables(
     report: str | None = None,
     base: Mapping[str, str] = os.environ,
 ) -> dict[str, str]:
-    """What to set on top of ``base``: where the libraries are, and what they are to be.
+    """Return the variables to set in addition to ``base``: the libraries' folder, and the machine.
 
-    ``LD_LIBRARY_PATH`` must hold the folder before Python starts, so these are for a process that is
-    started, not for this one. A real CANN that ``base`` names comes after the emulator.
+    ``LD_LIBRARY_PATH`` must contain the folder before Python starts, so the variables are for a new process.
+    A real CANN in ``base`` comes after the emulator.
 
     Args:
-        report: where each process writes its counts as it ends; ``{pid}`` becomes its number.
+        libraries: folder of the emulator's libraries.
+        machine: the emulated machine.
+        report: file for the counts that each process writes when it ends; ``{pid}`` is replaced by its
+            number.
+        base: the environment to extend.
 
     Raises:
-        UsageError: a value of ``machine`` cannot be.
+        UsageError: a value of ``machine`` is not valid.
     """
     check(machine)
     rest = [
@@ -92,10 +96,10 @@ def variables(
 
 
 def check(machine: Machine) -> None:
-    """Whether there can be such a machine: to be asked before libraries are built for it.
+    """Check the values of a machine. Call it before the libraries are built.
 
     Raises:
-        UsageError: a value cannot be; with the option's name.
+        UsageError: a value is not valid; the message names the option.
     """
     if not 0 <= machine.devices <= MOST_DEVICES:
         raise UsageError(f"--devices is {machine.devices}; it must be from 0 to {MOST_DEVICES}.")

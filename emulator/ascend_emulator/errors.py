@@ -6,7 +6,7 @@ from typing import ClassVar
 
 
 class UserError(Exception):
-    """Base class. The text says what was wrong, the value, what is allowed, and the fix."""
+    """Base class. The message says what was wrong, the value, what is allowed, and the fix."""
 
     exit_code: ClassVar[int] = 1
 

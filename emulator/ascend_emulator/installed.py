@@ -1,7 +1,7 @@
-"""The torch and torch_npu of this environment, found without importing either.
+"""Search for torch and torch_npu in this environment, without importing them.
 
-Importing torch_npu without CANN's libraries fails, and beside a CUDA build of torch it aborts the process:
-neither may happen while the libraries are being built.
+Importing torch_npu fails without CANN's libraries, which are yet to be built, and aborts the process with a
+CUDA build of torch.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Installed(NamedTuple):
 
 
 def find_installed() -> Installed:
-    """torch and torch_npu, if they are there and fit each other.
+    """Return torch and torch_npu.
 
     Raises:
-        DeviceError: one is missing, torch is a CUDA build, or the versions are not a pair.
+        DeviceError: one is missing, torch is a CUDA build, or the versions do not match.
     """
     torch = _folder("torch")
     if torch is None:
@@ -65,7 +65,7 @@ def _folder(package: str) -> Path | None:
 
 
 def _torch_version(folder: Path) -> tuple[str, str | None]:
-    """The version, and that of CUDA if torch was built for it, as ``torch/version.py`` says."""
+    """Return the version of torch, and that of CUDA or ``None``, from ``torch/version.py``."""
     text = (folder / "version.py").read_text(encoding="utf-8")
     version = re.search(r"^__version__ = '([^']*)'", text, re.MULTILINE)
     cuda = re.search(r"^cuda(?:: [^=]*)? = '([^']*)'", text, re.MULTILINE)

@@ -26,7 +26,10 @@ _SIZES: Final = {
 
 
 class Operand(NamedTuple):
-    """A tensor argument. ``use``: r read, w written, u both, p partly read. ``dtype``: torch's C++ name."""
+    """A tensor argument.
+
+    ``use``: r for read, w for written, u for both, p for partly read. ``dtype``: torch's C++ name.
+    """
 
     position: int
     use: str
@@ -48,14 +51,14 @@ class Operand(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call. Positions count the operator's arguments from 0; a tensor that was left out is absent."""
+    """A call of an operator. Positions count its arguments from 0. Omitted tensors are absent."""
 
     name: str
     operands: tuple[Operand, ...]
     numbers: dict[int, tuple[int, ...]]
 
     def tensor(self, position: int) -> Operand | None:
-        """Return the tensor at ``position``, or ``None`` if it was left out."""
+        """Return the tensor at ``position``, or ``None`` if it was omitted."""
         return next((one for one in self.operands if one.position == position), None)
 
     def tensors(self, position: int) -> list[Operand]:
@@ -72,7 +75,7 @@ class Call(NamedTuple):
 
 
 def parse_call(name: str, signature: str) -> Call:
-    """Read what ``sources/aclnn/operator.cpp`` writes in ``signature``."""
+    """Parse a ``signature`` that ``sources/aclnn/operator.cpp`` writes."""
     operands = tuple(
         Operand(int(position), use, dtype, _ints(shape), layout == "c")
         for position, use, dtype, shape, layout in _OPERAND.findall(signature)

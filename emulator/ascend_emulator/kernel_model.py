@@ -1,10 +1,10 @@
-"""Device kernels behind a call of aclnn on Atlas A2 and A3 chips: derived from CANN's sources, not measured.
+"""Model of the device kernels of aclnn calls on Atlas A2 and A3: derived from CANN's sources, not measured.
 
-One call launches one to nine kernels: the operator's own and what prepares its arguments. The rules hold
-for what training here sets: precompiled operators, NCHW formats only. Each names the source that it follows
-(CANN 9.1.0; ``ops-nn`` and ``ops-math`` are CANN's repositories of operators). Where the sources leave a
-choice open, a rule gives the least and the most beside what it takes for likely. An operator without a rule
-counts as one kernel; ``ASSUMED`` tells those that the model does not know.
+A call launches one to nine kernels: the operator's own, and those that prepare its arguments. The rules hold
+for the settings of training: precompiled operators, NCHW formats only. Each rule names its source (CANN
+9.1.0; ``ops-nn`` and ``ops-math`` are CANN's repositories of operators). If the sources leave a choice open,
+a rule gives the minimum and the maximum in addition to the likely number. An operator without a rule counts
+as one kernel of kind ``ASSUMED``.
 
 ``C0`` is the block of channels of the format NC1HWC0: 16 for half, 8 for float32.
 """
@@ -24,14 +24,14 @@ SLICE: Final = "Slice"
 FILL: Final = "Fill"
 CAST: Final = "Cast"
 ASSUMED: Final = "assumed"
-"""The kind of the one kernel of an operator that has no rule."""
+"""Kind of the kernel of an operator without a rule."""
 
 _CONCAT_INPUTS: Final = 32
 _BN_V3_CHANNELS: Final = 64
 
 
 class Kernels(NamedTuple):
-    """Kernels of one kind. ``low`` and ``high``: the least and the most that the sources allow."""
+    """Kernels of one kind. ``low`` and ``high``: minimum and maximum number that the sources allow."""
 
     kind: str
     times: int
@@ -41,7 +41,7 @@ class Kernels(NamedTuple):
 
 
 class Modelled(NamedTuple):
-    """A sum of kernels, by kind. ``nbytes`` are read and written together."""
+    """Sums of kernels, by kind. ``nbytes``: bytes read plus bytes written."""
 
     kernels: int
     low: int
@@ -52,7 +52,7 @@ class Modelled(NamedTuple):
     assumed: frozenset[str]
 
     def share(self, kind: str) -> float:
-        """Return the part of all kernels that are of ``kind``."""
+        """Return the share of ``kind`` in all kernels."""
         return self.kinds.get(kind, 0) / self.kernels if self.kernels else 0.0
 
 
@@ -103,14 +103,14 @@ def _kernel(
 
 
 def _made_contiguous(call: Call) -> list[Kernels]:
-    # ops-nn@9.1.0 and ops-math@9.1.0, op_api/aclnn_*.cpp: l0op::Contiguous for each input, l0op::ViewCopy
-    # for each result that is a view. A contiguous view with an offset needs neither.
+    # ops-nn@9.1.0 and ops-math@9.1.0, op_api/aclnn_*.cpp: l0op::Contiguous for each input and l0op::ViewCopy
+    # for each result that is a view. A contiguous view with an offset needs neither of them.
     views = [one for one in call.operands if not one.contiguous and one.numel > 0]
     return [Kernels(SLICE, 1, 2 * one.nbytes, 1, 1) for one in views]
 
 
 def _blocked(tensor: Operand) -> int:
-    """Bytes of a map in NC1HWC0."""
+    """Return the bytes of a map in NC1HWC0."""
     images, channels, *rest = tensor.shape
     block = 32 // tensor.itemsize
     elements = images * ceil(channels / block) * block

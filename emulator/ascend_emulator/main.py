@@ -21,21 +21,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Devices = Annotated[int, typer.Option(help="How many NPUs there are.")]
+Devices = Annotated[int, typer.Option(help="Number of NPUs.")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="Memory of each, as in 8GiB.", show_default="what the chip has"),
+    typer.Option(help="Memory of each NPU, as in 8GiB.", show_default="that of the chip"),
 ]
-Soc = Annotated[str, typer.Option(help="The chip, by CANN's name for it.")]
+Soc = Annotated[str, typer.Option(help="CANN's name of the chip.")]
 Faults = Annotated[
     str | None,
     typer.Option(
-        help="What shall fail, as a comma list: alloc@3 is the third allocation; "
-        "op:aclnnConvolution@5 that operator's fifth launch; overflow@4 an fp16 "
-        "overflow in the fourth; hccl:hang@2 and hccl:kill@2 the second collective, "
-        "hccl:async@2 an error of the network beside it; device:busy@1 the first time a process "
-        "sets its device, and hccl:busy@2 the second start of the ranks, find them held by killed "
-        "processes; with #1 after it only in rank 1."
+        help="Faults to inject, separated by commas. alloc@3: the third allocation fails. "
+        "op:aclnnConvolution@5: that operator's fifth launch fails. overflow@4: fp16 overflow in the "
+        "fourth launch. hccl:hang@2, hccl:kill@2: the second collective hangs or kills the process. "
+        "hccl:async@2: a network error during the second collective. device:busy@1: the first "
+        "set_device of a process finds the device held by a killed process. hccl:busy@2: the same at "
+        "the second start of the ranks. A suffix #1 limits a fault to rank 1."
     ),
 ]
 
@@ -44,15 +44,16 @@ Faults = Annotated[
 def root() -> None:
     """Run torch_npu without an NPU, on an emulated CANN: it proves calls, not speed.
 
-    Operators compute as ATen does on the CPU. What runs here makes the calls that
-    torch_npu takes, with types and shapes that CANN takes, and launches as many
-    kernels as on a chip. Speed and the rounding of Ascend's kernels are not proved.
+    Operators compute as ATen does on the CPU. A program that runs here makes valid
+    calls of torch_npu, with types and shapes that CANN accepts, and launches as
+    many operators as on a chip. Speed and the rounding of Ascend's kernels are not
+    proved.
     """
 
 
 @app.command()
 def build() -> None:
-    """Compile the emulator against the installed torch and torch_npu; print where it is."""
+    """Compile the emulator against the installed torch and torch_npu, and print its folder."""
     from ascend_emulator.build import build as build_libraries
 
     print(build_libraries(_progress))
@@ -65,27 +66,27 @@ def env(
     soc: Soc = "Ascend910B1",
     faults: Faults = None,
 ) -> None:
-    """Print the variables for a shell: eval "$(ascend-emulator env)"."""
+    """Print the environment variables for a shell: eval "$(ascend-emulator env)"."""
     for name, value in _variables(devices, memory, soc, faults, None).items():
         print(f"export {name}={shlex.quote(value)}")
 
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="What to run, after --.")],
+    command: Annotated[
+        list[str], typer.Argument(metavar="COMMAND", help="Command to run, after --.")
+    ],
     devices: Devices = 1,
     memory: Memory = None,
     soc: Soc = "Ascend910B1",
     faults: Faults = None,
-    report: Annotated[
-        bool, typer.Option("--report", help="Print what was counted when it ends.")
-    ] = False,
+    report: Annotated[bool, typer.Option("--report", help="Print the counts at the end.")] = False,
     counts: Annotated[
         Path | None,
-        typer.Option(help="Folder for the counts: a JSON file for each process."),
+        typer.Option(help="Folder for the counts, a JSON file for each process."),
     ] = None,
 ) -> None:
-    """Run a command on the emulator, and end with its exit code.
+    """Run a command on the emulator and return its exit code.
 
     For example: ascend-emulator run --devices 2 --report -- python train.py
     """
@@ -112,7 +113,7 @@ def sources(
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """Print the vendor's documents and kernels that each emulated function was compared with."""
+    """Print each emulated function with the vendor's documents and kernels that it was compared with."""
     from ascend_emulator.tables import print_sources, sources_as_json
     from ascend_emulator.vendor_sources import emulated_functions
 
@@ -139,7 +140,7 @@ def _progress(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command line: a user's error is one message and an exit code."""
+    """Run the command line. A user's error is printed as one message and ends with its exit code."""
     try:
         app(prog_name="ascend-emulator")
     except UserError as error:

@@ -1,9 +1,9 @@
 """Functions for the operators that torch_npu looks up and the emulator does not have.
 
-torch_npu finds an operator by name in libopapi.so. Where the name is not there it says so, or, for many
-operators, goes over to an older interface (aclop) without a word. So the library gets a function for every
-name, which fails and tells the file to add the operator in; the emulated operators take its place when the
-library is linked.
+torch_npu looks up an operator by name in libopapi.so. If the name is missing, it reports an error or, for
+many operators, silently uses an older interface (aclop). So the library has a function for every name, which
+fails and names the file in which to add the operator. When the library is linked, the emulated operators
+replace these functions.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __attribute__((weak, visibility("default"))) int {name}() {{
 
 
 def operators_looked_up(library: Path) -> list[str]:
-    """Names of the aclnn operators that ``library`` (libtorch_npu.so) may look up, sorted."""
+    """Return the sorted names of the aclnn operators that ``library`` (libtorch_npu.so) may look up."""
     return sorted({match.decode() for match in _LOOKED_UP.findall(library.read_bytes())})
 
 
 def source(library: Path) -> str:
-    """C++ that defines a failing function for each of them, to be linked into libopapi.so."""
+    """Return C++ that defines a failing function for each of them, to be linked into libopapi.so."""
     functions = (_FUNCTIONS.format(name=name) for name in operators_looked_up(library))
     return _HEAD.format(library=library.name) + "".join(functions) + "}\n"

@@ -1,4 +1,4 @@
-"""The counts that the processes of one run have left."""
+"""The counts that the processes of a run have written."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ PROVES = (
 
 
 def read_reports(folder: Path) -> list[Counts]:
-    """Every process's counts, by rank and then by process number."""
+    """Return the counts of all processes, by rank and then by process number."""
     counts = [parse(path.read_text(encoding="utf-8")) for path in folder.glob("counts-*.json")]
     return sorted(counts, key=lambda one: (one.rank, one.pid))

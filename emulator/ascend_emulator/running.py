@@ -1,4 +1,4 @@
-"""Running a command on the emulator as if it were run directly: its exit code, and signals handed on."""
+"""Runs a command on the emulator with its exit code, and forwards signals to it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _HANDED_ON = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGUSR1, sign
 
 
 def check(command: Sequence[str]) -> None:
-    """Whether there is such a program: a failed start must not be taken for the command's own exit code.
+    """Check that the program exists, so that a failed start differs from an exit code of the command.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such program.
     """
     if shutil.which(command[0]) is None:
         raise UsageError(
@@ -28,7 +28,7 @@ def check(command: Sequence[str]) -> None:
 
 
 def run(command: Sequence[str], variables: Mapping[str, str]) -> int:
-    """The exit code of the command; 128 + N if signal N ended it, as a shell says it.
+    """Run the command and return its exit code, or 128 + N if signal N ended it, as a shell does.
 
     Raises:
         UsageError: there is no such command.
@@ -38,12 +38,12 @@ def run(command: Sequence[str], variables: Mapping[str, str]) -> int:
     child: subprocess.Popen[bytes] | None = None
 
     def hand_on(number: int, frame: FrameType | None) -> None:
-        # A key pressed in a terminal reaches the child as well, without us.
+        # The terminal sends its own SIGINT to the child too.
         typed = number == signal.SIGINT and os.isatty(0)
         if child is not None and child.poll() is None and not typed:
             child.send_signal(number)
 
-    # Before the child starts, so that no signal ends this process and leaves it running alone.
+    # Set handlers before the child starts, so that no signal ends only this process.
     previous = {number: signal.signal(number, hand_on) for number in _HANDED_ON}
     try:
         child = subprocess.Popen(list(command), env=environment)

@@ -1,7 +1,8 @@
-"""CANN functions that torch_npu knows and the emulator does not have: each made to fail by its name.
+"""Stubs for the CANN functions that torch_npu needs and the emulator does not have. Each fails with its name.
 
-Without them the dynamic loader refuses torch_npu as a whole, with the first name that is missing. Operators
-are looked up while it runs: ``missing.py``.
+Without them, the dynamic loader refuses torch_npu, with the first missing name. Operators are looked up at
+run
+time: see ``missing.py``.
 """
 
 from __future__ import annotations
@@ -13,29 +14,29 @@ from pathlib import Path
 
 from ascend_emulator.compiling import Failed
 
-# What CANN's libraries define; all else that torch_npu leaves undefined comes from torch and the system.
+# Names that CANN's libraries define. All other undefined names of torch_npu are in torch or the system.
 _CANN = re.compile(r"^(acl|Acl|Hccl|hccl|Msprof|Ge[A-Z]|rt[A-Z]|_ZNK?2ge)")
 
 
 def torch_npu_libraries(package: Path) -> list[Path]:
-    """What ``import torch_npu`` loads, and not torchair (graphs) nor ATB, which want other libraries."""
+    """Return the libraries that ``import torch_npu`` loads, without torchair (graphs) and ATB."""
     names = ("libtorch_npu.so", "libtensorpipe.so", "libnpu_profiler.so")
     return [*package.glob("_C*.so"), *(package / "lib" / name for name in names)]
 
 
 def needed(libraries: Sequence[Path]) -> set[str]:
-    """Names of CANN functions that the libraries need to be loaded at all, and do not define themselves."""
+    """Return the names of CANN functions that the libraries need at load time and do not define."""
     names = _names(libraries, "--undefined-only") - _names(libraries, "--defined-only")
     return {name for name in names if _CANN.match(name)}
 
 
 def defined(objects: Iterable[Path]) -> set[str]:
-    """Names that object files define."""
+    """Return the names that object files define."""
     return _names(objects, "--defined-only", "--extern-only", dynamic=False)
 
 
 def stubs(names: Iterable[str], file: str) -> str:
-    """C++ that defines the names; each fails, saying the file to add it in."""
+    """Return C++ that defines the names as functions that fail and name the ``file`` to add them in."""
     lines = [
         "// Made by the build: functions that torch_npu knows and the emulator does not have.",
         '#include "emulator.hpp"',

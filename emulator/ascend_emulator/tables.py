@@ -1,4 +1,4 @@
-"""What the emulator has counted, what CANN's sources make of it, and the sources it follows, as tables."""
+"""Tables of the emulator's counts, of the modelled kernels, and of the sources that it follows."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ascend_emulator.vendor_sources import KINDS, Function
 
 
 def print_report(processes: Sequence[Counts]) -> None:
-    """Kernels, waits and copies of all processes together, then each process; to standard error.
+    """Print kernels, waits and copies of all processes together, then of each process, to standard error.
 
-    Standard output is the command's.
+    Standard output belongs to the command.
     """
     console = Console(stderr=True)
     if not processes:

@@ -38,7 +38,7 @@ class Function(NamedTuple):
 
 
 def emulated_functions(folder: Path = SOURCES) -> list[Function]:
-    """Return every emulated function, by kind, file and place; functions that only fail are left out."""
+    """Return all emulated functions, by kind, file and position, except those that only fail."""
     functions = [
         one
         for path in sorted(folder.glob("*/*.cpp"))
@@ -68,14 +68,14 @@ def _functions(text: str, file: str, kind: Kind) -> Iterator[Function]:
 
 
 def _statements(text: str) -> Iterator[str]:
-    """Lines, with a macro's continuation lines joined."""
+    """Yield lines, with the continuation lines of macros joined."""
     yield from text.replace("\\\n", " ").splitlines()
 
 
 def _templates(
     definition: str, parameter: str, macros: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    """Names of the operators that a macro defines, with ``{}`` for its first argument."""
+    """Yield the names of the operators that a macro defines, with ``{}`` for its first argument."""
     for operator in _OPERATOR.findall(definition):
         yield re.sub(rf"##{parameter}\b(##)?", "{}", operator)
     for called, argument in _CALL.findall(definition):

@@ -1,1 +1,1 @@
-"""Measurements as ratios to a peer in the same run."""
+"""Benchmarks. Results are ratios to a peer that is measured in the same run."""

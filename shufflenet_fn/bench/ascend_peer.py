@@ -1,8 +1,8 @@
-"""The peer on an NPU: ShuffleNetV2 as a module in the original's shape.
+"""The peer on an NPU: ShuffleNetV2 as a module with the structure of the original.
 
-Modules and their state, ``torch_npu.contrib.module.ChannelShuffle`` between them (concatenation, shuffle and
-the next unit's split in one), ``torch.optim.SGD``, and for O2 what replaced apex: autocast and a gradient
-scaler, under ``DistributedDataParallel``.
+It uses modules with state, and between units ``torch_npu.contrib.module.ChannelShuffle``, which fuses
+concatenation, shuffle and the next unit's split. It trains with ``torch.optim.SGD``, with autocast and a
+gradient scaler for O2 (which replaced apex), and under ``DistributedDataParallel``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 
 
 class AscendShuffleNet(nn.Module):
-    """Blocks hand each other both halves of the channels, except the last of a stage. Needs torch_npu."""
+    """The network, which needs torch_npu. All units but the last of a stage return the halves of the map."""
 
     def __init__(self, config: ShuffleNetConfig) -> None:
         super().__init__()

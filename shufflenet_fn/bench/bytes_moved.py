@@ -1,11 +1,11 @@
-"""How many bytes the operators of a computation read and write, counted and not timed.
+"""Count of the bytes that the operators of a computation read and write.
 
-Of every operator that the dispatcher runs and that is not a mere view or an allocation: the bytes of its
-tensor arguments plus those of its results, forward and backward alike. The kernels of backend ``cpu`` do
-not go through the dispatcher; each of them counts as one operator with its arguments and results.
+Each operator of the dispatcher counts with the bytes of its tensor arguments and results, in forward and
+backward. Views and allocations do not count. The kernels of backend ``cpu`` are not operators of the
+dispatcher; each counts as one operator with its arguments and results.
 
-So a value counts once for each operator that reads it, cache or not, and a copy that a kernel makes for
-itself (the contiguous one that a convolution makes of a range of channels) does not count.
+So a value counts once for each operator that reads it, whether or not it is in the cache. A copy inside a
+kernel does not count, for example the contiguous copy that a convolution makes of a range of channels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _NOT_MOVING = frozenset(
 
 
 def bytes_moved(computation: Callable[[], object]) -> int:
-    """Bytes read and written by ``computation``, which is run once."""
+    """Run ``computation`` once and return the bytes that it reads and writes."""
     counting = _Counting()
     with counting, _counting_kernels(counting):
         computation()
@@ -58,7 +58,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def as_one(self, operator: Callable[..., Any]) -> Callable[..., Any]:
-        """``operator``, which gets sequences of tensors, counted as one whatever is inside."""
+        """Wrap ``operator``, which takes sequences of tensors, so that it counts as one operator."""
 
         def counted(*arguments: Any) -> Any:
             self._inside = True
@@ -75,7 +75,7 @@ class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextlib.contextmanager
 def _counting_kernels(counting: _Counting) -> Iterator[None]:
-    # (Classes that are not loaded cannot be in use.)
+    # Classes that are not loaded cannot be in use.
     with contextlib.ExitStack() as stack:
         for operator in Operator.__subclasses__():
             for name in ("forward", "backward"):
@@ -85,7 +85,7 @@ def _counting_kernels(counting: _Counting) -> Iterator[None]:
 
 
 def _is_view(schema: Any) -> bool:
-    """Results that alias an argument and write nothing."""
+    """Return whether all results alias an argument and nothing is written."""
     return bool(schema.returns) and all(
         returned.alias_info is not None and not returned.alias_info.is_write
         for returned in schema.returns

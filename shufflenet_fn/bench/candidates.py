@@ -1,4 +1,4 @@
-"""Who is measured: names, and what is common to all of torchvision's candidates."""
+"""Names of the candidates that benchmarks measure, and helpers for those of torchvision."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _COMPILATIONS: Final = 8
 class Peer(NamedTuple):
     """A way to run torchvision's model.
 
-    ``memory_format``: of its weights and the images. ``compiled``: under ``torch.compile``. ``folded``: with
-    its batch norms folded into the convolutions.
+    ``memory_format``: layout of its weights and the images. ``compiled``: whether it runs under
+    ``torch.compile``. ``folded``: whether its batch norms are folded into the convolutions.
     """
 
     memory_format: torch.memory_format
@@ -36,7 +36,7 @@ class Peer(NamedTuple):
 
 
 def peers(*, folding: bool) -> dict[str, Peer]:
-    """Every way by name; ``folding`` for inference, where batch norms can be folded."""
+    """Return all peers by name; with ``folding``, for inference, also those with folded batch norms."""
     layouts = (("", torch.contiguous_format), (" channels_last", torch.channels_last))
     return {
         f"torchvision{layout}{' folded' * folded}{' compiled' * compiled}": Peer(
@@ -49,14 +49,14 @@ def peers(*, folding: bool) -> dict[str, Peer]:
 
 
 class Field(NamedTuple):
-    """``present``: names of the peers that are measured. ``left_out``: reasons, by the names of others."""
+    """``present``: names of the measured peers. ``left_out``: the other peers' names, with the reasons."""
 
     present: tuple[str, ...]
     left_out: dict[str, str]
 
 
 def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
-    """Which peers can be measured here; compiled ones if wanted, and if there is a C++ compiler."""
+    """Return the peers that can be measured here. Compiled ones need ``compiled`` and a C++ compiler."""
     reason = "--no-compile"
     try:
         find_compiler()
@@ -68,7 +68,7 @@ def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
 
 
 def announced(field: Field) -> list[str]:
-    """What the user must be told before the measurement: candidates left out, but not by the user."""
+    """Return warnings about the candidates that are left out, except at the user's request."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in field.left_out.items():
         if not reason.startswith("--"):
@@ -80,9 +80,9 @@ def announced(field: Field) -> list[str]:
 
 
 def settled(step: Step) -> Step:
-    """``step`` after as many calls as it takes until ``torch.compile`` has nothing left to compile.
+    """Call ``step`` until ``torch.compile`` has nothing left to compile, and return it.
 
-    It compiles again where the layout of an argument changes, as that of a training state does in its first
+    torch compiles again if the layout of an argument changes, as that of a training state does in the first
     steps.
     """
     stats = importlib.import_module("torch._dynamo.utils").counters["stats"]
@@ -95,10 +95,10 @@ def settled(step: Step) -> Step:
 
 
 def torchvision_models(command: str) -> Any:
-    """``torchvision.models``.
+    """Import and return ``torchvision.models``.
 
     Raises:
-        UsageError: it cannot be imported; the message says what ``command`` needs it for.
+        UsageError: it cannot be imported; the message says why ``command`` needs it.
     """
     try:
         from torchvision import models
@@ -111,7 +111,7 @@ def torchvision_models(command: str) -> Any:
 
 
 def torchvision_model(command: str, arch: str, state_dict: Mapping[str, torch.Tensor]) -> Any:
-    """torchvision's module of that architecture with these weights, in training mode."""
+    """Return torchvision's module of an architecture with these weights, in training mode."""
     models = torchvision_models(command)
     model = getattr(models, canonical_name(arch))()
     model.load_state_dict(state_dict)

@@ -1,4 +1,4 @@
-"""The candidates of ``bench step`` on a GPU or an NPU, and how one of them is timed there."""
+"""The candidates of ``bench step`` on a GPU or an NPU, and their timing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shufflenet_fn.bench.ascend_peer import AscendShuffleNet
 from shufflenet_fn.bench.candidates import Field, available, settled, torchvision_models
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.step import PEERS, data_and_weights, torchvision_step
+from shufflenet_fn.bench.step_candidates import PEERS, data_and_weights, torchvision_step
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
@@ -47,9 +47,9 @@ _WINDOW: Final = Window(skip=0, warm_up=1, record=3)
 
 
 class Ours(NamedTuple):
-    """A way to take the step of ``train``: with this backend, on these kinds of devices.
+    """A variant of our training step: a backend, and the device types that it is measured on.
 
-    ``stats_in_kernel``: where the device's kernels can update the running statistics, they do.
+    ``stats_in_kernel``: whether kernels update the running statistics on devices that support it.
     """
 
     backend: str
@@ -62,21 +62,22 @@ OURS: Final[Mapping[str, Ours]] = MappingProxyType(
         "reference": Ours("reference"),
         "native": Ours("native"),
         "gather": Ours("gather"),
-        # On an NPU this is npu under another name.
+        # On an NPU, routed is npu under another name.
         "routed": Ours("routed", ("cuda",)),
         "npu": Ours("npu", ("npu",)),
         f"gather{STATS_IN_STEP}": Ours("gather", ("npu",), stats_in_kernel=False),
         f"npu{STATS_IN_STEP}": Ours("npu", ("npu",), stats_in_kernel=False),
     }
 )
-"""Every way by name. A kept result may name any of them."""
+"""All variants by name. A kept result may name any of them."""
 
 
 class Turn(NamedTuple):
-    """Seconds of a step, of a turn's steps the mean.
+    """Mean seconds per step of one turn.
 
-    ``step``: from one synchronisation to the next. ``host``: until the last launch had returned.
-    ``device``: between events in its stream around all of them, ``None`` where there are none (CPU).
+    ``step``: between the synchronisations before and after the turn. ``host``: until the last launch
+    returned. ``device``: between events in the device's stream around all steps; ``None`` on a CPU, which has
+    no events.
     """
 
     step: float
@@ -85,10 +86,10 @@ class Turn(NamedTuple):
 
 
 def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
-    """The names of ours that ``--backend`` asks for, then the same under ``torch.compile`` if wanted.
+    """Return the names of our variants for ``--backend``, then those under ``torch.compile`` if requested.
 
     Raises:
-        UsageError: one is unknown, or for another kind of device.
+        UsageError: a name is unknown, or for another device type.
     """
     present = tuple(name for name, ours in OURS.items() if device in ours.devices)
     names = present
@@ -108,7 +109,7 @@ def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
 
 
 def peers_on(device: str, settings: StepBenchSettings) -> Field:
-    """On an NPU the original's shape, on a GPU every way of torchvision's.
+    """Return the peers: on an NPU the original's structure, on a GPU all variants of torchvision.
 
     Raises:
         UsageError: torchvision is needed and missing.
@@ -120,13 +121,12 @@ def peers_on(device: str, settings: StepBenchSettings) -> Field:
 
 
 def build_device_case(device: str, case: str, settings: StepBenchSettings) -> Step:
-    """``turn: NAME`` takes a turn of the candidate and returns its ``Turn``; ``profile: NAME`` profiles
-    it and returns the folder."""
+    """Build a case: ``turn: NAME`` returns a ``Turn``, ``profile: NAME`` the folder of the profile."""
     what, _, name = case.partition(": ")
     runtime = runtime_of(settings.device)
     runtime.prepare()
     runtime.set_device(0)
-    if not runtime.shares:  # what the CPU's memory allocator does is a setting of the benchmark
+    if not runtime.shares:  # on a CPU, the benchmark has a setting for the allocator
         runtime.tune()
     step = build_candidate(name, settings, runtime)
     if what == "profile":
@@ -136,7 +136,7 @@ def build_device_case(device: str, case: str, settings: StepBenchSettings) -> St
 
 
 def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) -> Step:
-    """One training step of the candidate, which returns its loss. It waits for nothing."""
+    """Build one training step of the candidate. It returns its loss and does not wait for the device."""
     device, config = runtime.device(0), get_config(settings.arch)
     measured: dict[str, Any] = {
         "precision": settings.precision,
@@ -150,7 +150,7 @@ def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) ->
         return torchvision_step(settings, variables, data, PEERS[name], device)
     compiled = name.endswith(_COMPILED)
     if compiled:
-        # All of ours share their code, and torch compiles one piece of code only so many times.
+        # All our variants share their code, and torch limits how often it compiles one function.
         importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
     ours = OURS[name.removesuffix(_COMPILED)]
     step = our_step(
@@ -168,7 +168,7 @@ def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) ->
 
 
 def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
-    """Take ``steps`` steps with one synchronisation before and one behind them."""
+    """Take ``steps`` steps, with one synchronisation before and one after them."""
     event = _event(runtime)
     runtime.synchronize()
     start = time.perf_counter()
@@ -186,7 +186,7 @@ def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
 def profiled(
     step: Step, name: str, settings: StepBenchSettings, runtime: Runtime
 ) -> tuple[str, int]:
-    """Profile a few steps into a folder of the candidate's own; the folder and how many were recorded."""
+    """Profile a few steps. Return the candidate's folder and the number of recorded steps."""
     assert settings.profile is not None
     words = (settings.arch, settings.precision, settings.batch_size, name)
     folder = Path(settings.profile) / "-".join(words).replace(" ", "-").replace("'", "")
@@ -196,14 +196,14 @@ def profiled(
     with runtime.profiler(folder, "step", _WINDOW) as profiler:
         for _ in range(_WINDOW.length):
             step()
-            # Or what the warm-up has launched would run, and be counted, in the recorded steps.
+            # Otherwise kernels of the warm-up would run, and count, in the recorded steps.
             runtime.synchronize()
             profiler.step()
     return str(folder), _WINDOW.record
 
 
 def _event(runtime: Runtime) -> Callable[[], Any]:
-    """Records an event with a time in the current stream; gives ``None`` on a CPU."""
+    """Return a function that records a timed event in the current stream, or ``None`` on a CPU."""
     if runtime.name == "cpu":
         return lambda: None
     module = torch.get_device_module(runtime.name)
@@ -231,10 +231,10 @@ def our_step(
     compiler: Callable[[Any], Any] = lambda function: function,
     stats_in_kernel: bool = False,
 ) -> Step:
-    """A step as ``train`` takes it, with a loss scale for float16; it returns its loss.
+    """Build the step of ``train``, with a loss scale for float16. It returns its loss.
 
-    ``flat``: the state in a few buffers, as on devices where launches are dear. ``memory_format``: of the
-    images. ``overflow``, ``compiler`` and ``stats_in_kernel``: as of ``make_train_step``.
+    ``flat``: whether the state is flat (``Runtime.flat_state``). ``memory_format``: layout of the images.
+    ``overflow``, ``compiler`` and ``stats_in_kernel``: see ``make_train_step``.
     """
     policy = get_policy(precision)
     half = policy.compute_dtype == torch.float16
@@ -280,9 +280,9 @@ def peer_step(
     image_size: int,
     distributed: bool = False,
 ) -> Step:
-    """The peer's step: forward, loss, backward and update; it returns its loss.
+    """Build the peer's step: forward, loss, backward and update. It returns its loss.
 
-    It computes in half precision under autocast, in float16 with a gradient scaler.
+    Half precision uses autocast, and float16 also a gradient scaler.
     """
     model: nn.Module = AscendShuffleNet(config).to(device)
     if distributed:

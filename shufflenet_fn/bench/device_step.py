@@ -1,4 +1,4 @@
-"""``bench step`` on a GPU or an NPU: every backend of the device against the peer."""
+"""``bench step`` on a GPU or an NPU: all backends of the device, compared with the peer."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Turns = Mapping[str, Sequence[Turn]]
 
 
 def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None:
-    """Raise ``UsageError`` unless the device and its candidates can do what the settings say."""
+    """Raise ``UsageError`` unless the device and its candidates support the settings."""
     ours_on(runtime.name, settings)
     runtime.check_dtypes(get_policy(settings.precision).dtypes, f"--precision {settings.precision}")
     if settings.keep and settings.backend != "auto":
@@ -51,9 +51,9 @@ def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None
 def run_device_case(
     settings: StepBenchSettings, runtime: Runtime, progress: Progress
 ) -> dict[str, Any]:
-    """Measure one architecture with one batch size; the object that ``run_step_bench`` describes.
+    """Measure one architecture with one batch size. Return the object that ``run_step_bench`` describes.
 
-    All candidates live in one process, so that they share the device's memory, and take turns.
+    All candidates run in one process, because they share the device's memory, and take turns.
 
     Raises:
         UsageError: as ``ours_on`` and ``peers_on``.
@@ -79,7 +79,7 @@ def run_device_case(
         settings,
         threads=threads,
         environment={},
-        # torch_npu's profiler reads what it recorded in processes of its own.
+        # torch_npu's profiler analyses its recording in child processes.
         parents=settings.profile is not None,
     )
     with candidates as (worker,):
@@ -110,7 +110,7 @@ def run_device_case(
 def compared(
     turns: Turns, ours: Sequence[str], peers: Sequence[str], settings: StepBenchSettings
 ) -> dict[str, Any]:
-    """Times of every candidate, and its speed as a ratio to the best peer's, or to that of our first."""
+    """Return the times of all candidates, and their speed relative to the best peer or our first variant."""
     steps = {name: [turn.step for turn in column] for name, column in turns.items()}
     medians = {name: statistics.median(column) for name, column in steps.items()}
     by_time = sorted(ours, key=lambda name: medians[name])
@@ -146,7 +146,7 @@ def compared(
 
 
 def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, str]:
-    """Build each candidate and take a turn that does not count. Reasons, by names of those that failed."""
+    """Build each candidate and take a turn that does not count. Return the failed ones with the reasons."""
     failed: dict[str, str] = {}
     for name in names:
         progress(f"building and warming up {name}")
@@ -176,7 +176,7 @@ def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress
 
 
 def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:
-    """The table of kernels by candidate, or the reason why there is none."""
+    """Return the table of kernels of each candidate, or the reason why there is none."""
     found: dict[str, Any] = {}
     for name in names:
         progress(f"profiling {name}")
@@ -187,7 +187,7 @@ def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[s
 
 
 def _kept(result: Mapping[str, Any]) -> Kept:
-    """What a run follows: the fastest of ours that are not compiled."""
+    """Return the result for later runs: the fastest of our variants that are not compiled."""
     times = {
         name: candidate["step_ms"]
         for name, candidate in result["contenders"].items()
@@ -217,9 +217,10 @@ SHARES: Final[Mapping[str, re.Pattern[str]]] = MappingProxyType(
         "Fill": re.compile(r"Fill(D|s|V\d)?$|.*FillFunctor|Memset"),
     }
 )
-"""Kernels that only rearrange or preset: the name of a share, and what the types begin with.
+"""Kernels that only rearrange or fill memory: name of a share, and pattern for the start of their types.
 
-Slices and AsStrided make a non-contiguous argument contiguous. The second form is that of CUDA's kernels.
+Slices and AsStrided make a non-contiguous argument contiguous. The last alternative of a pattern matches
+CUDA's kernels.
 """
 
 _ON_GPU: Final = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -228,17 +229,17 @@ _LONGEST_NAME: Final = 80
 
 
 class Kernel(NamedTuple):
-    """One that ran: its type, or on a GPU its name, and microseconds."""
+    """A kernel that ran: its type (on a GPU, its name) and its time in microseconds."""
 
     type: str
     us: float
 
 
 def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
-    """The kernels of a profile of ``steps`` steps; ``None`` if ``folder`` holds no table of any.
+    """Summarise the kernels of a profile of ``steps`` steps; ``None`` if ``folder`` has no table of kernels.
 
-    ``launches`` and ``device_ms`` are of a step. ``shares`` are of that time, by name (``SHARES``). ``top``
-    lists the types that take longest, each with its launches a step and its share.
+    ``launches`` and ``device_ms`` are per step. ``shares`` are shares of that time, by name (``SHARES``).
+    ``top`` lists the types with the longest time, each with its launches per step and its share.
     """
     found = list(_read_kernels(folder))
     if not found:
@@ -282,9 +283,9 @@ def _read_kernels(folder: Path) -> Iterator[Kernel]:
 
 
 def _of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[Kernel]:
-    # Numbers may have a tab behind them, so that spreadsheets take them for text.
+    # Numbers may end with a tab, which makes spreadsheets treat them as text.
     for row in rows:
         try:
             yield Kernel(row["Type"].strip(), float(row["Duration(us)"].strip()))
-        except ValueError:  # N/A, of what took no time on the device
+        except ValueError:  # N/A: no time on the device
             continue

@@ -1,4 +1,4 @@
-"""``bench infer``: logits of a batch, ours against torchvision's model in every way of running it."""
+"""``bench infer``: logits of a batch, ours compared with all variants of torchvision's model."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def run_infer_bench(
 ) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench infer --json``.
 
-    ``cases`` holds an object for each batch size and number of threads:
+    ``cases`` has an object for each batch size and number of threads:
 
-    * ``ours_ms`` and ``peers_ms``: medians over rounds of the milliseconds of a pass;
+    * ``ours_ms`` and ``peers_ms``: milliseconds of a pass, medians over rounds;
     * ``ratios``, ``ratio_intervals``, ``best_peer``, ``ratio_best_peer``, ``conclusive`` and ``advice``: as
-      of ``bench step``;
-    * ``onnxruntime``: the same of ONNX Runtime on torchvision's export, which is shown beside the peers and
-      never the best of them, or ``null``.
+      in ``bench step``;
+    * ``onnxruntime``: the same for ONNX Runtime on torchvision's export, or ``null``. It does not count as a
+      peer.
 
-    ``left_out`` names the candidates that were not measured, and why.
+    ``left_out`` lists the candidates that were not measured, with the reasons.
 
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
@@ -157,7 +157,7 @@ class InferCase(NamedTuple):
 
 
 def build_pass(name: str, case: str, chosen: InferCase) -> Step:
-    """One forward pass of the candidate ``name``, which returns its logits. There is one case."""
+    """Build one forward pass of the candidate ``name``. It returns its logits. There is only one case."""
     settings = chosen.settings
     dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     size = settings.image_size
@@ -174,9 +174,9 @@ def build_pass(name: str, case: str, chosen: InferCase) -> Step:
 
 
 def seasoned_variables(arch: str) -> Variables:
-    """Fresh weights with the running statistics that they have on random images.
+    """Return initial weights with the running statistics of random images.
 
-    With those of a fresh batch norm, 0 and 1, folding would change nothing that a test could see.
+    With the initial statistics, 0 and 1, a test could not see an error in folding.
     """
     config = get_config(arch)
     variables = init(config, torch.Generator().manual_seed(0))
@@ -188,7 +188,7 @@ def seasoned_variables(arch: str) -> Variables:
 
 
 def onnx_is_missing() -> str | None:
-    """Why ONNX Runtime cannot be shown, or ``None`` if it can."""
+    """Return why ONNX Runtime cannot be measured, or ``None`` if it can."""
     missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if not missing:
         return None
@@ -210,7 +210,7 @@ def _ours(settings: InferBenchSettings, variables: Variables, images: Tensor) ->
 
 def _torchvision(model: Any, images: Tensor, peer: Peer) -> Step:
     if peer.folded:
-        # torch.fx is what torch.compile is built on; this pass of it folds without quantising anything.
+        # This pass of torch.fx folds batch norms without quantisation.
         model = importlib.import_module("torch.fx.experimental.optimization").fuse(model)
     model = model.to(images.dtype).to(memory_format=peer.memory_format)
     if peer.compiled:
@@ -230,7 +230,7 @@ def _onnx(model: Any, images: Tensor, threads: int) -> Step:
     exported: Any = torch.onnx.export(model, (images,), dynamo=True, verbose=False)
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    # Its threads spin on after a pass, in other candidates' turns.
+    # Otherwise its threads keep spinning after a pass, during the turns of other candidates.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = runtime.InferenceSession(
         exported.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -1,8 +1,8 @@
-"""How much memory a step takes, read off the resident set of a process of its own.
+"""Memory of a step, measured as the resident set of a separate process.
 
-glibc keeps freed memory for later unless told otherwise, so the resident set of an ordinary process says
-little about what is alive in it. ``LIVE`` makes it follow: blocks of 64 KiB and more come from the kernel
-one by one and go back when they are freed.
+By default, glibc keeps freed memory, so the resident set is larger than the memory in use. With the settings
+``LIVE`` it follows the memory in use: glibc maps each block of 64 KiB or more separately and returns it to
+the kernel when it is freed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 ALLOCATORS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "default": MappingProxyType({}),
-        # No block is mapped, the heap is never trimmed: whatever was freed is there for the next step.
+        # No block is mapped and the heap is never trimmed, so freed memory is available for the next step.
         "keep": MappingProxyType(
             {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)},
         ),
@@ -45,8 +45,10 @@ NO_METHOD: Final = (
 
 
 class Memory(NamedTuple):
-    """In bytes. ``peak``: resident at most during a step, or since the start of the process where that
-    cannot be told. ``activation``: ``peak`` minus what was resident before the step, or ``None`` there.
+    """Memory of a step in bytes.
+
+    ``peak``: largest resident set during the step, or since the start of the process on systems that cannot
+    reset it. ``activation``: ``peak`` minus the resident set before the step; ``None`` on such systems.
     """
 
     peak: int
@@ -54,7 +56,7 @@ class Memory(NamedTuple):
 
 
 def measure_memory(step: Callable[[], object], *, steps: int) -> Memory:
-    """The memory of ``steps`` steps in this process; one should have been taken before."""
+    """Measure the memory of ``steps`` steps in this process. Take at least one step before."""
     gc.collect()
     rest = _status("VmRSS")
     can_reset = _reset_peak()
@@ -67,7 +69,7 @@ def measure_memory(step: Callable[[], object], *, steps: int) -> Memory:
 
 
 def _reset_peak() -> bool:
-    # proc(5): writing 5 sets the peak resident set to the present one. A read-only /proc refuses.
+    # proc(5): writing 5 resets the peak resident set to the current one. It fails if /proc is read-only.
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -87,6 +89,6 @@ def _status(field: str) -> int | None:
 
 
 def _peak_since_start() -> int:
-    # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
+    # ru_maxrss is in kilobytes on Linux and in bytes on macOS (getrusage(2)).
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

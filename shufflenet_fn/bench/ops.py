@@ -1,4 +1,4 @@
-"""``bench ops``: every primitive and both units, on every backend of a device and as torchvision has them."""
+"""``bench ops``: all primitives and both units, on all backends of a device and as in torchvision."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ def _silent(text: str) -> None:
 def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench ops --json``.
 
-    ``operations`` holds an object for each operation: its ``name``, how many ``units`` of it one computation
-    holds, and ``passes``, which has for ``forward`` and for ``forward and backward`` an object by candidate
-    (``torchvision``, where it can be imported, and the backends) with
+    ``operations`` has an object for each operation: its ``name``, the number of ``units`` in one computation,
+    and ``passes``. ``passes`` has for ``forward`` and for ``forward and backward`` an object by candidate
+    (``torchvision``, if it can be imported, and the backends) with
 
-    * ``ms``: the median over rounds of the milliseconds of one computation, of many that are queued one
-      behind the other before the host waits for the device;
-    * ``bytes``: what it reads and writes (``bench.bytes_moved``);
-    * ``ratio`` and ``ratio_interval``: how many times as fast as ``baseline``, with the 90 % bootstrap
-      interval; ``null`` for that itself.
+    * ``ms``: milliseconds of one computation, median over rounds. The host queues many computations before it
+      waits for the device;
+    * ``bytes``: bytes read and written (``bench.bytes_moved``);
+    * ``ratio`` and ``ratio_interval``: speed relative to ``baseline``, with the 90 % bootstrap interval;
+      ``null`` for the baseline.
 
-    ``baseline`` is torchvision's way, or ``reference`` where torchvision is missing: beside torch_npu on
-    x86-64 it cannot be imported. ``left_out`` names what was not measured, and why. ``warning`` is set where
-    times mean nothing.
+    ``baseline`` is torchvision, or ``reference`` if torchvision cannot be imported, as on x86-64 with
+    torch_npu. ``left_out`` lists the candidates that were not measured, with the reasons. ``warning`` is set
+    if the times are not meaningful.
 
     Raises:
         UsageError: a setting is not allowed.
@@ -118,7 +118,7 @@ def _chosen(settings: OpsBenchSettings) -> list[Op]:
 
 
 def _bytes(op: Op, candidates: list[str], settings: OpsBenchSettings) -> dict[str, dict[str, int]]:
-    """By pass and candidate, counted in this process."""
+    """Count the bytes by pass and candidate, in this process."""
     found: dict[str, dict[str, int]] = {name: {} for name in PASSES}
     for name in candidates:
         computation = compute(name, op, settings)
@@ -168,19 +168,23 @@ PASSES: Final = (FORWARD, BOTH)
 
 
 class Computation(NamedTuple):
-    """``forward``: to one tensor. ``leaves``: what its gradient is taken by. ``gradient``: of the result."""
+    """An operation to measure.
+
+    ``forward``: returns one tensor. ``leaves``: the tensors to differentiate with respect to. ``gradient``:
+    the gradient of the result.
+    """
 
     forward: Callable[[], Tensor]
     leaves: list[Tensor]
     gradient: Tensor
 
     def both(self) -> tuple[Tensor, ...]:
-        """The gradients by ``leaves``."""
+        """Return the gradients with respect to ``leaves``."""
         return torch.autograd.grad(self.forward(), self.leaves, self.gradient)
 
 
 def candidates_for(device: str) -> tuple[list[str], dict[str, str]]:
-    """Who computes on ``device``, with torchvision first if it is there, and why others do not."""
+    """Return the candidates on ``device``, with torchvision first, and the missing ones with reasons."""
     present, missing = [TORCHVISION], {}
     try:
         torchvision_models("bench ops")
@@ -188,7 +192,7 @@ def candidates_for(device: str) -> tuple[list[str], dict[str, str]]:
         present, missing = [], {TORCHVISION: str(error)}
     for name in BACKEND_NAMES:
         if name in DEVICE_NAMES and name != device:
-            continue  # another device's map
+            continue  # the backend of another device
         try:
             get_backend(name)
         except DeviceError as error:
@@ -199,7 +203,7 @@ def candidates_for(device: str) -> tuple[list[str], dict[str, str]]:
 
 
 def build_op(name: str, case: str, settings: OpsBenchSettings) -> Step:
-    """``case`` is ``operation: pass``."""
+    """Build a candidate's computation for ``case``, which is ``operation: pass``."""
     operation, _, which = case.partition(": ")
     op = next(op for op in settings_operations(settings) if op.name == operation)
     computation = compute(name, op, settings)
@@ -207,25 +211,25 @@ def build_op(name: str, case: str, settings: OpsBenchSettings) -> Step:
 
 
 def synchronize(settings: OpsBenchSettings) -> None:
-    """Wait for the device once, behind all the calls of a turn."""
+    """Wait for the device, once after all calls of a turn."""
     runtime_of(settings.device).synchronize()
 
 
 def settings_operations(settings: OpsBenchSettings) -> tuple[Op, ...]:
-    """The operations of these settings, ``only`` not applied."""
+    """Return all operations of these settings, regardless of ``only``."""
     return operations(get_config(settings.arch), settings.batch_size, settings.image_size)
 
 
 def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
-    """``op`` as the candidate ``name`` computes it; the same numbers for every candidate.
+    """Build ``op`` for the candidate ``name``, with the same inputs for every candidate.
 
-    Feature maps and the weights of convolutions have the dtype that the precision computes in, the
-    parameters of batch norms stay float32.
+    Feature maps and weights of convolutions have the compute dtype of the precision. Parameters of batch
+    norms are float32.
     """
     runtime = runtime_of(settings.device)
     runtime.prepare()
     runtime.set_device(0)
-    if not runtime.shares:  # what the CPU's memory allocator does is a setting of the benchmark
+    if not runtime.shares:  # on a CPU, the benchmark has a setting for the allocator
         runtime.tune()
     device, layout = runtime.device(0), runtime.memory_format
     generator = torch.Generator().manual_seed(0)

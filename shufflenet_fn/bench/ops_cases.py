@@ -1,7 +1,7 @@
-"""What ``bench ops`` measures: primitives and units of stage 2, where feature maps are largest.
+"""The operations of ``bench ops``: primitives and units of stage 2, which has the largest feature maps.
 
-N images, C channels of stage 2, H×W pixels of it (an eighth of the image's side). Every operation is
-written twice: over a backend's primitives, and the way that torchvision's model goes about it.
+N images, C channels of stage 2, H×W pixels of stage 2 (an eighth of the image's side). Every operation is
+written twice: with a backend's primitives, and as torchvision's model does it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _EPS = 1e-5
 class Op(NamedTuple):
     """An operation.
 
-    ``shapes``: of its feature maps and weights, by name; maps are called x…. ``ours`` computes one NCHW
-    tensor from them with a backend and the stage's parameters, in the order that the backend takes;
-    ``torchvision`` the same with the functions and modules (stage 2 of the model) of torchvision.
-    ``units`` is how many times the operation occurs in it, ``uses`` the units whose parameters enter.
+    ``shapes``: shapes of its feature maps and weights, by name; names of maps start with x. ``ours`` computes
+    one NCHW tensor from them with a backend and the stage's parameters, in the channel order of the backend.
+    ``torchvision`` does the same with functions and modules of torchvision (stage 2 of the model). ``units``:
+    number of occurrences of the operation. ``uses``: the units whose parameters it uses.
     """
 
     name: str
@@ -43,9 +43,9 @@ class Op(NamedTuple):
 
 
 def operations(config: ShuffleNetConfig, batch_size: int, image_size: int) -> tuple[Op, ...]:
-    """The operations with the sizes of ``config``'s stage 2."""
+    """Return the operations with the sizes of ``config``'s stage 2."""
     n, stem, c = batch_size, config.stage_channels[0], config.stage_channels[1]
-    # The stem, the max pool and the stage halve the side one after the other, rounding up.
+    # The stem, the max pool and the stage each halve the side, rounded up.
     half = -(-image_size // 2)
     quarter = -(-half // 2)
     side, h = -(-quarter // 2), c // 2
@@ -100,7 +100,7 @@ def operations(config: ShuffleNetConfig, batch_size: int, image_size: int) -> tu
 
 
 def lifted(backend: Backend[Any], x: Tensor) -> Any:
-    """``x`` as a feature map of the backend, without computing anything."""
+    """Return ``x`` as a feature map of the backend, without computation."""
     if backend.name in ("routed", "npu"):
         return routed_map.routed(x)
     if backend.name == "cpu":
@@ -109,7 +109,7 @@ def lifted(backend: Backend[Any], x: Tensor) -> Any:
 
 
 def _split_shuffle(units: int) -> Callable[[Backend[Any], Tensors, Variables], Tensor]:
-    """What is left of a stage if its branches do nothing, up to the map that the next stage reads."""
+    """Build a stage whose branches do nothing, up to the map that the next stage reads."""
 
     def run(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
         x = backend.channel_shuffle(lifted(backend, t["x1"]), lifted(backend, t["x2"]))
@@ -183,7 +183,7 @@ def _tv_max_pool(models: Any, t: Tensors, stage: Any) -> Tensor:
 
 
 def _basic_units(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    """All of the stage's, one after the other: routing pays at their end what it saves on the way."""
+    """Compute all basic units of the stage, because routing defers work to their end."""
     context = network._Context(backend, network._layer(backend, ShuffleNetConfig(), train=True))
     x = backend.channel_shuffle(lifted(backend, t["x1"]), lifted(backend, t["x2"]))
     for unit in range(1, len(stage.params)):

@@ -16,7 +16,7 @@ from shufflenet_fn.bench.workers import Worker
 T = TypeVar("T")
 
 _LONGEST_TURN = 100_000
-"""Steps in a turn at most."""
+"""Maximum number of steps in a turn."""
 
 
 def run_rounds(
@@ -28,20 +28,20 @@ def run_rounds(
     turn_seconds: float = 0.0,
     progress: Callable[[str], None] = lambda text: None,
 ) -> list[list[float]]:
-    """One turn of each candidate after the other, ``rounds`` times.
+    """Measure all candidates in ``rounds`` rounds. In each round, every candidate takes one turn.
 
-    The order turns around every round. The first turn builds and warms up and is not counted.
+    The order is reversed in every second round. A first turn of each, to build and warm up, does not count.
 
     Args:
-        candidates: who takes turns.
-        case: what they do, see ``workers.Build``.
-        rounds: how many turns each takes.
-        steps: steps in a turn; ``None`` for as many as take about ``turn_seconds``.
-        turn_seconds: how long a turn lasts if ``steps`` is not given, one step at least.
+        candidates: the candidates.
+        case: what they compute, see ``workers.Build``.
+        rounds: number of rounds.
+        steps: number of steps in a turn; ``None`` for as many as take about ``turn_seconds``.
+        turn_seconds: length of a turn if ``steps`` is not given; a turn has at least one step.
         progress: called with a line of text after every round.
 
     Returns:
-        Seconds of a step, for each candidate by round.
+        Seconds of a step, by candidate, then by round.
 
     Raises:
         UserError: a candidate failed.
@@ -92,7 +92,7 @@ def _steps_for(worker: Worker, case: str, turn_seconds: float) -> int:
 
 
 TOLERANCE: Final = 0.04
-"""A ratio is conclusive if its whole interval is this close to its median."""
+"""A ratio is conclusive if its interval is within this share of its median."""
 
 
 class Ratio(NamedTuple):
@@ -104,7 +104,7 @@ class Ratio(NamedTuple):
 
     @property
     def width(self) -> float:
-        """The farther end of the interval, as a share of the median."""
+        """Distance from the median to the farther end of the interval, as a share of the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
 
     @property
@@ -113,14 +113,14 @@ class Ratio(NamedTuple):
 
 
 def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """How many times as fast ours is, round by round: their seconds / our seconds."""
+    """Return our speed relative to theirs in each round: their seconds / our seconds."""
     return [their / our for our, their in zip(ours, theirs, strict=True)]
 
 
 def interval(
     values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000
 ) -> tuple[float, float]:
-    """Bootstrap interval of the median (Efron, 1979), from a fixed seed so that it is reproducible."""
+    """Return a bootstrap interval of the median (Efron, 1979). The seed is fixed, so it is reproducible."""
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
     tail = (1 - confidence) / 2
@@ -128,15 +128,15 @@ def interval(
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
-    """How many times as fast ours is, from the seconds of both in the same rounds."""
+    """Return our speed relative to theirs, from the seconds of both in the same rounds."""
     values = paired_ratios(ours, theirs)
     return Ratio(statistics.median(values), *interval(values))
 
 
 def advice(found: Ratio, rounds: int) -> str | None:
-    """What to do about a ratio that is not conclusive after ``rounds``; ``None`` if it is.
+    """Return advice for a ratio that is not conclusive after ``rounds``; ``None`` if it is.
 
-    An interval shrinks with the root of the number of rounds.
+    The width of an interval is inversely proportional to the square root of the number of rounds.
     """
     if found.conclusive:
         return None
@@ -145,10 +145,11 @@ def advice(found: Ratio, rounds: int) -> str | None:
 
 
 def cpu_seconds(pid: int | None = None) -> float:
-    """User and system seconds of this process, or of ``pid``, with all that descend from it.
+    """Return user and system seconds of this process, or of ``pid``, and all its descendants.
 
-    ``resource.getrusage`` counts a child only when it has ended, and a data loader's workers do not end.
-    Others are read from /proc, in hundredths of a second; where there is none they count when they end.
+    ``resource.getrusage`` counts a child only after it ends, but a data loader's workers do not end. So
+    running children are read from /proc, in hundredths of a second. Without /proc, children count when they
+    end.
     """
     own = time.process_time() if pid is None else 0.0
     if not Path("/proc/self/stat").exists():
@@ -157,9 +158,9 @@ def cpu_seconds(pid: int | None = None) -> float:
     parents, ticks = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # After the name, which may hold spaces, from the third field on (proc(5)).
+            # The fields from the third on, after the name, which may contain spaces (proc(5)).
             fields = path.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended; its parent counts it from now on
+        except OSError:  # it has just ended, so its parent counts it now
             continue
         child = int(path.parent.name)
         parents[child] = int(fields[1])

@@ -1,4 +1,4 @@
-"""The settings of the benchmarks. Needs no torch."""
+"""The settings of the benchmarks. Does not import torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _allocator(default: str, of_default: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class BenchSettings:
-    """What all benchmarks have in common."""
+    """Settings that all benchmarks share."""
 
     image_size: int = option(
         224, "--image-size", help="Side of the images.", panel=_PANEL, minimum=8
@@ -37,13 +37,13 @@ class BenchSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class StepBenchSettings(BenchSettings):
-    """What ``bench step`` measures."""
+    """Settings of ``bench step``."""
 
     arch: str = option(
         "shufflenet_v2_x1_0",
         "--arch",
         "-a",
-        help="Architecture, several with commas between them, or all.",
+        help="Architecture, several separated by commas, or all.",
         panel=_PANEL,
     )
     device: str = option(
@@ -53,21 +53,21 @@ class StepBenchSettings(BenchSettings):
         "64",
         "--batch-size",
         "-b",
-        help="Images per step of one device, several with commas between.",
+        help="Images per step and device, several separated by commas.",
         panel=_PANEL,
     )
     precision: str = option(
         "fp32",
         "--precision",
-        help="As of train; O1 and O2 (float16 with a loss scale) not on a CPU.",
+        help="As for train. O1 and O2 (float16 with a loss scale) are not for a CPU.",
         panel=_PANEL,
         choices=("fp32", "bf16", "O1", "O2"),
     )
     backend: str = option(
         "auto",
         "--backend",
-        help="Our primitives. auto: as train takes them on a CPU, every one on other devices, where several "
-        "may be named with commas between.",
+        help="Our backend. auto: that of train on a CPU, all backends on other devices, where several can be "
+        "given, separated by commas.",
         panel=_PANEL,
     )
     threads: int | None = option(
@@ -80,8 +80,8 @@ class StepBenchSettings(BenchSettings):
         None,
         "--steps",
         "--steps-per-sync",
-        help="Steps in a turn, at whose end the host waits for the device; if not given, 1 on a CPU and 20 "
-        "on other devices.",
+        help="Steps in a turn. The host waits for the device after each turn. Default: 1 on a CPU, 20 on "
+        "other devices.",
         panel=_PANEL,
         minimum=1,
     )
@@ -100,27 +100,27 @@ class StepBenchSettings(BenchSettings):
     profile: str | None = option(
         None,
         "--profile",
-        help="Folder for a profile of each candidate, out of which its kernels are reported; not on a CPU.",
+        help="Folder for a profile of each candidate, for a table of its kernels; not on a CPU.",
         panel=_PANEL,
     )
     keep: bool = option(
         False,
         "--keep/--no-keep",
-        help="Keep the result in the user's cache: train --backend auto follows it; not on a CPU.",
+        help="Keep the result in the user's cache, where train --backend auto uses it; not on a CPU.",
         panel=_PANEL,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferBenchSettings(BenchSettings):
-    """What ``bench infer`` measures: every batch size with every number of threads."""
+    """Settings of ``bench infer``, which measures every batch size with every number of threads."""
 
     arch: str = option("shufflenet_v2_x1_0", "--arch", "-a", help="Architecture.", panel=_PANEL)
     batch_size: str = option(
-        "1,32", "--batch-size", "-b", help="Images per pass, with commas between.", panel=_PANEL
+        "1,32", "--batch-size", "-b", help="Images per pass, separated by commas.", panel=_PANEL
     )
     threads: str = option(
-        "1,2", "--threads", help="Compute threads, with commas between.", panel=_PANEL
+        "1,2", "--threads", help="Compute threads, separated by commas.", panel=_PANEL
     )
     precision: str = option(
         "fp32", "--precision", help="fp32 or bf16.", panel=_PANEL, choices=("fp32", "bf16")
@@ -129,7 +129,7 @@ class InferBenchSettings(BenchSettings):
         "auto", "--backend", help="Our primitives.", panel=_PANEL, choices=("auto", *BACKEND_NAMES)
     )
     turn_seconds: float = option(
-        0.3, "--turn-seconds", help="How long a turn is to last.", panel=_PANEL, above=0
+        0.3, "--turn-seconds", help="Length of a turn in seconds.", panel=_PANEL, above=0
     )
     compile: bool = option(
         True,
@@ -143,17 +143,17 @@ class InferBenchSettings(BenchSettings):
     onnx: bool = option(
         True,
         "--onnx/--no-onnx",
-        help="Show ONNX Runtime beside it, if it is installed (fp32 only).",
+        help="Measure ONNX Runtime too, if it is installed (fp32 only).",
         panel=_PANEL,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpsBenchSettings(BenchSettings):
-    """What ``bench ops`` measures."""
+    """Settings of ``bench ops``."""
 
     arch: str = option(
-        "shufflenet_v2_x1_0", "--arch", "-a", help="Whose sizes are taken.", panel=_PANEL
+        "shufflenet_v2_x1_0", "--arch", "-a", help="Architecture that sets the sizes.", panel=_PANEL
     )
     batch_size: int = option(
         32, "--batch-size", "-b", help="Images in a feature map.", panel=_PANEL, minimum=1
@@ -164,7 +164,7 @@ class OpsBenchSettings(BenchSettings):
     precision: str = option(
         "fp32",
         "--precision",
-        help="dtype of feature maps and convolutions, as of train: batch norms' parameters stay float32.",
+        help="dtype of feature maps and convolutions, as for train. Batch-norm parameters stay float32.",
         panel=_PANEL,
         choices=("fp32", "bf16", "O2"),
     )
@@ -172,20 +172,20 @@ class OpsBenchSettings(BenchSettings):
         None, "--threads", help="Compute threads; all cores if not given.", panel=_PANEL, minimum=1
     )
     turn_seconds: float = option(
-        0.1, "--turn-seconds", help="How long a turn is to last.", panel=_PANEL, above=0
+        0.1, "--turn-seconds", help="Length of a turn in seconds.", panel=_PANEL, above=0
     )
     allocator: str = _allocator("keep", "everyone's defaults")
     only: str | None = option(
         None,
         "--only",
-        help="Measure only operations whose names contain one of these words, with commas between.",
+        help="Measure only operations whose names contain one of these words, separated by commas.",
         panel=_PANEL,
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingSettings:
-    """What the benchmarks of loaders have in common."""
+    """Settings that the benchmarks of loaders share."""
 
     image_size: int = option(
         224, "--image-size", help="Side of the crops.", panel=_PANEL, minimum=8
@@ -308,10 +308,10 @@ def check(settings: BenchSettings | LoadingSettings) -> None:
 
 
 def architectures(text: str) -> tuple[str, ...]:
-    """``all``, or names with commas between them, as full names.
+    """Parse ``all`` or comma-separated names. Return full names.
 
     Raises:
-        UsageError: one is unknown.
+        UsageError: a name is unknown.
     """
     if text == "all":
         return ARCHITECTURES
@@ -319,10 +319,10 @@ def architectures(text: str) -> tuple[str, ...]:
 
 
 def counts(flag: str, text: str, *, minimum: int = 1) -> tuple[int, ...]:
-    """Integers of at least ``minimum`` with commas between them.
+    """Parse comma-separated integers of at least ``minimum``.
 
     Raises:
-        UsageError: they are not; the message names ``flag``.
+        UsageError: the text is not valid; the message names ``flag``.
     """
     try:
         values = tuple(int(part) for part in text.split(","))

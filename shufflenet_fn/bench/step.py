@@ -1,44 +1,29 @@
-"""``bench step``: a whole training step against a peer's."""
+"""``bench step``: a whole training step, compared with a peer's."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from shufflenet_fn.bench.candidates import (
     OURS,
     OURS_COMPILED,
-    Peer,
     announced,
     available,
-    peers,
-    settled,
-    torchvision_model,
     torchvision_models,
 )
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
 from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
 from shufflenet_fn.bench.rounds import advice, ratio, run_rounds
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
-from shufflenet_fn.bench.workers import Step, workers
-from shufflenet_fn.checkpoint.torchvision import to_torchvision
-from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.model.config import get_config
-from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.bench.step_candidates import PEERS, build_step
+from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.run.directory import environment
-from shufflenet_fn.training.gradients import grads_by_engine
-from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn.training.schedules import constant
-from shufflenet_fn.training.state import create_train_state
-from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn_backends.registry import select_backend
-from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError
@@ -53,36 +38,37 @@ def _silent(text: str) -> None:
 def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench step --json``.
 
-    Of several architectures or batch sizes it is ``{"results": [...]}``, an object for each. On a CPU an
-    object holds
+    With several architectures or batch sizes it is ``{"results": [...]}``, with an object for each. On a CPU,
+    an object has
 
-    * ``ours_img_s`` and ``peers``: medians over rounds, in images per second;
-    * ``ratios``: medians of the rounds' ratios ours ÷ peer in speed, ``ratio_intervals`` their 90 %
-      bootstrap intervals, ``ratio_best_peer`` the one to the fastest peer;
-    * ``conclusive``: whether that one's interval lies within ±4 % of it; if not, ``advice`` says what to do;
-    * ``ours_compiled``: the same of our step under ``torch.compile``, or ``null``; ``speedup`` is that over
-      our step without;
-    * ``ours_peak_bytes`` and ``peer_peak_bytes``: most memory resident in the process during a step;
-    * ``activation_bytes``: what a step needs on top of what stays, by candidate (``bench.memory``), and
-      ``activation_ratios``, ours ÷ peer; ``null`` where it cannot be measured, see ``activation_method``;
-    * ``left_out``: peers that were not measured, and why.
+    * ``ours_img_s`` and ``peers``: images per second, medians over rounds;
+    * ``ratios``: speed of ours relative to each peer, medians over rounds, with their 90 % bootstrap
+      intervals ``ratio_intervals``; ``ratio_best_peer``: the ratio to the fastest peer;
+    * ``conclusive``: whether the interval of ``ratio_best_peer`` is within ±4 % of it; if not, ``advice``
+      says what to do;
+    * ``ours_compiled``: the same for our step under ``torch.compile``, or ``null``; ``speedup``: its speed
+      relative to our step without;
+    * ``ours_peak_bytes`` and ``peer_peak_bytes``: largest resident set of the process during a step;
+    * ``activation_bytes``: additional memory during a step, by candidate (``bench.memory``), and
+      ``activation_ratios``, ours ÷ peer; ``null`` if it cannot be measured, see ``activation_method``;
+    * ``left_out``: peers that were not measured, with the reasons.
 
-    On other devices it holds
+    On other devices, it has
 
     * the case: ``device``, ``chip``, ``emulated``, ``versions``, ``arch``, ``precision``, ``batch_per_card``,
-      ``image_size``; and ``warning``, set where times mean nothing;
-    * ``contenders``: of each, in medians over rounds, ``img_s``, ``step_ms`` from one synchronisation to the
-      next, ``host_ms`` until all launches had returned, ``device_ms`` between events on the device, and
-      ``ratio`` with its interval, how many times as fast as ``baseline`` (the best peer);
-    * ``fastest`` of ours, and ``fastest_over_next`` of ours; ``conclusive`` and ``advice`` on the fastest's
-      ratio;
+      ``image_size``; and ``warning``, set if the times are not meaningful;
+    * ``contenders``: for each candidate, in medians over rounds, ``img_s``, ``step_ms`` from one
+      synchronisation to the next, ``host_ms`` until all launches returned, ``device_ms`` between events on
+      the device, and ``ratio``, the speed relative to ``baseline`` (the best peer), with its interval;
+    * ``fastest``: the fastest of our variants; ``fastest_over_next``: its ratio to the next; ``conclusive``
+      and ``advice`` on the ratio of the fastest;
     * ``kernels`` with ``--profile``, by candidate (``kernel_table``); ``kept``, the file of ``--keep``;
-    * ``left_out``: candidates that were not measured, or failed, and why.
+    * ``left_out``: candidates that were not measured or failed, with the reasons.
 
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
         DeviceError: the device is not available.
-        UserError: none of ours can be measured there.
+        UserError: none of our variants can be measured there.
     """
     check(settings)
     archs = architectures(settings.arch)
@@ -119,7 +105,9 @@ def _check_cpu(settings: StepBenchSettings) -> None:
         raise UsageError(
             f"--precision {settings.precision} is not measured on a CPU. Choose one of: fp32, bf16."
         )
-    select_backend(settings.backend, "cpu", compiled=settings.ours_compile)  # or says why not
+    select_backend(
+        settings.backend, "cpu", compiled=settings.ours_compile
+    )  # raises if it cannot be used
 
 
 def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
@@ -196,7 +184,7 @@ def _compiled(
 def _memory(
     settings: StepBenchSettings, names: list[str], threads: int, best: str, progress: Progress
 ) -> dict[str, Any]:
-    """Peak and activation memory of every candidate, each in a fresh process and alone."""
+    """Measure peak and activation memory of each candidate, alone in a new process."""
     progress("memory of each candidate, in a fresh process")
     found: dict[str, Memory] = {}
     started = dict(LIVE)
@@ -220,91 +208,3 @@ def _memory(
 
 def _over(ours: int | None, theirs: int | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None
-
-
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
-PEERS = peers(folding=False)
-
-
-class Data(NamedTuple):
-    """Random normalised images and labels, the same for every candidate."""
-
-    images: Tensor
-    labels: Tensor
-
-
-def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
-    """One training step of the candidate ``name``, which returns its loss. There is one case."""
-    data, variables = data_and_weights(settings)
-    if name in (OURS, OURS_COMPILED):
-        return _ours(settings, variables, data, compiled=name == OURS_COMPILED)
-    return torchvision_step(settings, variables, data, PEERS[name], torch.device("cpu"))
-
-
-def data_and_weights(settings: StepBenchSettings) -> tuple[Data, Variables]:
-    """On the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    size, count = settings.image_size, int(settings.batch_size)
-    images = torch.randn(count, 3, size, size, generator=generator)
-    labels = torch.randint(0, 1000, (count,), generator=generator)
-    return Data(images, labels), init(get_config(settings.arch), torch.Generator().manual_seed(0))
-
-
-def _ours(settings: StepBenchSettings, variables: Variables, data: Data, *, compiled: bool) -> Step:
-    """What ``shufflenet-fn train`` does in a step, the state in the backend's own channel order."""
-    if settings.allocator == "default":
-        cpu.keep_freed_memory()  # as training does
-    config = get_config(settings.arch)
-    optimizer = sgd(constant(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    chosen = select_backend(settings.backend, "cpu", compiled=compiled).backend
-    state, backend = in_order_of(config, create_train_state(variables, optimizer), chosen)
-    step = make_train_step(
-        config,
-        optimizer,
-        policy=get_policy(settings.precision),
-        backend=backend,
-        gradients=grads_by_engine,
-        compiler=torch.compile if compiled else lambda function: function,
-    )
-    memory_format = cpu.runtime().memory_format
-    batch = Examples(data.images.contiguous(memory_format=memory_format), data.labels)
-    flags = no_flags()
-
-    def run() -> Tensor:
-        nonlocal state
-        state, metrics, _ = step(state, batch, flags)
-        return metrics.loss
-
-    return settled(run) if compiled else run
-
-
-def torchvision_step(
-    settings: StepBenchSettings, variables: Variables, data: Data, peer: Peer, device: torch.device
-) -> Step:
-    """torchvision's model and torch's SGD; autocast for half precision, a gradient scaler for float16."""
-    state_dict = to_torchvision(variables, get_config(settings.arch))
-    model: Any = torchvision_model("bench step", settings.arch, state_dict)
-    model = model.to(device).to(memory_format=peer.memory_format)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    if peer.compiled:
-        model = torch.compile(model)
-    images = data.images.to(device).contiguous(memory_format=peer.memory_format)
-    labels = data.labels.to(device)
-    dtype = get_policy(settings.precision).compute_dtype
-    half, scaled = dtype != torch.float32, dtype == torch.float16
-    scaler = torch.amp.GradScaler(
-        device.type, init_scale=64.0, growth_interval=10**6, enabled=scaled
-    )
-
-    def run() -> Tensor:
-        optimizer.zero_grad()
-        with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
-            loss: Tensor = torch.nn.functional.cross_entropy(model(images), labels)
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
-        return loss.detach()
-
-    return settled(run) if peer.compiled else run

@@ -1,4 +1,4 @@
-"""Candidates in processes of their own, which stay alive and do what they are asked, one at a time."""
+"""Candidates in separate processes, which stay alive and serve one request at a time."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from shufflenet_fn_backends.support.errors import UserError
 
 Step = Callable[[], object]
 Build = Callable[[str, str, Any], Step]
-"""From a candidate's name, a case and the settings to what is measured; a function of a module (pickled)."""
+"""Takes a candidate's name, a case and the settings. Returns the step to measure. It must be a function of a
+module, because it is pickled."""
 Finish = Callable[[Any], None]
-"""From the settings: wait until the device has done what the steps of a turn queued (pickled)."""
+"""Takes the settings. Waits until the device has finished the steps of a turn. It is pickled."""
 
 
 def at_once(settings: Any) -> None:
-    """For steps that are done when they return."""
+    """Return at once: ``Finish`` for steps that are complete when they return."""
 
 
 class Worker:
-    """A candidate that is ready to be asked."""
+    """A candidate in its process."""
 
     def __init__(self, name: str, pipe: Connection) -> None:
         self.name = name
         self._pipe = pipe
 
     def turn(self, case: str, steps: int) -> float:
-        """Take ``steps`` steps of ``case`` and return the seconds that they took together.
+        """Take ``steps`` steps of ``case`` and return their total time in seconds.
 
         Raises:
-            UserError: the candidate failed, or its process is gone.
+            UserError: the candidate failed, or its process ended.
         """
         return float(self._ask("turn", case, steps))
 
     def value(self, case: str) -> Any:
-        """What one step of ``case`` returns; picklable. Raises as ``turn``."""
+        """Take one step of ``case`` and return its result, which must be picklable. Raises as ``turn``."""
         return self._ask("value", case, 1)
 
     def memory(self, case: str, steps: int) -> Memory:
-        """The memory that ``steps`` steps of ``case`` take. Raises as ``turn``."""
+        """Measure the memory of ``steps`` steps of ``case``. Raises as ``turn``."""
         return Memory(*self._ask("memory", case, steps))
 
     def _ask(self, question: str, case: str, steps: int) -> Any:
@@ -69,10 +70,10 @@ def workers(
     parents: bool = False,
     finish: Finish = at_once,
 ) -> Iterator[list[Worker]]:
-    """One process for each name, with ``threads`` compute threads and ``environment`` on top of ours.
+    """Start a process for each name, with ``threads`` compute threads and ``environment`` added to ours.
 
-    A process of its own for each, so that none profits from memory that another left warm. ``parents``:
-    they may start processes themselves. A turn's time ends when ``finish`` returns.
+    Separate processes keep a candidate from using memory that another one has warmed up. ``parents``: whether
+    they may start processes. The time of a turn ends when ``finish`` returns.
     """
     with contextlib.ExitStack() as stack:
         yield [
@@ -128,7 +129,7 @@ def _serve(
 ) -> None:
     import torch
 
-    # Exporters and compilers talk on standard output, where the caller's JSON goes.
+    # Exporters and compilers print to standard output, which is reserved for the caller's JSON.
     os.dup2(2, 1)
     torch.set_num_threads(threads)
     build, finish = functions
@@ -146,9 +147,9 @@ def _serve(
             try:
                 answer = _answer(question, step_of(case), steps, lambda: finish(settings))
             except Exception as error:
-                # Others may need the memory that it holds.
+                # Free its memory for other candidates.
                 built.pop(case, None)
-                answer = _told(name, error)
+                answer = _user_error(name, error)
             pipe.send(answer)
 
 
@@ -166,8 +167,8 @@ def _answer(question: str, step: Step, steps: int, finish: Callable[[], None]) -
     return time.perf_counter() - start
 
 
-def _told(name: str, error: Exception) -> UserError:
-    """The error as the user sees it; a user's own mistake in its own words and with its exit code."""
+def _user_error(name: str, error: Exception) -> UserError:
+    """Return the error for the user. A ``UserError`` keeps its message and exit code."""
     if isinstance(error, UserError):
         return error
     words = str(error).strip().splitlines() or [""]

@@ -1,1 +1,1 @@
-"""Looking into an installation stage by stage, each in a process of its own (``shufflenet-fn doctor``)."""
+"""Diagnosis of an installation in stages, each in a separate process (``shufflenet-fn doctor``)."""

@@ -1,4 +1,4 @@
-"""Stages about torch_npu and the CANN libraries under it."""
+"""Stages for torch_npu and CANN's libraries."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from shufflenet_fn_backends.runtimes.npu.probe import check_pair, not_installed
 
 LIBRARIES = ("libascendcl.so", "libhccl.so", "libopapi.so")
 _DRIVER = Path("/usr/local/Ascend/driver")
-# From CANN 8.5 on, and before; not all of Ascend's pages agree since when, so both are looked for.
+# The paths since CANN 8.5, and before. Ascend's pages disagree on the version, so search both.
 _PLACES = ("cann", "ascend-toolkit/latest", "ascend-toolkit")
 _OTHER_SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
 def torch_npu(facts: dict[str, Any]) -> Finding:
-    """Whether torch_npu is there, fits torch, and can be imported."""
+    """Check that torch_npu is installed, matches torch, and can be imported."""
     torch_version = facts["torch"]["version"]
     if importlib.util.find_spec("torch_npu") is None:
         if facts["device"] == "npu":
@@ -52,13 +52,13 @@ def torch_npu(facts: dict[str, Any]) -> Finding:
 
 
 def autoload(facts: dict[str, Any]) -> Finding:
-    """Whether ``import torch`` survives loading torch_npu by itself."""
+    """Check that ``import torch`` works when torch loads torch_npu by itself."""
     importlib.import_module("torch")
     return Finding(OK, "import torch loads torch_npu")
 
 
 def cann(facts: dict[str, Any]) -> Finding:
-    """Which of CANN's libraries this process can load, its version and the driver's."""
+    """Check that this process can load CANN's libraries, and find the versions of CANN and driver."""
     if facts["torch_npu"]["status"] == SKIPPED:
         return Finding(SKIPPED, "needed with torch_npu only")
     problems = {name: _cannot_load(name) for name in LIBRARIES}
@@ -92,7 +92,7 @@ def _cannot_load(library: str) -> str | None:
 def how_to_set_up(
     environment: Mapping[str, str] = os.environ, *, roots: tuple[Path, ...] | None = None
 ) -> str:
-    """What to do where CANN's libraries are not found; ``roots`` as for ``cann_version``."""
+    """Return what to do if CANN's libraries are not found. ``roots``: see ``cann_version``."""
     homes = [f"{name}={environment[name]}" for name in _HOMES if environment.get(name)]
     scripts = [path / "set_env.sh" for path in _installations(roots)]
     scripts = [path for path in scripts if path.exists()]
@@ -114,12 +114,12 @@ def how_to_set_up(
 def cann_version(
     environment: Mapping[str, str] = os.environ, *, roots: tuple[Path, ...] | None = None
 ) -> str | None:
-    """The version in the install information that CANN's packages leave beside them.
+    """Return the version in the install information of CANN's packages, or ``None``.
 
     Args:
-        environment: where ASCEND_HOME_PATH may name the installation that is used.
-        roots: folders that an installation may lie in if it does not; /usr/local/Ascend, ~/Ascend and
-            where pip puts CANN, ascend in site-packages.
+        environment: ASCEND_HOME_PATH may name the installation in use.
+        roots: folders to search otherwise; defaults to /usr/local/Ascend, ~/Ascend, and ascend in
+            site-packages, where pip installs CANN.
     """
     named = [Path(environment[name]) for name in _HOMES if environment.get(name)]
     for home in named or _installations(roots):
@@ -155,7 +155,7 @@ def _driver_version() -> str | None:
 
 
 def _emulated() -> str | None:
-    """The folder of the emulated libascendcl.so, if that is what was loaded."""
+    """Return the folder of libascendcl.so if the loaded one is the emulator's, else ``None``."""
     for line in _read(Path("/proc/self/maps")).splitlines():
         path = Path(line.rpartition(" ")[2])
         if path.name.startswith("libascendcl.so") and "ascend-emulator" in path.parts:

@@ -1,4 +1,4 @@
-"""Everything that a first look at a chip needs, measured and packed into one file that can be sent back."""
+"""An archive with measurements, versions and logs of a machine, to be sent back for analysis."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ _PACKAGES: Final = (
     *("opencv-python-headless", "simplejpeg", "pillow"),
 )
 _STEPS_S, _BENCH_S = 600.0, 1800.0
-"""Limits of a start. The first of each operator may be compiled, which takes minutes."""
+"""Time limits of a process. The first use of each operator may compile it, which takes minutes."""
 
 _LOG_LIMIT: Final = 200_000
-"""Characters kept of the end of a process's output."""
+"""Number of characters to keep from the end of a process's output."""
 
 README: Final = """\
 What `shufflenet-fn doctor --bundle` found on one machine.
@@ -57,7 +57,7 @@ CANN's own log (~/ascend/log/debug/plog) is not in it.
 
 
 class Sizes(NamedTuple):
-    """How large the measurements are. ``precisions``: of steps and benchmark, in order."""
+    """Sizes of the measurements. ``precisions``: those of steps and benchmark, in order."""
 
     arch: str
     image_size: int
@@ -70,11 +70,11 @@ class Sizes(NamedTuple):
 
 ON_DEVICE: Final = Sizes("x1_0", 224, 64, 5, "64,256", 5, ("fp32", "O2"))
 SMALL: Final = Sizes("x0_5", 32, 8, 3, "2", 3, ("fp32",))
-"""On a CPU and on the emulator, whose times mean nothing."""
+"""Sizes on a CPU and on the emulator, whose times are not meaningful."""
 
 
 class Bundle(NamedTuple):
-    """The archive that was written, and what it says."""
+    """The archive that was written, and its report."""
 
     path: Path
     size: int
@@ -83,7 +83,7 @@ class Bundle(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """What is filled on the way: the figures of the JSON files, and the log."""
+    """Parts of the archive under construction: the figures of the JSON files, and the log."""
 
     steps: dict[str, Any]
     bench: dict[str, Any]
@@ -117,16 +117,16 @@ def make_bundle(
     say: Say,
     on_stage: Callable[[Stage], None],
 ) -> Bundle:
-    """Go through the doctor's stages, train a few steps, run ``bench step``, and write it all to ``path``.
+    """Run the doctor's stages, train a few steps, run ``bench step``, and write the results to ``path``.
 
-    What fails is recorded and does not end it.
+    Failures are recorded, and the next part runs.
 
     Args:
-        path: the archive, a new file; it is there whole or not at all.
-        settings: the doctor's.
-        command: the module that ``python -m`` starts ``shufflenet-fn`` by.
-        say: told what is done next, and what it came to.
-        on_stage: told of each of the doctor's stages.
+        path: the archive, a new file. It is written completely or not at all.
+        settings: settings of the doctor.
+        command: the module of ``shufflenet-fn`` for ``python -m``.
+        say: called with a line before and after each part.
+        on_stage: called after each of the doctor's stages.
 
     Raises:
         UsageError: ``path`` cannot be a new file, or a setting is not valid.
@@ -137,11 +137,11 @@ def make_bundle(
     began = time.perf_counter()
     parts = _Parts({}, {}, {}, [])
 
-    def told(text: str) -> None:
+    def log(text: str) -> None:
         parts.log.append(f"[{time.perf_counter() - began:.1f} s] {text}")
         say(text)
 
-    told("1 of 3: the doctor's stages")
+    log("1 of 3: the doctor's stages")
     report = examine(settings, on_stage)
     parts.log.extend(_line(stage) for stage in report.stages)
     facts = {name: finding for name, finding, _ in report.stages}
@@ -149,9 +149,9 @@ def make_bundle(
         for number, (name, part, limit) in enumerate(
             (("steps", _steps, _STEPS_S), ("bench", _bench, _BENCH_S)), 2
         ):
-            told(f"{number} of 3: {name}; each start may take {limit:.0f} s")
+            log(f"{number} of 3: {name}; each start may take {limit:.0f} s")
             start = time.perf_counter()
-            finding = _guarded(part, facts, Path(scratch), command, parts, told)
+            finding = _guarded(part, facts, Path(scratch), command, parts, log)
             stage = Stage(name, finding, time.perf_counter() - start)
             for figures in (parts.steps,) if name == "steps" else (parts.bench, parts.kernels):
                 if not figures:
@@ -179,7 +179,7 @@ def make_bundle(
 
 
 def write_archive(path: Path, texts: Mapping[str, str]) -> int:
-    """Write ``texts`` by name as the zip archive ``path``, whole or not at all; return its size in bytes.
+    """Write ``texts`` as the zip archive ``path``, completely or not at all. Return its size in bytes.
 
     Raises:
         UserError: it cannot be written.
@@ -212,7 +212,7 @@ def _guarded(
         return Finding(SKIPPED, f"needs a device: {devices.text}")
     try:
         return part(facts, scratch, command, parts, say)
-    except Exception as error:  # whatever it is, it belongs into the archive
+    except Exception as error:  # record any error in the archive
         parts.log.append(traceback.format_exc())
         return Finding(FAILED, f"{type(error).__name__}: {error}", "Report this.")
 
@@ -301,7 +301,7 @@ def _bench(
             parts.bench[precision] = {"failed": wrong, "seconds": seconds}
             parts.kernels[precision] = {"missing": f"bench step failed: {wrong}"}
             continue
-        # Before it may stand what a library prints, such as a profiler on its way.
+        # Libraries, such as a profiler, may print before the result.
         result = json.loads(outcome.out.strip().splitlines()[-1])
         parts.bench[precision] = {"seconds": seconds, **result}
         parts.kernels[precision] = _kernels(result)
@@ -311,7 +311,7 @@ def _bench(
 
 
 def _kernels(result: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of each candidate by batch size, without the folder, which is gone."""
+    """Return the table of each candidate by batch size, without its folder, which no longer exists."""
     found = {}
     for one in result.get("results", [result]):
         tables = one.get("kernels") or {"missing": "no profile is taken on a CPU"}
@@ -331,7 +331,7 @@ def _run(
     outcome = run_module(command, arguments, timeout_s=limit)
     seconds = time.perf_counter() - start
     parts.log.append(f"$ shufflenet-fn {' '.join(arguments)}")
-    # The result of a benchmark is in a file of its own.
+    # The archive has a separate file for the result of a benchmark.
     said = [outcome.err] if "--json" in arguments else [outcome.out, outcome.err]
     parts.log.extend(text[-_LOG_LIMIT:] for text in said if text)
     parts.log.append(f"{outcome.ending}, after {seconds:.1f} s")
@@ -358,7 +358,7 @@ def _records(path: Path) -> list[dict[str, Any]]:
 
 
 def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:
-    """Read without importing torch, which may be what fails."""
+    """Return versions of software and machine, without importing torch, which may fail."""
     cann = facts["cann"].details
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -374,7 +374,7 @@ def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:
 
 
 def _versions_of_four(versions: Mapping[str, Any]) -> frozenset[str]:
-    """Those that look like addresses, such as OpenCV's, and are none of this machine's."""
+    """Return the versions that look like IP addresses, such as OpenCV's, except this machine's addresses."""
     found = {*versions["packages"].values(), versions["cann"], versions["driver"]}
     return frozenset(text for text in found if text) - set(addresses())
 

@@ -1,4 +1,4 @@
-"""Stages about devices: which there are, and whether one computes what the CPU does."""
+"""Stages for devices: which are present, and whether they compute correct results."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ from shufflenet_fn_backends.support.errors import DeviceError
 _TOLERANCE: Final = MappingProxyType(
     {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 )
-"""Relative to the largest value; four roundings. A value keeps 8 bits in bfloat16 and 11 in float16. In
-float32 it keeps 11 as well: convolutions take HF32, TF32 or, on the first generation of NPUs, float16."""
+"""Relative to the largest value: four rounding errors. A value has 8 significant bits in bfloat16 and 11 in
+float16. In float32 only 11 bits are assumed as well, because convolutions may use HF32, TF32 or, on the first
+generation of NPUs, float16."""
 
 _UNLISTED: Final = (
     "CANN 9's documents list no convolution for this series; this chip has just computed it."
@@ -38,7 +39,7 @@ _CHANNELS = 58  # of a branch in stage 2 of x1_0
 
 
 def devices(facts: dict[str, Any]) -> Finding:
-    """The devices that training would take, by ``--device``."""
+    """Find the devices that training would use with this ``--device``."""
     wanted = facts["device"]
     notes = []
     if wanted in ("auto", "npu") and facts["torch_npu"]["status"] != SKIPPED:
@@ -50,7 +51,7 @@ def devices(facts: dict[str, Any]) -> Finding:
                 return Finding(FAILED, "no NPU", f"{no_device()}.")
             notes.append(f"{no_device()}.")
         elif wanted == "npu":
-            return Finding(FAILED, "no NPU", "Mend torch_npu first: see above.")
+            return Finding(FAILED, "no NPU", "Fix torch_npu first: see above.")
         else:
             notes.append("NPUs cannot be used: torch_npu does not load, see above.")
     no_cuda = cuda.unavailable_reason()
@@ -65,7 +66,7 @@ def devices(facts: dict[str, Any]) -> Finding:
 
 
 def kernel(facts: dict[str, Any]) -> Finding:
-    """Convolutions, batch norm and max pooling, forward and backward, against float64 on the CPU."""
+    """Compare convolutions, batch norm and max pooling, forward and backward, with float64 on the CPU."""
     runtime = _chosen(facts)
     runtime.prepare()
     runtime.set_device(0)
@@ -114,9 +115,9 @@ def kernel(facts: dict[str, Any]) -> Finding:
 
 
 def compare_operators(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
-    """The largest relative error of each operator's result and gradients on ``device`` in ``dtype``.
+    """Return the largest relative error of each operator's result and gradients on ``device`` in ``dtype``.
 
-    The truth is float64 on the CPU, of the same inputs. NaN where anything is.
+    The expected values are computed in float64 on the CPU. The error is NaN if any value is NaN.
     """
     generator = torch.Generator().manual_seed(0)
 
@@ -124,7 +125,7 @@ def compare_operators(device: torch.device, dtype: torch.dtype) -> dict[str, flo
         return torch.randn(*shape, generator=generator)
 
     x, channels = random(2, _CHANNELS, 12, 12), _CHANNELS
-    # Whole numbers, all different within a map, which every dtype holds: no maximum is there twice.
+    # Integers that are exact in every dtype, all different within a map, so that each maximum is unique.
     different = torch.stack([torch.randperm(144, generator=generator) for _ in range(2 * channels)])
     cases: dict[str, tuple[_Operator, tuple[Tensor, ...]]] = {
         f"convolution (groups {channels})": (
@@ -147,9 +148,9 @@ _Operator = Callable[..., Tensor]
 
 
 def _batch_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    # Weight and bias stay in float32 in training; float64 is for the truth.
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return nnf.batch_norm(x, None, None, weight.to(wide), bias.to(wide), training=True)
+    # Weight and bias are float32 in training, and float64 for the expected values.
+    dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return nnf.batch_norm(x, None, None, weight.to(dtype), bias.to(dtype), training=True)
 
 
 def _error(
@@ -162,13 +163,13 @@ def _error(
         (a.cpu().double() - b).abs().max() / b.abs().max()
         for a, b in zip(found, expected, strict=True)
     ]
-    return float(torch.stack(errors).max())  # NaN if any is, which Python's max may pass over
+    return float(torch.stack(errors).max())  # NaN if any is; Python's max may ignore a NaN
 
 
 def _with_gradients(operator: _Operator, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     inputs = tuple(value.clone().requires_grad_() for value in inputs)
     y = operator(*inputs)
-    # The same on every device, and held by every dtype.
+    # Equal on every device and exact in every dtype.
     weights = (torch.arange(y.numel()) % 7 - 3.0).reshape(y.shape)
     return (y.detach(), *torch.autograd.grad(y, inputs, weights.to(y.device, y.dtype)))
 
@@ -201,13 +202,13 @@ def _chosen(facts: dict[str, Any]) -> Runtime:
 
 
 _SIZE = 2_300_000
-"""Float32 values: the gradient of x1_0."""
+"""Number of float32 values, as in the gradient of x1_0."""
 
 _FIX = "Update the driver and CANN (or CUDA) to versions that go together."
 
 
 def collective(facts: dict[str, Any]) -> Finding:
-    """A sum over two ranks, by the collectives that training uses on this device."""
+    """Compute a sum over two ranks, by the collectives that training uses on this device."""
     kind, count = facts["devices"]["kind"], facts["devices"]["count"]
     runtime = runtime_of(kind)
     if count < 2 and not runtime.shares:
@@ -223,7 +224,7 @@ def collective(facts: dict[str, Any]) -> Finding:
 
 
 def _rank(kind: str, world: World) -> tuple[bool, float]:
-    """Whether the sum is wrong, and the seconds of a second one."""
+    """Return whether the sum is wrong, and the seconds of a second sum."""
     runtime = runtime_of(kind)
     runtime.prepare()
     runtime.set_device(world.local_rank)

@@ -1,4 +1,4 @@
-"""Stages about images and the disk that runs are written to."""
+"""Stages for the loader and for the disk of the runs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from shufflenet_fn.doctor.finding import FAILED, OK, WARNING, Finding
 from shufflenet_fn.io import flush
 
 _SCARCE = 2 * 2**30
-"""Bytes below which a disk is called nearly full: some hundred checkpoints of x2_0."""
+"""Free bytes below which a disk counts as nearly full: about a hundred checkpoints of x2_0."""
 
 _BLOCK, _BLOCKS = 2**20, 64
 _BATCH, _BATCHES = 32, 4
 
 
 def loader(facts: dict[str, Any]) -> Finding:
-    """A few batches of JPEGs that are made here, through the loader that training uses."""
+    """Read a few batches of generated JPEGs through the loader that training uses."""
     from shufflenet_fn.data.demo import write_demo
     from shufflenet_fn.data.loader import train_loader
     from shufflenet_fn.data.native.choose import choose_image_reader
@@ -55,7 +55,7 @@ def loader(facts: dict[str, Any]) -> Finding:
 
 
 def disk(facts: dict[str, Any]) -> Finding:
-    """Whether the folder of runs can be written, is flushed to the disk, and has room."""
+    """Check that the folder of runs is writable, can be flushed to disk, and has free space."""
     folder = Path(facts["output"]).expanduser().absolute()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     if not existing.is_dir():
@@ -78,7 +78,7 @@ def disk(facts: dict[str, Any]) -> Finding:
 
 
 def _write_speed(folder: Path) -> float:
-    """Bytes per second of a new file, written, flushed, renamed, and its folder flushed too."""
+    """Return bytes per second for a new file: write, flush, rename, flush of its folder."""
     with tempfile.TemporaryDirectory(prefix=".shufflenet-fn-doctor-", dir=folder) as scratch:
         path = Path(scratch) / "block"
         block = os.urandom(_BLOCK)

@@ -1,4 +1,4 @@
-"""The stages in order, each in a process of its own: a crash or a hang is a finding, and the next goes on."""
+"""Runs the stages in order, each in a separate process: a crash or a hang of one does not stop the next."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ _NEEDS_DEVICE = ("kernel", "collective")
 def examine(
     settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda stage: None
 ) -> Report:
-    """Go through all stages.
+    """Run all stages.
 
     Args:
-        settings: what the user gave.
-        on_stage: told of each stage when it is done.
+        settings: settings of the doctor.
+        on_stage: called after each stage.
 
     Raises:
         UsageError: a setting is not valid.
@@ -84,7 +84,7 @@ def examine(
 
 
 def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = False) -> Finding:
-    """One stage in its process; a crash, an exception or a hang is a failed one."""
+    """Run one stage in a separate process. A crash, an exception or a hang counts as failed."""
     outcome = run_module(
         "shufflenet_fn.doctor.examine",
         [name, json.dumps(facts)],
@@ -94,9 +94,9 @@ def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = Fal
     for line in outcome.out.splitlines():
         if line.startswith(MARK):
             found = Finding(**json.loads(line.removeprefix(MARK)))
-            # A process that said that all is well and then crashed is not well.
-            well = outcome.code == 0 or found.status == FAILED
-            return found if well else _crashed(outcome, timeout_s)
+            # A process that reported success and then crashed has failed.
+            valid = outcome.code == 0 or found.status == FAILED
+            return found if valid else _crashed(outcome, timeout_s)
     return _crashed(outcome, timeout_s)
 
 
@@ -114,10 +114,10 @@ def _crashed(outcome: Outcome, timeout_s: float) -> Finding:
 
 
 def _needless(name: str, facts: Facts) -> Finding | None:
-    """Why a stage cannot be gone through, or need not be, after what was found before."""
+    """Return why a stage cannot or need not run after earlier findings, or ``None``."""
     if name in _NEEDS_TORCH and facts["torch"]["status"] == FAILED:
         return Finding(SKIPPED, "needs torch")
-    # Without its version there is no torch_npu to judge by.
+    # Without its version, torch_npu is not installed.
     if name in _NEEDS_TORCH_NPU and "version" not in facts["torch_npu"]:
         return Finding(SKIPPED, "needed with torch_npu only")
     if name in _NEEDS_DEVICE and facts["devices"]["status"] == FAILED:
@@ -128,7 +128,7 @@ def _needless(name: str, facts: Facts) -> Finding | None:
 
 
 def _with_autoload(finding: Finding, facts: Facts, timeout_s: float) -> Finding:
-    """What a plain ``import torch`` does here, which loads torch_npu by itself."""
+    """Add to ``finding`` whether a plain ``import torch`` works, which loads torch_npu by itself."""
     plain = run_stage("autoload", facts, timeout_s=timeout_s, autoload=True)
     if plain.status == OK:
         return finding
@@ -143,7 +143,7 @@ def _with_autoload(finding: Finding, facts: Facts, timeout_s: float) -> Finding:
 
 MARK: Final = "shufflenet-fn finding: "
 
-# Named and not imported: a stage's imports are part of what it tries.
+# Names instead of imports: a stage also tests its imports.
 STAGES: Final = MappingProxyType(
     {
         "python": "shufflenet_fn.doctor.packages:python",

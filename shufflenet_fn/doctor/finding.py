@@ -1,4 +1,4 @@
-"""What a stage comes to."""
+"""Results of the doctor's stages."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ SKIPPED: Final = "skipped"
 
 
 class Finding(NamedTuple):
-    """``status``: ok, warning, failed or skipped. ``fix``: what to do about it, empty where nothing is.
+    """The result of a stage.
 
-    ``details``: figures for programs, and what later stages go by; plain JSON values.
+    ``status``: ok, warning, failed or skipped. ``fix``: what to do, or empty. ``details``: figures for
+    programs and for later stages, as plain JSON values.
     """
 
     status: str
@@ -23,7 +24,7 @@ class Finding(NamedTuple):
 
 
 class Stage(NamedTuple):
-    """A stage that was gone through, and how long it took."""
+    """A stage that ran, with its result and its time."""
 
     name: str
     finding: Finding
@@ -40,7 +41,7 @@ class Report(NamedTuple):
         return all(stage.finding.status != FAILED for stage in self.stages)
 
     def as_json(self) -> dict[str, Any]:
-        """For ``--json``: ``ok``, and name, status, text, fix, details and seconds of each stage."""
+        """Return ``ok``, and name, status, text, fix, details and seconds of each stage, for ``--json``."""
         return {
             "ok": self.ok,
             "stages": [

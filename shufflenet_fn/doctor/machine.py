@@ -1,7 +1,7 @@
-"""Stages about the machine under an NPU: versions, rights, network card and variables. None loads torch.
+"""Stages for the machine of an NPU: versions, permissions, network card and variables. None imports torch.
 
-Each check is a function of what it looks at, so that a test can hand it another machine; the stages below
-hand it this one.
+Each check takes its inputs as arguments, so that tests can describe another machine. The stages at the end
+pass those of this machine.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _QUEUE: Final = "TASK_QUEUE_ENABLE"
 
 
 def check_glibc(version: str | None) -> Finding:
-    """Whether the system's C library is new enough for the wheels; ``version`` such as ``glibc 2.31``."""
+    """Check that the C library is new enough for the wheels. ``version`` is for example ``glibc 2.31``."""
     if version is None or not version.startswith("glibc "):
         return Finding(SKIPPED, "not a system with glibc")
     found = tuple(map(int, version.removeprefix("glibc ").split(".")[:2]))
@@ -44,7 +44,7 @@ def check_glibc(version: str | None) -> Finding:
 
 
 def check_numpy(numpy: str, cann: str | None) -> Finding:
-    """Whether numpy goes with CANN, whose operator compiler imports it."""
+    """Check that numpy is compatible with CANN, whose operator compiler imports it."""
     if pairs.numpy_bound(cann) and int(numpy.partition(".")[0]) >= 2:
         text = f"numpy {numpy} beside CANN {cann}: its operator compiler fails with numpy 2 (error 500001)"
         return Finding(WARNING, text, f"pip install '{pairs.NUMPY_1}'")
@@ -52,7 +52,7 @@ def check_numpy(numpy: str, cann: str | None) -> Finding:
 
 
 def check_device_files(dev: Path, *, required: bool) -> Finding:
-    """Whether this user may open the NPU's files in ``dev``."""
+    """Check that this user may open the NPU's device files in ``dev``."""
     devices = sorted(path for path in dev.glob("davinci*") if path.name[7:].isdigit())
     if not devices:
         return Finding(SKIPPED, f"there is no {dev}/davinci0")
@@ -74,7 +74,7 @@ def check_device_files(dev: Path, *, required: bool) -> Finding:
 
 
 def check_user(uid: int) -> Finding:
-    """Whether user number ``uid`` has a passwd entry, which HCCL and torch.compile look up."""
+    """Check that user number ``uid`` has a passwd entry, which HCCL and torch.compile look up."""
     try:
         return Finding(OK, f"user {pwd.getpwuid(uid).pw_name} ({uid})")
     except KeyError:
@@ -86,7 +86,7 @@ def check_user(uid: int) -> Finding:
 
 
 def check_folder(folder: Path) -> Finding:
-    """Whether CANN can write its ``kernel_meta`` into the current folder."""
+    """Check that CANN can write its ``kernel_meta`` into the current folder."""
     if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         return Finding(OK, f"{folder} is writable")
     fix = "Start in a folder that you can write, or set ASCEND_WORK_PATH and ASCEND_CACHE_PATH to one."
@@ -94,7 +94,7 @@ def check_folder(folder: Path) -> Finding:
 
 
 def check_network(environment: Mapping[str, str], cards: Mapping[str, str]) -> Finding:
-    """Which network card of the host HCCL takes, by its documented order; ``cards``: address to name.
+    """Find the network card of the host that HCCL uses, by its documented order. ``cards``: address to name.
 
     Source: hccl, docs/zh/user_guide/hccl_env/HCCL_IF_IP.md and HCCL_SOCKET_IFNAME.md, at 09300b7.
     """
@@ -122,7 +122,7 @@ def check_network(environment: Mapping[str, str], cards: Mapping[str, str]) -> F
 
 
 def check_variables(environment: Mapping[str, str], torch_npu: str | None) -> Finding:
-    """Variables of torch_npu that are set to what does not work, or that this torch_npu does not read."""
+    """Find variables of torch_npu with invalid values, and those that this torch_npu does not read."""
     queue = environment.get(_QUEUE)
     both = environment.get(ALLOC_CONF) and environment.get(_NPU_ALLOC_CONF)
     if queue is not None and queue not in ("0", "1", "2"):
@@ -145,7 +145,7 @@ def check_variables(environment: Mapping[str, str], torch_npu: str | None) -> Fi
 
 
 def glibc(facts: dict[str, Any]) -> Finding:
-    """The C library of this system."""
+    """Check the C library of this system."""
     try:
         return check_glibc(os.confstr("CS_GNU_LIBC_VERSION"))
     except (ValueError, OSError):
@@ -153,7 +153,7 @@ def glibc(facts: dict[str, Any]) -> Finding:
 
 
 def versions(facts: dict[str, Any]) -> Finding:
-    """torch, torch_npu and CANN in Ascend's table."""
+    """Check that torch, torch_npu and CANN are in Ascend's table."""
     if facts["cann"].get("emulator"):
         return Finding(SKIPPED, "CANN is emulated")
     installed = str(facts["torch_npu"]["version"])
@@ -167,34 +167,34 @@ def versions(facts: dict[str, Any]) -> Finding:
 
 
 def numpy(facts: dict[str, Any]) -> Finding:
-    """numpy beside this CANN."""
+    """Check numpy with this CANN."""
     return check_numpy(importlib.metadata.version("numpy"), facts["cann"].get("version"))
 
 
 def device_files(facts: dict[str, Any]) -> Finding:
-    """The NPU's files in /dev."""
+    """Check the NPU's device files in /dev."""
     if facts["cann"].get("emulator"):
         return Finding(SKIPPED, "CANN is emulated")
     return check_device_files(Path("/dev"), required=facts["device"] == "npu")
 
 
 def user(facts: dict[str, Any]) -> Finding:
-    """Who runs this."""
+    """Check the user of this process."""
     return check_user(os.geteuid())
 
 
 def folder(facts: dict[str, Any]) -> Finding:
-    """The current folder."""
+    """Check the current folder."""
     return check_folder(Path.cwd())
 
 
 def network(facts: dict[str, Any]) -> Finding:
-    """The network card that HCCL takes."""
+    """Find the network card that HCCL uses."""
     return check_network(os.environ, addresses())
 
 
 def variables(facts: dict[str, Any]) -> Finding:
-    """torch_npu's variables."""
+    """Check torch_npu's variables."""
     return check_variables(os.environ, facts["torch_npu"].get("version"))
 
 
@@ -206,7 +206,7 @@ def _group(number: int) -> str:
 
 
 def _matches(name: str, wanted: str) -> bool:
-    """Whether a card fits HCCL_SOCKET_IFNAME: ``eth,enp``, ``^eth``, ``=eth0`` or ``^=eth0``."""
+    """Return whether a card matches HCCL_SOCKET_IFNAME: ``eth,enp``, ``^eth``, ``=eth0`` or ``^=eth0``."""
     no = wanted.startswith("^")
     rest = wanted.removeprefix("^")
     exact = rest.startswith("=")
@@ -216,7 +216,7 @@ def _matches(name: str, wanted: str) -> bool:
 
 
 def _first_named(fitting: list[str], wanted: str) -> str:
-    """The card whose pattern comes first; in which order HCCL looks is documented as "first matched"."""
+    """Return the card whose pattern comes first. HCCL's documentation says only "first matched"."""
     if wanted.startswith("^"):
         return fitting[0]
     parts = wanted.removeprefix("=").split(",")

@@ -1,4 +1,4 @@
-"""Stages about Python and its packages."""
+"""Stages for Python and its packages."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 
 OLDEST_TORCH = (2, 7)
 _OLDEST_PYTHON = (3, 10)
-# By the name that is imported: OpenCV, for one, comes in several packages.
+# By import name, because OpenCV, for example, comes in several packages.
 _NEEDED: Final = MappingProxyType(
     {
         "numpy": "numpy",
@@ -30,7 +30,7 @@ _NEEDED: Final = MappingProxyType(
 
 
 def python(facts: dict[str, Any]) -> Finding:
-    """The interpreter, and the packages that are needed besides torch."""
+    """Check the interpreter, and the required packages besides torch."""
     version, machine = platform.python_version(), platform.machine()
     text = f"Python {version}, {platform.system()} {machine}"
     details = {"version": version, "machine": machine, "executable": sys.executable}
@@ -46,7 +46,7 @@ def python(facts: dict[str, Any]) -> Finding:
 
 
 def torch(facts: dict[str, Any]) -> Finding:
-    """torch without torch_npu, which it would load by itself."""
+    """Check torch, without torch_npu, which torch would load by itself."""
     module = importlib.import_module("torch")
     build = module.version.cuda or module.version.hip
     kind = f"CUDA {module.version.cuda}" if module.version.cuda else f"ROCm {module.version.hip}"
@@ -58,12 +58,12 @@ def torch(facts: dict[str, Any]) -> Finding:
 
 
 def torchvision(facts: dict[str, Any]) -> Finding:
-    """torchvision, which only benchmarks and some tests need."""
+    """Check torchvision, which only benchmarks and some tests need."""
     if importlib.util.find_spec("torchvision") is None:
         return Finding(SKIPPED, "not installed; only bench needs it")
     try:
         module = importlib.import_module("torchvision")
-    except Exception as error:  # whatever it is, it concerns the benchmarks alone
+    except Exception as error:  # any error affects only the benchmarks
         from shufflenet_fn_backends.known_errors import explain
 
         known = explain(str(error))
@@ -73,7 +73,7 @@ def torchvision(facts: dict[str, Any]) -> Finding:
 
 
 def namesakes(facts: dict[str, Any]) -> Finding:
-    """Packages that are not what their name promises to a user of NPUs."""
+    """Find packages whose names mislead users of NPUs."""
     warnings: list[str] = []
     notes: list[str] = []
     fixes: list[str] = []
@@ -104,7 +104,7 @@ def _is_web_framework(apex: importlib.metadata.Distribution) -> bool:
 
 
 def _is_empty(package: importlib.metadata.Distribution) -> bool:
-    """Return whether a package of CANN's name installed nothing; that of Huawei's own index fills ascend/."""
+    """Return whether a package named like CANN is empty. The one from Huawei's own index fills ascend/."""
     folder = Path(str(package.locate_file("ascend")))
     files = _files(package)
     return (
@@ -119,7 +119,7 @@ def _files(package: importlib.metadata.Distribution) -> list[str]:
 
 
 class _Namesake(NamedTuple):
-    """``wrong``, ``right``: what is said of it, after its name and version, by what ``is_wrong`` finds."""
+    """A misleading package name. ``wrong``, ``right``: text after name and version, as ``is_wrong`` finds."""
 
     package: str
     is_wrong: Callable[[importlib.metadata.Distribution], bool]

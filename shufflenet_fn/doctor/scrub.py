@@ -1,4 +1,4 @@
-"""Taking out of a text what tells whose machine it is from: paths, names and addresses."""
+"""Removal of private data from texts: paths, names and addresses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ USER: Final = "USER"
 HOST: Final = "HOST"
 ADDRESS: Final = "ADDRESS"
 
-# Places that are the same on every machine, and say what is installed there.
+# Folders that are the same on every machine, and show what is installed.
 _PUBLIC: Final = r"/(?:usr/local/Ascend|usr/lib\w*|usr/bin|lib\w*|bin|dev|proc|sys|etc)\b"
 _CODE: Final = re.compile(
     r".*/(?=(?:site-packages|dist-packages|shufflenet_fn\w*|python3\.\d+)/[\w./@+-]*$)"
@@ -36,7 +36,7 @@ _CARD: Final = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w
 
 
 class Private(NamedTuple):
-    """What must not be told: ``folders`` with all that lies in them, names of ``users`` and of ``hosts``."""
+    """Private data: ``folders`` with their contents, names of ``users`` and of ``hosts``."""
 
     folders: tuple[str, ...]
     users: tuple[str, ...]
@@ -44,7 +44,7 @@ class Private(NamedTuple):
 
 
 def private_here(*folders: str | Path, environment: Mapping[str, str] = os.environ) -> Private:
-    """What is private of this process's user and machine, and ``folders``, which the user named."""
+    """Return the private data of this user and machine, including ``folders``, which the user named."""
     users = {environment.get(name) for name in ("USER", "LOGNAME", "USERNAME", "SUDO_USER")}
     with contextlib.suppress(KeyError, OSError):  # this user has no passwd entry
         users |= {getpass.getuser(), pwd.getpwuid(os.geteuid()).pw_name}
@@ -62,16 +62,16 @@ def private_here(*folders: str | Path, environment: Mapping[str, str] = os.envir
 def scrub(text: str, private: Private, *, versions: Iterable[str] = ()) -> str:
     """Return ``text`` with placeholders for paths, user names, host names and addresses.
 
-    Of a path in an installed package the part within the package is kept, and places that every machine
-    has (/usr/local/Ascend, /dev and others of the system) are kept whole.
+    The part of a path within an installed package is kept. Paths in folders that every machine has
+    (/usr/local/Ascend, /dev and other system folders) are kept completely.
 
     Args:
-        text: any.
-        private: what is known to be private, wherever it stands.
-        versions: versions of four numbers, which look like addresses and are kept.
+        text: any text.
+        private: known private data, which is replaced everywhere.
+        versions: versions of four numbers to keep, because they look like addresses.
     """
     for folder in private.folders:
-        # All that is private in a folder goes with it; its name may hold spaces, which a path's end is not.
+        # Replace a folder with all that follows. Its name may contain spaces, which end other paths.
         text = re.sub(rf"(?<![\w.]){re.escape(folder)}(?![\w-])(?:/{_END}*)*", _shortened, text)
     text = _QUOTED_PATH.sub(lambda m: f"{m['quote']}{_path(m['path'])}{m['quote']}", text)
     text = _ANY_PATH.sub(lambda m: _path(m["path"]), text)
@@ -87,7 +87,7 @@ def scrub(text: str, private: Private, *, versions: Iterable[str] = ()) -> str:
 
 
 def scrub_values(value: Any, private: Private, *, versions: Iterable[str] = ()) -> Any:
-    """Return a JSON value with every text in it scrubbed. Keys are left as they are: they are ours."""
+    """Return a JSON value with all its strings scrubbed. Keys are ours and are not changed."""
     if isinstance(value, str):
         return scrub(value, private, versions=versions)
     if isinstance(value, Mapping):
@@ -124,6 +124,6 @@ def _word(name: str) -> str:
 
 
 def _longest_first(names: Iterable[str | None]) -> tuple[str, ...]:
-    # A single character, or /, would take every text apart.
+    # A single character, or /, would match everywhere.
     useful = {name for name in names if name and len(name) > 1 and name != "localhost"}
     return tuple(sorted(useful, key=lambda name: (-len(name), name)))

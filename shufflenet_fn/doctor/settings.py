@@ -1,4 +1,4 @@
-"""What ``shufflenet-fn doctor`` can be told. Needs no torch."""
+"""The settings of ``shufflenet-fn doctor``. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _PANEL = "Doctor"
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorSettings:
-    """Where to look and for how long."""
+    """Settings of the doctor."""
 
     device: str = option(
         "auto",
         "--device",
-        help="The device that is to work; auto takes npu, then cuda, then cpu, as training does.",
+        help="The device to check; auto takes npu, then cuda, then cpu, as training does.",
         panel=_PANEL,
         choices=("auto", *DEVICE_NAMES),
     )
     output: str = option(
         "runs",
         "--output",
-        help="Where runs are to be written: its disk is examined.",
+        help="Folder of the runs, whose disk is checked.",
         panel=_PANEL,
     )
     timeout: float = option(
         120.0,
         "--timeout",
-        help="Seconds that one stage may take before it counts as hanging.",
+        help="Time limit of one stage in seconds.",
         panel=_PANEL,
         above=0,
     )

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.bench import step as bench_step
+from shufflenet_fn.bench import step_candidates
 from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, settled
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.step import PEERS, build_step
+from shufflenet_fn.bench.step_candidates import PEERS, build_step
 from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_cli.bench_table import print_step_table
 from tests.model.support import one_thread
@@ -38,7 +38,7 @@ def losses(name: str, settings: StepBenchSettings) -> tuple[float, float]:
 @pytest.mark.parametrize("backend", ["reference", "routed", "cpu"])
 def test_candidates_take_the_same_step(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second loss shows the update: 0.017 smaller than the first. (Later ones drift apart.)"""
-    monkeypatch.setattr(bench_step, "LEARNING_RATE", 1e-3)
+    monkeypatch.setattr(step_candidates, "LEARNING_RATE", 1e-3)
     settings = replace(SETTINGS, backend=backend, image_size=64, batch_size="8")
     before, after = losses(OURS, settings)
     assert after < 0.99 * before

@@ -36,9 +36,9 @@ def bench(
     as_json: AsJson = False,
     **given: Any,
 ) -> None:
-    """Files, packed data and torchvision's DataLoader, from the disk to batches ready to train on.
+    """Compare loaders: files, packed data and torchvision's DataLoader, up to normalised batches.
 
-    Every contender runs in a process of its own and they take turns. Reported are medians over
+    Every loader runs in a process of its own, and they are measured in turns. Reported are medians over
     rounds, CPU seconds with children included, ratios to torchvision at its best number of workers
     with their intervals, and what each stage of our loader costs on one thread.
     """

@@ -21,8 +21,7 @@ def info(
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """What a data set holds: images, classes, sizes, and how it was packed."""
-
+    """Describe a data set: images, classes, sizes, and how it was packed."""
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.data.describe import describe
     from shufflenet_fn.io import to_json

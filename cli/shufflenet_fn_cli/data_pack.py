@@ -33,7 +33,7 @@ def pack(
     record_format: Annotated[
         str,
         typer.Option(
-            "--format", help="What a record is: jpeg, or raw pixels (large, nothing to decode)."
+            "--format", help="Store images as jpeg, or as raw pixels (large, nothing to decode)."
         ),
     ] = "jpeg",
     short_side: Annotated[
@@ -43,7 +43,8 @@ def pack(
     quality: Annotated[
         int | None,
         typer.Option(
-            help="Of JPEGs that are encoded anew, 1 to 100. (default: 90)", show_default=False
+            help="Quality of JPEGs that are encoded again, 1 to 100. (default: 90)",
+            show_default=False,
         ),
     ] = None,
     shard_size: Annotated[
@@ -65,8 +66,8 @@ def pack(
 ) -> None:
     """Pack an image folder into tar shards, which load faster than files.
 
-    Interrupted or killed, it goes on from the last finished shard when it is run
-    again with the same arguments. JPEGs that need no change are kept byte for byte.
+    After an interruption, run it again with the same arguments: it continues after
+    the last finished shard. JPEGs that need no change are kept byte for byte.
     """
     import torch
 

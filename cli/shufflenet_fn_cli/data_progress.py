@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Told how far a stage is."""
+    """Shows how far a stage is."""
 
     def __call__(self, stage: str, done: int, total: int) -> None: ...
 

@@ -1,8 +1,8 @@
 """A damaged image file through the loader's own path: a named error, or the pixels that are right.
 
 Right are the pixels that libjpeg-turbo decodes from the whole file without a warning or, for other formats,
-Pillow without an error, cropped and resized as by the loader. They are decoded here anew, into memory of
-their own and at full size first, so that neither reused memory nor a smaller decoding can hide damage.
+Pillow without an error, cropped and resized as by the loader. They are decoded again here, into separate
+memory and at full size first, so that neither reused memory nor a smaller decoding can hide damage.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Images that cannot be used, and what a run does about them.
 
-A run either stops at the first one or goes on without it (``BadImages``). What is wrong with a whole data
-set or with the machine is no bad image: a damaged shard or a lost mount always stops the run.
+A run either stops at the first one or goes on without it (``BadImages``). Damage to a whole data
+set or a failure of the machine is no bad image: a damaged shard or a lost mount always stops the run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 3
-"""Bad images that the message about too many names."""
+"""Bad images that are named in the message about too many."""
 
 
 class BadImage(UserError):
@@ -64,12 +64,11 @@ class BadSample:
 
 
 class BadImages:
-    """The bad images of one split that this process has met, and how many there may be.
+    """Counts the bad images of one split that this process has found, up to a limit.
 
-    Each sample counts once, however often it is met. The limit is one of the whole split and is applied by
-    every rank to what it has met itself: ranks need not talk to each other, and since in the course of the
-    epochs each rank meets every sample, each rank's count approaches that of the split. Holds no more than
-    the limit and one. Safe to use from several threads.
+    Each sample counts once. The limit is that of the whole split, and every rank applies it to its own count,
+    without communication: over the epochs each rank reads every sample, so its count approaches that of the
+    split. Holds at most one sample more than the limit. Safe to use from several threads.
     """
 
     def __init__(
@@ -81,8 +80,8 @@ class BadImages:
     ) -> None:
         """Args:
         samples: the split.
-        limit: how many may be bad.
-        record: called once with each bad sample, by whichever thread met it and one at a time.
+        limit: of bad images.
+        record: called once with each bad sample, one call at a time, by the thread that found it.
         """
         self._samples, self._limit, self._record = samples, limit, record
         self._met: dict[int, BadSample] = {}
@@ -126,9 +125,9 @@ class BadImages:
 def replacement(seed: int, epoch: int, index: int, attempt: int, n: int) -> int:
     """Return which of ``n`` samples replaces the bad sample ``index`` in ``epoch``.
 
-    A function of its arguments alone, so that it does not depend on ranks or threads. It may be bad as
-    well: ``attempt`` counts up from 0 until it is not.
+    It does not depend on ranks or threads. It may be bad as well: ``attempt`` counts up from 0 until it is
+    not.
     """
     bits = sample_rng(seed, epoch, index, domain=REPLACEMENT, repeat=attempt).bit_generator
-    # A raw draw is the same in all versions of numpy. That n does not divide 2**64 cannot be noticed.
+    # A raw draw is the same in all versions of numpy. The bias of n not dividing 2**64 is negligible.
     return int(bits.random_raw()) % n

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
       labels: int64 (N,).
       indices: int64 (N,), the samples' positions in their folder. A bad image is replaced by another in
         training and left out in evaluation.
-      mix: what mixup or cutmix made of the labels, ``()`` without them.
+      mix: the mixed labels of mixup or cutmix, ``()`` without them.
     """
 
     images: torch.Tensor
@@ -162,13 +162,13 @@ def read_batch(
     Args:
       folder: where the samples are.
       indices: samples to read, int64 (N,).
-      parts: where images and labels go, of which the batch is made.
+      parts: memory of images and labels, which the batch refers to.
       done: bool (N,), which of them lie in ``parts`` already, each at its slot.
-      finish: does what is left to do with these.
-      fill: of the others, reads, decodes and transforms a sample into its place.
-      stopped: asked before every sample, so that closing a loader does not wait for a batch.
-      bad_images: told of bad images; ``None`` raises the first.
-      instead: what takes the place of a bad image.
+      finish: completes these.
+      fill: reads, decodes and transforms each of the others into its place.
+      stopped: called before every sample, so that closing a loader does not wait for a batch.
+      bad_images: counts bad images; ``None`` raises the first.
+      instead: chooses the replacement of a bad image.
 
     Raises:
       BadImage: a file cannot be read or decoded, and ``bad_images`` is ``None``.
@@ -217,7 +217,7 @@ def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
 
 
 _CHUNK = 32
-"""Dataset of one call, which does not notice that the loader was closed."""
+"""Samples of one call, during which closing the loader is not noticed."""
 
 
 def train_at_once(

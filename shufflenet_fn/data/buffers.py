@@ -16,7 +16,7 @@ from torch import Tensor
 from shufflenet_fn_backends.support.errors import UsageError
 
 _LABEL, _ALIGNMENT = 8, 512
-"""Bytes of an int64, and what a device's kernels want the images to begin at a multiple of."""
+"""Bytes of an int64, and the alignment of the images that a device's kernels want."""
 
 
 class Parts(NamedTuple):
@@ -74,7 +74,7 @@ class Layout(NamedTuple):
 
 
 _LOOK_S = 0.1
-"""Seconds after which a thread that waits for memory looks whether its loader was closed."""
+"""Seconds after which a thread that waits for memory checks whether its loader was closed."""
 
 
 class Stopped(Exception):
@@ -115,16 +115,16 @@ class FreshMemory:
 class BatchBuffers:
     """A ring of memory for the batches of one loader at a time.
 
-    Batch k lies in slot k modulo their number. It is written when the batch that had the slot before has
-    been released, so a consumer must ``take`` and ``release`` each batch, in order; a loader waits for ever
-    for one that does not. There must be more slots than batches that are held at a time.
+    Batch k lies in slot k modulo their number. It is written once the previous batch of that slot has been
+    released, so a consumer must ``take`` and ``release`` each batch, in order, or the loader waits forever.
+    There must be more slots than batches that are held at a time.
     """
 
     def __init__(self, slots: int, layout: Layout, *, page_locked: bool) -> None:
         """Args:
         slots: how many batches there is memory for, at least 2.
         layout: of a batch.
-        page_locked: from such memory a device copies by itself, while the host goes on.
+        page_locked: whether a device can copy from the memory asynchronously.
         """
         if slots < 2:
             raise UsageError(
@@ -145,7 +145,7 @@ class BatchBuffers:
         return self._taken - self._released
 
     def start(self, first: int) -> None:
-        """Begin with batch ``first``, all slots free but for those that a closed loader still writes."""
+        """Begin with batch ``first``. All slots are free, except those that a closed loader still writes."""
         with self._changed:
             self._taken = self._released = first
             self._changed.notify_all()

@@ -2,11 +2,11 @@
 
 JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL), which can decode at a half, a quarter or an
 eighth of the size. ``native`` decodes a region alone, to the same pixels. What libjpeg-turbo warns about is
-refused: it goes on after damage, with wrong or grey pixels. CMYK and YCCK JPEGs and every other format go to
-Pillow, which is what torchvision decodes with.
+refused, since after damage it continues with wrong or grey pixels. CMYK and YCCK JPEGs and every other format
+go to Pillow, which is what torchvision decodes with.
 
-As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped. A format is
-told by its content, not by the file's name.
+As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped. The format is
+detected from the content, not from the file's name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MAX_PIXELS = 178_956_970
 """Height times width beyond which an image is not decoded: Pillow's limit against decompression bombs."""
 
 _FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-"""Not all that Pillow knows: it would start Ghostscript for a PostScript file."""
+"""Not all that Pillow supports: it would start Ghostscript for a PostScript file."""
 
 _SIGNATURES = (
     (b"\xff\xd8\xff", "a JPEG"),
@@ -79,8 +79,8 @@ def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
 def _opened(data: bytes | memoryview, name: str) -> ImageFile.ImageFile:
     """Open a file by its header. Raises ``BadImage`` if no format takes it.
 
-    As ``Image.open`` does it, but without a look at the size. It warns of images that ``check_size``
-    allows, and a warning cannot be silenced for one call while other threads read.
+    As ``Image.open``, but without its check of the size, which warns of images that ``check_size`` allows:
+    a warning cannot be silenced for one call while other threads read.
     """
     from PIL import Image
 

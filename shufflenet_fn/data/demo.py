@@ -1,8 +1,8 @@
 """The demo data set: generated on the spot, learnable in a minute, an image folder like any other.
 
-Each image is a shape or pattern in random colours over a cluttered, noisy background. A class is told by form
-alone: position, size, angle, colours, light, clutter and noise are random, and no class turns into another
-when mirrored or rotated. Nothing here imports torch.
+Each image is a shape or pattern in random colours over a cluttered, noisy background. Only the form tells
+classes apart: position, size, angle, colours, light, clutter and noise are random, and no class turns into
+another when mirrored or rotated. Nothing here imports torch.
 """
 
 from __future__ import annotations

@@ -47,7 +47,7 @@ _OWN_FAULT = {
     errno.ENXIO,
     errno.EIO,
 }
-"""Errors that one file has. Others, such as a lost mount or no free descriptor, would befall the next one
+"""Errors of a single file. Others, such as a lost mount or no free descriptor, would affect the next file
 too."""
 
 _SLOW_S = 10.0
@@ -236,7 +236,7 @@ def read_file(path: Path) -> bytes:
       image. UserError: the system cannot read files just now.
     """
     try:
-        # Non-blocking: to open a named pipe would wait for its writer, for ever.
+        # Non-blocking: to open a named pipe would wait for its writer forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(descriptor, "rb", buffering=0) as file:
             status = os.fstat(descriptor)

@@ -23,7 +23,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 _THREADS = 8
-"""Folders listed at once: on a network file system each costs a round trip or more."""
+"""Folders listed in parallel: on a network file system each costs a round trip or more."""
 
 
 class Listing(NamedTuple):

@@ -62,11 +62,11 @@ def train_loader(
       stop_step: one past the last step.
       threads: reading threads; 0 reads in the calling thread.
       prefetch: batches held ready or in work; ``None`` is two per thread.
-      bad_images: told of images that cannot be read or decoded, which are then replaced by others, the same
+      bad_images: counts images that cannot be read or decoded, which are then replaced by others, the same
         for any threads and ranks. ``None`` raises the first of them.
-      buffers: memory that batches are read into again and again: a batch is then valid until it is
-        released. ``None`` gives each memory of its own.
-      native: reads what it can; ``None`` reads all image by image in Python. The batches are the same.
+      buffers: memory that is reused: a batch is then valid until it is released. ``None`` allocates
+        memory for each batch.
+      native: reads the images that it supports; ``None`` reads all in Python. The batches are the same.
 
     Raises:
       UsageError: an argument out of range, named with its value.
@@ -128,7 +128,7 @@ def eval_loader(
       batch_size: samples per batch on this rank.
       rank, world_size: which share.
       threads, prefetch: as ``train_loader``.
-      bad_images: told of images that cannot be read or decoded, which are then left out of their batch; it
+      bad_images: counts images that cannot be read or decoded, which are then left out of their batch; it
         may be empty. ``None`` raises the first of them.
       buffers, native: as ``train_loader``.
 

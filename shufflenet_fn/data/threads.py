@@ -14,7 +14,7 @@ T = TypeVar("T")
 Read = Callable[[int, Callable[[], bool]], T]
 
 _LOOK_S = 0.1
-"""Seconds after which a waiting thread looks whether its iterator was closed."""
+"""Seconds after which a waiting thread checks whether its iterator was closed."""
 
 
 class PrefetchIterator(Generic[T]):
@@ -38,9 +38,9 @@ class PrefetchIterator(Generic[T]):
         self._next, self._stop = start, stop
         # The threads hold the queue; it must not hold `self`, or a dropped iterator would live on.
         self._queue = _Queue(read, range(start, stop), prefetch)
-        self._queue.start(threads)
         self._close = weakref.finalize(self, self._queue.close)
         self._close.atexit = False  # the queue's own hook also waits
+        self._queue.start(threads)
 
     def __iter__(self) -> PrefetchIterator[T]:
         return self
@@ -170,8 +170,8 @@ def ordered_map(
 def one_thread_setter() -> Callable[[], None]:
     """Return a function that keeps torch's operators in the thread that calls it.
 
-    Without it each reading thread whose operator torch runs in parallel, as where it has no SIMD kernel for
-    uint8, starts a team of compute threads of its own: n readers of n cores would be n * n threads.
+    Without it each reading thread starts a team of compute threads when torch runs an operator in parallel,
+    as where it has no SIMD kernel for uint8: n readers on n cores would be n * n threads.
     ``torch.set_num_threads`` would hold for the threads that train as well; ``omp_set_num_threads`` holds for
     the calling thread. It costs no more than any call.
 

@@ -21,14 +21,14 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 class Damage(NamedTuple):
-    """Something that is not as it was packed.
+    """A difference from what was packed.
 
     Attributes:
       file: its name in the packed folder.
       reason: what is wrong.
       record: the damaged record of that shard, counted from 0; ``None`` if it concerns the file.
       original: that image's path in the source.
-      stray: the file is none of the data set's, and nothing else is wrong with it.
+      stray: the file does not belong to the data set, and nothing else is wrong with it.
     """
 
     file: str
@@ -56,9 +56,9 @@ class VerifyProgress(NamedTuple):
 
 
 class _Shard(NamedTuple):
-    """A shard, where its images begin in the split, and the split's entries if they are there.
+    """A shard, the number of its first image in the split, and the split's entries if there are any.
 
-    ``suspect``: look into every record, because the entries are damaged.
+    ``suspect``: check every image, because the entries are damaged.
     """
 
     split: str
@@ -76,12 +76,12 @@ def verify(
 ) -> Verified:
     """Read every file of a packed data set and compare its SHA-256 with the index's.
 
-    Where a file differs, its records are read one by one, to name those that are damaged.
+    Where a file differs, its images are read one by one, to name those that are damaged.
 
     Args:
       folder: the packed data set.
       workers: threads that read and hash.
-      report: told after every file, by the calling thread.
+      report: called after every file, by the calling thread.
 
     Raises:
       UsageError: the folder is not packed, or not completely; no worker.

@@ -95,8 +95,8 @@ def pack(
     """Pack ``source/train`` and ``source/val`` into ``folder``, in the source's order.
 
     Shards and entries depend on the source and the settings only: not on the number of workers, nor
-    on how often packing was interrupted. A run goes on where one with the same settings was
-    interrupted; images after its last finished shard may have been mended meanwhile.
+    on how often packing was interrupted. An interrupted run with the same settings is continued; images
+    after its last finished shard may have changed meanwhile.
 
     Args:
       source: an image folder.
@@ -105,7 +105,7 @@ def pack(
       workers: threads that decode and encode.
       skip_bad_images: leave images out that cannot be decoded, and list them in the index.
       overwrite: remove a packed or half packed data set of other settings or another source.
-      report: told of the progress, by the calling thread, after every image.
+      report: called after every image, by the calling thread.
 
     Raises:
       UsageError: a folder is not what it must be, or holds other settings or another source.

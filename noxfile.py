@@ -84,7 +84,7 @@ def drills(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv")
 def npu(session: nox.Session) -> None:
-    """Run the real torch_npu on the emulator of CANN: what a training step needs.
+    """Run the real torch_npu on the emulator of CANN: the emulator's tests and what a training step needs.
 
     Arguments after ``--`` replace the default tests and go to pytest.
     """
@@ -94,16 +94,15 @@ def npu(session: nox.Session) -> None:
         return
     _emulated(session, *PARALLEL, *DEFAULT, "tests/npu", "tests/parity", "--device", "npu")
     with session.chdir("emulator"):
-        _emulated(session, *PARALLEL, "-m", "not campaign")
+        _emulated(session, *PARALLEL)
 
 
 @nox.session(venv_backend="venv")
 def npu_full(session: nox.Session) -> None:
-    """Run every test of torch_npu on the emulator: the whole operator table, eight ranks, both chips."""
+    """Run what ``npu`` leaves out: eight ranks, two machines, hung ranks, all of doctor, all transforms."""
     _install_torch_npu(session)
-    _emulated(session, *PARALLEL, "tests/npu", "tests/parity", "--device", "npu", *session.posargs)
-    with session.chdir("emulator"):
-        _emulated(session, *PARALLEL, *session.posargs)
+    only = ("-m", "campaign", *session.posargs)
+    _emulated(session, *PARALLEL, *only, "tests/npu", "tests/parity", "--device", "npu")
 
 
 def _pytest(session: nox.Session, *arguments: str) -> None:

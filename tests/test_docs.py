@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -26,7 +27,11 @@ def blocks(page: Path, language: str) -> list[str]:
 def test_python_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     program = "\n".join(blocks(page, "python"))
-    exec(compile(program, str(page), "exec"), {"__name__": "__main__"})
+    with warnings.catch_warnings():
+        # As for a user, to whom torch's own FutureWarnings are not errors.
+        warnings.simplefilter("default")
+        warnings.simplefilter("error", UserWarning)
+        exec(compile(program, str(page), "exec"), {"__name__": "__main__"})
 
 
 def documented_commands() -> list[str]:

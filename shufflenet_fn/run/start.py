@@ -15,6 +15,7 @@ from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, wri
 from shufflenet_fn.run.durations import parse_duration
 from shufflenet_fn.run.job import Job, plan_job, resumed, run_of
 from shufflenet_fn.run.lock import held as lock
+from shufflenet_fn.run.options import declared
 from shufflenet_fn.run.resolve import Resolved, resolve
 from shufflenet_fn.run.rewind import rewind_to
 from shufflenet_fn.run.settings import TrainSettings
@@ -51,7 +52,8 @@ def prepare_job(
         source = _source(given, preset=preset, config_file=config_file, world=world)
         if world is None:
             return source
-        return source._replace(resolved=_under_torchrun(source.resolved, world))
+        resolved, notes = _under_torchrun(source.resolved, given, world)
+        return source._replace(resolved=resolved, notes=(*source.notes, *notes))
 
     def plan(source: _Source) -> Job:
         limit = source.resolved.settings.max_time
@@ -156,7 +158,10 @@ def _source(
     return _Source(resolved, checkpoint, run_dir, (*notes, *said))
 
 
-def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
+def _under_torchrun(
+    resolved: Resolved, given: Mapping[str, Any], world: World
+) -> tuple[Resolved, list[str]]:
+    """Return the settings with torchrun's numbers of machines and processes, and notes on unused options."""
     listed = resolved.settings.device_list
     if listed is not None and len(listed.split(",")) != world.local_size:
         raise UsageError(
@@ -175,10 +180,15 @@ def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
         num_nodes=world.size // world.local_size,
         node_rank=world.rank // world.local_size,
     )
-    return resolved._replace(
-        settings=settings,
-        origin={**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"},
-    )
+    own = {name: getattr(settings, name) for name in ("devices", "num_nodes", "node_rank")}
+    meeting = ("rdzv_endpoint", "master_addr", "join_timeout")
+    unused = [
+        name for name in given if name in meeting or own.get(name, given[name]) != given[name]
+    ]
+    flags = [item.option.flags[0] for item in declared(TrainSettings) if item.name in unused]
+    notes = [f"{', '.join(flags)} not used: torchrun has started the processes"] if flags else []
+    origin = {**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"}
+    return resolved._replace(settings=settings, origin=origin), notes
 
 
 def _run_dir(resolved: Resolved, world: World | None) -> Path:

@@ -111,14 +111,14 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"the config file {path} is neither YAML nor JSON: {error}") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):
         # A run's config.json: its recipe, but not its identity.
-        content = {k: v for k, v in renamed(content["settings"]).items() if k not in _IDENTITY}
+        content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
     if not isinstance(content, dict):
         raise UsageError(
             f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
         )
     known = {item.name: item for item in declared(TrainSettings)}
     values: dict[str, Any] = {}
-    for key, value in content.items():
+    for key, value in renamed(content).items():
         name = str(key).replace("-", "_")
         if name == "preset" and isinstance(value, str):
             values[name] = value

@@ -25,12 +25,11 @@ _RENAMED: Final = {
     "addr": "master_addr",
     "dist_url": "rdzv_endpoint",
 }
-_REMOVED: Final = ("min_devices",)
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings that version 0.1 has stored under the names of this version."""
-    return {_RENAMED.get(k, k): value for k, value in values.items() if k not in _REMOVED}
+    return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from shufflenet_fn.config.derived import (
     precision_name,
     stats_in_kernel,
 )
-from shufflenet_fn.config.options import parse_duration
+from shufflenet_fn.config.options import declared, parse_duration
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
 from shufflenet_fn.config.settings import TrainSettings, renamed
@@ -151,7 +151,8 @@ def prepare_job(
         if preset or config_file:
             notes.append("settings are the run's own; --preset and --config are not read again")
     if world is not None:
-        resolved = _under_torchrun(resolved, world)
+        resolved, unused = _under_torchrun(resolved, given, world)
+        notes += unused
     job = plan_job(resolved, resume=found.resume, meets=world is None)
     limit = job.settings.max_time
     deadline = None if limit is None else started + parse_duration(limit, "--max-time")
@@ -335,7 +336,10 @@ def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
     return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
-def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
+def _under_torchrun(
+    resolved: Resolved, given: Mapping[str, Any], world: World
+) -> tuple[Resolved, list[str]]:
+    """Return the settings with torchrun's numbers of machines and processes, and notes on unused options."""
     listed = resolved.settings.device_list
     if listed is not None and len(listed.split(",")) != world.local_size:
         raise UsageError(
@@ -354,10 +358,15 @@ def _under_torchrun(resolved: Resolved, world: World) -> Resolved:
         num_nodes=world.size // world.local_size,
         node_rank=world.rank // world.local_size,
     )
-    return resolved._replace(
-        settings=settings,
-        origin={**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"},
-    )
+    own = {name: getattr(settings, name) for name in ("devices", "num_nodes", "node_rank")}
+    meeting = ("rdzv_endpoint", "master_addr", "join_timeout")
+    unused = [
+        name for name in given if name in meeting or own.get(name, given[name]) != given[name]
+    ]
+    flags = [item.option.flags[0] for item in declared(TrainSettings) if item.name in unused]
+    notes = [f"{', '.join(flags)} not used: torchrun has started the processes"] if flags else []
+    origin = {**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"}
+    return resolved._replace(settings=settings, origin=origin), notes
 
 
 def _run_dir(resolved: Resolved, world: World | None) -> Path:

@@ -243,6 +243,20 @@ def test_full_disk(command: Command, image_folder: Path, tmp_path: Path) -> None
             {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"},
             ("--device-list 0", "--nproc-per-node"),
         ),
+        (
+            {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"},
+            ("--max-restarts 2", "torchrun"),
+        ),
+        (
+            {
+                "RANK": "0",
+                "WORLD_SIZE": "3",
+                "LOCAL_RANK": "0",
+                "LOCAL_WORLD_SIZE": "2",
+                "GROUP_WORLD_SIZE": "2",
+            },
+            ("2 of 3 processes on 2 machines", "--devices", "--nproc-per-node"),
+        ),
     ],
 )
 def test_environment_of_torchrun_that_does_not_fit(
@@ -255,7 +269,8 @@ def test_environment_of_torchrun_that_does_not_fit(
     for name, value in {**environment, "MASTER_ADDR": "localhost"}.items():
         monkeypatch.setenv(name, value)
     outcome = command(
-        *("train", *TINY, "--data", image_folder, "--run-dir", "r", "--device-list", "0")
+        *("train", *TINY, "--data", image_folder, "--run-dir", "r", "--device-list", "0"),
+        *("--max-restarts", 2),
     )
     check_refused(outcome, 2, *words)
 

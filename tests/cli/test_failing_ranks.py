@@ -1,4 +1,4 @@
-"""Real processes that are asked to stop, killed, or stopped dead: bounded, named, and nothing left behind."""
+"""Real processes that are asked to stop, killed or stopped: they end in time and leave nothing behind."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def last_step(run: Path) -> int:
     return int(json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"][5:])
 
 
-def test_two_ranks_stop_together_and_survive_a_kill_in_the_same_bytes(
+def test_ranks_stop_together_and_survive_a_kill(
     start: Callable[..., Training], command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     training = start("--devices", 2, "--run-dir", "run", "--threads", 1)
@@ -131,7 +131,7 @@ def test_two_ranks_stop_together_and_survive_a_kill_in_the_same_bytes(
         assert all(torch.equal(a[key], b[key]) for key in a)
 
 
-def test_a_second_signal_ends_it_at_once(start: Callable[..., Training]) -> None:
+def test_second_signal_ends_at_once(start: Callable[..., Training]) -> None:
     training = start("--devices", 2, "--run-dir", "run")
     training.wait_for_steps()
     os.kill(training.ranks[1], signal.SIGSTOP)  # so that the first one comes to nothing
@@ -143,7 +143,7 @@ def test_a_second_signal_ends_it_at_once(start: Callable[..., Training]) -> None
     assert "SIGINT: stopping" in err and "stopped at once by SIGINT." in err
 
 
-def test_a_killed_launcher_takes_its_ranks_along_and_its_lock_is_no_obstacle(
+def test_killed_launcher_ends_ranks_and_frees_lock(
     start: Callable[..., Training], command: Command
 ) -> None:
     training = start("--devices", 2, "--run-dir", "run", "--checkpoint-freq", 5)
@@ -159,8 +159,8 @@ def test_a_killed_launcher_takes_its_ranks_along_and_its_lock_is_no_obstacle(
 
 
 @pytest.mark.parametrize("devices", [2, 1])
-def test_a_rank_that_hangs(start: Callable[..., Training], devices: int) -> None:
-    """The last one. A single process has a launcher, too, where it is asked for."""
+def test_hanging_rank_ends_run(start: Callable[..., Training], devices: int) -> None:
+    """A single process has a launcher, too, if ``--hang-timeout`` is set."""
     training = start("--devices", devices, "--run-dir", "run", "--hang-timeout", 5)
     training.wait_for_steps()
     os.kill(training.ranks[devices - 1], signal.SIGSTOP)

@@ -1,4 +1,4 @@
-"""Two ranks of one run, as torchrun starts them: what is wrong with one of them is told of that one."""
+"""Two ranks of one run, as torchrun starts them: messages name the rank that differs."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def write_weights(path: Path, *, seed: int, classes: int, impossible: int | None
     torch.save(state_dict, path)
 
 
-def test_other_weights_on_one_rank(
+def test_different_weights_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for rank in range(2):
@@ -92,7 +92,7 @@ def test_other_weights_on_one_rank(
     assert "taken down" in ordinary.out
 
 
-def test_another_run_directory_on_one_rank(
+def test_different_run_directory_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path
 ) -> None:
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir")
@@ -102,7 +102,7 @@ def test_another_run_directory_on_one_rank(
         assert f"settings than rank 0: run_dir is {other}, and {first} on rank 0." in outcome.err
 
 
-def test_another_learning_rate_on_one_rank(
+def test_different_learning_rate_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path
 ) -> None:
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
@@ -121,23 +121,21 @@ if os.environ.get("RANK") == "1":
 """
 
 
-def test_another_computation_on_one_rank(
+def test_different_computation_on_one_rank(
     ranks: Ranks, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # No setting tells of it, as with other code on one machine.
+    # No setting shows it, as with different code on one machine.
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "sitecustomize.py").write_text(OTHER_RATE_ON_RANK_1)
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
     for outcome in ranks([(*start, "--checkpoint-freq", 2)] * 2):
         assert outcome.code == 1 and "Traceback" not in outcome.err
         assert "the state after step 2 differs between ranks: ranks [1] do not" in outcome.err
-    # A state that is not that of all ranks is never gone on from.
+    # A state that ranks do not share is never saved.
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
-def test_the_rank_whose_images_made_the_loss_infinite(
-    ranks: Ranks, image_folder: Path, tmp_path: Path
-) -> None:
+def test_rank_with_infinite_loss_is_named(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
     data, weights = tmp_path / "data", tmp_path / "weights.pth"
     for split, counts in (("train", {"blue": 7, "red": 1}), ("val", {"blue": 1, "red": 1})):
         for name, count in counts.items():

@@ -1,4 +1,4 @@
-"""Ranks compare what they hold without a collective; here, each is a thread."""
+"""Ranks compare digests without a collective; here each rank is a thread."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def on_ranks(size: int, body: Callable[[Agreement, int], None]) -> list[BaseExce
     return ended
 
 
-def test_equal_digests_agree_as_often_as_they_are_asked() -> None:
+def test_equal_digests_agree_repeatedly() -> None:
     def body(agreement: Agreement, rank: int) -> None:
         for number in range(20):
             agreement.check(f"digest {number}", "the state")
@@ -47,7 +47,7 @@ def test_equal_digests_agree_as_often_as_they_are_asked() -> None:
     assert on_ranks(3, body) == [None] * 3
 
 
-def test_a_difference_is_told_on_every_rank() -> None:
+def test_difference_is_raised_on_every_rank() -> None:
     def body(agreement: Agreement, rank: int) -> None:
         agreement.check("same", "the state after step 1")
         agreement.check("other" if rank == 2 else "same", "the state after step 2")
@@ -80,7 +80,7 @@ class SlowToRead:
         return bool(self._store.delete_key(key))
 
 
-def test_rank_0_which_may_hold_the_store_ends_last_when_ranks_differ() -> None:
+def test_rank_0_ends_last_when_ranks_differ() -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)
     slow = SlowToRead(dist.TCPStore("127.0.0.1", store.port, is_master=False))
 
@@ -96,11 +96,11 @@ def test_rank_0_which_may_hold_the_store_ends_last_when_ranks_differ() -> None:
         assert read[0] == "verdict/0" and first.result() > read[1]
 
 
-def test_one_rank_agrees_with_itself() -> None:
+def test_single_rank_agrees() -> None:
     Agreement(World(), None).check("digest", "the state")
 
 
-def test_nobody_waits_for_ever_or_after_giving_up() -> None:
+def test_wait_ends_at_timeout_and_give_up() -> None:
     store = dist.TCPStore("127.0.0.1", 0, is_master=True)
     slow = Agreement(World(0, 2), store, timeout_s=0.2)
     with pytest.raises(UserError, match="no answer from another rank"):

@@ -1,4 +1,4 @@
-"""Digests, worlds, and the launcher: one result, or one clear error in bounded time."""
+"""Digests, worlds, and the launcher: one result or one clear error."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def bounded() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("waiting", ["in a collective", "asleep"])
-def test_the_message_of_a_failing_rank_arrives_with_its_exit_code(
+def test_failing_rank_gives_message_and_exit_code(
     waiting: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with bounded(), pytest.raises(RankFailed) as error:
@@ -50,7 +50,7 @@ def test_the_message_of_a_failing_rank_arrives_with_its_exit_code(
     assert capfd.readouterr().err == ""
 
 
-def test_a_killed_rank_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+def test_killed_rank_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     with bounded(), pytest.raises(RankFailed) as error:
         launch(killed_while_the_other_waits, "in a collective", processes=2)
     assert "rank 1 was killed by SIGKILL" in str(error.value)
@@ -59,7 +59,7 @@ def test_a_killed_rank_is_named(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr().err == ""
 
 
-def test_a_bug_on_one_rank_keeps_its_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+def test_bug_on_one_rank_keeps_traceback(capfd: pytest.CaptureFixture[str]) -> None:
     with bounded(), pytest.raises(RankFailed) as error:
         launch(bug_while_the_other_waits, "in a collective", processes=2)
     assert "rank 1 failed with ZeroDivisionError" in str(error.value)
@@ -71,7 +71,7 @@ def test_a_bug_on_one_rank_keeps_its_traceback(capfd: pytest.CaptureFixture[str]
     assert "SIGTERM" not in shown and shown.count("Traceback") == 1
 
 
-def test_an_error_that_echoes_another_is_explained(capfd: pytest.CaptureFixture[str]) -> None:
+def test_lost_connection_is_explained(capfd: pytest.CaptureFixture[str]) -> None:
     with bounded(), pytest.raises(RankFailed) as error:
         launch(told_of_a_lost_peer, None, processes=2)
     assert "Connection closed by peer" in str(error.value)
@@ -80,7 +80,7 @@ def test_an_error_that_echoes_another_is_explained(capfd: pytest.CaptureFixture[
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_digest_is_of_paths_dtypes_shapes_and_bytes() -> None:
+def test_digest_covers_paths_dtypes_shapes_and_bytes() -> None:
     def digest(tree: Any) -> str:
         return tree_digest(tree)
 
@@ -105,18 +105,18 @@ def test_a_digest_is_of_paths_dtypes_shapes_and_bytes() -> None:
 @pytest.mark.parametrize(
     "dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.bool], ids=str
 )
-def test_a_digest_takes_every_dtype_and_shape(dtype: torch.dtype) -> None:
+def test_digest_of_every_dtype_and_shape(dtype: torch.dtype) -> None:
     trees = [{"a": torch.ones(shape).to(dtype)} for shape in ((), (0,), (3,), (2, 3))]
     assert len({tree_digest(tree) for tree in trees}) == 4
     assert tree_digest(tree_of_zero := {"a": torch.zeros(3).to(dtype)}) != tree_digest(trees[2])
     assert tree_digest(tree_of_zero) == tree_digest({"a": torch.zeros(3).to(dtype)})
 
 
-def test_zeros_of_either_sign_differ() -> None:
+def test_digest_distinguishes_signed_zeros() -> None:
     assert tree_digest({"a": torch.tensor(0.0)}) != tree_digest({"a": torch.tensor(-0.0)})
 
 
-def test_a_world_of_one_needs_no_group() -> None:
+def test_single_process_needs_no_group() -> None:
     world = World()
     with process_group(world, "no such backend"):
         assert not torch.distributed.is_initialized()
@@ -124,7 +124,7 @@ def test_a_world_of_one_needs_no_group() -> None:
         check_equal_on_all_ranks(tiny_variables(), world, "the state")
 
 
-def test_the_world_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_world_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     assert world_from_environment() is None

@@ -1,4 +1,4 @@
-"""By which interface a machine is reached, and what collectives are told of it."""
+"""The interface that collectives between machines use."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, "")
 
 
-def test_this_machines_own_addresses() -> None:
+def test_own_addresses() -> None:
     assert addresses()["127.0.0.1"] == "lo" == interface_of("127.0.0.1")
     assert interface_of("192.0.2.77") is None
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -55,7 +55,7 @@ def test_this_machines_own_addresses() -> None:
     # gloo's real machines are in tests/cli/test_two_machines.py.
     [("hccl", "HCCL_IF_IP", OWN), ("nccl", None, None)],
 )
-def test_machine_0_uses_the_address_by_which_another_reaches_it(
+def test_machine_0_uses_the_address_others_reach(
     backend: str, variable: str | None, value: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(network, "route_to", lambda host, port: (OTHER, OWN))
@@ -73,7 +73,7 @@ def test_machine_0_uses_the_address_by_which_another_reaches_it(
     assert said[0].startswith(f"{backend} between machines: eth7 ({OWN})") and variable in said[0]
 
 
-def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_variable_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HCCL_SOCKET_IFNAME", "bond0")
     store = Left({"the address of machine 0": OWN})
     world = World(rank=0, size=2, local_rank=0, local_size=1)
@@ -82,6 +82,6 @@ def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not network.os.environ["HCCL_IF_IP"]
 
 
-def test_one_machine_asks_nothing() -> None:
+def test_single_machine_sets_nothing() -> None:
     world = World(rank=0, size=2, local_rank=0, local_size=2)
     assert use_the_network_between_machines(world, Left(), "gloo", "nowhere.invalid", 1) == ()

@@ -119,6 +119,14 @@ def test_a_stored_config_brings_its_recipe_and_not_its_identity(tmp_path: Path) 
     assert settings.epochs == 7 and settings.run_dir is None
 
 
+def test_setting_names_of_version_0_1_are_read(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"settings": {"world_size": 2, "rank": 1, "addr": "a", "dist_url": "b:1"}}')
+    settings = resolve({}, config_file=file).settings
+    assert (settings.num_nodes, settings.node_rank) == (2, 1)
+    assert (settings.master_addr, settings.rdzv_endpoint) == ("a", "b:1")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

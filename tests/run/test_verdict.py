@@ -132,7 +132,20 @@ def test_training_on_a_slow_disk_is_input_bound(
     monkeypatch.setattr(build, "open_data", slow)
     outcome = command(
         *("train", "--data", image_folder, "--arch", "x0_5", "--image-size", 32, "--device", "cpu"),
-        *("--batch-size", 2, "--epochs", 2, "--max-steps", 14, "--workers", 1, "--run-dir", "run"),
+        *(
+            "--batch-size",
+            2,
+            "--epochs",
+            2,
+            "--max-steps",
+            14,
+            "--workers",
+            1,
+            "--threads",
+            1,
+            "--run-dir",
+            "run",
+        ),
     )
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())

@@ -194,7 +194,7 @@ def test_an_overflow_skips_the_update_on_the_first_generation(
 def test_memory_that_runs_out_is_one_message(
     on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
 ) -> None:
-    code, _, err = train(on_emulator, image_folder, "--run-dir", f"{tmp_path}/run", memory="24MiB")
+    code, _, err = train(on_emulator, image_folder, "--run-dir", f"{tmp_path}/run", memory="16MiB")
     assert code == 1
     (message,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "NPU out of memory" in message and "--batch-size" in message

@@ -53,7 +53,14 @@ print(look().problem)
 
 
 # One of each kind, of those whose names mislead: B without a number is the older one.
-@pytest.mark.parametrize("soc", ["Ascend910B", "Ascend910B4-1", "Ascend910_9362"])
+@pytest.mark.parametrize(
+    "soc",
+    [
+        pytest.param("Ascend910B", marks=pytest.mark.campaign),
+        "Ascend910B4-1",
+        pytest.param("Ascend910_9362", marks=pytest.mark.campaign),
+    ],
+)
 def test_bfloat16_is_where_torch_npu_has_it(on_emulator: OnEmulator, soc: str) -> None:
     ran = on_emulator(
         START + "print(npu.is_bf16_supported(), runtime.chip(), runtime.overflow() is None)",
@@ -173,6 +180,7 @@ def test_bfloat16_is_refused_on_the_first_generation(
     assert OLD in err and "--precision O2" in err
 
 
+@pytest.mark.campaign
 def test_an_overflow_skips_the_update_on_the_first_generation(
     on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
 ) -> None:
@@ -194,12 +202,13 @@ def test_an_overflow_skips_the_update_on_the_first_generation(
 def test_memory_that_runs_out_is_one_message(
     on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
 ) -> None:
-    code, _, err = train(on_emulator, image_folder, "--run-dir", f"{tmp_path}/run", memory="12MiB")
+    code, _, err = train(on_emulator, image_folder, "--run-dir", f"{tmp_path}/run", memory="16MiB")
     assert code == 1
     (message,) = [line for line in err.splitlines() if line.startswith("error: ")]
     assert "NPU out of memory" in message and "--batch-size" in message
 
 
+@pytest.mark.campaign
 def test_a_trace_of_a_run(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     code, out, err = train(
         on_emulator, image_folder, "--run-dir", f"{tmp_path}/run", "--profile", f"{tmp_path}/traces"

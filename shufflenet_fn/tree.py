@@ -1,6 +1,6 @@
 """Operations on pytrees: nested dicts and NamedTuples of tensors.
 
-The only module of this package that imports ``torch.utils._pytree``, which is private.
+The only module of this package that uses ``torch.utils._pytree``, which is private.
 
 An absent part of a state is the empty tuple ``()`` and not ``None``: torch counts ``None`` as a leaf.
 """
@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from shufflenet_fn_backends.support.private import pytree
 
 T = TypeVar("T")
 PyTree = Any

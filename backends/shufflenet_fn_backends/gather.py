@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from shufflenet_fn_backends import pooling, reference
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.shuffle_split import same_kind, shuffle, shuffle_split
+from shufflenet_fn_backends.support.private import pytree
 
 
 @dataclass(frozen=True, eq=False)

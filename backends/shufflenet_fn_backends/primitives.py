@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from shufflenet_fn_backends.support.private import pytree
 
 F = TypeVar("F")
 F_contra = TypeVar("F_contra", contravariant=True)

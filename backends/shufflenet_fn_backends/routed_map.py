@@ -10,10 +10,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.routing import Layout
+from shufflenet_fn_backends.support.private import mark_constant, pytree
 from shufflenet_fn_backends.transforms import outside_transforms
 
 DEPTH: Final = 4
@@ -50,21 +50,12 @@ class _Cuts(NamedTuple):
     layouts: tuple[Layout, Layout]
 
 
-def _constant(function: _Function) -> _Function:
-    # Dynamo would trace the bookkeeping integer by integer, and warn about the caches inside. With this mark
-    # it takes the result as a constant, if all arguments are plain tuples and integers. The mark is all that
-    # torch.compiler.assume_constant_result sets, but that imports Dynamo, which takes a second at every
-    # start.
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
-
-
-@_constant
+@mark_constant
 def _natural(channels: int) -> Layout:
     return routing.natural(channels)
 
 
-@_constant
+@mark_constant
 def _interleave(
     sizes1: tuple[int, ...],
     order1: tuple[int, ...],
@@ -74,18 +65,18 @@ def _interleave(
     return routing.interleave(Layout(sizes1, order1), Layout(sizes2, order2))
 
 
-@_constant
+@mark_constant
 def _is_natural(order: tuple[int, ...]) -> bool:
     return routing.is_natural(order)
 
 
-@_constant
+@mark_constant
 def inverse_order(order: tuple[int, ...]) -> tuple[int, ...]:
     """Return the physical position of each logical channel."""
     return routing.inverse(order)
 
 
-@_constant
+@mark_constant
 def _cuts(sizes: tuple[int, ...], order: tuple[int, ...]) -> _Cuts:
     return _cached_cuts(Layout(sizes, order))
 

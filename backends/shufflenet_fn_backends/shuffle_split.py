@@ -35,11 +35,11 @@ from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.autograd.function import Function
 from torch.library import Library, register_fake, register_vmap
 
 from shufflenet_fn_backends.primitives import check_equal_halves, half_of_channels
+from shufflenet_fn_backends.support.private import below_autograd, forward_mode
 
 Pair = tuple[Tensor, Tensor]
 
@@ -62,7 +62,7 @@ def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
         ValueError: the shapes differ, or are not (..., C, H, W).
     """
     x1, x2 = same_kind(x1, x2)
-    if _forward_mode():
+    if forward_mode():
         return _literal_shuffle_split(x1, x2)
     return cast(Pair, _ShuffleSplit.apply(x1, x2))
 
@@ -70,7 +70,7 @@ def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
 def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
     """Return the even and the odd channels of ``y1`` followed by ``y2``: the inverse of ``shuffle_split``."""
     y1, y2 = same_kind(y1, y2)
-    if _forward_mode():
+    if forward_mode():
         return _literal_unshuffle_split(y1, y2)
     return cast(Pair, _UnshuffleSplit.apply(y1, y2))
 
@@ -78,7 +78,7 @@ def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
 def shuffle(x1: Tensor, x2: Tensor) -> Tensor:
     """Return the result of ``shuffle_split`` as one tensor (..., C, H, W)."""
     x1, x2 = same_kind(x1, x2)
-    if _forward_mode():
+    if forward_mode():
         return _literal_shuffle(x1, x2)
     return cast(Tensor, _Shuffle.apply(x1, x2))
 
@@ -90,7 +90,7 @@ def unshuffle(y: Tensor) -> Pair:
         ValueError: the number of channels is odd, or ``y`` is not (..., C, H, W).
     """
     half_of_channels(y)
-    if _forward_mode():
+    if forward_mode():
         return _literal_unshuffle(y)
     return cast(Pair, _Unshuffle.apply(y))
 
@@ -259,11 +259,6 @@ def _fresh(x: Tensor) -> Tensor:
 # ---- autograd functions ----
 
 
-def _forward_mode() -> bool:
-    # The public `unpack_dual` does not find a tangent below a `vmap`; the level covers every nesting.
-    return forward_ad._current_level >= 0
-
-
 def _saves_nothing(ctx: Any, inputs: Any, output: Any) -> None:
     pass
 
@@ -350,9 +345,9 @@ def _register(signature: str, kernel: Callable[..., Any], literal: Callable[...,
         _LIBRARY.impl(name, kernel, device)
 
     def derivative(*xs: Tensor) -> Any:
-        if _forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in xs)):
+        if forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in xs)):
             return literal(*xs)
-        with torch._C._AutoDispatchBelowAutograd():
+        with below_autograd():
             return operator(*xs)
 
     def batching_rule(info: Any, in_dims: Any, *xs: Tensor) -> Any:

@@ -7,32 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
-from torch._C._functorch import TransformType, get_interpreter_stack
-from torch.autograd import forward_ad
+
+from shufflenet_fn_backends.support.private import TransformType, active_transforms, forward_mode
 
 
 def several_reverse_passes() -> bool:
     """Return whether forward mode or a higher derivative is active, or may be."""
     if torch.compiler.is_compiling():
         return True  # under Dynamo the stack cannot be read
-    keys = _active()
-    return (
-        TransformType.Jvp in keys
-        or keys.count(TransformType.Grad) > 1
-        or forward_ad._current_level >= 0
-    )
+    keys = active_transforms()
+    return TransformType.Jvp in keys or keys.count(TransformType.Grad) > 1 or forward_mode()
 
 
 def batched_or_forward() -> bool:
     """Return whether ``vmap`` or forward mode is active, or may be. PyTorch then applies its own rules."""
     if torch.compiler.is_compiling():
         return True
-    keys = _active()
-    return TransformType.Vmap in keys or TransformType.Jvp in keys or forward_ad._current_level >= 0
-
-
-def _active() -> list[TransformType]:
-    return [interpreter.key() for interpreter in get_interpreter_stack() or ()]
+    keys = active_transforms()
+    return TransformType.Vmap in keys or TransformType.Jvp in keys or forward_mode()
 
 
 def outside_transforms(make: Callable[[], Tensor]) -> Tensor:

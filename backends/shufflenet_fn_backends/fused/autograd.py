@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.fused.library import Operator
+from shufflenet_fn_backends.support.private import transforms_active
 
 _FIRST_ONLY = (
     "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"
@@ -23,7 +24,7 @@ _FIRST_ONLY = (
 def call(operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Return the operator's results, differentiable once in reverse mode."""
     # autograd.Function makes the same check. Outside transforms, _EngineCall takes a third of the time.
-    function = _Call if torch._C._are_functorch_transforms_active() else _EngineCall
+    function = _Call if transforms_active() else _EngineCall
     results: tuple[Tensor, ...] = function.apply(operator, *tensors)
     return results
 
@@ -45,7 +46,7 @@ class _EngineCall(torch.autograd.Function):
         needed = tuple(ctx.needs_input_grad[1:])
         # With create_graph=True, raise when the graph is used. With is_grads_batched=True, this runs under
         # vmap.
-        if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        if torch.is_grad_enabled() or transforms_active():
             return None, *_Backward.apply(ctx.operator, inputs, needed, *saved, *grads)
         return None, *ctx.operator.backward(saved[:inputs], saved[inputs:], grads, needed)
 

@@ -1,0 +1,55 @@
+"""Every private name of PyTorch that this project uses, each with the reason.
+
+``tests/backends/test_private.py`` states what is expected of them, for the versions that it was run with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch._C import _AutoDispatchBelowAutograd as below_autograd
+from torch._C._functorch import TransformType, get_interpreter_stack
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+
+__all__ = [
+    "TransformType",
+    "active_transforms",
+    "below_autograd",
+    "forward_mode",
+    "mark_constant",
+    "pytree",
+]
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def active_transforms() -> list[TransformType]:
+    """Return the ``torch.func`` transforms around the caller, outermost first."""
+    return [interpreter.key() for interpreter in get_interpreter_stack() or ()]
+
+
+def forward_mode() -> bool:
+    """Return whether forward-mode differentiation is active.
+
+    The public ``unpack_dual`` does not find a tangent below a ``vmap``; the level covers every nesting.
+    """
+    return forward_ad._current_level >= 0
+
+
+def transforms_active() -> bool:
+    """Return whether any ``torch.func`` transform is active; cheaper than ``active_transforms``."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def mark_constant(function: _Function) -> _Function:
+    """Have Dynamo take results of ``function`` as constants, if all arguments are plain tuples and integers.
+
+    Otherwise Dynamo would trace the bookkeeping integer by integer and warn about caches. The mark is all
+    that ``torch.compiler.assume_constant_result`` sets, but that imports Dynamo, which takes a second at
+    every start.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -30,6 +31,7 @@ def test_transforms_are_seen_outermost_first() -> None:
     assert active_transforms() == [] and not transforms_active()
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_forward_mode_is_seen_also_below_vmap() -> None:
     seen: list[bool] = []
 

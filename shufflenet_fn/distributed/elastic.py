@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +28,8 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 _MONITOR_S: Final = 0.1
 _KILLED_WITHIN_S: Final = 40.0
 _POLL_S: Final = 0.02
+_TRY_S: Final = 5.0
+_RETRY_S: Final = 0.25
 _RUN_ID: Final = "shufflenet-fn"
 
 
@@ -94,6 +97,8 @@ class ElasticRanks(threading.Thread):
         # Ranks inherit this, so that no signal ends a rank before it has its handlers.
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
+            if self._nodes.node_rank:
+                self._wait_for_machine_0()
             self.result = self._agent.run()
         except Exception as error:
             self.error = error
@@ -123,34 +128,47 @@ class ElasticRanks(threading.Thread):
         for process in self.processes().values():
             process.kill()
 
+    def _wait_for_machine_0(self) -> None:
+        """Return once machine 0 answers.
+
+        Elastic would wait, too, but torch's store reports a failure with a C++ stack trace and not its cause.
+        """
+        nodes = self._nodes
+        host, _, port = nodes.endpoint.rpartition(":")
+        deadline = time.monotonic() + nodes.join_timeout_s
+        while True:
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=_TRY_S).close()
+                return
+            except OSError as error:
+                if time.monotonic() < deadline:
+                    time.sleep(_RETRY_S)
+                    continue
+                raise UserError(
+                    f"machine 0 did not answer at {nodes.endpoint} within {nodes.join_timeout_s:g} s "
+                    f"(--join-timeout): {error.strerror or error}. Start the same command with --node-rank 0 "
+                    "on the machine that --rdzv-endpoint names, and see that no firewall closes that port."
+                ) from error
+
     def explained(self, error: Exception) -> Exception:
         """Return ``error`` of a start as an error that says what the user can do, if it is known."""
         nodes, text = self._nodes, str(error)
-        endpoint = nodes.endpoint
-        if nodes.num_nodes == 1:
+        if nodes.num_nodes == 1 or isinstance(error, UserError):
             return error
         if "EADDRINUSE" in text or "ddress already in use" in text:
             return UsageError(
-                f"the port of --rdzv-endpoint {endpoint} is in use on this machine, which has --node-rank 0: "
-                "by another run, or by a second command with --node-rank 0. End that, or give all machines "
-                "another port."
+                f"the port of --rdzv-endpoint {nodes.endpoint} is in use on this machine, which has "
+                "--node-rank 0: by another run, or by a second command with --node-rank 0. End that, or give all "
+                "machines another port."
             )
-        if "imed out" in text or "timeout" in text.lower() or "connect" in text:
-            within = f"within {nodes.join_timeout_s:g} s (--join-timeout)"
+        if "imed out" in text:
             return UserError(
-                f"not all of the {nodes.num_nodes} machines came to {endpoint} {within}. Start the same "
-                "command on every machine, each with its own --node-rank, and see that no firewall closes "
-                f"that port. ({_first_line(text)})"
-                if nodes.node_rank == 0
-                else f"machine 0 did not answer at {endpoint} {within}. Start the same command with "
-                "--node-rank 0 on the machine that --rdzv-endpoint names, and see that no firewall closes "
-                f"that port. ({_first_line(text)})"
+                f"not all of the {nodes.num_nodes} machines came to {nodes.endpoint} within "
+                f"{nodes.join_timeout_s:g} s (--join-timeout). Start the same command on every machine, each "
+                "with its own --node-rank, and see that no firewall closes that port. "
+                f"({text.partition(chr(10))[0]})"
             )
         return error
-
-
-def _first_line(text: str) -> str:
-    return text.partition("\n")[0]
 
 
 @contextmanager

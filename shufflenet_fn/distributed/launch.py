@@ -176,8 +176,11 @@ def _watch(
     stop_before = table.stop_signal
     while True:
         ended = not ranks.is_alive()
-        stop_signal, beats, pids = table.stop_signal, table.heartbeats(), table.pids()
+        # In this order: elastic may ask ranks to stop after it has seen a death, and a rank records its end
+        # before it exits.
+        stop_signal = table.stop_signal
         codes = {pid: process.exitcode for pid, process in ranks.processes().items()}
+        beats, pids = table.heartbeats(), table.pids()
         if ranks.error is not None:
             raise ranks.explained(ranks.error) from ranks.error
         if ended and ranks.result is not None and not ranks.result.is_failed():

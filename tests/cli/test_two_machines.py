@@ -224,12 +224,17 @@ def test_same_command_continues_after_failure_and_stop(
 
 
 @pytest.mark.slow
-def test_pulled_cable_ends_both_machines(
+def test_second_rank_is_refused_and_pulled_cable_ends_all(
     start: Start, machines: Machines, training: tuple[Any, ...], place: Path
 ) -> None:
     run = place / "cut"
-    pair = start(*training, "--epochs", 500, "--run-dir", run, "--hang-timeout", 5)
+    command = (*training, "--epochs", 500, "--run-dir", run, "--hang-timeout", 5)
+    pair = start(*command)
     wait_for_lines(pair.processes[0], run, "train", 2)
+    ((code, err),) = start(*command, on=(1,)).ends()
+    assert code == 1 and "rank 1 has joined this run" in err and "--node-rank 1" in err, err
+    wait_for_lines(pair.processes[0], run, "train", len(records(run, "train")) + 1)
+
     machines.pull()
     try:
         ends = pair.ends()
@@ -249,6 +254,8 @@ def test_missing_machine_is_reported(
         ((code, err),) = pair.ends()
         assert code == 1 and "Traceback" not in err
         assert f"{words} {machines.address(0)}:{PORT} within 2 s (--join-timeout)" in err
+        # The C++ library's own report is a stack trace.
+        assert "frame #" not in err
 
 
 def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ...]) -> None:

@@ -1,12 +1,12 @@
-"""Accuracy on a real image folder: ours from the command line, torchvision's module on the same batches.
+"""Accuracy on a real image folder: ours by the command line, and torchvision's module on the same batches.
 
     python -m benchmarks.accuracy_vs_torchvision --data fashion_mnist --seeds 0 1 2
 
-Both start from the same weights, read the same augmented batches and follow the same schedule. Ours
-runs as ``shufflenet-fn train``; the peer is ``torchvision.models`` with ``torch.optim.SGD`` in this file.
-``--pixels pillow`` gives the peer the same crops, decoded whole and resized by Pillow as torchvision does it.
-Prints one JSON object: final top-1 of each seed, their means, and the largest difference of the first 50
-losses.
+Both start with the same weights, read the same augmented batches and use the same schedule. Ours runs as
+``shufflenet-fn train``. The peer is ``torchvision.models`` with ``torch.optim.SGD`` in this file. With
+``--pixels pillow``, the peer gets the same crops, but decoded completely and resized by Pillow as in
+torchvision. Prints one JSON object: final top-1 of each seed, their means, and the largest difference between
+the first 50 losses.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
-"""What saving every 200 steps costs: of the wall time of 200 steps, and at most at once.
+"""Cost of a checkpoint every 200 steps: its share of the wall time of 200 steps, and its longest pause.
 
     python -m benchmarks.checkpoint_cost [--pairs 40] [--arch x1_0] [--image-size 64]
 
-One run of ``shufflenet-fn train`` that saves after every other 25 steps, so that stretches during which a
-checkpoint is written and stretches without one take turns in the same process. What one with takes longer
-than the mean of its two neighbours is what a save costs, and its share is that of 200 steps. A stretch is
-longer than writing takes, and no longer, since the noise of each further step would count in full. The
-smaller images and batches, the shorter a step, and the more the same checkpoint weighs: small ones are the
-harder test. The exit code is 1 if saving costs more than 1 %, or a save blocks the training loop for more
-than 20 ms.
+One run of ``shufflenet-fn train`` saves in every second stretch of 25 steps, so stretches with and without a
+checkpoint alternate in the same process. The cost of a save is the additional time of its stretch, compared
+with the mean of the two neighbours, and its share is relative to 200 steps. A stretch is just longer than the
+time to write a checkpoint, because each further step adds noise. With smaller images and batches, steps are
+shorter and a checkpoint costs relatively more, so they are the harder test. The exit code is 1 if saving
+costs more than 1 %, or if a save blocks the training loop for more than 20 ms.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ EPOCH = 200
 STRETCH = 25
 MOST_SHARE = 0.01
 MOST_BLOCKED_S = 0.020
-# The line of a step is written in the second step after it, ahead of what that one saves.
+# The line of a step is written in the second step after it, before that step saves.
 LATE = 3
 
 
@@ -51,10 +50,10 @@ def command(options: argparse.Namespace, data: Path, run: Path) -> list[str]:
 
 
 def measured(records: list[dict[str, Any]], pairs: int) -> dict[str, Any]:
-    """Shares of time that saving took, and how long saves blocked, from a run's ``metrics.jsonl``."""
+    """Return the shares of time for saving, and how long saves blocked, from a run's ``metrics.jsonl``."""
     times = {record["step"]: record["time"] for record in records if record["kind"] == "train"}
     ends = [times[STRETCH * number - LATE] for number in range(1, 2 * pairs + 3)]
-    # The first stretch, which warms up, is not among these: without, with, without…
+    # Without the first stretch, which warms up: without a save, with, without…
     seconds = [after - before for before, after in itertools.pairwise(ends)]
     without, during = seconds[0::2], seconds[1::2]
     neighbours = [statistics.mean(two) for two in itertools.pairwise(without)]

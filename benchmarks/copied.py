@@ -1,13 +1,13 @@
-"""How much a training step copies only to split and shuffle channels: counted, not timed.
+"""Count of the elements that a training step copies to split and shuffle channels.
 
-Counted are the elements that operators write which do nothing but copy (``COPYING``), in forward and
-backward of a whole training step as the dispatcher sees it. In this network nothing but split and shuffle
-needs such operators: convolutions, batch norms, ReLU, pooling and the sum of two gradients are others.
+It counts the elements that pure copy operators (``COPYING``) write in forward and backward of a training
+step, as the dispatcher sees them. In this network, only split and shuffle need such operators: convolutions,
+batch norms, ReLU, pooling and sums of gradients are others.
 
-Not seen, because they happen inside a kernel: the contiguous copy that a convolution or batch norm makes of
-an input that is a range of another tensor's channels (of ``reference`` half of the channels of every unit,
-of ``routed`` nothing), and what one of our own operators does before it writes its result. So the ratio of
-``routed`` to ``reference`` comes out too large if anything.
+It does not count copies inside kernels: the contiguous copy that a convolution or batch norm makes of an
+input that is a range of another tensor's channels (half of the channels of every unit in ``reference``, none
+in ``routed``), and the work of one of our operators before it writes its result. So the ratio of ``routed``
+to ``reference`` may be too large, but not too small.
 """
 
 from __future__ import annotations
@@ -62,14 +62,16 @@ COPYING: Final = frozenset(
     }
 )
 
-_BATCH: Final = 3  # no layer has so few output channels, so weights are told from feature maps
+_BATCH: Final = (
+    3  # no layer has so few output channels, so weights differ from feature maps in shape
+)
 
 
 class Copied(NamedTuple):
-    """Elements written by copying operators in one training step.
+    """Number of elements that copy operators write in one training step.
 
-    ``features``: of feature maps and their gradients, per image: channels times pixels. ``parameters``: of
-    everything else, weights above all, per step. ``by_operator``: ``features`` by operator.
+    ``features``: for feature maps and their gradients, per image: channels times pixels. ``parameters``: for
+    all others, mainly weights, per step. ``by_operator``: ``features`` by operator.
     """
 
     features: int
@@ -88,8 +90,7 @@ def copied_per_step(
 
     Args:
         config: the architecture.
-        backend: as by its name; where it has a twin in physical order, that one is counted, as a
-            training run uses it.
+        backend: the backend. If it has a twin in physical order, the twin is counted, as in a training run.
         image_size: side of the images. Ratios between backends do not depend on it if it is a multiple
             of 32.
         memory_format: layout of the images.
@@ -104,7 +105,7 @@ def copied_per_step(
         images.contiguous(memory_format=memory_format), torch.zeros(_BATCH, dtype=torch.int64)
     )
     step = make_train_step(config, optimizer, backend=backend)
-    step(state, batch, no_flags())  # makes the constants that are made once
+    step(state, batch, no_flags())  # creates the cached constants
     with _Counting(_BATCH) as counting:
         step(state, batch, no_flags())
     by_operator = {name: count // _BATCH for name, count in counting.features.most_common()}
@@ -112,7 +113,7 @@ def copied_per_step(
 
 
 class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up what the copying operators under it write."""
+    """Adds up the elements that copy operators write in its context."""
 
     def __init__(self, batch: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

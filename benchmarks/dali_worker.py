@@ -1,7 +1,7 @@
-"""NVIDIA DALI on the CPU as a contender of ``input.py``, run by an interpreter that has DALI and numpy.
+"""NVIDIA DALI on the CPU as a candidate of ``input.py``. Needs an interpreter with DALI and numpy.
 
-Reads a JSON object of settings as its argument. For each line on standard input it takes a turn and prints
-``[images, seconds, CPU seconds]``. Needs nothing of shufflenet-fn.
+Its argument is a JSON object of settings. For each line on standard input, it takes a turn and prints
+``[images, seconds, CPU seconds]``. Does not import shufflenet-fn.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ QUIET_S = 0.1
 
 
 def build(settings: dict[str, Any]) -> Any:
-    """The pipeline: fused decode and crop, the antialiased triangular filter, jitter, normalised floats."""
+    """Build the pipeline: fused decode and crop, antialiased triangular filter, jitter, normalised floats."""
     from nvidia.dali import fn, pipeline_def, types
 
     files = sorted(str(path) for path in Path(settings["root"], "train").glob("*/*"))
@@ -64,7 +64,7 @@ def build(settings: dict[str, Any]) -> Any:
 
 
 def turn(pipeline: Any, batch_size: int, seconds: float) -> tuple[int, float, float]:
-    """As ``shufflenet_fn.bench.loading.measured``: what was read ahead does not count, and it settles."""
+    """Take a turn as ``shufflenet_fn.bench.loading.measured``: skip prefetched batches, wait until idle."""
     for _ in range(PREFETCH + 1):
         pipeline.run()
     images, spent, start = 0, time.process_time(), time.perf_counter()

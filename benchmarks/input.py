@@ -1,13 +1,13 @@
-"""Our loader against torchvision's and NVIDIA DALI's, from the disk to batches for the first convolution.
+"""Our loader compared with torchvision's and NVIDIA DALI's, from disk to batches for the first convolution.
 
     python -m benchmarks.input --data DIR [--dali-python PATH] [--rounds 10] [--markdown FILE]
 
-``DIR/train`` is read as often as ``--images`` asks for. All contenders take turns in one run, each in a
-process of its own: torchvision at its best number of workers, over the files and over the JPEGs that we pack;
-ours over files, packed JPEG and packed raw; DALI with both layouts of its result, run by an interpreter that
-has ``nvidia-dali-cuda120`` and numpy. Then the same without colour jitter, one thread against two, and the
-wait of devices at 80 % of the loader's maximum. ``--parts`` leaves some of that out. Prints one JSON object;
-``--markdown`` writes the tables.
+``DIR/train`` is repeated to get ``--images`` images. All candidates take turns in one run, each in a separate
+process: torchvision with its best number of workers, on the files and on our packed JPEGs; ours on files,
+    packed JPEG and packed raw; DALI with both layouts of its result, in an interpreter that has
+    ``nvidia-dali-cuda120`` and numpy. Further parts measure the same without colour jitter, two threads
+    compared with one, and the data wait of devices at 80 % of the loader's maximum. ``--parts`` selects
+    parts. Prints one JSON object; ``--markdown`` writes the tables.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PARTS = ("jitter", "plain", "scaling", "waits")
 
 
 class Bar(NamedTuple):
-    """``ours`` is to be ``least`` times as fast as the fastest of ``peers``; ``aim`` is hoped for."""
+    """``ours`` must be ``least`` times as fast as the fastest of ``peers``; ``aim`` is the goal."""
 
     ours: str
     peers: tuple[str, ...]
@@ -63,13 +63,13 @@ BESIDE = ", normalised beside"
 
 
 class Dali:
-    """A contender in an interpreter of its own, see ``dali_worker.py``."""
+    """A candidate in another interpreter, see ``dali_worker.py``."""
 
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self.name, self._process = name, process
 
     def value(self, case: str) -> tuple[int, float, float]:
-        """A turn. Raises ``UserError`` if DALI failed; its words are on standard error."""
+        """Take a turn. Raise ``UserError`` if DALI failed; its output is on standard error."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -98,7 +98,7 @@ def dali(python: str, name: str, settings: Mapping[str, Any]) -> Iterator[Dali]:
 
 
 def unpacked(packed: str, folder: Path) -> str:
-    """The JPEGs of a packed training split as files."""
+    """Write the JPEGs of a packed training split as files and return their folder."""
     samples = open_split(packed, "train")
     for index in range(len(samples)):
         place = folder / "train" / samples.classes[int(samples.labels[index])] / f"{index:07d}.jpg"
@@ -110,7 +110,7 @@ def unpacked(packed: str, folder: Path) -> str:
 def speeds(
     roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
 ) -> dict[str, Any]:
-    """All contenders in turns, and the bars that they are held to."""
+    """Measure all candidates in turns, and compare them with the bars."""
     threads = usable_cores()
     best, trial = best_peer(roots[FILES], settings, tell)
     small, small_trial = best_peer(roots[SMALL_FILES], settings, tell)
@@ -132,10 +132,10 @@ def speeds(
 def scaling(
     roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
 ) -> dict[str, Any]:
-    """One reading thread against two, of ours and, for comparison, of DALI.
+    """Measure two reading threads compared with one, for ours and for DALI.
 
-    With normalisation, ours has one thread more, the one that takes the batches: with one that reads it has
-    a core for itself, with two it shares theirs.
+    With normalisation, ours has one more thread, which takes the batches. With one reading thread, it has its
+    own core; with two, it shares theirs.
     """
     kinds = (FILES, PACKED_JPEG, PACKED_RAW)
     names = [*kinds, *(f"{name}{BESIDE}" for name in kinds)]
@@ -169,7 +169,7 @@ def in_turns_with_dali(
     root: str,
     threads: Sequence[int],
 ) -> dict[str, list[Loaded]]:
-    """Turns of ``readers`` and of DALI in both layouts with each number of threads."""
+    """Measure ``readers`` and DALI, in both layouts with each number of threads, in turns."""
     loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
     common = {
         "root": root,
@@ -207,7 +207,7 @@ def told_of(turns: Sequence[Loaded]) -> dict[str, float]:
 
 
 def hold(bar: Bar, found: Mapping[str, Sequence[Loaded]]) -> dict[str, Any] | None:
-    """A bar with what was measured; ``None`` without its peer."""
+    """Return a bar with its measured ratio, or ``None`` if its peer was not measured."""
     present = [name for name in bar.peers if name in found]
     if not present:
         return None
@@ -222,7 +222,7 @@ def hold(bar: Bar, found: Mapping[str, Sequence[Loaded]]) -> dict[str, Any] | No
 
 
 def waits(root: str, settings: DataBenchSettings, seconds: float) -> list[dict[str, Any]]:
-    """Data wait at 80 % of the loader's maximum, of 1 and of 2 devices."""
+    """Measure the data wait at 80 % of the loader's maximum, for 1 and 2 devices."""
     return [
         run_input_bench(
             InputBenchSettings(
@@ -245,7 +245,7 @@ def tell(text: str) -> None:
 
 
 def parts_of(text: str) -> tuple[str, ...]:
-    """The parts that ``--parts`` names."""
+    """Parse ``--parts``."""
     parts = tuple(text.split(","))
     unknown = [part for part in parts if part not in PARTS]
     if unknown:

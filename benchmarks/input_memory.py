@@ -1,4 +1,4 @@
-"""What our loader takes in memory and to start: over epochs, and with an index of a million images.
+"""Memory and start-up time of our loader: over epochs, and with an index of a million images.
 
     python -m benchmarks.input_memory --data DIR [--epochs 20] [--markdown FILE]
 
@@ -33,18 +33,18 @@ from shufflenet_fn_backends.runtimes.cpu import usable_cores
 T = TypeVar("T")
 
 FLAT = 0.02
-"""Memory is flat if it stays this close to its median, of all epochs but the first, which fills it."""
+"""Memory is flat if it stays within this share of its median, in all epochs but the first."""
 
 
 def resident() -> dict[str, int]:
-    """RSS and PSS of this process in bytes."""
+    """Return RSS and PSS of this process in bytes."""
     text = Path("/proc/self/smaps_rollup").read_text()
     fields = dict(line.split()[:2] for line in text.splitlines()[1:])
     return {name: 1024 * int(fields[f"{name}:"]) for name in ("Rss", "Pss")}
 
 
 def memory_over_epochs(settings: TrainSettings, images: int, epochs: int) -> list[dict[str, int]]:
-    """Memory after each of so many epochs of ``images`` images."""
+    """Return the memory after each epoch of ``images`` images."""
     import torch
 
     from shufflenet_fn.bench.our_batches import our_batches
@@ -61,7 +61,7 @@ def memory_over_epochs(settings: TrainSettings, images: int, epochs: int) -> lis
 
 
 def first_batch(settings: TrainSettings, started: float) -> dict[str, float]:
-    """Seconds to the first batch; ``total`` counts from ``started``, the others when all is imported."""
+    """Measure the seconds to the first batch: ``total_s`` since ``started``, the others after all imports."""
     from shufflenet_fn.bench.our_batches import our_batches
     from shufflenet_fn.data.opening import open_split
 
@@ -83,14 +83,14 @@ def first_batch(settings: TrainSettings, started: float) -> dict[str, float]:
 
 
 def alone(function: Callable[..., T], *arguments: Any) -> T:
-    """``function`` in a fresh process."""
+    """Call ``function`` in a new process and return its result."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
 
 
 def million(tree: Path, folder: Path, entries: int) -> Path:
-    """A tree of so many entries in 1,000 class folders, all of them links to one folder of links."""
+    """Make a tree with 1,000 class folders, which are all links to one folder of links; return it."""
     pool = folder / "pool"
     pool.mkdir(parents=True)
     files = sorted(tree.glob("train/*/*"))
@@ -108,7 +108,7 @@ def million(tree: Path, folder: Path, entries: int) -> Path:
 
 
 def spread(found: list[dict[str, int]], name: str) -> float:
-    """The largest distance to the median, as a share of it, without the first epoch."""
+    """Return the largest distance to the median, as a share of it, without the first epoch."""
     values = [one[name] for one in found[1:]]
     median = statistics.median(values)
     return max(abs(value - median) for value in values) / median
@@ -165,7 +165,7 @@ def main() -> None:
 
 
 def table(result: dict[str, Any]) -> list[str]:
-    """The result as Markdown."""
+    """Return the result as Markdown."""
     lines = [
         "| data | entries | opened, s | first batch, s | with imports, s "
         "| index, PSS MB | PSS after the last epoch, MB | ± over epochs, % |",

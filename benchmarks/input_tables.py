@@ -7,7 +7,7 @@ from typing import Any
 
 
 def tables(result: dict[str, Any]) -> str:
-    """All tables, under a line that says what was measured."""
+    """Return all tables, after a line with the settings."""
     return "\n".join(_lines(result)) + "\n"
 
 

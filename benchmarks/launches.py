@@ -2,10 +2,11 @@
 
     python -m benchmarks.launches [--json] [--batch-sizes 64,1024] [--image-size 224]
 
-Beside it the shape of the original. Calls are counted on the emulator of CANN under the real torch_npu, which
-it builds first (docs/ascend.md has the environment). Device kernels and their bytes are derived from the
-sources of CANN, not measured. fp32 on one card, and O2 with a loss scale on two, with every backend. Two
-small batches are counted: kernels do not depend on the batch, and bytes lie on a line.
+The peer has the structure of the original. Calls are counted on the emulator of CANN under the real
+torch_npu; the script builds the emulator first (docs/ascend.md describes the environment). Device kernels and
+their bytes are derived from the sources of CANN, not measured. The script counts fp32 on one card, and O2
+with a loss scale on two, with every backend, for two small batches: kernels do not depend on the batch size,
+and bytes are linear in it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks.launch_counts.worker import PEER, Case
 
 SETUPS = (("fp32", 1), ("O2", 2))
 COUNTED = (2, 4)
-# For the page: what the calls of a step are for, by the beginning of their names.
+# For the documentation: purpose of the calls of a step, by the start of their names.
 GROUPS = {
     "convolutions": ("aclnnConvolution",),
     "batch norms": ("aclnnBatchNorm",),
@@ -89,7 +90,7 @@ def main() -> None:
 def counted(
     libraries: Path, name: str, precision: str, cards: int, image_size: int, arch: str
 ) -> tuple[StepCounts, StepCounts]:
-    """Return the counts of steps of both of ``COUNTED`` images a card."""
+    """Return the counts of a step for both numbers of images per card in ``COUNTED``."""
     print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
     cases = [Case(name, precision, size, image_size, arch) for size in COUNTED]
     small, large = (StepCounts(**count_case(libraries, case, cards)) for case in cases)
@@ -108,7 +109,7 @@ def as_json(results: Mapping[str, Found], batch_sizes: list[int]) -> dict[str, o
 
 
 def markdown(peer: Mapping[str, int], ours: Mapping[str, int]) -> str:
-    """Every call by group, the longest matching name deciding."""
+    """Return a table of all calls by group. The longest matching prefix decides the group."""
     prefixes = {prefix: group for group, names in GROUPS.items() for prefix in names}
     groups: dict[str, list[str]] = {group: [] for group in (*GROUPS, "other")}
     for name in sorted({*peer, *ours}):

@@ -1,4 +1,4 @@
-"""What starting costs: ``shufflenet-fn --help``, and ``import shufflenet_fn`` over ``import torch``.
+"""Start-up time of ``shufflenet-fn --help``, and of ``import shufflenet_fn`` compared with ``import torch``.
 
     python -m benchmarks.startup
 

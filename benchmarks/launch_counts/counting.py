@@ -19,19 +19,19 @@ COPYING: Final = (
     *("Cat", "IndexSelect", "Gather", "ChannelShuffle", "Split", "Slice"),
     *("Copy", "Cast", "Permute", "Transpose"),
 )
-"""Operators whose work is to move values: whose name, without ``aclnn``, holds one of these."""
+"""Operators that only move values: their names, without ``aclnn``, contain one of these words."""
 
 _WARM_UP: Final = 2
 
 
 def count(step: Step) -> StepCounts:
-    """Of the third call of ``step``: the first make constants and momentum."""
+    """Return the counts of the third call of ``step``. Earlier calls create constants and momentum."""
     for _ in range(_WARM_UP):
         step()
     torch.get_device_module("npu").synchronize()
     reset()
     step()
-    # (What the host waited for is read before this waits itself, but the queue has to be empty to count.)
+    # Read the host's waits before this function waits itself. The other counts need an empty queue.
     syncs = snapshot().total.host_syncs
     torch.get_device_module("npu").synchronize()
     return _summary(snapshot().total, syncs)

@@ -1,4 +1,4 @@
-"""Counting a case: one process for each card, on an emulated machine of as many."""
+"""Counts of a case, with one process per card, on an emulated machine with as many cards."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 def count_case(
     libraries: Path, case: Case, cards: int = 1, *, timeout_s: float | None = None
 ) -> dict[str, Any]:
-    """``StepCounts`` of rank 0, as a dict.
+    """Return the ``StepCounts`` of rank 0 as a dict.
 
     Raises:
-        RuntimeError: a rank failed; the message is what it printed.
+        RuntimeError: a rank failed; the message has its output.
         subprocess.TimeoutExpired: a rank took longer than ``timeout_s``.
     """
     port = _free_port()

@@ -1,4 +1,4 @@
-"""What a training step asks of an NPU, as numbers; without torch, which a reader of them does not need."""
+"""Counts of a training step on an NPU. Does not import torch."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 
 class StepCounts(NamedTuple):
-    """One training step.
+    """Counts of one training step.
 
-    ``operators``: calls by name. ``copied``: bytes that copying operators write. ``kernels``: modelled, from
-    ``low`` to ``high``; ``kinds``: the same by kind; ``moved``: bytes that they read and write.
+    ``operators``: calls by name. ``copied``: bytes that copy operators write. ``kernels``: modelled number,
+    between ``low`` and ``high``; ``kinds``: the same by kind; ``moved``: bytes read and written by kernels.
     """
 
     calls: int
@@ -30,10 +30,10 @@ def at_batch_size(
 ) -> StepCounts:
     """Return the counts of a step of ``wanted`` images from those of two batches of ``sizes``.
 
-    Calls and kernels do not depend on the batch; bytes are a part for each image and a part for all.
+    Calls and kernels do not depend on the batch size. Bytes are linear in it.
 
     Raises:
-        ValueError: the two steps differ in their calls or kernels, so that this does not hold.
+        ValueError: the two steps differ in calls or kernels, or their bytes are not linear.
     """
     if (small.operators, small.kinds) != (large.operators, large.kinds):
         raise ValueError(f"steps of {sizes[0]} and of {sizes[1]} images launch other kernels")

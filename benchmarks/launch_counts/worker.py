@@ -1,6 +1,6 @@
 """One rank of a counted step: ``python -m benchmarks.launch_counts.worker '{"name": "routed", …}'``.
 
-Runs on the emulator and prints its ``StepCounts`` as JSON. ``RANK`` and ``WORLD_SIZE`` say which rank it is.
+Runs on the emulator and prints its ``StepCounts`` as JSON. ``RANK`` and ``WORLD_SIZE`` give its rank.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ PEER = "peer"
 
 
 class Case(NamedTuple):
-    """What is counted. ``precision``: fp32 or O2.
+    """A case to count. ``precision``: fp32 or O2.
 
     ``name``: ``peer``, or a backend; with ``+step`` the step updates the running statistics, not the kernels.
     """
@@ -30,7 +30,7 @@ class Case(NamedTuple):
 
 
 def counted(case: Case) -> str:
-    """The counts of this rank's third step."""
+    """Return the counts of this rank's third step as JSON."""
     if not emulated():
         raise DeviceError(
             "launches are counted on the emulator of CANN: see benchmarks/launches.py."

@@ -103,7 +103,7 @@ def reads_alloc_conf(torch_npu: str | None) -> bool:
 
 
 def pip_install(pair: Pair, *, machine: str = "x86_64") -> str:
-    """The command that installs ``pair``; on x86-64 PyPI's torch is a CUDA build."""
+    """Return the command that installs ``pair``. On x86-64, PyPI has only CUDA builds of torch."""
     bound = f" '{pair.numpy}'" if pair.numpy else ""
     if machine != "x86_64":
         return f"pip install torch=={pair.torch} torch_npu=={pair.torch_npu}{bound}"
@@ -114,7 +114,7 @@ def pip_install(pair: Pair, *, machine: str = "x86_64") -> str:
 
 
 def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_64") -> Verdict:
-    """Look the three versions up in the table."""
+    """Return whether the three versions are listed as compatible."""
     three = f"torch {torch}, torch_npu {torch_npu}, CANN {cann or 'of unknown version'}"
     row, best = find(torch_npu), recommended(cann)
     install = f"Install the pair of this CANN: {pip_install(best, machine=machine)}" if best else ""

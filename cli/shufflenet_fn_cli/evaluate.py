@@ -37,17 +37,17 @@ def evaluate(
         from shufflenet_fn.run.score import plan_evaluation, run_evaluation
         from shufflenet_fn_backends.runtimes.select import runtime_of
 
-    job = plan_evaluation(weights, EvalSettings(**given))
-    for note in job.notes:
+    plan = plan_evaluation(weights, EvalSettings(**given))
+    for note in plan.notes:
         print(note, file=sys.stderr)
-    devices = job.settings.devices
+    devices = plan.settings.devices
     world = world_from_environment()
     with leaving_groups_at_once():
         if world is not None or devices == 1:
-            result = run_evaluation(job, world or World())
+            result = run_evaluation(plan, world or World())
         else:
-            watching = Launch(settling=runtime_of(job.device).settling)
-            result = launch(run_evaluation, job, processes=devices, watching=watching)
+            watching = Launch(settling=runtime_of(plan.device).settling)
+            result = launch(run_evaluation, plan, processes=devices, watching=watching)
     if world is not None and not world.is_main:
         return
     left_out = left_out_line(

@@ -17,7 +17,7 @@ from shufflenet_fn_cli.options import with_settings
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World
     from shufflenet_fn.run.launching import Outcome
-    from shufflenet_fn.run.plan import Job
+    from shufflenet_fn.run.plan import RunPlan
 
 
 @with_settings(TrainSettings)
@@ -40,30 +40,30 @@ def train(
     with importing():
         from shufflenet_fn.distributed.worker import leaving_groups_at_once
         from shufflenet_fn.distributed.world import world_from_environment
-        from shufflenet_fn.run.launching import run_job
-        from shufflenet_fn.run.plan import prepare_job
+        from shufflenet_fn.run.launching import run_plan
+        from shufflenet_fn.run.plan import prepare_run
         from shufflenet_fn.run.stopping import EXIT_RESUMABLE, Stopped
 
     world = world_from_environment()
     with leaving_groups_at_once(), contextlib.ExitStack() as held:
-        job = prepare_job(
+        plan = prepare_run(
             given, preset=preset, config_file=config, argv=sys.argv, held=held, world=world
         )
-        if job.nodes.node_rank:
-            print(f"waiting for machine 0 at {job.nodes.endpoint}", file=sys.stderr)
-        outcome = run_job(job, world, run_with_display)
+        if plan.nodes.node_rank:
+            print(f"waiting for machine 0 at {plan.nodes.endpoint}", file=sys.stderr)
+        outcome = run_plan(plan, world, run_with_display)
     if isinstance(outcome, Stopped):
         if world is None or world.is_main:
             print(outcome, file=sys.stderr)
         raise typer.Exit(EXIT_RESUMABLE)
 
 
-def run_with_display(job: Job, world: World) -> Outcome:
+def run_with_display(plan: RunPlan, world: World) -> Outcome:
     """One rank with its display. Module-level, because worker processes import it by name."""
     from shufflenet_fn.run.rank import Silent, run_rank
     from shufflenet_fn_cli.display import open_display
 
     if not world.is_main:
-        return run_rank(job, world, Silent())
+        return run_rank(plan, world, Silent())
     with open_display() as display:
-        return run_rank(job, world, display)
+        return run_rank(plan, world, display)

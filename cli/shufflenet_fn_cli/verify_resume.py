@@ -11,7 +11,7 @@ from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_cli.importing import importing
 
 if TYPE_CHECKING:
-    from shufflenet_fn.run.verify_resume import Verdict
+    from shufflenet_fn.run.verify_resume import Bottleneck
 
 _SHOWN = 10
 
@@ -72,7 +72,7 @@ def verify_resume(
         raise typer.Exit(1)
 
 
-def _print(verdict: Verdict) -> None:
+def _print(verdict: Bottleneck) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -14,7 +14,7 @@ from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run import build
-from shufflenet_fn.run.transfer import Feed
+from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.step import Examples
 
 ENDLESS = 10**7
@@ -34,7 +34,7 @@ def our_batches(
     transform, _ = build.build_transforms(settings)
     layout = Layout(rank_batch_size(settings.batch_size, world_size), settings.image_size)
     ahead = prefetch_of(threads)
-    feed = Feed(torch.device("cpu"), layout, ahead=ahead)
+    feed = DeviceFeed(torch.device("cpu"), layout, ahead=ahead)
     with train_loader(
         samples,
         transform,

@@ -25,7 +25,7 @@ from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
 from shufflenet_fn.run import build
-from shufflenet_fn.run.transfer import Feed
+from shufflenet_fn.run.transfer import DeviceFeed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
 """The native reader flips while it resizes, and draws while it plans."""
@@ -179,7 +179,7 @@ def _whole(
     batch = min(BATCH, count)
     steps = count // batch
     seconds = 0.0
-    feed = Feed(torch.device("cpu"), Layout(batch, transform.size), ahead=prefetch_of(0))
+    feed = DeviceFeed(torch.device("cpu"), Layout(batch, transform.size), ahead=prefetch_of(0))
     for _ in range(2):  # the first pass warms up
         with train_loader(
             samples,

@@ -14,7 +14,7 @@ from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import LOCK
 from shufflenet_fn.run.identity import DATA, ROUNDING
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn_backends.support.errors import UsageError
 
 # What may differ between machines: how they meet, their devices and cores, the path of their data, and what
@@ -34,15 +34,15 @@ class _Start(NamedTuple):
     lock: bytes | None
 
 
-def check_same_job(job: Job, world: World) -> None:
-    """Return on every rank if all were given the same job.
+def check_same_plan(plan: RunPlan, world: World) -> None:
+    """Return on every rank if all were given the same plan.
 
     Raises:
         UsageError: on every rank: settings or run directories differ.
     """
     if _one_job_for_all(world):
         return
-    own = _Start(socket.gethostname(), _compared(job, world), _lock_of(job.run_dir, world))
+    own = _Start(socket.gethostname(), _compared(plan, world), _lock_of(plan.run_dir, world))
     starts = gather(own, world)
     names = [_name(rank, start.host, world) for rank, start in enumerate(starts)]
     first = starts[0]
@@ -62,11 +62,11 @@ def check_same_job(job: Job, world: World) -> None:
         deadline = time.monotonic() + _SEEN_WITHIN_S
         while own.lock != first.lock and time.monotonic() < deadline:
             time.sleep(0.2)
-            own = own._replace(lock=_lock_of(job.run_dir, world))
+            own = own._replace(lock=_lock_of(plan.run_dir, world))
         for name, lock in zip(names, gather(own.lock, world), strict=True):
             if lock != first.lock:
                 raise UsageError(
-                    f"the run directory {job.run_dir} is another folder on {name} than on {names[0]}. Every "
+                    f"the run directory {plan.run_dir} is another folder on {name} than on {names[0]}. Every "
                     "rank writes its log there, and all read checkpoints there at a resume: put it on a file "
                     "system that all machines share, under the same path, and name that by --run-dir."
                 )
@@ -103,7 +103,7 @@ def _several(world: World) -> bool:
 
 
 def _one_job_for_all(world: World) -> bool:
-    """Return whether our launcher gave one job to all ranks: there is nothing to compare."""
+    """Return whether our launcher gave one plan to all ranks: there is nothing to compare."""
     return world.size == 1 or (world.heartbeats is not None and not _several(world))
 
 
@@ -115,11 +115,11 @@ def _short_name(world: World) -> str:
     return "machine 0" if _several(world) else "rank 0"
 
 
-def _compared(job: Job, world: World) -> dict[str, Any]:
+def _compared(plan: RunPlan, world: World) -> dict[str, Any]:
     """Return settings by name, and the values that a resume may derive in different ways."""
-    settings = job.settings
+    settings = plan.settings
     # Several machines may have different paths to one run directory; its lock is compared.
-    one = {} if _several(world) else {"run_dir": str(job.run_dir.resolve())}
+    one = {} if _several(world) else {"run_dir": str(plan.run_dir.resolve())}
     return {
         **{
             name: value
@@ -128,7 +128,7 @@ def _compared(job: Job, world: World) -> dict[str, Any]:
         },
         "lanes": lanes_of(settings, world.size),
         "images of an update": global_batch(settings, world.size),
-        "backend": job.backend,
+        "backend": plan.backend,
         **one,
     }
 

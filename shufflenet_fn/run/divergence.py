@@ -87,17 +87,17 @@ def diverged(
     try:
         dump = dump_step(run, step, progress, before, what)
     except UserError as error:
-        dump = Dumped(run.job.run_dir, "", str(error).removesuffix("."))
+        dump = Dumped(run.plan.run_dir, "", str(error).removesuffix("."))
     kept = (
         f"the step's images, gradients and the state before it are in {dump.folder}"
         if dump.problem is None
         else f"the step itself could not be kept: {dump.problem}"
     )
     share = f", in the share of {dump.share}" if dump.share else ""
-    folder = checkpoints_of(run.job.run_dir)
+    folder = checkpoints_of(run.plan.run_dir)
     lower = (
         "Go on from an earlier checkpoint with --resume and a lower --learning-rate, start again with"
-        if run.job.resume is not None or checkpoints(folder)
+        if run.plan.resume is not None or checkpoints(folder)
         else "Start again with a lower --learning-rate,"
     )
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
@@ -153,7 +153,7 @@ def dump_step(
     """
     batch = _read_again(run, step)
     shares = gather(_share(run, before, batch), run.world)
-    folder = run.job.run_dir / f"dump-step-{step}"
+    folder = run.plan.run_dir / f"dump-step-{step}"
     bad = [rank for rank, share in enumerate(shares) if not share.finite]
     told = 0 < len(bad) < len(shares)
     share = " and ".join(f"rank {rank}" for rank in bad) if told else ""

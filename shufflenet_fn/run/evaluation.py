@@ -101,12 +101,12 @@ def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
 
 def owes_evaluation(run: Training, first: int) -> bool:
     """Return whether the run was stopped between the epoch that ends at ``first`` and its evaluation."""
-    if run.job.resume is None or first == 0 or first % run.steps_per_epoch:
+    if run.plan.resume is None or first == 0 or first % run.steps_per_epoch:
         return False
-    settings, epoch = run.job.settings, first // run.steps_per_epoch - 1
+    settings, epoch = run.plan.settings, first // run.steps_per_epoch - 1
     if not evaluation_is_due(epoch, settings.epochs, settings.eval_freq):
         return False
-    return run.job.resume.manifest["scores"] is None
+    return run.plan.resume.manifest["scores"] is None
 
 
 def evaluate_epoch(
@@ -127,7 +127,7 @@ def evaluate_epoch(
         with eval_loader(
             run.eval_set,
             run.eval_transform,
-            batch_size=eval_batch_size(run.job.settings, run.world),
+            batch_size=eval_batch_size(run.plan.settings, run.world),
             rank=run.world.rank,
             world_size=run.world.size,
             threads=run.threads,

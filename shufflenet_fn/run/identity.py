@@ -44,7 +44,7 @@ DATA: Final = ("training images", "training classes", "training files")
 _DECODERS: Final = ("simplejpeg", "opencv-python-headless", "pillow", "numpy")
 
 
-def identity_of(
+def fingerprint_of(
     runtime: Runtime,
     settings: TrainSettings,
     world: World,
@@ -96,7 +96,7 @@ def compare(stored: Mapping[str, Any], now: Mapping[str, Any], *, bn_stats: str)
     """Return what has changed, one line for each consequence.
 
     Args:
-        stored, now: ``identity_of`` when the checkpoint was written, and now.
+        stored, now: ``fingerprint_of`` when the checkpoint was written, and now.
         bn_stats: the setting of this name.
     """
     changed: dict[str, list[str]] = {}

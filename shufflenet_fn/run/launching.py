@@ -1,4 +1,4 @@
-"""Runs a job in this process, or in one process per device below a launcher."""
+"""Run a plan in this process, or in one process per device below a launcher."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S
 from shufflenet_fn.distributed.launch import Launch, launch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.listening import say
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
 from shufflenet_fn_backends.support.subprocesses import run_module
 
 Outcome = dict[str, Any] | Stopped
-Rank = Callable[[Job, World], Outcome]
+Rank = Callable[[RunPlan, World], Outcome]
 
 _ANSWERS_WITHIN_S: Final = 120.0
 
 
-def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
-    """Run ``job`` by ``rank(job, world)``, a module-level function, once for each device.
+def run_plan(plan: RunPlan, world: World | None, rank: Rank) -> Outcome:
+    """Run ``plan`` by ``rank(plan, world)``, a module-level function, once for each device.
 
     It runs in this process if torchrun has started it (``world``) or if it is the only one; else in
     processes of their own, which are watched and restarted as ``--max-restarts`` allows.
@@ -32,42 +32,44 @@ def run_job(job: Job, world: World | None, rank: Rank) -> Outcome:
         RankFailed, UserError: the run has failed.
     """
     if world is not None:
-        return rank(job, world)
-    if job.world_size == 1 and not _asks_for_a_watch(job):
-        return rank(job, World())
-    return launch(rank, job, processes=len(job.devices), nodes=job.nodes, watching=_watching(job))
-
-
-def _asks_for_a_watch(job: Job) -> bool:
-    """Return whether a single process needs a launcher, which costs seconds at the start."""
-    return job.settings.max_restarts > 0 or job.settings.hang_timeout is not None
-
-
-def _watching(job: Job) -> Launch:
-    return Launch(
-        hang_timeout_s=job.settings.hang_timeout or HANG_TIMEOUT_S,
-        max_restarts=job.settings.max_restarts,
-        may_restart=lambda failure: device_answers(job, failure),
-        settling=runtime_of(job.device).settling,
-        say=say,
-        stopping=lambda number: say(stopping_text(number)),
-        stopped=lambda number: say(at_once_text(number, job.run_dir)),
+        return rank(plan, world)
+    if plan.world_size == 1 and not _asks_for_a_watch(plan):
+        return rank(plan, World())
+    return launch(
+        rank, plan, processes=len(plan.devices), nodes=plan.nodes, watching=_watching(plan)
     )
 
 
-def device_answers(job: Job, failure: Failure) -> bool:
+def _asks_for_a_watch(plan: RunPlan) -> bool:
+    """Return whether a single process needs a launcher, which costs seconds at the start."""
+    return plan.settings.max_restarts > 0 or plan.settings.hang_timeout is not None
+
+
+def _watching(plan: RunPlan) -> Launch:
+    return Launch(
+        hang_timeout_s=plan.settings.hang_timeout or HANG_TIMEOUT_S,
+        max_restarts=plan.settings.max_restarts,
+        may_restart=lambda failure: device_answers(plan, failure),
+        settling=runtime_of(plan.device).settling,
+        say=say,
+        stopping=lambda number: say(stopping_text(number)),
+        stopped=lambda number: say(at_once_text(number, plan.run_dir)),
+    )
+
+
+def device_answers(plan: RunPlan, failure: Failure) -> bool:
     """Return whether the device of a failed rank can still be used, as tried in a separate process.
 
     A device that is still held is tried again after a wait, as often as a start would be.
     """
-    runtime = runtime_of(job.device)
+    runtime = runtime_of(plan.device)
     if runtime.shares:
         return True  # the CPU
-    number = job.devices[failure.local_rank]
+    number = plan.devices[failure.local_rank]
     for attempt in range(1, ATTEMPTS + 1):
         answer = run_module(
             "shufflenet_fn.run.device_answers",
-            [job.device, str(number)],
+            [plan.device, str(number)],
             timeout_s=_ANSWERS_WITHIN_S,
         )
         settling = runtime.settling

@@ -32,7 +32,7 @@ from shufflenet_fn.run.events import (
     RunStarted,
     StepDone,
 )
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import (
     Results,
     forget_results,
@@ -41,25 +41,25 @@ from shufflenet_fn.run.reporting import (
     run_facts,
     write_results,
 )
-from shufflenet_fn.run.saving import Costs, Progress, Saver, Taken
+from shufflenet_fn.run.saving import Costs, PendingCheckpoint, Progress, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
 from shufflenet_fn.run.training import Training, build_training, training_batches
 from shufflenet_fn.run.transfer import READ_BACK, ReadBack, ReadBacks
-from shufflenet_fn.run.verdict import judge, judge_all
+from shufflenet_fn.run.verdict import judge, mean_bottleneck
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import no_flags
 
 
 def train(
-    job: Job,
+    plan: RunPlan,
     world: World,
     reporter: Reporter,
     *,
     stopping: Stopping | None = None,
     disk: Disk | None = None,
 ) -> dict[str, Any] | Stopped:
-    """Run ``job`` on this rank, inside its process group, and return ``results.json``'s content.
+    """Run ``plan`` on this rank, inside its process group, and return ``results.json``'s content.
 
     Every rank computes; rank 0 reports and writes. ``stopping``: asked with every step and every batch of
     an evaluation whether to stop; if so, the state is saved and ``Stopped`` returned. ``disk``: where
@@ -69,10 +69,10 @@ def train(
         UserError: the run cannot go on; the message says why and what to do.
     """
     # ------------------------------------------------------------------------------------- build
-    settings = job.settings
+    settings = plan.settings
     started = time.time()
     stopping = stopping or Stopping(open_slot(None, 0))
-    run = build_training(job, world, reporter, stopping)
+    run = build_training(plan, world, reporter, stopping)
     for warning in check_same_data(run.identity, world):
         reporter.warning(warning)
     check_equal_on_all_ranks(run.state, world, "the initial state")
@@ -83,17 +83,19 @@ def train(
     stop = min(total, settings.max_steps or total)
     if world.is_main:
         if first < stop:
-            forget_results(job.run_dir)
+            forget_results(plan.run_dir)
         reporter.event(
             RunStarted(
-                run_dir=str(job.run_dir),
-                device=job.device,
+                run_dir=str(plan.run_dir),
+                device=plan.device,
                 epochs=settings.epochs,
                 steps_per_epoch=run.steps_per_epoch,
                 first_step=first,
                 total_steps=stop,
                 global_batch=run.global_batch,
-                facts=run_facts(job, run.config, run.global_batch, run.threads, len(run.train_set)),
+                facts=run_facts(
+                    plan, run.config, run.global_batch, run.threads, len(run.train_set)
+                ),
             )
         )
 
@@ -151,7 +153,7 @@ def train(
 
 
 def _say_replaced(run: Training) -> None:
-    line = replaced_line(run.bad_train, len(run.train_set), run.job.run_dir, run.world)
+    line = replaced_line(run.bad_train, len(run.train_set), run.plan.run_dir, run.world)
     if line and run.world.is_main:
         run.reporter.warning(line)
 
@@ -177,7 +179,7 @@ class Pending(NamedTuple):
     step: int
     timed: TimedStep
     numbers: ReadBack
-    taken: Taken | None
+    taken: PendingCheckpoint | None
     before: TrainState | None
 
 
@@ -206,7 +208,7 @@ def train_epoch(
         UserError: loss or gradients are no longer finite.
     """
     meter = EpochMeter(run.global_batch, len(steps), run.take_unfinished())
-    every = run.job.settings.checkpoint_freq
+    every = run.plan.settings.checkpoint_freq
     pending: deque[Pending] = deque()
     # As many as are pending, and the one that joins them.
     read_backs = ReadBacks(run.device, READ_BACK + 1)
@@ -281,7 +283,7 @@ def _read_back(
     meter.add(times, values, skipped)
     judge(run, times)
     number = done.step - epoch * run.steps_per_epoch
-    due = number % run.job.settings.print_freq == 0 or done.step == steps[-1]
+    due = number % run.plan.settings.print_freq == 0 or done.step == steps[-1]
     if run.world.is_main and due:
         fps = meter.fps
         run.reporter.event(
@@ -345,7 +347,7 @@ def stop_here(run: Training, saver: Saver, stopping: Stopping, step: int) -> Sto
     with stopping.waiting():
         reasons = gather(stopping.reason, run.world)
     known = [reason for reason in reasons if reason is not None]
-    return Stopped(step, known[0] if known else "another rank", run.job.run_dir)
+    return Stopped(step, known[0] if known else "another rank", run.plan.run_dir)
 
 
 # ---------------------------------------------------------------------------------------- results
@@ -355,15 +357,15 @@ def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> di
     assert run.last is not None
     if run.world.is_main and not costs.written:
         # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
-        kept = kept_results(run.job.run_dir, int(run.state.step))
+        kept = kept_results(run.plan.run_dir, int(run.state.step))
         if kept is not None:
             run.reporter.note("the run is done and its results are there: nothing is left to do")
             run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
             return kept._asdict()
-    memory, judged = run.runtime.memory(), judge_all(run)
+    memory, judged = run.runtime.memory(), mean_bottleneck(run)
     results = Results(
-        name=f"{run.world.size}p-{run.job.device.upper()}",
-        arch=run.job.settings.arch,
+        name=f"{run.world.size}p-{run.plan.device.upper()}",
+        arch=run.plan.settings.arch,
         accuracy1=run.last.accuracy1,
         accuracy5=run.last.accuracy5,
         loss=run.last.loss,
@@ -371,9 +373,9 @@ def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> di
         best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
         best_epoch=run.best.epoch + 1 if run.best else 0,
         fps=sum(fps) / len(fps) if fps else None,
-        epochs=run.job.settings.epochs,
+        epochs=run.plan.settings.epochs,
         steps=int(run.state.step),
-        precision=precision_name(run.job.settings),
+        precision=precision_name(run.plan.settings),
         torch_version=torch.__version__,
         seconds=time.time() - started,
         memory_peak_bytes=memory.peak,
@@ -384,7 +386,7 @@ def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> di
         checkpoints=costs._asdict(),
     )
     if run.world.is_main:
-        table, notes = write_results(run.job.run_dir, results)
+        table, notes = write_results(run.plan.run_dir, results)
         for note in notes:
             run.reporter.note(note)
         run.reporter.event(RunFinished(results._asdict(), table))

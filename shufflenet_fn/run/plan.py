@@ -1,4 +1,4 @@
-"""Plan a run: from what the user typed to a checked job with a locked run directory."""
+"""Plan a run: from what the user typed to a checked plan with a locked run directory."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ _PORTS: Final = 65535
 _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 
 
-class Job(NamedTuple):
+class RunPlan(NamedTuple):
     """Everything a worker process needs; picklable.
 
     ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
@@ -88,7 +88,7 @@ class Job(NamedTuple):
         return self.settings.num_nodes * len(self.devices)
 
 
-def prepare_job(
+def prepare_run(
     given: Mapping[str, Any],
     *,
     preset: str | None,
@@ -96,7 +96,7 @@ def prepare_job(
     argv: Sequence[str],
     held: contextlib.ExitStack,
     world: World | None = None,
-) -> Job:
+) -> RunPlan:
     """Find what to resume, resolve the settings, check them, and make the run directory.
 
     Args:
@@ -153,8 +153,8 @@ def prepare_job(
     if world is not None:
         resolved, unused = _under_torchrun(resolved, given, world)
         notes += unused
-    job = plan_job(resolved, resume=found.resume, meets=world is None)
-    limit = job.settings.max_time
+    plan = plan_run(resolved, resume=found.resume, meets=world is None)
+    limit = plan.settings.max_time
     deadline = None if limit is None else started + parse_duration(limit, "--max-time")
 
     # The run directory: made, or brought back to the checkpoint.
@@ -171,12 +171,12 @@ def prepare_job(
             content, set_aside = rewind_to(resume.content if resume else None, run_dir)
             resume = resume and content and resume._replace(content=content)
             notes += set_aside
-        write_description(run_dir, job.resolved, argv)
-    return job._replace(
+        write_description(run_dir, plan.resolved, argv)
+    return plan._replace(
         run_dir=run_dir,
         resume=resume,
-        notes=(*job.notes, *notes),
-        warnings=job.warnings if warning is None else (*job.warnings, warning),
+        notes=(*plan.notes, *notes),
+        warnings=plan.warnings if warning is None else (*plan.warnings, warning),
         deadline=deadline,
     )
 
@@ -216,7 +216,7 @@ def _naming_node_rank(missing: bool) -> Iterator[None]:
         raise
 
 
-def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> Job:
+def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> RunPlan:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
     With ``resume`` the weights are the checkpoint's: those that the run once started from may be gone.
@@ -299,7 +299,7 @@ def plan_job(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
     elif settings.pretrained is not None:
         build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
-    return Job(
+    return RunPlan(
         resolved=resolved,
         device=runtime.name,
         devices=devices,

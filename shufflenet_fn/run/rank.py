@@ -1,4 +1,4 @@
-"""One rank of a job, from the bare process to the results."""
+"""One rank of a run, from the bare process to the results."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.events import Event, Reporter, Reporters
 from shufflenet_fn.run.listening import listening, say, stacks_on_demand
 from shufflenet_fn.run.loop import train
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.restarting import agreed
 from shufflenet_fn.run.resume import idle_cores
@@ -45,7 +45,7 @@ class Silent:
 
 
 def run_rank(
-    job: Job, world: World, display: Reporter, *, disk: Disk | None = None
+    plan: RunPlan, world: World, display: Reporter, *, disk: Disk | None = None
 ) -> dict[str, Any] | Stopped:
     """Set up this process and train. ``display`` is used on rank 0 only; files are written besides.
 
@@ -56,15 +56,15 @@ def run_rank(
         UserError: the run cannot go on; the message says why.
     """
     try:
-        return _run_rank(job, world, display, disk or RealDisk())
+        return _run_rank(plan, world, display, disk or RealDisk())
     except UserError:
         raise
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
         raise UserError(
-            f"cannot write in the run directory {job.run_dir}: {error.strerror}. Free some space or make it "
-            f"writable, then go on with --resume {job.run_dir}."
+            f"cannot write in the run directory {plan.run_dir}: {error.strerror}. Free some space or make it "
+            f"writable, then go on with --resume {plan.run_dir}."
         ) from error
     except Exception as error:
         # Not what only echoes another rank's failure: that rank has the message.
@@ -73,45 +73,47 @@ def run_rank(
             raise
         said = telling_line(str(error) or repr(error))
         raise DeviceFailed(
-            f"{said}: {known} The whole error is in {job.run_dir / _log_name(world)}."
+            f"{said}: {known} The whole error is in {plan.run_dir / _log_name(world)}."
         ) from error
 
 
-def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str, Any] | Stopped:
+def _run_rank(
+    plan: RunPlan, world: World, display: Reporter, disk: Disk
+) -> dict[str, Any] | Stopped:
     allow_open_files()
-    runtime = runtime_of(job.device)
-    threads = compute_threads(job, world)
+    runtime = runtime_of(plan.device)
+    threads = compute_threads(plan, world)
     notes = list(runtime.prepare())
     cores = max(1, usable_cores() // world.local_size)
-    if note := idle_cores(job.resolved.origin.get("threads"), threads, cores):
+    if note := idle_cores(plan.resolved.origin.get("threads"), threads, cores):
         notes.append(note)
-    if job.settings.deterministic:
+    if plan.settings.deterministic:
         notes += runtime.deterministic()
     # On one machine the launcher restarts its ranks together; else each waits for its device itself.
     alone = world.heartbeats is None or world.size > world.local_size
     settling = runtime.settling if alone else None
-    patiently(lambda: runtime.set_device(job.devices[world.local_rank]), settling, say)
+    patiently(lambda: runtime.set_device(plan.devices[world.local_rank]), settling, say)
     torch.set_num_threads(threads)
     notes += runtime.tune()
     slot = open_slot(world.heartbeats, world.local_rank)
     # The log is opened inside the group: by then rank 0 has made the directory.
     with (
-        listening(world, slot, job.run_dir),
-        process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(job, world)) as told,
+        listening(world, slot, plan.run_dir),
+        process_group(world, runtime.dist_backend, timeout_s=group_timeout_s(plan, world)) as told,
         contextlib.ExitStack() as stack,
     ):
-        job = agreed(job, world)
+        plan = agreed(plan, world)
         log: RunFiles | RankLog
         reporter: Reporter
         if world.is_main:
-            log = stack.enter_context(contextlib.closing(RunFiles(job.run_dir)))
+            log = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
             reporter = Reporters(display, log)
         else:
-            log = stack.enter_context(contextlib.closing(RankLog(job.run_dir, world.rank)))
+            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
             reporter = Silent()
-        stack.enter_context(stacks_on_demand(job.run_dir / _log_name(world)))
+        stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(
-            f"rank {world.rank} of {world.size}: {runtime.device(job.devices[world.local_rank])}, "
+            f"rank {world.rank} of {world.size}: {runtime.device(plan.devices[world.local_rank])}, "
             f"{threads} compute threads"
         )
         for note in told:
@@ -121,10 +123,10 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
         try:
             stopping = Stopping(
                 slot,
-                deadline=job.deadline if world.is_main else None,
-                limit=str(job.settings.max_time),
+                deadline=plan.deadline if world.is_main else None,
+                limit=str(plan.settings.max_time),
             )
-            outcome = train(job, world, reporter, stopping=stopping, disk=disk)
+            outcome = train(plan, world, reporter, stopping=stopping, disk=disk)
         except UserError as error:
             log.note(f"error: {error}")
             raise
@@ -135,9 +137,9 @@ def _run_rank(job: Job, world: World, display: Reporter, disk: Disk) -> dict[str
     return outcome
 
 
-def group_timeout_s(job: Job, world: World) -> float:
+def group_timeout_s(plan: RunPlan, world: World) -> float:
     """Return the time-out of collectives: with a launcher longer than its own, which names the rank."""
-    limit = job.settings.hang_timeout or HANG_TIMEOUT_S
+    limit = plan.settings.hang_timeout or HANG_TIMEOUT_S
     return limit if world.heartbeats is None else max(600.0, limit + 60.0)
 
 
@@ -145,9 +147,9 @@ def _log_name(world: World) -> str:
     return "log.txt" if world.is_main else f"log.rank{world.rank}.txt"
 
 
-def compute_threads(job: Job, world: World) -> int:
+def compute_threads(plan: RunPlan, world: World) -> int:
     """Return ``--threads``, or this process's share of the cores. It decides the last bits of sums."""
-    return job.settings.threads or max(1, usable_cores() // world.local_size)
+    return plan.settings.threads or max(1, usable_cores() // world.local_size)
 
 
 WANTED: Final = 16384

@@ -25,18 +25,18 @@ from shufflenet_fn.run.events import (
     StepDone,
     event_lines,
 )
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.plan import RunPlan
 
 
 def run_facts(
-    job: Job, config: ShuffleNetConfig, global_batch: int, threads: int, train_images: int
+    plan: RunPlan, config: ShuffleNetConfig, global_batch: int, threads: int, train_images: int
 ) -> list[tuple[str, str]]:
     """Return label and value of what a user wants to see confirmed before a long run."""
-    settings = job.settings
-    lanes = lanes_of(settings, job.world_size)
+    settings = plan.settings
+    lanes = lanes_of(settings, plan.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
     return [
-        ("run directory", str(job.run_dir)),
+        ("run directory", str(plan.run_dir)),
         (
             "model",
             f"{settings.arch}, {config.num_classes} classes, {count_params(config):,} parameters, "
@@ -45,23 +45,23 @@ def run_facts(
         ("data", f"{settings.data}, {train_images:,} training images"),
         (
             "devices",
-            f"{job.world_size} × {job.device}, {threads} loader threads each",
+            f"{plan.world_size} × {plan.device}, {threads} loader threads each",
         ),
         (
             "batch",
             f"{global_batch} images per update in {lanes} lanes of {global_batch // lanes}, "
-            f"{lanes // job.world_size} per device",
+            f"{lanes // plan.world_size} per device",
         ),
         ("precision", precision_name(settings)),
-        *_settings_by_origin(job),
+        *_settings_by_origin(plan),
     ]
 
 
-def _settings_by_origin(job: Job) -> list[tuple[str, str]]:
+def _settings_by_origin(plan: RunPlan) -> list[tuple[str, str]]:
     groups: dict[str, list[str]] = {}
     for item in declared(TrainSettings):
-        origin = job.resolved.origin.get(item.name, "default")
-        groups.setdefault(origin, []).append(f"{item.name}={getattr(job.settings, item.name)}")
+        origin = plan.resolved.origin.get(item.name, "default")
+        groups.setdefault(origin, []).append(f"{item.name}={getattr(plan.settings, item.name)}")
     return [
         (f"from {origin}", " ".join(values))
         for origin, values in groups.items()
@@ -144,7 +144,7 @@ class Results(NamedTuple):
     ``accuracy1`` is that of the last evaluation, not of the best: ``best_accuracy1`` is picked on the
     validation set and so flattered. ``best_epoch`` counts from 1. Memory is rank 0's: what tensors took at
     most, what the allocator holds at the end, and what the device has. ``step_seconds`` is rank 0's mean
-    ``StepTimes`` and ``verdict`` a ``Verdict``, both ``None`` for a run of 10 steps or fewer.
+    ``StepTimes`` and ``verdict`` a ``Bottleneck``, both ``None`` for a run of 10 steps or fewer.
     ``checkpoints``: how many this start wrote and what they cost, a ``Costs``.
     """
 

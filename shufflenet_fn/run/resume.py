@@ -354,15 +354,15 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
                 f"{getattr(changed, name)!r}"
             )
             origin[name] = "command line, at the resume"
-    resolved, kept = keep_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
-    resolved, backend = keep_backend(
+    resolved, kept = pin_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
+    resolved, backend = pin_backend(
         resolved, manifest, select_runtime(resolved.settings.device)[0].name
     )
     notes += [*kept, *backend]
     return resolved, notes
 
 
-def keep_choices(
+def pin_choices(
     resolved: Resolved, manifest: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[Resolved, list[str]]:
     """Return ``resolved`` with lanes, accumulation and compute threads of ``manifest``, and notes.
@@ -391,7 +391,7 @@ def keep_choices(
     return resolved._replace(settings=settings, origin=origin), notes
 
 
-def keep_backend(
+def pin_backend(
     resolved: Resolved, manifest: Mapping[str, Any], device: str
 ) -> tuple[Resolved, list[str]]:
     """Return ``resolved`` with the backend that ``--backend auto`` chose at the start, if it is available.

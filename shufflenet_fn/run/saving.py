@@ -49,14 +49,14 @@ def fixed_part(run: Training) -> dict[str, Any]:
 
     All that decides the last bit of a result is in it, so that a resume can name what is different.
     """
-    settings, resolved = run.job.settings, run.job.resolved
+    settings, resolved = run.plan.settings, run.plan.resolved
     return {
         "arch": settings.arch,
         "num_classes": run.config.num_classes,
         "classes": list(run.train_set.classes),
         "steps_per_epoch": run.steps_per_epoch,
         "global_batch": run.global_batch,
-        "device": run.job.device,
+        "device": run.plan.device,
         "backend": run.backend,
         "lanes": lanes_of(settings, run.world.size),
         "threads": torch.get_num_threads(),
@@ -84,7 +84,7 @@ _END_S = 60.0
 """How long the end of a failed run waits for what is being written."""
 
 
-class Taken(NamedTuple):
+class PendingCheckpoint(NamedTuple):
     """The state after ``step`` updates, taken but not yet saved. ``blocked_s``: what taking it cost."""
 
     snapshot: Snapshot
@@ -116,26 +116,26 @@ class Saver:
 
     def __init__(self, run: Training, disk: Disk) -> None:
         self._run, self._disk = run, disk
-        self._folder = checkpoints_of(run.job.run_dir)
-        settings = run.job.settings
+        self._folder = checkpoints_of(run.plan.run_dir)
+        settings = run.plan.settings
         self._retention = Retention(settings.keep, settings.keep_best, settings.keep_every)
         self._about = fixed_part(run)
         self._snapshots = Snapshots(run.state)
         self._agreement = Agreement(run.world, group_store(run.world))
         self._saved: deque[CheckpointSaved] = deque()
         self.costs = Costs()
-        number = run.job.devices[run.world.local_rank]
+        number = run.plan.devices[run.world.local_rank]
         self._writer = Writer(lambda: run.runtime.set_device(number))
 
-    def take(self, step: int) -> Taken:
+    def take(self, step: int) -> PendingCheckpoint:
         """Take a snapshot of the state after ``step`` updates. Waits if two are not written yet."""
         start = time.perf_counter()
         self._writer.check()
         generators = generator_states(self._run.runtime) if self._run.world.is_main else {}
         snapshot = self._snapshots.take(self._run.state)
-        return Taken(snapshot, generators, step, time.perf_counter() - start)
+        return PendingCheckpoint(snapshot, generators, step, time.perf_counter() - start)
 
-    def save(self, taken: Taken, progress: Progress, *, is_best: bool = False) -> None:
+    def save(self, taken: PendingCheckpoint, progress: Progress, *, is_best: bool = False) -> None:
         """Queue ``taken`` for writing. Returns at once."""
         start = time.perf_counter()
         about = {**self._about, **changing_part(self._run, progress)}
@@ -183,7 +183,9 @@ class Saver:
             if isinstance(self._writer.error, RanksDiffer) and error is not self._writer.error:
                 raise self._writer.error from error
 
-    def _write(self, taken: Taken, about: dict[str, Any], is_best: bool, blocked_s: float) -> None:
+    def _write(
+        self, taken: PendingCheckpoint, about: dict[str, Any], is_best: bool, blocked_s: float
+    ) -> None:
         run, start = self._run, time.perf_counter()
         state = taken.snapshot.state()
         if run.world.size > 1:
@@ -192,8 +194,8 @@ class Saver:
             return
         plain = unflatten_state(state)
         # What the log says of the time before this checkpoint must not be lost where it is kept.
-        if (run.job.run_dir / METRICS).exists():
-            self._disk.flush(run.job.run_dir / METRICS)
+        if (run.plan.run_dir / METRICS).exists():
+            self._disk.flush(run.plan.run_dir / METRICS)
         path = save_checkpoint(
             self._folder,
             run.config,

@@ -1,4 +1,4 @@
-"""Evaluating weights: the job behind ``shufflenet-fn evaluate``."""
+"""Evaluate weights: the work behind ``shufflenet-fn evaluate``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.resume import find_checkpoint
 from shufflenet_fn.run.training import loader_threads
-from shufflenet_fn.run.transfer import Feed
+from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.registry import select_backend
@@ -106,15 +106,15 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     )
 
 
-def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
+def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
     """Evaluate on this rank; the same result on every rank.
 
     Returns:
         ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out),
         ``bad_image_names``, ``seconds``, ``images_per_s``, and what was evaluated.
     """
-    settings = job.settings
-    runtime = runtime_of(job.device)
+    settings = plan.settings
+    runtime = runtime_of(plan.device)
     runtime.prepare()
     settling = runtime.settling if world.heartbeats is None else None
     patiently(lambda: runtime.set_device(world.local_rank), settling, say)
@@ -122,16 +122,16 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
     torch.set_num_threads(cores)
     runtime.tune()
     device = runtime.device(world.local_rank)
-    dataset = _open(job)
-    transform = EvalTransform(job.eval_resize, job.image_size)
-    state_dict = read_state_dict(job.source)
-    classes = _head_width(state_dict, job.source)
+    dataset = _open(plan)
+    transform = EvalTransform(plan.eval_resize, plan.image_size)
+    state_dict = read_state_dict(plan.source)
+    classes = _head_width(state_dict, plan.source)
     if classes < len(dataset.classes):
         raise UsageError(
-            f"the weights in {job.source} know {classes} classes, but {job.data} has "
+            f"the weights in {plan.source} know {classes} classes, but {plan.data} has "
             f"{len(dataset.classes)}. They belong to other data."
         )
-    config = get_config(job.arch, num_classes=classes)
+    config = get_config(plan.arch, num_classes=classes)
     variables = tree_to(tree_cast(from_torchvision(state_dict, config), torch.float32), device)
     predictor = build.build_predictor(
         config,
@@ -140,8 +140,8 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
     )
     threads = loader_threads(settings.workers, world.local_size)
-    layout = Layout(settings.batch_size, job.image_size)
-    feed = Feed(device, layout, ahead=prefetch_of(threads))
+    layout = Layout(settings.batch_size, plan.image_size)
+    feed = DeviceFeed(device, layout, ahead=prefetch_of(threads))
     bad = bad_images_of(dataset, on_bad_image=settings.on_bad_image, max_bad=settings.max_bad)
     with process_group(world, runtime.dist_backend):
         start = time.perf_counter()
@@ -165,14 +165,14 @@ def run_evaluation(job: EvalJob, world: World) -> dict[str, Any]:
         "bad_image_names": names,
         "seconds": seconds,
         "images_per_s": scores.num_images / seconds,
-        "weights": str(job.source),
-        "arch": job.arch,
-        "data": job.data,
-        "split": job.split,
-        "image_size": job.image_size,
-        "eval_resize": job.eval_resize,
+        "weights": str(plan.source),
+        "arch": plan.arch,
+        "data": plan.data,
+        "split": plan.split,
+        "image_size": plan.image_size,
+        "eval_resize": plan.eval_resize,
         "precision": settings.precision,
-        "device": job.device,
+        "device": plan.device,
         "devices": world.size,
     }
 
@@ -205,16 +205,16 @@ def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
     return arch
 
 
-def _open(job: EvalJob) -> Dataset:
+def _open(plan: EvalJob) -> Dataset:
     """The split, with labels as the weights know them: their run's classes, else those of train/."""
-    root = ensure_demo() if job.data == "demo" else Path(job.data)
-    classes = job.classes
+    root = ensure_demo() if plan.data == "demo" else Path(plan.data)
+    classes = plan.classes
     if classes is None:
         train = open_split(root, "train")
-        if job.split == "train":
+        if plan.split == "train":
             return train
         classes = train.classes
-    return open_split(root, job.split, classes)
+    return open_split(root, plan.split, classes)
 
 
 def _head_width(state_dict: dict[str, torch.Tensor], source: Path) -> int:

@@ -1,4 +1,4 @@
-"""What the training loop works with, built from a job."""
+"""What the training loop works with, built from a plan."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
 from shufflenet_fn.run.build import build_augmentation, build_mixing
 from shufflenet_fn.run.events import Reporter
-from shufflenet_fn.run.identity import identity_of
-from shufflenet_fn.run.plan import Job
+from shufflenet_fn.run.identity import fingerprint_of
+from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.resume import differences, last_scores, unfinished_epoch
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
-from shufflenet_fn.run.transfer import READ_BACK, Feed
-from shufflenet_fn.run.verdict import Verdict
+from shufflenet_fn.run.transfer import READ_BACK, DeviceFeed
+from shufflenet_fn.run.verdict import Bottleneck
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
@@ -72,7 +72,7 @@ class Training:
     few buffers on devices where kernel launches are expensive. ``plain_state`` is the state as a tree.
     """
 
-    job: Job
+    plan: RunPlan
     world: World
     reporter: Reporter
     runtime: Runtime
@@ -96,15 +96,15 @@ class Training:
     clock: StepClock
     waits: WaitMeter
     threads: int
-    feed: Feed
-    eval_feed: Feed
+    feed: DeviceFeed
+    eval_feed: DeviceFeed
     steps_per_epoch: int
     global_batch: int
     state: TrainState
     best: Best | None
     identity: dict[str, Any]
     last: Scores | None = None
-    verdict: Verdict | None = None
+    verdict: Bottleneck | None = None
     skipped_in_a_row: int = 0
     unfinished: EpochSums | None = None
 
@@ -122,11 +122,11 @@ class Training:
         return sums or EpochSums()
 
 
-def build_training(job: Job, world: World, reporter: Reporter, stopping: Stopping) -> Training:
+def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: Stopping) -> Training:
     """Build everything that is needed before the first step; report on rank 0 what was decided."""
-    settings = job.settings
-    runtime = runtime_of(job.device)
-    device = runtime.device(job.devices[world.local_rank])
+    settings = plan.settings
+    runtime = runtime_of(plan.device)
+    device = runtime.device(plan.devices[world.local_rank])
     train_set, eval_set = build.open_data(settings, note=reporter.note)
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
@@ -137,13 +137,13 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
     state, notes = build.build_state(
-        settings, config, optimizer, device, resume=job.resume.content if job.resume else None
+        settings, config, optimizer, device, resume=plan.resume.content if plan.resume else None
     )
-    warnings, best = list(job.warnings), None
+    warnings, best = list(plan.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None
-    backend = get_backend(job.backend)
+    backend = get_backend(plan.backend)
     reader = choose_image_reader(settings.image_reader).reader
-    identity = identity_of(
+    identity = fingerprint_of(
         runtime,
         settings,
         world,
@@ -151,8 +151,8 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         image_reader="python" if reader is None else "native",
         train_set=train_set,
     )
-    if job.resume is not None:
-        manifest, content = job.resume.manifest, job.resume.content
+    if plan.resume is not None:
+        manifest, content = plan.resume.manifest, plan.resume.content
         warnings += differences(
             manifest,
             identity,
@@ -165,10 +165,10 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
         if manifest["steps_per_epoch"] == epoch_steps:
             unfinished = unfinished_epoch(manifest)
-        if stored and pointed_to(checkpoints_of(job.run_dir), BEST) is not None:
+        if stored and pointed_to(checkpoints_of(plan.run_dir), BEST) is not None:
             best = Best(**stored)
     if world.is_main:
-        for note in (*job.notes, *notes):
+        for note in (*plan.notes, *notes):
             reporter.note(note)
         for warning in warnings:
             reporter.warning(warning)
@@ -187,7 +187,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         bad_images_of,
         on_bad_image=settings.on_bad_image,
         max_bad=settings.max_bad,
-        record=BadImageFile(job.run_dir, world.rank).record,
+        record=BadImageFile(plan.run_dir, world.rank).record,
     )
     threads = loader_threads(settings.workers, world.local_size)
     make_step = functools.partial(
@@ -204,7 +204,7 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
     )
     max_bad = max_bad_steps(settings, scaling)
     return Training(
-        job=job,
+        plan=plan,
         world=world,
         reporter=reporter,
         runtime=runtime,
@@ -243,10 +243,10 @@ def build_training(job: Job, world: World, reporter: Reporter, stopping: Stoppin
         clock=clock,
         waits=WaitMeter(),
         threads=threads,
-        feed=Feed(
+        feed=DeviceFeed(
             device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)
         ),
-        eval_feed=Feed(
+        eval_feed=DeviceFeed(
             device,
             Layout(eval_batch_size(settings, world), settings.image_size),
             ahead=prefetch_of(threads),
@@ -286,7 +286,7 @@ def training_batches(
     buffers: BatchBuffers | None = None,
 ) -> BatchIterator:
     """Return the batches of ``steps`` for the rank of ``world``. See ``train_loader``."""
-    settings = run.job.settings
+    settings = run.plan.settings
     return train_loader(
         run.train_set,
         run.train_transform,

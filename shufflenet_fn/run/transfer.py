@@ -17,7 +17,7 @@ UNDER_WAY = 3
 """Batches that may be on their way at once: one more than steps that the host runs ahead (READ_BACK)."""
 
 
-class Feed:
+class DeviceFeed:
     """Bring the batches of a loader to ``device``, each in one copy beside the computation.
 
     The loader reads into ``ready()``, which is page-locked where there is a device to copy from it by itself:

@@ -48,7 +48,7 @@ class Reading(NamedTuple):
     accelerator: bool
 
 
-class Verdict(NamedTuple):
+class Bottleneck(NamedTuple):
     """``kind`` and its ``text``. ``share``: of the step, what ``kind`` takes. ``steps``: measured."""
 
     kind: Kind
@@ -57,7 +57,7 @@ class Verdict(NamedTuple):
     text: str
 
 
-def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
+def verdict(times: StepTimes, steps: int, reading: Reading) -> Bottleneck:
     """Return what bounds steps with these mean ``times``.
 
     A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
@@ -90,7 +90,7 @@ def verdict(times: StepTimes, steps: int, reading: Reading) -> Verdict:
         "compute-bound": f"{of_step} computes, {100 * times.data / max(total, 1e-9):.0f} % waits for data"
         + _hidden(times),
     }
-    return Verdict(kind, share, steps, f"{kind}: {words[kind]}")
+    return Bottleneck(kind, share, steps, f"{kind}: {words[kind]}")
 
 
 def more_threads(threads: int, step: float, wait: float) -> int:
@@ -154,7 +154,7 @@ def judge(run: Training, times: StepTimes) -> None:
             run.reporter.note(f"after {VERDICT_STEPS} steps: {run.verdict.text}")
 
 
-def judge_all(run: Training) -> Verdict | None:
+def mean_bottleneck(run: Training) -> Bottleneck | None:
     """Return the verdict on all steps; ``None`` if none was measured. Called alike on all ranks."""
     if run.waits.steps == 0:
         return None
@@ -171,7 +171,7 @@ def storage_of(samples: Dataset) -> Storage:
     return "packed pixels" if samples.raw else "packed JPEG"
 
 
-def _verdict(run: Training) -> Verdict:
+def _verdict(run: Training) -> Bottleneck:
     # The rank that waits least in the collective is the one that the others wait for.
     times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
     reading = Reading(

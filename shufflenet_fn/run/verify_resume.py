@@ -29,7 +29,7 @@ _BATCH = 8
 _REFUSALS: Final = {kind.exit_code: kind for kind in (UsageError, DeviceError)}
 
 
-class Verdict(NamedTuple):
+class Bottleneck(NamedTuple):
     """How the drill ended.
 
     ``saved``: the step of the checkpoint that the resumed run went on from, in the middle of an epoch.
@@ -54,7 +54,7 @@ def verify_resume(
     steps: int,
     timeout_s: float,
     say: Callable[[str], None],
-) -> Verdict:
+) -> Bottleneck:
     """Train ``steps`` updates at a stretch, and again with a SIGKILL on the way; compare the ends.
 
     Everything is written to a temporary folder that is removed, also where one of ``STOP_SIGNALS`` ends
@@ -110,7 +110,9 @@ def verify_resume(
             for run in (folder / "whole", cut)
         )
         comparison = compare(whole, resumed)
-    return Verdict(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
+    return Bottleneck(
+        int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison
+    )
 
 
 def _leave(number: int) -> NoReturn:

@@ -18,7 +18,7 @@ from shufflenet_fn.checkpoint.read import read_checkpoint, read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
 from shufflenet_fn.io import RealDisk
-from shufflenet_fn.run.plan import prepare_job
+from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.rank import Silent, run_rank
 
 Command = Callable[..., Any]
@@ -132,11 +132,11 @@ def test_a_failed_save_ends_the_run_with_its_reason(image_folder: Path, tmp_path
         "run_dir": str(run),
     }
     with contextlib.ExitStack() as held:
-        job = prepare_job(given, preset=None, config_file=None, argv=["train"], held=held)
+        plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
         with pytest.raises(
             UserError, match=r"cannot write .*step-00000008.*No space left on device"
         ):
-            run_rank(job, World(), Silent(), disk=FullDisk())
+            run_rank(plan, World(), Silent(), disk=FullDisk())
     folder = run / "checkpoints"
     found, _ = newest_good(folder)
     assert found is not None and found.path == folder / "step-00000004"

@@ -18,10 +18,10 @@ from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
-from shufflenet_fn.run import plan
+from shufflenet_fn.run import plan as planning
 from shufflenet_fn.run.directory import LOCK, RunInUse
 from shufflenet_fn.run.directory import locked as lock_of
-from shufflenet_fn.run.plan import prepare_job
+from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.resume import find_resume, newest_of
 from tests.cli.conftest import TINY
 
@@ -92,12 +92,14 @@ def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path
     third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
     with contextlib.ExitStack() as held:
-        job = prepare_job({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
-    resume = job.resume
+        plan = prepare_run(
+            {"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held
+        )
+    resume = plan.resume
     assert resume is not None
-    assert (resume.checkpoint, resume.run_dir, job.run_dir) == (aside, run, run)
+    assert (resume.checkpoint, resume.run_dir, plan.run_dir) == (aside, run, run)
     assert [path.name for path in checkpoints(folder)] == [third.name]
-    assert f"{sixth.name} is of another branch and was renamed to {aside.name}-2" in job.notes
+    assert f"{sixth.name} is of another branch and was renamed to {aside.name}-2" in plan.notes
     assert newest_of(run, resume) == (resume, [])
     # An evaluation that was owed is done, and saved, before the first update.
     own = shutil.copytree(aside, sixth)
@@ -126,13 +128,13 @@ def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
         with lock_of(run_dir) as warning:
             yield warning
 
-    monkeypatch.setattr(plan, "locked", lock)
+    monkeypatch.setattr(planning, "locked", lock)
     given = {"resume": "auto", "run_dir": str(run), "data": str(image_folder)}
     given |= {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
     with contextlib.ExitStack() as held:
-        job = prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+        plan = prepare_run(given, preset=None, config_file=None, argv=(), held=held)
         assert (run / LOCK).exists()
-    assert job.resume is not None and job.resume.checkpoint == saved[2] and saved[2].is_dir()
+    assert plan.resume is not None and plan.resume.checkpoint == saved[2] and saved[2].is_dir()
     assert not list((run / "checkpoints").glob("superseded-*"))
 
 
@@ -154,9 +156,9 @@ def test_a_run_in_use_is_not_read(run: Path) -> None:
     newest = run / "checkpoints" / "step-00000009"
     given = {"resume": str(run), "clip_norm": 1.0}
     with contextlib.ExitStack() as held, lock_of(run), pytest.raises(RunInUse):
-        prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+        prepare_run(given, preset=None, config_file=None, argv=(), held=held)
     with contextlib.ExitStack() as held, pytest.raises(UsageError, match="other settings"):
-        prepare_job(given, preset=None, config_file=None, argv=(), held=held)
+        prepare_run(given, preset=None, config_file=None, argv=(), held=held)
     assert newest.is_dir()
     with lock_of(run):  # by nobody
         pass
@@ -170,11 +172,11 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
         shutil.rmtree(named)
     again = World(attempt=1)
     with contextlib.ExitStack() as held:
-        job = prepare_job(
+        plan = prepare_run(
             {"resume": str(named)}, preset=None, config_file=None, argv=(), held=held, world=again
         )
-    assert job.run_dir == run
-    found, skipped = newest_of(run, job.resume)
+    assert plan.run_dir == run
+    found, skipped = newest_of(run, plan.resume)
     assert found is not None and found.checkpoint == newest and not skipped
 
 

@@ -17,7 +17,7 @@ import torch
 
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.events import EpochTrained, Event, StepDone
-from shufflenet_fn.run.plan import prepare_job
+from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.rank import Silent, run_rank
 from shufflenet_fn.run.stopping import Stopped
 
@@ -50,8 +50,8 @@ class SignalAt(Silent):
 def run(run_dir: Path, data: Path, display: Silent, **more: Any) -> Any:
     given = {**RECIPE, "data": str(data), "run_dir": str(run_dir), **more}
     with contextlib.ExitStack() as held:
-        job = prepare_job(given, preset=None, config_file=None, argv=["train"], held=held)
-        return run_rank(job, World(), display)
+        plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
+        return run_rank(plan, World(), display)
 
 
 def records(run_dir: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pytest
 from ascend_emulator.environment import Machine, variables
 from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.run.directory import locked
-from shufflenet_fn.run.plan import plan_job
+from shufflenet_fn.run.plan import plan_run
 from shufflenet_fn.run.resume import find_resume, resumed_settings
 from tests.conftest import Outcome
 
@@ -93,7 +93,7 @@ def test_a_kept_measurement_is_followed(
     assert resume is not None
     resolved, notes = resumed_settings(resume, {})
     assert "backend gather: kept from the start" in notes
-    assert plan_job(resolved, resume=resume).backend == "gather"
+    assert plan_run(resolved, resume=resume).backend == "gather"
 
     # The same for another CANN is named and not followed.
     kept["case"]["versions"]["cann"] = "8.5.0"
@@ -101,6 +101,6 @@ def test_a_kept_measurement_is_followed(
     older = path.with_name(path.name.replace(result["versions"]["cann"], "8.5.0"))
     older.write_text(json.dumps(kept))
     given = {"data": str(image_folder), "arch": "x0_5", "image_size": 32, "batch_size": 2}
-    job = plan_job(resolve({**given, "device": "npu", "precision": "O2"}))
-    assert job.backend == "gather" and any("least estimated cost" in note for note in job.notes)
-    assert any(f"{older} is of cann 8.5.0" in note for note in job.notes)
+    plan = plan_run(resolve({**given, "device": "npu", "precision": "O2"}))
+    assert plan.backend == "gather" and any("least estimated cost" in note for note in plan.notes)
+    assert any(f"{older} is of cann 8.5.0" in note for note in plan.notes)

@@ -14,7 +14,7 @@ from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
-from shufflenet_fn.run.transfer import UNDER_WAY, Feed
+from shufflenet_fn.run.transfer import UNDER_WAY, DeviceFeed
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.step import Examples
 
@@ -51,7 +51,7 @@ def assert_on_device(examples: Examples, batch: Batch) -> None:
 def test_every_batch_arrives_as_it_was_read(
     npu: Any, image_folder: Path, mixing: Mixing | None, threads: int
 ) -> None:
-    feed = Feed(torch.device("npu:0"), LAYOUT, ahead=2 * threads)
+    feed = DeviceFeed(torch.device("npu:0"), LAYOUT, ahead=2 * threads)
     for _ in range(2):  # a second loader, as for the next evaluation
         with (
             loader(image_folder, mixing, 0) as expected,
@@ -67,7 +67,7 @@ def test_what_was_queued_on_a_batch_sees_it_when_later_ones_are_uploaded(
     npu: Any, image_folder: Path, mixing: Mixing | None
 ) -> None:
     """The host runs on without looking; what was queued on all batches is read at the end."""
-    feed, queued = Feed(torch.device("npu:0"), LAYOUT, ahead=4), []
+    feed, queued = DeviceFeed(torch.device("npu:0"), LAYOUT, ahead=4), []
     with loader(image_folder, mixing, 2, buffers=feed.ready()) as batches:
         for batch in batches:
             examples = feed(batch)
@@ -84,7 +84,7 @@ def parts_of(batch: Batch | Examples) -> tuple[torch.Tensor, ...]:
 
 
 def test_a_short_batch_is_the_beginning_of_the_memory(npu: Any) -> None:
-    feed = Feed(torch.device("npu:0"), LAYOUT, ahead=2)
+    feed = DeviceFeed(torch.device("npu:0"), LAYOUT, ahead=2)
     buffers = feed.ready()
     buffers.start(0)
     for number, count in enumerate((4, 1, 3, 0, 2)):

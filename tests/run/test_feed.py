@@ -13,7 +13,7 @@ from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.run.build import build_prepare
-from shufflenet_fn.run.transfer import Feed
+from shufflenet_fn.run.transfer import DeviceFeed
 
 CPU, LAYOUT, STEPS = torch.device("cpu"), Layout(6, 16), 10
 
@@ -34,7 +34,7 @@ def loader(root: Path, threads: int, **options: Any) -> Any:
 def test_batches_are_not_copied_and_come_as_they_were_read(
     image_folder: Path, threads: int
 ) -> None:
-    feed, places = Feed(CPU, LAYOUT, ahead=prefetch_of(threads)), set()
+    feed, places = DeviceFeed(CPU, LAYOUT, ahead=prefetch_of(threads)), set()
     with (
         loader(image_folder, 0) as expected,
         loader(image_folder, threads, buffers=feed.ready()) as batches,
@@ -50,7 +50,7 @@ def test_batches_are_not_copied_and_come_as_they_were_read(
 
 
 def test_what_is_prepared_in_kept_memory_is_what_fresh_memory_holds(image_folder: Path) -> None:
-    feed = Feed(CPU, LAYOUT, ahead=2)
+    feed = DeviceFeed(CPU, LAYOUT, ahead=2)
     kept, fresh = (build_prepare(torch.channels_last, CPU, reuse=reuse) for reuse in (True, False))
     with loader(image_folder, 1, buffers=feed.ready()) as batches:
         for batch in batches:
@@ -60,7 +60,7 @@ def test_what_is_prepared_in_kept_memory_is_what_fresh_memory_holds(image_folder
 
 def test_an_evaluation_that_was_left_is_begun_anew(image_folder: Path) -> None:
     val = open_train_val(image_folder)[1]
-    feed = Feed(CPU, Layout(4, 16), ahead=4)
+    feed = DeviceFeed(CPU, Layout(4, 16), ahead=4)
     for stop in (1, 2, None):
         seen: list[int] = []
         with eval_loader(

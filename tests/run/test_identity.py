@@ -10,7 +10,7 @@ from shufflenet_fn.config.derived import lanes_of, lanes_per_device
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.identity import compare
-from shufflenet_fn.run.resume import KEPT, idle_cores, keep_backend, keep_choices
+from shufflenet_fn.run.resume import KEPT, idle_cores, pin_backend, pin_choices
 from shufflenet_fn_backends.support.errors import UsageError
 
 STORED: dict[str, Any] = {
@@ -60,27 +60,27 @@ def manifest(**values: Any) -> dict[str, Any]:
 
 
 def test_lanes_and_threads_are_kept_unless_given() -> None:
-    kept, notes = keep_choices(resolved(), manifest(), {})
+    kept, notes = pin_choices(resolved(), manifest(), {})
     assert (kept.settings.lanes, kept.settings.threads) == (4, 3)
     assert kept.origin == {"lanes": KEPT, "threads": KEPT} and len(notes) == 2
-    kept, _ = keep_choices(resolved(lanes=8, threads=1), manifest(), {"lanes": 8, "threads": 1})
+    kept, _ = pin_choices(resolved(lanes=8, threads=1), manifest(), {"lanes": 8, "threads": 1})
     assert (kept.settings.lanes, kept.settings.threads) == (8, 1)
-    kept, _ = keep_choices(resolved(lanes=4, accumulate=3), manifest(), {"accumulate": 3})
+    kept, _ = pin_choices(resolved(lanes=4, accumulate=3), manifest(), {"accumulate": 3})
     assert kept.settings.lanes is None
 
 
 def test_the_accumulation_of_the_originals_switch_is_kept() -> None:
     """It depends on the number of devices at the start."""
-    kept, _ = keep_choices(resolved(benchmark=1), manifest(), {})
+    kept, _ = pin_choices(resolved(benchmark=1), manifest(), {})
     assert (kept.settings.benchmark, kept.settings.accumulate) == (0, 2)
 
 
 def test_the_backend_that_auto_took_is_kept_on_the_same_device() -> None:
-    kept, notes = keep_backend(resolved(), manifest(), "cpu")
+    kept, notes = pin_backend(resolved(), manifest(), "cpu")
     assert kept.settings.backend == "gather" and notes
     for other in (resolved(backend="native"), resolved()):
         device = "cpu" if other.settings.backend == "native" else "cuda"
-        assert keep_backend(other, manifest(), device) == (other, [])
+        assert pin_backend(other, manifest(), device) == (other, [])
 
 
 def test_lanes_are_shared_by_any_divisor_of_devices() -> None:

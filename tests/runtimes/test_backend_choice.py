@@ -17,7 +17,7 @@ from shufflenet_fn.run.backend_choice import (
     look_up,
     step_case,
 )
-from shufflenet_fn.run.plan import Job, plan_job
+from shufflenet_fn.run.plan import RunPlan, plan_run
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import UserError
 from tests.runtimes.conftest import Installed, with_devices
@@ -154,8 +154,8 @@ def test_a_run_is_planned_with_the_measured_backend(
     torch_npu(with_devices(8, "Ascend910B3"))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "devices": 2}
 
-    def plan(**more: object) -> Job:
-        return plan_job(resolve({**given, **more}))
+    def plan(**more: object) -> RunPlan:
+        return plan_run(resolve({**given, **more}))
 
     assert plan().backend == ESTIMATED
     case = step_case(
@@ -166,9 +166,9 @@ def test_a_run_is_planned_with_the_measured_backend(
         image_size=224,
     )
     path = keep(case, KEPT)
-    job = plan()
-    assert job.backend == "native"
-    assert any("backend native" in note and str(path) in note for note in job.notes)
-    assert job.settings.backend == "auto"  # a resume on another device chooses anew
+    plan = plan()
+    assert plan.backend == "native"
+    assert any("backend native" in note and str(path) in note for note in plan.notes)
+    assert plan.settings.backend == "auto"  # a resume on another device chooses anew
     assert plan(lanes=4).backend == ESTIMATED
     assert plan(batch_size=4).backend == ESTIMATED

@@ -129,13 +129,13 @@ def test_precision_follows_the_chip(
     torch_npu: Installed, image_folder: Path, soc: str, chosen: str, why: str
 ) -> None:
     from shufflenet_fn.config.resolve import resolve
-    from shufflenet_fn.run.plan import plan_job
+    from shufflenet_fn.run.plan import plan_run
 
     torch_npu(with_devices(8, soc))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "precision": "auto"}
-    job = plan_job(resolve(given))
-    assert job.settings.precision == chosen
-    assert any(f"precision {chosen}" in note and soc in note and why in note for note in job.notes)
+    plan = plan_run(resolve(given))
+    assert plan.settings.precision == chosen
+    assert any(f"precision {chosen}" in note and soc in note and why in note for note in plan.notes)
 
 
 def test_bfloat16_is_refused_where_the_chip_has_none(
@@ -165,12 +165,12 @@ def test_more_devices_than_there_are(
 
 def test_compile_says_what_is_known(torch_npu: Installed, image_folder: Path) -> None:
     from shufflenet_fn.config.resolve import resolve
-    from shufflenet_fn.run.plan import plan_job
+    from shufflenet_fn.run.plan import plan_run
 
     torch_npu(with_devices(1, "Ascend910B1"))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8}
-    assert not any("triton-ascend" in text for text in plan_job(resolve(given)).warnings)
-    compiled = plan_job(resolve({**given, "compile": True}))
+    assert not any("triton-ascend" in text for text in plan_run(resolve(given)).warnings)
+    compiled = plan_run(resolve({**given, "compile": True}))
     assert any("triton-ascend" in text for text in compiled.warnings)
 
 

@@ -158,7 +158,7 @@ class ElasticRanks(threading.Thread):
         if "EADDRINUSE" in text or "ddress already in use" in text:
             return UsageError(
                 f"the port of --rdzv-endpoint {nodes.endpoint} is in use on this machine, which has "
-                "--node-rank 0: by another run, or by a second command with --node-rank 0. End it, or give "
+                "--node-rank 0: by another run, or by a second command with --node-rank 0. End that, or give "
                 "all machines another port."
             )
         if "imed out" in text:

@@ -220,8 +220,6 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(
         (("--max-time", "1.5h"), ("--max-time '1.5h'", "11h30m")),
         (("--hang-timeout", "0"), ("--hang-timeout", "above 0")),
         (("--max-restarts", "-1"), ("--max-restarts", "at least 0")),
-        (("--min-devices", "3"), ("--min-devices 3", "1 device")),
-        (("--nnodes", "2", "--min-devices", "1"), ("--min-devices", "--nnodes is 2")),
     ],
 )
 def test_values_that_are_not_allowed(

@@ -63,6 +63,7 @@ def test_a_run_leaves_everything_behind(train: Command, command: Command, tmp_pa
         "metrics.jsonl",
         "log.txt",
         "checkpoints",
+        "run.lock",
         "results.json",
         "results.md",
         "curves.png",

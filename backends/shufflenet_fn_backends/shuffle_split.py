@@ -148,13 +148,10 @@ def _rows(images: int, half: int, device: torch.device) -> _Rows:
     """Indices into the (2 * images * half) maps of two stacked halves, each (images, half)."""
     dtype = torch.int32  # as in `_indices`
     with torch.inference_mode(False):
-        image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
-        channel = torch.arange(2 * half, dtype=dtype, device=device)
-        which = channel.view(2, 1, half)
+        rows = torch.arange(2 * images * half, dtype=dtype, device=device).view(2, images, half)
         # Channel k of the shuffled map is channel k // 2 of operand k % 2, and back.
-        shuffled = (which % 2) * (images * half) + image + which // 2
-        pairs = channel.view(half, 2).t().reshape(2, 1, half)
-        unshuffled = (pairs // half) * (images * half) + image + pairs % half
+        shuffled = rows.permute(1, 2, 0).reshape(images, 2, half).transpose(0, 1)
+        unshuffled = rows.transpose(0, 1).reshape(images, half, 2).permute(2, 0, 1)
     return _Rows(shuffled.reshape(-1), unshuffled.reshape(-1))
 
 

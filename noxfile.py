@@ -55,12 +55,13 @@ def resume(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def campaign(session: nox.Session) -> None:
     """Run the tests that only a release runs. Arguments after ``--`` go to pytest."""
-    _pytest(session, *PARALLEL, "-m", "campaign", *session.posargs)
+    others = ("--ignore", "tests/test_packaging.py")  # has a session of its own
+    _pytest(session, *PARALLEL, "-m", "campaign", *others, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def interop(session: nox.Session) -> None:
-    """Run the tests against foreign peers: compiled torchvision, ONNX Runtime, every documented option."""
+    """Run what needs foreign peers: compiled torchvision, ONNX Runtime, the benchmarks of all peers."""
     _pytest(session, *PARALLEL, "-m", "interop", *session.posargs)
 
 

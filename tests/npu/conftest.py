@@ -32,6 +32,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # modules that import torch could not even be collected to be skipped.
     if not os.environ.get(LIBRARIES):
         os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    # torch_npu says this once a process, in whichever test comes first.
+    config.addinivalue_line(
+        "filterwarnings", "ignore:Cannot create tensor with internal format:UserWarning"
+    )
 
 
 class Ran(NamedTuple):

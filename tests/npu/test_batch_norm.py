@@ -26,11 +26,7 @@ from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, examples, tiny_variables
 from tests.npu.conftest import OnEmulator
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script`"),
-    # torch_npu says once that it does what it was told, in whichever test comes first.
-    pytest.mark.filterwarnings("ignore:Cannot create tensor with internal format"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 EPS = 1e-2
 CPU = torch.device("cpu")
 

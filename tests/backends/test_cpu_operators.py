@@ -1,4 +1,4 @@
-"""The C++ operators of backend ``cpu`` against torch's in float64: results, moments and every gradient."""
+"""The C++ operators of backend ``cpu`` compared with torch's in float64: results, moments, gradients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the C++ operators do at the limits of number formats, memory and arguments."""
+"""The C++ operators at the limits of number formats, memory and arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ``gather``, ``npu`` and ``native`` promise beyond parity: which operators run, how maps lie."""
+"""Properties of ``gather``, ``npu`` and ``native`` beyond parity: their operators and memory layouts."""
 
 from __future__ import annotations
 

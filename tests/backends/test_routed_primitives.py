@@ -1,4 +1,4 @@
-"""The primitives of ``routed`` one by one, on maps of many parts in an order that is not the logical one."""
+"""The primitives of ``routed`` on maps of many parts in a permuted channel order."""
 
 from __future__ import annotations
 

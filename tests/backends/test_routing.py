@@ -1,4 +1,4 @@
-"""The bookkeeping of split and shuffle against lists of channels that are really split and shuffled."""
+"""The bookkeeping of split and shuffle, compared with lists of channels that are really moved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operators ``shufflenet_fn::shuffle_split`` and its kin, by themselves."""
+"""The operators ``shufflenet_fn::shuffle_split``, ``shuffle`` and their inverses."""
 
 from __future__ import annotations
 

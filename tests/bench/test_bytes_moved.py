@@ -1,4 +1,4 @@
-"""Bytes that operators read and write, against counts by hand."""
+"""Bytes that operators read and write, compared with counts by hand."""
 
 from __future__ import annotations
 

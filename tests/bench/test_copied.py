@@ -1,4 +1,4 @@
-"""Channels copied by split and shuffle in a training step: counted, not timed."""
+"""Channels that split and shuffle copy in a training step."""
 
 from __future__ import annotations
 

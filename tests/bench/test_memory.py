@@ -1,4 +1,4 @@
-"""Memory of a step: what it needs while it runs, told from what stays."""
+"""Memory of a step: activations are measured without retained memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``bench ops``: every candidate computes the same, and what is reported of them."""
+"""``bench ops``: all candidates compute the same, and the report is complete."""
 
 from __future__ import annotations
 

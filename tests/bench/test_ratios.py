@@ -1,4 +1,4 @@
-"""Ratios, their intervals, and when they say enough."""
+"""Ratios, their intervals, and whether they are conclusive."""
 
 from __future__ import annotations
 

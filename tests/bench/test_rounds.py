@@ -1,4 +1,4 @@
-"""Candidates in processes of their own: their turns, their environment, their ends."""
+"""Candidates in separate processes: their turns, environment and failures."""
 
 from __future__ import annotations
 

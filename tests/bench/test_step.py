@@ -1,4 +1,4 @@
-"""``bench step``: candidates that do the same, and what is reported of them."""
+"""``bench step``: all candidates take the same step, and the report is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's stages: in this environment, and with a stage that crashes, hangs or lies."""
+"""The doctor's stages in this environment, and stages that crash, hang or misreport."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``apply`` under every ``torch.func`` transform, ``torch.compile``, and a watch on its arguments."""
+"""``apply`` under every ``torch.func`` transform and ``torch.compile``, without changes to its arguments."""
 
 from __future__ import annotations
 

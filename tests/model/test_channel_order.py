@@ -1,4 +1,4 @@
-"""Whole trees from torchvision's channel order to the routed one and back."""
+"""Conversion of whole trees between torchvision's and the routed channel order."""
 
 from __future__ import annotations
 

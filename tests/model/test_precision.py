@@ -1,4 +1,4 @@
-"""Precision policies: their names, and which dtype arrives where."""
+"""Precision policies: their names, and the dtypes of parameters and results."""
 
 from __future__ import annotations
 

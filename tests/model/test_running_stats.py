@@ -1,4 +1,4 @@
-"""Running statistics against their definition."""
+"""Running statistics compared with their definition."""
 
 from __future__ import annotations
 

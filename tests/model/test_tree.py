@@ -1,4 +1,4 @@
-"""The few operations on pytrees."""
+"""Operations on pytrees."""
 
 from __future__ import annotations
 

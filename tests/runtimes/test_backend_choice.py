@@ -1,4 +1,4 @@
-"""What ``train --backend auto`` takes: a kept measurement of exactly its case, and what is said of others."""
+"""``train --backend auto`` uses a kept measurement of exactly its case, and reports others."""
 
 from __future__ import annotations
 

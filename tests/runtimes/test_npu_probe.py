@@ -1,4 +1,4 @@
-"""Looking for NPUs: what is wrong is said in one message, and torch_npu cannot take this process with it."""
+"""Detection of NPUs: one message for each problem, and no crash of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite, without a loss scale: found on the device, skipped if asked."""
+"""Steps without a loss scale whose loss or gradient is not finite."""
 
 from __future__ import annotations
 

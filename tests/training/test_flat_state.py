@@ -1,4 +1,4 @@
-"""Flat states: what a step makes of them is what it makes of plain ones."""
+"""A step computes the same on flat and on plain states."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The loss scale: its rules, and what a step does when a gradient overflows."""
+"""The loss scale: its rules, and steps whose gradients overflow."""
 
 from __future__ import annotations
 

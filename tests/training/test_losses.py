@@ -1,4 +1,4 @@
-"""The loss and the counts that accuracy is made of, against torch's and against counting by hand."""
+"""Losses and counts of correct predictions, compared with torch and with counts by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The train step with images that mixup or cutmix mixed."""
+"""Training steps with images that mixup or cutmix mixed."""
 
 from __future__ import annotations
 

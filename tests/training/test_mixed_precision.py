@@ -1,4 +1,4 @@
-"""Train steps at every precision level, on the CPU."""
+"""Training steps at every precision level, on the CPU."""
 
 from __future__ import annotations
 

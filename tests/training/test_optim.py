@@ -1,4 +1,4 @@
-"""Optimizers against torch's own, on random trees in float64."""
+"""Optimizers compared with torch's, on random trees in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A device that saturates tells of overflow by a flag, and the step goes by it."""
+"""Overflow flags of devices that saturate."""
 
 from __future__ import annotations
 

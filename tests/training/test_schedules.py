@@ -1,4 +1,4 @@
-"""Learning rates: the original's values, the ends, and the joints."""
+"""Learning-rate schedules: the original's values, both ends, and transitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The train step and the evaluation step."""
+"""The training step and the evaluation step."""
 
 from __future__ import annotations
 

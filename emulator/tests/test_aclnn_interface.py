@@ -112,7 +112,7 @@ print(opapi.aclCreateTensor(None, ctypes.c_uint64(0), 999, None, ctypes.c_int64(
         assert line.startswith(start), line
 
 
-def test_an_output_as_long_as_its_data_says_how_long_it_is(on_emulator: OnEmulator) -> None:
+def test_data_dependent_output_reports_its_length(on_emulator: OnEmulator) -> None:
     lines = _answers(
         on_emulator,
         """
@@ -127,7 +127,7 @@ print(opapi.aclGetViewShape(out, ctypes.byref(shape), ctypes.byref(rank)), shape
     assert lines == ["0", "0 [2, 1]"]
 
 
-def test_every_operator_that_torch_npu_looks_up_is_answered_for(libraries: Path) -> None:
+def test_every_looked_up_operator_is_defined(libraries: Path) -> None:
     """Emulated (an indirect function) or failing by its name (a weak one); and no other is emulated."""
     done = subprocess.run(
         ["nm", "--dynamic", "--defined-only", str(libraries / "libopapi.so")],

@@ -19,7 +19,7 @@ sys.exit(9)
 """
 
 
-def test_run_reports_what_a_command_did_and_ends_as_it_did(
+def test_run_reports_counts_and_the_exit_code(
     libraries: Path, process: Command, tmp_path: Path
 ) -> None:
     options = "--devices", "2", "--report", "--counts", "kept"

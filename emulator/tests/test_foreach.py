@@ -134,7 +134,7 @@ def test_unscaling_finds_what_is_not_finite(bad: float | None, dtype: torch.dtyp
     assert torch.equal(grads[0].cpu(), torch.full((4,), 2.0, dtype=dtype))
 
 
-def test_the_scale_halves_after_an_overflow_and_doubles_after_the_interval() -> None:
+def test_scale_halves_on_overflow_and_doubles_after_interval() -> None:
     scale, tracker = torch.tensor([64.0], device=NPU), torch.tensor([0], dtype=torch.int32).to(NPU)
     clean, found = torch.zeros(1, device=NPU), torch.ones(1, device=NPU)
     seen = []

@@ -90,7 +90,7 @@ def last_error(answer: dict[str, Any]) -> str:
     return text[text.rindex("\nRuntimeError: ") :]
 
 
-def test_a_killed_rank_ends_the_others_with_its_name(on_ranks: OnRanks) -> None:
+def test_killed_rank_ends_the_others_by_name(on_ranks: OnRanks) -> None:
     answers = on_ranks("die", 3)
     assert [answer["code"] for answer in answers] == [1, -9, 1]
     for rank in (0, 2):
@@ -101,13 +101,13 @@ def test_a_killed_rank_ends_the_others_with_its_name(on_ranks: OnRanks) -> None:
         assert answers[rank]["took"] - answers[1]["took"] < 20.0
 
 
-def test_a_fault_kills_a_rank_at_its_nth_collective(on_ranks: OnRanks) -> None:
+def test_fault_kills_rank_at_nth_collective(on_ranks: OnRanks) -> None:
     answers = on_ranks("train", 2, **{FAULTS: "hccl:kill@3#1"})
     assert [answer["code"] for answer in answers] == [1, -9]
     assert "(collective 3)" in last_error(answers[0])
 
 
-def test_a_hung_rank_ends_the_others_by_time_out_with_its_name(on_ranks: OnRanks) -> None:
+def test_hung_rank_times_out_the_others_by_name(on_ranks: OnRanks) -> None:
     answers = on_ranks("train", 3, HCCL_EXEC_TIMEOUT="3", **{FAULTS: "hccl:hang@3#2"})
     assert [answer["code"] for answer in answers] == [1, 1, 1]
     for rank in (0, 1):
@@ -117,7 +117,7 @@ def test_a_hung_rank_ends_the_others_by_time_out_with_its_name(on_ranks: OnRanks
         assert f"rank 2 (process {answers[2]['pid']}) still runs but did not come to it" in error
 
 
-def test_a_rank_that_does_not_set_up_ends_the_others_by_time_out(on_ranks: OnRanks) -> None:
+def test_missing_rank_times_out_the_others(on_ranks: OnRanks) -> None:
     answers = on_ranks("absent", 2, HCCL_CONNECT_TIMEOUT="1")
     error = last_error(answers[0])
     assert (
@@ -145,7 +145,7 @@ def test_ranks_that_set_no_device_are_told_to(on_ranks: OnRanks) -> None:
         assert "use the same device 0; call torch.npu.set_device(LOCAL_RANK)" in error
 
 
-def test_an_asynchronous_error_makes_the_watchdog_end_the_process(on_ranks: OnRanks) -> None:
+def test_asynchronous_error_ends_the_process(on_ranks: OnRanks) -> None:
     """What ``TORCH_HCCL_ASYNC_ERROR_HANDLING`` is for: the process ends though no call failed."""
     answers = on_ranks("linger", 2, **{FAULTS: "hccl:async@2#1"})
     assert [answer["code"] for answer in answers] == [0, -6]

@@ -108,7 +108,7 @@ def test_backward_of_batch_norm(kernels: Any, given: bool) -> None:
     assert found.kernels == (2 if given else 4)
 
 
-def test_cat_copies_views_and_joins_32_at_a_time(kernels: Any) -> None:
+def test_cat_copies_views_and_concatenates_32_inputs(kernels: Any) -> None:
     x = drawn(2, 8, 4, 4)
     assert dict(kernels(lambda: torch.cat((x, x), 1)).kinds) == {"ConcatD": 1}
     views = [x[:, :3], x[:, 3:], x]

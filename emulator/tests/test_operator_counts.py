@@ -89,7 +89,7 @@ def test_a_training_step_of_one_layer(npu: ModuleType) -> None:
     }
 
 
-def test_an_overflow_that_is_asked_for_is_an_infinity_in_the_result(
+def test_injected_overflow_gives_infinity(
     on_emulator: OnEmulator,
 ) -> None:
     ran = on_emulator(

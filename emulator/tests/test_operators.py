@@ -217,7 +217,7 @@ def test_random_numbers_are_distributed_as_asked() -> None:
 
 
 @pytest.mark.parametrize("dtype", [f32, i32])
-def test_an_operator_reads_what_the_one_before_it_wrote(dtype: torch.dtype) -> None:
+def test_operator_reads_the_previous_result(dtype: torch.dtype) -> None:
     """Through torch_npu's task queue, which launches on another thread."""
     x = torch.zeros(1000, dtype=dtype, device=NPU)
     for _ in range(200):
@@ -256,7 +256,7 @@ except RuntimeError as error:
 
 
 @pytest.mark.parametrize(("compatible", "dtype"), [(True, "torch.int32"), (False, "torch.int8")])
-def test_max_pool_has_indices_only_in_its_compatible_form(
+def test_only_compatible_max_pool_returns_indices(
     on_emulator: OnEmulator, compatible: bool, dtype: str
 ) -> None:
     """Otherwise torch_npu gives a mask in their place, which serves the gradient and nothing else: forward

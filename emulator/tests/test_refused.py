@@ -57,7 +57,7 @@ def test_a_dtype_that_the_chip_does_not_take(name: str) -> None:
     assert torch.equal((_image(torch.float32) + 1).cpu(), torch.full((1, 2, 4, 4), 2.0))
 
 
-def test_a_missing_operator_names_itself_and_the_file_to_add_it_in() -> None:
+def test_missing_operator_names_itself_and_its_file() -> None:
     with pytest.raises(RuntimeError) as refusal:
         torch.linalg.svd(torch.eye(3, device=NPU))
         synchronize()

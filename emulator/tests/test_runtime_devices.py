@@ -167,7 +167,7 @@ os.wait()
     assert (process.rank, process.total.host_syncs) == (3, 1)
 
 
-def test_counts_can_be_read_and_reset_inside_the_process(on_emulator: OnEmulator) -> None:
+def test_process_reads_and_resets_its_counts(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 from ascend_emulator import counters

@@ -7,7 +7,7 @@ from tests.conftest import OnEmulator
 _MIB = 1 << 20
 
 
-def test_a_device_has_as_much_memory_as_asked_for(on_emulator: OnEmulator) -> None:
+def test_device_has_the_given_memory(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 from tests.cann import Cann
@@ -75,7 +75,7 @@ for code in (
     assert counted.syncs == {"aclrtMemcpy (device to host)": 1}
 
 
-def test_a_blocking_copy_after_a_wait_is_no_second_wait(on_emulator: OnEmulator) -> None:
+def test_blocking_copy_after_a_wait_counts_once(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 import ctypes

@@ -29,7 +29,7 @@ LEFT_OUT = {
 }
 
 
-def test_all_that_torch_npu_looks_up_is_there_or_left_out_knowingly(libraries: Path) -> None:
+def test_looked_up_functions_are_present_or_listed(libraries: Path) -> None:
     torch_npu = find_installed().torch_npu / "lib" / "libtorch_npu.so"
     looked_up = {name.decode() for name in _RUNTIME.findall(torch_npu.read_bytes())}
     assert "aclrtMallocAlign32" in looked_up  # the search finds names
@@ -38,7 +38,7 @@ def test_all_that_torch_npu_looks_up_is_there_or_left_out_knowingly(libraries: P
     assert absent == set(LEFT_OUT)
 
 
-def test_all_that_torch_npu_needs_to_be_loaded_is_written_by_hand(libraries: Path) -> None:
+def test_all_load_time_functions_are_implemented(libraries: Path) -> None:
     # The build would make a function that fails for each that is not: that is for other versions.
     wanted = needed(torch_npu_libraries(find_installed().torch_npu))
     assert len(wanted) > 50

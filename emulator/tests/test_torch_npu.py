@@ -12,7 +12,7 @@ _MIB = 1 << 20
 
 
 @pytest.mark.parametrize("allocator", ["expandable_segments:False", "expandable_segments:True"])
-def test_out_of_memory_can_be_caught_and_got_over(on_emulator: OnEmulator, allocator: str) -> None:
+def test_out_of_memory_is_recoverable(on_emulator: OnEmulator, allocator: str) -> None:
     ran = on_emulator(
         """
 import torch, torch_npu

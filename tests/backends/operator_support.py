@@ -1,4 +1,4 @@
-"""What the tests of the C++ operators compare with: torch's own in float64."""
+"""References for the tests of the C++ operators: torch's own operators in float64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the CPU kernels come to be, and what a user is told when they cannot."""
+"""The build of the CPU kernels, and the messages when it fails."""
 
 from __future__ import annotations
 

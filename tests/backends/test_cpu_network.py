@@ -91,7 +91,7 @@ def distance(tree: Any, exact: Any) -> float:
 @orders
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_it_is_as_close_to_the_truth_as_the_reference_is(
+def test_error_is_no_larger_than_the_references(
     name: str, physical: bool, train: bool, precision: str
 ) -> None:
     # A value that rounding carries over a ReLU's zero moves a whole gradient, in either backend. It is rare,
@@ -289,7 +289,7 @@ def test_saved_tensors_that_come_back_in_another_layout() -> None:
         assert distance(ours, theirs) <= 1e-5
 
 
-def test_gradients_in_a_batch_of_the_engines_kind_are_refused() -> None:
+def test_engine_batched_gradients_are_refused() -> None:
     variables, (images, _) = tiny_variables(), examples(2, 32)
 
     def head(images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The C++ operators of backend ``cpu`` against torch's in float64: results, moments and every gradient."""
+"""The C++ operators of backend ``cpu`` compared with torch's in float64: results, moments, gradients."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_pool_and_materialize(
         assert_like_torch(Materialize(flag), tensors, exact, [y], TOLERANCE[dtype])
 
 
-def test_the_first_of_equal_values_takes_the_gradient_of_the_maximum() -> None:
+def test_first_of_equal_maxima_gets_the_gradient() -> None:
     z = torch.zeros(1, 16, 4, 4).contiguous(memory_format=CHANNELS_LAST).requires_grad_()
     y = nnf.max_pool2d(z, 3, 2, 1)
     (expected,) = torch.autograd.grad(y.sum(), z)

@@ -1,4 +1,4 @@
-"""What the C++ operators do at the limits of number formats, memory and arguments."""
+"""The C++ operators at the limits of number formats, memory and arguments."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_a_constant_channel_has_no_variance() -> None:
     assert var.max() < 1e-14
 
 
-def test_one_far_value_does_not_spoil_the_variance_of_the_others() -> None:
+def test_outlier_does_not_spoil_the_variance() -> None:
     z = 1.0 + 1e-3 * random(1, 16, 64, 64, seed=0)
     z[:, :, 0, 0] = 0.0
     expected = z.double().var((0, 2, 3), correction=0)
@@ -136,7 +136,7 @@ def test_what_is_not_finite_shows(value: float) -> None:
     assert not Materialize(flag).forward([half, spoiled])[0].isfinite().all()
 
 
-def test_results_depend_on_the_number_of_threads_in_the_last_bits_only_and_repeat() -> None:
+def test_thread_count_changes_only_the_last_bits() -> None:
     z, weight = random(4, 24, 20, 20, seed=0), random(58, 24, 1, 1, seed=1).contiguous()
     no_order = torch.empty(0, dtype=torch.int64)
 

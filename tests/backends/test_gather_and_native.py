@@ -1,4 +1,4 @@
-"""What ``gather``, ``npu`` and ``native`` promise beyond parity: which operators run, how maps lie."""
+"""Properties of ``gather``, ``npu`` and ``native`` beyond parity: their operators and memory layouts."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def shuffled(seed: int = 0) -> gather.Shuffled:
     return gather.Shuffled(*(x.double() for x in pair(2, 4, 3, 3, seed=seed)))
 
 
-def test_two_readers_of_a_shared_map_compute_it_once() -> None:
+def test_shared_map_is_computed_once() -> None:
     with Seen() as seen:
         whole = gather.BACKEND.shared(shuffled())
         first, second = gather.to_tensor(whole), gather.to_tensor(whole)
@@ -161,7 +161,7 @@ def test_two_readers_of_a_shared_map_compute_it_once() -> None:
     assert Counter(seen.names)["shufflenet_fn::shuffle"] == 1
 
 
-def test_a_map_can_be_read_in_one_context_and_then_in_another() -> None:
+def test_map_can_be_read_in_two_contexts() -> None:
     """Nothing is kept from under ``no_grad`` or inside a transform that would be wrong outside."""
     x1, x2 = (x.requires_grad_() for x in pair(1, 4, 2, 2))
     x = gather.channel_shuffle(x1, x2)
@@ -187,7 +187,7 @@ def test_a_map_can_be_read_in_one_context_and_then_in_another() -> None:
         torch.testing.assert_close(grad(read)(one), 2 * expected.square().sum())
 
 
-def test_a_shuffled_map_is_a_pytree_of_its_halves() -> None:
+def test_shuffled_map_is_a_pytree() -> None:
     x = shuffled()
     leaves, structure = pytree.tree_flatten(x)
     assert [leaf is half for leaf, half in zip(leaves, (x.x1, x.x2), strict=True)] == [True, True]
@@ -198,7 +198,7 @@ def test_a_shuffled_map_is_a_pytree_of_its_halves() -> None:
 
 # Dynamo's own doing, in torch 2.13.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-def test_a_shuffled_map_goes_in_and_out_of_transforms() -> None:
+def test_shuffled_map_passes_through_transforms() -> None:
     x = shuffled()
     expected = reference.channel_shuffle(x.x1, x.x2)
     batch = tree_map(lambda *leaves: torch.stack(leaves), x, shuffled(1))
@@ -241,7 +241,7 @@ def test_an_explicit_name_is_taken_on_every_device(name: str) -> None:
         assert name in selection.reason
 
 
-def test_auto_takes_the_npus_map_on_an_npu_and_says_so() -> None:
+def test_auto_selects_the_npu_backend_on_npus() -> None:
     backend, reason = select_backend("auto", "npu")
     assert backend.name == "npu" and "npu" in reason
     assert backend.physical is not None and backend.physical.name == "npu"

@@ -1,4 +1,4 @@
-"""The primitives of ``routed`` one by one, on maps of many parts in an order that is not the logical one."""
+"""The primitives of ``routed`` on maps of many parts in a permuted channel order."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ def test_a_constant_made_inside_a_transform_serves_outside(inference: bool) -> N
     assert routed_map._cached_index.cache_info().misses == made
 
 
-def test_a_constant_is_made_once_for_each_order_and_device() -> None:
+def test_constants_are_cached_by_order_and_device() -> None:
     order, cpu = (2, 0, 1), torch.device("cpu")
     assert index_constant(order, cpu) is index_constant((2, 0, 1), torch.device("cpu"))
     assert index_constant(order, cpu).tolist() == [2, 0, 1]
@@ -285,7 +285,7 @@ def test_a_step_copies_nothing_from_the_host(twin: bool) -> None:
     assert ("aten::index_select" in names.names) == (not twin)
 
 
-def test_the_twin_shares_what_does_not_depend_on_parameters() -> None:
+def test_twin_shares_parameter_independent_functions() -> None:
     twin = ROUTED.physical
     assert twin is not None and twin.physical is None and twin.name == ROUTED.name == "routed"
     assert twin.channel_split is ROUTED.channel_split is routed.channel_split

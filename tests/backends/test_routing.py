@@ -1,4 +1,4 @@
-"""The bookkeeping of split and shuffle against lists of channels that are really split and shuffled."""
+"""The bookkeeping of split and shuffle, compared with lists of channels that are really moved."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_join_keeps_the_places() -> None:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_in_the_network_a_branch_reads_at_most_8_ranges(name: str) -> None:
+def test_branches_read_at_most_8_ranges(name: str) -> None:
     config = get_config(name)
     for channels, units in zip(config.stage_channels[1:4], config.stage_repeats, strict=True):
         layout = interleave(natural(channels // 2), natural(channels // 2))

@@ -1,4 +1,4 @@
-"""The operators ``shufflenet_fn::shuffle_split`` and its kin, by themselves."""
+"""The operators ``shufflenet_fn::shuffle_split``, ``shuffle`` and their inverses."""
 
 from __future__ import annotations
 
@@ -295,7 +295,7 @@ def test_indices_are_made_once_and_on_the_device() -> None:
     assert all(index.dtype == torch.int32 and index.device.type == "meta" for index in other)
 
 
-def test_indices_first_needed_in_inference_or_in_a_fake_serve_training() -> None:
+def test_cached_indices_from_inference_work_in_training() -> None:
     op = OPERATORS[0]
     for first in (torch.inference_mode, FakeTensorMode):
         shuffle_split._indices.cache_clear()

@@ -1,4 +1,4 @@
-"""What the benchmarks refuse, in one message and before anything is measured."""
+"""Invalid options of the benchmarks are refused with one message, before any measurement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes that operators read and write, against counts by hand."""
+"""Bytes that operators read and write, compared with counts by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X = torch.randn(2, 6, 4, 4)
 MAP = X.numel() * 4
 
 
-def test_an_operator_reads_its_arguments_and_writes_its_result() -> None:
+def test_operator_reads_arguments_and_writes_result() -> None:
     assert bytes_moved(lambda: X + X.flip(0)) == 2 * MAP + 3 * MAP
     assert bytes_moved(lambda: X.half()) == MAP + MAP // 2
 
@@ -29,7 +29,7 @@ def test_views_and_allocations_move_nothing() -> None:
     assert bytes_moved(lambda: torch.empty_like(X)) == 0
 
 
-def test_an_expanded_tensor_is_no_larger_than_what_it_is_of() -> None:
+def test_expanded_tensor_counts_only_its_storage() -> None:
     assert bytes_moved(lambda: torch.ones(1).expand(1000) * 1) == 4 + 4 + 4000
 
 

@@ -1,4 +1,4 @@
-"""Channels copied by split and shuffle in a training step: counted, not timed."""
+"""Channels that split and shuffle copy in a training step."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def stages(config: ShuffleNetConfig) -> list[tuple[int, int, int]]:
 
 @names
 @formats
-def test_the_reference_copies_four_times_the_channels_of_a_unit(
+def test_reference_copies_four_times_the_units_channels(
     name: str, memory_format: torch.memory_format
 ) -> None:
     """By hand: cat and shuffle, both forward and backward; no split behind a downsampling unit."""
@@ -77,7 +77,7 @@ def test_in_logical_order_weights_are_permuted_as_well() -> None:
     assert logical.parameters > 100_000
 
 
-def test_ratios_do_not_depend_on_the_size_of_images() -> None:
+def test_ratios_do_not_depend_on_image_size() -> None:
     config = get_config("x0_5", num_classes=5)
     small, large = (copied_per_step(config, ROUTED, image_size=size) for size in (32, 96))
     assert large.features == 9 * small.features

@@ -86,7 +86,7 @@ def test_backends_of_no_use_are_refused(backend: str, words: tuple[str, ...]) ->
         assert word in str(refused.value)
 
 
-def test_a_turn_is_as_many_steps_as_asked_for() -> None:
+def test_turn_takes_the_given_steps() -> None:
     taken: list[int] = []
     turn = timed(lambda: taken.append(1), 5, runtime_of("cpu"))
     assert len(taken) == 5
@@ -108,7 +108,7 @@ def _of_which_one_fails(name: str, case: str, settings: None) -> Callable[[], Tu
     return lambda: Turn(1.0, 1.0, None)
 
 
-def test_a_profile_lies_in_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_each_profile_has_its_own_folder(tmp_path: Path) -> None:
     settings = replace(SETTINGS, profile=str(tmp_path))
     folder, steps = build_device_case("cpu", "profile: gather", settings)()  # type: ignore[misc]
     assert Path(folder).parent == tmp_path and "gather" in Path(folder).name

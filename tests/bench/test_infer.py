@@ -1,4 +1,4 @@
-"""``bench infer``: candidates that compute the same logits, and what is reported of them."""
+"""``bench infer``: all candidates compute the same logits, and the report is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kernels out of a profiler's files: in the form that their documentation gives, since no chip is here."""
+"""The table of kernels from a profiler's files, in the documented format."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of a step: what it needs while it runs, told from what stays."""
+"""Memory of a step: activations are measured without retained memory."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_temporary_counts_once_however_many_steps(tmp_path: Path) -> None:
 
 
 @linux
-def test_what_stays_is_at_rest_in_the_next_measurement(tmp_path: Path) -> None:
+def test_retained_memory_does_not_count_as_activation(tmp_path: Path) -> None:
     first, second = found("keep", dict(LIVE), tmp_path)
     assert first.activation is not None and second.activation is not None
     assert 120 * MIB < first.activation < 136 * MIB

@@ -1,4 +1,4 @@
-"""``bench ops``: every candidate computes the same, and what is reported of them."""
+"""``bench ops``: all candidates compute the same, and the report is complete."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_routing_moves_fewer_bytes_to_split_and_shuffle() -> None:
     assert moved["routed"] < moved["reference"] / 3
 
 
-def test_a_step_computes_the_pass_that_its_case_names() -> None:
+def test_step_computes_the_pass_of_its_case() -> None:
     name = "conv2d 1x1"
     settings = SETTINGS
     forward = build_op("reference", f"{name}: {FORWARD}", settings)
@@ -159,7 +159,7 @@ def test_other_devices_maps_are_not_measured() -> None:
     assert {"reference", "native", "gather", "routed"} <= set(BACKENDS) & set(on_npu)
 
 
-def test_without_a_compiler_the_cpus_map_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backend_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     from shufflenet_fn_backends.fused.library import kernels
 
     monkeypatch.setenv("CXX", "no-such-compiler")

@@ -1,4 +1,4 @@
-"""Ratios, their intervals, and when they say enough."""
+"""Ratios, their intervals, and whether they are conclusive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_ratios_and_interval() -> None:
     assert interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
 
 
-def test_a_ratio_is_that_of_pairs_and_not_of_medians() -> None:
+def test_ratio_is_the_median_of_paired_ratios() -> None:
     # The machine became slower by half on the way, for both alike.
     found = ratio([1.0, 1.0, 1.0, 2.0, 2.0], [1.5, 1.5, 1.5, 3.0, 3.0])
     assert found == (1.5, 1.5, 1.5)

@@ -1,4 +1,4 @@
-"""Candidates in processes of their own: their turns, their environment, their ends."""
+"""Candidates in separate processes: their turns, environment and failures."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_a_candidate_that_fails_is_named(question: str, case: str, words: str, l
         getattr(nobody, question)(case, 1)
 
 
-def test_a_users_mistake_keeps_its_words_and_exit_code(log: Log) -> None:
+def test_user_errors_keep_message_and_exit_code(log: Log) -> None:
     with started(["it"], builds.failing, log) as (it,):
         with pytest.raises(UsageError, match=r"^do this instead$"):
             it.turn("usage", 1)

@@ -1,4 +1,4 @@
-"""``bench step``: candidates that do the same, and what is reported of them."""
+"""``bench step``: all candidates take the same step, and the report is complete."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_there_are_both_layouts_with_and_without_compiler() -> None:
     }
 
 
-def test_ours_keeps_freed_memory_by_default_as_training_does(
+def test_ours_keeps_freed_memory_by_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     kept: list[int] = []
@@ -74,7 +74,7 @@ def test_ours_keeps_freed_memory_by_default_as_training_does(
     assert kept
 
 
-def test_without_a_compiler_compiled_peers_are_left_out_loudly(
+def test_compiled_peers_need_a_compiler(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert available(PEERS, compiled=True).present == tuple(PEERS)
@@ -155,7 +155,7 @@ def test_several_architectures_are_still_one_json_object(
     assert step.run_step_bench(SETTINGS) == {"arch": "shufflenet_v2_x0_5"}
 
 
-def test_our_compiled_step_is_reported_against_ours_and_the_best_peer() -> None:
+def test_compiled_step_is_compared_with_eager_and_peer() -> None:
     from shufflenet_fn.bench.step import _compiled
 
     seconds = {OURS: [2.0] * 3, OURS_COMPILED: [1.0] * 3, EAGER[0]: [3.0] * 3}

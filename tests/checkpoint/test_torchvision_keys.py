@@ -35,7 +35,7 @@ def test_the_prefix_of_ddp_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_the_index_buffers_of_old_ascend_checkpoints_are_dropped(prefix: str) -> None:
+def test_index_buffers_of_old_checkpoints_are_dropped(prefix: str) -> None:
     old = {f"{prefix}{key}": value for key, value in state_dict().items()}
     for stage, unit, name in ((2, 0, "fp_index1"), (3, 1, "bp_index2"), (4, 1, "fp_index")):
         old[f"{prefix}stage{stage}.{unit}.channel_shuffle.{name}"] = torch.arange(8)
@@ -67,7 +67,7 @@ def test_wrong_shapes_are_named_with_both_shapes() -> None:
     assert "fc.weight is (7, 32), should be (5, 32)" in str(error.value)
 
 
-def test_a_wrong_width_lists_some_and_counts_the_rest() -> None:
+def test_wrong_width_lists_some_missing_keys() -> None:
     with pytest.raises(UsageError) as error:
         from_torchvision(state_dict(), get_config("x1_0"))
     message = str(error.value)
@@ -130,7 +130,7 @@ def test_channels_last_weights_become_contiguous() -> None:
     assert to_torchvision(loose, TINY)[key].is_contiguous()
 
 
-def test_the_number_of_batches_is_written_for_every_batch_norm() -> None:
+def test_num_batches_tracked_is_written_for_every_norm() -> None:
     tracked = {
         key: value
         for key, value in to_torchvision(tiny_variables(), TINY, num_batches_tracked=7).items()

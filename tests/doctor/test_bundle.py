@@ -1,4 +1,4 @@
-"""``doctor --bundle``: what is in the archive, what is not, and what happens when things fail."""
+"""``doctor --bundle``: the contents of the archive, without private data, also after failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's stages: in this environment, and with a stage that crashes, hangs or lies."""
+"""The doctor's stages in this environment, and stages that crash, hang or misreport."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_stage_that_raises_what_is_known(stages: Callable[[str], None]) -> Non
     assert "set_env.sh" in finding.fix
 
 
-def test_a_stage_that_says_all_is_well_and_then_crashes(stages: Callable[[str], None]) -> None:
+def test_stage_that_crashes_after_success_fails(stages: Callable[[str], None]) -> None:
     stages(
         "import atexit, os; atexit.register(os.abort); "
         "from shufflenet_fn.doctor.finding import Finding; return Finding('ok', 'fine')"
@@ -95,7 +95,7 @@ def test_the_doctor_here(process: Callable[..., Any], tmp_path: Path) -> None:
     assert found["kernel"]["details"]["relative_error"] < 1e-4
 
 
-def test_a_device_that_is_not_here_is_a_failure(process: Callable[..., Any]) -> None:
+def test_missing_device_fails(process: Callable[..., Any]) -> None:
     import torch
 
     if torch.cuda.is_available():

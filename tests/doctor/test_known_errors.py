@@ -1,4 +1,4 @@
-"""Texts that users met are explained, each by the entry for it, and the document lists every entry."""
+"""Known error texts are matched by their own entries, and the documentation lists every entry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doctor's look at the machine under an NPU, at trees and users made for it."""
+"""The doctor's checks of an NPU's machine, on artificial folders and users."""
 
 from __future__ import annotations
 

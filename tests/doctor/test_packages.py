@@ -1,4 +1,4 @@
-"""Packages that are not what they seem, in environments made for it."""
+"""Packages with misleading names, in artificial environments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken out of a text before it is sent to somebody, and what is left."""
+"""Private data is removed from texts, and public data is kept."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""torchvision's modules as peers. Import it only where torchvision is there."""
+"""torchvision's modules as peers. Import this module only if torchvision is installed."""
 
 from __future__ import annotations
 

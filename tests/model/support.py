@@ -1,4 +1,4 @@
-"""What the tests of model, training, conversion, checkpoints and ranks share."""
+"""Helpers for the tests of model, training, conversion, checkpoints and ranks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``apply`` under every ``torch.func`` transform, ``torch.compile``, and a watch on its arguments."""
+"""``apply`` under every ``torch.func`` transform and ``torch.compile``, without changes to its arguments."""
 
 from __future__ import annotations
 
@@ -254,7 +254,7 @@ def test_no_argument_is_written_to(train: bool) -> None:
         assert not old & {leaf.data_ptr() for leaf in tree_leaves(batch_stats)}
 
 
-def test_the_first_convolutions_argument_is_not_the_images_themselves_rectified() -> None:
+def test_input_images_are_not_modified_by_relu() -> None:
     """ReLU works in place inside; an image that needs no gradient must not be what it writes to."""
     images = -examples(2)[0].abs()
     with unchanged(images):

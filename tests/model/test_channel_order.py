@@ -1,4 +1,4 @@
-"""Whole trees from torchvision's channel order to the routed one and back."""
+"""Conversion of whole trees between torchvision's and the routed channel order."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_training_in_physical_order_is_training() -> None:
     assert_close_to_scale(found._replace(step=STEP), expected._replace(step=STEP), 1e-9)
 
 
-def test_a_plain_state_with_the_named_backend_is_right_too() -> None:
+def test_named_backend_trains_a_plain_state() -> None:
     optimizer = sgd(constant(0.01), momentum=0.9)
     start = create_train_state(tiny_variables(dtype=DOUBLE), optimizer)
     batch = Examples(*examples(8, dtype=DOUBLE))
@@ -188,7 +188,7 @@ def test_a_gradient_goes_through_it() -> None:
     assert_close_to_scale(found, torch.func.grad(directly)(variables.params), 1e-11)
 
 
-def test_in_order_of_a_backend_without_a_twin_is_nothing() -> None:
+def test_in_order_of_keeps_trees_without_a_twin() -> None:
     variables = tiny_variables()
     same, backend = in_order_of(TINY, variables, REFERENCE)
     assert same is variables and backend is REFERENCE

@@ -21,7 +21,7 @@ def test_architectures_differ() -> None:
     assert len({get_config(name) for name in ARCHITECTURES}) == 4
 
 
-def test_an_unknown_name_is_answered_with_the_closest_and_all_valid_ones() -> None:
+def test_unknown_name_lists_closest_and_valid_names() -> None:
     with pytest.raises(UsageError) as error:
         get_config("x1.0")
     for part in ("'x1.0'", "did you mean 'shufflenet_v2_x1_0'?", *ARCHITECTURES):
@@ -48,7 +48,7 @@ def test_an_unknown_override_is_an_error() -> None:
         ("bn_eps", float("nan")),
     ],
 )
-def test_a_field_out_of_range_is_named_with_its_value(field: str, value: Any) -> None:
+def test_invalid_field_is_named_with_its_value(field: str, value: Any) -> None:
     shown = str(97 if value == (24, 48, 97, 192, 1024) else value)
     with pytest.raises(ValueError, match=field) as error:
         ShuffleNetConfig(**{field: value})

@@ -56,7 +56,7 @@ def test_in_float64_nothing_is_lost(name: str) -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "O1", "O2", "O3"])
 @pytest.mark.parametrize("name", ["reference", "routed", "cpu"])
-def test_half_precision_is_as_good_as_that_of_apply(precision: str, name: str) -> None:
+def test_half_precision_is_as_accurate_as_apply(precision: str, name: str) -> None:
     policy, backend = get_policy(precision), get_backend(name)
     variables = tiny_variables()
     images, _ = examples(4, 32)
@@ -110,7 +110,7 @@ def test_a_predictor_may_be_called_from_several_threads() -> None:
         assert all(torch.equal(result, expected[i]) for result in results)
 
 
-def test_a_predictor_keeps_the_weights_that_it_was_made_with() -> None:
+def test_predictor_ignores_later_weight_changes() -> None:
     variables, (images, _) = tiny_variables(), examples(2, 32)
     predict = make_predictor(TINY, variables, backend=get_backend("cpu"))
     expected = predict(images)

@@ -1,4 +1,4 @@
-"""Fresh variables: where they come from and how they are spread."""
+"""Initial variables: their source and distribution."""
 
 from __future__ import annotations
 

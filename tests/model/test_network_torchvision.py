@@ -1,4 +1,4 @@
-"""The network against torchvision's, with the same weights: what it computes, learns and remembers."""
+"""The network compared with torchvision's, with the same weights."""
 
 from __future__ import annotations
 

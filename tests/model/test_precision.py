@@ -1,4 +1,4 @@
-"""Precision policies: their names, and which dtype arrives where."""
+"""Precision policies: their names, and the dtypes of parameters and results."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_dtypes_in_the_network(name: str, train: bool) -> None:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_gradients_arrive_in_the_dtype_of_the_stored_parameters(name: str) -> None:
+def test_gradients_have_the_parameters_dtype(name: str) -> None:
     policy = get_policy(name)
     variables = tiny_variables(dtype=policy.param_dtype)
     images, labels = examples(8)
@@ -179,7 +179,7 @@ def test_names_are_shorthands_of_the_grammar() -> None:
 
 
 @pytest.mark.parametrize("text", ["O4", "o2", "half", "", "fp16"])
-def test_an_unknown_name_is_answered_with_the_valid_ones(text: str) -> None:
+def test_unknown_name_lists_valid_names(text: str) -> None:
     with pytest.raises(UsageError) as error:
         get_policy(text)
     for part in (repr(text), "O0", "O1", "O2", "O3", "bf16", "p=f32,c=bf16,o=f32"):

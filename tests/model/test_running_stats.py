@@ -1,4 +1,4 @@
-"""Running statistics against their definition."""
+"""Running statistics compared with their definition."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_constant_channel_has_no_negative_variance() -> None:
     assert logits.isfinite().all()
 
 
-def test_in_evaluation_the_statistics_come_back_as_they_are() -> None:
+def test_evaluation_returns_statistics_unchanged() -> None:
     variables = tiny_variables()
     _, batch_stats = apply(TINY, variables, examples(2)[0])
     assert batch_stats is variables.batch_stats

@@ -1,4 +1,4 @@
-"""The few operations on pytrees."""
+"""Operations on pytrees."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sample() -> dict[str, Any]:
     }
 
 
-def test_paths_are_dotted_and_in_the_order_of_the_leaves() -> None:
+def test_paths_are_dotted_in_leaf_order() -> None:
     paths = dict(tree_paths(sample()))
     assert list(paths) == ["b.x", "b.y", "a.0"]
     for left, right in zip(paths.values(), tree_leaves(sample()), strict=True):

@@ -1,4 +1,4 @@
-"""The table of backends. A new one is one more row here, and every test of this folder runs for it."""
+"""The table of backends. All tests of this folder run for every row; a new backend adds one row."""
 
 from __future__ import annotations
 

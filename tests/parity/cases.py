@@ -1,8 +1,8 @@
-"""The table of cases: every primitive and every kind of unit, as functions of a backend and a tree of inputs.
+"""The table of cases: primitives and units as functions of a backend and a tree of inputs.
 
-An input tree is a dict. ``x…`` are images or feature maps (N, C, H, W); ``bn`` and ``stats`` stay in float32
-where the rest is narrower, as in the network; ``stats`` are not differentiated by. Of what a case returns,
-``y…`` are tensors to differentiate; anything else is compared only.
+An input tree is a dict. ``x…`` are images or feature maps (N, C, H, W). ``bn`` and ``stats`` stay in float32
+if the other inputs are in half precision, as in the network. ``stats`` are not differentiated with respect
+to. Results ``y…`` are tensors to differentiate; other results are only compared.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a parity test does with a case: build its inputs, run it, differentiate it."""
+"""Helpers of the parity tests: build inputs of a case, run it, differentiate it."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Every backend in one graph: ``torch.compile(fullgraph=True)``, also around ``grad`` and ``jvp``.
+"""All backends in one graph: ``torch.compile(fullgraph=True)``, also around ``grad`` and ``jvp``.
 
-``aot_eager`` traces forward and backward as inductor would have them, without a C++ compiler.
+``aot_eager`` traces forward and backward as for inductor, without a C++ compiler.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``gather`` against the module it rebuilds, where torch_npu can be imported."""
+"""``gather`` compared with the module of torch_npu, if torch_npu can be imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``pytest tests/parity --device …``: a device that is not there is one usage error."""
+"""``pytest tests/parity --device …``: a missing device is one usage error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole network on every backend: the four widths, the precision policies, fifty steps of training."""
+"""The whole network on all backends: four widths, all precision policies, fifty training steps."""
 
 from __future__ import annotations
 

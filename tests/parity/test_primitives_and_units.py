@@ -1,4 +1,4 @@
-"""Every backend against ``reference``: outputs, gradients, layouts, dtypes, derivatives by differences."""
+"""All backends compared with ``reference``: outputs, gradients, layouts, dtypes, finite differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every backend under the transforms of ``torch.func``, against ``reference``."""
+"""All backends under the transforms of ``torch.func``, compared with ``reference``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a backend may be from ``reference``, by device and dtype, and what is compared with what."""
+"""Tolerances of backends relative to ``reference``, by device and dtype."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Environments with a package torch_npu that behaves as the real one does where something is wrong."""
+"""Environments with a fake package torch_npu that fails like the real one."""
 
 from __future__ import annotations
 

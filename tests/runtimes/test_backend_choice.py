@@ -1,4 +1,4 @@
-"""What ``train --backend auto`` takes: a kept measurement of exactly its case, and what is said of others."""
+"""``train --backend auto`` uses a kept measurement of exactly its case, and reports others."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_measurement_of_another_case_is_not_used(changed: dict[str, object]) -
     assert found.kept is None and not found.notes
 
 
-def test_one_of_other_versions_is_named_and_not_used() -> None:
+def test_result_of_other_versions_is_not_used() -> None:
     path = keep(CASE._replace(versions={**CASE.versions, "cann": "8.5.0"}), KEPT)
     name, said = chosen()
     assert name == ESTIMATED
@@ -137,7 +137,7 @@ def test_a_precision_is_the_same_by_any_name() -> None:
     assert cases == ["fp32", "fp32", "fp32", "bf16", "p=f64,c=f64,o=f64"]
 
 
-def test_a_cache_that_cannot_be_written_is_one_message(cache: Path) -> None:
+def test_unwritable_cache_is_one_message(cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         keep(CASE, KEPT)

@@ -1,4 +1,4 @@
-"""Ascend's table of versions: looked up, installed by the extras, and printed in the docs."""
+"""Ascend's table of versions: search, extras, and the page in the docs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What needs no NPU of the NPU's runtime: its table of chips, its environment, its check of batch norm."""
+"""Parts of the NPU runtime that need no NPU: chips, environment, probe of batch norm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looking for NPUs: what is wrong is said in one message, and torch_npu cannot take this process with it."""
+"""Detection of NPUs: one message for each problem, and no crash of this process."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_abort_while_it_is_imported(torch_npu: Installed) -> None:
     assert ("CUDA" in text and "CPU build" in text) == CUDA
 
 
-def test_cuda_is_named_where_torch_npu_crashes_beside_it() -> None:
+def test_crash_beside_a_cuda_build_names_cuda() -> None:
     outcome = Outcome(-6, "", "Aborted")
     facts = {"torch": "2.14.1+cu130", "cuda": "13.0"}
     text = explain_failure(outcome, facts)
@@ -174,7 +174,7 @@ def test_compile_says_what_is_known(torch_npu: Installed, image_folder: Path) ->
     assert any("triton-ascend" in text for text in compiled.warnings)
 
 
-def test_a_broken_torch_npu_does_not_stop_training_on_the_cpu(
+def test_broken_torch_npu_does_not_affect_cpu_training(
     torch_npu: Installed, process: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
@@ -201,7 +201,7 @@ def test_the_doctor_explains_a_broken_torch_npu(
     assert found["loader"]["status"] == "ok"
 
 
-def test_the_doctor_names_a_pair_that_does_not_go_together(torch_npu: Installed) -> None:
+def test_doctor_names_an_incompatible_pair(torch_npu: Installed) -> None:
     from shufflenet_fn.doctor.ascend import torch_npu as stage
 
     torch_npu("raise AssertionError('need not be imported')", version="2.1.0.post17")
@@ -212,7 +212,7 @@ def test_the_doctor_names_a_pair_that_does_not_go_together(torch_npu: Installed)
 
 
 @pytest.mark.parametrize(("device", "status"), [("auto", "skipped"), ("npu", "failed")])
-def test_the_doctor_misses_torch_npu_only_if_asked_for(device: str, status: str) -> None:
+def test_doctor_requires_torch_npu_only_for_npu(device: str, status: str) -> None:
     from shufflenet_fn.doctor.ascend import torch_npu as stage
 
     finding = stage({"device": device, "torch": {"version": torch.__version__, "cuda": None}})

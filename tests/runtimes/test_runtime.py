@@ -1,4 +1,4 @@
-"""What every runtime says of its device, here the CPU's, and what training makes of it."""
+"""The interface of runtimes, tested with the CPU, and its use in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite, without a loss scale: found on the device, skipped if asked."""
+"""Steps without a loss scale whose loss or gradient is not finite."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build(**arguments: Any) -> tuple[TrainStep, TrainState]:
 
 @pytest.mark.parametrize("form", [lambda state: state, flatten_state], ids=["plain", "flat"])
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
-def test_a_bad_gradient_under_a_good_loss_is_told(form: Flatten, value: float) -> None:
+def test_bad_gradient_with_finite_loss_is_reported(form: Flatten, value: float) -> None:
     step, state = build(gradients=spoil(value))
     _, metrics, flags = step(form(state), Examples(*examples(4)), no_flags())
     assert metrics.loss.isfinite() and not flags.gradient.isfinite()

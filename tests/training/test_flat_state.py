@@ -1,4 +1,4 @@
-"""Flat states: what a step makes of them is what it makes of plain ones."""
+"""A step computes the same on flat and on plain states."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def test_a_step_computes_the_same_bits(precision: str, lanes: int, gradients: Gr
     assert_trees_equal((metrics2, flags2), (metrics, flags))
 
 
-def test_clipping_agrees_up_to_the_order_of_its_sum() -> None:
+def test_clipping_agrees_up_to_summation_order() -> None:
     (plain, *_), (flat, *_) = states(LossScaling(), 0.5, grads_by_engine)
     assert_trees_close(unflatten_state(flat), plain, rtol=1e-5, atol=1e-6)
 
 
-def test_an_overflow_leaves_a_flat_state_as_it_was() -> None:
+def test_overflow_leaves_a_flat_state_unchanged() -> None:
     scaling = LossScaling("dynamic", initial=1024.0)
     optimizer = sgd(constant(0.1), momentum=0.9)
     step = make_train_step(TINY, optimizer, loss_scaling=scaling)

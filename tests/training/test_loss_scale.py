@@ -1,4 +1,4 @@
-"""The loss scale: its rules, and what a step does when a gradient overflows."""
+"""The loss scale: its rules, and steps whose gradients overflow."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def follow(scaling: LossScaling, outcomes: str) -> list[tuple[float, int]]:
     return history
 
 
-def test_a_dynamic_scale_doubles_after_good_steps_and_halves_at_an_overflow() -> None:
+def test_dynamic_scale_grows_and_backs_off() -> None:
     assert follow(DYNAMIC, ".....x...xxx.") == [
         (1024, 1),
         (1024, 2),
@@ -97,7 +97,7 @@ def test_the_default_is_apexs() -> None:
     assert history[1998:] == [(2.0**16, 1999), (2.0**17, 0), (2.0**16, 0)]
 
 
-def test_no_scale_is_the_empty_tuple_and_changes_nothing() -> None:
+def test_no_scale_is_the_empty_tuple() -> None:
     loss, grads = torch.tensor(2.0), {"w": torch.tensor([3.0])}
     assert init_loss_scale(LossScaling(), CPU) == ()
     assert scale_loss((), loss) is loss and unscale((), grads) is grads
@@ -129,7 +129,7 @@ def test_parse(text: str, expected: LossScaling) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Dynamic", "auto", "0", "-64", "inf", "nan", "64,0", "None"])
-def test_parse_errors_name_the_value_and_what_is_allowed(text: str) -> None:
+def test_parse_errors_name_value_and_allowed_values(text: str) -> None:
     with pytest.raises(UsageError) as error:
         parse_loss_scaling(text)
     for part in (repr(text), "64", "dynamic", "none"):
@@ -158,9 +158,7 @@ def kept(state: TrainState) -> Any:
 
 @pytest.mark.parametrize("scaling", [STATIC, DYNAMIC], ids=["static", "dynamic"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
-def test_an_overflow_skips_the_step_and_the_next_one_works(
-    scaling: LossScaling, value: float
-) -> None:
+def test_overflow_skips_one_step(scaling: LossScaling, value: float) -> None:
     step, state = build(scaling)
     state, _, flags = step(state, Examples(*examples(4)), no_flags())
     assert flags.skipped.item() == 0.0
@@ -183,7 +181,7 @@ def test_an_overflow_skips_the_step_and_the_next_one_works(
         assert all(not torch.equal(a, b) for a, b in pairs)
 
 
-def test_an_overflow_that_the_device_reports_skips_the_step() -> None:
+def test_device_reported_overflow_skips_the_step() -> None:
     step, state = build(STATIC)
     reported = no_flags()._replace(skipped=torch.tensor(0.5))
     new, _, flags = step(state, Examples(*examples(4)), reported)

@@ -1,4 +1,4 @@
-"""The loss and the counts that accuracy is made of, against torch's and against counting by hand."""
+"""Losses and counts of correct predictions, compared with torch and with counts by hand."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_half_logits_are_widened_first(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_of_mixed_labels_is_that_of_the_soft_target(smoothing: float) -> None:
+def test_mixed_loss_equals_soft_target_loss(smoothing: float) -> None:
     logits, labels = batch(8, 10, torch.float64)
     partners, weight = labels.flip(0), torch.tensor(0.3, dtype=torch.float64)
     target = weight * nnf.one_hot(labels, 10) + (1 - weight) * nnf.one_hot(partners, 10)
@@ -58,7 +58,7 @@ def test_the_loss_of_mixed_labels_is_that_of_the_soft_target(smoothing: float) -
     )
 
 
-def test_the_loss_of_plain_labels_is_the_plain_loss() -> None:
+def test_plain_labels_give_the_plain_loss() -> None:
     logits, labels = batch(8, 10)
     assert torch.equal(mixed_cross_entropy(logits, labels, ()), cross_entropy(logits, labels))
 

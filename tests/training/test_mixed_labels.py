@@ -1,4 +1,4 @@
-"""The train step with images that mixup or cutmix mixed."""
+"""Training steps with images that mixup or cutmix mixed."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_soft_labels() -> None:
     assert metrics.accuracy1.item() == correct_counts(logits, batch.labels)[0].item() / 4
 
 
-def test_all_the_weight_on_the_own_label_is_no_mixing() -> None:
+def test_full_weight_on_own_label_is_unmixed() -> None:
     batch, state = mixed(4, weight=1.0), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
     step = make_train_step(TINY, BARE)
     new, metrics, _ = step(state, batch, no_flags())

@@ -1,4 +1,4 @@
-"""Train steps at every precision level, on the CPU."""
+"""Training steps at every precision level, on the CPU."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_master_weights_take_updates_that_half_cannot_hold() -> None:
     assert moved == {"O2": True, "O3": False}
 
 
-def test_half_without_a_scale_loses_gradients_that_a_scale_keeps() -> None:
+def test_loss_scale_keeps_small_half_gradients() -> None:
     """What a loss scale is for: the share of gradients that float16 rounds to zero."""
     zeros = {}
     for scale in ("none", "1024"):

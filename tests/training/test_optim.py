@@ -1,4 +1,4 @@
-"""Optimizers against torch's own, on random trees in float64."""
+"""Optimizers compared with torch's, on random trees in float64."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_sgd_is_torchs(momentum: float, weight_decay: float, nesterov: bool) -> 
     assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
 
 
-def test_decay_of_chosen_leaves_is_that_of_parameter_groups() -> None:
+def test_decay_filter_equals_parameter_groups() -> None:
     params, grads = random_tree(0), [random_tree(seed) for seed in range(1, 6)]
     rule = sgd(schedules.constant(RATE), momentum=0.9, weight_decay=0.5, decay=decay_weights)
     ours, _ = run(rule, params, grads)

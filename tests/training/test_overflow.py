@@ -1,4 +1,4 @@
-"""A device that saturates tells of overflow by a flag, and the step goes by it."""
+"""Overflow flags of devices that saturate."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_step_that_raised_the_flag_is_skipped(kind: str, ranks: int) -> None:
     assert new.loss_scale.scale == (32.0 if kind == "dynamic" else 64.0)
 
 
-def test_a_flag_from_before_the_step_does_not_count() -> None:
+def test_overflow_flag_from_before_the_step_is_ignored() -> None:
     register = Register()
     register.flag = 1.0  # an evaluation that overflowed
     state, new, flags = step_with(register, LossScaling("dynamic", initial=64.0), overflows=False)

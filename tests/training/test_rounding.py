@@ -1,4 +1,4 @@
-"""The update rounds as torch.optim.SGD's does: with equal gradients, equal bits."""
+"""Updates are rounded as in torch.optim.SGD: equal gradients give equal bits."""
 
 from __future__ import annotations
 

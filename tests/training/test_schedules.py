@@ -1,4 +1,4 @@
-"""Learning rates: the original's values, the ends, and the joints."""
+"""Learning-rate schedules: the original's values, both ends, and transitions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_the_original_never_reaches_zero() -> None:
     assert all(rate(ORIGINAL, epoch * STEPS) > 0 for epoch in range(240))
 
 
-def test_the_original_without_warm_up_starts_at_the_base() -> None:
+def test_epoch_cosine_without_warmup_starts_at_base() -> None:
     schedule = epoch_cosine(0.5, steps_per_epoch=3, epochs=10, warmup_epochs=0)
     assert rate(schedule, 0) == 0.5
     assert rate(schedule, 3) < 0.5
@@ -117,7 +117,7 @@ def test_one_graph_serves_all_steps(name: str) -> None:
             assert compiled(torch.tensor(step)).item() == rate(ALL[name], step)
 
 
-def test_schedules_of_a_run_of_no_length_do_not_divide_by_zero() -> None:
+def test_schedules_accept_zero_steps() -> None:
     for schedule in (
         epoch_cosine(0.5, steps_per_epoch=3, epochs=2, warmup_epochs=2),
         cosine(0.5, total_steps=5, warmup_steps=5),

@@ -1,4 +1,4 @@
-"""Twenty steps beside torchvision's module under torch.optim.SGD: they stay together."""
+"""Twenty steps give the same result as torchvision's module with torch.optim.SGD."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running statistics that batch norm's kernels update in a copy of the step's own."""
+"""Running statistics that batch norm's kernels update, in a copy that the step owns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The train step and the evaluation step."""
+"""The training step and the evaluation step."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_step_changes_nothing_that_it_is_given(lanes: int, kind: str) -> None:
     assert_nothing_shared(new._replace(loss_scale=()), state._replace(loss_scale=()))
 
 
-def test_twelve_steps_lower_the_loss_and_one_step_does_too() -> None:
+def test_steps_lower_the_loss() -> None:
     optimizer = sgd(schedules.constant(0.05), momentum=0.9)
     step = make_train_step(TINY, optimizer)
     state = create_train_state(tiny_variables(), optimizer)

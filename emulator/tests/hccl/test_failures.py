@@ -54,7 +54,7 @@ def test_a_killed_peer_is_named_by_all_others(three: Ranks) -> None:
             )
 
 
-def test_the_first_to_die_is_named_when_more_follow(three: Ranks) -> None:
+def test_first_failed_rank_is_named(three: Ranks) -> None:
     all_reduce(three, [0, 2])
     dead = three.processes[1].pid
     three.kill(1)
@@ -67,7 +67,7 @@ def test_the_first_to_die_is_named_when_more_follow(three: Ranks) -> None:
     assert answer is not None and answer["code"] == REMOTE and "failed before" in answer["text"]
 
 
-def test_a_peer_that_died_after_its_part_is_not_missed(three: Ranks) -> None:
+def test_peer_that_died_after_its_part_is_ignored(three: Ranks) -> None:
     """The last collective of a rank that ends: the others still read what it left."""
     for rank in (1, 2):
         three.tell(rank, "collective", function="send", dtype=FLOAT32, count=5, root=1)
@@ -87,7 +87,7 @@ def test_a_dead_sender_is_named(three: Ranks) -> None:
     assert "waits in HcclRecv from rank 0 to rank 1" in answer["text"]
 
 
-def test_a_peer_that_left_is_told_from_one_that_died(three: Ranks) -> None:
+def test_peer_that_left_differs_from_one_that_died(three: Ranks) -> None:
     all_reduce(three, [0, 2])
     assert three.ask(1, "on", function="destroy")["code"] == 0
     answer = three.answer(0)
@@ -103,7 +103,7 @@ def test_a_fault_kills_at_the_nth_collective(three: Ranks) -> None:
     assert three.processes[1].wait() == -9
 
 
-def test_a_hung_peer_is_named_after_the_time_out_and_ends_when_alone(hccl_library: Path) -> None:
+def test_hung_peer_is_named_after_the_timeout(hccl_library: Path) -> None:
     with ranks(hccl_library, 3, HCCL_EXEC_TIMEOUT="2") as world:
         world.join()
         world.ask(1, "setting", name="fault", values=["hang", 1])
@@ -127,7 +127,7 @@ def test_a_hung_peer_is_named_after_the_time_out_and_ends_when_alone(hccl_librar
         assert answer is not None and answer["code"] == TIMEOUT and "hung" in answer["text"]
 
 
-def test_a_time_out_of_the_communicator_goes_before_that_of_the_environment(
+def test_communicator_timeout_overrides_the_environment(
     hccl_library: Path,
 ) -> None:
     with ranks(hccl_library, 2, HCCL_EXEC_TIMEOUT="1000") as world:
@@ -148,7 +148,7 @@ def test_a_time_out_of_the_communicator_goes_before_that_of_the_environment(
         ({"function": "reduce", "root": 1}, "operation", "HcclReduce(float32 x 9, sum, root 1)"),
     ],
 )
-def test_a_different_call_on_one_rank_is_named_by_all(
+def test_mismatched_call_is_named_by_all_ranks(
     three: Ranks, second: dict[str, object], differs: str, calls: str
 ) -> None:
     all_reduce(three, [0, 1])
@@ -246,7 +246,7 @@ def test_an_asynchronous_error_is_kept_for_who_asks(three: Ranks) -> None:
     assert codes == [0, REMOTE, 0]
 
 
-def test_float16_overflow_is_flagged_and_clamped_where_the_chip_saturates(
+def test_float16_overflow_is_flagged_on_saturating_chips(
     hccl_library: Path,
 ) -> None:
     with ranks(hccl_library, 2) as world:

@@ -23,7 +23,7 @@ from tests.hccl.ranks import (
 from tests.hccl.worker import FLOAT32
 
 
-def test_a_rank_that_does_not_come_is_named_after_the_time_out(hccl_library: Path) -> None:
+def test_absent_rank_is_named_after_the_timeout(hccl_library: Path) -> None:
     with ranks(hccl_library, 3, HCCL_CONNECT_TIMEOUT="1") as world:
         root = world.ask(0, "root")["root"]
         with bounded(1.0 + SOON_S):
@@ -40,7 +40,7 @@ def test_a_rank_that_does_not_come_is_named_after_the_time_out(hccl_library: Pat
         assert answer["code"] == NOT_FOUND and "no longer holds the communicator" in answer["text"]
 
 
-def test_a_peer_that_dies_while_others_are_awaited_is_named(hccl_library: Path) -> None:
+def test_peer_that_dies_while_joining_is_named(hccl_library: Path) -> None:
     with ranks(hccl_library, 3) as world:
         root = world.ask(0, "root")["root"]
         world.begin([0, 1], "create", root=root)
@@ -77,7 +77,7 @@ def test_ranks_that_do_not_fit_together(hccl_library: Path) -> None:
         assert world.answer(0) == {"code": 0, "text": ""}
 
 
-def test_two_ranks_on_one_device_are_told_of_set_device(hccl_library: Path) -> None:
+def test_two_ranks_on_one_device_are_refused(hccl_library: Path) -> None:
     with ranks(hccl_library, 2) as world:
         world.ask(1, "setting", name="device", values=[0])
         root = world.ask(0, "root")["root"]
@@ -102,7 +102,7 @@ def test_visible_devices_tell_the_chips_apart(hccl_library: Path) -> None:
         assert one.answer(0) == {"code": 0, "text": ""}
 
 
-def test_a_time_out_that_is_no_number_is_refused(hccl_library: Path) -> None:
+def test_timeout_must_be_a_number(hccl_library: Path) -> None:
     with ranks(hccl_library, 1, HCCL_EXEC_TIMEOUT="soon") as world:
         answer = world.ask(0, "create", root=world.ask(0, "root")["root"])
         assert answer["code"] == PARAMETER

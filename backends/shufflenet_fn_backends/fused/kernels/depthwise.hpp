@@ -113,7 +113,7 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
             squares += d * d;
           }
           if (!wanted || h > 0) continue;
-          // The first line is gone over again, relative to its own mean.
+          // The first line is processed again, relative to its own mean.
           origin = sum / float(ow);
           sum = squares = vf{};
           for (int64_t w = 0; w < ow; ++w) {
@@ -133,7 +133,7 @@ void depthwise_forward(const Depthwise<T>& op, const Output<T>& out, float* mean
   moments[0]->write(mean, var);
 }
 
-// The gradient of one input pixel: the taps of the outputs that saw it. `g` has a border of zeros.
+// The gradient of one input pixel, from the outputs that read it. `g` has a border of zeros.
 inline vf gathered(const float* g, int64_t ld, int64_t h, int64_t w, int64_t stride,
                    const vf* taps) {
   vf v{};

@@ -6,7 +6,7 @@
 
 namespace sfn {
 
-// Within a block values are taken relative to one that they are near to (`origin`), in float;
+// Within a block, values are taken relative to a value near them (`origin`), in float;
 // blocks are joined in double with the pairwise update of Chan, Golub and LeVeque (1979).
 class Moments {
  public:

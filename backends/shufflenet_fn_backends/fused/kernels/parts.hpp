@@ -1,5 +1,5 @@
 // A feature map as parts: ranges of channels of NHWC tensors, each with a batch norm (and ReLU)
-// still to be applied: y = (z - mean) * scale + beta. Whoever reads a part applies it on the way
+// pending: y = (z - mean) * scale + beta. The reader of a part applies it while it loads the part
 // into the cache.
 #pragma once
 #include <vector>
@@ -53,8 +53,8 @@ struct Affine {
   }
 };
 
-// f(active, rectify), with the case that the network is full of as constants: inner loops then have
-// no branches.
+// f(active, rectify), with the most frequent case as constants, so that inner loops have no
+// branches.
 template <class F>
 inline void by_kind(const Affine& affine, F&& f) {
   if (affine.active && affine.rectify)
@@ -63,7 +63,7 @@ inline void by_kind(const Affine& affine, F&& f) {
     f(affine.active, affine.rectify);
 }
 
-// f(function of a vector), with the case that the network is full of compiled without branches.
+// f(function of a vector), with the most frequent case compiled without branches.
 template <class F>
 inline void by_case(const Affine& affine, F&& f) {
   vf mean = affine.mean, scale = affine.scale, beta = affine.beta;
@@ -158,7 +158,7 @@ inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows
   }
 }
 
-// The result of a convolution: where it goes, and what is done to it on the way.
+// The result of a convolution: its destination, and the operations on it before it is stored.
 template <class T>
 struct Output {
   T* z;
@@ -167,8 +167,7 @@ struct Output {
   bool relu;
 };
 
-// A value that the block's own are near to; of several rows, so that one that is far from all
-// others does not spoil it.
+// A value near those of the block, from several rows, so that a single outlier does not spoil it.
 inline vf mean_of_first(const float* from, int64_t rows, int64_t ld, int64_t lanes) {
   int64_t count = least(rows, 16);
   vf total{};
@@ -208,7 +207,7 @@ inline void store_rows(const Output<T>& out, int64_t first, int64_t rows, const 
   }
 }
 
-// The gradient of a convolution's result: its own, and what flows back through its moments,
+// The gradient of a convolution's result, including the gradients through its moments:
 // dz = g + dmean / n + 2 dvar (z - mean) / n.
 template <class T>
 struct OutputGradient {

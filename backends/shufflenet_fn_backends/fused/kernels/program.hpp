@@ -1,6 +1,6 @@
-// A recorded forward pass: all its layers over one image, then over the next, so that what a layer
-// made is still in the cache when the next one reads it. Threads take images; a single image is
-// shared by all.
+// A recorded forward pass: all layers for one image, then for the next, so that the output of a
+// layer is still in the cache when the next layer reads it. Each thread takes images; all threads
+// share a single image.
 #pragma once
 #include "depthwise.hpp"
 #include "pointwise.hpp"

@@ -41,9 +41,9 @@ inline Share share(int64_t count, int64_t index, int64_t threads) {
   return {count * index / threads, count * (index + 1) / threads};
 }
 
-// body(t) for every share t, in parallel. A share may not count on a thread of its own: the OpenMP
-// runtime may give fewer than asked for. Nothing may be thrown out of a parallel region, so it is
-// thrown after it.
+// body(t) for every share t, in parallel. Shares may run on the same thread, because the OpenMP
+// runtime may provide fewer threads than requested. Exceptions must not leave a parallel region, so
+// they are thrown after it.
 template <class F>
 inline void for_shares(int64_t shares, F&& body) {
   std::atomic<bool> failed{false};

@@ -25,6 +25,7 @@ from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
 from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.augment.mixing import check_pairs
+from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
@@ -65,7 +66,8 @@ class RunPlan(NamedTuple):
 
     ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
     chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
-    continue from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over.
+    continue from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over. ``data``:
+    the training and validation split, listed once and handed to the ranks of this machine.
     """
 
     resolved: Resolved
@@ -78,6 +80,7 @@ class RunPlan(NamedTuple):
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
     deadline: float | None = None
+    data: tuple[Dataset, Dataset] | None = None
 
     @property
     def settings(self) -> TrainSettings:
@@ -288,7 +291,8 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         parse_loss_scaling(settings.loss_scale)
     if build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
-    train, _ = build.open_data(settings, note=notes.append)
+    data = build.open_data(settings, note=notes.append)
+    train, _ = data
     if resume is not None:
         check_classes(resume.manifest, train.classes)
     steps = steps_per_epoch(len(train), global_batch(settings, world_size))
@@ -309,6 +313,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         nodes=_nodes(settings) if meets else Nodes(),
         notes=tuple(notes),
         warnings=tuple(warnings),
+        data=data,
     )
 
 

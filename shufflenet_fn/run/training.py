@@ -127,7 +127,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     settings = plan.settings
     runtime = runtime_of(plan.device)
     device = runtime.device(plan.devices[world.local_rank])
-    train_set, eval_set = build.open_data(settings, note=reporter.note)
+    train_set, eval_set = plan.data or build.open_data(settings, note=reporter.note)
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
     epoch_steps = steps_per_epoch(len(train_set), batch)

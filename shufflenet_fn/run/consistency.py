@@ -13,7 +13,7 @@ from shufflenet_fn.config.derived import global_batch, lanes_of
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import LOCK
-from shufflenet_fn.run.identity import DATA, ROUNDING
+from shufflenet_fn.run.fingerprint import DATA, ROUNDING
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn_backends.support.errors import UsageError
 

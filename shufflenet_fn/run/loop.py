@@ -16,6 +16,7 @@ from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.bad_data import replaced_line
+from shufflenet_fn.run.bottleneck import judge, mean_bottleneck
 from shufflenet_fn.run.consistency import check_same_data
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
@@ -46,7 +47,6 @@ from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
 from shufflenet_fn.run.training import Training, build_training, training_batches
 from shufflenet_fn.run.transfer import READ_BACK, ReadBack, ReadBacks
-from shufflenet_fn.run.verdict import judge, mean_bottleneck
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.training.step import no_flags
 

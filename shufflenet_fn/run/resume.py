@@ -32,7 +32,7 @@ from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.directory import CONFIG, RESULTS
-from shufflenet_fn.run.identity import compare
+from shufflenet_fn.run.fingerprint import compare
 from shufflenet_fn.run.timing import EpochSums, Scores
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.select import select_runtime

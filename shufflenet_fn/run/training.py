@@ -35,15 +35,15 @@ from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
+from shufflenet_fn.run.bottleneck import Bottleneck
 from shufflenet_fn.run.build import build_augmentation, build_mixing
 from shufflenet_fn.run.events import Reporter
-from shufflenet_fn.run.identity import fingerprint_of
+from shufflenet_fn.run.fingerprint import fingerprint_of
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.resume import differences, last_scores, unfinished_epoch
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
 from shufflenet_fn.run.transfer import READ_BACK, DeviceFeed
-from shufflenet_fn.run.verdict import Bottleneck
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pytest
 
 from shufflenet_fn.data.dataset import Dataset, Encoded
+from shufflenet_fn.run.bottleneck import Reading, more_threads, verdict
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.verdict import Reading, more_threads, verdict
 
 READING = Reading(batch_size=128, threads=2, cores=2, devices=8, storage="files", accelerator=True)
 

@@ -9,7 +9,7 @@ import pytest
 from shufflenet_fn.config.derived import lanes_of, lanes_per_device
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.run.identity import compare
+from shufflenet_fn.run.fingerprint import compare
 from shufflenet_fn.run.resume import KEPT, idle_cores, pin_backend, pin_choices
 from shufflenet_fn_backends.support.errors import UsageError
 

@@ -59,7 +59,7 @@ class ElasticRanks(threading.Thread):
         nodes: Nodes,
     ) -> None:
         super().__init__(name="torch elastic", daemon=True)
-        self._nodes = nodes
+        self._nodes, self._count = nodes, processes
         self._others = {child.pid for child in multiprocessing.active_children()}
         self._processes: dict[int, BaseProcess] = {}
         self.result: RunResult | None = None
@@ -107,10 +107,15 @@ class ElasticRanks(threading.Thread):
 
     def processes(self) -> dict[int, BaseProcess]:
         """Return the ranks' processes by their numbers, including those that have ended."""
-        for child in multiprocessing.active_children():
-            if child.pid is not None and child.pid not in self._others:
-                self._processes[child.pid] = child
+        if len(self._processes) < self._count:
+            for child in multiprocessing.active_children():
+                if child.pid is not None and child.pid not in self._others:
+                    self._processes[child.pid] = child
         return self._processes
+
+    def exit_codes(self) -> dict[int, int | None]:
+        """Return how each process has ended: its exit code or minus a signal; ``None`` while it runs."""
+        return {pid: _exit_code(process) for pid, process in self.processes().items()}
 
     def kill(self) -> None:
         """Kill the ranks and wait until elastic has noticed.
@@ -169,6 +174,18 @@ class ElasticRanks(threading.Thread):
                 f"({text.partition(chr(10))[0]})"
             )
         return error
+
+
+def _exit_code(process: BaseProcess) -> int | None:
+    assert process.pid is not None
+    try:
+        # Left to be reaped by elastic's thread, which takes a process that is gone for a failure.
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # elastic has reaped it
+        return process.exitcode
+    if ended is None:
+        return None
+    return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
 
 
 @contextmanager

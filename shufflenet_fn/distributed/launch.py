@@ -179,7 +179,7 @@ def _watch(
         # In this order: elastic may ask ranks to stop after it has seen a death, and a rank records its end
         # before it exits.
         stop_signal = table.stop_signal
-        codes = {pid: process.exitcode for pid, process in ranks.processes().items()}
+        codes = ranks.exit_codes()
         beats, pids = table.heartbeats(), table.pids()
         if ranks.error is not None:
             raise ranks.explained(ranks.error) from ranks.error

@@ -74,6 +74,8 @@ WAYS = {
 )
 def test_one_graph(name: str, way: str, row: Row, device: torch.device) -> None:
     allowed = 10 * tolerance(device, torch.float32)
+    if device.type == "npu":
+        pytest.xfail("the probe of batch norm starts a thread, which Dynamo cannot trace")
     inputs = prepared(CASES[name].inputs(0), device, torch.float32, "NCHW")
     torch.compiler.reset()
 

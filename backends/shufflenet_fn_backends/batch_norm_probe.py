@@ -5,8 +5,6 @@ aclnnBatchNorm returns the biased variance, and aclnnBatchNormBackward takes it 
 norm/batch_norm_v3/docs/aclnnBatchNorm.md, "saveInvstd"; op_kernel/batch_norm_v3_welford.h stores
 ``finalVar``); torch_npu returns it unchanged (op-plugin@517f2e7d, config/op_plugin_functions.yaml).
 So it is measured on the chip, once per device.
-
-Import this module for an NPU only: to mark a constant for torch.compile loads the compiler, which takes 1 s.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.support.private import mark_constant
 from shufflenet_fn_backends.transforms import outside_transforms
 
 CHANNELS: Final = (1, 63, 64)
@@ -38,10 +37,20 @@ class Probe(NamedTuple):
     kind: ThirdResult | None
 
 
-# Under torch.compile the answer is a constant of the graph.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@lru_cache(64)
+# Under torch.compile the answer is a constant of the graph. Dynamo looks through `lru_cache`, and would not
+# see the mark of a function in it.
+@mark_constant
 def measured(device: torch.device) -> ThirdResult:
+    """Return what all kernels of ``device`` return as their third result; measured once.
+
+    Raises:
+        DeviceError: they do not agree, or a result is of neither kind.
+    """
+    return _measured(device)
+
+
+@lru_cache(64)
+def _measured(device: torch.device) -> ThirdResult:
     index: int | None = device.index
     if index is None:
         # The measurement runs in a new thread, whose current device is 0.

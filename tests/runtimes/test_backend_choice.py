@@ -154,10 +154,10 @@ def test_a_run_is_planned_with_the_measured_backend(
     torch_npu(with_devices(8, "Ascend910B3"))
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "devices": 2}
 
-    def plan(**more: object) -> RunPlan:
+    def planned(**more: object) -> RunPlan:
         return plan_run(resolve({**given, **more}))
 
-    assert plan().backend == ESTIMATED
+    assert planned().backend == ESTIMATED
     case = step_case(
         select_runtime("npu").runtime,
         arch="shufflenet_v2_x1_0",
@@ -166,9 +166,9 @@ def test_a_run_is_planned_with_the_measured_backend(
         image_size=224,
     )
     path = keep(case, KEPT)
-    plan = plan()
+    plan = planned()
     assert plan.backend == "native"
     assert any("backend native" in note and str(path) in note for note in plan.notes)
     assert plan.settings.backend == "auto"  # a resume on another device chooses anew
-    assert plan(lanes=4).backend == ESTIMATED
-    assert plan(batch_size=4).backend == ESTIMATED
+    assert planned(lanes=4).backend == ESTIMATED
+    assert planned(batch_size=4).backend == ESTIMATED

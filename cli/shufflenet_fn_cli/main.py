@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
@@ -61,6 +61,11 @@ def main() -> None:
     # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
+        if sys.argv[1:2] == ["emulator"]:
+            raise UsageError(
+                "`shufflenet-fn emulator` is now the command ascend-emulator. In a clone of this repository: pip "
+                "install ./emulator, then ascend-emulator with the same arguments."
+            )
         app(prog_name="shufflenet-fn")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

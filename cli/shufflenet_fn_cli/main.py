@@ -63,8 +63,8 @@ def main() -> None:
     try:
         if sys.argv[1:2] == ["emulator"]:
             raise UsageError(
-                "`shufflenet-fn emulator` is now the command ascend-emulator. In a clone of this repository: pip "
-                "install ./emulator, then ascend-emulator with the same arguments."
+                "`shufflenet-fn emulator` is now the command ascend-emulator. In a clone of this repository: "
+                "pip install ./emulator, then ascend-emulator with the same arguments."
             )
         app(prog_name="shufflenet-fn")
     except UserError as error:

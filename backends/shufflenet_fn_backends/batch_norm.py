@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from shufflenet_fn_backends.batch_norm_probe import measured
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.transforms import batched_or_forward
 
@@ -138,7 +139,5 @@ def third_result(device: torch.device) -> ThirdResult:
     """
     if device.type != "npu":
         return "invstd"
-    from shufflenet_fn_backends.batch_norm_probe import measured
-
     kind: ThirdResult = measured(device)
     return kind

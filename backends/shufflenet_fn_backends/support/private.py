@@ -21,6 +21,7 @@ __all__ = [
     "forward_mode",
     "mark_constant",
     "pytree",
+    "transforms_active",
 ]
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])

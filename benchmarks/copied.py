@@ -59,6 +59,8 @@ COPYING: Final = frozenset(
         "shufflenet_fn::unshuffle",
         "shufflenet_fn::shuffle_split",
         "shufflenet_fn::unshuffle_split",
+        "shufflenet_fn::stacked_shuffle_split",
+        "shufflenet_fn::stacked_unshuffle_split",
     }
 )
 

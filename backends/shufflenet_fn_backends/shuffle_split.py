@@ -7,10 +7,13 @@ each other:
   is the two halves of the shuffled map;
 * ``shufflenet_fn::shuffle(x1, x2) -> y`` and ``unshuffle(y) -> (x1, x2)``: the result is the map itself.
 
+On an NPU, ``stacked_shuffle_split`` and ``stacked_unshuffle_split`` take the place of the first pair. They
+return both halves stacked in one tensor (2, ..., C/2, H, W), so that one gather makes both.
+
 Forward and backward gather channels with precomputed indices. Nothing is scattered or added. Each operator is
 one node under ``torch.export`` and ``torch.compile``, and a device can register a kernel of its own. Call the
-operators by the functions of the same name, which are differentiable any number of times, in both modes, and
-work under every ``torch.func`` transform.
+operators by the functions named after the pairs, which are differentiable any number of times, in both modes,
+and work under every ``torch.func`` transform.
 
 Derivatives are defined in three ways, because none works everywhere in torch (2.13, 2.14):
 
@@ -158,18 +161,13 @@ def _rows(images: int, half: int, device: torch.device) -> _Rows:
     return _Rows(shuffled.reshape(-1), unshuffled.reshape(-1))
 
 
-def _gather_rows(x1: Tensor, x2: Tensor, which: str) -> Pair:
-    """Compute both results by one gather instead of two, which saves an NPU one kernel.
-
-    The results share one storage, so each keeps the memory of the other alive.
-    """
+def _gather_rows(x1: Tensor, x2: Tensor, which: str) -> Tensor:
+    """Compute both results by one gather instead of two, which saves an NPU one kernel."""
     *lead, half, height, width = x1.shape
     images = math.prod(lead)
     maps = torch.cat((x1, x2)).view(2 * images * half, height, width)
     index: Tensor = getattr(_rows(images, half, x1.device), which)
-    y = maps.index_select(0, index).view(2, *x1.shape)
-    # Return `data`: views of one tensor would share the version counter of autograd.
-    return y[0].data, y[1].data
+    return maps.index_select(0, index).view(2, *x1.shape)
 
 
 def _channel_dim(xs: Sequence[Tensor]) -> int:
@@ -188,19 +186,31 @@ def _nchw(x: Tensor, dim: int) -> Tensor:
 
 
 def _kernel_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
-    x1, x2 = same_kind(x1, x2)
-    if _by_rows(x1):
-        return _gather_rows(x1, x2, "shuffled")
-    y1, y2 = _gather((x1, x2), "first", "second")
+    y1, y2 = _gather(same_kind(x1, x2), "first", "second")
     return y1, y2
 
 
 def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
-    y1, y2 = same_kind(y1, y2)
-    if _by_rows(y1):
-        return _gather_rows(y1, y2, "unshuffled")
-    x1, x2 = _gather((y1, y2), "even", "odd")
+    x1, x2 = _gather(same_kind(y1, y2), "even", "odd")
     return x1, x2
+
+
+def _kernel_stacked_shuffle_split(x1: Tensor, x2: Tensor) -> Tensor:
+    x1, x2 = same_kind(x1, x2)
+    return (
+        _gather_rows(x1, x2, "shuffled")
+        if _by_rows(x1)
+        else torch.stack(_kernel_shuffle_split(x1, x2))
+    )
+
+
+def _kernel_stacked_unshuffle_split(y1: Tensor, y2: Tensor) -> Tensor:
+    y1, y2 = same_kind(y1, y2)
+    return (
+        _gather_rows(y1, y2, "unshuffled")
+        if _by_rows(y1)
+        else torch.stack(_kernel_unshuffle_split(y1, y2))
+    )
 
 
 def _by_rows(x: Tensor) -> bool:
@@ -251,6 +261,14 @@ def _literal_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
     return _literal_unshuffle(_nchw(joined, dim))
 
 
+def _literal_stacked_shuffle_split(x1: Tensor, x2: Tensor) -> Tensor:
+    return torch.stack(_literal_shuffle_split(*same_kind(x1, x2)))
+
+
+def _literal_stacked_unshuffle_split(y1: Tensor, y2: Tensor) -> Tensor:
+    return torch.stack(_literal_unshuffle_split(y1, y2))
+
+
 def _fresh(x: Tensor) -> Tensor:
     # An operator must not return a view of its input or of another result.
     return x.clone(memory_format=torch.contiguous_format)
@@ -261,6 +279,18 @@ def _fresh(x: Tensor) -> Tensor:
 
 def _saves_nothing(ctx: Any, inputs: Any, output: Any) -> None:
     pass
+
+
+def _halves(name: str, x1: Tensor, x2: Tensor) -> Pair:
+    """Call the operator ``name``, or on an NPU its stacked form, and return both halves."""
+    if not _by_rows(x1):
+        return cast(Pair, getattr(torch.ops.shufflenet_fn, name)(x1, x2))
+    # An operator may not return two views of one tensor, so the halves are taken out here.
+    y1, y2 = getattr(torch.ops.shufflenet_fn, f"stacked_{name}")(x1, x2).unbind(0)
+    if torch.compiler.is_compiling():  # Dynamo differentiates what it sees here
+        return y1, y2
+    # Return `data`: views of one tensor share the version counter of autograd.
+    return y1.data, y2.data
 
 
 def _batch_first(info: Any, in_dims: Sequence[int | None], xs: Sequence[Tensor]) -> list[Tensor]:
@@ -275,7 +305,7 @@ class _ShuffleSplit(Function):
 
     @staticmethod
     def forward(x1: Tensor, x2: Tensor) -> Any:
-        return torch.ops.shufflenet_fn.shuffle_split(x1, x2)
+        return _halves("shuffle_split", x1, x2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -291,7 +321,7 @@ class _UnshuffleSplit(Function):
 
     @staticmethod
     def forward(y1: Tensor, y2: Tensor) -> Any:
-        return torch.ops.shufflenet_fn.unshuffle_split(y1, y2)
+        return _halves("unshuffle_split", y1, y2)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
@@ -352,7 +382,8 @@ def _register(signature: str, kernel: Callable[..., Any], literal: Callable[...,
 
     def batching_rule(info: Any, in_dims: Any, *xs: Tensor) -> Any:
         out = operator(*_batch_first(info, in_dims, xs))
-        return out, 0 if isinstance(out, Tensor) else (0, 0)
+        batch = 1 if name.startswith("stacked") else 0
+        return out, batch if isinstance(out, Tensor) else (batch, batch)
 
     _LIBRARY.impl(name, derivative, "Autograd")
     register_fake(f"shufflenet_fn::{name}", literal, lib=_LIBRARY)
@@ -368,6 +399,16 @@ _register(
     "unshuffle_split(Tensor y1, Tensor y2) -> (Tensor, Tensor)",
     _kernel_unshuffle_split,
     _literal_unshuffle_split,
+)
+_register(
+    "stacked_shuffle_split(Tensor x1, Tensor x2) -> Tensor",
+    _kernel_stacked_shuffle_split,
+    _literal_stacked_shuffle_split,
+)
+_register(
+    "stacked_unshuffle_split(Tensor y1, Tensor y2) -> Tensor",
+    _kernel_stacked_unshuffle_split,
+    _literal_stacked_unshuffle_split,
 )
 _register("shuffle(Tensor x1, Tensor x2) -> Tensor", _kernel_shuffle, _literal_shuffle)
 _register("unshuffle(Tensor y) -> (Tensor, Tensor)", _kernel_unshuffle, _literal_unshuffle)

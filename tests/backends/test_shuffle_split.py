@@ -135,6 +135,18 @@ def test_opcheck(op: Operator, requires_grad: bool, channels_last: bool) -> None
     assert set(result.values()) == {"SUCCESS"}, result
 
 
+# opcheck's own doing, as above.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
+@pytest.mark.parametrize("op", OPERATORS[:2], ids=lambda op: op.name)
+def test_stacked_operators_return_both_halves_in_one_tensor(op: Operator) -> None:
+    stacked = getattr(torch.ops.shufflenet_fn, f"stacked_{op.name}").default
+    args = arguments(op)
+    equal(stacked(*args), torch.stack(op.literal(*args)))
+    assert set(torch.library.opcheck(stacked, args).values()) == {"SUCCESS"}
+    batched = torch.vmap(stacked)(*(torch.stack((x, -x)) for x in args))
+    equal(batched[1], -stacked(*args))
+
+
 @operators
 def test_every_device_has_a_kernel_of_its_own(op: Operator) -> None:
     name = f"shufflenet_fn::{op.name}"

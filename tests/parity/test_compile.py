@@ -72,8 +72,6 @@ WAYS = {
         *(pytest.param("shuffle, everything", way, marks=pytest.mark.campaign) for way in WAYS),
     ],
 )
-# On NPUs the halves that backend `gather` returns share one storage, which saves a kernel.
-@pytest.mark.filterwarnings("ignore:shufflenet_fn.*may not alias:UserWarning")
 def test_one_graph(name: str, way: str, row: Row, device: torch.device) -> None:
     allowed = 10 * tolerance(device, torch.float32)
     inputs = prepared(CASES[name].inputs(0), device, torch.float32, "NCHW")

@@ -40,13 +40,15 @@ def run_worker(
     gc.freeze()
     slot = open_slot(heartbeats, int(os.environ["LOCAL_RANK"]))
     slot.sign_in(os.getpid())
+    # Elastic counts from 0 at each restart, because a restart here is another group of ranks.
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
     with StopSignals(first=slot.request_stop, again=_ignore):
         let_through()
         try:
             world = world_from_environment()
             if world is None:
                 raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
-            result = entry(argument, world._replace(attempt=attempt, heartbeats=heartbeats))
+            result = entry(argument, world._replace(heartbeats=heartbeats))
         except Exception as error:
             _end(error, slot)
         slot.beat(slot.last_beat().step, Phase.ENDED)

@@ -47,7 +47,7 @@ def memory_over_epochs(settings: TrainSettings, images: int, epochs: int) -> lis
     """Return the memory after each epoch of ``images`` images."""
     import torch
 
-    from shufflenet_fn.bench.our_batches import our_batches
+    from shufflenet_fn.bench.loading import our_batches
     from shufflenet_fn.run.build import build_prepare
 
     prepare = build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
@@ -62,7 +62,7 @@ def memory_over_epochs(settings: TrainSettings, images: int, epochs: int) -> lis
 
 def first_batch(settings: TrainSettings, started: float) -> dict[str, float]:
     """Measure the seconds to the first batch: ``total_s`` since ``started``, the others after all imports."""
-    from shufflenet_fn.bench.our_batches import our_batches
+    from shufflenet_fn.bench.loading import our_batches
     from shufflenet_fn.data.opening import open_split
 
     before, begun = resident(), time.perf_counter()

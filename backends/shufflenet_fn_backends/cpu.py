@@ -31,7 +31,6 @@ from torch import Tensor
 
 from shufflenet_fn_backends import reference, routing
 from shufflenet_fn_backends.fused.autograd import call
-from shufflenet_fn_backends.fused.convolutions import Depthwise, Pointwise, Stem
 from shufflenet_fn_backends.fused.feature_map import (
     CUTS_AHEAD,
     FeatureMap,
@@ -42,7 +41,7 @@ from shufflenet_fn_backends.fused.feature_map import (
     take,
 )
 from shufflenet_fn_backends.fused.library import Operator
-from shufflenet_fn_backends.fused.on_parts import Coefficients, MaxPool
+from shufflenet_fn_backends.fused.operators import Coefficients, Depthwise, MaxPool, Pointwise, Stem
 from shufflenet_fn_backends.fused.program import record
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, permuted

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import importlib
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -25,14 +26,16 @@ def get_backend(name: str) -> Backend[Any]:
         UsageError: no backend has that name; the message lists the valid names.
         DeviceError: a requirement of the backend is missing on this machine.
     """
-    try:
-        factory = _FACTORIES[name]
-    except KeyError:
+    if name not in BACKEND_NAMES:
         raise UsageError(
             f"unknown backend {name!r}{suggestion(name, BACKEND_NAMES)}. "
             f"Valid backends: {', '.join(BACKEND_NAMES)}."
-        ) from None
-    return factory()
+        )
+    if name == "cpu":
+        # Build first, so that a missing compiler is reported before any other work.
+        importlib.import_module("shufflenet_fn_backends.fused.library").kernels()
+    backend: Backend[Any] = importlib.import_module(f"shufflenet_fn_backends.{name}").BACKEND
+    return backend
 
 
 def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Selection:
@@ -85,56 +88,6 @@ def _check_compiler() -> None:
 def _first_sentence(error: Exception) -> str:
     return str(error).split(". ")[0].splitlines()[0]
 
-
-def _reference() -> Backend[Any]:
-    from shufflenet_fn_backends.reference import BACKEND
-
-    return BACKEND
-
-
-def _native() -> Backend[Any]:
-    from shufflenet_fn_backends.native import BACKEND
-
-    return BACKEND
-
-
-def _gather() -> Backend[Any]:
-    from shufflenet_fn_backends.gather import BACKEND
-
-    return BACKEND
-
-
-def _routed() -> Backend[Any]:
-    from shufflenet_fn_backends.routed import BACKEND
-
-    return BACKEND
-
-
-def _cpu() -> Backend[Any]:
-    from shufflenet_fn_backends.fused.library import kernels
-
-    kernels()  # build first, so that a missing compiler is reported before any other work
-    from shufflenet_fn_backends.cpu import BACKEND
-
-    return BACKEND
-
-
-def _npu() -> Backend[Any]:
-    from shufflenet_fn_backends.npu import BACKEND
-
-    return BACKEND
-
-
-_FACTORIES: Mapping[str, Callable[[], Backend[Any]]] = MappingProxyType(
-    {
-        "reference": _reference,
-        "native": _native,
-        "gather": _gather,
-        "routed": _routed,
-        "cpu": _cpu,
-        "npu": _npu,
-    }
-)
 
 _CHOSEN_FOR: Mapping[str, tuple[str, str]] = MappingProxyType(
     {

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.routing import Layout
-from shufflenet_fn_backends.support.private import mark_constant, pytree
-from shufflenet_fn_backends.transforms import outside_transforms
+from shufflenet_fn_backends.support.private import mark_constant, outside_transforms, pytree
 
 DEPTH: Final = 4
 """Number of splits whose cuts are made in advance. To cut a tensor at every split would copy its gradient

@@ -13,7 +13,7 @@ import torch
 from ascend_emulator.counters import DeviceCounts, reset, snapshot
 from ascend_emulator.kernel_model import model
 from benchmarks.launch_counts.step_counts import StepCounts
-from shufflenet_fn.bench.device_candidates import Step
+from shufflenet_fn.bench.workers import Step
 
 COPYING: Final = (
     *("Cat", "IndexSelect", "Gather", "ChannelShuffle", "Split", "Slice"),

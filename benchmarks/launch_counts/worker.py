@@ -38,7 +38,8 @@ def counted(case: Case) -> str:
     import torch
 
     from benchmarks.launch_counts.counting import count
-    from shufflenet_fn.bench.device_candidates import our_step, peer_step
+    from shufflenet_fn.bench.ascend_peer import peer_step
+    from shufflenet_fn.bench.step_candidates import our_step
     from shufflenet_fn.distributed.group import process_group
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.model.config import get_config

@@ -88,7 +88,7 @@ def feed(as_json: AsJson = False, **given: Any) -> None:
     from shufflenet_fn.bench.input import run_input_bench
 
     result = run_input_bench(InputBenchSettings(**given), progress=progress)
-    from shufflenet_fn_cli.loading_table import print_input_table
+    from shufflenet_fn_cli.bench_table import print_input_table
 
     show(result, as_json, print_input_table)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -24,48 +24,43 @@ def print_infer_table(result: dict[str, Any]) -> None:
     """Print milliseconds of each candidate, in a table for each batch size and number of threads."""
     console = Console()
     for case in result["cases"]:
-        table = table_of(
-            f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
-            f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds",
-            ("candidate", "ms", "ours ÷ it", "90 % interval"),
-        )
-        table.add_row("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")
+        rows = [("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")]
         for name, milliseconds in case["peers_ms"].items():
             interval = _interval(case["ratio_intervals"][name])
-            table.add_row(name, f"{milliseconds:.3f}", f"{case['ratios'][name]:.3f}", interval)
-        shown = case["onnxruntime"]
-        if shown is not None:
-            table.add_row(
-                "onnxruntime (no peer)",
-                f"{shown['ms']:.3f}",
-                f"{shown['ratio']:.3f}",
-                _interval(shown["ratio_interval"]),
-            )
-        console.print(table)
+            rows.append((name, f"{milliseconds:.3f}", f"{case['ratios'][name]:.3f}", interval))
+        onnx = case["onnxruntime"]
+        if onnx is not None:
+            found = (f"{onnx['ms']:.3f}", f"{onnx['ratio']:.3f}", _interval(onnx["ratio_interval"]))
+            rows.append(("onnxruntime (no peer)", *found))
+        title = (
+            f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
+            f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds"
+        )
+        _print_table(console, title, ("candidate", "ms", "ours ÷ it", "90 % interval"), rows)
         _print_verdict(console, case)
-    print_left_out(console, result)
+    _print_left_out(console, result)
 
 
 def print_ops_table(result: dict[str, Any]) -> None:
     """Print milliseconds, bytes and relative speed, in a table for each operation and pass."""
     console = Console()
+    against = f"× {result['baseline']}"
+    headings = ("candidate", "ms", "MB moved", "GB/s", against, "90 % interval")
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, candidates in operation["passes"].items():
-            table = table_of(
-                f"{operation['name']}{several}, {which}",
-                ("candidate", "ms", "MB moved", "GB/s", f"× {result['baseline']}", "90 % interval"),
-            )
-            for name, found in candidates.items():
-                table.add_row(
+            rows = [
+                (
                     name,
                     f"{found['ms']:.3f}",
                     f"{found['bytes'] / 1e6:.1f}",
                     f"{found['bytes'] / found['ms'] / 1e6:.1f}",
-                    "" if found["ratio"] is None else f"{found['ratio']:.3f}",
-                    "" if found["ratio"] is None else _interval(found["ratio_interval"]),
+                    _number(found["ratio"], 3),
+                    _interval(found["ratio_interval"]),
                 )
-            console.print(table)
+                for name, found in candidates.items()
+            ]
+            _print_table(console, f"{operation['name']}{several}, {which}", headings, rows)
     console.print(
         f"stage 2 of {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
         f"{result['device']}, {result['precision']}, {result['threads']} threads, "
@@ -73,20 +68,19 @@ def print_ops_table(result: dict[str, Any]) -> None:
     )
     if result["warning"] is not None:
         console.print(f"WARNING: {result['warning']}")
-    print_left_out(console, result)
+    _print_left_out(console, result)
 
 
 def _print_step(console: Console, result: dict[str, Any]) -> None:
-    table = table_of(
-        f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
-        f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds",
-        ("candidate", "images/s", "ours ÷ it", "90 % interval"),
-    )
-    table.add_row("shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "")
+    rows = [("shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "")]
     for name, rate in result["peers"].items():
         interval = _interval(result["ratio_intervals"][name])
-        table.add_row(name, f"{rate:.1f}", f"{result['ratios'][name]:.3f}", interval)
-    console.print(table)
+        rows.append((name, f"{rate:.1f}", f"{result['ratios'][name]:.3f}", interval))
+    title = (
+        f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
+        f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds"
+    )
+    _print_table(console, title, ("candidate", "images/s", "ours ÷ it", "90 % interval"), rows)
     _print_verdict(console, result)
     compiled = result["ours_compiled"]
     if compiled is not None:
@@ -95,26 +89,130 @@ def _print_step(console: Console, result: dict[str, Any]) -> None:
             f"{compiled['speedup']:.3f} times our step without, 90 % interval "
             f"{_interval(compiled['speedup_interval'])}"
         )
-    _print_memory(console, result)
-    print_left_out(console, result)
-
-
-def _print_memory(console: Console, result: dict[str, Any]) -> None:
-    table = table_of("memory of a step", ("candidate", "peak MiB", "activations MiB", "ours ÷ its"))
     peaks = {"shufflenet-fn": result["ours_peak_bytes"], **result["peer_peak_bytes"]}
-    for name, peak in peaks.items():
-        ratio = result["activation_ratios"].get(name)
-        table.add_row(
-            name,
-            _mib(peak),
-            _mib(result["activation_bytes"][name]),
-            "" if ratio is None else f"{ratio:.3f}",
-        )
-    console.print(table)
+    activations, ratios = result["activation_bytes"], result["activation_ratios"]
+    _print_table(
+        console,
+        "memory of a step",
+        ("candidate", "peak MiB", "activations MiB", "ours ÷ its"),
+        [
+            (name, _mib(peak), _mib(activations[name]), _number(ratios.get(name), 3))
+            for name, peak in peaks.items()
+        ],
+    )
     console.print(
         f"{result['memory_ratio_best_peer']:.3f} times the best peer's peak memory; activations: "
         f"{result['activation_method']}"
     )
+    _print_left_out(console, result)
+
+
+def print_device_step(console: Console, result: dict[str, Any]) -> None:
+    """Print the times of each candidate, then its kernels if they were profiled, then the conclusion."""
+    title = (
+        f"milliseconds of a training step on {result['chip']}, {result['arch']}, "
+        f"{result['image_size']}², batch {result['batch_size']}, {result['precision']}, "
+        f"{result['rounds']} rounds, {result['steps_per_sync']} steps a synchronisation"
+    )
+    headings = ("candidate", "img/s", "step", "host", "device", "× base", "90 % interval")
+    rows = [
+        (
+            name,
+            f"{found['img_s']:.0f}",
+            f"{found['step_ms']:.2f}",
+            f"{found['host_ms']:.2f}",
+            _number(found["device_ms"], 2),
+            _number(found["ratio"], 3),
+            _interval(found["ratio_interval"]),
+        )
+        for name, found in result["contenders"].items()
+    ]
+    _print_table(console, title, headings, rows)
+    for name, kernels in (result["kernels"] or {}).items():
+        _print_kernels(console, name, kernels)
+    console.print(f"baseline: {result['baseline']}")
+    following = result["fastest_over_next"]
+    if following is not None:
+        console.print(
+            f"fastest of ours: {result['fastest']}, {following['ratio']:.3f} times the speed of "
+            f"{following['next']} (90 % interval {_interval(following['ratio_interval'])})"
+        )
+    if result["ratio_best_peer"] is not None:
+        _print_verdict(console, result)
+    _print_left_out(console, result)
+    if result["kept"] is not None:
+        console.print(f"kept in {result['kept']}")
+    if result["warning"] is not None:
+        console.print(f"WARNING: {result['warning']}")
+
+
+def _print_kernels(console: Console, name: str, kernels: dict[str, Any]) -> None:
+    if "missing" in kernels:
+        console.print(f"{name}: {kernels['missing']}")
+        return
+    rows = [(f"all {share}", "", f"{value:.1%}") for share, value in kernels["shares"].items()]
+    for top in kernels["top"]:
+        rows.append((escape(top["type"]), f"{top['launches']:.1f}", f"{top['share']:.1%}"))
+    launches, milliseconds = kernels["launches"], kernels["device_ms"]
+    title = f"kernels of {name}: {launches:.0f} a step, {milliseconds:.3f} ms"
+    _print_table(console, title, ("type", "a step", "share"), rows, wrap=True)
+
+
+def print_data_table(result: dict[str, Any]) -> None:
+    """Print images per second of each candidate against torchvision, and the cost of each stage.
+
+    The number after torchvision is that of its worker processes.
+    """
+    console = Console()
+    rows = []
+    for name, found in result["contenders"].items():
+        over = result["ratios"].get(name)
+        label = name if found["loader"] == "ours" else f"{name}, {found['workers']}"
+        rates = (f"{found['images_s']:.0f}", f"{found['cpu_s_per_1000']:.2f}")
+        ratios = ("", "")
+        if over is not None:
+            low, high = over["interval"]
+            ratios = (f"{over['ratio']:.2f} ({low:.2f}–{high:.2f})", f"{over['cpu_ratio']:.2f}")
+        rows.append((label, *rates, *ratios))
+    _print_table(
+        console,
+        f"{result['images']} images to batches of {result['batch_size']} × {result['image_size']}², "
+        f"jitter {result['color_jitter']}, {result['threads']} threads",
+        ("contender", "images/s", "CPU s/1000", "× torchvision", "per CPU s"),
+        rows,
+    )
+    for name, over in result["ratios"].items():
+        if over["advice"] is not None:
+            console.print(f"{name}: {over['advice']}")
+    if result["peer_workers"]:
+        tried = (f"{count}: {rate:.0f}" for count, rate in result["peer_workers"].items())
+        console.print(f"torchvision, images/s by worker processes (trial): {', '.join(tried)}")
+    stages = result["stages"]
+    costs = [
+        (stage, *(f"{cost[stage]:.0f}" for cost in stages.values()))
+        for stage in next(iter(stages.values()))
+    ]
+    _print_table(console, "µs of an image on one thread", ("stage", *stages), costs)
+    _print_left_out(console, result)
+
+
+def print_input_table(result: dict[str, Any]) -> None:
+    """Print the verdict, after the numbers that it is made of."""
+    rates = [("the loader's maximum", result["maximum_img_s"])]
+    if result["step_ms"] is not None:
+        rates.append((f"demanded at {result['step_ms']:.4g} ms", result["demanded_img_s"]))
+        rates.append(("delivered", result["delivered_img_s"]))
+    console, devices = Console(), result["devices"]
+    _print_table(
+        console,
+        f"devices: {devices}, threads of each: {result['threads']}, cores: {result['cores']}",
+        ("", "images/s", "per device"),
+        [(name, f"{rate:.0f}", f"{rate / devices:.0f}") for name, rate in rates],
+    )
+    if result["step_ms"] is not None:
+        shares = ", ".join(f"{100 * share:.1f}" for share in result["data_wait"])
+        console.print(f"data wait by device, % of the step: {shares}")
+    console.print(result["verdict"])
 
 
 def _print_verdict(console: Console, result: dict[str, Any]) -> None:
@@ -124,7 +222,7 @@ def _print_verdict(console: Console, result: dict[str, Any]) -> None:
     )
 
 
-def print_left_out(console: Console, result: dict[str, Any]) -> None:
+def _print_left_out(console: Console, result: dict[str, Any]) -> None:
     """Print the candidates that were not measured, with the reasons."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in result["left_out"].items():
@@ -133,12 +231,22 @@ def print_left_out(console: Console, result: dict[str, Any]) -> None:
         console.print(f"not measured: {', '.join(names)} ({escape(reason)})")
 
 
-def table_of(title: str, headings: tuple[str, ...]) -> Table:
-    """Return an empty table with a first column of text and further columns of numbers."""
+def _print_table(
+    console: Console,
+    title: str,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    wrap: bool = False,
+) -> None:
+    """Print a table with a first column of text and further columns of numbers."""
     table = Table(title=title)
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=True)
-    return table
+        right, whole = number > 0, number > 0 or not wrap
+        table.add_column(heading, justify="right" if right else "left", no_wrap=whole)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
 
 
 def _interval(bounds: Sequence[float] | None) -> str:
@@ -147,72 +255,6 @@ def _interval(bounds: Sequence[float] | None) -> str:
 
 def _mib(count: int | None) -> str:
     return "" if count is None else f"{count / 2**20:.0f}"
-
-
-def print_device_step(console: Console, result: dict[str, Any]) -> None:
-    """Print the times of each candidate, then its kernels if they were profiled, then the conclusion."""
-    table = Table(
-        title=f"milliseconds of a training step on {result['chip']}, {result['arch']}, "
-        f"{result['image_size']}², batch {result['batch_size']}, {result['precision']}, "
-        f"{result['rounds']} rounds, {result['steps_per_sync']} steps a synchronisation"
-    )
-    headings = ("img/s", "step", "host", "device", "× base", "90 % interval")
-    table.add_column("candidate", no_wrap=True)
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for name, found in result["contenders"].items():
-        table.add_row(
-            name,
-            f"{found['img_s']:.0f}",
-            f"{found['step_ms']:.2f}",
-            f"{found['host_ms']:.2f}",
-            _number(found["device_ms"], 2),
-            _number(found["ratio"], 3),
-            _interval(found["ratio_interval"]),
-        )
-    console.print(table)
-    for name, kernels in (result["kernels"] or {}).items():
-        _print_kernels(console, name, kernels)
-    _print_conclusion(console, result)
-
-
-def _print_kernels(console: Console, name: str, kernels: dict[str, Any]) -> None:
-    if "missing" in kernels:
-        console.print(f"{name}: {kernels['missing']}")
-        return
-    table = Table(
-        title=f"kernels of {name}: {kernels['launches']:.0f} a step, {kernels['device_ms']:.3f} ms"
-    )
-    table.add_column("type")
-    table.add_column("a step", justify="right")
-    table.add_column("share", justify="right")
-    for share, value in kernels["shares"].items():
-        table.add_row(f"all {share}", "", f"{value:.1%}")
-    for top in kernels["top"]:
-        table.add_row(escape(top["type"]), f"{top['launches']:.1f}", f"{top['share']:.1%}")
-    console.print(table)
-
-
-def _print_conclusion(console: Console, result: dict[str, Any]) -> None:
-    console.print(f"baseline: {result['baseline']}")
-    following = result["fastest_over_next"]
-    if following is not None:
-        console.print(
-            f"fastest of ours: {result['fastest']}, {following['ratio']:.3f} times the speed of "
-            f"{following['next']} (90 % interval {_interval(following['ratio_interval'])})"
-        )
-    if result["ratio_best_peer"] is not None:
-        verdict = "conclusive" if result["conclusive"] else result["advice"]
-        console.print(
-            f"against the best peer ({result['best_peer']}): {result['ratio_best_peer']:.3f} times its "
-            f"speed, {verdict}"
-        )
-    for name, reason in result["left_out"].items():
-        console.print(f"not measured: {name} ({escape(reason)})")
-    if result["kept"] is not None:
-        console.print(f"kept in {result['kept']}")
-    if result["warning"] is not None:
-        console.print(f"WARNING: {result['warning']}")
 
 
 def _number(value: float | None, digits: int) -> str:

@@ -45,6 +45,6 @@ def bench(
     from shufflenet_fn.bench.data import run_data_bench
 
     result = run_data_bench(source, DataBenchSettings(**given), progress=progress)
-    from shufflenet_fn_cli.loading_table import print_data_table
+    from shufflenet_fn_cli.bench_table import print_data_table
 
     show(result, as_json, print_data_table)

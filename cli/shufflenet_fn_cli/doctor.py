@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shufflenet_fn.doctor.settings import DoctorSettings
+from shufflenet_fn.doctor.finding import DoctorSettings
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ import importlib.util
 import os
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
-from shufflenet_fn.bench.rounds import advice, interleaved, ratio
+from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, silent
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
@@ -24,8 +24,6 @@ from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
 
-Progress = Callable[[str], None]
-
 FILES = "files"
 PEER = "torchvision"
 TRIAL_ROUNDS = 3
@@ -35,12 +33,8 @@ PACKINGS: Mapping[str, PackSettings] = {
 }
 
 
-def _silent(text: str) -> None:
-    pass
-
-
 def run_data_bench(
-    source: str | Path, settings: DataBenchSettings, *, progress: Progress = _silent
+    source: str | Path, settings: DataBenchSettings, *, progress: Progress = silent
 ) -> dict[str, Any]:
     """Measure and return the JSON object of ``data bench --json``.
 

@@ -6,34 +6,47 @@ import csv
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
+import torch
+
 from shufflenet_fn.bench.candidates import EMULATED, announced
-from shufflenet_fn.bench.device_candidates import (
-    OURS,
-    Turn,
-    build_device_case,
-    ours_on,
-    peers_on,
-)
-from shufflenet_fn.bench.rounds import Ratio, advice, interleaved, ratio
+from shufflenet_fn.bench.rounds import Progress, Ratio, advice, interleaved, ratio
 from shufflenet_fn.bench.settings import StepBenchSettings
-from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on, peers_on
+from shufflenet_fn.bench.workers import Step, Worker, workers
 from shufflenet_fn.run.backend_choice import Kept, keep, step_case
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.base import Runtime, Window
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 STEPS_PER_SYNC: Final = 20
 NO_TABLE: Final = "the profiler left no table of kernels; the emulator records none"
+_WINDOW: Final = Window(skip=0, warm_up=1, record=3)
 
-Progress = Callable[[str], None]
+
+class Turn(NamedTuple):
+    """Mean seconds per step of one turn.
+
+    ``step``: between the synchronisations before and after the turn. ``host``: until the last launch
+    returned. ``device``: between events in the device's stream around all steps; ``None`` on a CPU, which has
+    no events.
+    """
+
+    step: float
+    host: float
+    device: float | None
+
+
 Turns = Mapping[str, Sequence[Turn]]
 
 
@@ -191,12 +204,12 @@ def _kept(result: Mapping[str, Any]) -> Kept:
     times = {
         name: candidate["step_ms"]
         for name, candidate in result["contenders"].items()
-        if name in OURS
+        if name in VARIANTS
     }
     if not times:
         raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
     fastest = min(times, key=lambda name: times[name])
-    return Kept(fastest, OURS[fastest].backend, times)
+    return Kept(fastest, VARIANTS[fastest].backend, times)
 
 
 def _ratio(found: Ratio | None) -> dict[str, Any]:
@@ -208,6 +221,64 @@ def _ratio(found: Ratio | None) -> dict[str, Any]:
 def _median_ms(seconds: Sequence[float | None]) -> float | None:
     present = [value for value in seconds if value is not None]
     return 1000 * statistics.median(present) if present else None
+
+
+def build_device_case(device: str, case: str, settings: StepBenchSettings) -> Step:
+    """Build a case: ``turn: NAME`` returns a ``Turn``, ``profile: NAME`` the folder of the profile."""
+    what, _, name = case.partition(": ")
+    runtime = runtime_of(settings.device)
+    runtime.prepare()
+    runtime.set_device(0)
+    if not runtime.shares:  # on a CPU, the benchmark has a setting for the allocator
+        runtime.tune()
+    step = build_candidate(name, settings, runtime)
+    if what == "profile":
+        return lambda: profiled(step, name, settings, runtime)
+    steps = settings.steps or 1
+    return lambda: timed(step, steps, runtime)
+
+
+def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
+    """Take ``steps`` steps, with one synchronisation before and one after them."""
+    runtime.synchronize()
+    start = time.perf_counter()
+    begin = _event(runtime)
+    for _ in range(steps):
+        step()
+    end = _event(runtime)
+    host = time.perf_counter() - start
+    runtime.synchronize()
+    whole = time.perf_counter() - start
+    device = begin.elapsed_time(end) / 1000 / steps if begin is not None else None
+    return Turn(whole / steps, host / steps, device)
+
+
+def profiled(
+    step: Step, name: str, settings: StepBenchSettings, runtime: Runtime
+) -> tuple[str, int]:
+    """Profile a few steps. Return the candidate's folder and the number of recorded steps."""
+    assert settings.profile is not None
+    words = (settings.arch, settings.precision, settings.batch_size, name)
+    folder = Path(settings.profile) / "-".join(words).replace(" ", "-").replace("'", "")
+    folder.mkdir(parents=True, exist_ok=True)
+    step()
+    runtime.synchronize()
+    with runtime.profiler(folder, "step", _WINDOW) as profiler:
+        for _ in range(_WINDOW.length):
+            step()
+            # Otherwise kernels of the warm-up would run, and count, in the recorded steps.
+            runtime.synchronize()
+            profiler.step()
+    return str(folder), _WINDOW.record
+
+
+def _event(runtime: Runtime) -> Any:
+    """Record a timed event in the current stream and return it, or ``None`` on a CPU."""
+    if runtime.name == "cpu":
+        return None
+    event = torch.get_device_module(runtime.name).Event(enable_timing=True)
+    event.record()
+    return event
 
 
 SHARES: Final[Mapping[str, re.Pattern[str]]] = MappingProxyType(
@@ -228,11 +299,8 @@ _TOP: Final = 8
 _LONGEST_NAME: Final = 80
 
 
-class Kernel(NamedTuple):
-    """A kernel that ran: its type (on a GPU, its name) and its time in microseconds."""
-
-    type: str
-    us: float
+Kernel = tuple[str, float]
+"""A kernel that ran: its type (on a GPU, its name) and its time in microseconds."""
 
 
 def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
@@ -241,18 +309,16 @@ def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
     ``launches`` and ``device_ms`` are per step. ``shares`` are shares of that time, by name (``SHARES``).
     ``top`` lists the types with the longest time, each with its launches per step and its share.
     """
-    found = list(_read_kernels(folder))
-    if not found:
+    times: Counter[str] = Counter()
+    launches: Counter[str] = Counter()
+    for name, us in _read_kernels(folder):
+        times[name] += us  # type: ignore[assignment]  # a sum of times
+        launches[name] += 1
+    if not launches:
         return None
-    times: dict[str, float] = {}
-    launches: dict[str, int] = {}
-    for kernel in found:
-        times[kernel.type] = times.get(kernel.type, 0.0) + kernel.us
-        launches[kernel.type] = launches.get(kernel.type, 0) + 1
     total = sum(times.values()) or 1.0
-    longest = sorted(times, key=lambda name: times[name], reverse=True)[:_TOP]
     return {
-        "launches": len(found) / steps,
+        "launches": launches.total() / steps,
         "device_ms": sum(times.values()) / steps / 1000,
         "shares": {
             share: sum(us for name, us in times.items() if pattern.match(name)) / total
@@ -264,7 +330,7 @@ def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
                 "launches": launches[name] / steps,
                 "share": times[name] / total,
             }
-            for name in longest
+            for name, _ in times.most_common(_TOP)
         ],
     }
 
@@ -276,7 +342,7 @@ def _read_kernels(folder: Path) -> Iterator[Kernel]:
     for path in sorted(folder.rglob("*.pt.trace.json")):
         events = json.loads(path.read_text(encoding="utf-8")).get("traceEvents", [])
         yield from (
-            Kernel(str(event["name"]), float(event["dur"]))
+            (str(event["name"]), float(event["dur"]))
             for event in events
             if event.get("cat") in _ON_GPU and "dur" in event
         )
@@ -286,6 +352,6 @@ def _of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[Kernel]:
     # Numbers may end with a tab, which makes spreadsheets treat them as text.
     for row in rows:
         try:
-            yield Kernel(row["Type"].strip(), float(row["Duration(us)"].strip()))
+            yield row["Type"].strip(), float(row["Duration(us)"].strip())
         except ValueError:  # N/A: no time on the device
             continue

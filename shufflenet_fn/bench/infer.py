@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import statistics
-from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -25,10 +24,9 @@ from shufflenet_fn.bench.candidates import (
     torchvision_model,
     torchvision_models,
 )
-from shufflenet_fn.bench.memory import ALLOCATORS
-from shufflenet_fn.bench.rounds import advice, ratio, run_rounds
+from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, run_rounds, silent
 from shufflenet_fn.bench.settings import InferBenchSettings, check, counts
-from shufflenet_fn.bench.workers import Step, workers
+from shufflenet_fn.bench.workers import ALLOCATORS, Step, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.inference import make_predictor
@@ -39,16 +37,8 @@ from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes import cpu
 
-Progress = Callable[[str], None]
 
-
-def _silent(text: str) -> None:
-    pass
-
-
-def run_infer_bench(
-    settings: InferBenchSettings, *, progress: Progress = _silent
-) -> dict[str, Any]:
+def run_infer_bench(settings: InferBenchSettings, *, progress: Progress = silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench infer --json``.
 
     ``cases`` has an object for each batch size and number of threads:
@@ -120,26 +110,20 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
             progress=progress,
         )
     seconds = dict(zip(names, columns, strict=True))
-    ratios = {name: ratio(seconds[OURS], seconds[name]) for name in names[1:]}
     milliseconds = {name: 1000 * statistics.median(column) for name, column in seconds.items()}
-    best = min(field.present, key=lambda name: milliseconds[name])
+    peers = {name: seconds[name] for name in field.present}
+    onnx = ratio(seconds[OURS], seconds[ONNX]) if ONNX in seconds else None
     return {
         "batch_size": chosen.batch_size,
         "threads": chosen.threads,
         "ours_ms": milliseconds[OURS],
         "peers_ms": {name: milliseconds[name] for name in field.present},
-        "ratios": {name: ratios[name].median for name in field.present},
-        "ratio_intervals": {name: (ratios[name].low, ratios[name].high) for name in field.present},
-        "best_peer": best,
-        "ratio_best_peer": ratios[best].median,
-        "conclusive": ratios[best].conclusive,
-        "advice": advice(ratios[best], settings.rounds),
-        "onnxruntime": None
-        if ONNX not in seconds
-        else {
+        **against_peers(seconds[OURS], peers, settings.rounds),
+        "onnxruntime": onnx
+        and {
             "ms": milliseconds[ONNX],
-            "ratio": ratios[ONNX].median,
-            "ratio_interval": (ratios[ONNX].low, ratios[ONNX].high),
+            "ratio": onnx.median,
+            "ratio_interval": (onnx.low, onnx.high),
         },
     }
 

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from shufflenet_fn.bench.our_batches import ENDLESS
+import torch
+
 from shufflenet_fn.bench.rounds import cpu_seconds, settle
-from shufflenet_fn.data.loader import prefetch_of
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.buffers import Layout
+from shufflenet_fn.data.loader import prefetch_of, train_loader
+from shufflenet_fn.data.native.reader import choose_image_reader
+from shufflenet_fn.data.opening import open_split
+from shufflenet_fn.data.schedule import rank_batch_size
+from shufflenet_fn.run import build
+from shufflenet_fn.run.transfer import DeviceFeed
+from shufflenet_fn.training.step import Examples
+
+ENDLESS = 10**7
+"""Batches of a loader that never comes to its end."""
 
 
 class Reader(NamedTuple):
@@ -53,6 +66,36 @@ class Loaded(NamedTuple):
         return self.seconds / self.images
 
 
+@contextmanager
+def our_batches(
+    settings: TrainSettings, *, threads: int, rank: int = 0, world_size: int = 1
+) -> Iterator[Iterator[Examples]]:
+    """The endless batches of ``settings.data`` on the CPU, each valid until the next is asked for.
+
+    Raises:
+        UsageError: there is no such data, or too little for a batch.
+    """
+    samples = open_split(settings.data or "", "train")
+    transform, _ = build.build_transforms(settings)
+    layout = Layout(rank_batch_size(settings.batch_size, world_size), settings.image_size)
+    ahead = prefetch_of(threads)
+    feed = DeviceFeed(torch.device("cpu"), layout, ahead=ahead)
+    with train_loader(
+        samples,
+        transform,
+        seed=settings.seed,
+        global_batch=settings.batch_size,
+        rank=rank,
+        world_size=world_size,
+        stop_step=ENDLESS,
+        threads=threads,
+        prefetch=ahead,
+        buffers=feed.ready(),
+        native=choose_image_reader(settings.image_reader).reader,
+    ) as batches:
+        yield map(feed, batches)
+
+
 def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded]:
     """The contender ``name`` of ``loading``, as ``workers.Build``; a step is a whole turn.
 
@@ -93,12 +136,6 @@ def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) 
 
 def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     """As ``shufflenet-fn train`` has them, from a folder or packed."""
-    import torch
-
-    from shufflenet_fn.bench.our_batches import our_batches
-    from shufflenet_fn.config.settings import TrainSettings
-    from shufflenet_fn.run import build
-
     settings = TrainSettings(
         data=reader.root,
         image_size=loading.image_size,

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
+from unittest import mock
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from shufflenet_fn.bench.bytes_moved import bytes_moved
 from shufflenet_fn.bench.candidates import EMULATED, torchvision_model, torchvision_models
-from shufflenet_fn.bench.memory import ALLOCATORS
 from shufflenet_fn.bench.ops_cases import Op, operations
-from shufflenet_fn.bench.rounds import ratio, run_rounds
+from shufflenet_fn.bench.rounds import Progress, ratio, run_rounds, silent
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
-from shufflenet_fn.bench.workers import Step, Worker, workers
+from shufflenet_fn.bench.workers import ALLOCATORS, Step, Worker, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
@@ -25,21 +26,16 @@ from shufflenet_fn.model.variables import Variables, init
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_to
+from shufflenet_fn_backends.fused.library import Operator
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
-from shufflenet_fn_backends.runtimes.npu.emulated import emulated
+from shufflenet_fn_backends.runtimes.npu.environment import emulated
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
-Progress = Callable[[str], None]
 
-
-def _silent(text: str) -> None:
-    pass
-
-
-def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
+def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench ops --json``.
 
     ``operations`` has an object for each operation: its ``name``, the number of ``units`` in one computation,
@@ -263,3 +259,86 @@ def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
         ]
     gradient = random(tuple(forward().shape))
     return Computation(forward, [*tensors.values(), *weights], gradient)
+
+
+_NOT_MOVING = frozenset(
+    {
+        "aten::empty",
+        "aten::empty_like",
+        "aten::empty_strided",
+        "aten::new_empty",
+        "aten::new_empty_strided",
+        # A view, though its schema does not say so.
+        "aten::_unsafe_view",
+    }
+)
+
+
+def bytes_moved(computation: Callable[[], object]) -> int:
+    """Run ``computation`` once and return the bytes that it reads and writes.
+
+    Each operator of the dispatcher counts with the bytes of its tensor arguments and results, in forward and
+    backward. Views and allocations do not count. Each kernel of backend ``cpu`` counts as one operator. So a
+    value counts once for each operator that reads it, whether or not it is in the cache. A copy inside a
+    kernel does not count.
+    """
+    counting = _Counting()
+    with counting, _counting_kernels(counting):
+        computation()
+    return counting.total
+
+
+class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self._inside = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        schema = func._schema
+        if not self._inside and schema.name not in _NOT_MOVING and not _is_view(schema):
+            self._add((args, kwargs, out))
+        return out
+
+    def as_one(self, operator: Callable[..., Any]) -> Callable[..., Any]:
+        """Wrap ``operator``, which takes sequences of tensors, so that it counts as one operator."""
+
+        def counted(*arguments: Any) -> Any:
+            self._inside = True
+            results = operator(*arguments)
+            self._inside = False
+            self._add((arguments[1:], results))  # the first is the operator itself
+            return results
+
+        return counted
+
+    def _add(self, tensors: Any) -> None:
+        self.total += sum(_size(t) for t in tree_leaves(tensors) if isinstance(t, Tensor))
+
+
+@contextlib.contextmanager
+def _counting_kernels(counting: _Counting) -> Iterator[None]:
+    # Classes that are not loaded cannot be in use.
+    with contextlib.ExitStack() as stack:
+        for operator in Operator.__subclasses__():
+            for name in ("forward", "backward"):
+                counted = counting.as_one(vars(operator)[name])
+                stack.enter_context(mock.patch.object(operator, name, counted))
+        yield
+
+
+def _is_view(schema: Any) -> bool:
+    """Return whether all results alias an argument and nothing is written."""
+    return bool(schema.returns) and all(
+        returned.alias_info is not None and not returned.alias_info.is_write
+        for returned in schema.returns
+    )
+
+
+def _size(tensor: Tensor) -> int:
+    # An expanded tensor, such as the gradient of a sum, has fewer values than elements.
+    size = tensor.numel() * tensor.element_size()
+    return min(size, tensor.untyped_storage().nbytes())

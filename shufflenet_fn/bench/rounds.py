@@ -7,16 +7,22 @@ import os
 import random
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from shufflenet_fn.bench.workers import Worker
 
 T = TypeVar("T")
+Progress = Callable[[str], None]
+"""Takes a line of text about the progress of a measurement."""
 
 _LONGEST_TURN = 100_000
 """Maximum number of steps in a turn."""
+
+
+def silent(text: str) -> None:
+    """``Progress`` for nobody."""
 
 
 def run_rounds(
@@ -26,7 +32,7 @@ def run_rounds(
     rounds: int,
     steps: int | None = None,
     turn_seconds: float = 0.0,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Progress = silent,
 ) -> list[list[float]]:
     """Measure all candidates in ``rounds`` rounds. In each round, every candidate takes one turn.
 
@@ -131,6 +137,25 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Return our speed relative to theirs, from the seconds of both in the same rounds."""
     values = paired_ratios(ours, theirs)
     return Ratio(statistics.median(values), *interval(values))
+
+
+def against_peers(
+    ours: Sequence[float], theirs: Mapping[str, Sequence[float]], rounds: int
+) -> dict[str, Any]:
+    """Return the ratios to all peers and to the fastest, as ``bench step`` and ``bench infer`` report them.
+
+    ``ours`` and ``theirs`` are seconds in the same rounds.
+    """
+    ratios = {name: ratio(ours, column) for name, column in theirs.items()}
+    best = min(theirs, key=lambda name: statistics.median(theirs[name]))
+    return {
+        "ratios": {name: found.median for name, found in ratios.items()},
+        "ratio_intervals": {name: (found.low, found.high) for name, found in ratios.items()},
+        "best_peer": best,
+        "ratio_best_peer": ratios[best].median,
+        "conclusive": ratios[best].conclusive,
+        "advice": advice(ratios[best], rounds),
+    }
 
 
 def advice(found: Ratio, rounds: int) -> str | None:

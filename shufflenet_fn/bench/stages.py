@@ -19,8 +19,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.lazy_image import RgbImage, Scratch
 from shufflenet_fn.data.loader import prefetch_of, train_loader
-from shufflenet_fn.data.native.choose import choose_image_reader
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,25 +17,18 @@ from shufflenet_fn.bench.candidates import (
     torchvision_models,
 )
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
-from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory
-from shufflenet_fn.bench.rounds import advice, ratio, run_rounds
+from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, run_rounds, silent
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
 from shufflenet_fn.bench.step_candidates import PEERS, build_step
-from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory, workers
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
-Progress = Callable[[str], None]
 
-
-def _silent(text: str) -> None:
-    pass
-
-
-def run_step_bench(settings: StepBenchSettings, *, progress: Progress = _silent) -> dict[str, Any]:
+def run_step_bench(settings: StepBenchSettings, *, progress: Progress = silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench step --json``.
 
     With several architectures or batch sizes it is ``{"results": [...]}``, with an object for each. On a CPU,
@@ -123,9 +116,9 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
         name: int(settings.batch_size) / statistics.median(column)
         for name, column in seconds.items()
     }
-    peers = {name: rates[name] for name in field.present}
-    ratios = {name: ratio(seconds[OURS], seconds[name]) for name in field.present}
-    best = max(peers, key=lambda name: peers[name])
+    peers = {name: seconds[name] for name in field.present}
+    compared = against_peers(seconds[OURS], peers, settings.rounds)
+    best = compared["best_peer"]
     return {
         "arch": settings.arch,
         "image_size": settings.image_size,
@@ -138,14 +131,9 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
         "torch": torch.__version__,
         "environment": environment(),
         "ours_img_s": rates[OURS],
-        "peers": peers,
+        "peers": {name: rates[name] for name in field.present},
         "left_out": field.left_out,
-        "ratios": {name: found.median for name, found in ratios.items()},
-        "ratio_intervals": {name: (found.low, found.high) for name, found in ratios.items()},
-        "best_peer": best,
-        "ratio_best_peer": ratios[best].median,
-        "conclusive": ratios[best].conclusive,
-        "advice": advice(ratios[best], settings.rounds),
+        **compared,
         "ours_compiled": _compiled(settings, seconds, rates, best),
         **_memory(settings, names, threads, best, progress),
     }

@@ -1,8 +1,11 @@
-"""The candidates of ``bench step`` on a CPU, and torchvision's step on any device."""
+"""The candidates of ``bench step``: training steps that return their loss and do not wait for the device."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,90 +13,244 @@ from torch import Tensor
 from shufflenet_fn.bench.candidates import (
     OURS,
     OURS_COMPILED,
+    Field,
     Peer,
+    available,
     peers,
     settled,
     torchvision_model,
+    torchvision_models,
 )
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
+from shufflenet_fn.distributed.reduce import mean_over_ranks
+from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.model.config import get_config
+from shufflenet_fn.model.config import ShuffleNetConfig, get_config
 from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.training.flat_state import flatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
+from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn.training.schedules import constant
+from shufflenet_fn.training.schedules import Schedule, constant, epoch_cosine
 from shufflenet_fn.training.state import create_train_state
-from shufflenet_fn.training.step import Examples, make_train_step, no_flags
-from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce
+from shufflenet_fn.tree import tree_to
+from shufflenet_fn_backends.names import STATS_IN_STEP, suggestion
+from shufflenet_fn_backends.primitives import Backend
+from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes import cpu
+from shufflenet_fn_backends.runtimes.base import Overflow, Runtime
+from shufflenet_fn_backends.support.errors import UsageError
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 PEERS = peers(folding=False)
+ORIGINAL: Final = "original's shape"
+"""The peer on an NPU: ``ascend_peer`` with ``torch.optim.SGD``."""
+
+_COMPILED: Final = " compiled"
+_RECOMPILE_LIMIT: Final = 64
 
 
-class Data(NamedTuple):
-    """Random normalised images and labels, equal for all candidates."""
+class Variant(NamedTuple):
+    """A variant of our training step: a backend, and the device types that it is measured on.
 
-    images: Tensor
-    labels: Tensor
+    ``stats_in_kernel``: whether kernels update the running statistics on devices that support it.
+    """
+
+    backend: str
+    devices: tuple[str, ...] = ("cuda", "npu")
+    stats_in_kernel: bool = True
+
+
+VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
+    {
+        "reference": Variant("reference"),
+        "native": Variant("native"),
+        "gather": Variant("gather"),
+        # On an NPU, routed is npu under another name.
+        "routed": Variant("routed", ("cuda",)),
+        "npu": Variant("npu", ("npu",)),
+        f"gather{STATS_IN_STEP}": Variant("gather", ("npu",), stats_in_kernel=False),
+        f"npu{STATS_IN_STEP}": Variant("npu", ("npu",), stats_in_kernel=False),
+    }
+)
+"""All variants by name. A kept result may name any of them."""
+
+
+def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
+    """Return the names of our variants for ``--backend``, then those under ``torch.compile`` if requested.
+
+    Raises:
+        UsageError: a name is unknown, or for another device type.
+    """
+    present = tuple(name for name, ours in VARIANTS.items() if device in ours.devices)
+    names = present
+    if settings.backend != "auto":
+        names = tuple(name.strip() for name in settings.backend.split(","))
+        for name in names:
+            if name not in present:
+                raise UsageError(
+                    f"--backend {name!r} is not valid on {device}{suggestion(name, present)}. Choose of: "
+                    f"auto, {', '.join(present)}, several with commas between."
+                )
+        if len(set(names)) < len(names):
+            raise UsageError(
+                f"--backend {settings.backend!r} names a backend twice. Name each once."
+            )
+    return names + tuple(name + _COMPILED for name in names if settings.ours_compile)
+
+
+def peers_on(device: str, settings: StepBenchSettings) -> Field:
+    """Return the peers: on an NPU the original's structure, on a GPU all variants of torchvision.
+
+    Raises:
+        UsageError: torchvision is needed and missing.
+    """
+    if device == "npu":
+        return Field((ORIGINAL,), {})
+    torchvision_models("bench step")
+    return available(PEERS, compiled=settings.compile)
 
 
 def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
-    """Build one training step of the candidate ``name``. It returns its loss. There is only one case."""
-    data, variables = data_and_weights(settings)
-    if name in (OURS, OURS_COMPILED):
-        return _ours(settings, variables, data, compiled=name == OURS_COMPILED)
-    return torchvision_step(settings, variables, data, PEERS[name], torch.device("cpu"))
-
-
-def data_and_weights(settings: StepBenchSettings) -> tuple[Data, Variables]:
-    """Return the batch and the initial weights, on the CPU."""
-    generator = torch.Generator().manual_seed(0)
-    size, count = settings.image_size, int(settings.batch_size)
-    images = torch.randn(count, 3, size, size, generator=generator)
-    labels = torch.randint(0, 1000, (count,), generator=generator)
-    return Data(images, labels), init(get_config(settings.arch), torch.Generator().manual_seed(0))
-
-
-def _ours(settings: StepBenchSettings, variables: Variables, data: Data, *, compiled: bool) -> Step:
-    """Build the step of ``shufflenet-fn train``, with the state in the backend's own channel order."""
+    """Build one training step of a candidate on a CPU. There is only one case."""
+    if name not in (OURS, OURS_COMPILED):
+        return torchvision_step(settings, PEERS[name], torch.device("cpu"))
     if settings.allocator == "default":
         cpu.keep_freed_memory()  # as training does
-    config = get_config(settings.arch)
-    optimizer = sgd(constant(LEARNING_RATE), momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    chosen = select_backend(settings.backend, "cpu", compiled=compiled).backend
-    state, backend = in_order_of(config, create_train_state(variables, optimizer), chosen)
+    compiled = name == OURS_COMPILED
+    backend = select_backend(settings.backend, "cpu", compiled=compiled).backend
+    return _our_step(settings, backend, cpu.runtime(), constant(LEARNING_RATE), compiled=compiled)
+
+
+def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) -> Step:
+    """Build one training step of a candidate on another device."""
+    device = runtime.device(0)
+    if name == ORIGINAL:
+        from shufflenet_fn.bench.ascend_peer import peer_step
+
+        return peer_step(get_config(settings.arch), device, **_measured(settings))
+    if name in PEERS:
+        return torchvision_step(settings, PEERS[name], device)
+    compiled = name.endswith(_COMPILED)
+    if compiled:
+        # All our variants share their code, and torch limits how often it compiles one function.
+        importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
+    ours = VARIANTS[name.removesuffix(_COMPILED)]
+    backend, in_kernel = get_backend(ours.backend), ours.stats_in_kernel and runtime.flat_state
+    return _our_step(settings, backend, runtime, compiled=compiled, stats_in_kernel=in_kernel)
+
+
+def _measured(settings: StepBenchSettings) -> dict[str, Any]:
+    return {
+        "precision": settings.precision,
+        "batch_size": int(settings.batch_size),
+        "image_size": settings.image_size,
+    }
+
+
+def _our_step(
+    settings: StepBenchSettings,
+    backend: Backend[Any],
+    runtime: Runtime,
+    schedule: Schedule | None = None,
+    *,
+    compiled: bool,
+    stats_in_kernel: bool = False,
+) -> Step:
+    step = our_step(
+        get_config(settings.arch),
+        backend,
+        runtime.device(0),
+        schedule=schedule,
+        flat=runtime.flat_state,
+        stats_in_kernel=stats_in_kernel and not compiled,
+        memory_format=runtime.memory_format,
+        overflow=runtime.overflow(),
+        compiler=torch.compile if compiled else lambda function: function,
+        **_measured(settings),
+    )
+    return settled(step) if compiled else step
+
+
+def our_step(
+    config: ShuffleNetConfig,
+    backend: Backend[Any],
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+    image_size: int,
+    schedule: Schedule | None = None,
+    world: World | None = None,
+    flat: bool = True,
+    memory_format: torch.memory_format = torch.contiguous_format,
+    overflow: Overflow | None = None,
+    compiler: Callable[[Any], Any] = lambda function: function,
+    stats_in_kernel: bool = False,
+) -> Step:
+    """Build the step of ``train``, with a loss scale for float16.
+
+    ``schedule``: of the learning rate; the original's if not given. ``flat``: whether the state is flat
+    (``Runtime.flat_state``). ``memory_format``: layout of the images. ``overflow``, ``compiler`` and
+    ``stats_in_kernel``: see ``make_train_step``.
+    """
+    policy = get_policy(precision)
+    half = policy.compute_dtype == torch.float16
+    scaling = LossScaling("static", initial=64.0) if half else LossScaling()
+    if schedule is None:
+        schedule = epoch_cosine(LEARNING_RATE, steps_per_epoch=1000, epochs=10, warmup_epochs=1)
+    optimizer = sgd(schedule, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    variables = init(config, torch.Generator().manual_seed(0))
+    variables = tree_to(Variables(*variables), device)
+    state, computing = in_order_of(
+        config, create_train_state(variables, optimizer, loss_scaling=scaling), backend
+    )
+    distributed = world is not None and world.size > 1
     step = make_train_step(
         config,
         optimizer,
-        policy=get_policy(settings.precision),
-        backend=backend,
+        policy=policy,
+        backend=computing,
+        loss_scaling=scaling,
         gradients=grads_by_engine,
-        compiler=torch.compile if compiled else lambda function: function,
+        reduce=mean_over_ranks(world.size, world.rank) if world and distributed else no_reduce,
+        overflow=overflow,
+        compiler=compiler,
+        stats_in_kernel=stats_in_kernel,
     )
-    memory_format = cpu.runtime().memory_format
-    batch = Examples(data.images.contiguous(memory_format=memory_format), data.labels)
-    flags = no_flags()
+    state, flags = flatten_state(state) if flat else state, no_flags(device)
+    images, labels = random_batch(config, device, batch_size, image_size)
+    batch = Examples(images.contiguous(memory_format=memory_format), labels)
 
-    def run() -> Tensor:
+    def take() -> Tensor:
         nonlocal state
         state, metrics, _ = step(state, batch, flags)
         return metrics.loss
 
-    return settled(run) if compiled else run
+    return take
 
 
-def torchvision_step(
-    settings: StepBenchSettings, variables: Variables, data: Data, peer: Peer, device: torch.device
-) -> Step:
+def random_batch(
+    config: ShuffleNetConfig, device: torch.device, batch_size: int, image_size: int
+) -> tuple[Tensor, Tensor]:
+    """Return random normalised images and labels, equal for all candidates."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch_size, 3, image_size, image_size, generator=generator)
+    labels = torch.randint(0, config.num_classes, (batch_size,), generator=generator)
+    return images.to(device), labels.to(device)
+
+
+def torchvision_step(settings: StepBenchSettings, peer: Peer, device: torch.device) -> Step:
     """Build a step with torchvision's model and torch's SGD.
 
     Half precision uses autocast, and float16 also a gradient scaler.
     """
-    state_dict = to_torchvision(variables, get_config(settings.arch))
+    config = get_config(settings.arch)
+    state_dict = to_torchvision(init(config, torch.Generator().manual_seed(0)), config)
     model: Any = torchvision_model("bench step", settings.arch, state_dict)
     model = model.to(device).to(memory_format=peer.memory_format)
     optimizer = torch.optim.SGD(
@@ -101,17 +258,13 @@ def torchvision_step(
     )
     if peer.compiled:
         model = torch.compile(model)
-    images = data.images.to(device).contiguous(memory_format=peer.memory_format)
-    labels = data.labels.to(device)
-    dtype = get_policy(settings.precision).compute_dtype
-    half, scaled = dtype != torch.float32, dtype == torch.float16
-    scaler = torch.amp.GradScaler(
-        device.type, init_scale=64.0, growth_interval=10**6, enabled=scaled
-    )
+    images, labels = random_batch(config, device, int(settings.batch_size), settings.image_size)
+    images = images.contiguous(memory_format=peer.memory_format)
+    scaler, autocast = mixed_precision(device.type, settings.precision)
 
     def run() -> Tensor:
         optimizer.zero_grad()
-        with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
+        with autocast():
             loss: Tensor = torch.nn.functional.cross_entropy(model(images), labels)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
@@ -119,3 +272,13 @@ def torchvision_step(
         return loss.detach()
 
     return settled(run) if peer.compiled else run
+
+
+def mixed_precision(
+    device: str, precision: str
+) -> tuple[torch.amp.GradScaler, Callable[[], torch.autocast]]:
+    """Return a gradient scaler, which scales in float16 only, and a maker of autocast contexts."""
+    dtype = get_policy(precision).compute_dtype
+    half, scaled = dtype != torch.float32, dtype == torch.float16
+    scaler = torch.amp.GradScaler(device, init_scale=64.0, growth_interval=10**6, enabled=scaled)
+    return scaler, lambda: torch.autocast(device, dtype=dtype if half else None, enabled=half)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
+from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 DEMO_VERSION = 1

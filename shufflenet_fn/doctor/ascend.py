@@ -15,9 +15,9 @@ from typing import Any
 
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from shufflenet_fn_backends.known_errors import explain
-from shufflenet_fn_backends.known_errors.imports import SET_ENV
 from shufflenet_fn_backends.runtimes.npu.probe import check_pair, not_installed
 
+SET_ENV = "source /usr/local/Ascend/cann/set_env.sh"
 LIBRARIES = ("libascendcl.so", "libhccl.so", "libopapi.so")
 _DRIVER = Path("/usr/local/Ascend/driver")
 # The paths since CANN 8.5, and before. Ascend's pages disagree on the version, so search both.

@@ -17,9 +17,8 @@ from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.distributed.network import addresses
 from shufflenet_fn.doctor.examine import examine
-from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, Finding, Report, Stage
+from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, DoctorSettings, Finding, Report, Stage
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
-from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn.io import replace_file, to_json
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -218,12 +217,8 @@ def _guarded(
 
 
 def _sizes(facts: Mapping[str, Finding]) -> Sizes:
-    small = _kind(facts) == "cpu" or facts["cann"].details.get("emulator")
+    small = facts["devices"].details["kind"] == "cpu" or facts["cann"].details.get("emulator")
     return SMALL if small else ON_DEVICE
-
-
-def _kind(facts: Mapping[str, Finding]) -> str:
-    return str(facts["devices"].details["kind"])
 
 
 def _steps(
@@ -232,7 +227,7 @@ def _steps(
     """Train on the device in each precision, and in float32 on the CPU with the same seed."""
     from shufflenet_fn.data.demo import write_demo
 
-    kind, sizes = _kind(facts), _sizes(facts)
+    kind, sizes = str(facts["devices"].details["kind"]), _sizes(facts)
     data = write_demo(
         scratch / "demo", train_per_class=-(-sizes.batch * sizes.steps // 10), val_per_class=1
     )
@@ -243,26 +238,26 @@ def _steps(
         name = f"{device} {precision}"
         say(f"training {sizes.steps} steps: {name}")
         folder = scratch / name.replace(" ", "-")
-        arguments = (
+        arguments = [
             *("train", "--data", str(data), "--arch", sizes.arch, "--device", device),
             *("--image-size", str(sizes.image_size), "--batch-size", str(sizes.batch)),
             *("--precision", precision, "--max-steps", str(sizes.steps), "--print-freq", "1"),
             *("--lr", "0.01", "--epochs", "1", "--run-dir", str(folder)),
-        )
-        outcome, seconds = _run(command, arguments, _STEPS_S, parts)
-        records = _records(folder / "metrics.jsonl")
+        ]
+        outcome, seconds, wrong = _run(command, arguments, _STEPS_S, parts)
+        metrics = folder / "metrics.jsonl"
+        lines = metrics.read_text(encoding="utf-8").splitlines() if metrics.is_file() else []
+        records = [json.loads(line) for line in lines if line]
         taken = [record for record in records if record.get("kind") == "train"]
+        losses = [record["loss"] for record in taken]
         found: dict[str, Any] = {
             "ending": outcome.ending,
             "seconds": seconds,
-            "losses": [record["loss"] for record in taken],
+            "losses": losses,
             "times": [record["times"] for record in taken],
         }
-        wrong = _wrong(outcome) or (
-            None
-            if taken and all(isinstance(loss, float) for loss in found["losses"])
-            else "no loss, or one that is not finite"
-        )
+        if wrong is None and not (taken and all(isinstance(loss, float) for loss in losses)):
+            wrong = "no loss, or one that is not finite"
         if wrong is not None:
             found["failed"] = wrong
             failed.append(f"{name}: {wrong}")
@@ -281,7 +276,7 @@ def _bench(
     facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say
 ) -> Finding:
     """Run ``bench step`` in each precision, with a profile for the shares of kernels."""
-    kind, sizes = _kind(facts), _sizes(facts)
+    kind, sizes = str(facts["devices"].details["kind"]), _sizes(facts)
     failed = []
     for precision in sizes.precisions:
         say(f"bench step: {kind} {precision}, batch {sizes.bench_batches}")
@@ -294,8 +289,7 @@ def _bench(
             arguments += ["--profile", str(scratch / "profile")]
         if sizes is SMALL:
             arguments += ["--steps", "1", "--threads", "1"]
-        outcome, seconds = _run(command, arguments, _BENCH_S, parts)
-        wrong = _wrong(outcome)
+        outcome, seconds, wrong = _run(command, arguments, _BENCH_S, parts)
         if wrong is not None:
             failed.append(f"{precision}: {wrong}")
             parts.bench[precision] = {"failed": wrong, "seconds": seconds}
@@ -325,36 +319,27 @@ def _kernels(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    command: str, arguments: tuple[str, ...] | list[str], limit: float, parts: _Parts
-) -> tuple[Outcome, float]:
+    command: str, arguments: list[str], limit: float, parts: _Parts
+) -> tuple[Outcome, float, str | None]:
+    """Run a command of shufflenet-fn. Return how it ended, its seconds, and what went wrong."""
     start = time.perf_counter()
     outcome = run_module(command, arguments, timeout_s=limit)
     seconds = time.perf_counter() - start
-    parts.log.append(f"$ shufflenet-fn {' '.join(arguments)}")
     # The archive has a separate file for the result of a benchmark.
     said = [outcome.err] if "--json" in arguments else [outcome.out, outcome.err]
+    parts.log.append(f"$ shufflenet-fn {' '.join(arguments)}")
     parts.log.extend(text[-_LOG_LIMIT:] for text in said if text)
     parts.log.append(f"{outcome.ending}, after {seconds:.1f} s")
-    return outcome, seconds
-
-
-def _wrong(outcome: Outcome) -> str | None:
     if outcome.code == 0:
-        return None
+        return outcome, seconds, None
     lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
-    return f"{outcome.ending}{': ' + lines[-1][:300] if lines else ''}"
+    return outcome, seconds, f"{outcome.ending}{': ' + lines[-1][:300] if lines else ''}"
 
 
 def _failed(failed: list[str]) -> Finding:
     text = "; ".join(failed)
     known = explain(text)
     return Finding(FAILED, text, str(known) if known else "log.txt in the archive says more.")
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def loader(facts: dict[str, Any]) -> Finding:
     """Read a few batches of generated JPEGs through the loader that training uses."""
     from shufflenet_fn.data.demo import write_demo
     from shufflenet_fn.data.loader import train_loader
-    from shufflenet_fn.data.native.choose import choose_image_reader
+    from shufflenet_fn.data.native.reader import choose_image_reader
     from shufflenet_fn.data.opening import open_train_val
     from shufflenet_fn.data.transforms import TrainTransform
     from shufflenet_fn_backends.runtimes.cpu import usable_cores

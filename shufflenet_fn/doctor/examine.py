@@ -12,46 +12,53 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shufflenet_fn.config.options import declared
-from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, Report, Stage
-from shufflenet_fn.doctor.settings import DoctorSettings
+from shufflenet_fn.doctor.finding import (
+    FAILED,
+    OK,
+    SKIPPED,
+    WARNING,
+    DoctorSettings,
+    Finding,
+    Report,
+    Stage,
+)
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Facts = dict[str, Any]
 
-ORDER = (
-    "python",
-    "glibc",
-    "torch",
-    "torchvision",
-    "namesakes",
-    "torch_npu",
-    "cann",
-    "versions",
-    "numpy",
-    "device files",
-    "user",
-    "folder",
-    "network",
-    "variables",
-    "devices",
-    "kernel",
-    "collective",
-    "loader",
-    "disk",
+# The module of each stage, in order: a name instead of an import, because a stage also tests its imports. Its
+# function has the stage's name.
+STAGES: Final = MappingProxyType(
+    {
+        "python": "packages",
+        "glibc": "machine",
+        "torch": "packages",
+        "torchvision": "packages",
+        "namesakes": "packages",
+        "torch_npu": "ascend",
+        "cann": "ascend",
+        "versions": "machine",
+        "numpy": "machine",
+        "device files": "machine",
+        "user": "machine",
+        "folder": "machine",
+        "network": "machine",
+        "variables": "machine",
+        "devices": "compute",
+        "kernel": "compute",
+        "collective": "compute",
+        "loader": "data",
+        "disk": "data",
+        "autoload": "ascend",
+    }
 )
+ORDER: Final = tuple(name for name in STAGES if name != "autoload")
+"""The stages that are reported. ``autoload`` adds to the finding of ``torch_npu``."""
 
 _NEEDS_TORCH = ("torchvision", "torch_npu", "devices", "kernel", "collective", "loader")
-_NEEDS_TORCH_NPU = (
-    "versions",
-    "numpy",
-    "device files",
-    "user",
-    "folder",
-    "network",
-    "variables",
-)
+_NEEDS_TORCH_NPU = tuple(ORDER[ORDER.index("versions") : ORDER.index("devices")])
 _NEEDS_DEVICE = ("kernel", "collective")
 
 
@@ -143,37 +150,11 @@ def _with_autoload(finding: Finding, facts: Facts, timeout_s: float) -> Finding:
 
 MARK: Final = "shufflenet-fn finding: "
 
-# Names instead of imports: a stage also tests its imports.
-STAGES: Final = MappingProxyType(
-    {
-        "python": "shufflenet_fn.doctor.packages:python",
-        "torch": "shufflenet_fn.doctor.packages:torch",
-        "torchvision": "shufflenet_fn.doctor.packages:torchvision",
-        "namesakes": "shufflenet_fn.doctor.packages:namesakes",
-        "torch_npu": "shufflenet_fn.doctor.ascend:torch_npu",
-        "autoload": "shufflenet_fn.doctor.ascend:autoload",
-        "cann": "shufflenet_fn.doctor.ascend:cann",
-        "glibc": "shufflenet_fn.doctor.machine:glibc",
-        "versions": "shufflenet_fn.doctor.machine:versions",
-        "numpy": "shufflenet_fn.doctor.machine:numpy",
-        "device files": "shufflenet_fn.doctor.machine:device_files",
-        "user": "shufflenet_fn.doctor.machine:user",
-        "folder": "shufflenet_fn.doctor.machine:folder",
-        "network": "shufflenet_fn.doctor.machine:network",
-        "variables": "shufflenet_fn.doctor.machine:variables",
-        "devices": "shufflenet_fn.doctor.compute:devices",
-        "kernel": "shufflenet_fn.doctor.compute:kernel",
-        "collective": "shufflenet_fn.doctor.compute:collective",
-        "loader": "shufflenet_fn.doctor.data:loader",
-        "disk": "shufflenet_fn.doctor.data:disk",
-    }
-)
-
 
 def main() -> None:
     name, facts = sys.argv[1], json.loads(sys.argv[2])
-    module, _, function = STAGES[name].partition(":")
-    finding: Finding = getattr(importlib.import_module(module), function)(facts)
+    module = importlib.import_module(f"shufflenet_fn.doctor.{STAGES[name]}")
+    finding: Finding = getattr(module, name.replace(" ", "_"))(facts)
     print(f"\n{MARK}{json.dumps(finding._asdict())}", flush=True)
 
 

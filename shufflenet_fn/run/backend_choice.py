@@ -21,8 +21,8 @@ from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.names import BACKEND_NAMES, STATS_IN_STEP
 from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
-from shufflenet_fn_backends.runtimes.npu.emulated import emulated
-from shufflenet_fn_backends.support.cache import cache_root
+from shufflenet_fn_backends.runtimes.npu.environment import emulated
+from shufflenet_fn_backends.support.compiler import cache_root
 from shufflenet_fn_backends.support.errors import DeviceError, UserError
 
 FORMAT: Final = 1

@@ -16,11 +16,10 @@ from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.weights import read_state_dict
 from shufflenet_fn.config.derived import eval_resize, precision_name
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.augment.policies import Policy as AugmentPolicy
 from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
-from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer

@@ -26,7 +26,7 @@ from shufflenet_fn.config.resolve import Resolved, resolve
 from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
 from shufflenet_fn.run import build

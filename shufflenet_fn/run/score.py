@@ -21,7 +21,7 @@ from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
-from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group

@@ -25,8 +25,7 @@ from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.buffers import BatchBuffers, Layout
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.loader import BatchIterator, prefetch_of, train_loader
-from shufflenet_fn.data.native.choose import choose_image_reader
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks

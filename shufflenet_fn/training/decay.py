@@ -12,7 +12,7 @@ from torch import Tensor
 from shufflenet_fn.model.variables import Params
 from shufflenet_fn.training.flat import Flat, FlatSpec
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
-from shufflenet_fn_backends.transforms import outside_transforms
+from shufflenet_fn_backends.support.private import outside_transforms
 
 DecayFilter = Callable[[str, Tensor], bool]
 """Takes a parameter's dotted path and a tensor of its shape. Returns whether it is decayed."""

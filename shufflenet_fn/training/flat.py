@@ -25,7 +25,7 @@ from shufflenet_fn.tree import (
     tree_replace,
     tree_structure,
 )
-from shufflenet_fn_backends.transforms import outside_transforms
+from shufflenet_fn_backends.support.private import outside_transforms
 
 ALIGNMENT: Final = 16
 """In elements: every tensor starts at a multiple of it, which is 32 bytes in float16. Ascend's vector units

@@ -26,7 +26,7 @@ from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn.tree import tree_map, tree_replace, tree_structure
 from shufflenet_fn_backends.primitives import Moments
-from shufflenet_fn_backends.transforms import outside_transforms
+from shufflenet_fn_backends.support.private import outside_transforms
 
 NORM: Final = "norm"
 

@@ -7,9 +7,15 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
-from shufflenet_fn_backends.fused.convolutions import Depthwise, Pointwise, Stem
 from shufflenet_fn_backends.fused.memory import AFFINE, RELU
-from shufflenet_fn_backends.fused.on_parts import Coefficients, Materialize, MaxPool
+from shufflenet_fn_backends.fused.operators import (
+    Coefficients,
+    Depthwise,
+    Materialize,
+    MaxPool,
+    Pointwise,
+    Stem,
+)
 from tests.backends.operator_support import (
     CHANNELS_LAST,
     affine,

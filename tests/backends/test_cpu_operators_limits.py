@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from shufflenet_fn_backends.fused.convolutions import Depthwise, Pointwise, Stem
 from shufflenet_fn_backends.fused.memory import AFFINE, RELU, pixel_stride
-from shufflenet_fn_backends.fused.on_parts import Materialize, MaxPool
+from shufflenet_fn_backends.fused.operators import Depthwise, Materialize, MaxPool, Pointwise, Stem
 from tests.backends.operator_support import CHANNELS_LAST, assert_close, random
 from tests.model.support import generator, one_thread
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from shufflenet_fn.bench.bytes_moved import bytes_moved
+from shufflenet_fn.bench.ops import bytes_moved
 from shufflenet_fn.bench.ops_cases import lifted
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import one_thread
@@ -69,7 +69,7 @@ def test_the_gradients_of_kernels_are_counted() -> None:
 
 
 def test_kernels_are_counted_only_inside() -> None:
-    from shufflenet_fn_backends.fused.convolutions import Pointwise
+    from shufflenet_fn_backends.fused.operators import Pointwise
 
     before = Pointwise.forward, Pointwise.backward
     with pytest.raises(ZeroDivisionError):

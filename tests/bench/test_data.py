@@ -24,7 +24,7 @@ from shufflenet_fn.data.opening import open_split, open_train_val
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.errors import UsageError
-from shufflenet_fn_cli.loading_table import print_data_table
+from shufflenet_fn_cli.bench_table import print_data_table
 
 BUSY = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
 

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shufflenet_fn.bench.device_candidates import (
-    OURS,
+from shufflenet_fn.bench.device_step import (
     Turn,
-    build_candidate,
+    _warmed_up,
     build_device_case,
-    ours_on,
+    compared,
+    kernel_table,
     timed,
 )
-from shufflenet_fn.bench.device_step import _warmed_up, compared, kernel_table
 from shufflenet_fn.bench.settings import StepBenchSettings
+from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -45,7 +45,7 @@ def losses(name: str, settings: StepBenchSettings) -> list[float]:
 def test_every_backend_takes_the_same_step(precision: str, tolerance: float) -> None:
     settings = replace(SETTINGS, precision=precision)
     expected, _ = losses("reference", settings)
-    for name in OURS:
+    for name in VARIANTS:
         first, second = losses(name, settings)
         assert first == pytest.approx(expected, rel=tolerance)
         assert second < 0.9 * first  # at a rate at which rounding grows: how far is chance
@@ -65,7 +65,7 @@ def test_every_backend_of_a_device_takes_part() -> None:
         *("gather+step", "npu+step"),
     )
     assert ours_on("cuda", SETTINGS) == ("reference", "native", "gather", "routed")
-    assert {ours.backend for ours in OURS.values()} == set(BACKEND_NAMES) - {"cpu"}
+    assert {ours.backend for ours in VARIANTS.values()} == set(BACKEND_NAMES) - {"cpu"}
     some = replace(SETTINGS, backend="gather, npu", ours_compile=True)
     assert ours_on("npu", some) == ("gather", "npu", "gather compiled", "npu compiled")
 

@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.bench.feeding import Feeding, fed
-from shufflenet_fn.bench.input import verdict_text
+from shufflenet_fn.bench.input import Feeding, fed, verdict_text
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.training.step import Examples
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.bench import memory
-from shufflenet_fn.bench.memory import ALLOCATORS, LIVE, Memory, measure_memory
-from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.bench import workers as memory
+from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, Memory, measure_memory, workers
 from tests.bench import builds
 from tests.bench.builds import Log
 

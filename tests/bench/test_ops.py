@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.bench.bytes_moved import bytes_moved
 from shufflenet_fn.bench.ops import (
     BOTH,
     FORWARD,
     TORCHVISION,
     build_op,
+    bytes_moved,
     candidates_for,
     compute,
     settings_operations,

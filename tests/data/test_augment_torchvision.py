@@ -10,10 +10,16 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenet_fn.data.augment.erasing import ERASING_DRAWS, erasing_box
 from shufflenet_fn.data.augment.mixing import Blend, cut_box, mix_images
-from shufflenet_fn.data.augment.operations import Operation, apply_operations
-from shufflenet_fn.data.augment.policies import BINS, Space, rand_space, trivial_wide_space
+from shufflenet_fn.data.augment.policies import (
+    BINS,
+    Operation,
+    Space,
+    apply_operations,
+    rand_space,
+    trivial_wide_space,
+)
+from shufflenet_fn.data.augment.sample import ERASING_DRAWS, erasing_box
 from shufflenet_fn.data.lazy_image import Box
 from shufflenet_fn.data.randomness import sample_rng
 

@@ -25,7 +25,7 @@ from shufflenet_fn.data.demo import (
     write_demo,
 )
 from shufflenet_fn.data.folder import ImageFolder, open_train_val
-from shufflenet_fn_backends.support.cache import cache_root as default_cache_root
+from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 from .conftest import Array

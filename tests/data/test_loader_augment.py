@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing, mix_images
 from shufflenet_fn.data.augment.policies import RandAugment
-from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.folder import open_train_val

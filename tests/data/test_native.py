@@ -22,9 +22,8 @@ from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.folder import ImageFolder, open_image_folder
 from shufflenet_fn.data.geometry import CROP_DRAWS, random_resized_crop_box
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.native.choose import choose_image_reader
 from shufflenet_fn.data.native.library import Functions, functions, pillow_libjpeg
-from shufflenet_fn.data.native.reader import Crop, NativeReader, crop_rule
+from shufflenet_fn.data.native.reader import Crop, NativeReader, choose_image_reader, crop_rule
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 from tests.data.conftest import draw_picture, encoded

@@ -11,7 +11,7 @@ import pytest
 
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.write import pack

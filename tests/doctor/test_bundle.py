@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.doctor.bundle import Bundle, make_bundle, write_archive
+from shufflenet_fn.doctor.finding import DoctorSettings
 from shufflenet_fn.doctor.scrub import private_here
-from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn_backends.support.errors import UserError
 
 FIGURES = ("doctor.json", "versions.json", "steps.json", "bench.json", "kernels.json")

@@ -19,7 +19,7 @@ from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_to
-from shufflenet_fn_backends import batch_norm_probe, reference
+from shufflenet_fn_backends import batch_norm, reference
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.reference import BACKEND
 from shufflenet_fn_backends.registry import get_backend
@@ -43,8 +43,8 @@ def expected_kind(npu: ModuleType) -> ThirdResult:
 
 
 def test_probe_finds_what_the_chip_saves(npu: ModuleType, device: torch.device) -> None:
-    kinds = [probe.kind for probe in batch_norm_probe.probe(device)]
-    assert kinds == [expected_kind(npu)] * len(batch_norm_probe.CHANNELS)
+    kinds = [probe.kind for probe in batch_norm.probe(device)]
+    assert kinds == [expected_kind(npu)] * len(batch_norm.CHANNELS)
 
 
 def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) -> Any:

@@ -9,10 +9,9 @@ import pytest
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.augment.erasing import RandomErasing
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
-from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
 from shufflenet_fn.run.build import build_augmentation, build_mixing, build_transforms
 from shufflenet_fn_backends.support.errors import UsageError
 

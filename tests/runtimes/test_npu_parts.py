@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn_backends.batch_norm_probe import CHANNELS, Probe, decide, probe
+from shufflenet_fn_backends.batch_norm import CHANNELS, Probe, decide, probe
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.runtimes.npu.chip import (
     check_together,

@@ -12,7 +12,7 @@ from torch import Tensor
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.fused.autograd import call
 from shufflenet_fn_backends.fused.memory import AFFINE, RELU
-from shufflenet_fn_backends.fused.on_parts import Materialize
+from shufflenet_fn_backends.fused.operators import Materialize
 
 CUTS_AHEAD = 3
 """Number of splits whose cuts are made in advance (``routing.split``)."""

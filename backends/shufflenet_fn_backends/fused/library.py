@@ -7,14 +7,14 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import SimpleNamespace
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn_backends.support import compiler as compilers
-from shufflenet_fn_backends.support.cache import cache_root
-from shufflenet_fn_backends.support.compiler import Recipe, build_library
+from shufflenet_fn_backends.support.compiler import Recipe, build_library, cache_root
 from shufflenet_fn_backends.support.errors import DeviceError
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
@@ -29,48 +29,18 @@ _SIGNATURES = {
     "pool_backward": (_INT, *[_POINTER] * 4),
     "apply_forward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
     "apply_backward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
-    "program": (
-        _INT,
-        _POINTER,
-        _LONG,
-        _POINTER,
-        _LONG,
-        _LONG,
-        _POINTER,
-        _LONG,
-        _POINTER,
-        _LONG,
-        _LONG,
-    ),
+    "program": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, *[_POINTER, _LONG] * 2, _LONG),
     "lanes": (),
     "pack": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
 }
 
 
-class Kernels(NamedTuple):
-    """The functions of the library. Those that compute raise ``MemoryError`` when memory runs out.
-
-    ``lanes``: number of floats in a vector register of the processor that the library was built for.
-    """
-
-    pointwise_forward: Callable[..., None]
-    pointwise_backward: Callable[..., None]
-    depthwise_forward: Callable[..., None]
-    depthwise_backward: Callable[..., None]
-    stem_forward: Callable[..., None]
-    stem_backward: Callable[..., None]
-    pool_forward: Callable[..., None]
-    pool_backward: Callable[..., None]
-    apply_forward: Callable[..., None]
-    apply_backward: Callable[..., None]
-    program: Callable[..., None]
-    lanes: Callable[..., Any]
-    pack: Callable[..., None]
-
-
 @functools.cache
-def kernels() -> Kernels:
-    """Build the library if necessary, and load it.
+def kernels() -> SimpleNamespace:
+    """Build the library if necessary, load it, and return its functions by the names in ``_SIGNATURES``.
+
+    Those that compute raise ``MemoryError`` when memory runs out. ``lanes`` returns the number of floats in a
+    vector register of the processor that the library was built for.
 
     Raises:
         DeviceError: there is no compiler, or it failed.
@@ -83,7 +53,9 @@ def kernels() -> Kernels:
             f"cannot load the CPU kernels from {path}: {error}. Take --backend routed, which does "
             f"without them (torch {torch.__version__})."
         ) from error
-    return Kernels(*(_function(library, name, _SIGNATURES[name]) for name in Kernels._fields))
+    return SimpleNamespace(
+        **{name: _function(library, name, types) for name, types in _SIGNATURES.items()}
+    )
 
 
 def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:
@@ -99,6 +71,9 @@ def _check(result: int, function: object, arguments: object) -> None:
     if result:
         raise MemoryError("a CPU kernel could not get its working memory")
 
+
+Tensors: TypeAlias = Sequence[Tensor]
+Gradients: TypeAlias = tuple[Tensor | None, ...]
 
 _WITHOUT = "take --backend routed, which needs none"
 ADVICE = f"{compilers.INSTALL}, name yours in $CXX, or {_WITHOUT}."
@@ -148,15 +123,11 @@ class Operator(ABC):
         """Indices of the results that have no gradient."""
 
     @abstractmethod
-    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
         """Return the results of the operator."""
 
     @abstractmethod
     def backward(
-        self,
-        tensors: Sequence[Tensor],
-        results: Sequence[Tensor],
-        grads: Sequence[Tensor],
-        needed: Sequence[bool],
-    ) -> tuple[Tensor | None, ...]:
+        self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
+    ) -> Gradients:
         """Return the gradients of ``tensors`` from those of ``results``; ``None`` where not needed."""

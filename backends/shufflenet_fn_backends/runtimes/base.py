@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity
 from torch.utils import deterministic
 
 from shufflenet_fn_backends.runtimes.settling import Settling
@@ -163,3 +164,25 @@ def deterministic_operators() -> str:
     # determinism, and costs a pass over memory for each activation.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return "torch takes deterministic operators, or raises where there is none"
+
+
+def torch_profiling(activities: Sequence[ProfilerActivity]) -> Profiling:
+    """Return a ``torch.profiler`` for ``activities``. It writes a Chrome or TensorBoard trace per process."""
+
+    @contextmanager
+    def profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
+        with torch.profiler.profile(
+            activities=list(activities),
+            schedule=torch.profiler.schedule(
+                skip_first=window.skip,
+                wait=0,
+                warmup=window.warm_up,
+                active=window.record,
+                repeat=1,
+            ),
+            on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder), name),
+            record_shapes=True,
+        ) as profiler:
+            yield profiler
+
+    return profiling

@@ -12,8 +12,13 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime, deterministic_operators
-from shufflenet_fn_backends.runtimes.profiling import torch_profiling
+from shufflenet_fn_backends.runtimes.base import (
+    Half,
+    Memory,
+    Runtime,
+    deterministic_operators,
+    torch_profiling,
+)
 
 ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",

@@ -7,8 +7,13 @@ import os
 import torch
 from torch.profiler import ProfilerActivity
 
-from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime, deterministic_operators
-from shufflenet_fn_backends.runtimes.profiling import torch_profiling
+from shufflenet_fn_backends.runtimes.base import (
+    Half,
+    Memory,
+    Runtime,
+    deterministic_operators,
+    torch_profiling,
+)
 from shufflenet_fn_backends.support.errors import DeviceError
 
 

@@ -141,3 +141,18 @@ def _processor_features() -> str:
         return platform.processor()
     # They are called "flags" on x86-64 and "Features" on aarch64.
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def cache_root() -> Path:
+    """Return ``$XDG_CACHE_HOME/shufflenet-fn``, or ``~/.cache/shufflenet-fn`` if it is not set.
+
+    Raises:
+        DeviceError: the variable is not set and this user has no home directory.
+    """
+    try:
+        root = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    except RuntimeError as error:
+        raise DeviceError(
+            "no folder for caches: this user has no home directory. Set XDG_CACHE_HOME to a writable folder."
+        ) from error
+    return root / "shufflenet-fn"

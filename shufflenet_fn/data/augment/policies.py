@@ -1,18 +1,21 @@
-"""Which operations an image gets: TrivialAugment-wide and RandAugment, as torchvision draws them."""
+"""TrivialAugment-wide and RandAugment: which operations an image gets, as torchvision draws them."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from shufflenet_fn.data.augment.operations import Operation
+from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn_backends.support.errors import UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 BINS = 31
 """Steps from the weakest to the strongest magnitude."""
@@ -159,3 +162,57 @@ def _operation(
         return Operation(name, 0.0)
     magnitude = magnitudes.table(height, width)[level]
     return Operation(name, -magnitude if magnitudes.signed and sign < 0.5 else magnitude)
+
+
+class Operation(NamedTuple):
+    """An operation, by the name that torchvision gives it, with its magnitude."""
+
+    name: str
+    magnitude: float
+
+
+def apply_operations(image: RgbImage, operations: Sequence[Operation]) -> None:
+    """Apply ``operations`` one after the other to a uint8 (H, W, 3) image, in place.
+
+    Done by Pillow as torchvision does them to PIL images, so pixels are the same (nearest neighbour, black
+    where nothing is left). torchvision itself is only the oracle of the tests: it cannot be imported beside a
+    CPU build of torch on x86-64, which is what torch_npu needs there.
+    """
+    from PIL import Image
+
+    effective = [operation for operation in operations if operation.name != "Identity"]
+    if not effective:
+        return
+    picture = Image.fromarray(image)
+    for name, magnitude in effective:
+        picture = pillow_operations()[name](picture, magnitude)
+    np.copyto(image, np.asarray(picture))
+
+
+@functools.cache
+def pillow_operations() -> dict[str, Callable[[Image.Image, float], Image.Image]]:
+    """Return the operations by name, without Identity. Each takes an image and a magnitude."""
+    from PIL import Image, ImageEnhance, ImageOps
+
+    def affine(image: Image.Image, *matrix: float) -> Image.Image:
+        """Transform by ``matrix``, which maps (x, y) of the result to (x, y) of ``image``, row by row."""
+        method, nearest = Image.Transform.AFFINE, Image.Resampling.NEAREST
+        return image.transform(image.size, method, matrix, nearest, fillcolor=(0, 0, 0))
+
+    return {
+        "ShearX": lambda image, m: affine(image, 1.0, m, 0.0, 0.0, 1.0, 0.0),
+        "ShearY": lambda image, m: affine(image, 1.0, 0.0, 0.0, m, 1.0, 0.0),
+        "TranslateX": lambda image, m: affine(image, 1.0, 0.0, -int(m), 0.0, 1.0, 0.0),
+        "TranslateY": lambda image, m: affine(image, 1.0, 0.0, 0.0, 0.0, 1.0, -int(m)),
+        # In degrees, counter-clockwise about the centre.
+        "Rotate": lambda image, m: image.rotate(m, fillcolor=(0, 0, 0)),
+        "Brightness": lambda image, m: ImageEnhance.Brightness(image).enhance(1.0 + m),
+        "Color": lambda image, m: ImageEnhance.Color(image).enhance(1.0 + m),
+        "Contrast": lambda image, m: ImageEnhance.Contrast(image).enhance(1.0 + m),
+        "Sharpness": lambda image, m: ImageEnhance.Sharpness(image).enhance(1.0 + m),
+        "Posterize": lambda image, m: ImageOps.posterize(image, int(m)),
+        # Levels are compared with it, so the fraction counts although Pillow's annotation says int.
+        "Solarize": lambda image, m: ImageOps.solarize(image, 255.0 * m),
+        "AutoContrast": lambda image, m: ImageOps.autocontrast(image),
+        "Equalize": lambda image, m: ImageOps.equalize(image),
+    }

@@ -8,8 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn_backends.support.cache import cache_root
-from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, find_compiler
+from shufflenet_fn_backends.support.compiler import (
+    INSTALL,
+    Recipe,
+    build_library,
+    cache_root,
+    find_compiler,
+)
 from shufflenet_fn_backends.support.errors import DeviceError
 
 _WITHOUT: Final = "take --image-reader python, which needs none"

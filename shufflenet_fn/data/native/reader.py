@@ -1,18 +1,19 @@
-"""A reader of many samples in one call, for any number of threads."""
+"""A reader of many samples in one call, for any number of threads, and its choice for a run."""
 
 from __future__ import annotations
 
 import ctypes
 import math
 import threading
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.dataset import Stored
-from shufflenet_fn.data.native.library import Functions
+from shufflenet_fn.data.native.library import Functions, functions
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from shufflenet_fn_backends.support.errors import DeviceError
 
 Draws = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
@@ -153,3 +154,37 @@ def _check_images(out: Images, count: int, size: int) -> None:
         raise ValueError(
             f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}"
         )
+
+
+class ImageReader(NamedTuple):
+    """``reader``: ``None`` reads image by image in Python. ``reason``: a line for the log."""
+
+    reader: NativeReader | None
+    reason: str
+
+
+def choose_image_reader(name: str) -> ImageReader:
+    """Return the reader for ``--image-reader``: auto, native or python.
+
+    ``auto`` takes ``native`` where it can be built.
+
+    Raises:
+      DeviceError: ``native`` was asked for and cannot be had.
+    """
+    if name == "python":
+        return ImageReader(None, "image reader python: asked for")
+    try:
+        reader = NativeReader(functions())
+    except DeviceError as error:
+        if name == "native":
+            raise
+        return ImageReader(None, f"image reader python: not native, {_why(error)}")
+    reason = (
+        "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
+    )
+    return ImageReader(reader, f"image reader native: {reason}")
+
+
+def _why(error: DeviceError) -> str:
+    """Return the first sentence, without the compiler's output and the advice for ``native``."""
+    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")

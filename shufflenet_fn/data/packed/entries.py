@@ -84,33 +84,33 @@ def record_checksum(data: bytes, index: int, label: int, height: int, width: int
     return zlib.crc32(data, zlib.crc32(struct.pack("<qqII", index, label, height, width)))
 
 
-def entries_of(
-    labels: Sequence[int],
-    offsets: Sequence[int],
-    sizes: Sequence[int],
-    checksums: Sequence[int],
-    heights: Sequence[int],
-    widths: Sequence[int],
-    names: Sequence[str],
-) -> Entries:
-    """Return the columns of these values, one of each per image."""
-    encoded = [os.fsencode(name) for name in names]
-    return Entries(
-        np.array(labels, dtype="<i8"),
-        np.cumsum([len(name) for name in encoded], dtype="<u8"),
-        np.array(offsets, dtype="<u8"),
-        np.array(sizes, dtype="<u8"),
-        np.array(checksums, dtype="<u4"),
-        np.array(heights, dtype="<u4"),
-        np.array(widths, dtype="<u4"),
-        np.frombuffer(b"".join(encoded), dtype=np.uint8),
-    )
+class Row(NamedTuple):
+    """The entry of one image. See this module."""
+
+    label: int
+    offset: int
+    size: int
+    checksum: int
+    height: int
+    width: int
+    name: str
+
+
+def entries_of(rows: Sequence[Row]) -> Entries:
+    """Return the columns of these entries."""
+    names = [os.fsencode(row.name) for row in rows]
+    ends = np.cumsum([len(name) for name in names])
+    columns = ([row[field] for row in rows] for field in range(len(Row._fields) - 1))
+    labels, *others = columns
+    values = zip((labels, ends, *others), _COLUMNS, strict=True)
+    arrays = (np.array(column, dtype=dtype) for column, (_, dtype) in values)
+    return Entries._make((*arrays, np.frombuffer(b"".join(names), dtype=np.uint8)))
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
     """Concatenate the entries of all parts."""
     if not parts:
-        return _no_entries()
+        return entries_of([])
     columns: dict[str, npt.NDArray[Any]] = {
         name: np.concatenate([getattr(part, name) for part in parts]) for name in Entries._fields
     }
@@ -136,7 +136,7 @@ def map_entries(path: Path, count: int) -> Entries:
     if count * _ENTRY_BYTES > size:
         raise ValueError(f"{count} entries take {count * _ENTRY_BYTES} bytes and it has {size}")
     if count == 0:
-        return _no_entries()
+        return entries_of([])
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     columns: dict[str, npt.NDArray[Any]] = {}
     start = 0
@@ -145,10 +145,6 @@ def map_entries(path: Path, count: int) -> Entries:
         columns[name] = np.asarray(whole[start:stop]).view(dtype)
         start = stop
     return Entries(**columns, names=np.asarray(whole[start:]))
-
-
-def _no_entries() -> Entries:
-    return entries_of([], [], [], [], [], [], [])
 
 
 def checksum_seeds(

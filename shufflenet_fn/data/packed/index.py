@@ -37,7 +37,6 @@ KIND = "shufflenet-fn packed data"
 
 # Shards of version 2 have the other suffix; `data pack --overwrite` removes them.
 _SHARD_NAME = re.compile(r"(train|val)-\d{5}\.(tar|array_record)")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_BYTES = 1 << 28
 """The largest index that can be meant: 100,000 shards take some 20 MB."""
 
@@ -153,7 +152,7 @@ def read_index(folder: Path) -> PackedIndex:
     fields = read_sealed(path)
     try:
         return index_from_fields(fields)
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(
             f"{printable(path)} makes no sense: {reason}. Pack the data again."
@@ -195,73 +194,33 @@ def index_from_fields(fields: Mapping[str, Any]) -> PackedIndex:
     """Return the inverse of ``index_fields``.
 
     Raises:
-      KeyError, TypeError, ValueError, UsageError: a field is missing or not what it must be. A file
-        name that is not exactly the expected one is refused: the index cannot point elsewhere.
+      KeyError, TypeError, ValueError, AttributeError, UsageError: a field is missing or not what it must be.
+        A file name that is not exactly the expected one is refused: the index cannot point elsewhere.
     """
-    of_split = _mapping(fields["splits"], "splits")
-    splits = {name: _split(name, _mapping(of_split[name], name)) for name in SPLITS}
-    source = _texts(fields["source"], "source")
     return PackedIndex(
-        settings=_settings(fields["settings"]),
-        classes=_strings(fields["classes"]),
-        splits=splits,
-        source={name: source[name] for name in SPLITS},
-        provenance=_texts(fields["provenance"], "provenance"),
+        settings=PackSettings(**fields["settings"]),
+        classes=tuple(fields["classes"]),
+        splits={name: _split(name, **fields["splits"][name]) for name in SPLITS},
+        source={name: fields["source"][name] for name in SPLITS},
+        provenance=dict(fields["provenance"]),
     )
 
 
-def _settings(fields: Any) -> PackSettings:
-    settings = PackSettings(**_mapping(fields, "settings"))
-    _count(settings.short_side, "short_side")
-    _count(settings.shard_bytes, "shard_bytes")
-    if settings.quality is not None:
-        _count(settings.quality, "quality")
-    return settings
-
-
-def _split(split: str, fields: Mapping[str, Any]) -> SplitIndex:
-    entries = _file(fields["entries"], entries_name(split))
-    shards = tuple(
-        _file(shard, shard_name(split, number)) for number, shard in enumerate(fields["shards"])
-    )
-    held = sum(shard.images for shard in shards)
-    if held != entries.images:
-        raise ValueError(f"{split} has {entries.images} entries and {held} images in its shards")
-    return SplitIndex(entries, shards, _count(fields["kept"], "kept"), _strings(fields["left_out"]))
-
-
-def _file(fields: Any, name: str) -> FileFacts:
-    facts = FileFacts(**_mapping(fields, "a file"))
-    if facts.name != name:
-        raise ValueError(f"a file is named {facts.name!r} where {name!r} belongs")
-    if not _SHA256.fullmatch(facts.sha256):
-        raise ValueError(f"{name} has the SHA-256 {facts.sha256!r}")
-    return facts._replace(bytes=_count(facts.bytes, "bytes"), images=_count(facts.images, "images"))
-
-
-def _count(value: Any, what: str) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
-        raise ValueError(f"{what} is {value!r}")
-    return value
-
-
-def _mapping(value: Any, what: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise ValueError(f"{what} is {value!r:.60}, not an object with named fields")
-    return value
-
-
-def _texts(value: Any, what: str) -> dict[str, str]:
-    fields = _mapping(value, what)
-    if not all(isinstance(text, str) for text in fields.values()):
-        raise ValueError(f"not all values of {what} are text")
-    return dict(fields)
-
-
-def _strings(values: Any) -> tuple[str, ...]:
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise ValueError("a list of names is not one")
-    return tuple(values)
+def _split(
+    split: str, entries: Any, shards: list[Any], kept: int, left_out: list[str]
+) -> SplitIndex:
+    files = tuple(FileFacts(**shard) for shard in shards)
+    found = SplitIndex(FileFacts(**entries), files, kept, tuple(left_out))
+    names = [entries_name(split), *(shard_name(split, number) for number in range(len(files)))]
+    for facts, name in zip((found.entries, *files), names, strict=True):
+        if facts.name != name:
+            raise ValueError(f"a file is named {facts.name!r} where {name!r} belongs")
+    held = sum(shard.images for shard in files)
+    if held != found.entries.images:
+        raise ValueError(
+            f"{split} has {found.entries.images} entries and {held} images in its shards"
+        )
+    return found
 
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ from shufflenet_fn.data.packed.destination import (
 )
 from shufflenet_fn.data.packed.encode import Record, encode_record
 from shufflenet_fn.data.packed.entries import (
-    Entries,
+    Row,
     entries_bytes,
     entries_of,
     joined,
@@ -162,9 +162,14 @@ def _pack_split(
 ) -> SplitIndex:
     first = finished[-1].next_source if finished else 0
     encoded = ordered_map(encode, range(first, len(samples)), workers=workers)
+
+    def reported() -> Iterator[Packable]:
+        for done, item in enumerate(encoded, first + 1):
+            yield item
+            report(Progress(samples.split, done, len(samples)))
+
     with contextlib.closing(encoded):
-        counted = _counted(encoded, samples.split, first, len(samples), report)
-        parts, left_out = write_shards(counted, samples, folder, settings, finished, fingerprint)
+        parts, left_out = write_shards(reported(), samples, folder, settings, finished, fingerprint)
     if not parts:
         raise UserError(
             f"none of the {len(samples)} images of {printable(samples.root / samples.split)} can be "
@@ -180,18 +185,6 @@ def _pack_split(
         kept=sum(part.kept for part in parts),
         left_out=(*(name for part in parts for name in part.left_out), *left_out),
     )
-
-
-def _counted(
-    encoded: Iterator[Packable],
-    split: str,
-    first: int,
-    total: int,
-    report: Callable[[Progress], None],
-) -> Iterator[Packable]:
-    for done, item in enumerate(encoded, first + 1):
-        yield item
-        report(Progress(split, done, total))
 
 
 def _provenance(source: Path, plan: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
@@ -265,23 +258,13 @@ def write_shards(
             return parts, ()
 
 
-class _Row(NamedTuple):
-    label: int
-    offset: int
-    size: int
-    checksum: int
-    height: int
-    width: int
-    name: str
-
-
 class _Shard:
     """A shard as it is written: its file, created with the first image, and its entries."""
 
     def __init__(self, path: Path, first: int, *, raw: bool) -> None:
         self._path, self._first, self._raw = path, first, raw
         self._writer: ShardWriter | None = None
-        self._rows: list[_Row] = []
+        self._rows: list[Row] = []
         self._held = self._kept = self._next_source = 0
         self.left_out: list[str] = []
 
@@ -310,7 +293,7 @@ class _Shard:
         publish(self._writer.path, self._path)
         return Part(
             facts,
-            self._entries(),
+            entries_of(self._rows),
             self._kept,
             tuple(self.left_out),
             self._next_source,
@@ -331,12 +314,9 @@ class _Shard:
         shape = (height, width) if self._raw else None
         offset = self._writer.write(Sample(index, label, data, shape))
         checksum = record_checksum(data, index, label, height, width)
-        self._rows.append(_Row(label, offset, len(data), checksum, height, width, name))
+        self._rows.append(Row(label, offset, len(data), checksum, height, width, name))
         self._held += len(data)
         self._kept += kept
-
-    def _entries(self) -> Entries:
-        return entries_of(*zip(*self._rows, strict=True))
 
 
 @contextlib.contextmanager

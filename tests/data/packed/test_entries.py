@@ -8,6 +8,7 @@ import pytest
 
 from shufflenet_fn.data.packed.entries import (
     Entries,
+    Row,
     entries_bytes,
     entries_of,
     joined,
@@ -18,11 +19,13 @@ from shufflenet_fn.data.packed.entries import (
 NAMES = ["a/1.jpg", "b/zwei words.jpg", "c/ünï.jpg", os.fsdecode(b"d/\xff.jpg")]
 
 
-def some_entries(count: int = 4) -> Entries:
-    labels = [0, 1, 2, 2][:count]
-    rows = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate(labels)]
-    offsets, sizes = range(64, 64 + count), range(count)
-    return entries_of(labels, offsets, sizes, rows, [3] * count, [4] * count, NAMES[:count])
+def some_rows() -> list[Row]:
+    sums = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate([0, 1, 2, 2])]
+    return [Row(label, 64 + i, i, sums[i], 3, 4, NAMES[i]) for i, label in enumerate([0, 1, 2, 2])]
+
+
+def some_entries() -> Entries:
+    return entries_of(some_rows())
 
 
 def test_entries_come_back_from_their_file(tmp_path: Path) -> None:
@@ -49,19 +52,8 @@ def test_more_entries_than_the_file_holds_are_refused(tmp_path: Path) -> None:
 
 
 def test_joined_entries_are_those_of_the_whole() -> None:
-    whole = some_entries()
-    parts = [
-        entries_of(
-            whole.labels[part].tolist(),
-            whole.offsets[part].tolist(),
-            whole.sizes[part].tolist(),
-            whole.checksums[part].tolist(),
-            whole.heights[part].tolist(),
-            whole.widths[part].tolist(),
-            NAMES[part],
-        )
-        for part in (slice(0, 1), slice(1, 4))
-    ]
+    whole, rows = some_entries(), some_rows()
+    parts = [entries_of(rows[:1]), entries_of(rows[1:])]
     for name, column in joined(parts)._asdict().items():
         np.testing.assert_array_equal(getattr(whole, name), column)
 

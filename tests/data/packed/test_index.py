@@ -71,36 +71,16 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
     [
         *(drop(key) for key in ("settings", "classes", "splits", "source", "provenance")),
         in_shard("name", "/etc/passwd"),
-        in_shard("name", "../train-00000.tar"),
         in_shard("name", "train-00001.tar"),
-        in_shard("images", -1),
-        in_shard("images", 10**30),
         in_shard("images", "3"),
-        in_shard("images", True),
-        in_shard("images", 1.5),
-        in_shard("bytes", None),
-        in_shard("sha256", "../.."),
         in_shard("extra", 1),
         in_entries("name", "../train.entries"),
         in_entries("images", 10**12),
-        in_train("shards", "train-00000.tar"),
         in_train("shards", []),
-        in_train("kept", -3),
-        in_train("left_out", [1]),
-        lambda fields: fields.update(classes="abc"),
-        lambda fields: fields.update(settings={"format": "exe"}),
-        lambda fields: fields.update(settings={**fields["settings"], "short_side": 1.5}),
-        lambda fields: fields["source"].update(train=5),
-        lambda fields: fields["provenance"].update(created=None),
-        lambda fields: fields["splits"].pop("val"),
-        *(
-            replace(key, value)
-            for key in ("settings", "classes", "splits", "source", "provenance")
-            for value in ([], "x", None, 5)
-            if (key, value) != ("classes", [])
-        ),
-        lambda fields: fields["splits"].update(train=[]),
         in_train("entries", []),
+        lambda fields: fields.update(settings={"format": "exe"}),
+        lambda fields: fields["splits"].pop("val"),
+        *(replace(key, 5) for key in ("settings", "classes", "splits", "source", "provenance")),
     ],
 )
 def test_malformed_index_with_valid_hash_is_refused(
@@ -120,13 +100,6 @@ def test_more_images_than_entries_are_refused(packed: Path) -> None:
     train["shards"] = train["shards"][:1]
     write_sealed(packed / INDEX_NAME, fields)
     with pytest.raises(UserError, match=r"train\.entries"):
-        open_packed(packed, "train")
-
-
-def test_malformed_index_is_explained(packed: Path) -> None:
-    fields = read_sealed(packed / INDEX_NAME)
-    write_sealed(packed / INDEX_NAME, {**fields, "provenance": []})
-    with pytest.raises(UserError, match=r"provenance is \[\], not an object with named fields"):
         open_packed(packed, "train")
 
 

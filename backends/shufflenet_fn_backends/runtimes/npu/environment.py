@@ -84,3 +84,12 @@ def _installed() -> str | None:
         return version("torch_npu")
     except PackageNotFoundError:
         return None
+
+
+LIBRARIES: Final = "ASCEND_EMULATOR_LIBRARIES"
+"""Set by ``ascend-emulator run`` for the processes that run on it."""
+
+
+def emulated() -> bool:
+    """Return whether this process was started to run on the emulator of CANN."""
+    return bool(os.environ.get(LIBRARIES))

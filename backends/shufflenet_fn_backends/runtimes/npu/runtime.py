@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from shufflenet_fn_backends.batch_norm import third_result
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.base import (
     Half,
@@ -28,7 +30,6 @@ from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
 from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
 from shufflenet_fn_backends.runtimes.npu.probe_child import cann_version
-from shufflenet_fn_backends.runtimes.npu.setup import set_up
 from shufflenet_fn_backends.runtimes.settling import Settling
 from shufflenet_fn_backends.support.errors import DeviceError
 
@@ -192,3 +193,25 @@ def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
         ),
     ) as running:
         yield running
+
+
+def set_up(npu: Any) -> tuple[str, ...]:
+    """Set compile mode and formats of the current device, and probe its batch norm. Return notes for the log.
+
+    Raises:
+        DeviceError: batch norm returns neither the variance nor the inverse standard deviation.
+    """
+    # Without it, chips of the first generation compile operators just in time by the older interface (aclop).
+    npu.set_compile_mode(jit_compile=False)
+    # Keep tensors in NCHW: results must not depend on which operator used a tensor first. Internal formats
+    # are on by default only on chips of the first generation.
+    npu.config.allow_internal_format = False
+    # torch_npu warns about the setting that was just made.
+    warnings.filterwarnings("ignore", "Cannot create tensor with internal format")
+    saved = {"var": "variance", "invstd": "inverse standard deviation"}
+    kind = saved[third_result(torch.device("npu", npu.current_device()))]
+    hf32 = "allowed (torch_npu's default)" if npu.conv.allow_hf32 else "not allowed"
+    return (
+        "npu: precompiled operators (jit_compile=False), NCHW formats only; HF32 in float32 convolutions "
+        f"{hf32}; batch norm saves the {kind}",
+    )

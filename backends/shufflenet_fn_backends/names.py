@@ -6,14 +6,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Final
 
-BACKEND_NAMES: Final = (
-    "reference",
-    "native",
-    "gather",
-    "routed",
-    "cpu",
-    "npu",
-)
+BACKEND_NAMES: Final = ("reference", "native", "gather", "routed", "cpu", "npu")
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
 STATS_IN_STEP: Final = "+step"
 """Suffix of a backend's name in measurements: the step updates the running statistics, not the kernels."""

@@ -56,14 +56,7 @@ def conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int)
 
 
 def conv2d_bias(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    x: Tensor, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> Tensor:
     return _relu(nnf.conv2d(x, weight, bias, stride, padding, 1, groups), relu)
 
@@ -103,14 +96,7 @@ def batch_norm_update_(
 
 
 def batch_norm_eval(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    eps: float,
-    relu: bool,
+    x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
 ) -> Tensor:
     weight, bias = _at_least_float32(weight), _at_least_float32(bias)
     return _relu(nnf.batch_norm(x, mean, var, weight, bias, False, 0.0, eps), relu)

@@ -36,9 +36,7 @@ class Routed:
 
 
 pytree.register_pytree_node(
-    Routed,
-    lambda x: (list(x.parts), x.layout),
-    lambda parts, layout: Routed(tuple(parts), layout),
+    Routed, lambda x: (list(x.parts), x.layout), lambda parts, layout: Routed(tuple(parts), layout)
 )
 
 
@@ -101,10 +99,7 @@ def channel_split(x: Routed | Tensor) -> tuple[Routed, Routed]:
         pieces = torch.split_with_sizes(part, sizes, _CHANNEL_AXIS) if len(sizes) > 1 else (part,)
         for piece, side in zip(pieces, sides, strict=True):
             halves[side].append(piece)
-    return (
-        Routed(tuple(halves[0]), cuts.layouts[0]),
-        Routed(tuple(halves[1]), cuts.layouts[1]),
-    )
+    return (Routed(tuple(halves[0]), cuts.layouts[0]), Routed(tuple(halves[1]), cuts.layouts[1]))
 
 
 def channel_shuffle(x1: Routed | Tensor, x2: Routed | Tensor) -> Routed:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from shufflenet_fn.bench.candidates import EMULATED, announced
-from shufflenet_fn.bench.rounds import Progress, Ratio, advice, interleaved, ratio
+from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, ratio_fields
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on, peers_on
 from shufflenet_fn.bench.workers import Step, Worker, workers
@@ -86,16 +86,9 @@ def run_device_case(
     for warning in announced(field):
         progress(warning)
     threads = settings.threads or usable_cores()
-    candidates = workers(
-        [runtime.name],
-        build_device_case,
-        settings,
-        threads=threads,
-        environment={},
-        # torch_npu's profiler analyses its recording in child processes.
-        parents=settings.profile is not None,
-    )
-    with candidates as (worker,):
+    # torch_npu's profiler analyses its recording in child processes.
+    how: dict[str, Any] = {"threads": threads, "parents": settings.profile is not None}
+    with workers([runtime.name], build_device_case, settings, environment={}, **how) as (worker,):
         failed = _warmed_up(worker, (*wanted, *field.present), progress)
         ours, peers = (
             [name for name in names if name not in failed] for names in (wanted, field.present)
@@ -143,7 +136,7 @@ def compared(
                 "step_ms": 1000 * medians[name],
                 "host_ms": 1000 * statistics.median(turn.host for turn in column),
                 "device_ms": _median_ms([turn.device for turn in column]),
-                **_ratio(ratios.get(name)),
+                **ratio_fields(ratios.get(name)),
             }
             for name, column in turns.items()
         },
@@ -151,7 +144,7 @@ def compared(
         "fastest": fastest,
         "fastest_over_next": None
         if len(by_time) == 1
-        else {"next": by_time[1], **_ratio(ratio(steps[fastest], steps[by_time[1]]))},
+        else {"next": by_time[1], **ratio_fields(ratio(steps[fastest], steps[by_time[1]]))},
         "ratio_best_peer": against.median if against is not None and best_peer else None,
         "conclusive": None if against is None else against.conclusive,
         "advice": None if against is None else advice(against, settings.rounds),
@@ -210,12 +203,6 @@ def _kept(result: Mapping[str, Any]) -> Kept:
         raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
     fastest = min(times, key=lambda name: times[name])
     return Kept(fastest, VARIANTS[fastest].backend, times)
-
-
-def _ratio(found: Ratio | None) -> dict[str, Any]:
-    if found is None:
-        return {"ratio": None, "ratio_interval": None}
-    return {"ratio": found.median, "ratio_interval": (found.low, found.high)}
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:

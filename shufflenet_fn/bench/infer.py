@@ -24,7 +24,14 @@ from shufflenet_fn.bench.candidates import (
     torchvision_model,
     torchvision_models,
 )
-from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, run_rounds, silent
+from shufflenet_fn.bench.rounds import (
+    Progress,
+    against_peers,
+    ratio,
+    ratio_fields,
+    run_rounds,
+    silent,
+)
 from shufflenet_fn.bench.settings import InferBenchSettings, check, counts
 from shufflenet_fn.bench.workers import ALLOCATORS, Step, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
@@ -119,12 +126,7 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
         "ours_ms": milliseconds[OURS],
         "peers_ms": {name: milliseconds[name] for name in field.present},
         **against_peers(seconds[OURS], peers, settings.rounds),
-        "onnxruntime": onnx
-        and {
-            "ms": milliseconds[ONNX],
-            "ratio": onnx.median,
-            "ratio_interval": (onnx.low, onnx.high),
-        },
+        "onnxruntime": onnx and {"ms": milliseconds[ONNX], **ratio_fields(onnx)},
     }
 
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenet_fn.bench.candidates import EMULATED, torchvision_model, torchvision_models
 from shufflenet_fn.bench.ops_cases import Op, operations
-from shufflenet_fn.bench.rounds import Progress, ratio, run_rounds, silent
+from shufflenet_fn.bench.rounds import Progress, ratio, ratio_fields, run_rounds, silent
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
 from shufflenet_fn.bench.workers import ALLOCATORS, Step, Worker, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
@@ -140,22 +140,16 @@ def _operation(
             turn_seconds=settings.turn_seconds,
         )
         seconds = {worker.name: column for worker, column in zip(ready, columns, strict=True)}
+        baseline = ready[0].name
         passes[which] = {
             name: {
                 "ms": 1000 * statistics.median(column),
                 "bytes": moved[which][name],
-                **_against(seconds, ready[0].name, name),
+                **ratio_fields(None if name == baseline else ratio(column, seconds[baseline])),
             }
             for name, column in seconds.items()
         }
     return {"name": op.name, "units": op.units, "passes": passes}
-
-
-def _against(seconds: dict[str, list[float]], baseline: str, name: str) -> dict[str, Any]:
-    if name == baseline:
-        return {"ratio": None, "ratio_interval": None}
-    found = ratio(seconds[name], seconds[baseline])
-    return {"ratio": found.median, "ratio_interval": (found.low, found.high)}
 
 
 TORCHVISION: Final = "torchvision"

@@ -139,6 +139,13 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     return Ratio(statistics.median(values), *interval(values))
 
 
+def ratio_fields(found: Ratio | None) -> dict[str, Any]:
+    """Return a ratio and its interval as benchmarks report them."""
+    if found is None:
+        return {"ratio": None, "ratio_interval": None}
+    return {"ratio": found.median, "ratio_interval": (found.low, found.high)}
+
+
 def against_peers(
     ours: Sequence[float], theirs: Mapping[str, Sequence[float]], rounds: int
 ) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +31,7 @@ STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
 """The native reader flips while it resizes, and draws while it plans."""
 WHOLE = "whole"
 BATCH = 32
+Prepare = Callable[[torch.Tensor], torch.Tensor]
 
 
 class StageClock:
@@ -45,8 +47,18 @@ class StageClock:
         self.seconds[stage] += time.perf_counter() - start
 
 
+class Pipeline(NamedTuple):
+    """What is measured: our loader over ``samples``. ``images``: their number."""
+
+    samples: Dataset
+    transform: TrainTransform
+    native: NativeReader | None
+    seed: int
+    images: int
+
+
 def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Mapping[str, float]:
-    """Microseconds of an image by stage, and of the ``whole`` loader as training has it, on one thread.
+    """Return microseconds per image by stage, and of the ``whole`` loader as in training, on one thread.
 
     ``resize`` writes into the batch, so that putting it together costs nothing of its own. What the whole
     takes beside the stages is handing batches over.
@@ -60,11 +72,12 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
         samples = open_split(reader.root, "train")
         native = choose_image_reader(settings.image_reader).reader
         count = min(images, len(samples)) // BATCH * BATCH or len(samples)
-        whole = _whole(samples, transform, prepare, native, settings.seed, count)
+        pipeline = Pipeline(samples, transform, native, settings.seed, count)
+        whole = _whole(pipeline, prepare)
         clock = StageClock()
         for _ in range(2):  # the first pass warms up
             clock = StageClock()
-            _staged(samples, transform, prepare, native, settings.seed, count, clock)
+            _staged(pipeline, prepare, clock)
     finally:
         torch.set_num_threads(before)
     found = {stage: 1e6 * seconds / count for stage, seconds in clock.seconds.items()}
@@ -72,22 +85,17 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
 
 
 def read_in_stages(
-    samples: Dataset,
-    indices: npt.NDArray[np.int64],
-    transform: TrainTransform,
-    seed: int,
-    out: npt.NDArray[np.uint8],
-    native: NativeReader | None,
-    clock: StageClock,
+    pipeline: Pipeline, indices: npt.NDArray[np.int64], out: RgbImage, clock: StageClock
 ) -> npt.NDArray[np.bool_]:
-    """What the native reader does to samples in epoch 0, into ``out``, and the jitter; which were done."""
+    """Read samples of epoch 0 into ``out`` by the native reader, and jitter them. Return which were read."""
+    native, transform = pipeline.native, pipeline.transform
     before = {} if native is None else native.seconds()
     start = time.perf_counter()
     done, draws = train_at_once(
         native,
-        samples,
+        pipeline.samples,
         transform,
-        seed=seed,
+        seed=pipeline.seed,
         epoch=0,
         indices=indices,
         repeats=np.zeros_like(indices),
@@ -108,35 +116,28 @@ def read_in_stages(
 
 
 def transform_in_stages(
-    samples: Dataset,
-    index: int,
-    transform: TrainTransform,
-    seed: int,
-    out: RgbImage,
-    scratch: Scratch,
-    clock: StageClock,
+    pipeline: Pipeline, index: int, out: RgbImage, scratch: Scratch, clock: StageClock
 ) -> None:
-    """What ``transform`` does to sample ``index`` in epoch 0, stage by stage, into ``out``."""
+    """Do to sample ``index`` in epoch 0 what the transform does, stage by stage, into ``out``."""
     import cv2
 
+    samples, transform = pipeline.samples, pipeline.transform
     with clock("read"):
         encoded, name = samples.read(index), samples.name(index)
     with clock("draw"):
-        draws = sample_rng(seed, 0, index).random(TRAIN_DRAWS)
+        draws = sample_rng(pipeline.seed, 0, index).random(TRAIN_DRAWS)
     with clock("decode"):
         picture = open_image(encoded, name=name, scratch=scratch)
         box = geometry.random_resized_crop_box(
-            picture.height,
-            picture.width,
+            *(picture.height, picture.width),
             scale=transform.scale,
             ratio=transform.ratio,
             draws=draws[: geometry.CROP_DRAWS],
         )
-        region, extent = picture.region(box, transform.size, transform.size)
+        size = (transform.size, transform.size)
+        region, extent = picture.region(box, *size)
     with clock("resize"):
-        geometry.resize(
-            region, transform.size, transform.size, extent=extent, out=out, scratch=scratch
-        )
+        geometry.resize(region, *size, extent=extent, out=out, scratch=scratch)
     with clock("jitter"):
         transform.colours(out, draws)
     with clock("flip"):
@@ -144,51 +145,34 @@ def transform_in_stages(
             cv2.flip(out, 1, dst=out)
 
 
-def _staged(
-    samples: Dataset,
-    transform: TrainTransform,
-    prepare: Callable[[torch.Tensor], torch.Tensor],
-    native: NativeReader | None,
-    seed: int,
-    count: int,
-    clock: StageClock,
-) -> None:
-    scratch = Scratch()
-    buffer = np.empty((min(BATCH, count), transform.size, transform.size, 3), dtype=np.uint8)
+def _staged(pipeline: Pipeline, prepare: Prepare, clock: StageClock) -> None:
+    scratch, count, size = Scratch(), pipeline.images, pipeline.transform.size
+    buffer = np.empty((min(BATCH, count), size, size, 3), dtype=np.uint8)
     for start in range(0, count, len(buffer)):
         indices = np.arange(start, min(start + len(buffer), count))
-        done = read_in_stages(samples, indices, transform, seed, buffer, native, clock)
+        done = read_in_stages(pipeline, indices, buffer, clock)
         for slot in np.flatnonzero(~done).tolist():
-            transform_in_stages(
-                samples, int(indices[slot]), transform, seed, buffer[slot], scratch, clock
-            )
+            transform_in_stages(pipeline, int(indices[slot]), buffer[slot], scratch, clock)
         with clock("normalise"):
             prepare(torch.from_numpy(buffer).permute(0, 3, 1, 2))
 
 
-def _whole(
-    samples: Dataset,
-    transform: TrainTransform,
-    prepare: Callable[[torch.Tensor], torch.Tensor],
-    native: NativeReader | None,
-    seed: int,
-    count: int,
-) -> float:
-    """Seconds of ``count`` images through the training loader, read in this thread."""
-    batch = min(BATCH, count)
-    steps = count // batch
+def _whole(pipeline: Pipeline, prepare: Prepare) -> float:
+    """Return the seconds of the images through the training loader, read in this thread."""
+    batch = min(BATCH, pipeline.images)
     seconds = 0.0
-    feed = DeviceFeed(torch.device("cpu"), Layout(batch, transform.size), ahead=prefetch_of(0))
+    layout = Layout(batch, pipeline.transform.size)
+    feed = DeviceFeed(torch.device("cpu"), layout, ahead=prefetch_of(0))
     for _ in range(2):  # the first pass warms up
         with train_loader(
-            samples,
-            transform,
-            seed=seed,
+            pipeline.samples,
+            pipeline.transform,
+            seed=pipeline.seed,
             global_batch=batch,
-            stop_step=steps,
+            stop_step=pipeline.images // batch,
             threads=0,
             buffers=feed.ready(),
-            native=native,
+            native=pipeline.native,
         ) as batches:
             start = time.perf_counter()
             for one in map(feed, batches):

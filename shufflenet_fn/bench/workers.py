@@ -38,9 +38,7 @@ ALLOCATORS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "default": MappingProxyType({}),
         # No block is mapped and the heap is never trimmed, so freed memory is available for the next step.
-        "keep": MappingProxyType(
-            {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)},
-        ),
+        "keep": MappingProxyType({"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}),
     }
 )
 """Environments of the candidates' processes, by the name of ``--allocator`` (glibc)."""

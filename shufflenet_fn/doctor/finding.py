@@ -70,15 +70,8 @@ class DoctorSettings:
         choices=("auto", *DEVICE_NAMES),
     )
     output: str = option(
-        "runs",
-        "--output",
-        help="Folder of the runs, whose disk is checked.",
-        panel=_PANEL,
+        "runs", "--output", help="Folder of the runs, whose disk is checked.", panel=_PANEL
     )
     timeout: float = option(
-        120.0,
-        "--timeout",
-        help="Time limit of one stage in seconds.",
-        panel=_PANEL,
-        above=0,
+        120.0, "--timeout", help="Time limit of one stage in seconds.", panel=_PANEL, above=0
     )

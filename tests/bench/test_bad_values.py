@@ -69,11 +69,7 @@ def test_torchvision_is_asked_for_first(
 
 @pytest.mark.parametrize("which", ["step", "infer", "ops"])
 def test_every_option_is_explained(command: Callable[..., Any], which: str) -> None:
-    from shufflenet_fn.bench.settings import (
-        InferBenchSettings,
-        OpsBenchSettings,
-        StepBenchSettings,
-    )
+    from shufflenet_fn.bench.settings import InferBenchSettings, OpsBenchSettings, StepBenchSettings
     from shufflenet_fn.config.options import declared
 
     settings = {"step": StepBenchSettings, "infer": InferBenchSettings, "ops": OpsBenchSettings}

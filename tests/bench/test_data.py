@@ -17,7 +17,7 @@ import torch
 from shufflenet_fn.bench.data import make_tree
 from shufflenet_fn.bench.loading import Loading, Reader, build_loading, measured
 from shufflenet_fn.bench.rounds import cpu_seconds
-from shufflenet_fn.bench.stages import STAGES, WHOLE, StageClock, transform_in_stages
+from shufflenet_fn.bench.stages import STAGES, WHOLE, Pipeline, StageClock, transform_in_stages
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.lazy_image import Scratch
 from shufflenet_fn.data.opening import open_split, open_train_val
@@ -101,9 +101,10 @@ def test_contenders_bring_normalised_batches(
 def test_stages_together_are_the_transform(image_folder: Path) -> None:
     samples, transform = open_split(image_folder, "train"), TrainTransform(24)
     clock, scratch = StageClock(), Scratch()
+    pipeline = Pipeline(samples, transform, None, 5, len(samples))
     for index in (0, 9, 23):
         staged = np.empty((24, 24, 3), dtype=np.uint8)
-        transform_in_stages(samples, index, transform, 5, staged, scratch, clock)
+        transform_in_stages(pipeline, index, staged, scratch, clock)
         picture = open_image(samples.read(index), name="it")
         assert np.array_equal(staged, transform(picture, sample_rng(5, 0, index)))
     assert all(clock.seconds[stage] > 0 for stage in STAGES if stage != "normalise")

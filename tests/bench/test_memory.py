@@ -51,9 +51,7 @@ def test_an_allocator_that_keeps_memory_hides_it(tmp_path: Path) -> None:
     assert measured.activation < 24 * MIB
 
 
-def test_without_a_resettable_peak_activation_is_not_told(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_without_a_resettable_peak_activation_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_reset_peak", lambda: False)
     calls: list[int] = []
     measured = measure_memory(lambda: calls.append(1), steps=3)

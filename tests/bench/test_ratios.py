@@ -24,12 +24,7 @@ def test_ratio_is_the_median_of_paired_ratios() -> None:
 
 @pytest.mark.parametrize(
     ("low", "high", "conclusive"),
-    [
-        (1.93, 2.07, True),
-        (1.91, 2.07, False),
-        (1.93, 2.09, False),
-        (2.0, 2.0, True),
-    ],
+    [(1.93, 2.07, True), (1.91, 2.07, False), (1.93, 2.09, False), (2.0, 2.0, True)],
 )
 def test_conclusive_is_within_four_percent(low: float, high: float, conclusive: bool) -> None:
     assert Ratio(2.0, low, high).conclusive is conclusive

@@ -62,9 +62,7 @@ def test_there_are_both_layouts_with_and_without_compiler() -> None:
     }
 
 
-def test_ours_keeps_freed_memory_by_default(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_ours_keeps_freed_memory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
     monkeypatch.setattr(cpu, "keep_freed_memory", lambda: kept.append(1))
     build_step(OURS, "", SETTINGS)
@@ -142,9 +140,7 @@ def test_one_json_object_and_its_table(
         assert word in table
 
 
-def test_several_architectures_are_still_one_json_object(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_several_architectures_are_still_one_json_object(monkeypatch: pytest.MonkeyPatch) -> None:
     from shufflenet_fn.bench import step
 
     monkeypatch.setattr(step, "_one", lambda settings, progress: {"arch": settings.arch})

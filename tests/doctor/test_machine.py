@@ -159,12 +159,7 @@ def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
         ({"TASK_QUEUE_ENABLE": "3"}, "2.12.0", WARNING, "TASK_QUEUE_ENABLE=3"),
         ({"PYTORCH_ALLOC_CONF": "a"}, "2.12.0", WARNING, "does not read PYTORCH_ALLOC_CONF"),
         ({"PYTORCH_ALLOC_CONF": "a"}, "2.13.0", OK, ""),
-        (
-            {"PYTORCH_ALLOC_CONF": "a", "PYTORCH_NPU_ALLOC_CONF": "b"},
-            "2.13.0",
-            FAILED,
-            "both set",
-        ),
+        ({"PYTORCH_ALLOC_CONF": "a", "PYTORCH_NPU_ALLOC_CONF": "b"}, "2.13.0", FAILED, "both set"),
     ],
 )
 def test_variables(environment: dict[str, str], torch_npu: str, status: str, words: str) -> None:

@@ -137,10 +137,6 @@ class Runtime:
         """Return the ``torch.device`` number ``index``. The CPU has one device."""
         return torch.device("cpu") if self.name == "cpu" else torch.device(self.name, index)
 
-    def memory_peak(self) -> int:
-        """Return the peak memory of tensors so far, in bytes."""
-        return self.memory().peak
-
     def check_dtypes(self, dtypes: tuple[torch.dtype, ...], option: str) -> None:
         """Raise ``UsageError`` unless the device computes in all of ``dtypes``, which ``option`` asks for."""
         able = self.dtypes()

@@ -52,12 +52,7 @@ def rand_space() -> Space:
 
 
 def _space(
-    *,
-    shear: float,
-    rotate: float,
-    enhance: float,
-    lost_bits: int,
-    shift: Callable[[int], float],
+    *, shear: float, rotate: float, enhance: float, lost_bits: int, shift: Callable[[int], float]
 ) -> Space:
     """Return a space; ``shift`` maps the length of a side to the longest translation along it, in pixels."""
     space: Space = {

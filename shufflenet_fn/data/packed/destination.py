@@ -246,16 +246,12 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = before.get(group), now.get(group, {})
         if not isinstance(old, dict):  # an edited plan
             old = {}
-        for key in [*new, *(key for key in old if key not in new)]:
-            if old.get(key) != new.get(key):
-                found.append(_difference(group, key, old.get(key), new.get(key)))
+        for key in dict.fromkeys([*new, *old]):
+            was, now_is = old.get(key), new.get(key)
+            if was != now_is:
+                changed = f"{key} was {was}, now it is {now_is}"
+                found.append(source_changed(key) if group == "source" else changed)
     return found
-
-
-def _difference(group: str, key: str, old: object, new: object) -> str:
-    if group == "source":
-        return source_changed(str(key))
-    return f"{key} was {old}, now it is {new}"
 
 
 def source_changed(what: str) -> str:

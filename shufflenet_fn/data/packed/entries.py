@@ -60,11 +60,7 @@ class Entries(NamedTuple):
     def matches(self, index: int, data: bytes) -> bool:
         """Return whether ``data`` is what was packed as image ``index``, with its label and size."""
         found = record_checksum(
-            data,
-            index,
-            int(self.labels[index]),
-            int(self.heights[index]),
-            int(self.widths[index]),
+            data, index, int(self.labels[index]), int(self.heights[index]), int(self.widths[index])
         )
         return found == int(self.checksums[index])
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -125,24 +124,16 @@ def pack(
         finished = prepare(
             folder, plan, splits, skip_bad_images=skip_bad_images, overwrite=overwrite
         )
-        packed: dict[str, SplitIndex] = {}
-        fingerprints: dict[str, str] = {}
-        for samples in splits:
-            encode = functools.partial(encode_source, samples, settings, skip_bad_images)
-            fingerprint = Fingerprint(samples)
-            packed[samples.split] = _pack_split(
-                samples,
-                folder,
-                settings,
-                finished[samples.split],
-                fingerprint,
-                encode,
-                workers,
-                report,
-            )
-            fingerprints[samples.split] = fingerprint.upto(len(samples))
+        jobs = [
+            _Job(samples, folder, settings, skip_bad_images, workers, report, Fingerprint(samples))
+            for samples in splits
+        ]
         index = PackedIndex(
-            settings, splits[0].classes, packed, fingerprints, _provenance(source, plan)
+            settings,
+            splits[0].classes,
+            {job.samples.split: _pack_split(job, finished[job.samples.split]) for job in jobs},
+            {job.samples.split: job.fingerprint.upto(len(job.samples)) for job in jobs},
+            _provenance(source, plan),
         )
         write_sealed(folder / INDEX_NAME, index_fields(index))
         remove_parts(folder)
@@ -150,33 +141,55 @@ def pack(
     return Packed(index, resumed, was_complete=False)
 
 
-def _pack_split(
-    samples: ImageFolder,
-    folder: Path,
-    settings: PackSettings,
-    finished: Sequence[Part],
-    fingerprint: Fingerprint,
-    encode: Callable[[int], Packable],
-    workers: int,
-    report: Callable[[Progress], None],
-) -> SplitIndex:
-    first = finished[-1].next_source if finished else 0
-    encoded = ordered_map(encode, range(first, len(samples)), workers=workers)
+class _Job(NamedTuple):
+    """Packing of one split. ``fingerprint``: of the source, to record what a shard was made from."""
 
-    def reported() -> Iterator[Packable]:
+    samples: ImageFolder
+    folder: Path
+    settings: PackSettings
+    skip_bad_images: bool
+    workers: int
+    report: Callable[[Progress], None]
+    fingerprint: Fingerprint
+
+    def encode(self, index: int) -> tuple[int, Record | None]:
+        """Read and encode a source image. Return ``None`` for one that is left out. Raises ``UserError``."""
+        try:
+            data, name = bytes(self.samples.read(index).data), self.samples.name(index)
+            return index, encode_record(data, self.settings, name=name)
+        except BadImage:
+            if not self.skip_bad_images:
+                raise
+        return index, None
+
+
+def _pack_split(job: _Job, finished: Sequence[Part]) -> SplitIndex:
+    """Write the shards that follow the finished ones, and the entries of all."""
+    samples, parts = job.samples, list(finished)
+    first = finished[-1].next_source if finished else 0
+    encoded = ordered_map(job.encode, range(first, len(samples)), workers=job.workers)
+
+    def reported() -> Iterator[tuple[int, Record | None]]:
         for done, item in enumerate(encoded, first + 1):
             yield item
-            report(Progress(samples.split, done, len(samples)))
+            job.report(Progress(samples.split, done, len(samples)))
 
+    left_out: list[str] = []
     with contextlib.closing(encoded):
-        parts, left_out = write_shards(reported(), samples, folder, settings, finished, fingerprint)
+        images = reported()
+        while not parts or parts[-1].full:
+            part, left_out = _write_shard(job, images, parts)
+            if part is None:
+                break
+            parts.append(part)
+            write_part(job.folder, part)
     if not parts:
         raise UserError(
             f"none of the {len(samples)} images of {printable(samples.root / samples.split)} can be "
             "decoded. See them with `data check`."
         )
     entries = joined([part.entries for part in parts])
-    path = folder / entries_name(samples.split)
+    path = job.folder / entries_name(samples.split)
     data = entries_bytes(entries)
     write_file(path, data)
     return SplitIndex(
@@ -187,6 +200,52 @@ def _pack_split(
     )
 
 
+def _write_shard(
+    job: _Job, images: Iterator[tuple[int, Record | None]], before: Sequence[Part]
+) -> tuple[Part | None, list[str]]:
+    """Write the shard after ``before``, until it is full or the source images run out.
+
+    Return it and ``[]``, or ``None`` if no image was left, and the names of those that were left out.
+
+    Raises:
+      OSError: the folder cannot be written.
+      UserError: from ``images``.
+    """
+    samples, settings = job.samples, job.settings
+    path = job.folder / shard_name(samples.split, len(before))
+    first = sum(part.shard.images for part in before)
+    rows: list[Row] = []
+    left_out: list[str] = []
+    held = kept = stop = 0
+    with contextlib.ExitStack() as open_file:
+        writer: ShardWriter | None = None
+        for source, record in images:
+            name, stop = samples.paths[source], source + 1
+            if record is None:
+                left_out.append(name)
+                continue
+            if writer is None:
+                writer = ShardWriter(temporary(path))
+                open_file.callback(writer.discard)
+            label, (data, height, width, as_it_was) = int(samples.labels[source]), record
+            shape = (height, width) if settings.format == "raw" else None
+            index = first + len(rows)
+            offset = writer.write(Sample(index, label, data, shape))
+            checksum = record_checksum(data, index, label, height, width)
+            rows.append(Row(label, offset, len(data), checksum, height, width, name))
+            held, kept = held + len(data), kept + as_it_was
+            if held >= settings.shard_bytes:
+                break
+        if writer is None:
+            return None, left_out
+        digest = writer.close()
+        facts = FileFacts(path.name, writer.bytes, len(rows), digest)
+        publish(writer.path, path)
+    source_sha256, full = job.fingerprint.upto(stop), held >= settings.shard_bytes
+    entries = entries_of(rows)
+    return Part(facts, entries, kept, tuple(left_out), stop, source_sha256, full), []
+
+
 def _provenance(source: Path, plan: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     made_by = {"shufflenet-fn": version("shufflenet-fn"), **plan["libraries"]}
     return {
@@ -194,129 +253,6 @@ def _provenance(source: Path, plan: Mapping[str, Mapping[str, str]]) -> dict[str
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "made by": ", ".join(f"{name} {number}" for name, number in made_by.items()),
     }
-
-
-class Packable(NamedTuple):
-    """A source image, encoded, or ``None`` if it is left out."""
-
-    source: int
-    record: Record | None
-
-
-def encode_source(
-    samples: ImageFolder, settings: PackSettings, skip_bad_images: bool, index: int
-) -> Packable:
-    """Read and encode a source image. Raises ``UserError``."""
-    try:
-        data = bytes(samples.read(index).data)
-        return Packable(index, encode_record(data, settings, name=samples.name(index)))
-    except BadImage:
-        if not skip_bad_images:
-            raise
-    return Packable(index, None)
-
-
-def write_shards(
-    encoded: Iterator[Packable],
-    samples: ImageFolder,
-    folder: Path,
-    settings: PackSettings,
-    finished: Sequence[Part],
-    fingerprint: Fingerprint,
-) -> tuple[list[Part], tuple[str, ...]]:
-    """Write the shards that follow the finished ones.
-
-    Args:
-      encoded: the source's images after those in ``finished``, in order.
-      samples: the source.
-      folder: where to write.
-      settings: when a shard is full.
-      finished: the split's shards so far.
-      fingerprint: of the source, for the record of what a shard was made from.
-
-    Returns:
-      All shards of the split, and the images that were left out after the last of them.
-
-    Raises:
-      OSError: the folder cannot be written.
-      UserError: from ``encoded``.
-    """
-    parts = list(finished)
-    while True:
-        name = shard_name(samples.split, len(parts))
-        first = sum(part.shard.images for part in parts)
-        shard = _Shard(folder / name, first, raw=settings.format == "raw")
-        try:
-            full = shard.fill(encoded, samples, settings.shard_bytes)
-            if shard.images == 0:
-                return parts, tuple(shard.left_out)
-            parts.append(shard.finish(fingerprint, full=full))
-        finally:
-            shard.discard()
-        write_part(folder, parts[-1])
-        if not full:
-            return parts, ()
-
-
-class _Shard:
-    """A shard as it is written: its file, created with the first image, and its entries."""
-
-    def __init__(self, path: Path, first: int, *, raw: bool) -> None:
-        self._path, self._first, self._raw = path, first, raw
-        self._writer: ShardWriter | None = None
-        self._rows: list[Row] = []
-        self._held = self._kept = self._next_source = 0
-        self.left_out: list[str] = []
-
-    @property
-    def images(self) -> int:
-        return len(self._rows)
-
-    def fill(self, encoded: Iterator[Packable], samples: ImageFolder, size: int) -> bool:
-        """Add images until they hold ``size`` bytes. Return False if they ran out before."""
-        for source, record in encoded:
-            name = samples.paths[source]
-            self._next_source = source + 1
-            if record is None:
-                self.left_out.append(name)
-                continue
-            self._add(record, int(samples.labels[source]), name)
-            if self._held >= size:
-                return True
-        return False
-
-    def finish(self, fingerprint: Fingerprint, *, full: bool) -> Part:
-        """Complete the file and give it its name. Raises ``OSError``."""
-        assert self._writer is not None
-        digest = self._writer.close()
-        facts = FileFacts(self._path.name, self._writer.bytes, self.images, digest)
-        publish(self._writer.path, self._path)
-        return Part(
-            facts,
-            entries_of(self._rows),
-            self._kept,
-            tuple(self.left_out),
-            self._next_source,
-            fingerprint.upto(self._next_source),
-            full,
-        )
-
-    def discard(self) -> None:
-        """Remove what is not finished."""
-        if self._writer is not None:
-            self._writer.discard()
-
-    def _add(self, record: Record, label: int, name: str) -> None:
-        if self._writer is None:
-            self._writer = ShardWriter(temporary(self._path))
-        data, height, width, kept = record
-        index = self._first + self.images
-        shape = (height, width) if self._raw else None
-        offset = self._writer.write(Sample(index, label, data, shape))
-        checksum = record_checksum(data, index, label, height, width)
-        self._rows.append(Row(label, offset, len(data), checksum, height, width, name))
-        self._held += len(data)
-        self._kept += kept
 
 
 @contextlib.contextmanager

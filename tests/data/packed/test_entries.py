@@ -59,9 +59,7 @@ def test_joined_entries_are_those_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize("change", ["data", "index", "label", "height", "width"])
-def test_checksum_covers_record_index_label_and_size(
-    change: str,
-) -> None:
+def test_checksum_covers_record_index_label_and_size(change: str) -> None:
     facts = {"data": b"bytes", "index": 7, "label": 3, "height": 20, "width": 30}
     other = {**facts, change: b"bytez" if change == "data" else 8}
     assert record_checksum(**facts) != record_checksum(**other)  # type: ignore[arg-type]

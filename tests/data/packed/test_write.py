@@ -274,12 +274,7 @@ def test_skipped_bad_images_are_listed(source: Path, tmp_path: Path, interrupted
     if interrupted:
         with pytest.raises(Stop):
             pack(
-                source,
-                tmp_path / "x",
-                RAW,
-                workers=2,
-                skip_bad_images=True,
-                report=stop_after(20),
+                source, tmp_path / "x", RAW, workers=2, skip_bad_images=True, report=stop_after(20)
             )
     index = pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True).index
     assert list(index.splits["train"].left_out) == bad

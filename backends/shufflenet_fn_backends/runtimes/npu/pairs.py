@@ -141,35 +141,6 @@ def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_6
     return Verdict(True, f"{three}: a pair of Ascend's table of {DATE}")
 
 
-def markdown() -> str:
-    """Return the table and the commands for docs/ascend.md."""
-    lines = [
-        f"From COMPATIBILITY.md of Ascend/pytorch, {DATE}; the row of 2.10.0.post2 is from its README.md.",
-        "",
-        "| CANN | torch | torch_npu | Python | numpy | extra |",
-        "| --- | --- | --- | --- | --- | --- |",
-    ]
-    best = [pair for pair in PAIRS if recommended(pair.cann) == pair]
-    for pair in PAIRS:
-        extra = f"`[{pair.extra}]`" if pair in best else ""
-        python = f"3.{pair.python[0]} to 3.{pair.python[1]}"
-        numpy = f"`{pair.numpy}`" if pair.numpy else "no bound known"
-        cells = (pair.cann, pair.torch, pair.torch_npu, python, numpy, extra)
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += [
-        "",
-        f"{TOO_OLD}. torch_npu {TESTED}, which the",
-        "extra `[npu]` installs and the tests here run with, is in no row.",
-        "",
-        "On x86-64 (on aarch64 both packages can be installed at once, without `--index-url`):",
-        "",
-        "```sh",
-    ]
-    for pair in best:
-        lines += [f"# CANN {pair.cann}", *pip_install(pair).split(" && ")]
-    return "\n".join([*lines, "```"])
-
-
 _WHERE: Final = "docs/ascend.md for the pairs that go together"
 _ASK: Final = "See COMPATIBILITY.md of Ascend/pytorch for the torch_npu of this CANN"
 

@@ -67,7 +67,6 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
 
     Sizes are those of stage 2. torchvision and the backends take turns, each in
     its own process. The calls of a turn are queued, and the host waits once.
-    Bytes are counted from the arguments and results of the operators.
     """
     from shufflenet_fn.bench.ops import run_ops_bench
 

@@ -42,10 +42,10 @@ def print_infer_table(result: dict[str, Any]) -> None:
 
 
 def print_ops_table(result: dict[str, Any]) -> None:
-    """Print milliseconds, bytes and relative speed, in a table for each operation and pass."""
+    """Print milliseconds and relative speed, in a table for each operation and pass."""
     console = Console()
     against = f"× {result['baseline']}"
-    headings = ("candidate", "ms", "MB moved", "GB/s", against, "90 % interval")
+    headings = ("candidate", "ms", against, "90 % interval")
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, candidates in operation["passes"].items():
@@ -53,8 +53,6 @@ def print_ops_table(result: dict[str, Any]) -> None:
                 (
                     name,
                     f"{found['ms']:.3f}",
-                    f"{found['bytes'] / 1e6:.1f}",
-                    f"{found['bytes'] / found['ms'] / 1e6:.1f}",
                     _number(found["ratio"], 3),
                     _interval(found["ratio_interval"]),
                 )

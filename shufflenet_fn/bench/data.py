@@ -8,19 +8,16 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
-
-import torch
+from typing import Any
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
-from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, silent
+from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, reported, silent
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.packed.index import PackSettings, is_packed
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -125,19 +122,11 @@ def _measured(
     else:
         best, trial = best_peer(roots[FILES], settings, progress)
         peer = {PEER: best}
-    found = measure(
-        {**ours, **peer}, loading_of(settings, {**ours, **peer}), settings.rounds, progress
-    )
+    found = measure({**ours, **peer}, settings, settings.rounds, progress)
     return {
-        "images": settings.images,
-        "image_size": settings.image_size,
-        "batch_size": settings.batch_size,
-        "color_jitter": settings.color_jitter,
+        **reported(settings, "images", "image_size", "batch_size", "color_jitter"),
+        **reported(settings, "rounds", "turn_seconds"),
         "threads": threads,
-        "rounds": settings.rounds,
-        "turn_seconds": settings.turn_seconds,
-        "torch": torch.__version__,
-        "environment": environment(),
         "contenders": {
             name: summary(found[name], reader) for name, reader in {**ours, **peer}.items()
         },
@@ -157,10 +146,6 @@ def worker_counts(given: str | None) -> tuple[int, ...]:
     return tuple(sorted({0, 1, 2, usable_cores()}))
 
 
-def loading_of(settings: DataBenchSettings, readers: Mapping[str, Reader]) -> Loading:
-    return Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
-
-
 def best_peer(
     root: str, settings: DataBenchSettings, progress: Progress
 ) -> tuple[Reader, dict[int, float]]:
@@ -171,7 +156,7 @@ def best_peer(
     }
     if len(readers) == 1:
         return next(iter(readers.values())), {}
-    found = measure(readers, loading_of(settings, readers), TRIAL_ROUNDS, progress)
+    found = measure(readers, settings, TRIAL_ROUNDS, progress)
     rates = {
         reader.workers: 1 / statistics.median(turn.per_image for turn in found[name])
         for name, reader in readers.items()
@@ -181,28 +166,20 @@ def best_peer(
 
 
 def measure(
-    readers: Mapping[str, Reader], loading: Loading, rounds: int, progress: Progress
+    readers: Mapping[str, Reader], settings: DataBenchSettings, rounds: int, progress: Progress
 ) -> dict[str, list[Loaded]]:
     """``turns_of`` all ``readers``, each in a process of its own."""
-    with workers(
-        list(readers), build_loading, loading, threads=1, environment={}, parents=True
-    ) as contenders:
+    loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
+    names = list(readers)
+    with workers(names, build_loading, loading, threads=1, parents=True) as contenders:
         return turns_of(contenders, rounds, progress)
 
 
-class Contender(Protocol):
-    """Somebody whose turns are measured: ``workers.Worker``, or a process of another interpreter."""
+def turns_of(contenders: Sequence[Any], rounds: int, progress: Progress) -> dict[str, list[Loaded]]:
+    """Take ``rounds`` turns of each contender, by name, after one that warms up and does not count.
 
-    name: str
-
-    def value(self, case: str) -> Any:
-        """A turn, as ``Loaded``."""
-
-
-def turns_of(
-    contenders: Sequence[Contender], rounds: int, progress: Progress
-) -> dict[str, list[Loaded]]:
-    """``rounds`` turns of each contender, by name; the first one of each warms up and does not count."""
+    A contender is a ``workers.Worker``, or has the same ``name`` and ``value(case)``, which takes a turn.
+    """
     names = [contender.name for contender in contenders]
     for contender in contenders:
         contender.value("")

@@ -88,7 +88,7 @@ def run_device_case(
     threads = settings.threads or usable_cores()
     # torch_npu's profiler analyses its recording in child processes.
     how: dict[str, Any] = {"threads": threads, "parents": settings.profile is not None}
-    with workers([runtime.name], build_device_case, settings, environment={}, **how) as (worker,):
+    with workers([runtime.name], build_device_case, settings, **how) as (worker,):
         failed = _warmed_up(worker, (*wanted, *field.present), progress)
         ours, peers = (
             [name for name in names if name not in failed] for names in (wanted, field.present)

@@ -29,6 +29,7 @@ from shufflenet_fn.bench.rounds import (
     against_peers,
     ratio,
     ratio_fields,
+    reported,
     run_rounds,
     silent,
 )
@@ -39,7 +40,6 @@ from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes import cpu
@@ -72,16 +72,10 @@ def run_infer_bench(settings: InferBenchSettings, *, progress: Progress = silent
     for warning in announced(field):
         progress(warning)
     return {
-        "arch": settings.arch,
-        "image_size": settings.image_size,
-        "precision": settings.precision,
-        "backend": backend.backend.name,
-        "allocator": settings.allocator,
-        "rounds": settings.rounds,
+        **reported(settings, "arch", "image_size", "precision", "allocator", "rounds"),
         "turn_seconds": settings.turn_seconds,
-        "torch": torch.__version__,
+        "backend": backend.backend.name,
         "onnxruntime_version": None if ONNX in field.left_out else version(ONNX),
-        "environment": environment(),
         "left_out": field.left_out,
         "cases": [
             _case(InferCase(settings, size, count), field, progress)

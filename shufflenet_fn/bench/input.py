@@ -161,7 +161,7 @@ def feed_devices(feeding: Feeding) -> list[Fed]:
     """
     names = [f"device {rank}" for rank in range(feeding.devices)]
     with (
-        workers(names, build_feeding, feeding, threads=1, environment={}) as processes,
+        workers(names, build_feeding, feeding, threads=1) as processes,
         ThreadPoolExecutor(len(names)) as pool,
     ):
         # All open their data first, so that they then run side by side.

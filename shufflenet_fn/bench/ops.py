@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final, NamedTuple
-from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenet_fn.bench.candidates import EMULATED, torchvision_model, torchvision_models
 from shufflenet_fn.bench.ops_cases import Op, operations
-from shufflenet_fn.bench.rounds import Progress, ratio, ratio_fields, run_rounds, silent
+from shufflenet_fn.bench.rounds import Progress, ratio, ratio_fields, reported, run_rounds, silent
 from shufflenet_fn.bench.settings import OpsBenchSettings, check
 from shufflenet_fn.bench.workers import ALLOCATORS, Step, Worker, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.variables import Variables, init
-from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_to
-from shufflenet_fn_backends.fused.library import Operator
 from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -44,7 +39,6 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = silent) ->
 
     * ``ms``: milliseconds of one computation, median over rounds. The host queues many computations before it
       waits for the device;
-    * ``bytes``: bytes read and written (``bench.bytes_moved``);
     * ``ratio`` and ``ratio_interval``: speed relative to ``baseline``, with the 90 % bootstrap interval;
       ``null`` for the baseline.
 
@@ -69,8 +63,6 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = silent) ->
     for name, why in left_out.items():
         progress(f"WARNING: not measured: {name} ({why})")
     threads = settings.threads or usable_cores()
-    torch.set_num_threads(threads)
-    moved = {op.name: _bytes(op, candidates, settings) for op in chosen}
     with workers(
         candidates,
         build_op,
@@ -79,20 +71,12 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = silent) ->
         environment=ALLOCATORS[settings.allocator],
         finish=synchronize,
     ) as ready:
-        operations = [_operation(op, ready, moved[op.name], settings, progress) for op in chosen]
+        operations = [_operation(op, ready, settings, progress) for op in chosen]
     return {
-        "arch": settings.arch,
-        "image_size": settings.image_size,
-        "batch_size": settings.batch_size,
-        "device": settings.device,
-        "precision": settings.precision,
+        **reported(settings, "arch", "image_size", "batch_size", "device", "precision"),
+        **reported(settings, "allocator", "rounds", "turn_seconds"),
         "warning": warning,
-        "allocator": settings.allocator,
         "threads": threads,
-        "rounds": settings.rounds,
-        "turn_seconds": settings.turn_seconds,
-        "torch": torch.__version__,
-        "environment": environment(),
         "left_out": left_out,
         "baseline": candidates[0],
         "operations": operations,
@@ -113,22 +97,8 @@ def _chosen(settings: OpsBenchSettings) -> list[Op]:
     return chosen
 
 
-def _bytes(op: Op, candidates: list[str], settings: OpsBenchSettings) -> dict[str, dict[str, int]]:
-    """Count the bytes by pass and candidate, in this process."""
-    found: dict[str, dict[str, int]] = {name: {} for name in PASSES}
-    for name in candidates:
-        computation = compute(name, op, settings)
-        found[FORWARD][name] = bytes_moved(computation.forward)
-        found[BOTH][name] = bytes_moved(computation.both)
-    return found
-
-
 def _operation(
-    op: Op,
-    ready: list[Worker],
-    moved: dict[str, dict[str, int]],
-    settings: OpsBenchSettings,
-    progress: Progress,
+    op: Op, ready: list[Worker], settings: OpsBenchSettings, progress: Progress
 ) -> dict[str, Any]:
     passes = {}
     for which in PASSES:
@@ -144,7 +114,6 @@ def _operation(
         passes[which] = {
             name: {
                 "ms": 1000 * statistics.median(column),
-                "bytes": moved[which][name],
                 **ratio_fields(None if name == baseline else ratio(column, seconds[baseline])),
             }
             for name, column in seconds.items()
@@ -253,86 +222,3 @@ def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
         ]
     gradient = random(tuple(forward().shape))
     return Computation(forward, [*tensors.values(), *weights], gradient)
-
-
-_NOT_MOVING = frozenset(
-    {
-        "aten::empty",
-        "aten::empty_like",
-        "aten::empty_strided",
-        "aten::new_empty",
-        "aten::new_empty_strided",
-        # A view, though its schema does not say so.
-        "aten::_unsafe_view",
-    }
-)
-
-
-def bytes_moved(computation: Callable[[], object]) -> int:
-    """Run ``computation`` once and return the bytes that it reads and writes.
-
-    Each operator of the dispatcher counts with the bytes of its tensor arguments and results, in forward and
-    backward. Views and allocations do not count. Each kernel of backend ``cpu`` counts as one operator. So a
-    value counts once for each operator that reads it, whether or not it is in the cache. A copy inside a
-    kernel does not count.
-    """
-    counting = _Counting()
-    with counting, _counting_kernels(counting):
-        computation()
-    return counting.total
-
-
-class _Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.total = 0
-        self._inside = False
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        schema = func._schema
-        if not self._inside and schema.name not in _NOT_MOVING and not _is_view(schema):
-            self._add((args, kwargs, out))
-        return out
-
-    def as_one(self, operator: Callable[..., Any]) -> Callable[..., Any]:
-        """Wrap ``operator``, which takes sequences of tensors, so that it counts as one operator."""
-
-        def counted(*arguments: Any) -> Any:
-            self._inside = True
-            results = operator(*arguments)
-            self._inside = False
-            self._add((arguments[1:], results))  # the first is the operator itself
-            return results
-
-        return counted
-
-    def _add(self, tensors: Any) -> None:
-        self.total += sum(_size(t) for t in tree_leaves(tensors) if isinstance(t, Tensor))
-
-
-@contextlib.contextmanager
-def _counting_kernels(counting: _Counting) -> Iterator[None]:
-    # Classes that are not loaded cannot be in use.
-    with contextlib.ExitStack() as stack:
-        for operator in Operator.__subclasses__():
-            for name in ("forward", "backward"):
-                counted = counting.as_one(vars(operator)[name])
-                stack.enter_context(mock.patch.object(operator, name, counted))
-        yield
-
-
-def _is_view(schema: Any) -> bool:
-    """Return whether all results alias an argument and nothing is written."""
-    return bool(schema.returns) and all(
-        returned.alias_info is not None and not returned.alias_info.is_write
-        for returned in schema.returns
-    )
-
-
-def _size(tensor: Tensor) -> int:
-    # An expanded tensor, such as the gradient of a sum, has fewer values than elements.
-    size = tensor.numel() * tensor.element_size()
-    return min(size, tensor.untyped_storage().nbytes())

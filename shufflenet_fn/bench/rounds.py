@@ -11,7 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
+import torch
+
 from shufflenet_fn.bench.workers import Worker
+from shufflenet_fn.run.directory import environment
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
@@ -23,6 +26,12 @@ _LONGEST_TURN = 100_000
 
 def silent(text: str) -> None:
     """``Progress`` for nobody."""
+
+
+def reported(settings: Any, *names: str) -> dict[str, Any]:
+    """Return these settings, torch's version and the environment, for the result of a benchmark."""
+    given = {name: getattr(settings, name) for name in names}
+    return {**given, "torch": torch.__version__, "environment": environment()}
 
 
 def run_rounds(

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from shufflenet_fn.bench.candidates import (
     OURS,
     OURS_COMPILED,
@@ -17,11 +15,10 @@ from shufflenet_fn.bench.candidates import (
     torchvision_models,
 )
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
-from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, run_rounds, silent
+from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, reported, run_rounds, silent
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
 from shufflenet_fn.bench.step_candidates import PEERS, build_step
 from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory, workers
-from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
@@ -120,16 +117,10 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     compared = against_peers(seconds[OURS], peers, settings.rounds)
     best = compared["best_peer"]
     return {
-        "arch": settings.arch,
-        "image_size": settings.image_size,
+        **reported(settings, "arch", "image_size", "precision", "allocator", "rounds"),
         "batch_size": int(settings.batch_size),
-        "precision": settings.precision,
         "backend": backend.backend.name,
-        "allocator": settings.allocator,
         "threads": threads,
-        "rounds": settings.rounds,
-        "torch": torch.__version__,
-        "environment": environment(),
         "ours_img_s": rates[OURS],
         "peers": {name: rates[name] for name in field.present},
         "left_out": field.left_out,

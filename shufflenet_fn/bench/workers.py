@@ -113,7 +113,7 @@ def workers(
     settings: Any,
     *,
     threads: int,
-    environment: Mapping[str, str],
+    environment: Mapping[str, str] = MappingProxyType({}),
     parents: bool = False,
     finish: Finish = at_once,
 ) -> Iterator[list[Worker]]:

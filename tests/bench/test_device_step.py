@@ -95,7 +95,7 @@ def test_turn_takes_the_given_steps() -> None:
 
 
 def test_a_candidate_that_fails_is_left_out() -> None:
-    with workers(["device"], _of_which_one_fails, None, threads=1, environment={}) as (worker,):
+    with workers(["device"], _of_which_one_fails, None, threads=1) as (worker,):
         told: list[str] = []
         failed = _warmed_up(worker, ["good", "bad"], told.append)
     assert list(failed) == ["bad"] and "no such operator" in failed["bad"]

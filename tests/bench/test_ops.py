@@ -17,7 +17,6 @@ from shufflenet_fn.bench.ops import (
     FORWARD,
     TORCHVISION,
     build_op,
-    bytes_moved,
     candidates_for,
     compute,
     settings_operations,
@@ -134,22 +133,13 @@ def test_sizes_are_those_of_the_network() -> None:
     assert OPERATIONS["basic unit"].units == 3
 
 
-def test_routing_moves_fewer_bytes_to_split_and_shuffle() -> None:
-    op = OPERATIONS["channel split and shuffle"]
-    moved = {
-        name: bytes_moved(compute(name, op, SETTINGS).forward)
-        for name in (TORCHVISION, "reference", "routed")
-    }
-    assert moved["reference"] == moved[TORCHVISION]
-    assert moved["routed"] < moved["reference"] / 3
-
-
 def test_step_computes_the_pass_of_its_case() -> None:
     name = "conv2d 1x1"
     settings = SETTINGS
     forward = build_op("reference", f"{name}: {FORWARD}", settings)
     both = build_op("reference", f"{name}: {BOTH}", settings)
-    assert bytes_moved(both) > 2 * bytes_moved(forward)
+    assert isinstance(forward(), torch.Tensor)
+    assert len(both()) == 2  # type: ignore[arg-type]  # gradients of x and weight
 
 
 def test_other_devices_maps_are_not_measured() -> None:
@@ -208,7 +198,7 @@ def test_one_json_object_and_its_table(
         for candidates in found["passes"].values():
             assert set(candidates) == {TORCHVISION, *BACKENDS}
             for name, one in candidates.items():
-                assert one["ms"] > 0 and one["bytes"] > 0
+                assert one["ms"] > 0
                 if name == TORCHVISION:
                     assert one["ratio"] is None and one["ratio_interval"] is None
                 else:
@@ -216,5 +206,5 @@ def test_one_json_object_and_its_table(
                     assert low <= one["ratio"] <= high
     print_ops_table(result)
     table = capsys.readouterr().out
-    for word in ("max_pool2d, forward and backward", "to_tensor", "MB moved", *BACKENDS):
+    for word in ("max_pool2d, forward and backward", "to_tensor", *BACKENDS):
         assert word in table

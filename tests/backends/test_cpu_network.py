@@ -178,30 +178,6 @@ def loss_over(variables: Variables, backend: Backend[Any] = CPU) -> Callable[...
     return loss
 
 
-def test_per_sample_gradients() -> None:
-    variables = tiny_variables()
-    images, labels = examples(6, 32)
-    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
-    loss = loss_over(variables)
-    stacked = vmap(grad(loss), in_dims=(None, 0, 0))(variables.params, images, labels)
-    for i in range(3):
-        one = grad(loss)(variables.params, images[i], labels[i])
-        assert_close_to_scale(tree_map(lambda leaf, i=i: leaf[i], stacked), one, 1e-4)
-
-
-def test_an_ensemble_and_nested_vmap() -> None:
-    variables = [tiny_variables(seed) for seed in range(2)]
-    params = tree_map(lambda a, b: torch.stack((a, b)), *(v.params for v in variables))
-    images, labels = examples(6, 32)
-    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
-    loss = loss_over(variables[0])
-    over_data = vmap(loss, in_dims=(None, 0, 0))
-    losses = vmap(over_data, in_dims=(0, None, None))(params, images, labels)
-    for i, member in enumerate(variables):
-        for j in range(3):
-            torch.testing.assert_close(losses[i, j], loss(member.params, images[j], labels[j]))
-
-
 def test_the_gradient_of_a_mean_over_vmap() -> None:
     variables = tiny_variables()
     images, labels = examples(6, 32)

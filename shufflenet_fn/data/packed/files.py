@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import sys
@@ -170,24 +171,22 @@ class ShardFiles:
         Raises:
           UserError: the file cannot be opened or read.
         """
+        data = b""
         with contextlib.ExitStack() as opened:
-            return self._read(self._open(shard, opened), shard, offset, size)
-
-    def _read(self, descriptor: int, shard: int, offset: int, size: int) -> bytes:
-        try:
-            data = os.pread(descriptor, size, offset)
-            # Some systems read 2 GiB at a time at most.
-            while len(data) < size and (
-                more := os.pread(descriptor, size - len(data), offset + len(data))
-            ):
-                data += more
-        except OSError as error:
-            path = printable(self._paths[shard])
-            raise UserError(f"cannot read {path}: {error.strerror}. {DAMAGE_FIX}") from error
+            descriptor = self._open(shard, opened)
+            try:
+                # Some systems read 2 GiB at a time at most.
+                while len(data) < size and (
+                    more := os.pread(descriptor, size - len(data), offset + len(data))
+                ):
+                    data += more
+            except OSError as error:
+                path = printable(self._paths[shard])
+                raise UserError(f"cannot read {path}: {error.strerror}. {DAMAGE_FIX}") from error
         return data
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _shard_files, (self._paths, self._max_open)
+        return functools.partial(ShardFiles, max_open=self._max_open), (self._paths,)
 
     def _open(self, shard: int, opened: contextlib.ExitStack) -> int:
         """Return the descriptor of a file, to be closed with ``opened`` if it is not kept."""
@@ -214,10 +213,6 @@ def most_open() -> int:
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
     return max(_FEWEST_OPEN, soft // _SHARE)
-
-
-def _shard_files(paths: Sequence[Path], max_open: int | None) -> ShardFiles:
-    return ShardFiles(paths, max_open=max_open)
 
 
 def _open_file(path: Path) -> int:

@@ -200,7 +200,8 @@ def print_input_table(result: dict[str, Any]) -> None:
     if result["step_ms"] is not None:
         rates.append((f"demanded at {result['step_ms']:.4g} ms", result["demanded_img_s"]))
         rates.append(("delivered", result["delivered_img_s"]))
-    console, devices = Console(), result["devices"]
+    console = Console()
+    devices = result["devices"]
     _print_table(
         console,
         f"devices: {devices}, threads of each: {result['threads']}, cores: {result['cores']}",

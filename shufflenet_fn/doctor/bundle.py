@@ -36,24 +36,6 @@ _STEPS_S, _BENCH_S = 600.0, 1800.0
 _LOG_LIMIT: Final = 200_000
 """Number of characters to keep from the end of a process's output."""
 
-README: Final = """\
-What `shufflenet-fn doctor --bundle` found on one machine.
-
-doctor.json    every stage, its result and figures; in `kernel` the largest relative error of each operator
-               against float64 on the CPU, by dtype
-versions.json  packages, Python, system, chip, CANN and driver
-steps.json     a few training steps on images that are made for it: losses and times of each, on the device
-               and, with the same seed, on the CPU
-bench.json     what `bench step --json` returned, by precision
-kernels.json   kernels of a step out of the profiler's table, and the shares of TransData, Slice and Fill; or
-               why there are none
-log.txt        what every part said, in order
-
-Paths, user names, host names and addresses are replaced by PATH, USER, HOST and ADDRESS. Look into it
-before you send it: what a name or a number tells that stands in no list is left as it is.
-CANN's own log (~/ascend/log/debug/plog) is not in it.
-"""
-
 
 class Sizes(NamedTuple):
     """Sizes of the measurements. ``precisions``: those of steps and benchmark, in order."""
@@ -168,7 +150,8 @@ def make_bundle(
         "bench.json": parts.bench,
         "kernels.json": parts.kernels,
     }
-    texts = {"README.txt": README} | {
+    readme = Path(__file__).with_name("bundle_readme.txt").read_text(encoding="utf-8")
+    texts = {"README.txt": readme} | {
         name: to_json(scrub_values(value, private, versions=kept), indent=2) + "\n"
         for name, value in objects.items()
     }

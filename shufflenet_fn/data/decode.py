@@ -21,13 +21,12 @@ import numpy as np
 
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.formats import described
+from shufflenet_fn.data.formats import JPEG_START, described
 from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.pillow import check_size, decode_with_pillow
 
 __all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_image"]
 
-_JPEG_MAGIC = b"\xff\xd8\xff"
 _REDUCTIONS = (1, 2, 4, 8)
 """Those of libjpeg-turbo's scales that have SIMD code."""
 
@@ -161,7 +160,7 @@ def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -
     data = encoded.data
     if encoded.shape is not None:
         return as_lazy_image(_pixels(data, encoded.shape, name))
-    if data[:3] != _JPEG_MAGIC:
+    if data[:3] != JPEG_START:
         return as_lazy_image(decode_with_pillow(data, name))
     import simplejpeg
 
@@ -203,7 +202,7 @@ def _refusal(data: bytes | memoryview, name: str, error: ValueError) -> BadImage
     frame = _frame_of(data)
     if frame is not None and max(frame.height, frame.width) > LONGEST_SIDE:
         size = f"{frame.width} x {frame.height} pixels"
-        text = f"it is {size}, of a JPEG {LONGEST_SIDE:,} a side are read; save it smaller"
+        text = f"it is {size}; libjpeg-turbo reads at most {LONGEST_SIDE:,} a side; save it smaller"
         return BadImage(name, text, "over a limit")
     if frame is not None and frame.bits != 8:
         text = f"it is a JPEG of {frame.bits} bits, which is not read; save it with 8"

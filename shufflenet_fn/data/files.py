@@ -28,7 +28,7 @@ _OWN_FAULT = {
 too."""
 
 
-def read_file(path: Path, size: int = -1) -> bytes:
+def read_file(path: str | Path, size: int | None = None) -> bytes:
     """Read a file, or its first ``size`` bytes.
 
     Raises:
@@ -38,7 +38,7 @@ def read_file(path: Path, size: int = -1) -> bytes:
     try:
         # Non-blocking: to open a named pipe would wait for its writer forever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
+        try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableImage(printable(path), "it is not a regular file")
@@ -47,12 +47,17 @@ def read_file(path: Path, size: int = -1) -> bytes:
                     printable(path),
                     f"it has {status.st_size:,} bytes, more than the limit of {LARGEST:,}",
                 )
-            return file.read(size)
+            if size is not None:
+                return os.read(descriptor, size)
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.read()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _OWN_FAULT:
             if error.errno == errno.ENOENT:
-                reason = _gone(path, reason)
+                reason = _gone(Path(path), reason)
             raise UnreadableImage(printable(path), reason) from error
         raise UserError(
             f"cannot read image {printable(path)}: {reason}. It was there when the folder was "

@@ -255,9 +255,10 @@ def counted(count: int, singular: str, plural: str = "") -> str:
 
 def by_extension(counts: Counter[str], limit: int = 8) -> str:
     """Return how many files there are of each extension, the most frequent first and cut after ``limit``."""
-    listed = [f"{count} {extension}" for extension, count in counts.most_common(limit)]
-    rest = counts.total() - sum(count for _, count in counts.most_common(limit))
-    return ", ".join(listed) + (f" and {rest} more" if rest else "")
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[limit:])
+    listed = ", ".join(f"{count} {printable(extension)}" for extension, count in ordered[:limit])
+    return f"{listed} and {rest} more" if rest else listed
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:

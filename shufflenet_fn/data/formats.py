@@ -13,6 +13,7 @@ IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".t
 """Those of torchvision, in its order. A file that ends in one of them is listed without being opened."""
 
 JPEG, PNG, TIFF = "a JPEG", "a PNG", "a TIFF"
+JPEG_START = b"\xff\xd8\xff"
 READ = {
     JPEG: (".jpg", ".jpeg"),
     PNG: (".png",),
@@ -40,7 +41,7 @@ _HEAD = 64
 _PATTERNS = tuple(
     (name, re.compile(pattern, re.DOTALL))
     for name, pattern in (
-        (JPEG, rb"\xff\xd8\xff"),
+        (JPEG, JPEG_START),
         (PNG, rb"\x89PNG\r\n\x1a\n"),
         ("a damaged PNG", rb"\x89PNG"),
         ("a GIF", rb"GIF8[79]a"),
@@ -78,7 +79,7 @@ def is_image(path: str) -> bool:
     if path.lower().endswith(IMAGE_EXTENSIONS):
         return True
     with contextlib.suppress(UnreadableImage):
-        return format_of(read_file(Path(path), _HEAD)) == JPEG
+        return read_file(path, len(JPEG_START)) == JPEG_START
     return False
 
 

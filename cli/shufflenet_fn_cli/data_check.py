@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -78,10 +79,15 @@ def _print(result: Checked) -> None:
 
 
 def _print_kinds(findings: Sequence[Finding], *, shown: int, indent: str = "") -> None:
+    from shufflenet_fn.data.folder import by_extension
+    from shufflenet_fn.data.listing import extension_of
+
     ordered = sorted(findings, key=lambda finding: finding.kind)
     for kind, members in groupby(ordered, key=lambda finding: finding.kind):
         group = list(members)
-        print(f"{indent}{kind} ({len(group):,})")
+        counts = Counter(extension_of(finding.name) for finding in group)
+        extensions = f": {by_extension(counts)}" if kind == "other file" else ""
+        print(f"{indent}{kind} ({len(group):,}{extensions})")
         for finding in group[:shown]:
             print(f"{indent}  {finding.name}: {finding.text}")
         if len(group) > shown:

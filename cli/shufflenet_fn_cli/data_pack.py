@@ -92,6 +92,7 @@ def pack(
             skip_bad_images=on_bad_image == "skip",
             overwrite=overwrite,
             report=lambda at: advance(f"packing {at.split}", at.done, at.total),
+            note=lambda text: print(text, file=sys.stderr),
         )
     _print(packed, printable(destination))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.listing import IMAGE_EXTENSIONS
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
 
 _CODINGS = (
     {"quality": 90, "subsampling": "4:2:0"},

@@ -16,6 +16,7 @@ from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.folder import open_image_folder
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
 from shufflenet_fn.data.packed.index import PackSettings, is_packed
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -77,14 +78,19 @@ def make_tree(source: str | Path, folder: Path, images: int) -> Path:
     for number, position in enumerate(chosen):
         index = position % len(samples)
         label, path = int(samples.labels[index]), samples.path(index).absolute()
-        places = [folder / "train" / samples.classes[label] / f"{number:07d}{path.suffix}"]
+        places = [folder / "train" / samples.classes[label] / f"{number:07d}{_suffix(path)}"]
         if label not in seen:
             seen.add(label)
-            places.append(folder / "val" / samples.classes[label] / path.name)
+            places.append(folder / "val" / samples.classes[label] / f"0{_suffix(path)}")
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(path, place)
     return folder
+
+
+def _suffix(path: Path) -> str:
+    """Return the extension under which torchvision finds an image too; what has another is a JPEG."""
+    return path.suffix if path.name.lower().endswith(IMAGE_EXTENSIONS) else ".jpg"
 
 
 def _even(count: int, wanted: int) -> list[int]:

@@ -27,30 +27,28 @@ class BadImage(UserError):
     Attributes:
       name: that of ``Dataset.name``: a path, or a shard, its record and the original path.
       reason: what is wrong with it, without the name.
+      kind: under which `data check` lists it.
     """
 
     verb: ClassVar[str] = "decode"
 
-    def __init__(self, name: str, reason: str) -> None:
+    def __init__(self, name: str, reason: str, kind: str = "corrupt") -> None:
         super().__init__(
             f"cannot {self.verb} image {name}: {reason}. Replace or remove the file, or pass "
             "--on-bad-image skip to go on without such files; `shufflenet-fn data check` lists them all."
         )
         self.name = name
         self.reason = reason
+        self.kind = kind
 
-    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str]]:
-        return type(self), (self.name, self.reason)
+    def __reduce__(self) -> tuple[type[BadImage], tuple[str, str, str]]:
+        return type(self), (self.name, self.reason, self.kind)
 
 
 class UnreadableImage(BadImage):
     """A sample whose own file cannot be read: it is gone, may not be read, or is no regular file."""
 
     verb: ClassVar[str] = "read"
-
-
-class HugeImage(BadImage):
-    """An image of more pixels than are decoded."""
 
 
 @dataclass(frozen=True)

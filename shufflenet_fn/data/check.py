@@ -16,29 +16,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from shufflenet_fn.data.bad_images import BadImage, HugeImage, UnreadableImage
+from shufflenet_fn.data.bad_images import BadImage, UnreadableImage
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.decode import decode_sample
-from shufflenet_fn.data.folder import ImageFolder, check_split
-from shufflenet_fn.data.listing import Listing, is_folder, is_image, list_split
+from shufflenet_fn.data.folder import ImageFolder, check_split, odd_classes
+from shufflenet_fn.data.formats import (
+    IMAGE_EXTENSIONS,
+    JPEG,
+    PNG,
+    READ,
+    TIFF,
+    format_of,
+    is_image,
+    why_passed_over,
+)
+from shufflenet_fn.data.listing import Listing, extension_of, is_folder, list_split
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.threads import ordered_map
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
-EXTENSIONS = {
-    "JPEG": (".jpg", ".jpeg"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "PPM": (".ppm", ".pgm"),
-    "TIFF": (".tif", ".tiff"),
-    "WEBP": (".webp",),
-}
-_IMAGE_EXTENSIONS = {extension for known in EXTENSIONS.values() for extension in known}
 _ORIENTATION = 0x0112
-_JPEG, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_PNG, _PNG_END = b"\x89PNG", b"IEND"
 
 
 class Finding(NamedTuple):
@@ -71,13 +70,13 @@ def inspect(samples: Dataset, index: int) -> Inspected:
         return Inspected(Finding("damaged record", name, str(error)), (), None)
     digest = int.from_bytes(hashlib.blake2b(encoded.data, digest_size=8).digest(), "little")
     try:
-        decode_sample(encoded, name=name)
+        brightest = decode_sample(encoded, name=name).max()
     except BadImage as error:
         return Inspected(Finding(_kind(encoded.data, error), name, error.reason), (), digest)
     if encoded.shape is not None:
         return Inspected(None, (), digest)
     try:
-        remarks = tuple(_remarks(encoded.data, name))
+        remarks = tuple(_remarks(encoded.data, name, int(brightest)))
     except (
         Exception
     ) as error:  # as of any parser of Pillow; the loader does not need what it failed at
@@ -86,43 +85,37 @@ def inspect(samples: Dataset, index: int) -> Inspected:
 
 
 def _kind(data: bytes | memoryview, error: BadImage) -> str:
-    head, tail = bytes(data[:4]), bytes(data[-64:])
-    if not data:
-        return "empty file"
-    if isinstance(error, HugeImage):
-        return "too many pixels"
-    if "no image of a known format" in error.reason:
-        return "not an image"
-    if "no defined range" in error.reason:
-        return "unknown range"
-    ends = {_JPEG: _JPEG_END, _PNG: _PNG_END}
-    if any(head.startswith(start) and end not in tail for start, end in ends.items()):
-        return "truncated"
-    return "corrupt"
+    end = {JPEG: b"\xff\xd9", PNG: b"IEND"}.get(format_of(data) or "", b"")
+    cut = error.kind == "corrupt" and end not in bytes(data[-64:])
+    return "truncated" if cut else error.kind
 
 
-def _remarks(data: bytes | memoryview, name: str) -> Iterator[Finding]:
+def _remarks(data: bytes | memoryview, name: str, brightest: int) -> Iterator[Finding]:
     """Find what a user may not expect of an image that can be used."""
     from PIL import Image
 
+    kind = format_of(data)
+
     with Image.open(io.BytesIO(data)) as image:
-        format_name = image.format or "unknown"
         if image.mode == "CMYK":
             yield Finding("CMYK", name, "converted to RGB without a colour profile")
         if image.mode in ("1", "L", "LA"):
             yield Finding("grey", name, "repeated for red, green and blue")
-        if image.mode.startswith("I") or (format_name == "PNG" and data[24] == 16):
-            yield Finding("16 bits", name, "the high byte is used")
+        if image.mode.startswith("I") or (kind == PNG and data[24] == 16):
+            text = f"the highest 8 bits are used; the brightest of the image is {brightest} of 255"
+            yield Finding("16 bits", name, text)
         if image.mode in ("P", "PA"):
             yield Finding("palette", name, "converted to RGB")
         if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
             yield Finding("alpha", name, "transparency is dropped")
         turn = image.getexif().get(_ORIENTATION, 1)
         if turn != 1:
-            yield Finding("EXIF rotation", name, f"orientation {turn} is not applied")
-        extension = os.path.splitext(name)[1].lower()
-        if extension in _IMAGE_EXTENSIONS and extension not in EXTENSIONS.get(format_name, ()):
-            yield Finding("wrong extension", name, f"it is a {format_name} file")
+            # Pillow turns a TIFF as it decodes it.
+            done = "is applied, as it is a TIFF" if kind == TIFF else "is not applied"
+            yield Finding("EXIF rotation", name, f"orientation {turn} {done}")
+    extension = extension_of(name)
+    if kind and extension in IMAGE_EXTENSIONS and extension not in READ[kind]:
+        yield Finding("wrong extension", name, f"it is {kind}, and read as that")
 
 
 class Digests:
@@ -239,6 +232,7 @@ def check(
                 remarks += result.remarks
                 found.add(index, result.digest)
                 report(samples.split, index + 1, len(samples))
+    remarks += [Finding("classes", printable(root), text) for text in odd_classes(*opened.splits)]
     remarks += duplicates(digests)
     images = {samples.split: len(samples) for samples in opened.splits}
     return Checked(images, tuple(problems), tuple(remarks))
@@ -271,7 +265,7 @@ def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> It
         if not listing.classes:
             yield Finding("no class folder", printable(folder), "training needs one for each class")
         for name in np.array(listing.classes, dtype=object)[listing.counts == 0]:
-            text = "it has no image with an extension that counts"
+            text = "it has no JPEG and no other image with an extension that counts"
             yield Finding("empty class", printable(folder / name), text)
         for name in sorted(set(listing.classes) - set(train.classes)):
             yield Finding("unknown class", printable(folder / name), "train/ has no such class")
@@ -289,5 +283,5 @@ def _passed_over(folder: Path, listing: Listing) -> Iterator[Finding]:
                 yield Finding("hidden", shown, "names with a leading dot are passed over")
             elif not below and not directory:
                 yield Finding("in no class", shown, "only class folders are looked into")
-            elif not below and not is_image(name):
-                yield Finding("other file", shown, "its extension is not that of an image")
+            elif not below and not is_image(str(place / name)):
+                yield Finding("other file", shown, why_passed_over(place / name))

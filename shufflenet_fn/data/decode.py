@@ -11,130 +11,31 @@ detected from the content, not from the file's name.
 
 from __future__ import annotations
 
-import io
-import struct
-from typing import TYPE_CHECKING
-
-import numpy as np
-
-from shufflenet_fn.data.bad_images import BadImage, HugeImage
-from shufflenet_fn.data.lazy_image import RgbImage
-
-if TYPE_CHECKING:
-    from PIL import ImageFile
 import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.lazy_image import LazyImage, Scratch, as_lazy_image
+from shufflenet_fn.data.formats import JPEG_START, described
+from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
+from shufflenet_fn.data.pillow import check_size, decode_with_pillow
 
-MAX_PIXELS = 178_956_970
-"""Height times width beyond which an image is not decoded: Pillow's limit against decompression bombs."""
+__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_image"]
 
-_FORMATS = ("JPEG", "PNG", "BMP", "PPM", "TIFF", "WEBP", "GIF")
-"""Not all that Pillow supports: it would start Ghostscript for a PostScript file."""
-
-_SIGNATURES = (
-    (b"\xff\xd8\xff", "a JPEG"),
-    (b"\x89PNG", "a PNG"),
-    (b"GIF8", "a GIF"),
-    (b"BM", "a BMP"),
-    (b"RIFF", "a WebP or other RIFF file"),
-    (b"II*\x00", "a TIFF"),
-    (b"MM\x00*", "a TIFF"),
-    (b"PK\x03\x04", "a zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"%PDF", "a PDF"),
-    (b"<", "HTML or XML, such as a saved error page"),
-    (b"version https://git-lfs", "a Git LFS pointer that was never fetched"),
-)
-
-
-def decode_with_pillow(data: bytes | memoryview, name: str) -> RgbImage:
-    """Decode a whole file to uint8 (H, W, 3) RGB. Raises ``BadImage``."""
-    from PIL import Image
-
-    try:
-        if data[:4] == b"\x89PNG":
-            # Otherwise Pillow does not look at the checksums of the pixels.
-            with _opened(data, name) as image:
-                check_size(image.height, image.width, name)
-                image.verify()
-        with _opened(data, name) as image:
-            check_size(image.height, image.width, name)
-            return _to_rgb(image, name)
-    except BadImage:
-        raise
-    except Image.DecompressionBombError as error:  # of a tile or frame larger than the image
-        raise HugeImage(name, str(error).rstrip(".")) from error
-    # Pillow's parsers raise SyntaxError, struct.error, EOFError and others on damaged files;
-    # whatever they raise, the cause is this file.
-    except Exception as error:
-        raise BadImage(name, described(str(error).rstrip("."), data)) from error
-
-
-def _opened(data: bytes | memoryview, name: str) -> ImageFile.ImageFile:
-    """Open a file by its header. Raises ``BadImage`` if no format takes it.
-
-    As ``Image.open``, but without its check of the size, which warns of images that ``check_size`` allows:
-    a warning cannot be silenced for one call while other threads read.
-    """
-    from PIL import Image
-
-    Image.init()
-    prefix = bytes(data[:16])
-    for kind in _FORMATS:
-        factory, accepts = Image.OPEN[kind]
-        if accepts is not None and accepts(prefix) is not True:
-            continue
-        try:
-            return factory(io.BytesIO(data), "")
-        except (SyntaxError, IndexError, TypeError, struct.error):  # it is not of this format
-            continue
-    raise BadImage(name, described("it is no image of a known format", data))
-
-
-def check_size(height: int, width: int, name: str) -> None:
-    """Raise ``HugeImage`` if the image has more than MAX_PIXELS."""
-    if height * width > MAX_PIXELS:
-        raise HugeImage(
-            name,
-            f"it is {width} x {height} pixels, more than the limit of {MAX_PIXELS:,} pixels against "
-            "decompression bombs",
-        )
-
-
-def described(what: str, data: bytes | memoryview) -> str:
-    """Return ``what`` is wrong with a file, and what the file looks like."""
-    if not data:
-        return "the file is empty"
-    head = bytes(data[:32])
-    kind = next((name for magic, name in _SIGNATURES if head.startswith(magic)), "no known format")
-    return f"{what}; the file has {len(data)} bytes and starts with {head[:12]!r} ({kind})"
-
-
-def _to_rgb(image: ImageFile.ImageFile, name: str) -> RgbImage:
-    """Convert any Pillow mode whose range of values is known to uint8 (H, W, 3). Raises ``BadImage``."""
-    if image.mode == "F":
-        raise BadImage(name, "32-bit floating-point grey has no defined range")
-    # Pillow has 16-bit grey as 32 bits if the file is a PNG (in its older versions) or a PPM.
-    if image.mode == "I" and image.format not in ("PNG", "PPM"):
-        raise BadImage(name, "32-bit grey has no defined range")
-    if image.mode.startswith("I"):
-        # convert("RGB") would clip 16-bit grey at 255, turning nearly all of it white.
-        grey = (np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    # A palette with transparency warns on the direct way to RGB.
-    known = image.convert("RGBA") if image.mode == "P" else image
-    return np.array(known.convert("RGB"), dtype=np.uint8)
-
+_REDUCTIONS = (1, 2, 4, 8)
+"""Those of libjpeg-turbo's scales that have SIMD code."""
 
 MAX_SCANS = 100
 """Scans of a JPEG that is decoded. Encoders write some ten; each costs a pass over the whole image, however
 few bytes it has."""
+
+LONGEST_SIDE = 65_500
+"""Of what libjpeg-turbo reads and writes, in pixels."""
 
 _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _SCAN, _END = 0xDA, 0xD9
@@ -161,6 +62,7 @@ class JpegHeader(NamedTuple):
 
 class _Frame(NamedTuple):
     marker: int
+    bits: int
     height: int
     width: int
 
@@ -169,7 +71,7 @@ def read_jpeg_header(data: bytes | memoryview, name: str) -> JpegHeader:
     """Read the header of a JPEG, checked before any memory is taken for its pixels.
 
     Raises:
-      HugeImage: of more than ``pillow.MAX_PIXELS`` pixels. BadImage: of more than MAX_SCANS scans.
+      BadImage: of more than MAX_PIXELS pixels or MAX_SCANS scans.
       ValueError: libjpeg-turbo finds no header.
     """
     import simplejpeg
@@ -193,7 +95,8 @@ def _frame_of(data: bytes | memoryview) -> _Frame | None:
     for marker, at in _segments(data):
         if marker in _FRAMES:
             height, width = data[at + 3 : at + 5], data[at + 5 : at + 7]
-            return _Frame(marker, int.from_bytes(height, "big"), int.from_bytes(width, "big"))
+            sides = int.from_bytes(height, "big"), int.from_bytes(width, "big")
+            return _Frame(marker, int.from_bytes(data[at + 2 : at + 3], "big"), *sides)
     return None
 
 
@@ -211,7 +114,9 @@ def check_scans(data: bytes | memoryview, name: str) -> None:
                 return
             scans += 1
             if scans > MAX_SCANS:
-                raise BadImage(name, f"it has more than {MAX_SCANS} scans")
+                raise BadImage(
+                    name, f"it has more than {MAX_SCANS} scans; save it again", "over a limit"
+                )
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
@@ -224,13 +129,6 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
         if marker not in _WITHOUT_LENGTH:
             yield marker, at
             at += int.from_bytes(data[at : at + 2], "big")
-
-
-__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_image"]
-
-_JPEG_MAGIC = b"\xff\xd8\xff"
-_REDUCTIONS = (1, 2, 4, 8)
-"""Those of libjpeg-turbo's scales that have SIMD code."""
 
 
 def decode_rgb(data: bytes | memoryview, *, path: str | Path) -> RgbImage:
@@ -251,7 +149,7 @@ def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None
       high byte.
 
     Raises:
-      BadImage: not an image, damaged, of more than ``pillow.MAX_PIXELS`` pixels or ``jpeg.MAX_SCANS`` scans,
+      BadImage: not an image, damaged, of more than MAX_PIXELS pixels or MAX_SCANS scans,
         or of 32-bit grey.
     """
     return open_image(encoded, name=name, scratch=scratch).decode(1)
@@ -262,7 +160,7 @@ def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -
     data = encoded.data
     if encoded.shape is not None:
         return as_lazy_image(_pixels(data, encoded.shape, name))
-    if data[:3] != _JPEG_MAGIC:
+    if data[:3] != JPEG_START:
         return as_lazy_image(decode_with_pillow(data, name))
     import simplejpeg
 
@@ -273,7 +171,7 @@ def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
             return as_lazy_image(decode_with_pillow(data, name))
     except ValueError as error:
-        raise _damaged(data, name, error) from error
+        raise _refusal(data, name, error) from error
     decode = functools.partial(_decode_jpeg, data, name, scratch, height, width)
     return LazyImage(height, width, decode, _REDUCTIONS if can_be_reduced else (1,))
 
@@ -295,11 +193,20 @@ def _decode_jpeg(
     try:
         image: RgbImage = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=buffer, **least)
     except ValueError as error:
-        raise _damaged(data, name, error) from error
+        raise _refusal(data, name, error) from error
     return image
 
 
-def _damaged(data: bytes | memoryview, name: str, error: ValueError) -> BadImage:
+def _refusal(data: bytes | memoryview, name: str, error: ValueError) -> BadImage:
+    """Return what is wrong with a JPEG that libjpeg-turbo refuses."""
+    frame = _frame_of(data)
+    if frame is not None and max(frame.height, frame.width) > LONGEST_SIDE:
+        size = f"{frame.width} x {frame.height} pixels"
+        text = f"it is {size}; libjpeg-turbo reads at most {LONGEST_SIDE:,} a side; save it smaller"
+        return BadImage(name, text, "over a limit")
+    if frame is not None and frame.bits != 8:
+        text = f"it is a JPEG of {frame.bits} bits, which is not read; save it with 8"
+        return BadImage(name, text, "format not read")
     return BadImage(name, described(f"libjpeg-turbo says: {error}", data))
 
 

@@ -148,18 +148,6 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-DEMO_CLASSES = (
-    "checker",
-    "crescent",
-    "cross",
-    "disc",
-    "dots",
-    "ring",
-    "square",
-    "star",
-    "stripes",
-    "triangle",
-)
 IMAGE_SIDE = 64
 _STENCIL_SIDE = 128
 _FINE = 2  # masks are drawn at twice the size and averaged, which smooths their edges
@@ -244,6 +232,7 @@ _DRAWINGS: dict[str, Callable[[Mask], None]] = {
     "stripes": _stripes,
     "triangle": _triangle,
 }
+DEMO_CLASSES = tuple(_DRAWINGS)
 
 
 def _circle(canvas: Mask, x: int, y: int, radius: int, value: int) -> None:

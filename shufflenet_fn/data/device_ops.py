@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from shufflenet_fn_backends.support.errors import UsageError
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -28,6 +30,9 @@ def normalize(
 
     Returns:
       (N, 3, H, W) of ``dtype`` in the memory format of ``images``.
+
+    Raises:
+      UsageError: ``images`` are not uint8 (N, 3, H, W).
     """
     return normalizer(mean=mean, std=std, dtype=dtype, device=images.device)(images)
 
@@ -51,6 +56,12 @@ def normalizer(
     floats_of = _Kept() if reuse else _fresh
 
     def apply(images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(scale):
+            raise UsageError(
+                f"images to normalise must be uint8 of shape (N, {len(scale)}, H, W), but are "
+                f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. Pass pixels from 0 to "
+                "255, not yet scaled, with channels before height and width."
+            )
         floats = floats_of(images)
         if images.device.type == "cpu" and _is_nhwc(images):
             # Whole rows: three constants alone, innermost, leave a CPU's vector units idle.

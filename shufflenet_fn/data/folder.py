@@ -6,11 +6,11 @@ Classes, files and labels are in the order of torchvision's ``ImageFolder``.
 from __future__ import annotations
 
 import difflib
-import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,37 +18,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.bad_images import UnreadableImage
-from shufflenet_fn.data.dataset import Encoded, Stored, stored_files
-from shufflenet_fn.data.listing import (
-    IMAGE_EXTENSIONS,
-    Listing,
-    is_folder,
-    list_split,
-    visible_entries,
-)
+from shufflenet_fn.data.dataset import Dataset, Encoded, Stored, stored_files
+from shufflenet_fn.data.files import read_file
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
+from shufflenet_fn.data.listing import Listing, is_folder, list_split, visible_entries
 from shufflenet_fn.data.paths import PathTable, printable
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 
 Note = Callable[[str], None]
 
 LAYOUT = "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG, as ImageNet is laid out"
 
-LARGEST = 2**30
-"""Bytes of the largest file that is read: twice those of the largest image that is decoded, uncompressed."""
-
-_OWN_FAULT = {
-    errno.ENOENT,
-    errno.EACCES,
-    errno.EPERM,
-    errno.ELOOP,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.ENXIO,
-    errno.EIO,
+_OTHER_NAMES = {
+    "train": ("training", "trn"),
+    "val": ("valid", "validation", "validate", "eval", "dev", "test", "testing"),
 }
-"""Errors of a single file. Others, such as a lost mount or no free descriptor, would affect the next file
-too."""
+"""What other projects call the folders of splits, in the order in which one is proposed."""
 
 _SLOW_S = 10.0
 """Seconds of a listing from which on the log says how long it took."""
@@ -107,7 +92,32 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[ImageFolde
     for split in ("train", "val"):
         check_split(root, split)
     train = open_image_folder(root, "train", note=note)
-    return train, open_image_folder(root, "val", classes=train.classes, note=note)
+    val = open_image_folder(root, "val", classes=train.classes, note=note)
+    for remark in odd_classes(train, val):
+        note(remark)
+    return train, val
+
+
+def odd_classes(train: Dataset, val: Dataset) -> Iterator[str]:
+    """Iterate over remarks on classes that a run cannot learn, or cannot be judged by."""
+    of_train, of_val = (
+        {
+            samples.classes[label]
+            for label in np.unique(samples.labels)
+            if label < len(samples.classes)
+        }
+        for samples in (train, val)
+    )
+    if len(of_train) == 1:
+        yield (
+            f"{some([*of_train])} is the only class: every prediction is right, whatever is learned. Make a "
+            "folder for each class in train/"
+        )
+    if lacking := of_train - of_val:
+        yield (
+            f"{len(lacking)} of {counted(len(of_train), 'class', 'classes')} without images in val/: "
+            f"{some([*lacking])}. The accuracy says nothing about these; move some of their images there"
+        )
 
 
 def open_image_folder(
@@ -120,7 +130,7 @@ def open_image_folder(
       split: name of the sub-folder, ``"train"`` or ``"val"``.
       classes: the classes that labels index (those of the training split). ``None`` takes the class
         folders found. The split may lack some of the given classes but may have no others.
-      note: called with a line of text if listing took long.
+      note: called with a line of text if listing took long, or if files are passed over.
 
     Raises:
       UsageError: a missing or unreadable folder, no class folder, a class without images, or a
@@ -138,6 +148,16 @@ def open_image_folder(
         )
     known = listing.classes if classes is None else tuple(classes)
     check_classes(folder, listing, known)
+    shown = printable(folder)
+    if listing.passed_over:
+        count = counted(listing.passed_over.total(), "file")
+        note(
+            f"passed over {count} below {shown}: {by_extension(listing.passed_over)}. JPEGs are read under "
+            f"any name, other images as {', '.join(IMAGE_EXTENSIONS[2:])}; `shufflenet-fn data check` says "
+            "what each file is"
+        )
+    if listing.stray:
+        note(f"passed over {counted(listing.stray, 'image')} directly in {shown}, in no class")
     return ImageFolder(root, split, known, listing.paths, _labels(listing, known))
 
 
@@ -175,12 +195,23 @@ def check_split(root: Path, split: str) -> Path:
     folder = root / split
     if os.path.isdir(folder):
         return folder
-    found = some([e.name for e in visible_entries(root) if is_folder(e)]) or "no sub-folders"
-    parent = printable(root.absolute().parent)
-    fix = f"Pass its parent, {parent}, instead" if root.name in ("train", "val") else "Create it"
+    found = [entry.name for entry in visible_entries(root) if is_folder(entry)]
     raise UsageError(
-        f"data folder {shown} has no sub-folder {split}/; it has {found}. {fix}: {LAYOUT}."
+        f"data folder {shown} has no sub-folder {split}/; it has {some(found) or 'no sub-folders'}. "
+        f"{_fix(root, split, found)}: {LAYOUT}."
     )
+
+
+def _fix(root: Path, split: str, found: Sequence[str]) -> str:
+    """Return how ``root`` gets its folder ``split``, from the names of its folders."""
+    if root.name in _OTHER_NAMES:
+        return f"Pass its parent, {printable(root.absolute().parent)}, instead"
+    for known in (split, *_OTHER_NAMES[split]):
+        for name in sorted(found):
+            if name.lower() == known:
+                return f"Rename {printable(name)}/ to {split}/"
+    inner = [name for name in sorted(found) if os.path.isdir(root / name / split)]
+    return f"Pass {printable(root / inner[0])} instead" if inner else "Create it"
 
 
 def check_classes(folder: Path, listing: Listing, known: Sequence[str]) -> None:
@@ -199,10 +230,12 @@ def check_classes(folder: Path, listing: Listing, known: Sequence[str]) -> None:
         )
     empty = [name for name, count in zip(listing.classes, listing.counts, strict=True) if not count]
     if empty:
+        other = by_extension(listing.passed_over)
+        passed = f"Passed over in all folders: {other}. " if other else ""
         raise UsageError(
             f"{printable(folder)}: {counted(len(empty), 'class folder')} without any image: "
-            f"{some(empty)}. Allowed extensions are {', '.join(IMAGE_EXTENSIONS)}. Remove the empty "
-            "folders or unpack the images into them."
+            f"{some(empty)}. {passed}Allowed extensions are {', '.join(IMAGE_EXTENSIONS)}, and any for "
+            "JPEGs. Remove the empty folders or unpack the images into them."
         )
 
 
@@ -220,46 +253,17 @@ def counted(count: int, singular: str, plural: str = "") -> str:
     return f"{count} {singular if count == 1 else plural or singular + 's'}"
 
 
+def by_extension(counts: Counter[str], limit: int = 8) -> str:
+    """Return how many files there are of each extension, the most frequent first and cut after ``limit``."""
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    rest = sum(count for _, count in ordered[limit:])
+    listed = ", ".join(f"{count} {printable(extension)}" for extension, count in ordered[:limit])
+    return f"{listed} and {rest} more" if rest else listed
+
+
 def some(names: Sequence[str], limit: int = 5) -> str:
     """Return ``names`` as prose, sorted and cut after ``limit``."""
     ordered = sorted(names)
     listed = ", ".join(map(printable, ordered[:limit]))
     rest = len(ordered) - limit
     return f"{listed} and {rest} more" if rest > 0 else listed
-
-
-def read_file(path: Path) -> bytes:
-    """Read a file.
-
-    Raises:
-      UnreadableImage: the file is gone, may not be read, is no regular file or far too large to be an
-      image. UserError: the system cannot read files just now.
-    """
-    try:
-        # Non-blocking: to open a named pipe would wait for its writer forever.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb", buffering=0) as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableImage(printable(path), "it is not a regular file")
-            if status.st_size > LARGEST:
-                raise UnreadableImage(
-                    printable(path), f"it has {status.st_size:,} bytes, more than {LARGEST:,}"
-                )
-            return file.read()
-    except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _OWN_FAULT:
-            if error.errno == errno.ENOENT:
-                reason = _gone(path, reason)
-            raise UnreadableImage(printable(path), reason) from error
-        raise UserError(
-            f"cannot read image {printable(path)}: {reason}. It was there when the folder was "
-            "listed; check the disk or mount and start again."
-        ) from error
-
-
-def _gone(path: Path, reason: str) -> str:
-    if path.is_symlink():
-        return f"it is a link to {printable(os.readlink(path))}, which does not exist"
-    return f"{reason}; it was there when the folder was listed"

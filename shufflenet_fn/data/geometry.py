@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 
 from shufflenet_fn.data.lazy_image import Box, RgbImage, Scratch
+from shufflenet_fn_backends.support.errors import UsageError
 
 CROP_TRIES = 10
 CROP_DRAWS = 2 * CROP_TRIES + 2
@@ -106,9 +107,16 @@ def resize(
         inside a pixel.
       out: C-contiguous uint8 (height, width, 3) to fill, or None for a new array.
       scratch: memory to use again where ``image`` is strided or read-only.
+
+    Raises:
+      UsageError: ``out`` is something else.
     """
     if out is None:
         out = np.empty((height, width, 3), dtype=np.uint8)
+    if out.dtype != np.uint8 or out.shape != (height, width, 3) or not out.flags.c_contiguous:
+        raise UsageError(
+            f"out must be C-contiguous uint8 {(height, width, 3)}, but is {out.dtype} {out.shape}."
+        )
     if extent is None and image.shape[:2] == (height, width):
         np.copyto(out, image)
         return out

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn_backends.support.errors import UsageError
+
 
 class Box(NamedTuple):
     """A rectangle inside an image, in pixels."""
@@ -105,7 +107,14 @@ class LazyImage:
 
 
 def as_lazy_image(image: LazyImage | RgbImage) -> LazyImage:
-    """Return ``image``, wrapped if it is pixels."""
+    """Return ``image``, wrapped if it is pixels. Raises ``UsageError`` if they are not uint8 (H, W, 3)."""
     if isinstance(image, LazyImage):
         return image
+    dtype, shape = getattr(image, "dtype", None), getattr(image, "shape", ())
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or shape[2:] != (3,):
+        got = type(image).__name__ if dtype is None else f"{dtype} {tuple(shape)}"
+        raise UsageError(
+            f"an image must be a NumPy array of uint8, (height, width, 3), but is {got}. Scale its values to "
+            "0..255, round them and take .astype(np.uint8); repeat grey for three channels."
+        )
     return LazyImage(image.shape[0], image.shape[1], lambda reduction: image)

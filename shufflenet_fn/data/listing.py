@@ -2,13 +2,15 @@
 
 Classes are sorted by name; inside a class folders are sorted by path, the class folder first, and files
 by name inside each. Hidden names (a leading dot, as in ``.ipynb_checkpoints``) are skipped, which
-torchvision does not do. Links are followed.
+torchvision does not do, and JPEGs count under any name: only files of other extensions are opened. Links are
+followed.
 """
 
 from __future__ import annotations
 
 import os
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,10 +19,9 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from shufflenet_fn.data.formats import is_image
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn_backends.support.errors import UsageError
-
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 _THREADS = 8
 """Folders listed in parallel: on a network file system each costs a round trip or more."""
@@ -35,6 +36,7 @@ class Listing(NamedTuple):
       paths: relative to the split's folder; those of a class follow one another.
       labels: int64 (len(paths),), positions in ``classes``.
       stray: images that lie in no class folder. They are not among ``paths``.
+      passed_over: how many files of the class folders are not listed, by extension; without hidden ones.
       directories: paths of all folders that were listed, relative to the split's; ``""`` is that one.
     """
 
@@ -44,6 +46,7 @@ class Listing(NamedTuple):
     offsets: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     stray: int
+    passed_over: Counter[str]
     directories: tuple[str, ...]
 
     @property
@@ -56,6 +59,7 @@ class _Class(NamedTuple):
 
     blob: bytes
     lengths: array[int]
+    passed_over: Counter[str]
     directories: list[str]
 
 
@@ -72,7 +76,7 @@ def list_split(folder: Path) -> Listing:
         if is_folder(entry):
             classes.append(entry.name)
         else:
-            stray += is_image(entry.name)
+            stray += is_image(entry.path)
     classes.sort()
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda name: _list_class(folder, name, own), classes))
@@ -87,13 +91,14 @@ def list_split(folder: Path) -> Listing:
         offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
         labels=labels,
         stray=stray,
+        passed_over=sum((part.passed_over for part in parts), Counter()),
         directories=("", *(path for part in parts for path in part.directories)),
     )
 
 
-def is_image(name: str) -> bool:
-    """Return whether ``name`` has one of the extensions that count."""
-    return name.lower().endswith(IMAGE_EXTENSIONS)
+def extension_of(name: str) -> str:
+    """Return the end of a name from its last dot, in lower case."""
+    return os.path.splitext(name)[1].lower() or "without extension"
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -114,6 +119,7 @@ def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 
 def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
+    passed_over: Counter[str] = Counter()
     directories: list[str] = []
     files_in: dict[str, list[str]] = {}
     pending = [(name, frozenset({split}))]
@@ -130,13 +136,15 @@ def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
         for entry in visible_entries(folder / path):
             if is_folder(entry):
                 pending.append((f"{path}/{entry.name}", above | {identity}))
-            elif is_image(entry.name):
+            elif is_image(entry.path):
                 files.append(entry.name)
+            else:
+                passed_over[extension_of(entry.name)] += 1
     paths: list[bytes] = []
     for path in sorted(files_in):
         start = os.fsencode(path) + b"/"
         paths += [start + os.fsencode(file) for file in sorted(files_in[path])]
-    return _Class(b"".join(paths), array("q", map(len, paths)), directories)
+    return _Class(b"".join(paths), array("q", map(len, paths)), passed_over, directories)
 
 
 def _status(folder: Path) -> os.stat_result:

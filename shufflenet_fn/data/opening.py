@@ -15,7 +15,7 @@ from shufflenet_fn.data.packed.read import open_packed
 def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, Dataset]:
     """Open the training and the validation split of ``root``; labels of both index the same classes.
 
-    ``note`` is called with a line of text if listing a folder took long.
+    ``note`` is called with a line of text on what is odd about a folder.
 
     Raises:
       UsageError: ``root`` is not a data set, or is packed only half.

@@ -70,6 +70,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     )
     for name, dtype in (("09.tif", np.float32), ("10.tif", np.int32)):
         (blue / name).write_bytes(encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF"))
+    (blue / "11.jpg").write_bytes(b"\0\0\0\x18ftypheic")
     (folder / "val" / "empty").mkdir()
     (folder / "train" / "nothing").mkdir()
     result = checked(command, folder, 1)
@@ -81,6 +82,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
         "too many pixels": ["train/blue/05.jpg", "train/blue/08.png"],
         "unknown range": ["train/blue/09.tif", "train/blue/10.tif"],
         "corrupt": ["train/blue/06.jpg"],
+        "format not read": ["train/blue/11.jpg"],
         "empty class": ["train/nothing", "val/empty"],
         "unknown class": ["val/empty"],
     }
@@ -88,7 +90,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     assert done.code == 1
     assert f"truncated (1)\n  {blue}/02.jpg: libjpeg-turbo says: " in done.out
     assert done.out.splitlines()[-1].startswith(
-        "images: train 27, val 10; 12 problems: a training run "
+        "images: train 28, val 10; 13 problems: a training run "
     )
 
 
@@ -105,9 +107,15 @@ def test_remarks(command: Command, folder: Path) -> None:
         "palette.png": encoded(image.quantize(8), "PNG"),
         "alpha.png": encoded(image.convert("RGBA"), "PNG"),
         "rotated.jpg": encoded(image, "JPEG", exif=exif),
+        "phone.jpg": encoded(image.rotate(5), "MPO", save_all=True, append_images=[image]),
+        "browser.jfif": encoded(image.rotate(6), "JPEG"),
+        "turned.tif": encoded(image.rotate(7), "TIFF", tiffinfo=exif),
         "really-png.jpg": encoded(image.resize((9, 9)), "PNG"),
         ".hidden.jpg": b"",
         "notes.txt": b"",
+        "photo.HEIC": b"\0\0\0\x18ftypheic",
+        "photo": encoded(image, "PNG"),
+        "photo.gif": b"GIF89a",
     }.items():
         (green / name).write_bytes(data)
     (folder / "train" / "stray.jpg").write_bytes(b"")
@@ -117,7 +125,9 @@ def test_remarks(command: Command, folder: Path) -> None:
     result = checked(command, folder, 0)
     assert by_kind(result["remarks"], folder) == {
         "hidden": ["train/green/.hidden.jpg"],
-        "other file": ["train/green/notes.txt"],
+        "other file": [
+            f"train/green/{name}" for name in ("notes.txt", "photo", "photo.HEIC", "photo.gif")
+        ],
         "in no class": ["train/stray.jpg"],
         "alpha": ["train/green/alpha.png"],
         "CMYK": ["train/green/cmyk.jpg"],
@@ -125,12 +135,39 @@ def test_remarks(command: Command, folder: Path) -> None:
         "grey": ["train/green/grey.jpg"],
         "palette": ["train/green/palette.png"],
         "wrong extension": ["train/green/really-png.jpg"],
-        "EXIF rotation": ["train/green/rotated.jpg"],
+        "EXIF rotation": ["train/green/rotated.jpg", "train/green/turned.tif"],
         "in both splits": ["val/green/leak.jpg"],
         "in two classes": ["train/red/z.jpg"],
         "duplicate": ["train/green/z.jpg"],
     }
-    assert f"the same bytes as {green}/01.jpg" in [item["text"] for item in result["remarks"]]
+    texts = [item["text"] for item in result["remarks"]]
+    for text in (
+        f"the same bytes as {green}/01.jpg",
+        "the highest 8 bits are used; the brightest of the image is 249 of 255",
+        "orientation 8 is applied, as it is a TIFF",
+        "no image, by its name and its first bytes",
+        "it is a PNG: rename it to end in .png",
+        "it is a GIF: convert it to PNG",
+        "it is a HEIC, which is not read: ImageMagick, or pillow-heif for Python, converts it to JPEG",
+    ):
+        assert text in texts
+    out = command("data", "check", folder).out
+    assert "  other file (4: 1 .gif, 1 .heic, 1 .txt, 1 without extension)\n" in out
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_classes_without_validation_are_remarked(
+    command: Command, folder: Path, packed: bool
+) -> None:
+    shutil.rmtree(folder / "val" / "red")
+    if packed:
+        assert "1 of 3 classes without images in val/: red" in (
+            command("data", "pack", folder, folder.with_name("packed")).err
+        )
+        folder = folder.with_name("packed")
+    result = checked(command, folder, 0)
+    assert by_kind(result["remarks"], folder) == {"classes": [str(folder)]}
+    assert result["remarks"][0]["text"].startswith("1 of 3 classes without images in val/: red. ")
 
 
 def test_many_remarks_are_cut_and_many_problems_are_not(command: Command, folder: Path) -> None:

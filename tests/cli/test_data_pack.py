@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,18 @@ def test_names_that_are_no_utf8(command: Command, image_folder: Path) -> None:
     assert command("data", "verify", folder).out.startswith(r"\xff is as it was packed")
     assert command("data", "info", folder).out.startswith(r"\xff: packed, 3 classes")
     assert json.loads(command("data", "info", folder, "--json").out)["folder"] == r"\xff"
+
+
+def test_jpegs_are_packed_under_any_name(
+    command: Command, image_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(image_folder, tmp_path / "data"))
+    for path in (folder / "train" / "red").glob("*.jpg"):
+        path.rename(path.with_suffix(".jfif"))
+    (folder / "train" / "red" / "x.gif").write_bytes(b"GIF89a")
+    code, out, err = command("data", "pack", folder, "packed", "--workers", 1)
+    assert (code, out.split(" images")[0]) == (0, "train: 24")
+    assert err.startswith(f"passed over 1 file below {folder}/train: 1 .gif. JPEGs are read under ")
 
 
 def test_the_demo_is_described(command: Command) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize, normalizer
+from shufflenet_fn_backends.support.errors import UsageError
 
 
 def batch() -> torch.Tensor:
@@ -44,6 +45,19 @@ def test_input_is_untouched_and_normalizer_is_normalize() -> None:
     assert torch.equal(apply(images), normalize(images))
     assert torch.equal(apply(images), normalize(images))
     assert torch.equal(images, batch())
+
+
+@pytest.mark.parametrize(
+    ("images", "got"),
+    [
+        (batch().float() / 255, r"float32 \("),
+        (batch()[0], r"uint8 \(3, "),
+        (batch().permute(0, 2, 3, 1), r"uint8 \(\d+, \d+, \d+, 3\)"),
+    ],
+)
+def test_only_pixels_are_normalised(images: torch.Tensor, got: str) -> None:
+    with pytest.raises(UsageError, match=rf"must be uint8 of shape \(N, 3, H, W\), but are {got}"):
+        normalize(images)
 
 
 @pytest.mark.parametrize("reuse", [False, True])

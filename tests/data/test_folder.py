@@ -56,13 +56,22 @@ def test_root_is_a_file(tmp_path: Path) -> None:
         ({"test/a/1.jpg": b"", "validation/a/1.jpg": b""}, "train", "it has test, validation"),
         ({"a.jpg": b""}, "train", "it has no sub-folders"),
         ({f"c{i}/1.jpg": b"" for i in range(8)}, "train", "it has c0, c1, c2, c3, c4 and 3 more"),
+        *(
+            ({"train/a/1.jpg": b"", f"{name}/a/1.jpg": b""}, "val", f". Rename {name}/ to val/: ")
+            for name in ("valid", "validation", "test", "Val", "TEST", "dev")
+        ),
+        ({"Train/a/1.jpg": b"", "val/a/1.jpg": b""}, "train", ". Rename Train/ to train/: "),
+        ({"train/1.jpg": b"", "test/1": b"", "valid/1": b""}, "val", ". Rename valid/ to val/: "),
+        ({"pets/train/a/1.jpg": b"", "pets/val/a/1.jpg": b""}, "train", "/pets instead: "),
+        ({"train/a/1.jpg": b""}, "val", "it has train. Create it: "),
     ],
 )
 def test_missing_split(tree: WriteTree, files: dict[str, bytes], missing: str, found: str) -> None:
     with pytest.raises(UsageError) as caught:
         open_train_val(tree(files))
     message = str(caught.value)
-    assert f"has no sub-folder {missing}/; {found}." in message
+    assert f"has no sub-folder {missing}/; " in message
+    assert found in message
     assert "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG" in message
 
 
@@ -88,10 +97,42 @@ def test_images_directly_in_the_split(tree: WriteTree) -> None:
 
 def test_classes_without_images_are_named(tree: WriteTree) -> None:
     root = tree({"train/a/1.jpg": b"", "train/b/1.txt": b"", "train/c/x/1.gif": b""})
-    with pytest.raises(
-        UsageError, match=r"2 class folders without any image: b, c\. .*\.jpg, \.jpeg"
-    ):
+    message = r"any image: b, c\. Passed over in all folders: 1 \.gif, 1 \.txt\. Allowed extensions are \.jpg"
+    with pytest.raises(UsageError, match=message):
         open_image_folder(root, "train")
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (("train/a/1.jpg", "train/b/1.jpg", "val/a/1.jpg", "val/b/1.jpg"), []),
+        (
+            ("train/a/1.jpg", "train/b/1.jpg", "train/c/1.jpg", "val/b/1.jpg"),
+            [
+                "2 of 3 classes without images in val/: a, c. The accuracy says nothing about these; move "
+                "some of their images there"
+            ],
+        ),
+        (
+            ("train/a/1.jpg", "val/a/1.jpg"),
+            [
+                "a is the only class: every prediction is right, whatever is learned. Make a folder for each "
+                "class in train/"
+            ],
+        ),
+        (
+            ("train/a/1.jpg", "train/b/1.jpg", "train/2.jpg", "val/a/1.jpg", "val/b/1.jpg"),
+            ["passed over 1 image directly in {root}/train, in no class"],
+        ),
+    ],
+)
+def test_what_is_odd_about_classes_is_noted(
+    tree: WriteTree, files: tuple[str, ...], expected: list[str]
+) -> None:
+    notes: list[str] = []
+    root = tree(dict.fromkeys(files, b""))
+    open_train_val(root, note=notes.append)
+    assert notes == [text.format(root=root) for text in expected]
 
 
 def test_class_only_in_val(tree: WriteTree) -> None:

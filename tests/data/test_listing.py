@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pickle
 from pathlib import Path
@@ -10,11 +11,12 @@ import numpy as np
 import pytest
 
 from shufflenet_fn.data import folder as image_folder
+from shufflenet_fn.data import formats
 from shufflenet_fn.data.bad_images import UnreadableImage
 from shufflenet_fn.data.folder import open_image_folder, open_train_val
 from shufflenet_fn.data.listing import list_split
 from shufflenet_fn.data.paths import PathTable, printable
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 from tests.unprivileged import unprivileged
 
 from .conftest import WriteTree
@@ -41,6 +43,59 @@ def test_order_counts_and_labels_of_a_listing(split: Path) -> None:
     assert listing.counts.tolist() == [2, 2]
     assert not listing.labels.flags.writeable
     assert listing.directories == ("", "a", "b", "b/sub")
+
+
+JPEG = b"\xff\xd8\xff\xe0"
+
+
+def test_jpegs_are_listed_under_any_name(split: Path) -> None:
+    for name in ("3.jfif", "4.jpe", "5", "6.dat", "sub/7.MPO"):
+        (split / "a" / name).parent.mkdir(exist_ok=True)
+        (split / "a" / name).write_bytes(JPEG)
+    for name in ("8.gif", "9.GIF", "10", "11.txt"):
+        (split / "a" / name).write_bytes(b"GIF89a")
+    os.mkfifo(split / "a" / "12")
+    (split / "a" / "13.jfif").symlink_to("nowhere")
+    listing = list_split(split)
+    expected = ["3.jfif", "4.jpe", "5", "6.dat", "sub/7.MPO"]
+    assert list(listing.paths) == [*PATHS[:2], *(f"a/{name}" for name in expected), *PATHS[2:]]
+    passed_over = {".gif": 2, "without extension": 2, ".txt": 1, ".jfif": 1}
+    assert listing.passed_over == passed_over
+    notes: list[str] = []
+    open_image_folder(split.parent, "train", note=notes.append)
+    counts = "2 .gif, 2 without extension, 1 .jfif, 1 .txt"
+    assert [note.split(". JPEGs are read under any name")[0] for note in notes] == [
+        f"passed over 6 files below {split}: {counts}"
+    ]
+
+
+def test_files_of_known_extensions_are_not_opened(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(formats, "read_file", lambda path, size: opened.append(path) or b"")
+    for extension in formats.IMAGE_EXTENSIONS:
+        (split / "b" / f"x{extension.upper()}").touch()
+    (split / "b" / "x.other").touch()
+    (split / "stray.jpg").touch()
+    listing = list_split(split)
+    assert len(listing.paths) == len(PATHS) + len(formats.IMAGE_EXTENSIONS)
+    assert listing.stray == 1
+    assert opened == [str(split / "b" / "x.other")]
+
+
+def test_no_free_descriptor_is_no_missing_image(
+    split: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that started without the files that it could not look at would train on other data."""
+
+    def refuse(*args: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    (split / "a" / "3.jfif").write_bytes(JPEG)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(UserError, match=r"cannot read image \S*3\.jfif: Too many open files"):
+        list_split(split)
 
 
 def test_each_opening_sees_the_files_of_now(split: Path) -> None:

@@ -17,7 +17,7 @@ from shufflenet_fn.data import geometry
 from shufflenet_fn.data import transforms as own_transforms
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize
 from shufflenet_fn.data.folder import open_image_folder
-from shufflenet_fn.data.listing import IMAGE_EXTENSIONS
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
 from shufflenet_fn.data.transforms import EvalTransform
 
 from .conftest import Array, WriteTree

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -137,6 +138,31 @@ def test_one_operation_off_leaves_the_others(picture: Picture) -> None:
 def test_train_transform_validates(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         TrainTransform(**{"size": 32, **fields})
+
+
+@pytest.mark.parametrize("transform", [EvalTransform(8, 8), TrainTransform(8)])
+@pytest.mark.parametrize(
+    ("image", "got"),
+    [
+        (np.zeros((9, 9, 3)), r"float64 \(9, 9, 3\)"),
+        (np.zeros((9, 9), dtype=np.uint8), r"uint8 \(9, 9\)"),
+        (np.zeros((3, 9, 9), dtype=np.uint8), r"uint8 \(3, 9, 9\)"),
+        (torch.zeros((9, 9, 3), dtype=torch.uint8), r"torch\.uint8 \(9, 9, 3\)"),
+        ([[0]], "list"),
+    ],
+)
+def test_images_that_are_none_are_refused(transform: Any, image: Any, got: str) -> None:
+    options = {"rng": sample_rng(0, 0, 0)} if isinstance(transform, TrainTransform) else {}
+    with pytest.raises(
+        UsageError, match=rf"array of uint8, \(height, width, 3\), but is {got}\. S"
+    ):
+        transform(image, **options)
+
+
+def test_out_of_another_kind_is_refused(picture: Picture) -> None:
+    for out in (np.zeros((8, 8, 3)), np.zeros((3, 8, 8), dtype=np.uint8)):
+        with pytest.raises(UsageError, match=r"out must be C-contiguous uint8 \(8, 8, 3\), but is"):
+            EvalTransform(8, 8)(picture(9, 9), out=out)
 
 
 def test_eval_transform_validates() -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.decode import RgbImage, decode_rgb, read_jpeg_header
+from shufflenet_fn.data.decode import LONGEST_SIDE, RgbImage, decode_rgb, read_jpeg_header
 from shufflenet_fn.data.geometry import resize, resized_shape
 from shufflenet_fn.data.packed.index import PackSettings
 
 # Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
 _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
-
-_LONGEST_SIDE = 65_500
-"""Of what libjpeg-turbo encodes, in pixels."""
 
 
 class Record(NamedTuple):
@@ -85,10 +82,10 @@ def _encoded(image: RgbImage, settings: PackSettings, name: str) -> bytes:
     if settings.format == "raw":
         return image.tobytes()
     height, width = image.shape[:2]
-    if max(height, width) > _LONGEST_SIDE:
+    if max(height, width) > LONGEST_SIDE:
         raise BadImage(
             name,
-            f"it is {width} x {height} pixels; a JPEG has at most {_LONGEST_SIDE} pixels a side; "
+            f"it is {width} x {height} pixels; a JPEG has at most {LONGEST_SIDE} pixels a side; "
             "--format raw takes it",
         )
     import simplejpeg

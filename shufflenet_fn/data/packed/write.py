@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.folder import ImageFolder, open_train_val
+from shufflenet_fn.data.folder import ImageFolder, Note, open_train_val, silent
 from shufflenet_fn.data.packed.destination import (
     Fingerprint,
     Part,
@@ -90,6 +90,7 @@ def pack(
     skip_bad_images: bool = False,
     overwrite: bool = False,
     report: Callable[[Progress], None] = lambda progress: None,
+    note: Note = silent,
 ) -> Packed:
     """Pack ``source/train`` and ``source/val`` into ``folder``, in the source's order.
 
@@ -105,6 +106,7 @@ def pack(
       skip_bad_images: leave images out that cannot be decoded, and list them in the index.
       overwrite: remove a packed or half packed data set of other settings or another source.
       report: called after every image, by the calling thread.
+      note: as for ``open_train_val``.
 
     Raises:
       UsageError: a folder is not what it must be, or holds other settings or another source.
@@ -113,7 +115,7 @@ def pack(
     if workers < 1:
         raise UsageError(f"--workers must be at least 1, got {workers}.")
     source, folder = settled_paths(source, folder)
-    splits = open_train_val(source)
+    splits = open_train_val(source, note=note)
     plan = plan_fields(settings, splits[0].classes)
     with explained(folder), claimed(folder):
         complete = finished_index(

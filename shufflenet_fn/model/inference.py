@@ -14,7 +14,7 @@ from torch import Tensor
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
-from shufflenet_fn.model.network import Layer, body
+from shufflenet_fn.model.network import Layer, body, check_images
 from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.tree import register_node, tree_map
@@ -100,8 +100,8 @@ def infer(
         policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
 
     Raises:
-        ValueError: ``x`` is not (N, 3, H, W), or ``params`` were folded for a backend with another channel
-            order.
+        ValueError: ``x`` is not (N, 3, H, W) or not floating point, or ``params`` were folded for a backend
+            with another channel order.
     """
     _check(params, x, backend)
     twin = backend.physical if params.physical else backend
@@ -190,8 +190,7 @@ def _head(tree: Params, features: Tensor) -> Tensor:
 
 
 def _check(params: InferenceParams, x: Tensor, backend: Backend[Any]) -> None:
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    check_images(x)
     if params.physical != (backend.physical is not None):
         raise ValueError(
             f"the parameters were folded for another backend than {backend.name}, with another channel "

@@ -21,7 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from shufflenet_fn.checkpoint.format import REPLACED, step_of
+from shufflenet_fn.checkpoint.format import REPLACED, epochs_done, step_of
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
@@ -242,7 +242,7 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
     ``rewind``.
     """
     if content is None:
-        return None, rewind(run_dir, 0, 1, 1)
+        return None, rewind(run_dir, 0, 0.0, 1)
     checkpoint, manifest = content.path, content.manifest
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
@@ -250,9 +250,8 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
     # Of the same step as one that was set aside before, there may be one of the branch that is left now.
     is_own = lies_in(folder, checkpoint)
     is_aside = is_own and step_of(checkpoint.name) is None
-    notes = rewind(
-        run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq, same_step=not is_aside
-    )
+    epochs = epochs_done(manifest) or 0.0
+    notes = rewind(run_dir, manifest["step"], epochs, print_freq, same_step=not is_aside)
     if not checkpoint.exists():
         # It was being replaced when the process was killed, and has its own name again.
         checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
@@ -269,11 +268,11 @@ def _is_the_best(manifest: dict[str, Any]) -> bool:
 
 
 def rewind(
-    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, *, same_step: bool = True
+    run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True
 ) -> list[str]:
     """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
 
-    ``same_step``: whether a checkpoint of ``step`` itself stays.
+    ``epochs``: how many they are. ``same_step``: whether a checkpoint of ``step`` itself stays.
     Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
     ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
     ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
@@ -283,7 +282,7 @@ def rewind(
         UserError: the disk is full or not writable. What was there is still there.
     """
     try:
-        return _rewind(run_dir, step, steps_per_epoch, print_freq, same_step)
+        return _rewind(run_dir, step, epochs, print_freq, same_step)
     except OSError as error:
         raise UserError(
             f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
@@ -291,9 +290,7 @@ def rewind(
         ) from error
 
 
-def _rewind(
-    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, same_step: bool
-) -> list[str]:
+def _rewind(run_dir: Path, step: int, epochs: float, print_freq: int, same_step: bool) -> list[str]:
     folder, disk = checkpoints_of(run_dir), RealDisk()
     tidy(folder, disk=disk)
     notes = []
@@ -314,8 +311,8 @@ def _rewind(
     metrics = run_dir / METRICS
     if metrics.exists():
         lines = metrics.read_bytes().decode(errors="replace").splitlines()
-        kept = [line for line in lines if _is_kept(line, step, steps_per_epoch, print_freq)]
-        replace_file(metrics, "".join(line + "\n" for line in kept).encode(), disk=disk)
+        kept = "".join(f"{line}\n" for line in _kept(lines, step, epochs, print_freq))
+        replace_file(metrics, kept.encode(), disk=disk)
     _mark(run_dir / LOG, step)
     return notes
 
@@ -337,27 +334,29 @@ def _mark(log: Path, step: int) -> None:
         )
 
 
-def _is_kept(line: str, step: int, steps_per_epoch: int, print_freq: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:  # the last line of a run that was killed while writing it
-        return False
-    match record:
-        case {"kind": "train", "step": int(number), "step_in_epoch": int(within)}:
-            # Where a start ended it reported its last step, which no other would have.
-            due = within % print_freq == 0 or within == steps_per_epoch - 1
-            return number < step and due
-        case {"kind": "eval", "in_turn": False}:
-            return False
-        case {"kind": "epoch" | "eval", "epoch": int(epoch)}:
-            return (epoch + 1) * steps_per_epoch <= step
-        case {"kind": "checkpoint", "step": int(number)}:
-            return number <= step
-        case {"kind": "end"}:
-            return False
-        case {"kind": str()}:
-            return True
-    return False
+def _kept(lines: list[str], step: int, epochs: float, print_freq: int) -> Iterator[str]:
+    last = 0  # of an epoch's steps, as the start that wrote the lines counted
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a run that was killed while writing it
+            continue
+        match record:
+            case {"kind": "start", "steps_per_epoch": int(length)}:
+                last, keep = length - 1, True
+            case {"kind": "train", "step": int(number), "step_in_epoch": int(within)}:
+                # Where a start ended it reported its last step, which no other would have.
+                keep = number < step and (within % print_freq == 0 or within == last)
+            case {"kind": "eval", "in_turn": False} | {"kind": "end"}:
+                keep = False
+            case {"kind": "epoch" | "eval", "epoch": int(epoch)}:
+                keep = epoch + 1 <= epochs
+            case {"kind": "checkpoint", "step": int(number)}:
+                keep = number <= step
+            case _:
+                keep = isinstance(record, dict) and isinstance(record.get("kind"), str)
+        if keep:
+            yield line
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -20,7 +20,7 @@ from shufflenet_fn.run.loop import train
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.restarting import agreed
-from shufflenet_fn.run.resume import idle_cores
+from shufflenet_fn.run.resumed_settings import idle_cores
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores

@@ -100,8 +100,7 @@ def forward(
     must own, and no moments are returned. This requires ``backend.batch_norm_update_``.
     """
     check_images(x)
-    if policy is None or policy.use_autocast:
-        _check_dtype(x, variables.params["conv1"]["conv"]["weight"].dtype, policy)
+    check_dtype(x, variables.params["fc"]["weight"].dtype, policy)
     if train and fewest_values(x.shape[0], *x.shape[2:]) <= 1:
         raise ValueError(
             f"x of shape {tuple(x.shape)} leaves no more than 1 value per channel to the last batch norms, "
@@ -119,10 +118,10 @@ def forward(
 
 
 def check_images(x: Tensor) -> None:
-    """Check shape and kind of dtype, which a transform or a compiler knows as well.
+    """Check what transforms and compilers know of ``x`` too.
 
     Raises:
-        ValueError: ``x`` is not normalised images (N, 3, H, W).
+        ValueError: it is no floating-point (N, 3, H, W).
     """
     if not isinstance(x, Tensor):
         raise ValueError(f"x must be a torch.Tensor of images (N, 3, H, W), not {type(x).__name__}")
@@ -135,14 +134,21 @@ def check_images(x: Tensor) -> None:
         )
 
 
-def _check_dtype(x: Tensor, own: torch.dtype, policy: Policy | None) -> None:
+def check_dtype(x: Tensor, own: torch.dtype, policy: Policy | None) -> None:
+    """Check that ``x`` is of the parameters' dtype ``own``, or will be.
+
+    Raises:
+        ValueError: neither ``policy`` nor autocast casts it.
+    """
+    if x.dtype == own or not (policy is None or policy.use_autocast):
+        return
     autocast = policy is not None or torch.is_autocast_enabled(x.device.type)
-    # Autocast leaves float64 as it is.
-    if x.dtype != own and not (autocast and torch.float64 not in (x.dtype, own)):
-        raise ValueError(
-            f"x is {x.dtype} and the parameters are {own}: pass x.to({own}), or a policy that casts both, "
-            "such as policy=get_policy('fp32')"
-        )
+    if autocast and torch.float64 not in (x.dtype, own):  # which autocast leaves as it is
+        return
+    raise ValueError(
+        f"x is {x.dtype} and the parameters are {own}: pass x.to({own}), or a policy that casts both, such "
+        "as policy=get_policy('fp32')"
+    )
 
 
 def _forward(

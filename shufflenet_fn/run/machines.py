@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import TrainSettings, renamed
 from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn.run.directory import CONFIG
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _PORTS: Final = 65535
 
@@ -100,3 +104,28 @@ def device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
     if settings.devices is None and settings.multiprocessing_distributed:
         return tuple(range(max(1, available)))
     return tuple(range(settings.devices or 1))
+
+
+def num_nodes_of(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
+    """Return the number of machines of a start, of which ``asked`` is what it resumes."""
+    if fresh is not None:
+        return fresh.settings.num_nodes
+    if "num_nodes" in given:
+        return int(given["num_nodes"])
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
+        return int(renamed(stored["settings"])["num_nodes"])
+    return 1
+
+
+@contextlib.contextmanager
+def naming_node_rank(missing: bool) -> Iterator[None]:
+    """Add to errors of the run directory that it may belong to another machine."""
+    try:
+        yield
+    except UserError as error:
+        if missing:
+            raise type(error)(
+                f"{error} (Without --node-rank this is machine 0: every other one needs its own number.)"
+            ) from error
+        raise

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +22,7 @@ from shufflenet_fn.config.derived import (
 from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
-from shufflenet_fn.config.settings import TrainSettings, renamed
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.native.choose import choose_image_reader
@@ -35,13 +34,18 @@ from shufflenet_fn.run.directory import (
     CONFIG,
     check_links,
     create_run_dir,
-    locked,
-    not_locked,
     rewind_to,
     write_description,
 )
 from shufflenet_fn.run.epochs import count_epochs, rate_jump
-from shufflenet_fn.run.machines import device_numbers, nodes_of, under_torchrun
+from shufflenet_fn.run.lock import locked, not_locked
+from shufflenet_fn.run.machines import (
+    device_numbers,
+    naming_node_rank,
+    nodes_of,
+    num_nodes_of,
+    under_torchrun,
+)
 from shufflenet_fn.run.manifest import check_classes
 from shufflenet_fn.run.resume import (
     AUTO,
@@ -56,7 +60,7 @@ from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 
 _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 
@@ -129,10 +133,10 @@ def prepare_run(
     is_main = rank == 0 if world is None else world.is_main
     lock = locked if is_main else not_locked
     node_rank_missing = (
-        world is None and "node_rank" not in given and _num_nodes(asked, fresh, given) > 1
+        world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
     )
     found = Found()
-    with _naming_node_rank(node_rank_missing):
+    with naming_node_rank(node_rank_missing):
         if asked == AUTO:
             assert fresh is not None
             found = find_run(fresh.settings, lock, held)
@@ -162,7 +166,7 @@ def prepare_run(
 
     # The run directory: made, or brought back to the checkpoint.
     warning = found.warning
-    with _naming_node_rank(node_rank_missing):
+    with naming_node_rank(node_rank_missing):
         run_dir = found.run_dir or _run_dir(resolved, world)
         if found.run_dir is None and is_main:
             warning = held.enter_context(lock(run_dir))
@@ -193,30 +197,6 @@ def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
         if path != AUTO and not Path(path).exists():  # removed since, as the run has gone on
             return str(run_of(Path(path)) or path)
     return path
-
-
-def _num_nodes(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
-    if fresh is not None:
-        return fresh.settings.num_nodes
-    if "num_nodes" in given:
-        return int(given["num_nodes"])
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
-        return int(renamed(stored["settings"])["num_nodes"])
-    return 1
-
-
-@contextlib.contextmanager
-def _naming_node_rank(missing: bool) -> Iterator[None]:
-    """Add to errors of the run directory that it may belong to another machine."""
-    try:
-        yield
-    except UserError as error:
-        if missing:
-            raise type(error)(
-                f"{error} (Without --node-rank this is machine 0: every other one needs its own number.)"
-            ) from error
-        raise
 
 
 def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> RunPlan:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from shufflenet_fn.checkpoint.format import epochs_done
-from shufflenet_fn.checkpoint.inventory import checkpoints
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.checkpoint.read import Content, read_manifest
 from shufflenet_fn.config.derived import global_batch
 from shufflenet_fn.config.settings import TrainSettings
@@ -80,7 +80,7 @@ def count_epochs(
         if now != was
     ]
     end = f"--resume {checkpoint} --max-steps {before.start(epoch + 1)}"
-    earlier = _end_before(checkpoint)
+    earlier = _end_before(checkpoint, step)
     raise UsageError(
         f"the checkpoint {checkpoint} is after update {number} of {before.length} of an epoch, whose rest "
         f"cannot be trained with {' and '.join(changes) or f'{length} updates'}: some images would be shown "
@@ -90,12 +90,13 @@ def count_epochs(
     )
 
 
-def _end_before(checkpoint: Path) -> Path | None:
-    """Return the newest checkpoint beside ``checkpoint``, and older, that lies at the end of an epoch."""
-    for path in checkpoints(checkpoint.parent):
+def _end_before(checkpoint: Path, step: int) -> Path | None:
+    """Return the newest checkpoint of the run before ``step`` that lies at the end of an epoch."""
+    for path in checkpoints(checkpoints_of(checkpoint.parent.parent)):
         with contextlib.suppress(UserError):
-            done = epochs_done(read_manifest(path))
-            if path.name < checkpoint.name and done is not None and done.is_integer():
+            manifest = read_manifest(path)
+            done = epochs_done(manifest)
+            if manifest["step"] < step and done is not None and done.is_integer():
                 return path
     return None
 

@@ -11,7 +11,7 @@ from shufflenet_fn.checkpoint.format import DamagedCheckpoint
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.run.epochs import Epochs
 from shufflenet_fn.run.fingerprint import compare
-from shufflenet_fn.run.timing import EpochSums, Scores
+from shufflenet_fn.run.timing import Scores
 from shufflenet_fn_backends.support.errors import UsageError
 
 
@@ -53,12 +53,6 @@ def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
             f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
             "Restore the data, or start a new run with --pretrained."
         )
-
-
-def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
-    """Return the sums of the epoch that a checkpoint lies in; ``None`` at the end of one."""
-    sums = manifest["unfinished"]
-    return None if sums is None else EpochSums(**sums)
 
 
 def last_scores(manifest: Mapping[str, Any]) -> Scores | None:

@@ -39,7 +39,7 @@ from shufflenet_fn.run.build import build_augmentation, build_mixing
 from shufflenet_fn.run.epochs import Epochs, count_epochs
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.fingerprint import fingerprint_of
-from shufflenet_fn.run.manifest import differences, last_scores, unfinished_epoch
+from shufflenet_fn.run.manifest import differences, last_scores
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
@@ -160,7 +160,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         content.release()
         stored = manifest["best"]
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
-        unfinished = unfinished_epoch(manifest)
+        unfinished = EpochSums(**manifest["unfinished"]) if manifest["unfinished"] else None
         if stored and pointed_to(checkpoints_of(plan.run_dir), BEST) is not None:
             best = Best(**stored)
     if world.is_main:

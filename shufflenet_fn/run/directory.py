@@ -204,39 +204,35 @@ def rewind(
         UserError: the disk is full or not writable. What was there is still there.
     """
     try:
-        return _rewind(run_dir, step, epochs, print_freq, same_step)
+        folder, disk = checkpoints_of(run_dir), RealDisk()
+        tidy(folder, disk=disk)
+        notes = []
+        best = pointed_to(folder, BEST)
+        # A link is no checkpoint, but it would be in the way of one.
+        for checkpoint in (*checkpoints(folder), *links(folder)):
+            number = step_of(checkpoint.name) or 0
+            if number < step or (number == step and same_step):
+                continue
+            if checkpoint == best:
+                disk.unlink(folder / f"{BEST}.json")
+            aside = _free(folder, f"superseded-{checkpoint.name}")
+            disk.rename(checkpoint, aside)
+            of = "a later step" if number > step else "another branch"
+            notes.append(f"{checkpoint.name} is of {of} and was renamed to {aside.name}")
+        if notes:
+            disk.flush(folder)
+        metrics = run_dir / METRICS
+        if metrics.exists():
+            lines = metrics.read_bytes().decode(errors="replace").splitlines()
+            kept = "".join(f"{line}\n" for line in _kept(lines, step, epochs, print_freq))
+            replace_file(metrics, kept.encode(), disk=disk)
+        _mark(run_dir / LOG, step)
+        return notes
     except OSError as error:
         raise UserError(
             f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
             "Free some space or make it writable, then give the same command again."
         ) from error
-
-
-def _rewind(run_dir: Path, step: int, epochs: float, print_freq: int, same_step: bool) -> list[str]:
-    folder, disk = checkpoints_of(run_dir), RealDisk()
-    tidy(folder, disk=disk)
-    notes = []
-    best = pointed_to(folder, BEST)
-    # A link is no checkpoint, but it would be in the way of one.
-    for checkpoint in (*checkpoints(folder), *links(folder)):
-        number = step_of(checkpoint.name) or 0
-        if number < step or (number == step and same_step):
-            continue
-        if checkpoint == best:
-            disk.unlink(folder / f"{BEST}.json")
-        aside = _free(folder, f"superseded-{checkpoint.name}")
-        disk.rename(checkpoint, aside)
-        of = "a later step" if number > step else "another branch"
-        notes.append(f"{checkpoint.name} is of {of} and was renamed to {aside.name}")
-    if notes:
-        disk.flush(folder)
-    metrics = run_dir / METRICS
-    if metrics.exists():
-        lines = metrics.read_bytes().decode(errors="replace").splitlines()
-        kept = "".join(f"{line}\n" for line in _kept(lines, step, epochs, print_freq))
-        replace_file(metrics, kept.encode(), disk=disk)
-    _mark(run_dir / LOG, step)
-    return notes
 
 
 def _mark(log: Path, step: int) -> None:

@@ -67,25 +67,28 @@ def count_epochs(
     checkpoint, manifest = resume.path, resume.manifest
     before, step = epochs_of(manifest), manifest["step"]
     epoch, number = before.place(step)
-    if (length, batch) == (before.length, manifest["global_batch"]):
-        return before
     if number == 0:
-        return Epochs(length, epoch * length - step)
+        return before if length == before.length else Epochs(length, epoch * length - step)
+    stored = manifest["global_batch"], manifest["settings"].get("repeats", 1)
+    if (length, batch, settings.repeats) == (before.length, *stored):
+        return before
+    was = manifest["identity"].get("training images", images)
     changes = [
-        f"{now} {what} instead of {was}"
-        for what, now, was in (
-            ("images per update", batch, manifest["global_batch"]),
-            ("training images", images, manifest["identity"].get("training images", images)),
+        f"{now} {what} instead of {then}"
+        for what, now, then in (
+            ("images per update", batch, stored[0]),
+            ("showings of an image", settings.repeats, stored[1]),
+            ("training images", images, was),
         )
-        if now != was
+        if now != then
     ]
     end = f"--resume {checkpoint} --max-steps {before.start(epoch + 1)}"
     earlier = _end_before(checkpoint, step)
     raise UsageError(
         f"the checkpoint {checkpoint} is after update {number} of {before.length} of an epoch, whose rest "
         f"cannot be trained with {' and '.join(changes) or f'{length} updates'}: some images would be shown "
-        f"twice, and others never. End the epoch as it was begun, with shufflenet-fn train {end}, and change "
-        "it then"
+        f"twice, and others never. {'End' if images == was else 'Restore the data, end'} the epoch as it was "
+        f"begun, with shufflenet-fn train {end}, and change it then"
         + (f"; or go on from the epoch before with --resume {earlier}." if earlier else ".")
     )
 

@@ -126,7 +126,9 @@ def train(
             meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
             if meter.fps is not None:
                 fps.append(meter.fps)
-            _say_replaced(run)
+            replaced = replaced_line(run.bad_train, len(run.train_set), plan.run_dir, world)
+            if replaced and world.is_main:
+                reporter.warning(replaced)
             # Evaluate if it is due, then save.
             unfinished = None if step == end else meter.sums
             due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
@@ -143,12 +145,6 @@ def train(
             if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
                 return stop_here(run, saver, stopping, step)
     return finish(run, fps, started, saver.costs)
-
-
-def _say_replaced(run: Training) -> None:
-    line = replaced_line(run.bad_train, len(run.train_set), run.plan.run_dir, run.world)
-    if line and run.world.is_main:
-        run.reporter.warning(line)
 
 
 # -------------------------------------------------------------------------------------- one epoch

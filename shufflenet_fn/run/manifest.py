@@ -36,7 +36,7 @@ def differences(
         done, _ = epochs.place(manifest["step"])
         warnings.append(
             f"steps_per_epoch is {epochs.length}, and was {before} when the checkpoint was written: "
-            f"{done} of the run's epochs are done, and the others have the new number"
+            f"epochs from {done} on have the new number"
         )
     return warnings
 

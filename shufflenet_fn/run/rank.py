@@ -106,13 +106,13 @@ def _run_rank(
         contextlib.ExitStack() as stack,
     ):
         plan = agreed(plan, world)
-        log: RunFiles | RankLog
+        log: RankLog
         reporter: Reporter
         if world.is_main:
             log = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
             reporter = Reporters(display, log)
         else:
-            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
+            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir / _log_name(world))))
             reporter = Silent()
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(

@@ -67,7 +67,26 @@ def _settings_by_origin(plan: RunPlan) -> list[tuple[str, str]]:
     ] + [("defaults", " ".join(groups.get("default", [])))]
 
 
-class RunFiles:
+class RankLog:
+    """The log of a rank: what it ran on, what was said, and how it ended."""
+
+    def __init__(self, path: Path) -> None:
+        self._log = open(path, "a", buffering=1)  # noqa: SIM115  closed by close()
+
+    def event(self, event: Event) -> None:
+        """Do nothing: rank 0 writes the events down."""
+
+    def note(self, text: str) -> None:
+        print(text, file=self._log)
+
+    def warning(self, text: str) -> None:
+        print(f"warning: {text}", file=self._log)
+
+    def close(self) -> None:
+        self._log.close()
+
+
+class RunFiles(RankLog):
     """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
 
     One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval``, ``checkpoint`` or
@@ -75,7 +94,7 @@ class RunFiles:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._log = open(run_dir / LOG, "a", buffering=1)  # noqa: SIM115  closed by close()
+        super().__init__(run_dir / LOG)
         self._metrics = open(run_dir / METRICS, "a", buffering=1)  # noqa: SIM115
         self._device, self._steps_per_epoch = "cpu", 1
 
@@ -87,36 +106,11 @@ class RunFiles:
         record = {"kind": _KINDS[type(event)], "time": time.time(), **_plain(event)}
         print(to_json(record), file=self._metrics)
 
-    def note(self, text: str) -> None:
-        print(text, file=self._log)
-
-    def warning(self, text: str) -> None:
-        print(f"warning: {text}", file=self._log)
-
     def close(self) -> None:
         try:
-            self._log.close()
+            super().close()
         finally:  # on a full disk closing the first one fails
             self._metrics.close()
-
-
-class RankLog:
-    """``log.rankN.txt`` of a rank other than 0: what it ran on and how it ended."""
-
-    def __init__(self, run_dir: Path, rank: int) -> None:
-        self._log = open(run_dir / f"log.rank{rank}.txt", "a", buffering=1)  # noqa: SIM115
-
-    def event(self, event: Event) -> None:
-        """Rank 0 writes the events down."""
-
-    def note(self, text: str) -> None:
-        print(text, file=self._log)
-
-    def warning(self, text: str) -> None:
-        print(f"warning: {text}", file=self._log)
-
-    def close(self) -> None:
-        self._log.close()
 
 
 _KINDS: dict[type, str] = {

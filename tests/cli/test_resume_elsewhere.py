@@ -219,6 +219,9 @@ def test_a_finished_run_keeps_its_results(
     command: Command, run: Path, options: tuple[object, ...], way_on: str
 ) -> None:
     """Where its command is given once more, as by a scheduler: a start without steps has no speed."""
+    if options:  # a trial that has come to its end
+        third = run / "checkpoints" / "step-00000003"
+        assert command("train", "--resume", third, *options).code == 0
     results = json.loads((run / "results.json").read_text())
     outcome = command("train", "--resume", run, *options)
     assert outcome.code == 0, outcome.err

@@ -24,6 +24,7 @@ def manifest(step: int, epoch: int, within: int | None = None) -> dict[str, Any]
     return {
         **dict(step=step, epoch=epoch, unfinished=unfinished, steps_per_epoch=6, global_batch=6),
         "identity": {"training images": 36},
+        "settings": {},
     }
 
 
@@ -43,6 +44,7 @@ def counted(about: dict[str, Any], *, images: int = 36, world: int = 1, **change
         (manifest(12, 1), {"batch_size": 4}, Epochs(9, 6)),
         (manifest(12, 1), {"accumulate": 3}, Epochs(2, -8)),
         (manifest(12, 1), {"images": 48}, Epochs(8, 4)),
+        (manifest(12, 1), {"repeats": 2}, Epochs(6)),
         (manifest(9, 1), {"batch_size": 12}, Epochs(3, -3)),  # changed once before
         (manifest(11, 2, 2), {}, Epochs(6, 3)),
         (manifest(0, 0), {"batch_size": 12}, Epochs(3)),  # before the first update
@@ -63,7 +65,8 @@ def test_epochs_done_stay_done(
         ({"batch_size": 12}, "12 images per update instead of 6"),
         ({"batch_size": 5, "images": 30}, "5 images per update instead of 6 and 30 training"),
         ({"accumulate": 2}, "12 images per update instead of 6"),
-        ({"images": 30}, "30 training images instead of 36"),
+        ({"images": 30}, "30 training images instead of 36.*Restore the data"),
+        ({"repeats": 2}, "2 showings of an image instead of 1"),
     ],
 )
 def test_a_change_within_an_epoch_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -15,6 +15,7 @@ from shufflenet_fn.checkpoint.format import (
     OWN_HASH,
     DamagedCheckpoint,
     NewerCheckpoint,
+    epochs_done,
 )
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
@@ -113,11 +114,11 @@ def _listed(path: Path, latest: bool, best: bool) -> Listed:
         verify(path)
     except DamagedCheckpoint as error:
         problem = error.reason
-    saved_at, length = manifest.get("saved_at"), manifest.get("steps_per_epoch")
+    saved_at = manifest.get("saved_at")
     return Listed(
         name=path.name,
         step=manifest["step"],
-        epoch=manifest["step"] / length if type(length) is int and length > 0 else None,
+        epoch=epochs_done(manifest),
         saved_at=saved_at if type(saved_at) is float and 0 <= saved_at < _YEAR_10000 else None,
         accuracy1=accuracy(manifest),
         bytes=size,

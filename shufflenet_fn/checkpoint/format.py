@@ -78,6 +78,27 @@ def step_of(name: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def epochs_done(manifest: Mapping[str, Any]) -> float | None:
+    """Return the epochs that a run had done, with the share of one; ``None`` of what no run has written.
+
+    The number of updates does not tell: an epoch may have had another number of them before a resume.
+    """
+    match manifest:
+        case {"step": 0}:
+            return 0.0
+        case {"epoch": int(epoch), "unfinished": None} if 0 <= epoch < 10**9:
+            return epoch + 1.0
+        case {
+            "epoch": int(epoch),
+            "unfinished": {"steps": int(steps)},
+            "steps_per_epoch": int(length),
+        } if 0 <= epoch < 10**9 and 0 <= steps <= length != 0:
+            return epoch + steps / length
+        case {"step": int(step), "steps_per_epoch": int(length)} if length > 0:
+            return step / length
+    return None
+
+
 def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -13,6 +13,7 @@ from shufflenet_fn.checkpoint.format import (
     REPLACED,
     DamagedCheckpoint,
     NewerCheckpoint,
+    epochs_done,
     step_of,
 )
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
@@ -201,10 +202,8 @@ def accuracy(manifest: dict[str, Any]) -> float | None:
 
 
 def _is_milestone(manifest: dict[str, Any], every: int) -> bool:
-    match manifest:
-        case {"step": int(step), "steps_per_epoch": int(length)} if every and length > 0:
-            return step % (every * length) == 0
-    return False
+    done = epochs_done(manifest)
+    return bool(every) and done is not None and done % every == 0
 
 
 def _is_good(checkpoint: Path) -> bool:

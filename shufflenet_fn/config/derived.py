@@ -7,6 +7,7 @@ import math
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.schedule import rank_batch_size
+from shufflenet_fn.model.architecture import REDUCTION, fewest_values
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.support.errors import UsageError
@@ -76,6 +77,23 @@ def lanes_of(settings: TrainSettings, world_size: int) -> int:
 def lanes_per_device(settings: TrainSettings, world_size: int) -> int:
     """Return how many lanes each device computes, one after the other. Raises as ``lanes_of``."""
     return lanes_of(settings, world_size) // world_size
+
+
+def check_values(images: int, settings: TrainSettings) -> None:
+    """Check that batch norms see more than one value per channel. ``images``: of a lane.
+
+    Raises:
+        UsageError: they do not, so that no output depends on its image.
+    """
+    size, batch = settings.image_size, settings.batch_size
+    if fewest_values(images, size, size) > 1:
+        return
+    raise UsageError(
+        f"--batch-size {batch} is {images} image per lane, which at --image-size {size} leaves one value per "
+        "channel to the last batch norms. In training they need more than one: otherwise nothing depends on "
+        f"the image. Give --batch-size {2 * batch}, fewer --lanes or --devices, or --image-size "
+        f"{REDUCTION + 1} or more."
+    )
 
 
 def _divisors(number: int) -> list[int]:

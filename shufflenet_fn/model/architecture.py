@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from shufflenet_fn.model.config import ShuffleNetConfig
+
+REDUCTION: Final = 32
+"""Pixels of the image along an axis for each of the last feature map, rounded up: five strides of 2."""
 
 
 class ConvBN(NamedTuple):
@@ -43,6 +46,11 @@ def conv_layers(config: ShuffleNetConfig) -> Iterator[ConvBN]:
             yield from _branch2(path, width // 2, width // 2, stride=1)
         channels = width
     yield ConvBN(("conv5",), channels, last, 1, 1, 1, ("conv5.0", "conv5.1"))
+
+
+def fewest_values(images: int, height: int, width: int) -> int:
+    """Return the values per channel that the last batch norms see, which see fewest."""
+    return images * -(-height // REDUCTION) * -(-width // REDUCTION)
 
 
 def _downsampling_unit(stage: str, in_channels: int, half: int) -> Iterator[ConvBN]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig
-from shufflenet_fn.model.network import Layer, body
+from shufflenet_fn.model.network import Layer, body, check_dtype, check_images
 from shufflenet_fn.model.variables import Params, Variables, get_path, set_path
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.tree import register_node, tree_map
@@ -100,10 +100,10 @@ def infer(
         policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
 
     Raises:
-        ValueError: ``x`` is not (N, 3, H, W), or ``params`` were folded for a backend with another channel
-            order.
+        ValueError: ``x`` is not (N, 3, H, W) or not floating point, or ``params`` were folded for a backend
+            with another channel order.
     """
-    _check(params, x, backend)
+    _check(params, x, backend, policy)
     twin = backend.physical if params.physical else backend
     assert twin is not None
     policy = policy or _as_they_are(x)
@@ -137,7 +137,7 @@ def make_predictor(
     recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
 
     def predict(x: Tensor) -> Tensor:
-        _check(params, x, backend)
+        _check(params, x, backend, policy)
         x = policy.cast_input(x)
         features = recorded.get(x.shape[1:])
         if features is None:
@@ -189,9 +189,12 @@ def _head(tree: Params, features: Tensor) -> Tensor:
     return nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
 
 
-def _check(params: InferenceParams, x: Tensor, backend: Backend[Any]) -> None:
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+def _check(
+    params: InferenceParams, x: Tensor, backend: Backend[Any], policy: Policy | None
+) -> None:
+    check_images(x)
+    if policy is not None:
+        check_dtype(x, params.params["fc"]["weight"].dtype, policy)
     if params.physical != (backend.physical is not None):
         raise ValueError(
             f"the parameters were folded for another backend than {backend.name}, with another channel "

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol
 
+import torch
 import torch.nn.functional as nnf
 from torch import Tensor
 
+from shufflenet_fn.model.architecture import REDUCTION, fewest_values
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, update_running_stats
 from shufflenet_fn.model.variables import BatchStats, Variables
@@ -67,7 +69,8 @@ def apply(
         ``logits`` (N, num_classes) and ``batch_stats``, both in training and in evaluation.
 
     Raises:
-        ValueError: ``x`` is not (N, 3, H, W).
+        ValueError: ``x`` is not (N, 3, H, W), not floating point, without a policy not of the parameters'
+            dtype, or leaves a batch norm one value per channel in training.
 
     Example:
         >>> logits, batch_stats = apply(config, variables, torch.zeros(2, 3, 64, 64), train=True)
@@ -96,8 +99,13 @@ def forward(
     ``update_stats``, the kernels write the new statistics into ``variables.batch_stats``, which the caller
     must own, and no moments are returned. This requires ``backend.batch_norm_update_``.
     """
-    if x.ndim != 4 or x.shape[1] != 3:
-        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    check_images(x)
+    check_dtype(x, variables.params["fc"]["weight"].dtype, policy)
+    if train and fewest_values(x.shape[0], *x.shape[2:]) <= 1:
+        raise ValueError(
+            f"x of shape {tuple(x.shape)} leaves no more than 1 value per channel to the last batch norms, "
+            f"which need more in training: give more images, or ones larger than {REDUCTION} pixels"
+        )
     layer = _layer(backend, config, train=train, update_stats=update_stats)
     if policy is None:
         return _forward(config, variables, x, layer, backend)
@@ -107,6 +115,40 @@ def forward(
             config, Variables(params, variables.batch_stats), policy.cast_input(x), layer, backend
         )
     return policy.cast_output(logits), moments
+
+
+def check_images(x: Tensor) -> None:
+    """Check what transforms and compilers know of ``x`` too.
+
+    Raises:
+        ValueError: it is no floating-point (N, 3, H, W).
+    """
+    if not isinstance(x, Tensor):
+        raise ValueError(f"x must be a torch.Tensor of images (N, 3, H, W), not {type(x).__name__}")
+    if x.ndim != 4 or x.shape[1] != 3 or 0 in x.shape[2:]:
+        raise ValueError(f"x must be images of shape (N, 3, H, W), not {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise ValueError(
+            f"x must be normalised images of a floating-point dtype, not {x.dtype}: "
+            "shufflenet_fn.data.device_ops.normalize makes them from uint8 ones"
+        )
+
+
+def check_dtype(x: Tensor, own: torch.dtype, policy: Policy | None) -> None:
+    """Check that ``x`` is of the parameters' dtype ``own``, or will be.
+
+    Raises:
+        ValueError: neither ``policy`` nor autocast casts it.
+    """
+    if x.dtype == own or not (policy is None or policy.use_autocast):
+        return
+    autocast = policy is not None or torch.is_autocast_enabled(x.device.type)
+    if autocast and torch.float64 not in (x.dtype, own):  # which autocast leaves as it is
+        return
+    raise ValueError(
+        f"x is {x.dtype} and the parameters are {own}: pass x.to({own}), or a policy that casts both, such "
+        "as policy=get_policy('fp32')"
+    )
 
 
 def _forward(

@@ -62,8 +62,13 @@ class InitialState(NamedTuple):
     notes: list[str]
 
 
-def build_schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
-    """Return the learning-rate schedule that ``--schedule`` names."""
+def build_schedule(settings: TrainSettings, steps_per_epoch: int, shift: int = 0) -> Schedule:
+    """Return the learning-rate schedule that ``--schedule`` names; ``shift`` is that of ``Epochs``."""
+    schedule = _schedule(settings, steps_per_epoch)
+    return schedule if shift == 0 else lambda step: schedule(step + shift)
+
+
+def _schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
     base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warm_up_epochs
     total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
     match settings.schedule:

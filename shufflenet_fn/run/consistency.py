@@ -1,4 +1,4 @@
-"""Checks that all ranks of a run were given the same: settings, data, and one run directory."""
+"""Checks that all ranks were given the same settings, data and run directory; one checkpoint for all."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from typing import Any, Final, NamedTuple
 from shufflenet_fn.config.derived import global_batch, lanes_of
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.directory import LOCK
+from shufflenet_fn.run.directory import rewind_to
 from shufflenet_fn.run.fingerprint import DATA, ROUNDING
+from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn.run.plan import RunPlan
+from shufflenet_fn.run.resume import Chosen, Resume, newest_of, same_or_read
 from shufflenet_fn_backends.support.errors import UsageError
 
 # What may differ between machines: how they meet, their devices and cores, the path of their data, and what
@@ -160,3 +162,35 @@ def _lock_of(run_dir: Path, world: World) -> bytes | None:
         return (run_dir / LOCK).read_bytes()
     except OSError:
         return None
+
+
+def agreed(plan: RunPlan, world: World) -> RunPlan:
+    """Return ``plan`` with the checkpoint that rank 0 has chosen.
+
+    After a restart, rank 0 looks for the newest good checkpoint and rewinds the run directory to it.
+
+    Raises:
+        UsageError: ranks were given different jobs.
+    """
+    check_same_plan(plan, world)
+    resume: Resume | None = plan.resume
+    notes: tuple[str, ...] = ()
+    if world.is_main and world.attempt:
+        resume, notes = _newest(plan, world)
+    own = None if resume is None else Chosen(resume.checkpoint, resume.content.fingerprint)
+    chosen, notes = gather((own, notes), world)[0]
+    if not world.is_main:
+        resume = same_or_read(resume, chosen, plan.run_dir)
+    return plan._replace(resume=resume, notes=(*plan.notes, *notes))
+
+
+def _newest(plan: RunPlan, world: World) -> tuple[Resume | None, tuple[str, ...]]:
+    """Rewind the run directory of ``plan`` to the newest good checkpoint; notes also on skipped ones."""
+    resume, skipped = newest_of(plan.run_dir, plan.resume)
+    content, set_aside = rewind_to(None if resume is None else resume.content, plan.run_dir)
+    if resume is not None and content is not None:
+        resume = resume._replace(content=content)
+    where = (
+        "the beginning: there is no checkpoint yet" if resume is None else resume.checkpoint.name
+    )
+    return resume, (f"restart {world.attempt}: from {where}", *skipped, *set_aside)

@@ -6,22 +6,19 @@ machine, ``log.txt`` what was said, ``metrics.jsonl`` the same for programs, ``r
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import errno
 import importlib.metadata
 import json
 import os
 import platform
 import re
-import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from shufflenet_fn.checkpoint.format import REPLACED, step_of
+from shufflenet_fn.checkpoint.format import REPLACED, epochs_done, step_of
 from shufflenet_fn.checkpoint.inventory import (
     BEST,
     checkpoints,
@@ -34,16 +31,15 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.io import RealDisk, parse_json, read_regular, replace_file, to_json
+from shufflenet_fn.io import RealDisk, replace_file, to_json
 from shufflenet_fn.model.config import PREFIX
+from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 CONFIG: Final = "config.json"
 LOG: Final = "log.txt"
 METRICS: Final = "metrics.jsonl"
 RESULTS: Final = "results.json"
-LOCK: Final = "run.lock"
-_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _PACKAGES: Final = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "safetensors")
 
 
@@ -161,80 +157,6 @@ def processor() -> str:
     return platform.processor()
 
 
-class RunInUse(UserError):
-    """A live run holds the run directory."""
-
-
-@contextlib.contextmanager
-def locked(run_dir: Path) -> Iterator[str | None]:
-    """Hold the lock of ``run_dir`` during the body; gives a warning where the file system has no locks.
-
-    The kernel releases the lock when its holder ends, however it ends, so the file that stays is no obstacle.
-    On NFS it holds between machines as far as the server keeps locks (NFS 4, or 3 with lockd); where it does
-    not, nothing is locked, and the warning says so.
-
-    Raises:
-        RunInUse: another process holds it; the message says which.
-        UserError: the directory cannot be written.
-    """
-    from filelock import FileLock, Timeout
-
-    path, warning = run_dir / LOCK, None
-    lock = FileLock(path, timeout=0)
-    try:
-        run_dir.stat()  # the lock would make the folders that are missing
-        try:
-            lock.acquire()
-        except Timeout:
-            raise RunInUse(_in_use(run_dir, _holder(path))) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            warning = (
-                f"{run_dir} is on a file system without locks ({error.strerror}): make sure yourself that "
-                "no other run writes in it."
-            )
-        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        RealDisk().write(path, to_json(note).encode())
-    except OSError as error:
-        lock.release()
-        raise UserError(
-            f"cannot write in the run directory {run_dir}: {error.strerror or error}. Free some space or "
-            "make it writable, or choose another --run-dir."
-        ) from error
-    try:
-        yield warning
-    finally:
-        # A file system that has gone bad must not hide how the run ended.
-        with contextlib.suppress(OSError):
-            lock.release()
-
-
-@contextlib.contextmanager
-def not_locked(run_dir: Path) -> Iterator[str | None]:
-    """Do nothing: for processes beside the one that holds the lock."""
-    yield None
-
-
-def _holder(path: Path) -> dict[str, Any]:
-    try:
-        note = parse_json(read_regular(path, limit=4096))
-        return note if isinstance(note, dict) else {}
-    except (OSError, ValueError):  # it has the lock, and has not yet said who it is
-        return {}
-
-
-def _in_use(run_dir: Path, holder: dict[str, Any]) -> str:
-    who, since = "another run", holder.get("started")
-    if isinstance(since, float):
-        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-        who = f"process {holder.get('pid')} on {holder.get('host')}, since {when}"
-    return (
-        f"the run directory {run_dir} is in use by {who}. Wait for it, or stop it (kill -TERM lets it save), "
-        "or choose another --run-dir."
-    )
-
-
 def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, list[str]]:
     """Bring ``run_dir`` back to where it was at a checkpoint; to the very beginning without one.
 
@@ -242,7 +164,7 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
     ``rewind``.
     """
     if content is None:
-        return None, rewind(run_dir, 0, 1, 1)
+        return None, rewind(run_dir, 0, 0.0, 1)
     checkpoint, manifest = content.path, content.manifest
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
@@ -250,9 +172,8 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
     # Of the same step as one that was set aside before, there may be one of the branch that is left now.
     is_own = lies_in(folder, checkpoint)
     is_aside = is_own and step_of(checkpoint.name) is None
-    notes = rewind(
-        run_dir, manifest["step"], manifest["steps_per_epoch"], print_freq, same_step=not is_aside
-    )
+    epochs = epochs_done(manifest) or 0.0
+    notes = rewind(run_dir, manifest["step"], epochs, print_freq, same_step=not is_aside)
     if not checkpoint.exists():
         # It was being replaced when the process was killed, and has its own name again.
         checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
@@ -269,11 +190,11 @@ def _is_the_best(manifest: dict[str, Any]) -> bool:
 
 
 def rewind(
-    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, *, same_step: bool = True
+    run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True
 ) -> list[str]:
     """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
 
-    ``same_step``: whether a checkpoint of ``step`` itself stays.
+    ``epochs``: how many they are. ``same_step``: whether a checkpoint of ``step`` itself stays.
     Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
     ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
     ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
@@ -283,41 +204,35 @@ def rewind(
         UserError: the disk is full or not writable. What was there is still there.
     """
     try:
-        return _rewind(run_dir, step, steps_per_epoch, print_freq, same_step)
+        folder, disk = checkpoints_of(run_dir), RealDisk()
+        tidy(folder, disk=disk)
+        notes = []
+        best = pointed_to(folder, BEST)
+        # A link is no checkpoint, but it would be in the way of one.
+        for checkpoint in (*checkpoints(folder), *links(folder)):
+            number = step_of(checkpoint.name) or 0
+            if number < step or (number == step and same_step):
+                continue
+            if checkpoint == best:
+                disk.unlink(folder / f"{BEST}.json")
+            aside = _free(folder, f"superseded-{checkpoint.name}")
+            disk.rename(checkpoint, aside)
+            of = "a later step" if number > step else "another branch"
+            notes.append(f"{checkpoint.name} is of {of} and was renamed to {aside.name}")
+        if notes:
+            disk.flush(folder)
+        metrics = run_dir / METRICS
+        if metrics.exists():
+            lines = metrics.read_bytes().decode(errors="replace").splitlines()
+            kept = "".join(f"{line}\n" for line in _kept(lines, step, epochs, print_freq))
+            replace_file(metrics, kept.encode(), disk=disk)
+        _mark(run_dir / LOG, step)
+        return notes
     except OSError as error:
         raise UserError(
             f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
             "Free some space or make it writable, then give the same command again."
         ) from error
-
-
-def _rewind(
-    run_dir: Path, step: int, steps_per_epoch: int, print_freq: int, same_step: bool
-) -> list[str]:
-    folder, disk = checkpoints_of(run_dir), RealDisk()
-    tidy(folder, disk=disk)
-    notes = []
-    best = pointed_to(folder, BEST)
-    # A link is no checkpoint, but it would be in the way of one.
-    for checkpoint in (*checkpoints(folder), *links(folder)):
-        number = step_of(checkpoint.name) or 0
-        if number < step or (number == step and same_step):
-            continue
-        if checkpoint == best:
-            disk.unlink(folder / f"{BEST}.json")
-        aside = _free(folder, f"superseded-{checkpoint.name}")
-        disk.rename(checkpoint, aside)
-        of = "a later step" if number > step else "another branch"
-        notes.append(f"{checkpoint.name} is of {of} and was renamed to {aside.name}")
-    if notes:
-        disk.flush(folder)
-    metrics = run_dir / METRICS
-    if metrics.exists():
-        lines = metrics.read_bytes().decode(errors="replace").splitlines()
-        kept = [line for line in lines if _is_kept(line, step, steps_per_epoch, print_freq)]
-        replace_file(metrics, "".join(line + "\n" for line in kept).encode(), disk=disk)
-    _mark(run_dir / LOG, step)
-    return notes
 
 
 def _mark(log: Path, step: int) -> None:
@@ -337,27 +252,29 @@ def _mark(log: Path, step: int) -> None:
         )
 
 
-def _is_kept(line: str, step: int, steps_per_epoch: int, print_freq: int) -> bool:
-    try:
-        record = json.loads(line)
-    except ValueError:  # the last line of a run that was killed while writing it
-        return False
-    match record:
-        case {"kind": "train", "step": int(number), "step_in_epoch": int(within)}:
-            # Where a start ended it reported its last step, which no other would have.
-            due = within % print_freq == 0 or within == steps_per_epoch - 1
-            return number < step and due
-        case {"kind": "eval", "in_turn": False}:
-            return False
-        case {"kind": "epoch" | "eval", "epoch": int(epoch)}:
-            return (epoch + 1) * steps_per_epoch <= step
-        case {"kind": "checkpoint", "step": int(number)}:
-            return number <= step
-        case {"kind": "end"}:
-            return False
-        case {"kind": str()}:
-            return True
-    return False
+def _kept(lines: list[str], step: int, epochs: float, print_freq: int) -> Iterator[str]:
+    last = 0  # of an epoch's steps, as the start that wrote the lines counted
+    for line in lines:
+        try:
+            record = json.loads(line)
+        except ValueError:  # the last line of a run that was killed while writing it
+            continue
+        match record:
+            case {"kind": "start", "steps_per_epoch": int(length)}:
+                last, keep = length - 1, True
+            case {"kind": "train", "step": int(number), "step_in_epoch": int(within)}:
+                # Where a start ended it reported its last step, which no other would have.
+                keep = number < step and (within % print_freq == 0 or within == last)
+            case {"kind": "eval", "in_turn": False} | {"kind": "end"}:
+                keep = False
+            case {"kind": "epoch" | "eval", "epoch": int(epoch)}:
+                keep = epoch + 1 <= epochs
+            case {"kind": "checkpoint", "step": int(number)}:
+                keep = number <= step
+            case _:
+                keep = isinstance(record, dict) and isinstance(record.get("kind"), str)
+        if keep:
+            yield line
 
 
 def _free(folder: Path, name: str) -> Path:

@@ -74,7 +74,7 @@ def check_step(
     # A loss scale finds its value by overflows: no news unless the loss itself is bad.
     if run.world.is_main and (run.scaling.kind == "none" or not what.startswith("the scaled")):
         run.reporter.warning(
-            f"step {step} (epoch {step // run.steps_per_epoch}) changed nothing: {what}, with learning rate "
+            f"step {step} (epoch {run.epochs.place(step)[0]}) changed nothing: {what}, with learning rate "
             f"{run.learning_rate(step):.4g}; {run.skipped_in_a_row} in a row, and --max-bad-steps is "
             f"{run.max_bad_steps}"
         )
@@ -102,7 +102,7 @@ def diverged(
     )
     row = f", bad step {run.skipped_in_a_row} in a row" if run.skipped_in_a_row > 1 else ""
     return UserError(
-        f"training diverged: {what} at step {step} (epoch {step // run.steps_per_epoch}){row}, with "
+        f"training diverged: {what} at step {step} (epoch {run.epochs.place(step)[0]}){row}, with "
         f"learning rate {run.learning_rate(step):.4g}{share}. {lower} --clip-norm 1 or a longer "
         f"--warm-up-epochs, or leave out single steps with --max-bad-steps. What is in {folder} is kept; "
         f"{kept}."
@@ -183,7 +183,7 @@ def _write(
     safetensors.torch.save_file(_tensors(batch), folder / BATCH)
     about = {
         "step": step,
-        "epoch": step // run.steps_per_epoch,
+        "epoch": run.epochs.place(step)[0],
         "what": what,
         "learning_rate": run.learning_rate(step),
         "loss_scale": [float(leaf) for leaf in tree_leaves(before.loss_scale)][:1],

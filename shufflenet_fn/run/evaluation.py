@@ -101,10 +101,10 @@ def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
 
 def owes_evaluation(run: Training, first: int) -> bool:
     """Return whether the run was stopped between the epoch that ends at ``first`` and its evaluation."""
-    if run.plan.resume is None or first == 0 or first % run.steps_per_epoch:
+    settings, (epochs, number) = run.plan.settings, run.epochs.place(first)
+    if run.plan.resume is None or epochs == 0 or number:
         return False
-    settings, epoch = run.plan.settings, first // run.steps_per_epoch - 1
-    if not evaluation_is_due(epoch, settings.epochs, settings.eval_freq):
+    if not evaluation_is_due(epochs - 1, settings.epochs, settings.eval_freq):
         return False
     return run.plan.resume.manifest["scores"] is None
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any, Final
+
+import torch
 
 from shufflenet_fn.distributed.failures import Failure
 from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S
 from shufflenet_fn.distributed.launch import Launch, launch
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.plan import RunPlan
-from shufflenet_fn.run.stopping import Stopped, at_once_text, stopping_text
+from shufflenet_fn.run.stopping import Stopped, at_once_text, say, stopping_text
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
 from shufflenet_fn_backends.support.subprocesses import run_module
@@ -68,7 +70,7 @@ def device_answers(plan: RunPlan, failure: Failure) -> bool:
     number = plan.devices[failure.local_rank]
     for attempt in range(1, ATTEMPTS + 1):
         answer = run_module(
-            "shufflenet_fn.run.device_answers",
+            "shufflenet_fn.run.launching",
             [plan.device, str(number)],
             timeout_s=_ANSWERS_WITHIN_S,
         )
@@ -78,3 +80,18 @@ def device_answers(plan: RunPlan, failure: Failure) -> bool:
         if attempt < ATTEMPTS:
             settling.wait(say)
     return False
+
+
+def compute_something(kind: str, number: int) -> None:
+    """Compute on device ``number``, or end with an error: ``python -m shufflenet_fn.run.launching npu 3``."""
+    runtime = runtime_of(kind)
+    runtime.prepare()
+    runtime.set_device(number)
+    total = torch.ones(64, 64, device=runtime.device(number)).sum()
+    runtime.synchronize()
+    if float(total) != 64 * 64:
+        raise SystemExit(f"{kind} {number} computes nonsense")
+
+
+if __name__ == "__main__":
+    compute_something(sys.argv[1], int(sys.argv[2]))

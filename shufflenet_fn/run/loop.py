@@ -7,16 +7,13 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import torch
-
-from shufflenet_fn.config.derived import precision_name
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.bad_data import replaced_line
-from shufflenet_fn.run.bottleneck import judge, mean_bottleneck
+from shufflenet_fn.run.bottleneck import judge
 from shufflenet_fn.run.consistency import check_same_data
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
@@ -29,20 +26,15 @@ from shufflenet_fn.run.evaluation import (
 from shufflenet_fn.run.events import (
     EpochTrained,
     Reporter,
-    RunFinished,
     RunStarted,
     StepDone,
 )
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import (
-    Results,
-    forget_results,
-    kept_results,
-    results_table,
     run_facts,
-    write_results,
 )
-from shufflenet_fn.run.saving import Costs, PendingCheckpoint, Progress, Saver
+from shufflenet_fn.run.results import finish, forget_results
+from shufflenet_fn.run.saving import PendingCheckpoint, Progress, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
 from shufflenet_fn.run.training import Training, build_training, training_batches
@@ -79,7 +71,7 @@ def train(
 
     # ------------------------------------------------------------------- report what was decided
     first = int(run.state.step)
-    total = settings.epochs * run.steps_per_epoch
+    total = run.epochs.start(settings.epochs)
     stop = min(total, settings.max_steps or total)
     if world.is_main:
         if first < stop:
@@ -89,7 +81,7 @@ def train(
                 run_dir=str(plan.run_dir),
                 device=plan.device,
                 epochs=settings.epochs,
-                steps_per_epoch=run.steps_per_epoch,
+                steps_per_epoch=run.epochs.length,
                 first_step=first,
                 total_steps=stop,
                 global_batch=run.global_batch,
@@ -121,21 +113,24 @@ def train(
         step, evaluated = first, NOT_EVALUATED
         # A run that was stopped between an epoch and its evaluation does that first.
         if owes_evaluation(run, first):
-            epoch = first // run.steps_per_epoch - 1
+            epoch = run.epochs.place(first)[0] - 1
             evaluated = evaluate_epoch(run, stopping, epoch)
             save(run, saver, stopping, first, Progress(epoch, None, evaluated.whole), evaluated)
             if evaluated.left:
                 return stop_here(run, saver, stopping, first)
         while step < stop:
             # One epoch, or what is left of it.
-            epoch = step // run.steps_per_epoch
-            steps = range(step, min(stop, (epoch + 1) * run.steps_per_epoch))
+            epoch, _ = run.epochs.place(step)
+            end = run.epochs.start(epoch + 1)
+            steps = range(step, min(stop, end))
             meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
             if meter.fps is not None:
                 fps.append(meter.fps)
-            _say_replaced(run)
+            replaced = replaced_line(run.bad_train, len(run.train_set), plan.run_dir, world)
+            if replaced and world.is_main:
+                reporter.warning(replaced)
             # Evaluate if it is due, then save.
-            unfinished = meter.sums if step % run.steps_per_epoch else None
+            unfinished = None if step == end else meter.sums
             due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
             evaluated = NOT_EVALUATED
             if unfinished is None and due and not stopped:
@@ -146,16 +141,10 @@ def train(
                 return stop_here(run, saver, stopping, step)
         # A run that was killed between its last checkpoint and its results has been evaluated.
         if not evaluated.whole and (step > first or run.last is None):
-            epoch = (step - 1) // run.steps_per_epoch
+            epoch, _ = run.epochs.place(step - 1)
             if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
                 return stop_here(run, saver, stopping, step)
-    return _finish(run, fps, started, saver.costs)
-
-
-def _say_replaced(run: Training) -> None:
-    line = replaced_line(run.bad_train, len(run.train_set), run.plan.run_dir, run.world)
-    if line and run.world.is_main:
-        run.reporter.warning(line)
+    return finish(run, fps, started, saver.costs)
 
 
 # -------------------------------------------------------------------------------------- one epoch
@@ -282,7 +271,7 @@ def _read_back(
     times = run.clock.times(done.timed)
     meter.add(times, values, skipped)
     judge(run, times)
-    number = done.step - epoch * run.steps_per_epoch
+    number = done.step - run.epochs.start(epoch)
     due = number % run.plan.settings.print_freq == 0 or done.step == steps[-1]
     if run.world.is_main and due:
         fps = meter.fps
@@ -317,7 +306,7 @@ def _is_known_to_be_good(numbers: ReadBack) -> bool:
 
 def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
     """Return the progress of the run before ``step``, up to which ``meter`` has counted."""
-    epoch, number = divmod(step, run.steps_per_epoch)
+    epoch, number = run.epochs.place(step)
     if number == 0:
         return Progress(max(0, epoch - 1), None, evaluated=False)
     return Progress(epoch, meter.sums, evaluated=False)
@@ -348,46 +337,3 @@ def stop_here(run: Training, saver: Saver, stopping: Stopping, step: int) -> Sto
         reasons = gather(stopping.reason, run.world)
     known = [reason for reason in reasons if reason is not None]
     return Stopped(step, known[0] if known else "another rank", run.plan.run_dir)
-
-
-# ---------------------------------------------------------------------------------------- results
-
-
-def _finish(run: Training, fps: list[float], started: float, costs: Costs) -> dict[str, Any]:
-    assert run.last is not None
-    if run.world.is_main and not costs.written:
-        # Such a start has trained nothing, and would put its own lack of speed in place of the run's.
-        kept = kept_results(run.plan.run_dir, int(run.state.step))
-        if kept is not None:
-            run.reporter.note("the run is done and its results are there: nothing is left to do")
-            run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
-            return kept._asdict()
-    memory, judged = run.runtime.memory(), mean_bottleneck(run)
-    results = Results(
-        name=f"{run.world.size}p-{run.plan.device.upper()}",
-        arch=run.plan.settings.arch,
-        accuracy1=run.last.accuracy1,
-        accuracy5=run.last.accuracy5,
-        loss=run.last.loss,
-        num_images=run.last.num_images,
-        best_accuracy1=run.best.accuracy1 if run.best else run.last.accuracy1,
-        best_epoch=run.best.epoch + 1 if run.best else 0,
-        fps=sum(fps) / len(fps) if fps else None,
-        epochs=run.plan.settings.epochs,
-        steps=int(run.state.step),
-        precision=precision_name(run.plan.settings),
-        torch_version=torch.__version__,
-        seconds=time.time() - started,
-        memory_peak_bytes=memory.peak,
-        memory_reserved_bytes=memory.reserved,
-        memory_total_bytes=memory.total,
-        step_seconds=run.waits.mean_times._asdict() if judged else None,
-        verdict=judged._asdict() if judged else None,
-        checkpoints=costs._asdict(),
-    )
-    if run.world.is_main:
-        table, notes = write_results(run.plan.run_dir, results)
-        for note in notes:
-            run.reporter.note(note)
-        run.reporter.event(RunFinished(results._asdict(), table))
-    return results._asdict()

@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from shufflenet_fn.config.derived import (
+    check_values,
     global_batch,
     lanes_of,
     num_classes_of,
     precision_name,
     stats_in_kernel,
 )
-from shufflenet_fn.config.options import declared, parse_duration
+from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
-from shufflenet_fn.config.settings import TrainSettings, renamed
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.native.reader import choose_image_reader
-from shufflenet_fn.data.schedule import steps_per_epoch
-from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
+from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
 from shufflenet_fn.run.build import build_mixing
@@ -36,28 +34,34 @@ from shufflenet_fn.run.directory import (
     CONFIG,
     check_links,
     create_run_dir,
-    locked,
-    not_locked,
     rewind_to,
     write_description,
 )
+from shufflenet_fn.run.epochs import count_epochs, rate_jump
+from shufflenet_fn.run.lock import locked, not_locked
+from shufflenet_fn.run.machines import (
+    device_numbers,
+    naming_node_rank,
+    nodes_of,
+    num_nodes_of,
+    under_torchrun,
+)
+from shufflenet_fn.run.manifest import check_classes
 from shufflenet_fn.run.resume import (
     AUTO,
     Found,
     Resume,
-    check_classes,
     find_resume,
     find_run,
-    resumed_settings,
     run_of,
 )
+from shufflenet_fn.run.resumed_settings import resumed_settings, stored_settings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.select import check_device_indices, select_runtime
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 
-_PORTS: Final = 65535
 _PRECISION_OF = {torch.bfloat16: "bf16", torch.float16: "O2", None: "fp32"}
 
 
@@ -129,10 +133,10 @@ def prepare_run(
     is_main = rank == 0 if world is None else world.is_main
     lock = locked if is_main else not_locked
     node_rank_missing = (
-        world is None and "node_rank" not in given and _num_nodes(asked, fresh, given) > 1
+        world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
     )
     found = Found()
-    with _naming_node_rank(node_rank_missing):
+    with naming_node_rank(node_rank_missing):
         if asked == AUTO:
             assert fresh is not None
             found = find_run(fresh.settings, lock, held)
@@ -154,7 +158,7 @@ def prepare_run(
         if preset or config_file:
             notes.append("settings are the run's own; --preset and --config are not read again")
     if world is not None:
-        resolved, unused = _under_torchrun(resolved, given, world)
+        resolved, unused = under_torchrun(resolved, given, world)
         notes += unused
     plan = plan_run(resolved, resume=found.resume, meets=world is None)
     limit = plan.settings.max_time
@@ -162,7 +166,7 @@ def prepare_run(
 
     # The run directory: made, or brought back to the checkpoint.
     warning = found.warning
-    with _naming_node_rank(node_rank_missing):
+    with naming_node_rank(node_rank_missing):
         run_dir = found.run_dir or _run_dir(resolved, world)
         if found.run_dir is None and is_main:
             warning = held.enter_context(lock(run_dir))
@@ -195,30 +199,6 @@ def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
     return path
 
 
-def _num_nodes(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
-    if fresh is not None:
-        return fresh.settings.num_nodes
-    if "num_nodes" in given:
-        return int(given["num_nodes"])
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
-        return int(renamed(stored["settings"])["num_nodes"])
-    return 1
-
-
-@contextlib.contextmanager
-def _naming_node_rank(missing: bool) -> Iterator[None]:
-    """Add to errors of the run directory that it may belong to another machine."""
-    try:
-        yield
-    except UserError as error:
-        if missing:
-            raise type(error)(
-                f"{error} (Without --node-rank this is machine 0: every other one needs its own number.)"
-            ) from error
-        raise
-
-
 def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> RunPlan:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
@@ -231,7 +211,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     runtime, reason = select_runtime(resolved.settings.device)
     resolved, precision_notes = _with_precision(resolved, runtime)
     settings = resolved.settings
-    devices = _device_numbers(settings, runtime.device_count())
+    devices = device_numbers(settings, runtime.device_count())
     check_device_indices(runtime, list(devices))
     runtime.check_together(devices)
     if settings.dist_backend not in ("auto", runtime.dist_backend):
@@ -241,6 +221,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         )
     world_size = settings.num_nodes * len(devices)
     images = global_batch(settings, world_size) // lanes_of(settings, world_size)
+    check_values(images, settings)
     chosen = choose_backend(
         settings.backend,
         step_case(
@@ -295,11 +276,14 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     train, _ = data
     if resume is not None:
         check_classes(resume.manifest, train.classes)
-    steps = steps_per_epoch(len(train), global_batch(settings, world_size))
+    content = None if resume is None else resume.content
+    epochs = count_epochs(settings, world_size, len(train), content)
     config = build.build_config(settings, num_classes_of(settings, train))
     # Built once here, so that what does not fit is refused before anything is made, or a run brought back.
     if resume is not None:
-        optimizer = build.build_optimizer(settings, build.build_schedule(settings, steps))
+        jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
+        warnings += [] if jump is None else [jump]
+        optimizer = build.build_optimizer(settings, build.build_schedule(settings, *epochs))
         build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
     elif settings.pretrained is not None:
         build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
@@ -310,7 +294,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         backend=chosen.name,
         run_dir=Path(),
         resume=resume,
-        nodes=_nodes(settings) if meets else Nodes(),
+        nodes=nodes_of(settings) if meets else Nodes(),
         notes=tuple(notes),
         warnings=tuple(warnings),
         data=data,
@@ -341,39 +325,6 @@ def _of_float32(settings: TrainSettings, runtime: Runtime) -> list[str]:
     return [] if warning is None else [f"--precision {precision_name(settings)}: {warning}."]
 
 
-def _under_torchrun(
-    resolved: Resolved, given: Mapping[str, Any], world: World
-) -> tuple[Resolved, list[str]]:
-    """Return the settings with torchrun's numbers of machines and processes, and notes on unused options."""
-    listed = resolved.settings.device_list
-    if listed is not None and len(listed.split(",")) != world.local_size:
-        raise UsageError(
-            f"--device-list {listed} does not name {world.local_size} devices, one for each process that "
-            "torchrun started on this machine (--nproc-per-node)."
-        )
-    restarts = resolved.settings.max_restarts
-    if restarts:
-        raise UsageError(
-            f"--max-restarts {restarts} has no effect below torchrun, which restarts processes itself. Give "
-            "--max-restarts to torchrun, and --max-restarts 0 here."
-        )
-    settings = replace(
-        resolved.settings,
-        devices=world.local_size,
-        num_nodes=world.size // world.local_size,
-        node_rank=world.rank // world.local_size,
-    )
-    own = {name: getattr(settings, name) for name in ("devices", "num_nodes", "node_rank")}
-    meeting = ("rdzv_endpoint", "master_addr", "join_timeout")
-    unused = [
-        name for name in given if name in meeting or own.get(name, given[name]) != given[name]
-    ]
-    flags = [item.option.flags[0] for item in declared(TrainSettings) if item.name in unused]
-    notes = [f"{', '.join(flags)} not used: torchrun has started the processes"] if flags else []
-    origin = {**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"}
-    return resolved._replace(settings=settings, origin=origin), notes
-
-
 def _run_dir(resolved: Resolved, world: World | None) -> Path:
     settings = resolved.settings
     several = world is not None or settings.num_nodes > 1
@@ -389,46 +340,3 @@ def _run_dir(resolved: Resolved, world: World | None) -> Path:
     if world is not None and world.attempt and (path / CONFIG).exists():
         return path  # made before the failure
     return create_run_dir(resolved)
-
-
-def _nodes(settings: TrainSettings) -> Nodes:
-    if settings.num_nodes == 1:
-        return Nodes()
-    if settings.max_restarts:
-        raise UsageError(
-            f"--max-restarts {settings.max_restarts} works on one machine only, and --nnodes is "
-            f"{settings.num_nodes}. Use --max-restarts 0, and after a failure start the same command again "
-            "on all machines with --resume auto, as a scheduler does."
-        )
-    endpoint = (settings.rdzv_endpoint or "").removeprefix("tcp://")
-    if not endpoint and settings.master_addr:
-        endpoint = f"{settings.master_addr}:{DEFAULT_PORT}"
-    if not endpoint:
-        raise UsageError(
-            f"--nnodes {settings.num_nodes} needs to know where the machines meet: give "
-            "--rdzv-endpoint HOST:PORT (or --addr HOST) of machine 0 on all of them."
-        )
-    form = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:\[\]\s]+):(\d{1,5})", endpoint)
-    if form is None or not 1 <= int(form[2]) <= _PORTS:
-        raise UsageError(
-            f"--rdzv-endpoint {endpoint!r} is not HOST:PORT. Give machine 0's name or address and a free "
-            f"port on it, 1 to {_PORTS}, such as host0:29500."
-        )
-    return Nodes(settings.num_nodes, settings.node_rank, endpoint, settings.join_timeout)
-
-
-def _device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
-    if settings.device_list is not None:
-        try:
-            numbers = tuple(int(part) for part in settings.device_list.split(","))
-        except ValueError:
-            numbers = ()
-        if not numbers or min(numbers) < 0 or len(set(numbers)) < len(numbers):
-            raise UsageError(
-                f"--device-list {settings.device_list!r} must be different device numbers with commas "
-                "between them, such as 0,1,2."
-            )
-        return numbers
-    if settings.devices is None and settings.multiprocessing_distributed:
-        return tuple(range(max(1, available)))
-    return tuple(range(settings.devices or 1))

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import faulthandler
 import resource
+import signal
 import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -14,14 +18,13 @@ from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.run.consistency import agreed
 from shufflenet_fn.run.events import Event, Reporter, Reporters
-from shufflenet_fn.run.listening import listening, say, stacks_on_demand
 from shufflenet_fn.run.loop import train
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import RankLog, RunFiles
-from shufflenet_fn.run.restarting import agreed
-from shufflenet_fn.run.resume import idle_cores
-from shufflenet_fn.run.stopping import Stopped, Stopping
+from shufflenet_fn.run.resumed_settings import idle_cores
+from shufflenet_fn.run.stopping import Stopped, Stopping, listening, say
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -103,13 +106,13 @@ def _run_rank(
         contextlib.ExitStack() as stack,
     ):
         plan = agreed(plan, world)
-        log: RunFiles | RankLog
+        log: RankLog
         reporter: Reporter
         if world.is_main:
             log = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
             reporter = Reporters(display, log)
         else:
-            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
+            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir / _log_name(world))))
             reporter = Silent()
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(
@@ -135,6 +138,17 @@ def _run_rank(
             raise
         log.note(str(outcome) if isinstance(outcome, Stopped) else f"rank {world.rank} is done")
     return outcome
+
+
+@contextlib.contextmanager
+def stacks_on_demand(log: Path) -> Iterator[None]:
+    """Write the Python stacks of all threads to ``log`` at SIGUSR2, which a launcher sends when it hangs."""
+    with open(log, "a") as file:
+        faulthandler.register(signal.SIGUSR2, file=file, all_threads=True)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(signal.SIGUSR2)
 
 
 def group_timeout_s(plan: RunPlan, world: World) -> float:

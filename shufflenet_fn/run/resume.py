@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.checkpoint.format import MANIFEST, DamagedCheckpoint, step_of
+from shufflenet_fn.checkpoint.format import MANIFEST, step_of
 from shufflenet_fn.checkpoint.inventory import (
     checkpoints,
     checkpoints_of,
@@ -26,21 +24,14 @@ from shufflenet_fn.checkpoint.inventory import (
     newest_good,
 )
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
-from shufflenet_fn.config.options import convert, declared
-from shufflenet_fn.config.resolve import Resolved, checked, settle_conflicts
-from shufflenet_fn.config.settings import TrainSettings, renamed
-from shufflenet_fn.data.paths import printable
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.directory import CONFIG, RESULTS
-from shufflenet_fn.run.fingerprint import compare
-from shufflenet_fn.run.timing import EpochSums, Scores
-from shufflenet_fn_backends.registry import select_backend
-from shufflenet_fn_backends.runtimes.select import select_runtime
-from shufflenet_fn_backends.support.errors import DeviceError, UsageError, UserError
+from shufflenet_fn.run.epochs import Epochs, epochs_of
+from shufflenet_fn.run.manifest import checked_manifest
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 AUTO: Final = "auto"
-KEPT: Final = "kept from the start"
-"""Origin of a choice that a run made at its start and keeps, because it decides what is computed."""
 
 Lock = Callable[[Path], AbstractContextManager[str | None]]
 """Locks a run directory; gives a warning where it cannot."""
@@ -126,10 +117,14 @@ def find_run(settings: TrainSettings, lock: Lock, held: contextlib.ExitStack) ->
         return _find_in(Path(settings.run_dir), lock, held)
     name = settings.arch.removeprefix(PREFIX)
     notes: list[str] = []
+    done: list[Path] = []
     for path in _newest_first(Path(settings.output), name):
         try:
             folder = checkpoints_of(path)
-            if not _has_any(folder) or _is_done(path, settings.max_steps):
+            if not _has_any(folder):
+                continue
+            if _is_done(path, settings.max_steps):
+                done.append(path)
                 continue
         except UserError as error:
             notes.append(_unusable(path, [str(error)]))
@@ -150,7 +145,12 @@ def find_run(settings: TrainSettings, lock: Lock, held: contextlib.ExitStack) ->
         notes=(
             *notes,
             f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a good "
-            "checkpoint, so this is a start",
+            "checkpoint, so this is a start"
+            + (
+                f"; {done[0]} is done, and goes on with --resume {done[0]} and more --epochs or --max-steps"
+                if done
+                else ""
+            ),
         )
     )
 
@@ -236,19 +236,19 @@ def _is_done(run_dir: Path, max_steps: int | None) -> bool:
         return False
     except (OSError, ValueError):
         return True
-    match results, _steps_per_epoch(run_dir):
-        case {"epochs": int(epochs), "steps": int(steps)}, int(length):
-            planned = epochs * length
+    match results, _epochs_in(run_dir):
+        case {"epochs": int(epochs), "steps": int(steps)}, Epochs() as counted:
+            planned = counted.start(epochs)
             return steps >= min(planned, max_steps or planned)
     return True  # nothing can be added to it
 
 
-def _steps_per_epoch(run_dir: Path) -> int | None:
-    """Return the steps of an epoch, from the newest checkpoint whose manifest can be read."""
+def _epochs_in(run_dir: Path) -> Epochs | None:
+    """Return how a run counts, from the newest checkpoint whose manifest can be read."""
     with contextlib.suppress(UserError):  # where the folder itself cannot be read
         for checkpoint in checkpoints(checkpoints_of(run_dir)):
-            with contextlib.suppress(UserError, KeyError, TypeError, ValueError):
-                return int(read_manifest(checkpoint)["steps_per_epoch"])
+            with contextlib.suppress(UserError):
+                return epochs_of(checked_manifest(read_manifest(checkpoint), checkpoint))
     return None
 
 
@@ -304,240 +304,3 @@ class Chosen(NamedTuple):
 def _is_listed(folder: Path, checkpoint: Path) -> bool:
     """Return whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
     return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None
-
-
-# --------------------------------------------------------------- the settings of the run, and choices
-
-
-def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved, list[str]]:
-    """Return the settings of a resumed run, and notes on what changes.
-
-    The run's own settings are used again; what the command line gives (``given``) replaces them.
-
-    Raises:
-        UsageError: the command line names another directory or architecture.
-    """
-    checkpoint, manifest = resume.checkpoint, resume.manifest
-    stored, origin = renamed(manifest["settings"]), renamed(manifest["origin"])
-    notes: list[str] = []
-    if resume.run_dir is None:
-        stored["run_dir"] = None
-    for name in ("run_dir", "output"):
-        if name in given and resume.run_dir is not None:
-            path = given.get("resume", checkpoint)
-            raise UsageError(
-                f"--{name.replace('_', '-')} has no place beside --resume: the run goes on in its own "
-                f"directory. To start another run from these weights, use --pretrained {path}."
-            )
-    settings = checked(
-        TrainSettings(
-            **{
-                item.name: convert(item, stored[item.name], str(checkpoint / MANIFEST))
-                for item in declared(TrainSettings)
-                if item.name in stored
-            }
-        )
-    )
-    # A limit of one start is not part of the recipe: a run cut short by it goes on to its end.
-    settings = replace(settings, max_steps=None, profile=None, max_time=None)
-    wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
-    changed = checked(replace(settings, **wanted))
-    if changed.arch != settings.arch:
-        raise UsageError(
-            f"the checkpoint {checkpoint} is of {settings.arch}, not of {changed.arch}. Leave --arch out, "
-            "or start a new run with --arch and without --resume."
-        )
-    for name in wanted:
-        if getattr(changed, name) != getattr(settings, name):
-            notes.append(
-                f"{name} changes at the resume from {getattr(settings, name)!r} to "
-                f"{getattr(changed, name)!r}"
-            )
-            origin[name] = "command line, at the resume"
-    resolved, kept = pin_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
-    resolved, backend = pin_backend(
-        resolved, manifest, select_runtime(resolved.settings.device)[0].name
-    )
-    notes += [*kept, *backend]
-    return resolved, notes
-
-
-def pin_choices(
-    resolved: Resolved, manifest: Mapping[str, Any], given: Mapping[str, Any]
-) -> tuple[Resolved, list[str]]:
-    """Return ``resolved`` with lanes, accumulation and compute threads of ``manifest``, and notes.
-
-    What the command line gives explicitly (``given``) is left as it is.
-
-    Raises:
-        UsageError: the manifest holds values that no run can have had.
-    """
-    settings = resolved.settings
-    kept: dict[str, Any] = {}
-    if given.keys() & {"accumulate", "benchmark"}:
-        kept["lanes"] = given.get("lanes")
-    elif "lanes" not in given:
-        kept["lanes"] = manifest["lanes"]
-    if settings.benchmark and "benchmark" not in given and "accumulate" not in given:
-        # --benchmark 1 would count anew, by the number of devices.
-        stored_batch = manifest["settings"].get("batch_size", settings.batch_size)
-        kept |= {"benchmark": 0, "accumulate": manifest["global_batch"] // stored_batch}
-    if settings.threads is None:
-        kept["threads"] = manifest["threads"]
-    settings = checked(replace(settings, **kept))
-    changed = [name for name in kept if getattr(settings, name) != getattr(resolved.settings, name)]
-    origin = {**resolved.origin, **dict.fromkeys(changed, KEPT)}
-    notes = [f"{name} {getattr(settings, name)}: {KEPT}" for name in changed]
-    return resolved._replace(settings=settings, origin=origin), notes
-
-
-def pin_backend(
-    resolved: Resolved, manifest: Mapping[str, Any], device: str
-) -> tuple[Resolved, list[str]]:
-    """Return ``resolved`` with the backend that ``--backend auto`` chose at the start, if it is available.
-
-    ``device``: the kind that the run goes on with.
-    """
-    settings, name = resolved.settings, manifest["backend"]
-    if settings.backend != "auto" or device != manifest["device"]:
-        return resolved, []
-    if select_backend("auto", device, compiled=settings.compile).backend.name == name:
-        return resolved, []
-    try:
-        select_backend(name, device, compiled=settings.compile)
-    except DeviceError as error:
-        return resolved, [f"backend {name} of the start cannot be had here: {error}"]
-    origin = {**resolved.origin, "backend": KEPT}
-    settings = replace(settings, backend=name)
-    return resolved._replace(settings=settings, origin=origin), [f"backend {name}: {KEPT}"]
-
-
-def idle_cores(settings_origin: str | None, threads: int, cores: int) -> str | None:
-    """Return a note if the compute threads that were kept are not as many as a process has cores.
-
-    Args:
-        settings_origin: where the setting ``threads`` came from.
-        threads: of a process.
-        cores: a process's share of this machine's.
-    """
-    if settings_origin != KEPT or threads == cores:
-        return None
-    return (
-        f"{threads} compute threads, {KEPT}, on {cores} cores for each process: --threads {cores} may be "
-        "faster here, but rounds sums otherwise"
-    )
-
-
-# ------------------------------------------------------------------------------ read the manifest
-
-
-def differences(
-    manifest: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    *,
-    steps_per_epoch: int,
-    bn_stats: str,
-) -> list[str]:
-    """Return warnings about what has changed since the checkpoint was written.
-
-    Args:
-        manifest: of the checkpoint, checked.
-        identity: of this start.
-        steps_per_epoch: now.
-        bn_stats: the setting of this name.
-    """
-    warnings = compare(manifest["identity"], identity, bn_stats=bn_stats)
-    before = manifest["steps_per_epoch"]
-    if steps_per_epoch != before:
-        warnings.append(
-            f"steps_per_epoch is {steps_per_epoch}, and was {before} when the checkpoint was written: the "
-            "run goes on, but epochs and learning rates are counted by the new number from here on"
-        )
-    return warnings
-
-
-def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Check that labels still mean what the weights learned. ``classes``: of the data.
-
-    Raises:
-        UsageError: the classes of the data changed.
-    """
-    if list(classes) != manifest["classes"]:
-        changed = list(map(printable, sorted(set(classes) ^ set(manifest["classes"]))))
-        raise UsageError(
-            f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
-            "Restore the data, or start a new run with --pretrained."
-        )
-
-
-def unfinished_epoch(manifest: Mapping[str, Any]) -> EpochSums | None:
-    """Return the sums of the epoch that a checkpoint lies in; ``None`` at the end of one."""
-    sums = manifest["unfinished"]
-    return None if sums is None else EpochSums(**sums)
-
-
-def last_scores(manifest: Mapping[str, Any]) -> Scores | None:
-    """Return the scores of a checkpoint's own weights; ``None`` if they were not evaluated."""
-    scores = manifest["scores"]
-    if scores is None or set(scores) != set(Scores._fields):
-        return None
-    values: dict[str, Any] = {
-        name: math.nan if value is None else value for name, value in scores.items()
-    }
-    return Scores(**values) if all(type(v) in (int, float) for v in values.values()) else None
-
-
-_OF_A_RUN: Mapping[str, tuple[type, ...]] = {
-    "arch": (str,),
-    "classes": (list,),
-    "epoch": (int,),
-    "steps_per_epoch": (int,),
-    "unfinished": (dict, type(None)),
-    "skipped_in_a_row": (int,),
-    "best": (dict, type(None)),
-    "scores": (dict, type(None)),
-    "device": (str,),
-    "backend": (str,),
-    "lanes": (int,),
-    "global_batch": (int,),
-    "threads": (int,),
-    "identity": (dict,),
-    "settings": (dict,),
-    "origin": (dict,),
-    "preset": (str, type(None)),
-}
-
-
-def checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
-    """Return ``manifest`` after checking that a run can resume from it.
-
-    Raises:
-        DamagedCheckpoint: it lacks something, or has it in another form. Hashes do not tell: anyone can
-            compute them.
-    """
-    wrong = [
-        name
-        for name, types in _OF_A_RUN.items()
-        if name not in manifest or type(manifest[name]) not in types
-    ]
-    wrong += [
-        name
-        for name, fields in (
-            ("unfinished", ("steps", "skipped", "loss", "accuracy1", "accuracy5")),
-            ("best", ("accuracy1", "epoch")),
-        )
-        if isinstance(part := manifest.get(name), dict)
-        and (set(part) != set(fields) or not all(type(v) in (int, float) for v in part.values()))
-    ]
-    if "classes" not in wrong and not all(type(name) is str for name in manifest["classes"]):
-        wrong.append("classes")
-    wrong += [
-        name
-        for name in ("steps_per_epoch", "lanes", "global_batch", "threads")
-        if name not in wrong and manifest[name] < 1
-    ]
-    if wrong:
-        raise DamagedCheckpoint(
-            checkpoint, f"it is not of a training run, as {', '.join(wrong)} in its manifest shows"
-        )
-    return manifest

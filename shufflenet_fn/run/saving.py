@@ -54,7 +54,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
         "arch": settings.arch,
         "num_classes": run.config.num_classes,
         "classes": list(run.train_set.classes),
-        "steps_per_epoch": run.steps_per_epoch,
+        "steps_per_epoch": run.epochs.length,
         "global_batch": run.global_batch,
         "device": run.plan.device,
         "backend": run.backend,

@@ -30,8 +30,8 @@ from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import bad_images_of, bad_names
 from shufflenet_fn.run.evaluation import evaluate
-from shufflenet_fn.run.listening import say
 from shufflenet_fn.run.resume import find_checkpoint
+from shufflenet_fn.run.stopping import say
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.precision import get_policy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase
+from shufflenet_fn.distributed.signals import StopSignals
+from shufflenet_fn.distributed.world import World
 
 Timing = Callable[[], AbstractContextManager[None]]
 
@@ -20,6 +24,7 @@ EXIT_RESUMABLE: Final = 75
 _STEPS_AHEAD: Final = 4
 """From asking to the end: a step under way, two until all ranks know, and one to spare."""
 
+_SHOW_CURSOR: Final = "\x1b[?25h"
 _REMEMBERED: Final = 50
 _FIRST_SAVE_S: Final = 5.0
 
@@ -140,3 +145,34 @@ class Stopping:
 
     def _time_is_up(self) -> bool:
         return self._deadline is not None and time.monotonic() > self._deadline - self.margin_s
+
+
+@contextmanager
+def listening(world: World, slot: HeartbeatSlot, run_dir: Path) -> Iterator[None]:
+    """Handle stop signals during the body, unless the launcher does.
+
+    In a single process the second signal ends it at once. Under torchrun a second signal is ignored:
+    torchrun forwards what it receives, a terminal has sent the same already, and after 30 s torchrun kills.
+    """
+    if world.heartbeats is not None:
+        yield
+        return
+
+    def first(number: int) -> None:
+        slot.request_stop(number)
+        if world.is_main:
+            say(stopping_text(number))
+
+    def again(number: int) -> None:
+        if world.size == 1:
+            say(at_once_text(number, run_dir))
+            os._exit(128 + number)
+
+    with StopSignals(first, again):
+        yield
+
+
+def say(text: str) -> None:
+    """Write a line to standard error; safe in a signal handler."""
+    cursor = _SHOW_CURSOR if sys.stdout.isatty() else ""
+    os.write(2, f"{cursor}\n{text}\n".encode())

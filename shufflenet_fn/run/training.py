@@ -26,7 +26,6 @@ from shufflenet_fn.data.buffers import BatchBuffers, Layout
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.loader import BatchIterator, prefetch_of, train_loader
 from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
-from shufflenet_fn.data.schedule import steps_per_epoch
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
@@ -36,10 +35,11 @@ from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
 from shufflenet_fn.run.bottleneck import Bottleneck
 from shufflenet_fn.run.build import build_augmentation, build_mixing
+from shufflenet_fn.run.epochs import Epochs, count_epochs
 from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.fingerprint import fingerprint_of
+from shufflenet_fn.run.manifest import differences, last_scores
 from shufflenet_fn.run.plan import RunPlan
-from shufflenet_fn.run.resume import differences, last_scores, unfinished_epoch
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
 from shufflenet_fn.run.transfer import READ_BACK, DeviceFeed
@@ -97,7 +97,7 @@ class Training:
     threads: int
     feed: DeviceFeed
     eval_feed: DeviceFeed
-    steps_per_epoch: int
+    epochs: Epochs
     global_batch: int
     state: TrainState
     best: Best | None
@@ -129,9 +129,11 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     train_set, eval_set = plan.data or build.open_data(settings, note=reporter.note)
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
-    epoch_steps = steps_per_epoch(len(train_set), batch)
     policy, scaling = build.build_precision(settings)
-    schedule = build.build_schedule(settings, epoch_steps)
+    epochs = count_epochs(
+        settings, world.size, len(train_set), plan.resume.content if plan.resume else None
+    )
+    schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
     # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
@@ -152,18 +154,12 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     )
     if plan.resume is not None:
         manifest, content = plan.resume.manifest, plan.resume.content
-        warnings += differences(
-            manifest,
-            identity,
-            steps_per_epoch=epoch_steps,
-            bn_stats=settings.bn_stats,
-        )
+        warnings += differences(manifest, identity, epochs=epochs, bn_stats=settings.bn_stats)
         restore_generators(content.files.get(GENERATORS, {}), runtime)
         content.release()
         stored = manifest["best"]
         skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
-        if manifest["steps_per_epoch"] == epoch_steps:
-            unfinished = unfinished_epoch(manifest)
+        unfinished = EpochSums(**manifest["unfinished"]) if manifest["unfinished"] else None
         if stored and pointed_to(checkpoints_of(plan.run_dir), BEST) is not None:
             best = Best(**stored)
     if world.is_main:
@@ -250,7 +246,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
             Layout(eval_batch_size(settings, world), settings.image_size),
             ahead=prefetch_of(threads),
         ),
-        steps_per_epoch=epoch_steps,
+        epochs=epochs,
         global_batch=batch,
         state=state,
         best=best,
@@ -296,8 +292,8 @@ def training_batches(
         global_batch=run.global_batch,
         rank=world.rank,
         world_size=world.size,
-        start_step=steps.start,
-        stop_step=steps.stop,
+        start_step=steps.start + run.epochs.shift,
+        stop_step=steps.stop + run.epochs.shift,
         threads=threads,
         bad_images=run.bad_train,
         buffers=buffers,

@@ -24,7 +24,7 @@ TINY = (
     "--arch",
     "x0_5",
     "--image-size",
-    32,
+    40,
     "--batch-size",
     2,
     "--device",

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.run.directory import LOCK
+from shufflenet_fn.run import training
+from shufflenet_fn.run.lock import LOCK
 from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
@@ -210,6 +211,56 @@ def test_other_circumstances_are_named(command: Command, run: Path, data: Path) 
     outcome = command("train", "--resume", sixth, "--data", data, "--max-steps", 7)
     assert outcome.code == 0, outcome.err
     assert "steps_per_epoch is 4, and was 3" in outcome.err
+
+
+@pytest.mark.parametrize(("batch", "length"), [(12, 2), (4, 6)])
+def test_another_batch_size_goes_on_after_the_same_epochs(
+    command: Command, run: Path, monkeypatch: pytest.MonkeyPatch, batch: int, length: int
+) -> None:
+    made, read = training.train_loader, []
+
+    def loader(*args: Any, **options: Any) -> Any:
+        read.append(range(options["start_step"], options["stop_step"]))
+        return made(*args, **options)
+
+    monkeypatch.setattr(training, "train_loader", loader)
+    third = run / "checkpoints" / "step-00000003"
+    outcome = command("train", "--resume", third, "--batch-size", batch, "--print-freq", 1)
+    assert outcome.code == 0, outcome.err
+    assert f"steps_per_epoch is {length}, and was 3" in outcome.err
+    assert read == [range(length, 3 * length)], "the whole of the last two epochs"
+    assert json.loads((run / "results.json").read_text())["steps"] == 3 + 2 * length
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = [r for r in lines if r["kind"] == "train" and r["step"] >= 3]
+    assert [(r["epoch"], r["step_in_epoch"]) for r in trained] == [
+        (epoch, number) for epoch in (1, 2) for number in range(length)
+    ]
+    assert [round(r["learning_rate"], 4) for r in trained[::length]] == [0.075, 0.025]
+    listed = json.loads(command("checkpoint", "list", run, "--json").out)["checkpoints"]
+    epochs = {item["step"]: item["epoch"] for item in listed}
+    assert epochs == {3: 1.0, 3 + length: 2.0, 3 + 2 * length: 3.0}
+    # Back at its first epoch, and once more from there: nothing of the branch is left.
+    kept = [r for r in lines if r["kind"] in ("epoch", "eval") and r["epoch"] == 0]
+    outcome = command("train", "--resume", third, "--max-steps", 4)
+    assert outcome.code == 0, outcome.err
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r for r in lines if r["kind"] in ("epoch", "eval") and r["epoch"] == 0] == kept
+
+
+def test_a_change_within_an_epoch_names_the_way_out(command: Command, run: Path) -> None:
+    third = run / "checkpoints" / "step-00000003"
+    assert command("train", "--resume", third, "--max-steps", 4).code == 0
+    before = content(run)
+    wider = ("train", "--resume", run, "--batch-size", 24, "--epochs", 2)
+    refused = command(*wider)
+    assert refused.code == 2 and len(refused.err.strip().splitlines()) == 1
+    assert "24 images per update instead of 8" in refused.err and f"{third}." in refused.err
+    assert content(run) == before
+    end = re.search(r"shufflenet-fn (train --resume \S+ --max-steps 6),", refused.err)
+    assert end is not None, refused.err
+    assert command(*end[1].split()).code == 0
+    outcome = command(*wider)
+    assert outcome.code == 0 and "nothing is left to do" in outcome.out, outcome.err
 
 
 @pytest.mark.parametrize("option", ["--run-dir", "--output"])

@@ -19,8 +19,8 @@ from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.run import plan as planning
-from shufflenet_fn.run.directory import LOCK, RunInUse
-from shufflenet_fn.run.directory import locked as lock_of
+from shufflenet_fn.run.lock import LOCK, RunInUse
+from shufflenet_fn.run.lock import locked as lock_of
 from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.resume import find_resume, newest_of
 from tests.cli.conftest import TINY
@@ -211,13 +211,22 @@ def test_a_run_that_has_no_checkpoint_yet(
     assert command(*train, "--resume", "auto").code == 0
 
 
-def test_a_finished_run_keeps_its_results(command: Command, run: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "way_on"),
+    [((), "--epochs 4 or more"), (("--max-steps", 5), "leave it out or give a higher one")],
+)
+def test_a_finished_run_keeps_its_results(
+    command: Command, run: Path, options: tuple[object, ...], way_on: str
+) -> None:
     """Where its command is given once more, as by a scheduler: a start without steps has no speed."""
+    if options:  # a trial that has come to its end
+        third = run / "checkpoints" / "step-00000003"
+        assert command("train", "--resume", third, *options).code == 0
     results = json.loads((run / "results.json").read_text())
-    outcome = command("train", "--resume", run)
+    outcome = command("train", "--resume", run, *options)
     assert outcome.code == 0, outcome.err
     assert json.loads((run / "results.json").read_text()) == results
-    assert "nothing is left to do" in outcome.out
+    assert "nothing is left to do" in outcome.out and way_on in outcome.out
 
 
 def test_a_finished_run_that_goes_on_is_not_finished(

@@ -22,7 +22,7 @@ from drills.kills.processes import ranks_of
 PORT = 29777
 CLI = ("-m", "shufflenet_fn_cli.main")
 TINY = (
-    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "10"),
+    *("--arch", "x0_5", "--image-size", "40", "--batch-size", "2", "--epochs", "10"),
     *(
         "--device",
         "cpu",

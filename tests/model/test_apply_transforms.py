@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jacfwd, jacrev, jvp, vjp, vmap
 
+from shufflenet_fn.model.inference import fold, infer, make_predictor
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.losses import cross_entropy
+from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_unflatten
 from tests.model.support import (
     TINY,
@@ -38,6 +41,24 @@ LAYERS = (
     ("conv5", "bn"),
     ("fc",),
 )
+
+
+Predict = Callable[[Any], Tensor]
+
+
+def evaluated(images: Any) -> Tensor:
+    return apply(TINY, tiny_variables(), images)[0]
+
+
+def inferred(images: Any) -> Tensor:
+    return infer(TINY, fold(TINY, tiny_variables()), images)
+
+
+def predicted(images: Any) -> Tensor:
+    return make_predictor(TINY, tiny_variables())(images)
+
+
+predictors = pytest.mark.parametrize("predict", [evaluated, inferred, predicted])
 
 
 def loss_of(
@@ -261,11 +282,55 @@ def test_input_images_are_not_modified_by_relu() -> None:
         apply(TINY, tiny_variables(), images, train=True)
 
 
-@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32)])
-def test_images_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    "shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32), (2, 3, 0, 32)]
+)
+@predictors
+def test_images_of_another_shape_are_refused(predict: Predict, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\)") as error:
-        apply(TINY, tiny_variables(), torch.zeros(shape))
+        predict(torch.zeros(shape))
     assert str(shape) in str(error.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
+@predictors
+def test_images_that_are_not_floating_point_are_refused(
+    predict: Predict, dtype: torch.dtype
+) -> None:
+    with pytest.raises(ValueError, match=f"floating-point dtype, not {dtype}.*normalize"):
+        predict(torch.zeros((2, 3, 32, 32), dtype=dtype))
+    with pytest.raises(ValueError, match=r"must be a torch\.Tensor.*not ndarray"):
+        predict(np.zeros((2, 3, 32, 32), np.float32))
+
+
+def test_images_of_another_dtype_need_a_policy() -> None:
+    variables, double = tiny_variables(), examples(2, dtype=DOUBLE)[0]
+    with pytest.raises(ValueError, match=r"x is torch\.float64 .* are torch\.float32: .*policy"):
+        apply(TINY, variables, double)
+    with pytest.raises(ValueError, match=r"x is torch\.float64"):
+        apply(TINY, variables, double, policy=get_policy("O1"))
+    expected, _ = apply(TINY, variables, double.float())
+    assert torch.equal(apply(TINY, variables, double, policy=get_policy("fp32"))[0], expected)
+    assert torch.equal(make_predictor(TINY, variables)(double), predicted(double.float()))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert apply(TINY, variables, double.bfloat16())[0].isfinite().all()
+
+
+@pytest.mark.parametrize("shape", [(1, 3, 32, 32), (1, 3, 7, 20), (0, 3, 64, 64)])
+def test_one_value_per_channel_is_refused_in_training(shape: tuple[int, ...]) -> None:
+    variables, images = tiny_variables(), torch.zeros(shape)
+    loss = loss_of(variables, images, torch.zeros(shape[0], dtype=torch.long), train=True)
+    for function in (loss, grad(loss), torch.compile(loss, backend="eager")):
+        with pytest.raises(
+            ValueError, match=r"more in training: give more images, or .* 32 pixels"
+        ):
+            function(variables.params)
+    with pytest.raises(ValueError, match="more in training"):
+        vmap(lambda x: apply(TINY, variables, x, train=True)[0])(images.expand(3, *shape))
+    apply(TINY, variables, images)
+    for larger in ((2, 3, 32, 32), (1, 3, 33, 8)):
+        logits, _ = apply(TINY, variables, torch.randn(larger), train=True)
+        assert logits.isfinite().all()
 
 
 def test_evaluation_does_not_mix_images() -> None:

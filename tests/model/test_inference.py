@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import pytest
 import torch
@@ -161,10 +160,3 @@ def test_parameters_for_another_backend_are_refused() -> None:
         infer(TINY, params, images)
     with pytest.raises(ValueError, match="folded for another backend than cpu"):
         infer(TINY, fold(TINY, tiny_variables()), images, backend=get_backend("cpu"))
-
-
-@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8)])
-def test_images_of_another_shape_are_refused(shape: Any) -> None:
-    predict = make_predictor(TINY, tiny_variables(), backend=get_backend("cpu"))
-    with pytest.raises(ValueError, match="must be images of shape"):
-        predict(torch.zeros(shape))

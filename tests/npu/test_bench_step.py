@@ -14,9 +14,10 @@ import pytest
 
 from ascend_emulator.environment import Machine, variables
 from shufflenet_fn.config.resolve import resolve
-from shufflenet_fn.run.directory import locked
+from shufflenet_fn.run.lock import locked
 from shufflenet_fn.run.plan import plan_run
-from shufflenet_fn.run.resume import find_resume, resumed_settings
+from shufflenet_fn.run.resume import find_resume
+from shufflenet_fn.run.resumed_settings import resumed_settings
 from tests.conftest import Outcome
 
 RECIPE = ("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--device", "npu")

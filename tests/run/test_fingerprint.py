@@ -10,7 +10,7 @@ from shufflenet_fn.config.derived import lanes_of, lanes_per_device
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.fingerprint import compare
-from shufflenet_fn.run.resume import KEPT, idle_cores, pin_backend, pin_choices
+from shufflenet_fn.run.resumed_settings import KEPT, idle_cores, pin_backend, pin_choices
 from shufflenet_fn_backends.support.errors import UsageError
 
 STORED: dict[str, Any] = {

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.run.directory import LOCK, RunInUse, locked
+from shufflenet_fn.run.lock import LOCK, RunInUse, locked
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from shufflenet_fn.run.directory import locked
+from shufflenet_fn.run.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -27,6 +27,7 @@ _AVERAGED: Final = "n_averaged"
 """The counter that ``torch.optim.swa_utils.AveragedModel`` stores beside its module."""
 
 HEAD: Final = ("fc.weight", "fc.bias")
+_WRAPPERS: Final = re.compile(r"(?<=\.)_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
 _HEAD_NAMES: Final = re.compile(r"(fc|classifier|head|heads|linear|last_linear|output|logits)\.")
 _FIRST: Final = "conv1.0.weight"
 
@@ -63,13 +64,14 @@ def is_head(key: str) -> bool:
 def canonical_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return ``state_dict`` under torchvision's keys.
 
-    Dropped: a prefix such as ``module.`` or ``model._orig_mod.``, counters of batches and averages, and the
-    shuffle-index buffers of old Ascend checkpoints. A classifier of one layer is ``fc``, whatever its name.
+    Dropped: a prefix such as ``module.`` or ``model._orig_mod.``, wrappers of single layers, counters of
+    batches and averages, and the shuffle-index buffers of old Ascend checkpoints. A classifier of one layer
+    is ``fc``, whatever its name.
     """
     prefixes = prefixes_of(state_dict)
     prefix = prefixes[0] if len(prefixes) == 1 else ""
     given = {
-        key.removeprefix(prefix): value
+        _WRAPPERS.sub("", key.removeprefix(prefix)): value
         for key, value in state_dict.items()
         if not key.endswith((_TRACKED, _AVERAGED)) and not _SHUFFLE_INDEX.search(key)
     }

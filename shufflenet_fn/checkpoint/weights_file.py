@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 import warnings
 import zipfile
@@ -29,11 +30,6 @@ _BEGINNINGS: Final = (
         "it is a web page (HTML or XML), as a failed download leaves it. Download the file itself.",
     ),
     ((b"{",), "it is JSON, such as an index. Name the file that holds the tensors."),
-    (
-        (b"\x89HDF",),
-        "it is an HDF5 file, as of Keras. Convert it to a state_dict under torchvision's keys.",
-    ),
-    ((b"IMOD",), "it is a compiled model of Ascend. Name the checkpoint that it was made from."),
     ((b"\x93NUMPY",), _ARRAYS),
     ((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf", b"Rar!"), _ARCHIVE),
 )
@@ -158,7 +154,7 @@ def _load_pickle(file: Path) -> Any:
         # Of what another tool put into the file; what matters is whether it holds weights.
         warnings.simplefilter("ignore")
         try:
-            return torch.load(opened, map_location="cpu", weights_only=True)
+            return torch.load(opened, map_location="cpu", weights_only=True, mmap=False)
         except OSError:
             raise
         # A damaged pickle makes the unpickler raise anything: IndexError, struct.error, AssertionError.
@@ -174,17 +170,18 @@ def _refusal(file: Path, error: Exception) -> str:
         found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     except Exception:  # torch's older format, or damage
         found = _GLOBAL.findall(str(error))
-    content = file.read_bytes()
-    if found and b"ctorch.nn.modules." in content:
+    with open(file, "rb") as opened, mmap.mmap(opened.fileno(), 0, prot=mmap.PROT_READ) as content:
+        start, is_module = content[:2], content.find(b"ctorch.nn.modules.") >= 0
+    if found and is_module:
         return f"it holds a whole pickled model, which could run code and is not loaded. {_SAVE}"
-    newer = content[:1] == b"\x80" and content[1:2] > b"\x02"
+    newer = start[:1] == b"\x80" and start > b"\x80\x02"
     if newer or "torch.storage._load_from_bytes" in found:
         return f"it was written by pickle, not by torch.save. {_SAVE}"
     if found:
         names = printable(", ".join(name[:80] for name in sorted(found)[:5]))
         more = f" and {len(found) - 5} more" if len(found) > 5 else ""
         return f"it holds {names}{more} beside tensors, which could run code and is not loaded. {_SAVE}"
-    if content[:2] == b"PK" and "Unsupported operand" in str(error):
+    if start == b"PK" and "Unsupported operand" in str(error):
         return "it was saved with another pickle_protocol than torch's own. Save it without that."
     return (
         "it is damaged, cut short or no weights file. Copy or download it again. "

@@ -107,6 +107,9 @@ CONTENTS: dict[str, Any] = {
     "nested": lambda: {"trainer": {"model": named("module.")}, "best_acc1": torch.ones(())},
     "flat": lambda: {**weights(), "epoch": 3},
     "lightning": lambda: {"state_dict": named("model.") | {"criterion.weight": torch.ones(5)}},
+    "compiled layers": lambda: {
+        re.sub(r"(stage\d\.\d\.)", r"\1_orig_mod.", key): value for key, value in weights().items()
+    },
     "averaged": lambda: (
         {n: t for n, t in averaged().items() if n == "n_averaged"} | named("module.")
     ),
@@ -295,8 +298,6 @@ def zipped(*names: str) -> bytes:
         (b"\r\n<!DOCTYPE html><html>404</html>", "web page"),
         (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "web page"),
         (b'{"weight_map": {}}', "JSON"),
-        (b"\x89HDF\r\n\x1a\n", "HDF5"),
-        (b"IMOD" + bytes(100), "compiled model of Ascend"),
         (b"\x93NUMPY\x01\0", "NumPy"),
         (zipped("fc.weight.npy"), "NumPy"),
         (b"\x1f\x8b\x08" + bytes(100), "Unpack it"),

@@ -19,7 +19,7 @@ from shufflenet_fn.checkpoint.inventory import (
     newest_good,
     pointed_to,
 )
-from shufflenet_fn.checkpoint.read import Content, read_checkpoint
+from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.checkpoint.torchvision import canonical_keys, is_head, not_finite, prefixes_of
 from shufflenet_fn.checkpoint.weights_file import load_file
 from shufflenet_fn.data.paths import printable
@@ -72,17 +72,25 @@ def read_weights(path: Path) -> Weights:
             f"no weights at {path}. Give a .safetensors, .pth or .pth.tar file, or a checkpoint folder "
             f"that holds {WEIGHTS}."
         )
-    return _choose(load_file(file), printable(file))
+    weights = _choose(load_file(file), printable(file))
+    if file.name in (WEIGHTS, EMA) and (file.parent / MANIFEST).exists():
+        return weights._replace(classes=_classes_of(read_manifest(file.parent)))
+    return weights
 
 
 def weights_of(content: Content) -> Weights:
     """Return the weights of a checkpoint: its averaged ones if it has them."""
-    averaged, classes = content.files.get(EMA), content.manifest.get("classes")
+    averaged = content.files.get(EMA)
     return Weights(
         canonical_keys(averaged or content.files[WEIGHTS]),
-        tuple(classes) if isinstance(classes, list) else None,
+        _classes_of(content.manifest),
         [] if averaged is None else [f"averaged weights ({EMA}) are taken, not the raw ones"],
     )
+
+
+def _classes_of(manifest: Mapping[str, Any]) -> tuple[str, ...] | None:
+    classes = manifest.get("classes")
+    return tuple(classes) if isinstance(classes, list) else None
 
 
 class _Candidate(NamedTuple):

@@ -169,7 +169,7 @@ def test_checkpoint_of_another_architecture(
     check_refused(outcome, 2, "shufflenet_v2_x0_5", "shufflenet_v2_x1_0")
     weights = next((tmp_path / "run" / "checkpoints").glob("step-*")) / "weights.safetensors"
     outcome = command("evaluate", weights, "--arch", "x1_0", "--data", image_folder)
-    check_refused(outcome, 2, "do not fit", "x1_0")
+    check_refused(outcome, 2, "do not fit", "--arch x0_5")
     outcome = command("evaluate", weights, "--data", image_folder)
     check_refused(outcome, 2, "--arch")
 

@@ -245,8 +245,10 @@ def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: 
     right = [round(r["accuracy1"] * r["num_images"] / 100) for r in (whole, part)]
     assert right[0] - 4 <= right[1] <= right[0]
     shutil.rmtree(data / "train")  # evaluating needs the evaluated split only
-    told = command("evaluate", run, "--data", data).err
-    assert "labels: mapped by class names; the data has 2 of the weights' 3 classes" in told
+    bare = (run / "checkpoints" / "step-00000009" / "weights.safetensors", "--arch", "x0_5")
+    for weights in ((run,), (*bare, "--image-size", 32)):
+        told = command("evaluate", *weights, "--data", data).err
+        assert "labels: mapped by class names; the data has 2 of the weights' 3 classes" in told
     (data / "val" / "red").rename(data / "val" / "rot")
     refused = command("evaluate", run, "--data", data)
     assert (

@@ -53,6 +53,9 @@ def evaluate(
     left_out = left_out_line(
         result["num_images"] + result["bad_images"], result["num_images"], result["bad_image_names"]
     )
+    if result["labels_mapped"]:
+        counts = f"{result['classes_in_data']} of the weights' {result['classes']} classes"
+        print(f"labels: mapped by class names; the data has {counts}", file=sys.stderr)
     if left_out:
         print(f"warning: {left_out}", file=sys.stderr)
     if as_json:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.format import (
+    EMA,
     FILES,
     MANIFEST,
     OWN_HASH,
+    WEIGHTS,
     DamagedCheckpoint,
     NewerCheckpoint,
     epochs_done,
@@ -27,6 +29,7 @@ from shufflenet_fn.checkpoint.inventory import (
     pointed_to,
 )
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
+from shufflenet_fn.checkpoint.torchvision import not_finite
 from shufflenet_fn_backends.support.errors import UsageError
 
 _YEAR_10000: Final = 253_402_214_400.0
@@ -68,14 +71,22 @@ def list_checkpoints(run_dir: Path) -> list[Listed]:
 
 
 def find_one(path: Path) -> tuple[Content, list[str]]:
-    """Return the checkpoint at ``path``, or the newest good one of the run there; a note on each skipped.
+    """Return the checkpoint at ``path``, or the newest good one of the run there; and notes.
+
+    They tell what was skipped, or which weights of a checkpoint at ``path`` itself are not finite.
 
     Raises:
         UsageError: there is neither.
         DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
     """
     if (path / MANIFEST).is_file():
-        return read_checkpoint(path), []
+        content = read_checkpoint(path, finite=False)
+        found_in = {name: not_finite(content.files.get(name, {})) for name in (WEIGHTS, EMA)}
+        return content, [
+            f"warning: {path}: {name} holds values that are not finite (NaN or infinite): {wrong}"
+            for name, wrong in found_in.items()
+            if wrong
+        ]
     if path.is_dir():
         found, notes = newest_good(checkpoints_of(path))
         if found is not None:

@@ -11,15 +11,18 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.format import (
+    EMA,
     MANIFEST,
     MAX_MANIFEST_BYTES,
     OWN_HASH,
+    WEIGHTS,
     DamagedCheckpoint,
     StoredFile,
     decode_manifest,
     sha256,
 )
 from shufflenet_fn.checkpoint.state import state_from
+from shufflenet_fn.checkpoint.torchvision import not_finite
 from shufflenet_fn.io import read_regular
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training.state import TrainState
@@ -65,23 +68,27 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
     return _manifest(checkpoint)[0]
 
 
-def verify(checkpoint: Path) -> dict[str, Any]:
-    """Return the manifest of an undamaged checkpoint. Raises as ``read_checkpoint``."""
+def verify(checkpoint: Path, *, finite: bool = True) -> dict[str, Any]:
+    """Return the manifest of an undamaged checkpoint. As ``read_checkpoint``."""
     manifest, stored = _manifest(checkpoint)
     for name, file in stored.items():
-        _tensors(checkpoint, name, file)  # one file in memory at a time
+        _tensors(checkpoint, name, file, finite)  # one file in memory at a time
     return manifest
 
 
-def read_checkpoint(checkpoint: Path) -> Content:
+def read_checkpoint(checkpoint: Path, *, finite: bool = True) -> Content:
     """Return everything in an undamaged checkpoint.
 
+    Args:
+        checkpoint: its folder.
+        finite: refuse weights that are not finite, with which nothing can go on.
+
     Raises:
-        DamagedCheckpoint: a file is missing or is not what was written.
+        DamagedCheckpoint: a file is missing or is not what was written, or weights are not finite.
         NewerCheckpoint: a newer version of shufflenet-fn wrote it.
     """
     manifest, stored = _manifest(checkpoint)
-    files = {name: _tensors(checkpoint, name, file) for name, file in stored.items()}
+    files = {name: _tensors(checkpoint, name, file, finite) for name, file in stored.items()}
     return Content(checkpoint, manifest, files)
 
 
@@ -102,14 +109,18 @@ def _manifest(checkpoint: Path) -> tuple[dict[str, Any], dict[str, StoredFile]]:
     return decode_manifest(content, checkpoint)
 
 
-def _tensors(checkpoint: Path, name: str, stored: StoredFile) -> dict[str, Tensor]:
+def _tensors(checkpoint: Path, name: str, stored: StoredFile, finite: bool) -> dict[str, Tensor]:
     content = _read(checkpoint, name, limit=MAX_FILE_BYTES, exactly=stored.bytes)
     if sha256(content) != stored.sha256:
         raise DamagedCheckpoint(checkpoint, f"{name} is not what was written")
     try:
-        return safetensors.torch.load(content)
+        tensors = safetensors.torch.load(content)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise DamagedCheckpoint(checkpoint, f"{name}: {error}") from None
+    if finite and name in (WEIGHTS, EMA) and (wrong := not_finite(tensors)):
+        reason = f"{name} holds values that are not finite (NaN or infinite): {wrong}"
+        raise DamagedCheckpoint(checkpoint, reason)
+    return tensors
 
 
 def _read(checkpoint: Path, name: str, *, limit: int, exactly: int | None = None) -> bytes:

@@ -13,8 +13,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.architecture import conv_layers
-from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.config import ARCHITECTURES, PREFIX, ShuffleNetConfig, get_config
 from shufflenet_fn.model.variables import Variables, get_path, set_path
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -22,30 +23,73 @@ from shufflenet_fn_backends.support.errors import UsageError
 # `stage2.0.channel_shuffle.fp_index1`.
 _SHUFFLE_INDEX: Final = re.compile(r"shuffle\.(fp|bp)_index\d*$", re.IGNORECASE)
 _TRACKED: Final = "num_batches_tracked"
+_AVERAGED: Final = "n_averaged"
+"""The counter that ``torch.optim.swa_utils.AveragedModel`` stores beside its module."""
+
+HEAD: Final = ("fc.weight", "fc.bias")
+_WRAPPERS: Final = re.compile(r"(?<=\.)_(orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\.")
+_HEAD_NAMES: Final = re.compile(r"(fc|classifier|head|heads|linear|last_linear|output|logits)\.")
+_FIRST: Final = "conv1.0.weight"
 
 
 def from_torchvision(state_dict: Mapping[str, Tensor], config: ShuffleNetConfig) -> Variables:
-    """Return variables with the values of ``state_dict``.
+    """Return variables with the values of ``state_dict``, in any form of ``canonical_keys``.
 
-    Dropped: the ``module.`` prefix of ``DistributedDataParallel``, ``num_batches_tracked``, and the
-    shuffle-index buffers of old Ascend checkpoints. dtypes are kept; tensors are contiguous copies.
+    dtypes are kept; tensors are contiguous copies.
 
     Raises:
         UsageError: keys are missing or unexpected, or shapes differ; the message lists them.
     """
-    given = {
-        key.removeprefix("module."): value
-        for key, value in state_dict.items()
-        if not key.endswith(_TRACKED) and not _SHUFFLE_INDEX.search(key)
-    }
+    given = canonical_keys(state_dict)
     table = list(_table(config))
-    _check(given, table)
+    _check(given, config)
     variables = Variables({}, {})
     for collection, path, key, _ in table:
         # Not `.contiguous()`: it may return its argument, and the caller's tensor must not be shared.
         tensor = given[key].detach().clone(memory_format=torch.contiguous_format)
         set_path(getattr(variables, collection), path, tensor)
     return variables
+
+
+def prefixes_of(state_dict: Mapping[str, object]) -> list[str]:
+    """Return what precedes torchvision's keys, such as ``module._orig_mod.``: one for each network."""
+    return [key.removesuffix(_FIRST) for key in state_dict if f".{key}".endswith(f".{_FIRST}")]
+
+
+def is_head(key: str) -> bool:
+    """Return whether a key without prefix names a part of the classifier, under any usual name."""
+    return _HEAD_NAMES.match(key) is not None
+
+
+def canonical_keys(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return ``state_dict`` under torchvision's keys.
+
+    Dropped: a prefix such as ``module.`` or ``model._orig_mod.``, wrappers of single layers, counters of
+    batches and averages, and the shuffle-index buffers of old Ascend checkpoints. A classifier of one layer
+    is ``fc``, whatever its name.
+    """
+    prefixes = prefixes_of(state_dict)
+    prefix = prefixes[0] if len(prefixes) == 1 else ""
+    given = {
+        _WRAPPERS.sub("", key.removeprefix(prefix)): value
+        for key, value in state_dict.items()
+        if not key.endswith((_TRACKED, _AVERAGED)) and not _SHUFFLE_INDEX.search(key)
+    }
+    head = sorted(filter(is_head, given), reverse=True)
+    stem = head[0].removesuffix(".weight") if head else ""
+    if head == [f"{stem}.weight", f"{stem}.bias"]:
+        given |= {new: given.pop(old) for old, new in zip(head, HEAD, strict=True)}
+    return given
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Return the names of tensors that hold NaN or infinite values, and how many; ``None`` if none does."""
+    found = [
+        f"{key} ({count:,} of {tensor.numel():,} values)"
+        for key, tensor in tensors.items()
+        if (count := tensor.numel() - int(tensor.isfinite().sum()))
+    ]
+    return _some(found) if found else None
 
 
 def to_torchvision(
@@ -82,11 +126,8 @@ def _table(
     yield "params", ("fc", "bias"), "fc.bias", head[:1]
 
 
-def _check(
-    given: Mapping[str, Tensor],
-    table: list[tuple[str, tuple[str, ...], str, tuple[int, ...]]],
-) -> None:
-    expected = {key: shape for _, _, key, shape in table}
+def _check(given: Mapping[str, Tensor], config: ShuffleNetConfig) -> None:
+    expected = {key: shape for _, _, key, shape in _table(config)}
     missing = [key for key in expected if key not in given]
     unexpected = [key for key in given if key not in expected]
     shapes = [
@@ -94,12 +135,18 @@ def _check(
         for key, shape in expected.items()
         if key in given and tuple(given[key].shape) != shape
     ]
+    kinds = [
+        f"{key} is {str(given[key].dtype).removeprefix('torch.')}"
+        for key in expected
+        if key in given and not given[key].is_floating_point()
+    ]
     problems = [
         f"{len(items)} {name}: {_some(items)}"
         for name, items in (
             ("missing", missing),
             ("unexpected", unexpected),
             ("of another shape", shapes),
+            ("not of floating point", kinds),
         )
         if items
     ]
@@ -107,11 +154,27 @@ def _check(
         raise UsageError(
             "these weights do not fit the architecture. Keys "
             + "; ".join(problems)
-            + ". Check the width (x0_5, x1_0, x1_5, x2_0) and the number of classes; megvii's own "
-            "checkpoints are of a different network and do not fit."
+            + f". {_advice(given, config)}"
         )
 
 
+def _advice(given: Mapping[str, Tensor], config: ShuffleNetConfig) -> str:
+    for name in ARCHITECTURES:
+        other = get_config(name)
+        if other.stage_channels != config.stage_channels and all(
+            key in given and tuple(given[key].shape) == shape
+            for _, _, key, shape in _table(other)
+            if key not in HEAD
+        ):
+            return f"They are of {name}: choose it (--arch {name.removeprefix(PREFIX)})."
+    if not any(key in given for _, _, key, _ in _table(config) if key not in HEAD):
+        return (
+            "They are of another network than torchvision's ShuffleNetV2, or under other names; megvii's "
+            "own checkpoints, too, are of a different network and do not fit."
+        )
+    return "Check the width (x0_5, x1_0, x1_5, x2_0) and the number of classes."
+
+
 def _some(items: list[str], limit: int = 4) -> str:
-    shown = ", ".join(items[:limit])
+    shown = printable(", ".join(item[:120] for item in items[:limit]))
     return shown + (f", and {len(items) - limit} more" if len(items) > limit else "")

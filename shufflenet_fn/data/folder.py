@@ -121,7 +121,12 @@ def odd_classes(train: Dataset, val: Dataset) -> Iterator[str]:
 
 
 def open_image_folder(
-    root: str | Path, split: str, *, classes: Sequence[str] | None = None, note: Note = silent
+    root: str | Path,
+    split: str,
+    *,
+    classes: Sequence[str] | None = None,
+    known_by: str = "the training split",
+    note: Note = silent,
 ) -> ImageFolder:
     """List ``root/split`` and open it.
 
@@ -130,6 +135,7 @@ def open_image_folder(
       split: name of the sub-folder, ``"train"`` or ``"val"``.
       classes: the classes that labels index (those of the training split). ``None`` takes the class
         folders found. The split may lack some of the given classes but may have no others.
+      known_by: what ``classes`` are of, for messages.
       note: called with a line of text if listing took long, or if files are passed over.
 
     Raises:
@@ -147,7 +153,7 @@ def open_image_folder(
             "each start; `shufflenet-fn data pack` makes them a few files"
         )
     known = listing.classes if classes is None else tuple(classes)
-    check_classes(folder, listing, known)
+    check_classes(folder, listing, known, known_by)
     shown = printable(folder)
     if listing.passed_over:
         count = counted(listing.passed_over.total(), "file")
@@ -214,7 +220,9 @@ def _fix(root: Path, split: str, found: Sequence[str]) -> str:
     return f"Pass {printable(root / inner[0])} instead" if inner else "Create it"
 
 
-def check_classes(folder: Path, listing: Listing, known: Sequence[str]) -> None:
+def check_classes(
+    folder: Path, listing: Listing, known: Sequence[str], known_by: str = "the training split"
+) -> None:
     """Raise ``UsageError`` unless ``listing`` has classes, all of them ``known``, each with an image."""
     if not listing.classes:
         raise UsageError(_without_classes(printable(folder), listing.stray))
@@ -224,9 +232,9 @@ def check_classes(folder: Path, listing: Listing, known: Sequence[str]) -> None:
         close = difflib.get_close_matches(unknown[0], known, n=1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
         raise UsageError(
-            f"{printable(folder)} has {counted(len(unknown), 'class', 'classes')} that the training "
-            f"split lacks: {some(unknown)}{hint}. The training split has {len(known)}: {some(known)}. "
-            "Rename or remove the folders, or add the classes to train/."
+            f"{printable(folder)} has {counted(len(unknown), 'class', 'classes')} that {known_by} "
+            f"lacks: {some(unknown)}{hint}. {known_by[0].upper()}{known_by[1:]} has {len(known)}: "
+            f"{some(known)}. Rename or remove the folders, or add the classes to train/."
         )
     empty = [name for name, count in zip(listing.classes, listing.counts, strict=True) if not count]
     if empty:

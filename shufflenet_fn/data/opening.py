@@ -26,7 +26,12 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, D
     return open_folders(root, note=note)
 
 
-def open_split(root: str | Path, split: str, classes: Sequence[str] | None = None) -> Dataset:
+def open_split(
+    root: str | Path,
+    split: str,
+    classes: Sequence[str] | None = None,
+    known_by: str = "the training split",
+) -> Dataset:
     """Open one split of ``root``.
 
     Args:
@@ -34,10 +39,11 @@ def open_split(root: str | Path, split: str, classes: Sequence[str] | None = Non
       split: ``"train"`` or ``"val"``.
       classes: the classes that labels index. ``None`` is those of the split's own folders, or all of
         a packed data set. The split may lack some of the given classes but may have no others.
+      known_by: what ``classes`` are of, for messages.
 
     Raises:
       UsageError, UserError: as ``open_train_val``, and for a class that is not among ``classes``.
     """
     if is_packed(Path(root)):
         return open_packed(root, split, classes)
-    return open_image_folder(root, split, classes=classes)
+    return open_image_folder(root, split, classes=classes, known_by=known_by)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.checkpoint.state import state_from
-from shufflenet_fn.checkpoint.torchvision import from_torchvision
-from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision, is_head
+from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize, precision_name
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.augment.mixing import Mixing
@@ -203,28 +203,27 @@ def build_state(
 def load_pretrained(
     path: Path, config: ShuffleNetConfig, generator: torch.Generator
 ) -> InitialVariables:
-    """Read weights from ``path``. A classifier of another width is replaced by a fresh one, with a note."""
-    state_dict = read_state_dict(path)
-    head = next((v for k, v in state_dict.items() if k.endswith("fc.weight")), None)
-    width = config.num_classes if head is None else head.shape[0]
-    found = from_torchvision(state_dict, _with_classes(config, width))
-    found = tree_cast(found, torch.float32)
-    notes = [f"weights: from {path}"]
+    """Read weights from ``path``. A classifier that is missing or does not fit is a fresh one (a note)."""
+    tensors, _, notes = read_weights(path)
+    notes = [f"weights: from {path}", *notes]
+    head = [key for key in tensors if is_head(key)]
+    width = len(tensors["fc.weight"]) if set(head) == set(HEAD) else None
     if width != config.num_classes:
-        found.params["fc"] = init_classifier(config, generator)
+        has = f"has {width} classes" if width else f"is of another form ({', '.join(head[:4])})"
         notes.append(
-            f"the classifier in {path} has {width} classes; it was replaced by a fresh one of "
-            f"{config.num_classes}"
+            f"the classifier in {path} {has}; it was replaced by a fresh one of {config.num_classes}"
+            if head
+            else f"there is no classifier in {path}; it got a fresh one of {config.num_classes} classes"
         )
+        fresh = init_classifier(config, generator)
+        tensors = {key: value for key, value in tensors.items() if key not in head}
+        tensors |= dict(zip(HEAD, (fresh["weight"], fresh["bias"]), strict=True))
+    found = tree_cast(from_torchvision(tensors, config), torch.float32)
     return InitialVariables(found, notes)
 
 
 def build_config(settings: TrainSettings, num_classes: int) -> ShuffleNetConfig:
     return get_config(settings.arch, num_classes=num_classes)
-
-
-def _with_classes(config: ShuffleNetConfig, num_classes: int) -> ShuffleNetConfig:
-    return replace(config, num_classes=num_classes)
 
 
 def build_augmentation(settings: TrainSettings) -> SampleAugmentation:

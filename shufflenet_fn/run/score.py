@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
-from shufflenet_fn.checkpoint.read import verify
-from shufflenet_fn.checkpoint.torchvision import from_torchvision
-from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.checkpoint.read import read_manifest
+from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
+from shufflenet_fn.checkpoint.weights import Weights, read_weights
 from shufflenet_fn.config.derived import eval_resize
 from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn.config.options import declared
@@ -59,7 +60,6 @@ class EvalJob(NamedTuple):
     settings: EvalSettings
     device: str
     notes: tuple[str, ...]
-    classes: tuple[str, ...] | None
 
 
 def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
@@ -87,7 +87,16 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
         raise UsageError("no data: give --data DIR, a folder with train/ and val/, or --data demo.")
     size = settings.image_size or stored.get("image_size") or 224
     resize = settings.eval_resize or (None if settings.image_size else stored.get("eval_resize"))
+    read = read_weights(source)
+    if not set(HEAD) <= read.tensors.keys():
+        raise UsageError(
+            f"the weights in {source} have no classifier (fc.weight, fc.bias), so there is nothing to score. "
+            f"Train one with `shufflenet-fn train --pretrained {source}`."
+        )
+    width = len(read.tensors["fc.weight"])
+    from_torchvision(read.tensors, get_config(arch, num_classes=width))  # refused here, if it is
     notes += [
+        *read.notes,
         reason,
         select_backend(settings.backend, runtime.name).reason,
         choose_image_reader(settings.image_reader).reason,
@@ -102,7 +111,6 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
         settings=settings,
         device=runtime.name,
         notes=tuple(notes),
-        classes=tuple(manifest["classes"]) if manifest else None,
     )
 
 
@@ -111,7 +119,8 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
 
     Returns:
         ``accuracy1``, ``accuracy5`` (percent), ``loss``, ``num_images``, ``bad_images`` (left out),
-        ``bad_image_names``, ``seconds``, ``images_per_s``, and what was evaluated.
+        ``bad_image_names``, ``seconds``, ``images_per_s``, what was evaluated, the number of
+        ``classes`` of the weights and ``classes_in_data``, and whether labels were mapped by name.
     """
     settings = plan.settings
     runtime = runtime_of(plan.device)
@@ -122,17 +131,11 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
     torch.set_num_threads(cores)
     runtime.tune()
     device = runtime.device(world.local_rank)
-    dataset = _open(plan)
+    weights = read_weights(plan.source)
+    dataset = _open(plan, weights)
     transform = EvalTransform(plan.eval_resize, plan.image_size)
-    state_dict = read_state_dict(plan.source)
-    classes = _head_width(state_dict, plan.source)
-    if classes < len(dataset.classes):
-        raise UsageError(
-            f"the weights in {plan.source} know {classes} classes, but {plan.data} has "
-            f"{len(dataset.classes)}. They belong to other data."
-        )
-    config = get_config(plan.arch, num_classes=classes)
-    variables = tree_to(tree_cast(from_torchvision(state_dict, config), torch.float32), device)
+    config = get_config(plan.arch, num_classes=len(dataset.classes))
+    variables = tree_to(tree_cast(from_torchvision(weights.tensors, config), torch.float32), device)
     predictor = build.build_predictor(
         config,
         backend=select_backend(settings.backend, runtime.name).backend,
@@ -159,12 +162,17 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
             scores = evaluate(predictor(variables), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start
         names = bad_names(bad, world)
+    classes = dataset.classes
+    present = [classes[label] for label in np.unique(dataset.labels)]
     return {
         **scores._asdict(),
         "bad_images": len(dataset) - scores.num_images,
         "bad_image_names": names,
         "seconds": seconds,
         "images_per_s": scores.num_images / seconds,
+        "classes": len(classes),
+        "classes_in_data": len(present),
+        "labels_mapped": sorted(present) != list(classes),
         "weights": str(plan.source),
         "arch": plan.arch,
         "data": plan.data,
@@ -182,10 +190,10 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     if not weights.is_dir():
         return weights, {}, []
     if (weights / MANIFEST).exists():
-        return weights, verify(weights), []
+        return weights, read_manifest(weights), []
     best = pointed_to(checkpoints_of(weights), BEST)
     if best is not None:
-        return best, verify(best), [f"weights: the run's best checkpoint, {best.name}"]
+        return best, read_manifest(best), [f"weights: the run's best checkpoint, {best.name}"]
     content, notes = find_checkpoint(weights)
     return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
 
@@ -205,22 +213,18 @@ def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
     return arch
 
 
-def _open(plan: EvalJob) -> Dataset:
-    """The split, with labels as the weights know them: their run's classes, else those of train/."""
+def _open(plan: EvalJob, weights: Weights) -> Dataset:
+    """The split, with labels as the weights know them: by their class names, else as in train/."""
     root = ensure_demo() if plan.data == "demo" else Path(plan.data)
-    classes = plan.classes
-    if classes is None:
-        train = open_split(root, "train")
-        if plan.split == "train":
-            return train
-        classes = train.classes
-    return open_split(root, plan.split, classes)
-
-
-def _head_width(state_dict: dict[str, torch.Tensor], source: Path) -> int:
-    for key, value in state_dict.items():
-        if key.removeprefix("module.") == "fc.weight":
-            return value.shape[0]
-    raise UsageError(
-        f"{source} has no 'fc.weight': it is not a ShuffleNetV2 of torchvision's layout."
-    )
+    if weights.classes is not None:
+        return open_split(root, plan.split, weights.classes, "the list of the weights' classes")
+    known = open_split(root, "train" if (root / "train").is_dir() else plan.split)
+    width, classes = len(weights.tensors["fc.weight"]), known.classes
+    if width != len(classes):
+        raise UsageError(
+            f"the weights in {plan.source} are of {width} classes, and {plan.data} has {len(classes)}. The "
+            "file does not name its classes, so labels cannot be mapped to them. Evaluate on the data that "
+            "they learned, with all classes in train/; or save the list of names under 'classes' beside the "
+            f"state_dict; or train a classifier with `shufflenet-fn train --pretrained {plan.source}`."
+        )
+    return known if known.split == plan.split else open_split(root, plan.split, classes)

@@ -26,7 +26,7 @@ from shufflenet_fn.checkpoint.format import (
 )
 from shufflenet_fn.checkpoint.inventory import newest_good
 from shufflenet_fn.checkpoint.read import read_checkpoint, verify
-from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.io import RealDisk
 from tests.checkpoint.support import small
@@ -173,7 +173,7 @@ def test_bad_header_with_true_hash_is_refused(folder: Path, kind: str) -> None:
     file = folder.parent / "w.safetensors"
     file.write_bytes(BAD_HEADERS[kind])
     with pytest.raises(UsageError, match="damaged") as error:
-        read_state_dict(file)
+        read_weights(file)
     assert str(file) in str(error.value)
 
 

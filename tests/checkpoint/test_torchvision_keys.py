@@ -9,6 +9,7 @@ from torch import Tensor
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.config import get_config
+from shufflenet_fn.model.variables import init
 from shufflenet_fn.tree import tree_leaves
 from tests.model.support import (
     TINY,
@@ -29,12 +30,7 @@ def test_there_and_back() -> None:
         assert_trees_equal(from_torchvision(to_torchvision(variables, TINY), TINY), variables)
 
 
-def test_the_prefix_of_ddp_is_dropped() -> None:
-    wrapped = {f"module.{key}": value for key, value in state_dict().items()}
-    assert_trees_equal(from_torchvision(wrapped, TINY), tiny_variables())
-
-
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "model._orig_mod."])
 def test_index_buffers_of_old_checkpoints_are_dropped(prefix: str) -> None:
     old = {f"{prefix}{key}": value for key, value in state_dict().items()}
     for stage, unit, name in ((2, 0, "fp_index1"), (3, 1, "bp_index2"), (4, 1, "fp_index")):
@@ -65,6 +61,19 @@ def test_wrong_shapes_are_named_with_both_shapes() -> None:
     with pytest.raises(UsageError, match="1 of another shape") as error:
         from_torchvision(wrong, TINY)
     assert "fc.weight is (7, 32), should be (5, 32)" in str(error.value)
+
+
+def test_architecture_that_weights_are_of_is_named() -> None:
+    config = get_config("x1_0", num_classes=3)
+    other = to_torchvision(init(config, torch.Generator()), config)
+    with pytest.raises(UsageError, match=r"They are of shufflenet_v2_x1_0: .*--arch x1_0") as error:
+        from_torchvision(other, get_config("x0_5"))
+    assert "stage2.0.branch1.2.weight is (58, 24, 1, 1), should be (24, 24, 1, 1)" in str(
+        error.value
+    )
+    integers = {key: value.to(torch.int8) for key, value in state_dict().items()}
+    with pytest.raises(UsageError, match=r"not of floating point: conv1\.0\.weight is int8"):
+        from_torchvision(integers, TINY)
 
 
 def test_wrong_width_lists_some_missing_keys() -> None:

@@ -2,29 +2,47 @@
 
 from __future__ import annotations
 
+import argparse
+import functools
+import io
 import os
 import pickle
-from collections import OrderedDict
+import re
+import sys
+import types
+import zipfile
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.serialization import get_safe_globals
 
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, WEIGHTS
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
-from shufflenet_fn.checkpoint.weights import read_state_dict
+from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.errors import UsageError, UserError
+from shufflenet_fn.model.variables import init_classifier
+from shufflenet_fn.run.build import load_pretrained
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import create_train_state
 from tests.checkpoint.support import flip
-from tests.model.support import TINY, assert_trees_equal, tiny_variables
+from tests.model.support import TINY, assert_trees_equal, generator, tiny_variables
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    return read_weights(path).tensors
 
 
 def weights() -> dict[str, Tensor]:
@@ -46,26 +64,179 @@ def original_checkpoint() -> dict[str, Any]:
     }
 
 
+BESIDE: tuple[Any, ...] = (
+    argparse.Namespace(lr=0.1, path=Path("data")),
+    *(np.float64(71.2), np.int64(3), np.ones(2), np.random.get_state()),
+    *(datetime.now(timezone.utc), timedelta(1), Decimal("0.1"), frozenset({1}), range(3), 3j),
+    *(defaultdict(list, {"a": [1]}), deque([1.0], 5), types.SimpleNamespace(a=1)),
+    *(torch.Size([1]), torch.device("cpu"), torch.float16, torch.__version__, b"bytes"),
+)
+
+
+def averaged(prefix: str = "") -> dict[str, Tensor]:
+    """What an ``AveragedModel`` of other weights gives."""
+    other = to_torchvision(tiny_variables(1), TINY)
+    return {f"{prefix}n_averaged": torch.tensor(5)} | named(f"{prefix}module.", other)
+
+
+def named(prefix: str, tensors: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    return {f"{prefix}{key}": value for key, value in (tensors or weights()).items()}
+
+
+def with_head(*names: str) -> dict[str, Tensor]:
+    """The weights with another classifier under these names."""
+    tensors = {key: value for key, value in weights().items() if not key.startswith("fc.")}
+    return tensors | dict(zip(names, (weights()["fc.weight"], weights()["fc.bias"]), strict=True))
+
+
 CONTENTS: dict[str, Any] = {
     "plain": weights,
     "ordered": lambda: OrderedDict(weights()),
-    "state_dict": original_checkpoint,
-    "model": lambda: {"model": weights(), "args": {"lr": 0.1}},
+    "original": original_checkpoint,
+    **{
+        prefix: lambda prefix=prefix: named(prefix)
+        for prefix in (
+            *("module.", "_orig_mod.", "module._orig_mod.", "module.module.", "model.", "net."),
+            *("backbone.", "encoder.", "_model.", "any_other.name."),
+        )
+    },
+    **{
+        key: lambda key=key: {key: weights(), "epoch": 3, "optimizer": {"param_groups": []}}
+        for key in ("model", "model_state_dict", "net", "network", "weights", "params")
+    },
+    "nested": lambda: {"trainer": {"model": named("module.")}, "best_acc1": torch.ones(())},
+    "flat": lambda: {**weights(), "epoch": 3},
+    "lightning": lambda: {"state_dict": named("model.") | {"criterion.weight": torch.ones(5)}},
+    "compiled layers": lambda: {
+        re.sub(r"(stage\d\.\d\.)", r"\1_orig_mod.", key): value for key, value in weights().items()
+    },
+    "averaged": lambda: (
+        {n: t for n, t in averaged().items() if n == "n_averaged"} | named("module.")
+    ),
+    "beside": lambda: {"model": weights(), "args": BESIDE},
+    "dropout": lambda: with_head("fc.1.weight", "fc.1.bias"),
+    "sequential": lambda: with_head("classifier.1.weight", "classifier.1.bias"),
+    "head": lambda: with_head("head.fc.weight", "head.fc.bias"),
+    "outside": lambda: {
+        key if key.startswith("head") else f"backbone.{key}": value
+        for key, value in with_head("head.weight", "head.bias").items()
+    },
 }
 
 
 @pytest.mark.parametrize("kind", CONTENTS)
-@pytest.mark.parametrize("name", ["w.pth", "w.pt", "w.pth.tar", "w"])
 @pytest.mark.parametrize("zipped", [True, False])
-def test_files_of_torch_save(tmp_path: Path, kind: str, name: str, zipped: bool) -> None:
-    file = tmp_path / name
+def test_files_of_torch_save(tmp_path: Path, kind: str, zipped: bool) -> None:
+    file = tmp_path / (
+        "w.pth.tar" if zipped else "w.safetensors"
+    )  # what it is decides, not its name
     torch.save(CONTENTS[kind](), file, _use_new_zipfile_serialization=zipped)
-    assert_trees_equal(from_torchvision(read_state_dict(file), TINY), tiny_variables())
+    assert_trees_equal(from_torchvision(read_tensors(file), TINY), tiny_variables())
+    assert not any("argparse.Namespace" in item for item in map(str, get_safe_globals()))
+
+
+def test_tensors_that_an_old_torch_npu_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("torch_npu.utils.storage")
+    for name in ("torch_npu", "torch_npu.utils", module.__name__):
+        monkeypatch.setitem(sys.modules, name, module)
+
+    def _rebuild_npu_tensor() -> None: ...
+
+    _rebuild_npu_tensor.__module__ = module.__name__
+    _rebuild_npu_tensor.__qualname__ = "_rebuild_npu_tensor"
+    module.__dict__["_rebuild_npu_tensor"] = _rebuild_npu_tensor
+
+    class Saved:
+        def __init__(self, tensor: Tensor) -> None:
+            self.tensor = tensor
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            storage = torch.storage.TypedStorage(
+                wrap_storage=self.tensor.untyped_storage(), dtype=torch.float32, _internal=True
+            )
+            shape, stride = self.tensor.shape, self.tensor.stride()
+            return _rebuild_npu_tensor, (storage, 0, tuple(shape), stride, False, OrderedDict(), 2)
+
+    floats = {key: Saved(t) for key, t in weights().items() if t.is_floating_point()}
+    torch.save({"state_dict": floats}, tmp_path / "w.pth")
+    read = read_tensors(tmp_path / "w.pth")
+    assert_trees_equal(from_torchvision(read, TINY), tiny_variables())
+
+
+@pytest.mark.parametrize(
+    ("content", "taken", "left"),
+    [
+        (lambda: {"model": weights(), "model_ema": averaged()}, "model_ema.module", "model"),
+        (
+            lambda: {"state_dict_ema": named("", averaged("x.")), "state_dict": weights()},
+            "state_dict_ema.x.module",
+            "state_dict",
+        ),
+        (
+            lambda: {"net": {"raw": weights(), "ema": named("y.", averaged())}},
+            "net.ema.y",
+            "net.raw",
+        ),
+        (
+            lambda: {"state_dict": named("model.") | averaged("ema_model.")},
+            "state_dict.ema_model.module",
+            "state_dict.model",
+        ),
+    ],
+)
+def test_average_is_taken_and_named(tmp_path: Path, content: Any, taken: str, left: str) -> None:
+    torch.save(content(), tmp_path / "w.pth")
+    read = read_weights(tmp_path / "w.pth")
+    assert_trees_equal(from_torchvision(read.tensors, TINY), tiny_variables(1))
+    (note,) = read.notes
+    assert f"averaged weights ({taken}" in note and f"are taken, not {left}" in note
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ((), "there is no classifier in"),
+        (("fc.0.weight", "fc.3.weight"), "is of another form (fc.0.weight, fc.3.weight)"),
+        (("fc.weight", "fc.bias"), "has 5 classes"),
+    ],
+)
+def test_classifier_that_does_not_fit_is_fresh(
+    tmp_path: Path, names: tuple[str, ...], said: str
+) -> None:
+    content = with_head(*names) if names else named("model.", with_head("fc.weight", "fc.bias"))
+    torch.save({k: v for k, v in content.items() if names or ".fc." not in k}, tmp_path / "w.pth")
+    config = replace(TINY, num_classes=7)
+    variables, notes = load_pretrained(tmp_path / "w.pth", config, generator())
+    assert said in notes[-1] and "fresh one of 7" in notes[-1]
+    assert torch.equal(
+        variables.params["fc"]["weight"], init_classifier(config, generator())["weight"]
+    )
+    assert torch.equal(variables.params["conv1"]["conv"]["weight"], weights()["conv1.0.weight"])
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"classes": list("ebcda")},
+        {"class_names": tuple("ebcda")},
+        {"class_to_idx": {name: index for index, name in enumerate("ebcda")}},
+        {"names": dict(enumerate("ebcda")), "classes": 5},
+    ],
+)
+def test_class_names_in_a_file(tmp_path: Path, beside: dict[str, Any]) -> None:
+    torch.save({"state_dict": weights(), **beside}, tmp_path / "w.pth")
+    assert read_weights(tmp_path / "w.pth").classes == tuple("ebcda")
+    torch.save(
+        {"state_dict": with_head("fc.0.weight", "fc.1.weight"), **beside}, tmp_path / "w.pth"
+    )
+    assert read_weights(tmp_path / "w.pth").classes is None
 
 
 def test_safetensors(tmp_path: Path) -> None:
     safetensors.torch.save_file(weights(), tmp_path / "w.safetensors")
-    back = read_state_dict(tmp_path / "w.safetensors")
+    back = read_tensors(tmp_path / "w.safetensors")
     assert_trees_equal(from_torchvision(back, TINY), tiny_variables())
 
 
@@ -75,14 +246,14 @@ def test_a_checkpoint_folder_gives_its_average_if_it_has_one(tmp_path: Path) -> 
     averaged = save_checkpoint(
         tmp_path, TINY, state._replace(ema=tiny_variables(1)), {"arch": "tiny"}
     )
-    assert_trees_equal(from_torchvision(read_state_dict(averaged), TINY), tiny_variables(1))
+    assert_trees_equal(from_torchvision(read_tensors(averaged), TINY), tiny_variables(1))
     plain = save_checkpoint(tmp_path / "plain", TINY, state._replace(ema=()), {})
-    assert_trees_equal(from_torchvision(read_state_dict(plain), TINY), tiny_variables(0))
+    assert_trees_equal(from_torchvision(read_tensors(plain), TINY), tiny_variables(0))
     (averaged / EMA).unlink()
     with pytest.raises(UserError, match=EMA):
-        read_state_dict(averaged)
+        read_tensors(averaged)
     (averaged / MANIFEST).unlink()  # weights that somebody copied out of one
-    assert_trees_equal(from_torchvision(read_state_dict(averaged), TINY), tiny_variables(0))
+    assert_trees_equal(from_torchvision(read_tensors(averaged), TINY), tiny_variables(0))
 
 
 def test_a_run_whose_pointers_are_gone_gives_its_newest_good_one(tmp_path: Path) -> None:
@@ -91,31 +262,59 @@ def test_a_run_whose_pointers_are_gone_gives_its_newest_good_one(tmp_path: Path)
     save_checkpoint(folder, TINY, state, {})
     newer = save_checkpoint(folder, TINY, state._replace(step=torch.tensor(1)), {})
     flip(newer / WEIGHTS)
-    assert_trees_equal(from_torchvision(read_state_dict(tmp_path), TINY), tiny_variables(0))
+    assert_trees_equal(from_torchvision(read_tensors(tmp_path), TINY), tiny_variables(0))
 
 
 @pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "none"])
 def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match="no weights at") as error:
-        read_state_dict(tmp_path / name)
+        read_tensors(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no weights at"):
-        read_state_dict(tmp_path)
+        read_tensors(tmp_path)
+
+
+def zipped(*names: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"0")
+    return content.getvalue()
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
 @pytest.mark.parametrize(
-    "content", [b"", b"hello, I am no weights\n", b"\x80\x02", b"PK\x03\x04", bytes(1000)]
+    ("content", "said"),
+    [
+        (b"", "it is empty"),
+        (b"hello, I am no weights\n", "damaged"),
+        (b"\x80\x02", "damaged"),
+        (bytes(1000), "damaged"),
+        (b"PK\x03\x04", "cut short or damaged (4 bytes)"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
+        (b"\r\n<!DOCTYPE html><html>404</html>", "web page"),
+        (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "web page"),
+        (b'{"weight_map": {}}', "JSON"),
+        (b"\x93NUMPY\x01\0", "NumPy"),
+        (zipped("fc.weight.npy"), "NumPy"),
+        (b"\x1f\x8b\x08" + bytes(100), "Unpack it"),
+        (bytes(257) + b"ustar\x0000" + bytes(300), "Unpack it"),
+        (zipped("w.pth", "readme.txt"), "Unpack it"),
+        (b"\x08\x0a\x12\x07pytorch\x1a\x05" + bytes(100), "ONNX"),
+        (zipped("w/constants.pkl", "w/data.pkl", "w/code/net.py"), "TorchScript"),
+        (zipped("w/archive_format", "w/models/model.json"), "torch.export"),
+        (pickle.dumps({"fc.weight": [1.0]}, protocol=4), "written by pickle"),
+    ],
 )
-def test_garbage_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_other_files_are_told_apart(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     file = tmp_path / name
     file.write_bytes(content)
-    with pytest.raises(UsageError, match="cannot read weights") as error:
-        read_state_dict(file)
-    assert str(file) in str(error.value)
+    with pytest.raises(UsageError, match=f"cannot read weights from {file}") as error:
+        read_tensors(file)
+    assert said in str(error.value) or (said == "damaged" and name.endswith("safetensors"))
 
 
 @pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
@@ -129,7 +328,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
     for length in (1, 7, 8, len(content) // 2, len(content) - 1):
         file.write_bytes(content[:length])
         with pytest.raises(UsageError, match="cannot read weights"):
-            read_state_dict(file)
+            read_tensors(file)
 
 
 @settings(max_examples=200, deadline=None)
@@ -151,7 +350,7 @@ def test_no_damage_gives_anything_but_weights_or_a_usage_error(
             content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     file.write_bytes(content)
     try:
-        state_dict = read_state_dict(file)
+        state_dict = read_tensors(file)
     except UsageError as error:
         assert str(file) in str(error)
     else:
@@ -176,25 +375,50 @@ def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, form: s
         file.write_bytes(pickle.dumps({"state_dict": Bomb(target)}))
     else:
         torch.save(content, file, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(UsageError, match="could run code") as error:
-        read_state_dict(file)
+    with pytest.raises(UsageError, match=r"could run code|written by pickle") as error:
+        read_tensors(file)
     assert not target.exists()
     # torch's own message advises to switch the check off.
     assert "weights_only" not in str(error.value)
 
 
+@pytest.mark.parametrize("form", ["zip", "legacy"])
+def test_what_a_refused_pickle_holds_is_named(tmp_path: Path, form: str) -> None:
+    for content, said in (
+        (torch.nn.Sequential(torch.nn.Linear(2, 2)), "a whole pickled model"),
+        ({"model": weights(), "norm": torch.nn.functional.relu}, "torch.nn.functional.relu"),
+        ({"model": weights(), "f": functools.partial(int)}, "functools.partial"),
+    ):
+        torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=form == "zip")
+        with pytest.raises(UsageError, match="could run code and is not loaded") as error:
+            read_tensors(tmp_path / "w.pth")
+        assert said in str(error.value) and "torch.save(model.state_dict()" in str(error.value)
+
+
 @pytest.mark.parametrize(
-    "content",
+    ("content", "said"),
     [
-        [torch.ones(1)],
-        torch.ones(3),
-        {"epoch": 3},
-        {"state_dict": [1]},
-        {"state_dict": {"fc.bias": 3}},
+        ([torch.ones(1)], "holds no state_dict"),
+        (torch.ones(3), "holds no state_dict"),
+        ({"epoch": 3, "best_acc1": torch.tensor(3.0)}, "holds no state_dict"),
+        ({"state_dict": [1]}, "holds no state_dict"),
+        ({"state_dict": {"fc.bias": 3}}, "holds no state_dict"),
+        (
+            {"optimizer": {"state": {0: {"a": torch.ones(3)}}, "param_groups": []}},
+            "only the state of",
+        ),
+        ({"student": weights(), "teacher": weights()}, "2 networks: student, teacher"),
+        (named("a.") | named("b."), "2 networks: a, b"),
+        (
+            {**weights(), "fc.bias": torch.full((5,), torch.nan)},
+            "finite (NaN or infinite): fc.bias (5 of 5",
+        ),
+        ({**weights(), "fc.bias": torch.ones(5).to_sparse()}, "fc.bias as a sparse"),
+        ({**weights(), "fc.bias": torch.ones(5, device="meta")}, "fc.bias as a sparse"),
     ],
-    ids=["list", "tensor", "no weights", "not nested", "not tensors"],
 )
-def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+def test_a_file_without_usable_weights_is_refused(tmp_path: Path, content: Any, said: str) -> None:
     torch.save(content, tmp_path / "w.pth")
-    with pytest.raises(UsageError, match="holds no state_dict"):
-        read_state_dict(tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=re.escape(said)) as error:
+        read_tensors(tmp_path / "w.pth")
+    assert str(tmp_path / "w.pth") in str(error.value)

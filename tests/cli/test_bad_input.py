@@ -172,21 +172,37 @@ def test_checkpoint_of_another_architecture(
     check_refused(outcome, 2, "shufflenet_v2_x0_5", "shufflenet_v2_x1_0")
     weights = next((tmp_path / "run" / "checkpoints").glob("step-*")) / "weights.safetensors"
     outcome = command("evaluate", weights, "--arch", "x1_0", "--data", image_folder)
-    check_refused(outcome, 2, "do not fit", "x1_0")
+    check_refused(outcome, 2, "do not fit", "--arch x0_5")
     outcome = command("evaluate", weights, "--data", image_folder)
     check_refused(outcome, 2, "--arch")
 
 
-def test_weights_for_other_classes(command: Command, image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        (2, ("w.pth are of 2 classes", "has 3", "'classes'", "--pretrained w.pth")),
+        (1000, ("w.pth are of 1000 classes", "has 3", "'classes'", "--pretrained w.pth")),
+        (None, ("no classifier (fc.weight, fc.bias)", "--pretrained w.pth")),
+    ],
+)
+def test_evaluating_weights_without_fitting_classes(
+    command: Command,
+    image_folder: Path,
+    tmp_path: Path,
+    classes: int | None,
+    words: tuple[str, ...],
+) -> None:
     import torch
 
     from shufflenet_fn.checkpoint.torchvision import to_torchvision
 
-    config = get_config("x0_5", num_classes=2)
+    config = get_config("x0_5", num_classes=classes or 3)
     weights = to_torchvision(init(config, torch.Generator()), config)
+    if classes is None:
+        del weights["fc.weight"], weights["fc.bias"]
     torch.save(weights, tmp_path / "w.pth")
     outcome = command("evaluate", "w.pth", "--arch", "x0_5", "--data", image_folder)
-    check_refused(outcome, 2, "2 classes", "3")
+    check_refused(outcome, 2, *words)
 
 
 def test_damaged_checkpoint_is_skipped(

@@ -12,7 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from shufflenet_fn.checkpoint.format import OWN_HASH, WEIGHTS
 from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.checkpoint.write import write_checkpoint
+from shufflenet_fn.io import RealDisk
 from shufflenet_fn.run.divergence import BATCH, STEP
 
 Command = Callable[..., Any]
@@ -98,3 +101,33 @@ def test_overflows_under_a_static_scale(
     assert "the scaled gradient overflowed at step 1 (epoch 0)" in outcome.err
     told = json.loads((tmp_path / "run" / "dump-step-1" / STEP).read_text())
     assert told["loss_scale"] == [pytest.approx(1e30)]
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "more"),
+    [
+        (("train", "--resume", "{step}"), 1, ""),
+        (("train", "--resume", "run"), 0, "at step 6"),
+        ((*TRAIN, "--data", "{data}", "--pretrained", "{step}"), 1, ""),
+        ((*TRAIN, "--data", "{data}", "--pretrained", "{step}/" + WEIGHTS), 2, ""),
+        (("evaluate", "{step}"), 1, ""),
+        (("checkpoint", "verify", "run"), 1, "step-00000006: good"),
+        (("checkpoint", "list", "run"), 0, ""),
+        (("checkpoint", "show", "{step}"), 0, "conv1.0.weight"),
+        (("checkpoint", "show", "run"), 0, "skipped"),
+        (("checkpoint", "diff", "{step}", "run"), 1, "differ"),
+    ],
+)
+def test_weights_that_are_not_finite_are_named(
+    command: Command, run: Path, image_folder: Path, verb: tuple[object, ...], code: int, more: str
+) -> None:
+    newest = run / "checkpoints" / "step-00000009"
+    content = read_checkpoint(newest)
+    content.files[WEIGHTS]["fc.bias"][:2] = torch.tensor([math.nan, -math.inf])
+    about = {name: value for name, value in content.manifest.items() if name != OWN_HASH}
+    write_checkpoint(newest.parent, 9, content.files, about, disk=RealDisk())
+    outcome = command(*(str(word).format(step=newest, data=image_folder) for word in verb))
+    told = " ".join((outcome.out + outcome.err).split())
+    assert outcome.code == code, told
+    assert "hold" in told and "finite (NaN or infinite): fc.bias (2 of 3 values)" in told
+    assert more in told and "Traceback" not in told

@@ -158,7 +158,8 @@ def test_what_kind_of_difference(tmp_path: Path) -> None:
                 {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}},
                 {},
                 disk=RealDisk(),
-            )
+            ),
+            finite=False,
         )
         for name, tensors in (("first", first), ("second", second))
     ]

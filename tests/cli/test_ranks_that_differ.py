@@ -68,7 +68,7 @@ def write_weights(path: Path, *, seed: int, classes: int, impossible: int | None
     config = get_config("x0_5", num_classes=classes)
     state_dict = to_torchvision(init(config, torch.Generator().manual_seed(seed)), config)
     if impossible is not None:
-        state_dict["fc.bias"][impossible] = -torch.inf
+        state_dict["fc.weight"][impossible] = -3e38  # features are not negative
     path.parent.mkdir(exist_ok=True)
     torch.save(state_dict, path)
 

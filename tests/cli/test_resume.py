@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.run import training
 from shufflenet_fn.run.lock import LOCK
 from tests.cli.conftest import TINY
@@ -294,7 +296,33 @@ def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: 
     right = [round(r["accuracy1"] * r["num_images"] / 100) for r in (whole, part)]
     assert right[0] - 4 <= right[1] <= right[0]
     shutil.rmtree(data / "train")  # evaluating needs the evaluated split only
-    assert command("evaluate", run, "--data", data, "--json").code == 0
+    bare = (run / "checkpoints" / "step-00000009" / "weights.safetensors", "--arch", "x0_5")
+    for weights in ((run,), (*bare, "--image-size", 32)):
+        told = command("evaluate", *weights, "--data", data).err
+        assert "labels: mapped by class names; the data has 2 of the weights' 3 classes" in told
+    (data / "val" / "red").rename(data / "val" / "rot")
+    refused = command("evaluate", run, "--data", data)
+    assert (
+        refused.code == 2
+        and "1 class that the list of the weights' classes lacks: rot" in refused.err
+    )
+
+
+def test_evaluate_maps_class_names_of_a_file(
+    command: Command, run: Path, data: Path, tmp_path: Path
+) -> None:
+    weights = read_weights(run).tensors
+    permuted = {
+        key: value[[2, 0, 1]] if key.startswith("fc.") else value for key, value in weights.items()
+    }
+    torch.save({"net": permuted, "classes": ["red", "blue", "green"]}, tmp_path / "w.pth")
+    more = ("--data", data, "--image-size", 32, "--json")
+    told = command("evaluate", "w.pth", "--arch", "x0_5", *more)
+    assert "labels: mapped by class names; the data has 3 of the weights' 3 classes" in told.err
+    scores, expected = (json.loads(out) for out in (told.out, command("evaluate", run, *more).out))
+    assert expected["labels_mapped"] is False and scores["labels_mapped"] is True
+    assert scores["accuracy1"] == expected["accuracy1"]
+    assert scores["loss"] == pytest.approx(expected["loss"])
 
 
 def test_weights_that_the_run_started_from_may_be_gone(

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
     from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
     from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
-    from shufflenet_fn.model.network import apply
+    from shufflenet_fn.model.network import apply, features
     from shufflenet_fn.model.variables import Variables, init
     from shufflenet_fn.training.loss_scale import LossScaling
     from shufflenet_fn.training.losses import cross_entropy
@@ -44,6 +44,7 @@ _HOME = {
     "apply": "shufflenet_fn.model.network",
     "create_train_state": "shufflenet_fn.training.state",
     "cross_entropy": "shufflenet_fn.training.losses",
+    "features": "shufflenet_fn.model.network",
     "fold": "shufflenet_fn.model.inference",
     "from_torchvision": "shufflenet_fn.checkpoint.torchvision",
     "get_backend": "shufflenet_fn_backends.registry",
@@ -71,6 +72,7 @@ __all__ = [
     "apply",
     "create_train_state",
     "cross_entropy",
+    "features",
     "fold",
     "from_torchvision",
     "get_backend",

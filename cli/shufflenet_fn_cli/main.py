@@ -14,6 +14,8 @@ from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
 from shufflenet_fn_cli.evaluate import evaluate
+from shufflenet_fn_cli.export import export_app
+from shufflenet_fn_cli.predict import predict
 from shufflenet_fn_cli.train import train
 from shufflenet_fn_cli.verify_resume import verify_resume
 
@@ -27,11 +29,13 @@ app = typer.Typer(
 )
 app.command()(train)
 app.command()(evaluate)
+app.command()(predict)
 app.command()(doctor)
 app.command()(verify_resume)
 app.add_typer(bench_app, name="bench")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(data_app, name="data")
+app.add_typer(export_app, name="export")
 
 
 def _show_version(wanted: bool) -> None:

@@ -109,7 +109,7 @@ def infer(
     policy = policy or _as_they_are(x)
     tree, x = policy.cast_params(params.params), policy.cast_input(x)
     with policy.autocast(x.device.type):
-        y = _folded_body(tree, twin, x)
+        y = folded_body(tree, twin, x)
         logits = _head(tree, twin.to_tensor(y).mean((2, 3)))
     return policy.cast_output(logits)
 
@@ -143,7 +143,7 @@ def make_predictor(
         if features is None:
             if len(recorded) >= _SHAPES_KEPT:
                 recorded.pop(next(iter(recorded)))
-            features = recorded[x.shape[1:]] = program(partial(_folded_body, tree), x)
+            features = recorded[x.shape[1:]] = program(partial(folded_body, tree), x)
         return policy.cast_output(_head(tree, features(x)))
 
     return torch.no_grad()(predict)
@@ -154,7 +154,7 @@ def _float64(x: Tensor) -> Tensor:
     return x.cpu().double() if x.device.type == "npu" else x.double()
 
 
-def _folded_body(tree: Params, backend: Backend[Any], x: Any) -> Any:
+def folded_body(tree: Params, backend: Backend[Any], x: Any) -> Any:
     y, _ = body(backend, _folded_layer(backend), tree, tree, x)
     return y
 

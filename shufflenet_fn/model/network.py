@@ -6,6 +6,7 @@ Reference: Ma, Zhang, Zheng, Sun, "ShuffleNet V2", 2018, arXiv:1807.11164, figur
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -81,6 +82,54 @@ def apply(
     if not train:
         return logits, variables.batch_stats
     return logits, update_running_stats(config, variables.batch_stats, moments)
+
+
+FEATURES = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", "pooled")
+
+
+def features(
+    config: ShuffleNetConfig,
+    variables: Variables,
+    x: Tensor,
+    *,
+    at: Sequence[str] = ("pooled",),
+    backend: Backend[Any] = REFERENCE,
+    policy: Policy | None = None,
+) -> dict[str, Tensor]:
+    """Return feature maps of the network in evaluation, by name, in the order of ``at``.
+
+    Pure, and differentiable under every ``torch.func`` transform, as ``apply``.
+
+    Args:
+        config: the architecture that ``variables`` belong to.
+        variables: as in ``apply``.
+        x: images, normalised, (N, 3, H, W), floating point.
+        at: names among ``FEATURES``. ``pooled`` is the input of the classifier, (N, C); the others are
+            (N, C, H, W), in torchvision's channel order. ``conv1`` and ``conv5`` are taken after their ReLU.
+        backend: the primitives to compute with.
+        policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
+
+    Raises:
+        ValueError: a name is unknown, or ``x`` is not (N, 3, H, W).
+
+    Example:
+        >>> features(config, variables, torch.zeros(2, 3, 64, 64), at=("stage2",))["stage2"].shape
+        torch.Size([2, 48, 8, 8])
+    """
+    unknown = [name for name in at if name not in FEATURES]
+    if unknown:
+        raise ValueError(f"unknown feature {unknown[0]!r}: choose among {', '.join(FEATURES)}")
+    check_images(x)
+    policy = policy or Policy(x.dtype, x.dtype, x.dtype, x.dtype)
+    layer = _layer(backend, config, train=False)
+    maps: dict[str, Any] = {}
+    with policy.autocast(x.device.type):
+        params = policy.cast_params(variables.params)
+        y, _ = body(backend, layer, params, variables.batch_stats, policy.cast_input(x), maps)
+        found = {name: backend.to_tensor(maps[name]) for name in at if name != "pooled"}
+        if "pooled" in at:
+            found["pooled"] = backend.to_tensor(y).mean((2, 3))
+    return {name: policy.cast_output(found[name]) for name in at}
 
 
 def forward(
@@ -165,16 +214,28 @@ def _forward(
 
 
 def body(
-    backend: Backend[Any], layer: Layer, params: dict[str, Any], stats: dict[str, Any], x: Any
+    backend: Backend[Any],
+    layer: Layer,
+    params: dict[str, Any],
+    stats: dict[str, Any],
+    x: Any,
+    maps: dict[str, Any] | None = None,
 ) -> tuple[Any, MomentsTree]:
-    """Return the last feature map, before the global mean, and the batch's moments."""
+    """Return the last feature map, before the global mean, and the batch's moments.
+
+    ``maps`` receives all feature maps by name: ``conv1``, ``maxpool``, ``stage2`` to ``stage4``, ``conv5``.
+    """
     ctx = _Context(backend, layer)
+    maps = {} if maps is None else maps
     moments: MomentsTree = {}
     y, moments["conv1"] = layer(params["conv1"], stats["conv1"], x, kernel=3, stride=2)
-    y = backend.max_pool2d(y, kernel=3, stride=2, padding=1)
+    maps["conv1"] = y
+    maps["maxpool"] = y = backend.max_pool2d(y, kernel=3, stride=2, padding=1)
     for stage in ("stage2", "stage3", "stage4"):
         y, moments[stage] = _stage(ctx, params[stage], stats[stage], y)
+        maps[stage] = y
     y, moments["conv5"] = layer(params["conv5"], stats["conv5"], y)
+    maps["conv5"] = y
     return y, moments
 
 

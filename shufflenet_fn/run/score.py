@@ -24,6 +24,7 @@ from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.opening import open_split
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -79,9 +80,9 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     runtime, reason = select_runtime(settings.device)
     runtime.check_dtypes(policy.dtypes, f"--precision {settings.precision}")
     check_device_indices(runtime, list(range(settings.devices)))
-    source, manifest, notes = _locate(weights)
+    source, manifest, notes = locate(weights)
     stored = manifest.get("settings", {})
-    arch = _arch(settings.arch, stored, source)
+    arch = arch_of(settings.arch, stored, source)
     data = settings.data or stored.get("data")
     if data is None:
         raise UsageError("no data: give --data DIR, a folder with train/ and val/, or --data demo.")
@@ -185,8 +186,12 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
     }
 
 
-def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
+def locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """The weights' file or checkpoint, its manifest (empty for a bare file), and notes."""
+    if not weights.exists():
+        raise UsageError(
+            f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
+        )
     if not weights.is_dir():
         return weights, {}, []
     if (weights / MANIFEST).exists():
@@ -198,7 +203,7 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
 
 
-def _arch(given: str | None, stored: dict[str, Any], source: Path) -> str:
+def arch_of(given: str | None, stored: dict[str, Any], source: Path) -> str:
     if given is None and "arch" not in stored:
         raise UsageError(
             f"{source} does not say which architecture it is of: give --arch, such as --arch x1_0."

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
-from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.network import FEATURES, apply, features
 from shufflenet_fn.model.variables import Variables
+from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import assert_close_to_scale, assert_trees_close, examples
 
 pytest.importorskip("torchvision")
@@ -134,3 +135,39 @@ def _ours(
 
     grads, (loss, batch_stats) = torch.func.grad_and_value(loss_fn, has_aux=True)(variables.params)
     return loss, grads, batch_stats
+
+
+@pytest.mark.parametrize("backend", ["reference", "routed"])
+def test_features_equal_those_of_torchvision(backend: str) -> None:
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    module = peer("x0_5").eval()
+    config = get_config("x0_5", num_classes=10)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(3, 64)
+    with torch.no_grad():
+        expected = create_feature_extractor(
+            module, {**{n: n for n in FEATURES[:-1]}, "mean": "pooled"}
+        )(images)
+        found = features(config, variables, images, at=FEATURES, backend=get_backend(backend))
+    assert list(found) == list(FEATURES)
+    for name in FEATURES:
+        if backend == "reference":
+            assert torch.equal(found[name], expected[name]), name
+        assert_close_to_scale(found[name], expected[name], 1e-5)
+
+
+def test_features_are_differentiable_per_sample() -> None:
+    config = get_config("x0_5", num_classes=10)
+    variables = from_torchvision(peer("x0_5").eval().state_dict(), config)
+
+    def energy(image: Tensor) -> Tensor:
+        return features(config, variables, image[None])["pooled"].square().sum()
+
+    images, _ = examples(2, 32)
+    gradients = torch.func.vmap(torch.func.grad(energy))(images)
+    torch.testing.assert_close(
+        gradients[1], torch.func.grad(energy)(images[1]), rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(ValueError, match=r"unknown feature 'stage9'.*stage2"):
+        features(config, variables, images, at=("stage9",))

@@ -1,0 +1,161 @@
+"""``shufflenet-fn export`` and ``shufflenet-fn export verify``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_cli.importing import importing
+
+
+class _ExportGroup(TyperGroup):
+    """``export MODEL …`` is ``export model MODEL …``, so that the common case is short."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if args and args[0] not in (*self.commands, "-h", "--help"):
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+
+export_app = typer.Typer(
+    name="export",
+    cls=_ExportGroup,
+    help="Write a trained model to a file for deployment: `shufflenet-fn export MODEL -o FILE`.",
+    no_args_is_help=True,
+)
+
+
+@export_app.command("model")
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="A run directory (its best checkpoint), a checkpoint, or a weights file.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The file to write: .onnx or .pt2.", show_default=False
+        ),
+    ],
+    format: Annotated[
+        str, typer.Option("--format", help="onnx (opset 13), or torch (torch.export).")
+    ] = "onnx",
+    input_kind: Annotated[
+        str,
+        typer.Option(
+            "--input",
+            help="image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
+            "tensor: float32 (N, 3, size, size), normalised by the caller. Default: image for onnx, tensor "
+            "for torch.",
+            show_default=False,
+        ),
+    ] = "",
+    batch: Annotated[
+        str, typer.Option("--batch", help="N, a fixed number, or dynamic.")
+    ] = "dynamic",
+    arch: Annotated[
+        str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option("--image-size", min=8, max=4096, help="Side of the centre crop.")
+    ] = None,
+    eval_resize: Annotated[
+        int | None, typer.Option("--eval-resize", min=8, help="Short side before the crop.")
+    ] = None,
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            "--names", help="A text file with a class name on each line, for weights without."
+        ),
+    ] = None,
+) -> None:
+    """Write a model with its preprocessing and class names. Channels are routed: the graph has no shuffle."""
+    with importing():
+        from shufflenet_fn.data.paths import printable
+        from shufflenet_fn.use.export import check_export
+        from shufflenet_fn.use.export import export as write
+        from shufflenet_fn.use.model import open_model
+
+    kind = input_kind or ("image" if format == "onnx" else "tensor")
+    if batch != "dynamic" and not batch.isdecimal():
+        raise UsageError(
+            f"--batch {batch!r} is not valid: give a number of at least 1, or dynamic."
+        )
+    size = None if batch == "dynamic" else int(batch)
+    check_export(output, format=format, input_kind=kind, batch=size)
+    opened = open_model(model, arch=arch, image_size=image_size, resize=eval_resize, names=names)
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    done = write(opened, output, format=format, input_kind=kind, batch=size)  # type: ignore[arg-type]
+    shape = ", ".join(map(str, done.description["input"]["shape"]))
+    classes = opened.config.num_classes
+    print(
+        f"wrote {printable(done.file)} ({done.file.stat().st_size:,} bytes) and "
+        f"{printable(done.description_file)}: "
+        f"{opened.arch}, {classes} classes, input {done.description['input']['dtype']} ({shape})"
+    )
+    if opened.classes is None:
+        print(
+            "warning: the weights name no classes; give --names FILE to include them",
+            file=sys.stderr,
+        )
+
+
+@export_app.command()
+def verify(
+    file: Annotated[
+        Path, typer.Argument(help="An exported file, .onnx or .pt2.", show_default=False)
+    ],
+    data: Annotated[
+        str,
+        typer.Option("--data", help="Image folder, packed data, or 'demo'.", show_default=False),
+    ],
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="The model to compare with. Default: the exported weights."),
+    ] = None,
+    split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Compare at most this many images.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
+    ] = False,
+) -> None:
+    """Compare an exported file with its model on real images, from the file to the logits.
+
+    Every installed engine runs it: ONNX Runtime and OpenVINO, or torch for .pt2. Ends with exit code 1 if an
+    engine agrees on less than 99.9 % of the images.
+    """
+    with importing():
+        from shufflenet_fn.io import to_json
+        from shufflenet_fn.use.verify_export import MIN_AGREEMENT, verify_export
+
+    if split not in ("val", "train"):
+        raise UsageError(f"--split {split!r} is not valid. Choose one of: val, train.")
+    found = verify_export(file, data, against=against, split=split, limit=limit)
+    if as_json:
+        print(to_json([{**each._asdict(), "passed": each.passed} for each in found]))
+    for each in () if as_json else found:
+        print(
+            f"{each.engine}: {100 * each.agreement:.2f} % same top-1, logits differ by at most "
+            f"{each.largest:.1e} (of {each.largest_logit:.3g}), {each.milliseconds:.1f} ms per image"
+        )
+        for who, (share, low, high) in (
+            (each.engine, each.accuracy),
+            ("model", each.model_accuracy),
+        ):
+            print(f"  Acc@1 of {who}: {share:.3f} (95 % interval {low:.2f} to {high:.2f})")
+        for name in each.differ[:10]:
+            print(f"  another top-1: {name}")
+    if not all(each.passed for each in found):
+        print(f"error: less than {100 * MIN_AGREEMENT:.1f} % agreement", file=sys.stderr)
+        raise typer.Exit(1)

@@ -1,0 +1,90 @@
+"""The runtimes that execute an exported model, each as a function from an input array to logits."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from shufflenet_fn.data.paths import printable
+from shufflenet_fn_backends.support.errors import UsageError
+
+Array = npt.NDArray[Any]
+Engine = Callable[[Array], npt.NDArray[np.float32]]
+
+ONNX_ENGINES = ("onnxruntime", "openvino")
+
+
+def installed(package: str) -> bool:
+    """Return whether a package can be imported, without importing it."""
+    return importlib.util.find_spec(package) is not None
+
+
+def open_engine(name: str, content: bytes, *, threads: int) -> Engine:
+    """Return engine ``name``, among ``ONNX_ENGINES``, with an ONNX model. It computes in float32 on the CPU.
+
+    Raises:
+        UsageError: it is not installed, or cannot read the model.
+    """
+    if not installed(name):
+        raise UsageError(f"engine {name} is not installed: pip install {name}")
+    opener = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name]
+    try:
+        return opener(content, threads)
+    # Each engine has exceptions of its own for a model that it cannot read.
+    except Exception as error:
+        raise UsageError(
+            f"{name} cannot run the model: {str(error).strip().splitlines()[-1]}"
+        ) from error
+
+
+def open_program(file: Path) -> Engine:
+    """Return the program of a ``.pt2`` file. Raises ``UsageError`` if torch cannot read it."""
+    torch: Any = importlib.import_module("torch")
+    try:
+        program = torch.export.load(str(file)).module()
+    except Exception as error:
+        raise UsageError(f"torch.export cannot load {printable(file)}: {error}") from error
+
+    def run(x: Array) -> Array:
+        with torch.no_grad():
+            logits: Array = program(torch.from_numpy(x)).numpy()
+        return logits
+
+    return run
+
+
+def in_batches(engine: Engine, rows: int | None) -> Engine:
+    """Return ``engine`` for any number of images, where it takes exactly ``rows`` at a time."""
+    if rows is None:
+        return engine
+
+    def run(x: Array) -> Array:
+        full = np.concatenate((x, np.repeat(x[-1:], -len(x) % rows, 0)))
+        parts = [engine(full[start : start + rows]) for start in range(0, len(full), rows)]
+        return np.concatenate(parts)[: len(x)]
+
+    return run
+
+
+def _onnxruntime(content: bytes, threads: int) -> Engine:
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})[0]
+
+
+def _openvino(content: bytes, threads: int) -> Engine:
+    openvino: Any = importlib.import_module("openvino")
+    core = openvino.Core()
+    # In its default precision it computes in bfloat16 where the processor can.
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
+    compiled = core.compile_model(core.read_model(content), "CPU", settings)
+    return lambda x: compiled(x)[0]

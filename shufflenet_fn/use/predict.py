@@ -1,0 +1,274 @@
+"""Predictions of a trained model or of an exported file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from shufflenet_fn.data.bad_images import BadImages
+from shufflenet_fn.data.dataset import Dataset, Encoded
+from shufflenet_fn.data.decode import open_image
+from shufflenet_fn.data.device_ops import normalizer
+from shufflenet_fn.data.files import read_file
+from shufflenet_fn.data.loader import eval_loader
+from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.paths import printable
+from shufflenet_fn.data.transforms import EvalTransform
+from shufflenet_fn.run import build
+from shufflenet_fn.run.training import loader_threads
+from shufflenet_fn.training.precision import get_policy
+from shufflenet_fn.tree import tree_to
+from shufflenet_fn.use.description import read_description
+from shufflenet_fn.use.engines import (
+    ONNX_ENGINES,
+    Engine,
+    in_batches,
+    installed,
+    open_engine,
+    open_program,
+)
+from shufflenet_fn.use.export import onnx_bytes
+from shufflenet_fn.use.model import Model, open_model
+from shufflenet_fn.use.sources import UNKNOWN
+from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.base import Runtime
+from shufflenet_fn_backends.runtimes.cpu import usable_cores
+from shufflenet_fn_backends.runtimes.select import select_runtime
+from shufflenet_fn_backends.support.errors import UsageError
+
+ENGINES = ("auto", "torch", *ONNX_ENGINES)
+EXPORTED = (".onnx", ".pt2")
+
+
+class Prediction(NamedTuple):
+    """``classes`` and ``probabilities`` (softmax) of the most likely classes, the best first.
+
+    ``correct``: whether the best is the class of the image's folder; ``None`` if that is not known.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    correct: bool | None
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model that is ready to predict. Make it with ``Predictor.open``.
+
+    ``logits`` maps uint8 images (N, 3, size, size) on the CPU to logits (N, num_classes). ``whole`` is set
+    for an export that takes whole images instead: it maps one uint8 (1, H, W, 3) to logits.
+    """
+
+    transform: EvalTransform
+    classes: tuple[str, ...]
+    engine: str
+    notes: tuple[str, ...]
+    logits: Callable[[Tensor], Tensor]
+    whole: Engine | None = None
+
+    @classmethod
+    def open(
+        cls,
+        model: str | os.PathLike[str],
+        *,
+        engine: str = "auto",
+        device: str = "auto",
+        arch: str | None = None,
+        names: Path | None = None,
+    ) -> Predictor:
+        """Open a run directory, a checkpoint, a weights file, or an exported ``.onnx`` or ``.pt2``.
+
+        Args:
+            model: where it is.
+            engine: what computes: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is ONNX Runtime on a
+                CPU if it is installed, else torch.
+            device: for engine ``torch``; the others compute on the CPU.
+            arch: the architecture of a bare weights file.
+            names: a text file with a class name on each line, for weights that carry none.
+
+        Raises:
+            UsageError, DeviceError, UserError: with the one thing that is wrong.
+        """
+        if engine not in ENGINES:
+            raise UsageError(
+                f"--engine {engine!r} is not valid. Choose one of: {', '.join(ENGINES)}."
+            )
+        path = Path(model)
+        if path.suffix in EXPORTED and path.is_file():
+            return _exported(path, engine)
+        opened = open_model(path, arch=arch, names=names)
+        runtime, reason = select_runtime(device)
+        chosen, why = _choose(engine, runtime.name)
+        if chosen == "torch":
+            logits, why = _torch(opened, runtime), f"{why}; {reason}"
+        else:
+            content = onnx_bytes(opened, input_kind="tensor", batch=None)
+            logits = _normalised(open_engine(chosen, content, threads=usable_cores()))
+        return cls(
+            transform=EvalTransform(opened.resize, opened.size),
+            classes=opened.classes or tuple(map(str, range(opened.config.num_classes))),
+            engine=chosen,
+            notes=(*opened.notes, f"engine {chosen}: {why}"),
+            logits=logits,
+        )
+
+    def predict(
+        self, images: Sequence[str | os.PathLike[str] | npt.NDArray[np.uint8]], *, top: int = 1
+    ) -> list[Prediction]:
+        """Return a prediction for each image.
+
+        Args:
+            images: paths of image files, or uint8 arrays (H, W, 3), RGB.
+            top: classes in each prediction.
+
+        Raises:
+            BadImage: a file is no image or is damaged.
+            ValueError: an array is not uint8 (H, W, 3).
+        """
+        found = []
+        for number, image in enumerate(images):
+            if isinstance(image, np.ndarray):
+                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+                    raise ValueError(
+                        f"image {number} is {image.dtype} {image.shape}, but must be uint8 (H, W, 3), RGB"
+                    )
+                name, pixels = str(number), image
+            else:
+                name = os.fspath(image)
+                lazy = open_image(Encoded(read_file(Path(name))), name=name)
+                pixels = lazy.decode(1) if self.whole else self.transform(lazy)
+            if self.whole:
+                logits = torch.from_numpy(self.whole(pixels[None]))
+            else:
+                square = (
+                    pixels
+                    if pixels.shape[:2] == (self.transform.size,) * 2
+                    else self.transform(pixels)
+                )
+                logits = self.logits(torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0))
+            found += self._predictions([name], logits, [UNKNOWN], top)
+        return found
+
+    def predict_dataset(
+        self,
+        dataset: Dataset,
+        *,
+        top: int,
+        batch_size: int,
+        workers: int | None,
+        bad_images: BadImages | None,
+    ) -> Iterator[list[Prediction]]:
+        """Yield the predictions of a data set in its order, a batch at a time. Bad images are left out."""
+        with eval_loader(
+            dataset,
+            self.transform,
+            batch_size=batch_size,
+            threads=loader_threads(workers, 1),
+            bad_images=bad_images,
+            native=choose_image_reader("auto").reader,
+        ) as batches:
+            for batch in batches:
+                indices = batch.indices.tolist()
+                if not indices:
+                    continue
+                if self.whole:
+                    rows = [
+                        self.whole(
+                            open_image(dataset.read(i), name=dataset.name(i)).decode(1)[None]
+                        )
+                        for i in indices
+                    ]
+                    logits = torch.from_numpy(np.concatenate(rows))
+                else:
+                    logits = self.logits(batch.images)
+                names = [dataset.name(index) for index in indices]
+                yield self._predictions(names, logits, batch.labels.tolist(), top)
+
+    def _predictions(
+        self, names: list[str], logits: Tensor, labels: list[int], top: int
+    ) -> list[Prediction]:
+        values, order = logits.float().softmax(1).topk(min(top, logits.shape[1]))
+        return [
+            Prediction(
+                name,
+                tuple(self.classes[k] for k in best),
+                tuple(shares),
+                None if label == UNKNOWN else best[0] == label,
+            )
+            for name, best, shares, label in zip(
+                names, order.tolist(), values.tolist(), labels, strict=True
+            )
+        ]
+
+
+def _choose(engine: str, device: str) -> tuple[str, str]:
+    """Return the engine for a model of ours, and why."""
+    if engine != "auto":
+        return engine, "as asked"
+    missing = [name for name in ("onnx", "onnxruntime") if not installed(name)]
+    if device != "cpu":
+        return "torch", f"the device is {device}"
+    if missing:
+        return (
+            "torch",
+            f"{' and '.join(missing)} not installed (pip install 'shufflenet-fn[export]')",
+        )
+    return "onnxruntime", "installed, and fast on a CPU"
+
+
+def _torch(model: Model, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+    runtime.prepare()
+    runtime.set_device(0)
+    torch.set_num_threads(usable_cores())
+    runtime.tune()
+    device = runtime.device(0)
+    predict = build.build_predictor(
+        model.config,
+        backend=select_backend("auto", runtime.name).backend,
+        policy=get_policy("fp32"),
+        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
+    )(tree_to(model.variables, device))
+    return torch.no_grad()(lambda images: predict(images.to(device)).cpu())
+
+
+def _normalised(engine: Engine) -> Callable[[Tensor], Tensor]:
+    normalise = normalizer()
+    return lambda images: torch.from_numpy(engine(normalise(images).contiguous().numpy()))
+
+
+def _exported(file: Path, engine: str) -> Predictor:
+    described = read_description(file)
+    preprocessing, (rows, *_) = described["preprocessing"], described["input"]["shape"]
+    allowed: tuple[str, ...]
+    if file.suffix == ".pt2":
+        chosen, allowed = "torch", ("auto", "torch")
+    else:
+        chosen, allowed = ONNX_ENGINES[0] if engine == "auto" else engine, ("auto", *ONNX_ENGINES)
+    if engine not in allowed:
+        raise UsageError(
+            f"--engine {engine} does not run {printable(file)}: {', '.join(allowed)} do."
+        )
+    opened = (
+        open_program(file)
+        if chosen == "torch"
+        else open_engine(chosen, file.read_bytes(), threads=usable_cores())
+    )
+    run = in_batches(opened, rows if isinstance(rows, int) else None)
+    classes = described["classes"] or map(str, range(described["num_classes"]))
+    return Predictor(
+        transform=EvalTransform(preprocessing["resize_short_side"], preprocessing["center_crop"]),
+        classes=tuple(classes),
+        engine=chosen,
+        notes=(f"engine {chosen}: runs {printable(file)}",),
+        logits=_normalised(run),
+        whole=run if described["input"]["kind"] == "image" else None,
+    )

@@ -1,0 +1,162 @@
+"""``predict`` finds images, agrees with ``evaluate``, and continues a file that was broken off."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shufflenet_fn.use.predict import Predictor
+
+Command = Callable[..., Any]
+ENGINES = ("torch", "onnxruntime")
+
+
+@pytest.fixture
+def model(weights: Path) -> tuple[object, ...]:
+    return (weights, "--arch", "x0_5", "--names", weights.with_name("names.txt"))
+
+
+def rows_of(outcome: Any) -> list[dict[str, Any]]:
+    assert outcome.code == 0, outcome.err
+    return [json.loads(line) for line in outcome.out.splitlines()]
+
+
+def test_accuracy_equals_that_of_evaluate(
+    command: Command, model: tuple[object, ...], image_folder: Path
+) -> None:
+    weights, *options = model
+    found = {}
+    for engine in ENGINES:
+        outcome = command(
+            *("predict", weights, image_folder / "val", *options),
+            *("--format", "jsonl", "--engine", engine, "--top-k", 9),
+        )
+        found[engine] = rows_of(outcome)
+        assert "10 images" in outcome.err and f"engine {engine}" in outcome.err
+    assert [row["classes"] for row in found["torch"]] == [
+        row["classes"] for row in found["onnxruntime"]
+    ]
+    row = found["torch"][0]
+    assert sorted(row["classes"]) == ["blue", "green", "red"] and sum(
+        row["probabilities"]
+    ) == pytest.approx(1)
+    right = sum(row["correct"] for row in found["torch"])
+    scored = command("evaluate", weights, *options[:2], "--data", image_folder, "--json")
+    # The file names no classes, so `evaluate` takes those of train/, which are the same.
+    assert json.loads(scored.out)["accuracy1"] == pytest.approx(100 * right / 10)
+
+
+def test_sources_are_files_folders_patterns_and_lists(
+    command: Command,
+    model: tuple[object, ...],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights, *options = model
+    red = image_folder / "val" / "red"
+    files = sorted(map(str, red.iterdir()))
+    (tmp_path / "list.txt").write_text("\n".join(files) + "\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files)))
+    for sources in (files, [red], [f"{red}/*.jpg"], ["@list.txt"], ["-"], [red, red, *files]):
+        outcome = command("predict", weights, *sources, *options, "--format", "jsonl")
+        assert [row["name"] for row in rows_of(outcome)] == files, sources
+
+
+def test_unreadable_images_are_counted_and_named(
+    command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
+) -> None:
+    weights, *options = model
+    folder = Path(shutil.copytree(image_folder / "val" / "red", tmp_path / "photos"))
+    (folder / "broken.jpg").write_bytes(b"no image")
+    outcome = command("predict", weights, folder, *options)
+    assert outcome.code == 0 and len(outcome.out.splitlines()) == 3
+    assert "1 unreadable" in outcome.err and "broken.jpg" in outcome.err
+    outcome = command("predict", weights, folder, *options, "--on-bad-image", "stop")
+    assert outcome.code == 1 and "broken.jpg" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_resume_writes_no_row_twice(
+    command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    weights, *options = model
+    arguments = (
+        "predict",
+        weights,
+        image_folder / "val",
+        *options,
+        "--top-k",
+        2,
+        "-o",
+        f"rows.{kind}",
+    )
+    assert command(*arguments).code == 0
+    whole = (tmp_path / f"rows.{kind}").read_text()
+    assert command(*arguments).code == 2  # it exists
+    lines = whole.splitlines(keepends=True)
+    (tmp_path / f"rows.{kind}").write_text("".join(lines[:4]) + lines[4][:7])
+    outcome = command(*arguments, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert (tmp_path / f"rows.{kind}").read_text() == whole
+    if kind == "csv":
+        rows = list(csv.DictReader(io.StringIO(whole)))
+        assert len(rows) == 10 and {"path", "class1", "probability2", "correct"} < set(rows[0])
+    assert "nothing to do" in command(*arguments, "--resume").err
+
+
+@pytest.mark.parametrize("kind", ["image", "tensor"])
+def test_exported_file_predicts_the_same(
+    command: Command, model: tuple[object, ...], image_folder: Path, kind: str
+) -> None:
+    weights, *options = model
+    exported = command("export", weights, "-o", "m.onnx", *options, "--input", kind, "--batch", 4)
+    assert exported.code == 0, exported.err
+    wanted, found = (
+        rows_of(command("predict", each, image_folder / "val", *rest, "--format", "jsonl"))
+        for each, rest in ((weights, options), ("m.onnx", ()))
+    )
+    assert [row["classes"] for row in found] == [row["classes"] for row in wanted]
+    shares = [[row["probabilities"] for row in rows] for rows in (found, wanted)]
+    np.testing.assert_allclose(*shares, atol=1e-4)
+
+
+def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> None:
+    predictor = Predictor.open(weights, arch="x0_5", names=weights.with_name("names.txt"))
+    path = image_folder / "val" / "red" / "00.jpg"
+    pixels = np.asarray(Image.open(path))
+    by_path, by_array = predictor.predict([path, pixels], top=3)
+    assert by_path.classes == by_array.classes
+    with pytest.raises(ValueError, match=r"float64.*uint8 \(H, W, 3\)"):
+        predictor.predict([pixels / 255])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nowhere.jpg",), ("nowhere.jpg", "patterns")),
+        (("@none.txt",), ("none.txt",)),
+        ((".",), ("no image in",)),
+        (("-", "--format", "xml"), ("xml", "table, csv, jsonl")),
+        (("-", "--engine", "tensorrt"), ("tensorrt", "onnxruntime")),
+        (("-", "--resume"), ("--resume", "-o")),
+        (("-", "-o", "nowhere/x.csv"), ("nowhere/x.csv",)),
+        (("-", "--on-bad-image", "ignore"), ("ignore", "skip, stop")),
+    ],
+)
+def test_bad_request_is_one_message(
+    command: Command, model: tuple[object, ...], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    weights, *options = model
+    outcome = command("predict", weights, *options, *arguments)
+    assert outcome.code == 2 and "Traceback" not in outcome.err
+    assert all(word in outcome.err for word in words), outcome.err

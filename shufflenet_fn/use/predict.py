@@ -19,7 +19,7 @@ from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.files import read_file
 from shufflenet_fn.data.loader import eval_loader
-from shufflenet_fn.data.native.choose import choose_image_reader
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.run import build

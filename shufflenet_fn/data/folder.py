@@ -104,7 +104,7 @@ def odd_classes(train: Dataset, val: Dataset) -> Iterator[str]:
         {
             samples.classes[label]
             for label in np.unique(samples.labels)
-            if label < len(samples.classes)
+            if 0 <= label < len(samples.classes)
         }
         for samples in (train, val)
     )

@@ -30,10 +30,8 @@ NOT_READ = {
     "an AVIF": "ImageMagick, or Pillow,",
     "a JPEG 2000": "ImageMagick, or Pillow,",
     "a JPEG XL": "ImageMagick, or djxl of libjxl,",
-    "a JPEG XR": "ImageMagick, or imagecodecs for Python,",
     "a Photoshop file": "ImageMagick, or Pillow,",
     "a camera's raw file": "darktable, or rawpy for Python,",
-    "an OpenEXR": "ImageMagick, or OpenEXR for Python,",
 }
 """Image formats that are not decoded, and what converts them."""
 
@@ -54,9 +52,7 @@ _PATTERNS = tuple(
         ("a HEIC", rb".{4}ftyp(he[iv][cxms]|mif[12]|msf1)"),
         ("a JPEG 2000", rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"),
         ("a JPEG XL", rb"\0\0\0\x0cJXL |\xff\x0a"),
-        ("a JPEG XR", rb"II\xbc"),
         ("a Photoshop file", rb"8BPS"),
-        ("an OpenEXR", rb"v/1\x01"),
         ("a video", rb".{4}ftyp|RIFF.{4}AVI |\x1aE\xdf\xa3"),
         ("a zip archive", rb"PK\x03\x04"),
         ("a gzip archive", rb"\x1f\x8b"),

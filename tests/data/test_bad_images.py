@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from shufflenet_fn.data.bad_images import (
     BadImage,
@@ -34,8 +33,6 @@ from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
-
-from .conftest import draw_picture, encoded
 
 Damage = Callable[[Path], None]
 TRANSFORM = TrainTransform(24)
@@ -111,24 +108,6 @@ BAD: dict[str, Damage] = {
     "folder": replace_by(lambda path: path.mkdir()),
     "sparse and huge": lambda path: os.truncate(path, 2**31),
 }
-
-
-def odd_but_good() -> dict[str, bytes]:
-    """Files that are images, though unlike the others: they must be read, not refused."""
-    image = Image.fromarray(draw_picture(40, 50))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    deep = (np.arange(2000, dtype=np.uint16) * 30).reshape(40, 50)
-    return {
-        "cmyk": encoded(image.convert("CMYK"), "JPEG"),
-        "grey": encoded(image.convert("L"), "JPEG"),
-        "16 bits": encoded(Image.fromarray(deep), "PNG"),
-        "palette": encoded(image.quantize(16), "PNG"),
-        "alpha": encoded(image.convert("RGBA"), "PNG"),
-        "rotated": encoded(image, "JPEG", exif=exif),
-        "png named jpg": encoded(image, "PNG"),
-        "progressive": encoded(image, "JPEG", progressive=True),
-    }
 
 
 @pytest.fixture
@@ -277,14 +256,6 @@ def test_evaluation_leaves_bad_images_out(folders: tuple[ImageFolder, ImageFolde
     assert sorted(sample.index for sample in bad.met) == [0, 1, 2, 7]
     with pytest.raises(BadImage):
         list(eval_loader(val, transform, batch_size=3))
-
-
-@pytest.mark.parametrize("kind", sorted(odd_but_good()))
-def test_odd_but_good_files_are_read(folders: tuple[ImageFolder, ImageFolder], kind: str) -> None:
-    val = folders[1]
-    val.path(0).write_bytes(odd_but_good()[kind])
-    image = next(iter(eval_loader(val, EvalTransform(28, 24), batch_size=1))).images
-    assert image.float().std() > 5
 
 
 def test_a_sample_counts_once_and_is_recorded_once(

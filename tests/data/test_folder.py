@@ -21,20 +21,6 @@ def test_hidden_names_are_skipped(tree: WriteTree) -> None:
     assert tuple(folder.paths) == ("a/1.jpg",)
 
 
-def test_a_linked_class_folder_is_listed(tree: WriteTree, tmp_path: Path) -> None:
-    root = tree({"train/a/1.jpg": b"", "elsewhere/2.jpg": b""})
-    (root / "train" / "b").symlink_to(root / "elsewhere")
-    assert tuple(open_image_folder(root, "train").paths) == ("a/1.jpg", "b/2.jpg")
-
-
-def test_val_labels_index_the_training_classes(tree: WriteTree) -> None:
-    files = {f"train/{name}/1.jpg": b"" for name in ("a", "b", "c")} | {"val/c/1.jpg": b""}
-    train, val = open_train_val(tree(files))
-    assert train.labels.tolist() == [0, 1, 2]
-    assert val.classes == ("a", "b", "c")
-    assert val.labels.tolist() == [2]
-
-
 def test_missing_root(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"folder \S*nowhere does not exist .*Name the folder .*train/"

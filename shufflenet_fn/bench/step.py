@@ -39,7 +39,7 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = silent) 
     * ``ours_compiled``: the same for our step under ``torch.compile``, or ``null``; ``speedup``: its speed
       relative to our step without;
     * ``ours_peak_bytes`` and ``peer_peak_bytes``: largest resident set of the process during a step;
-    * ``activation_bytes``: additional memory during a step, by candidate (``bench.memory``), and
+    * ``activation_bytes``: additional memory during a step, by candidate (``bench.workers``), and
       ``activation_ratios``, ours ÷ peer; ``null`` if it cannot be measured, see ``activation_method``;
     * ``left_out``: peers that were not measured, with the reasons.
 

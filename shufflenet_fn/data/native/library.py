@@ -6,7 +6,8 @@ import ctypes
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Final
 
 from shufflenet_fn_backends.support.compiler import (
     INSTALL,
@@ -50,18 +51,8 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
 }
 
 
-class Functions(NamedTuple):
-    """The library's functions (``kernels/api.cpp``), and ``decoder``, what ``reader`` takes."""
-
-    reader: Callable[..., int | None]
-    reader_free: Callable[..., None]
-    reader_seconds: Callable[..., None]
-    train: Callable[..., None]
-    eval: Callable[..., None]
-    crop_box: Callable[..., None]
-    draws: Callable[..., None]
-    crc32: Callable[..., int]
-    decoder: int
+class Functions(SimpleNamespace):
+    """The library's functions by their names in ``_SIGNATURES``, and ``decoder``, what ``reader`` takes."""
 
 
 def build() -> Path:

@@ -116,7 +116,7 @@ class NativeReader:
         return dict(zip(STAGES, found.tolist(), strict=True))
 
     def _reader(self) -> int:
-        kept = getattr(self._threads, "reader", None)
+        kept: _ThreadReader | None = getattr(self._threads, "reader", None)
         if kept is None:
             kept = self._threads.reader = _ThreadReader(self._functions)
         return kept.address
@@ -126,7 +126,7 @@ class _ThreadReader:
     """Decompressor and memory of one thread, freed with it."""
 
     def __init__(self, functions: Functions) -> None:
-        address = functions.reader(functions.decoder)
+        address: int | None = functions.reader(functions.decoder)
         if not address:
             raise MemoryError("no memory for an image reader")
         self.address, self._free = address, functions.reader_free

@@ -3,6 +3,5 @@
 * ``probe``: whether there is an NPU and, if not, why, found in a child process;
 * ``environment``: the variables that Ascend recommends, set unless the user has set them;
 * ``chip``: dtypes and overflow flag of each chip;
-* ``setup``: the settings of torch_npu that the network needs;
-* ``runtime``: the ``Runtime`` of Ascend NPUs.
+* ``runtime``: the ``Runtime`` of Ascend NPUs, with the settings of torch_npu that the network needs.
 """

@@ -16,13 +16,14 @@ from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.format import REPLACED
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of
 from shufflenet_fn.checkpoint.read import read_checkpoint
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.run import plan as planning
 from shufflenet_fn.run.lock import LOCK, RunInUse
 from shufflenet_fn.run.lock import locked as lock_of
 from shufflenet_fn.run.plan import prepare_run
-from shufflenet_fn.run.resume import find_resume, newest_of
+from shufflenet_fn.run.resume import find_resume, find_run, newest_of
 from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]
@@ -227,6 +228,18 @@ def test_a_finished_run_keeps_its_results(
     assert outcome.code == 0, outcome.err
     assert json.loads((run / "results.json").read_text()) == results
     assert "nothing is left to do" in outcome.out and way_on in outcome.out
+
+
+def test_auto_names_the_finished_run_that_it_passes_over(run: Path, tmp_path: Path) -> None:
+    done = run.rename(tmp_path / "x0_5-001")
+    settings = TrainSettings(arch="shufflenet_v2_x0_5", output=str(tmp_path))
+    results = json.loads((done / "results.json").read_text())
+    for steps, is_done in ((9, True), (8, False)):
+        (done / "results.json").write_text(json.dumps({**results, "steps": steps}))
+        with contextlib.ExitStack() as held:
+            found = find_run(settings, lock_of, held)
+        assert (found.resume is None) is is_done
+        assert is_done == (f"{done} is done, and goes on with --resume" in found.notes[-1])
 
 
 def test_a_finished_run_that_goes_on_is_not_finished(

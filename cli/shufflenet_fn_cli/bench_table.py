@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shufflenet_fn_cli.console import table_console
+
 
 def print_step_table(result: dict[str, Any]) -> None:
     """Print speed and memory of each candidate, ours first, in a table for each architecture."""
-    console = Console()
+    console = table_console()
     for one in result.get("results", [result]):
         if "contenders" in one:
             print_device_step(console, one)
@@ -22,7 +24,7 @@ def print_step_table(result: dict[str, Any]) -> None:
 
 def print_infer_table(result: dict[str, Any]) -> None:
     """Print milliseconds of each candidate, in a table for each batch size and number of threads."""
-    console = Console()
+    console = table_console()
     for case in result["cases"]:
         table = table_of(
             f"inference, {result['arch']}, {result['image_size']}², batch {case['batch_size']}, "
@@ -48,7 +50,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
 
 def print_ops_table(result: dict[str, Any]) -> None:
     """Print milliseconds, bytes and relative speed, in a table for each operation and pass."""
-    console = Console()
+    console = table_console()
     for operation in result["operations"]:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, candidates in operation["passes"].items():

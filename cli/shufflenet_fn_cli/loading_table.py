@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from shufflenet_fn_cli.bench_table import print_left_out, table_of
+from shufflenet_fn_cli.console import table_console
 
 
 def print_data_table(result: dict[str, Any]) -> None:
@@ -15,7 +15,7 @@ def print_data_table(result: dict[str, Any]) -> None:
 
     The number after torchvision is that of its worker processes.
     """
-    console = Console()
+    console = table_console()
     headings = ("contender", "images/s", "CPU s/1000", "× torchvision", "per CPU s")
     table = table_of(
         f"{result['images']} images to batches of {result['batch_size']} × {result['image_size']}², "
@@ -54,7 +54,7 @@ def print_input_table(result: dict[str, Any]) -> None:
         rows.append(("delivered", result["delivered_img_s"]))
     for name, rate in rows:
         table.add_row(name, f"{rate:.0f}", f"{rate / result['devices']:.0f}")
-    console = Console()
+    console = table_console()
     console.print(table)
     if result["step_ms"] is not None:
         shares = ", ".join(f"{100 * share:.1f}" for share in result["data_wait"])

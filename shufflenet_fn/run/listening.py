@@ -14,6 +14,7 @@ from shufflenet_fn.distributed.heartbeats import HeartbeatSlot
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.stopping import at_once_text, stopping_text
+from shufflenet_fn.streams import escaping
 
 _SHOW_CURSOR = "\x1b[?25h"
 
@@ -45,8 +46,9 @@ def listening(world: World, slot: HeartbeatSlot, run_dir: Path) -> Iterator[None
 
 def say(text: str) -> None:
     """Write a line to standard error; safe in a signal handler."""
-    cursor = _SHOW_CURSOR if sys.stdout.isatty() else ""
-    os.write(2, f"{cursor}\n{text}\n".encode())
+    cursor = _SHOW_CURSOR if sys.stdout and sys.stdout.isatty() else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{cursor}\n{text}\n".encode(errors=escaping()))
 
 
 @contextlib.contextmanager

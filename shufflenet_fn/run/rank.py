@@ -22,6 +22,7 @@ from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.restarting import agreed
 from shufflenet_fn.run.resume import idle_cores
 from shufflenet_fn.run.stopping import Stopped, Stopping
+from shufflenet_fn.streams import log_failures
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -111,6 +112,7 @@ def _run_rank(
         else:
             log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
             reporter = Silent()
+        log_failures(log.warning)
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(
             f"rank {world.rank} of {world.size}: {runtime.device(plan.devices[world.local_rank])}, "

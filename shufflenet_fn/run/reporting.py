@@ -6,11 +6,12 @@ import importlib.util
 import json
 import time
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 from shufflenet_fn.config.derived import lanes_of, precision_name
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.io import replace_file, to_json
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.count import count_macs, count_params
@@ -26,6 +27,7 @@ from shufflenet_fn.run.events import (
     event_lines,
 )
 from shufflenet_fn.run.plan import RunPlan
+from shufflenet_fn.streams import escaping
 
 
 def run_facts(
@@ -36,13 +38,13 @@ def run_facts(
     lanes = lanes_of(settings, plan.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
     return [
-        ("run directory", str(plan.run_dir)),
+        ("run directory", printable(plan.run_dir)),
         (
             "model",
             f"{settings.arch}, {config.num_classes} classes, {count_params(config):,} parameters, "
             f"{macs / 1e6:.1f} M multiply-accumulates at {settings.image_size}²",
         ),
-        ("data", f"{settings.data}, {train_images:,} training images"),
+        ("data", f"{printable(str(settings.data))}, {train_images:,} training images"),
         (
             "devices",
             f"{plan.world_size} × {plan.device}, {threads} loader threads each",
@@ -69,6 +71,10 @@ def _settings_by_origin(plan: RunPlan) -> list[tuple[str, str]]:
     ] + [("defaults", " ".join(groups.get("default", [])))]
 
 
+def _appended(path: Path) -> TextIO:
+    return open(path, "a", buffering=1, encoding="utf-8", errors=escaping())
+
+
 class RunFiles:
     """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
 
@@ -77,8 +83,7 @@ class RunFiles:
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._log = open(run_dir / LOG, "a", buffering=1)  # noqa: SIM115  closed by close()
-        self._metrics = open(run_dir / METRICS, "a", buffering=1)  # noqa: SIM115
+        self._log, self._metrics = _appended(run_dir / LOG), _appended(run_dir / METRICS)
         self._device, self._steps_per_epoch = "cpu", 1
 
     def event(self, event: Event) -> None:
@@ -106,7 +111,7 @@ class RankLog:
     """``log.rankN.txt`` of a rank other than 0: what it ran on and how it ended."""
 
     def __init__(self, run_dir: Path, rank: int) -> None:
-        self._log = open(run_dir / f"log.rank{rank}.txt", "a", buffering=1)  # noqa: SIM115
+        self._log = _appended(run_dir / f"log.rank{rank}.txt")
 
     def event(self, event: Event) -> None:
         """Rank 0 writes the events down."""
@@ -173,7 +178,7 @@ class Results(NamedTuple):
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
     """Write the files; returns the table and notes on what was not written."""
     table, notes = results_table(results), []
-    (run_dir / "results.md").write_text(table + "\n")
+    (run_dir / "results.md").write_text(table + "\n", encoding="utf-8", errors=escaping())
     if importlib.util.find_spec("matplotlib") is None:
         notes.append(
             "curves.png was not drawn: matplotlib is not installed "

@@ -82,7 +82,6 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--learning-rate", "0"), ("--learning-rate", "above 0")),
         (("--learning-rate", "nan"), ("--learning-rate", "nan")),
         (("--nesterov", "--momentum", "0"), ("--nesterov", "--momentum")),
-        (("--warm-up-epochs", "1"), ("--warm-up-epochs 1", "--epochs 1")),
         (("--eval-resize", "16"), ("--eval-resize 16", "--image-size 32")),
         (("--amp", "--precision", "bf16"), ("--amp", "--precision")),
         (("--num-classes", "2"), ("--num-classes 2", "3 classes")),

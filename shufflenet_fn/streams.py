@@ -66,8 +66,7 @@ class Output(io.FileIO):
     def log_to(self, log: Callable[[str], None]) -> None:
         """Take ``log`` for failures, also for the one that has been."""
         self._log = log
-        if self.failure is not None:
-            self._tell()
+        self._tell()
 
     @property
     def lost(self) -> bool:
@@ -75,7 +74,8 @@ class Output(io.FileIO):
         return bool(self.failure and not self._log and self.failure.errno not in _DELIBERATE)
 
     def _tell(self) -> None:
-        assert self.failure is not None
+        if self.failure is None:
+            return
         closed = self.failure.errno == errno.EBADF
         reason = "it is closed" if closed else self.failure.strerror
         text = f"{self._title} cannot be written: {reason}. The command goes on without it."
@@ -111,12 +111,23 @@ def lasting_streams(*, results_only: bool = False) -> Iterator[Output | None]:
         sys.stdout, sys.stderr = before
 
 
-def log_failures(log: Callable[[str], None]) -> None:
-    """Have failures of the standard streams, also earlier ones, told by ``log``."""
-    for stream in (sys.stdout, sys.stderr):
-        raw = getattr(getattr(stream, "buffer", None), "raw", None)
-        if isinstance(raw, Output):
-            raw.log_to(log)
+@contextlib.contextmanager
+def log_failures(log: Callable[[str], None]) -> Iterator[None]:
+    """Have failures of the standard streams, also earlier ones, told by ``log`` during the body."""
+    buffers = [getattr(stream, "buffer", None) for stream in (sys.stdout, sys.stderr)]
+    raws = [getattr(buffer, "raw", None) for buffer in buffers]
+    outputs = [raw for raw in raws if isinstance(raw, Output)]
+    for output in outputs:
+        output.log_to(log)
+    try:
+        yield
+    finally:
+        for output in outputs:
+            output.log_to(_closed)
+
+
+def _closed(text: str) -> None:
+    """Drop ``text``, as the log is closed."""
 
 
 def flush_output() -> None:

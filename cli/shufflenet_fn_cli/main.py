@@ -65,6 +65,8 @@ def main() -> None:
     # Our own messages cover what torch's C++ warns about (host names that cannot be resolved, connections
     # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if {"-h", "--help"} & set(sys.argv) and not (sys.stdout and sys.stdout.isatty()):
+        os.environ.setdefault("TERMINAL_WIDTH", "240")  # typer cuts names of options at 80 columns
     with lasting_streams(results_only="--json" in sys.argv) as output:
         try:
             _run()

@@ -112,7 +112,7 @@ def _run_rank(
         else:
             log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
             reporter = Silent()
-        log_failures(log.warning)
+        stack.enter_context(log_failures(log.warning))
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(
             f"rank {world.rank} of {world.size}: {runtime.device(plan.devices[world.local_rank])}, "

@@ -114,6 +114,18 @@ def test_printing_verb_whose_output_is_lost(
         assert said.startswith(words) and said.count("\n") == bool(words)
 
 
+def test_tables_are_whole_outside_a_terminal(
+    command: Command, process: Command, run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    shown = command("checkpoint", "show", run)[1]
+    assert "opt_state.momentum.stage4.3.branch2.dw.bn.weight" in shown
+    listed = command("checkpoint", "list", run)[1].splitlines()
+    assert len(listed) == 1 + 3
+    # Typer reads the width of its help when it is first imported.
+    assert "--no-multiprocessing-distributed" in process("train", "--help")[1]
+
+
 def test_json_stays_alone_when_errors_are_lost(streams: Streams, run: Path) -> None:
     _, shown, _ = streams("evaluate", str(run), "--json", err="full")
     assert json.loads(shown)["num_images"] == 10

@@ -111,10 +111,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     spellings = {name: (name, False) for name in known}
     for item in known.values():
         for flag in item.option.flags:
-            spellings |= {
-                _key(spelling): (item.name, bool(number))
-                for number, spelling in enumerate(flag.split("/"))
-            }
+            on, _, off = flag.partition("/")
+            spellings |= {_key(on): (item.name, False), _key(off): (item.name, True)}
+    spellings.pop("")  # of options without a negative form
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
     for key, value in content.items():
@@ -164,7 +163,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         raise UsageError(f"cannot read the config file {path}: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise UsageError(f"the config file {path} is not text in UTF-8.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise UsageError(f"the config file {path} is neither YAML nor JSON: {reason}") from None
     if isinstance(content, dict) and isinstance(content.get("settings"), dict):

@@ -159,6 +159,8 @@ def test_config_values_keep_their_text(
         (b"\xff\xfe\x00\x01", "not text in UTF-8"),
         (b"- 1\n- 2", "key: value"),
         (b"a: [", "neither YAML nor JSON"),
+        (b"[" * 2000, "neither YAML nor JSON"),
+        (b"'': 1", "unknown key ''"),
         (b"lr: 1\nlr: 2", "has the key 'lr' twice, the second time in line 2"),
         (b'{"lr": 1, "lr": 2}', "has the key 'lr' twice"),
         (b"settings:\n  lr: 1\n  lr: 1", "has the key 'lr' twice, the second time in line 3"),

@@ -104,13 +104,13 @@ def _run_rank(
         contextlib.ExitStack() as stack,
     ):
         plan = agreed(plan, world)
-        log: RunFiles | RankLog
+        log: RankLog
         reporter: Reporter
         if world.is_main:
-            log = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
-            reporter = Reporters(display, log)
+            files = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
+            log, reporter = files, Reporters(display, files)
         else:
-            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir, world.rank)))
+            log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir / _log_name(world))))
             reporter = Silent()
         stack.enter_context(log_failures(log.warning))
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))

@@ -71,50 +71,11 @@ def _settings_by_origin(plan: RunPlan) -> list[tuple[str, str]]:
     ] + [("defaults", " ".join(groups.get("default", [])))]
 
 
-def _appended(path: Path) -> TextIO:
-    return open(path, "a", buffering=1, encoding="utf-8", errors=escaping())
-
-
-class RunFiles:
-    """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
-
-    One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval``, ``checkpoint`` or
-    ``end``, and ``time`` seconds since the epoch. Lines are flushed as they are written.
-    """
-
-    def __init__(self, run_dir: Path) -> None:
-        self._log, self._metrics = _appended(run_dir / LOG), _appended(run_dir / METRICS)
-        self._device, self._steps_per_epoch = "cpu", 1
-
-    def event(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._device, self._steps_per_epoch = event.device, event.steps_per_epoch
-        for line in event_lines(event, device=self._device, steps_per_epoch=self._steps_per_epoch):
-            print(line, file=self._log)
-        record = {"kind": _KINDS[type(event)], "time": time.time(), **_plain(event)}
-        print(to_json(record), file=self._metrics)
-
-    def note(self, text: str) -> None:
-        print(text, file=self._log)
-
-    def warning(self, text: str) -> None:
-        print(f"warning: {text}", file=self._log)
-
-    def close(self) -> None:
-        try:
-            self._log.close()
-        finally:  # on a full disk closing the first one fails
-            self._metrics.close()
-
-
 class RankLog:
-    """``log.rankN.txt`` of a rank other than 0: what it ran on and how it ended."""
+    """A rank's log file: what it ran on and how it ended. Lines are flushed as they are written."""
 
-    def __init__(self, run_dir: Path, rank: int) -> None:
-        self._log = _appended(run_dir / f"log.rank{rank}.txt")
-
-    def event(self, event: Event) -> None:
-        """Rank 0 writes the events down."""
+    def __init__(self, path: Path) -> None:
+        self._log = _appended(path)
 
     def note(self, text: str) -> None:
         print(text, file=self._log)
@@ -124,6 +85,37 @@ class RankLog:
 
     def close(self) -> None:
         self._log.close()
+
+
+class RunFiles(RankLog):
+    """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
+
+    One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval``, ``checkpoint`` or
+    ``end``, and ``time`` seconds since the epoch.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(run_dir / LOG)
+        self._metrics = _appended(run_dir / METRICS)
+        self._device, self._steps_per_epoch = "cpu", 1
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._device, self._steps_per_epoch = event.device, event.steps_per_epoch
+        for line in event_lines(event, device=self._device, steps_per_epoch=self._steps_per_epoch):
+            self.note(line)
+        record = {"kind": _KINDS[type(event)], "time": time.time(), **_plain(event)}
+        print(to_json(record), file=self._metrics)
+
+    def close(self) -> None:
+        try:
+            super().close()
+        finally:  # on a full disk closing the first one fails
+            self._metrics.close()
+
+
+def _appended(path: Path) -> TextIO:
+    return open(path, "a", buffering=1, encoding="utf-8", errors=escaping())
 
 
 _KINDS: dict[type, str] = {

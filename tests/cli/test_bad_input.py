@@ -146,17 +146,6 @@ def test_run_directory_of_another_run(command: Command, image_folder: Path, tmp_
     assert (tmp_path / "run" / "config.json").read_text() == "{}"
 
 
-def test_config_file_with_unknown_key(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("lerning_rate: 0.1\n")
-    outcome = command("train", *TINY, "--data", image_folder, "--config", "c.yaml")
-    check_refused(outcome, 2, "lerning_rate", "did you mean 'learning_rate'")
-
-
-def test_config_file_with_a_value_of_the_wrong_type(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("epochs: many\n")
-    check_refused(command("train", "--config", "c.yaml"), 2, "epochs", "many", "integer")
-
-
 def test_checkpoint_of_another_architecture(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -9,10 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shufflenet_fn_cli.console import table_console
+
 
 def print_step_table(result: dict[str, Any]) -> None:
     """Print speed and memory of each candidate, ours first, in a table for each architecture."""
-    console = Console()
+    console = table_console()
     for one in result.get("results", [result]):
         if "contenders" in one:
             print_device_step(console, one)
@@ -22,7 +24,7 @@ def print_step_table(result: dict[str, Any]) -> None:
 
 def print_infer_table(result: dict[str, Any]) -> None:
     """Print milliseconds of each candidate, in a table for each batch size and number of threads."""
-    console = Console()
+    console = table_console()
     for case in result["cases"]:
         rows = [("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")]
         for name, milliseconds in case["peers_ms"].items():
@@ -43,7 +45,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
 
 def print_ops_table(result: dict[str, Any]) -> None:
     """Print milliseconds and relative speed, in a table for each operation and pass."""
-    console = Console()
+    console = table_console()
     against = f"× {result['baseline']}"
     headings = ("candidate", "ms", against, "90 % interval")
     for operation in result["operations"]:
@@ -161,7 +163,7 @@ def print_data_table(result: dict[str, Any]) -> None:
 
     The number after torchvision is that of its worker processes.
     """
-    console = Console()
+    console = table_console()
     rows = []
     for name, found in result["contenders"].items():
         over = result["ratios"].get(name)
@@ -200,7 +202,7 @@ def print_input_table(result: dict[str, Any]) -> None:
     if result["step_ms"] is not None:
         rates.append((f"demanded at {result['step_ms']:.4g} ms", result["demanded_img_s"]))
         rates.append(("delivered", result["delivered_img_s"]))
-    console = Console()
+    console = table_console()
     devices = result["devices"]
     _print_table(
         console,

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from shufflenet_fn_cli.console import table_console
 
 if TYPE_CHECKING:  # they import torch, which --help does without
     from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts
@@ -38,8 +39,6 @@ def list_(run: Run, as_json: AsJson = False) -> None:
     if as_json:
         print(to_json({"checkpoints": [item._asdict() for item in listed]}))
         return
-    from shufflenet_fn_cli.checkpoint import print_list
-
     print_list(listed)
 
 
@@ -90,8 +89,6 @@ def show(path: One, as_json: AsJson = False) -> None:
             )
         )
         return
-    from shufflenet_fn_cli.checkpoint import print_checkpoint
-
     print_checkpoint(checkpoint, manifest, tensors)
 
 
@@ -117,8 +114,6 @@ def diff(first: One, second: One, as_json: AsJson = False) -> None:
             )
         )
     else:
-        from shufflenet_fn_cli.checkpoint import print_comparison
-
         print_comparison(found[0].path, found[1].path, comparison)
     if not comparison.identical:
         raise typer.Exit(1)
@@ -159,7 +154,7 @@ def print_list(listed: list[Listed]) -> None:
             "-" if item.accuracy1 is None else f"{item.accuracy1:.3f}",
             f"{item.bytes / 1e6:.1f} MB",
         )
-    console = Console()
+    console = table_console()
     console.print(table)
     for item in listed:
         if item.problem:
@@ -170,7 +165,7 @@ def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorF
     """The manifest line by line, then the tensors."""
     from shufflenet_fn.data.paths import printable
 
-    console = Console()
+    console = table_console()
     console.print(Text(printable(path), style="bold"), soft_wrap=True)
     for name, value in manifest.items():
         if name == "origin" or name.startswith("sha256"):
@@ -192,7 +187,7 @@ def print_comparison(first: Path, second: Path, comparison: Comparison) -> None:
     """Which two were compared, what differs, and whether the tensors are the same."""
     from shufflenet_fn.data.paths import printable
 
-    console = Console()
+    console = table_console()
     console.print(Text(printable(f"{first} | {second}"), style="bold"), soft_wrap=True)
     for item in comparison.values:
         line = printable(f"{item.name}: {item.first} | {item.second}")

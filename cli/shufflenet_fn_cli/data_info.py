@@ -48,15 +48,16 @@ def _plain(description: Description) -> dict[str, object]:
 
 
 def _print(description: Description) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console()
+    from shufflenet_fn.data.paths import printable
+    from shufflenet_fn_cli.console import table_console
+
+    console = table_console()
     kind = "packed" if description.packed else "an image folder"
-    console.print(
-        Text(f"{description.folder}: {kind}, {len(description.classes)} classes"), soft_wrap=True
-    )
+    folder = printable(description.folder)
+    console.print(Text(f"{folder}: {kind}, {len(description.classes)} classes"), soft_wrap=True)
     table = Table(box=None, pad_edge=False)
     table.add_column("split", no_wrap=True)
     for heading in ("images", "classes", "images/class", "size", "short side", "shards", "kept"):

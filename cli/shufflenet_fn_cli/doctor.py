@@ -95,9 +95,10 @@ def _progress(stage: Stage) -> None:
 
 
 def _print(report: Report) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
+
+    from shufflenet_fn_cli.console import table_console
 
     table = Table(title="shufflenet-fn doctor", show_lines=False)
     table.add_column("stage", no_wrap=True)
@@ -106,7 +107,7 @@ def _print(report: Report) -> None:
     for name, finding, _ in report.stages:
         result = Text(finding.status, style=_STYLES[finding.status])
         table.add_row(name, result, Text(finding.text))
-    console = Console()
+    console = table_console()
     console.print(table)
     for name, finding, _ in report.stages:
         if finding.fix:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
+from shufflenet_fn.config.options import expand_home
+from shufflenet_fn.streams import lasting_streams
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
@@ -25,7 +27,10 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": lambda name: name.replace("_", "-"),  # --batch_size is --batch-size
+    },
 )
 app.command()(train)
 app.command()(evaluate)
@@ -64,7 +69,19 @@ def main() -> None:
     # Our own messages cover what torch's C++ warns about (host names that cannot be resolved, connections
     # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if {"-h", "--help"} & set(sys.argv) and not (sys.stdout and sys.stdout.isatty()):
+        os.environ.setdefault("TERMINAL_WIDTH", "240")  # typer cuts names of options at 80 columns
+    with lasting_streams(results_only="--json" in sys.argv) as output:
+        try:
+            _run()
+        except SystemExit as end:
+            code = end.code
+    sys.exit(code or int(output is not None and output.lost))
+
+
+def _run() -> NoReturn:
     try:
+        sys.argv[1:] = map(_with_home, sys.argv[1:])
         if sys.argv[1:2] == ["emulator"]:
             raise UsageError(
                 "`shufflenet-fn emulator` is now the command ascend-emulator. In a clone of this repository: "
@@ -74,6 +91,15 @@ def main() -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    sys.exit()
+
+
+def _with_home(argument: str) -> str:
+    """Return ``argument`` with its ``~`` expanded, which shells leave in ``--option=~/path``."""
+    option, equals, value = argument.partition("=")
+    if equals and option.startswith("-"):
+        return f"{option}={expand_home(value)}"
+    return expand_home(argument)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,11 @@ def verify_resume(
 
 
 def _print(verdict: Bottleneck) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    comparison, console = verdict.comparison, Console()
+    from shufflenet_fn_cli.console import table_console
+
+    comparison, console = verdict.comparison, table_console()
     table = Table("tensor", "file", "difference", "elements")
     for item in comparison.different[:_SHOWN]:
         largest = item.how if item.largest is None else f"up to {item.largest:.3g}"

@@ -6,10 +6,12 @@ setting cannot exist in one of them only. Needs no torch.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -94,31 +96,53 @@ def declared(settings: type) -> Iterator[Declared]:
 
 
 def convert(item: Declared, value: Any, source: str) -> Any:
-    """Return ``value`` from a config file in the declared type.
+    """Return ``value`` from a config file, typed or as text, in the declared type.
 
     Raises:
         UsageError: it is of another type.
     """
     if value is None and item.optional:
         return None
-    if item.type is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if item.type is float and isinstance(value, str):
-        # YAML 1.1 reads 4e-5 as a string.
-        try:
-            return float(value)
-        except ValueError:
-            pass
-    if item.type is str and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return str(value)
+    if isinstance(value, str) and item.type in _PARSERS:
+        with contextlib.suppress(ValueError, KeyError):
+            return _PARSERS[item.type](value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and item.type in (float, str):
+        return item.type(value)
     if type(value) is not item.type:
         raise UsageError(
-            f"{item.name} in {source} is {value!r}, but must be {_NAMES.get(item.type, item.type)}."
+            f"{item.name} in {source} is {'empty' if value is None else repr(value)}, but must be "
+            f"{_NAMES.get(item.type, item.type)}."
         )
     return value
 
 
+_TRUTH: Final = {
+    **dict.fromkeys(("true", "yes", "on"), True),
+    **dict.fromkeys(("false", "no", "off"), False),
+}
+_PARSERS: Final[dict[type, Callable[[str], Any]]] = {
+    int: int,
+    float: float,
+    bool: lambda text: _TRUTH[text.lower()],
+}
 _NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "text"}
+
+
+def expand_home(path: str) -> str:
+    """Return ``path`` with a leading ``~`` or ``~user`` replaced by that home directory.
+
+    Raises:
+        UsageError: there is none, and no folder of this name.
+    """
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~") and not os.path.lexists(path):
+        name = path.partition("/")[0]
+        raise UsageError(
+            f"{path}: {name} is no home directory here. Write the whole path, or "
+            f"./{path} for a folder of this name."
+        )
+    return expanded
 
 
 _UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}

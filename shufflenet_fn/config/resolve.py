@@ -5,17 +5,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shufflenet_fn.config.options import convert, declared
+from shufflenet_fn.config.options import convert, declared, expand_home
 from shufflenet_fn.config.presets import get_preset
-from shufflenet_fn.config.settings import TrainSettings, renamed
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.io import parse_json
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.support.errors import UsageError
 
+if TYPE_CHECKING:
+    import yaml
+
 _IDENTITY = ("run_dir", "resume", "profile")
+_NOT_GIVEN = {"resume": "", "device_list": "", "devices": -1, "num_nodes": -1, "node_rank": -1}
+"""Defaults of the original that say nothing, as scripts pass them."""
+_PATHS = ("data", "pretrained", "output", *_IDENTITY)
 
 
 class Resolved(NamedTuple):
@@ -68,15 +75,12 @@ def resolve(
                 f"--{name.replace('_', '-')} {value} has an effect only with --auto-augment rand, and "
                 f"it is {settings.auto_augment}. Add that, or drop this."
             )
-    # A preset's warm-up may be longer than a trial of it: then the plan warns.
-    recipe = get_preset(preset).values if preset else {}
-    usual = recipe.get("warm_up_epochs", TrainSettings.warm_up_epochs)
-    if settings.warm_up_epochs != usual and 0 < settings.epochs <= settings.warm_up_epochs:
-        raise UsageError(
-            f"--warm-up-epochs {settings.warm_up_epochs} leaves nothing of --epochs {settings.epochs}. "
-            "Make it smaller than the number of epochs."
-        )
     return Resolved(settings, origin, preset)
+
+
+def without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``given`` without the original's defaults that mean "not given", such as ``--resume ''``."""
+    return {key: v for key, v in given.items() if key not in _NOT_GIVEN or v != _NOT_GIVEN[key]}
 
 
 def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,30 +100,32 @@ def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
 def read_config_file(path: Path) -> dict[str, Any]:
     """Read settings from a YAML or JSON file: a flat mapping, or a run's ``config.json``.
 
-    Raises:
-        UsageError: it cannot be read, or has an unknown key or a value of the wrong type.
-    """
-    import yaml
+    Keys are names of settings or spellings of options, such as ``lr``. Values are read as on the command
+    line, so that ``0100`` is a hundred and ``off`` may be a name.
 
-    try:
-        content = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UsageError(f"cannot read the config file {path}: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"the config file {path} is not text.") from None
-    except yaml.YAMLError as error:
-        raise UsageError(f"the config file {path} is neither YAML nor JSON: {error}") from None
-    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
-        # A run's config.json: its recipe, but not its identity.
-        content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
-    if not isinstance(content, dict):
-        raise UsageError(
-            f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
-        )
+    Raises:
+        UsageError: it cannot be read, has an unknown key, the same one twice or a value of the wrong type.
+    """
+    content = _mapping(path)
     known = {item.name: item for item in declared(TrainSettings)}
+    spellings = {name: (name, False) for name in known}
+    for item in known.values():
+        for flag in item.option.flags:
+            on, _, off = flag.partition("/")
+            spellings |= {_key(on): (item.name, False), _key(off): (item.name, True)}
+    spellings.pop("")  # of options without a negative form
     values: dict[str, Any] = {}
-    for key, value in renamed(content).items():
-        name = str(key).replace("-", "_")
+    given: dict[str, str] = {}
+    for key, value in content.items():
+        name, negated = spellings.get(_key(key), (_key(key), False))
+        if name in _NOT_GIVEN and value in ("", _NOT_GIVEN[name], str(_NOT_GIVEN[name])):
+            continue
+        if name in given:
+            raise UsageError(
+                f"the config file {path} has {given[name]!r} and {key!r}, which are the same setting. "
+                "Drop one."
+            )
+        given[name] = key
         if name == "preset" and isinstance(value, str):
             values[name] = value
         elif name == "preset":
@@ -130,13 +136,69 @@ def read_config_file(path: Path) -> dict[str, Any]:
                 "the run itself: give --resume on the command line, without --config."
             )
         elif name in known:
-            values[name] = convert(known[name], value, str(path))
+            converted = convert(known[name], value, str(path))
+            values[name] = not converted if negated else converted
         else:
             raise UsageError(
-                f"unknown key {key!r} in the config file {path}{suggestion(name, known)}. "
+                f"unknown key {key!r} in the config file {path}{suggestion(name, spellings)}. "
                 f"Valid keys: preset, {', '.join(known)}."
             )
     return values
+
+
+def _key(spelling: str) -> str:
+    return spelling.lstrip("-").replace("-", "_")
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        try:
+            content = parse_json(text.encode())
+        except ValueError:
+            content = yaml.load(text, _text_loader(path))
+    except OSError as error:
+        raise UsageError(f"cannot read the config file {path}: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"the config file {path} is not text in UTF-8.") from None
+    except (yaml.YAMLError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"the config file {path} is neither YAML nor JSON: {reason}") from None
+    if isinstance(content, dict) and isinstance(content.get("settings"), dict):
+        # A run's config.json: its recipe, but not its identity.
+        content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
+        )
+    return {str(key): value for key, value in content.items()}
+
+
+def _text_loader(path: Path) -> type[yaml.SafeLoader]:
+    """Return a loader that leaves scalars other than null as text and refuses a key that is there twice."""
+    import yaml
+
+    kept = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
+
+    class TextLoader(yaml.SafeLoader):
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)
+            keys = [str(key.value) for key, _ in node.value]
+            for number, (key, _) in enumerate(node.value):
+                if str(key.value) in keys[:number]:
+                    raise UsageError(
+                        f"the config file {path} has the key {key.value!r} twice, the second time in line "
+                        f"{key.start_mark.line + 1}. Drop one."
+                    )
+            return node
+
+    TextLoader.yaml_implicit_resolvers = {
+        first: [(tag, form) for tag, form in forms if tag in kept]
+        for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+    return TextLoader
 
 
 def checked(settings: TrainSettings) -> TrainSettings:
@@ -171,4 +233,9 @@ def checked(settings: TrainSettings) -> TrainSettings:
             f"--eval-resize {resize} is smaller than --image-size {settings.image_size}: the evaluation "
             "crop would not fit. Make it at least as large."
         )
-    return dataclasses.replace(settings, arch=canonical_name(settings.arch))
+    paths: dict[str, Any] = {
+        name: expand_home(value)
+        for name in _PATHS
+        if (value := getattr(settings, name)) is not None
+    }
+    return dataclasses.replace(settings, arch=canonical_name(settings.arch), **paths)

@@ -340,6 +340,8 @@ class TrainSettings:
     device_list: str | None = option(
         None,
         "--device-list",
+        "--device-id",
+        "--gpu",
         help="Which devices, such as 0,2,5; wins over --devices.",
         panel=_DEVICES,
     )

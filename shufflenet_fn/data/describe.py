@@ -72,7 +72,7 @@ def describe(folder: str | Path) -> Description:
     else:
         index, splits = None, open_train_val(folder)
     return Description(
-        folder=printable(folder),
+        folder=os.fspath(folder),
         packed=index is not None,
         classes=splits[0].classes,
         splits={samples.split: _facts(samples) for samples in splits},

@@ -32,6 +32,7 @@ from shufflenet_fn.distributed.heartbeats import (
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
 from shufflenet_fn.distributed.world import Nodes, World
+from shufflenet_fn.streams import flush_output
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS, Settling
 from shufflenet_fn_backends.support.errors import UserError
 
@@ -118,7 +119,7 @@ def launch(
         if ranks is not None:
             ranks.kill_now()
         watching.stopped(number)
-        sys.stdout.flush()
+        flush_output()
         os._exit(128 + number)
 
     failures: list[Failure] = []

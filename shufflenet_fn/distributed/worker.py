@@ -19,6 +19,7 @@ from shufflenet_fn.distributed.failures import report_of
 from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase, open_slot
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
+from shufflenet_fn.streams import flush_output, lasting_streams
 from shufflenet_fn_backends.support.errors import UserError
 
 A = TypeVar("A")
@@ -42,7 +43,7 @@ def run_worker(
     slot.sign_in(os.getpid())
     # Elastic counts from 0 at each restart, because a restart here is another group of ranks.
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
-    with StopSignals(first=slot.request_stop, again=_ignore):
+    with lasting_streams(), StopSignals(first=slot.request_stop, again=_ignore):
         let_through()
         try:
             world = world_from_environment()
@@ -112,10 +113,3 @@ def exit_at_once(code: int) -> NoReturn:
         flush_output()
     finally:
         os._exit(code)
-
-
-def flush_output() -> None:
-    """Flush standard output and error, ignoring a full disk or a closed pipe."""
-    for stream in (sys.stderr, sys.stdout):
-        with contextlib.suppress(OSError, ValueError):
-            stream.flush()

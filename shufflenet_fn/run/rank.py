@@ -25,6 +25,7 @@ from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.resumed_settings import idle_cores
 from shufflenet_fn.run.stopping import Stopped, Stopping, listening, say
+from shufflenet_fn.streams import log_failures
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -109,11 +110,12 @@ def _run_rank(
         log: RankLog
         reporter: Reporter
         if world.is_main:
-            log = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
-            reporter = Reporters(display, log)
+            files = stack.enter_context(contextlib.closing(RunFiles(plan.run_dir)))
+            log, reporter = files, Reporters(display, files)
         else:
             log = stack.enter_context(contextlib.closing(RankLog(plan.run_dir / _log_name(world))))
             reporter = Silent()
+        stack.enter_context(log_failures(log.warning))
         stack.enter_context(stacks_on_demand(plan.run_dir / _log_name(world)))
         log.note(
             f"rank {world.rank} of {world.size}: {runtime.device(plan.devices[world.local_rank])}, "

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from shufflenet_fn.config.derived import lanes_of, precision_name
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.io import to_json
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.count import count_macs, count_params
@@ -24,6 +25,7 @@ from shufflenet_fn.run.events import (
     event_lines,
 )
 from shufflenet_fn.run.plan import RunPlan
+from shufflenet_fn.streams import escaping
 
 
 def run_facts(
@@ -34,13 +36,13 @@ def run_facts(
     lanes = lanes_of(settings, plan.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
     return [
-        ("run directory", str(plan.run_dir)),
+        ("run directory", printable(plan.run_dir)),
         (
             "model",
             f"{settings.arch}, {config.num_classes} classes, {count_params(config):,} parameters, "
             f"{macs / 1e6:.1f} M multiply-accumulates at {settings.image_size}²",
         ),
-        ("data", f"{settings.data}, {train_images:,} training images"),
+        ("data", f"{printable(str(settings.data))}, {train_images:,} training images"),
         (
             "devices",
             f"{plan.world_size} × {plan.device}, {threads} loader threads each",
@@ -71,7 +73,7 @@ class RankLog:
     """The log of a rank: what it ran on, what was said, and how it ended."""
 
     def __init__(self, path: Path) -> None:
-        self._log = open(path, "a", buffering=1)  # noqa: SIM115  closed by close()
+        self._log = _appended(path)
 
     def event(self, event: Event) -> None:
         """Do nothing: rank 0 writes the events down."""
@@ -90,19 +92,19 @@ class RunFiles(RankLog):
     """Appends every event to ``log.txt`` (for people) and ``metrics.jsonl`` (for programs).
 
     One JSON object per line; ``kind`` is ``start``, ``train``, ``epoch``, ``eval``, ``checkpoint`` or
-    ``end``, and ``time`` seconds since the epoch. Lines are flushed as they are written.
+    ``end``, and ``time`` seconds since the epoch.
     """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(run_dir / LOG)
-        self._metrics = open(run_dir / METRICS, "a", buffering=1)  # noqa: SIM115
+        self._metrics = _appended(run_dir / METRICS)
         self._device, self._steps_per_epoch = "cpu", 1
 
     def event(self, event: Event) -> None:
         if isinstance(event, RunStarted):
             self._device, self._steps_per_epoch = event.device, event.steps_per_epoch
         for line in event_lines(event, device=self._device, steps_per_epoch=self._steps_per_epoch):
-            print(line, file=self._log)
+            self.note(line)
         record = {"kind": _KINDS[type(event)], "time": time.time(), **_plain(event)}
         print(to_json(record), file=self._metrics)
 
@@ -111,6 +113,10 @@ class RunFiles(RankLog):
             super().close()
         finally:  # on a full disk closing the first one fails
             self._metrics.close()
+
+
+def _appended(path: Path) -> TextIO:
+    return open(path, "a", buffering=1, encoding="utf-8", errors=escaping())
 
 
 _KINDS: dict[type, str] = {

@@ -17,6 +17,7 @@ from shufflenet_fn.run.directory import METRICS, RESULTS
 from shufflenet_fn.run.events import RunFinished
 from shufflenet_fn.run.saving import Costs
 from shufflenet_fn.run.training import Training
+from shufflenet_fn.streams import escaping
 
 
 class Results(NamedTuple):
@@ -54,7 +55,7 @@ class Results(NamedTuple):
 def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
     """Write the files; returns the table and notes on what was not written."""
     table, notes = results_table(results), []
-    (run_dir / "results.md").write_text(table + "\n")
+    (run_dir / "results.md").write_text(table + "\n", encoding="utf-8", errors=escaping())
     if importlib.util.find_spec("matplotlib") is None:
         notes.append(
             "curves.png was not drawn: matplotlib is not installed "

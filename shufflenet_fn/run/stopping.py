@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from typing import Final, NamedTuple
 from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.streams import escaping
 
 Timing = Callable[[], AbstractContextManager[None]]
 
@@ -174,5 +176,6 @@ def listening(world: World, slot: HeartbeatSlot, run_dir: Path) -> Iterator[None
 
 def say(text: str) -> None:
     """Write a line to standard error; safe in a signal handler."""
-    cursor = _SHOW_CURSOR if sys.stdout.isatty() else ""
-    os.write(2, f"{cursor}\n{text}\n".encode())
+    cursor = _SHOW_CURSOR if sys.stdout and sys.stdout.isatty() else ""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{cursor}\n{text}\n".encode(errors=escaping()))

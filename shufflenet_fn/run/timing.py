@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -302,11 +303,25 @@ def profiled(
             f"cannot write the profile in {path}: {error.strerror or error}. Name another folder with "
             "--profile."
         ) from None
-    with runtime.profiler(path, "rank0", window) as profiler:
+    with _named_in_utf8(path) as named, runtime.profiler(named, "rank0", window) as profiler:
         yield _with_steps(batches, profiler)
         profiler.step()  # after the last batch nobody asks for another
     first = window.skip + window.warm_up + 1
     reporter.note(f"profile: steps {first} to {window.length} of this start are in {path}")
+
+
+@contextmanager
+def _named_in_utf8(path: Path) -> Iterator[Path]:
+    """Yield ``path``, or a link to it if its name is not UTF-8, which profilers do not take."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / "profile"
+            link.symlink_to(path.absolute(), target_is_directory=True)
+            yield link
+    else:
+        yield path
 
 
 def fitted(steps: int) -> Window:

@@ -85,7 +85,6 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--learning-rate", "0"), ("--learning-rate", "above 0")),
         (("--learning-rate", "nan"), ("--learning-rate", "nan")),
         (("--nesterov", "--momentum", "0"), ("--nesterov", "--momentum")),
-        (("--warm-up-epochs", "1"), ("--warm-up-epochs 1", "--epochs 1")),
         (("--eval-resize", "16"), ("--eval-resize 16", "--image-size 32")),
         (("--amp", "--precision", "bf16"), ("--amp", "--precision")),
         (("--num-classes", "2"), ("--num-classes 2", "3 classes")),
@@ -148,17 +147,6 @@ def test_run_directory_of_another_run(command: Command, image_folder: Path, tmp_
     outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
     check_refused(outcome, 2, "run", "--resume")
     assert (tmp_path / "run" / "config.json").read_text() == "{}"
-
-
-def test_config_file_with_unknown_key(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("lerning_rate: 0.1\n")
-    outcome = command("train", *TINY, "--data", image_folder, "--config", "c.yaml")
-    check_refused(outcome, 2, "lerning_rate", "did you mean 'learning_rate'")
-
-
-def test_config_file_with_a_value_of_the_wrong_type(command: Command, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("epochs: many\n")
-    check_refused(command("train", "--config", "c.yaml"), 2, "epochs", "many", "integer")
 
 
 def test_checkpoint_of_another_architecture(

@@ -9,7 +9,7 @@ import pytest
 from shufflenet_fn.config.derived import eval_resize, global_batch, lanes_per_device
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.presets import PRESETS
-from shufflenet_fn.config.resolve import checked, resolve
+from shufflenet_fn.config.resolve import checked, read_config_file, resolve
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -85,13 +85,6 @@ def test_the_originals_table_is_complete() -> None:
     assert set(table.split()) <= spellings
 
 
-def test_a_trial_of_a_preset_may_be_shorter_than_its_warm_up() -> None:
-    trial = resolve({"epochs": 1}, preset="ascend-8p").settings
-    assert (trial.epochs, trial.warm_up_epochs) == (1, 5)
-    with pytest.raises(UsageError, match="--warm-up-epochs 5 leaves nothing of --epochs 3"):
-        resolve({"epochs": 3, "warm_up_epochs": 5})
-
-
 def test_eval_resize_follows_the_image_size() -> None:
     assert eval_resize(224, None) == 256
     assert eval_resize(112, None) == 128
@@ -128,13 +121,55 @@ def test_setting_names_of_version_0_1_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("seed: 0100", {"seed": 100}),
+        ("run_dir: 001", {"run_dir": "001"}),
+        ("run_dir: off", {"run_dir": "off"}),
+        ("run_dir: 2024-01-01", {"run_dir": "2024-01-01"}),
+        ("max_time: 12:30", {"max_time": "12:30"}),
+        ("loss_scale: 064", {"loss_scale": "064"}),
+        ("data: '~'", {"data": "~"}),
+        ("data: ~\nrun_dir:", {"data": None, "run_dir": None}),
+        ("lr: 1e-3\nwd: 1.\nepoch: '7'", {"learning_rate": 1e-3, "weight_decay": 1.0, "epochs": 7}),
+        ("-b: 3\nj: 2\nwarm-up-epochs: 1", {"batch_size": 3, "workers": 2, "warm_up_epochs": 1}),
+        (
+            "amp: yes\nnesterov: On\nno-compile: true",
+            {"amp": True, "nesterov": True, "compile": False},
+        ),
+        ("<<: {lr: 1, b: 3}\nlr: 2", {"learning_rate": 2.0, "batch_size": 3}),
+        ("\ufeff{lr: 1, data: caf\u00e9}", {"learning_rate": 1.0, "data": "caf\u00e9"}),
+        ('{"run_dir": 5, "data": "\\ud83d\\ude00 \\udce9"}', {"run_dir": "5", "data": "😀 \udce9"}),
+        ("device_list: ''\ngpu: 0\nworld_size: -1", {"device_list": "0"}),
+    ],
+)
+def test_config_values_keep_their_text(
+    tmp_path: Path, content: str, expected: dict[str, object]
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(content, encoding="utf-8")
+    assert read_config_file(file) == expected
+
+
+@pytest.mark.parametrize(
     ("content", "words"),
     [
         (b"resume: runs/x", "resume"),
         (b"preset: 5", "preset"),
-        (b"\xff\xfe\x00\x01", "not text"),
+        (b"\xff\xfe\x00\x01", "not text in UTF-8"),
         (b"- 1\n- 2", "key: value"),
         (b"a: [", "neither YAML nor JSON"),
+        (b"[" * 2000, "neither YAML nor JSON"),
+        (b"'': 1", "unknown key ''"),
+        (b"lr: 1\nlr: 2", "has the key 'lr' twice, the second time in line 2"),
+        (b'{"lr": 1, "lr": 2}', "has the key 'lr' twice"),
+        (b"settings:\n  lr: 1\n  lr: 1", "has the key 'lr' twice, the second time in line 3"),
+        (b"lr: 1\nlearning-rate: 1", "has 'lr' and 'learning-rate', which are the same setting"),
+        (b"lerning-rate: 1", "unknown key 'lerning-rate'.*did you mean 'learning_rate'"),
+        (b"epochs: 0x10", "epochs .* is '0x10', but must be an integer"),
+        (b"epochs: 1:30", "epochs .* is '1:30', but must be an integer"),
+        (b"epochs:", "epochs .* is empty, but must be an integer"),
+        (b"amp: 1", "amp .* is '1', but must be true or false"),
     ],
 )
 def test_config_files_that_cannot_be_used(tmp_path: Path, content: bytes, words: str) -> None:
@@ -142,6 +177,17 @@ def test_config_files_that_cannot_be_used(tmp_path: Path, content: bytes, words:
     file.write_bytes(content)
     with pytest.raises(UsageError, match=words):
         resolve({}, config_file=file)
+
+
+def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = ("data", "pretrained", "run_dir", "output", "profile")
+    file = tmp_path / "c.yaml"
+    file.write_text("".join(f"{name}: ~/{name}\n" for name in names))
+    settings = resolve({}, config_file=file).settings
+    assert [getattr(settings, name) for name in names] == [str(tmp_path / name) for name in names]
+    with pytest.raises(UsageError, match="~nobody-here is no home directory"):
+        resolve({"output": "~nobody-here/runs"})
 
 
 def test_benchmark_accumulates_as_the_original_does() -> None:

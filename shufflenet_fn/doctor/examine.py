@@ -16,6 +16,7 @@ from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding, 
 from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
+from shufflenet_fn_backends.support.errors import UserError
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Facts = dict[str, Any]
@@ -173,7 +174,10 @@ STAGES: Final = MappingProxyType(
 def main() -> None:
     name, facts = sys.argv[1], json.loads(sys.argv[2])
     module, _, function = STAGES[name].partition(":")
-    finding: Finding = getattr(importlib.import_module(module), function)(facts)
+    try:
+        finding: Finding = getattr(importlib.import_module(module), function)(facts)
+    except UserError as error:
+        finding = Finding(FAILED, str(error))
     print(f"\n{MARK}{json.dumps(finding._asdict())}", flush=True)
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from shufflenet_fn_backends.support.cgroups import affinity_cores, usable_cores
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
@@ -60,6 +61,10 @@ def main() -> None:
     # Our own messages cover what torch's C++ warns about (host names that cannot be resolved, connections
     # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if (cores := usable_cores()) < affinity_cores():
+        # torch and numpy count the cores of the host, whatever the quota of the container.
+        for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+            os.environ.setdefault(variable, str(cores))
     try:
         if sys.argv[1:2] == ["emulator"]:
             raise UsageError(

@@ -10,6 +10,7 @@ import typer
 
 from shufflenet_fn_backends.support.cgroups import affinity_cores, usable_cores
 from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
@@ -72,9 +73,12 @@ def main() -> None:
                 "pip install ./emulator, then ascend-emulator with the same arguments."
             )
         app(prog_name="shufflenet-fn")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        told = limit_reached(error) or error
+        if not isinstance(told, UserError):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

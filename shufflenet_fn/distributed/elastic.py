@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
@@ -112,7 +112,8 @@ class ElasticRanks(threading.Thread):
         except Exception as error:
             self.error = error
         finally:
-            self._rendezvous.shutdown()
+            with suppress(RuntimeError):  # elastic joins a thread that it could not start
+                self._rendezvous.shutdown()
 
     def processes(self) -> dict[int, BaseProcess]:
         """Return the ranks' processes by their numbers, including those that have ended."""

@@ -189,6 +189,7 @@ def _watch(
         codes = ranks.exit_codes()
         beats, pids = table.heartbeats(), table.pids()
         if ranks.error is not None:
+            ranks.kill_now()
             raise ranks.explained(ranks.error) from ranks.error
         if ended and ranks.result is not None and not ranks.result.is_failed():
             return ranks.result.return_values

@@ -20,6 +20,7 @@ from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase, open_slot
 from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -50,7 +51,7 @@ def run_worker(
                 raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
             result = entry(argument, world._replace(heartbeats=heartbeats))
         except Exception as error:
-            _end(error, slot)
+            _end(limit_reached(error) or error, slot)
         slot.beat(slot.last_beat().step, Phase.ENDED)
     return result
 
@@ -93,6 +94,7 @@ def leaving_groups_at_once() -> Iterator[None]:
     except Exception as error:
         if not dist.is_initialized():
             raise
+        error = limit_reached(error) or error
         code = error.exit_code if isinstance(error, UserError) else 1
         try:
             if isinstance(error, UserError):

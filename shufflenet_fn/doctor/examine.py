@@ -17,6 +17,7 @@ from shufflenet_fn.doctor.settings import DoctorSettings
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
 from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Facts = dict[str, Any]
@@ -176,8 +177,11 @@ def main() -> None:
     module, _, function = STAGES[name].partition(":")
     try:
         finding: Finding = getattr(importlib.import_module(module), function)(facts)
-    except UserError as error:
-        finding = Finding(FAILED, str(error))
+    except Exception as error:
+        told = limit_reached(error) or error
+        if not isinstance(told, UserError):
+            raise
+        finding = Finding(FAILED, str(told))
     print(f"\n{MARK}{json.dumps(finding._asdict())}", flush=True)
 
 

@@ -6,6 +6,9 @@ import errno
 import os
 import resource
 import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +89,21 @@ def test_needed_threads_are_tried_first(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(LimitReached, match="5 are needed, 3 can be started"):
         check_threads(5)
     assert threading.active_count() == before
+
+
+def test_command_without_threads_ends_with_message(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("train/a/1.jpg", "val/a/1.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_bytes(b"not opened")
+
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    outcome = command("data", "check", tmp_path, "--workers", 2)
+    assert outcome.code == 1 and not outcome.out
+    assert outcome.err.startswith(
+        "error: the system refuses another thread or process (can't start"
+    )

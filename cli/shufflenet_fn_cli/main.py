@@ -10,7 +10,9 @@ import typer
 
 from shufflenet_fn.config.options import expand_home
 from shufflenet_fn.streams import lasting_streams
+from shufflenet_fn_backends.support.cgroups import affinity_cores, usable_cores
 from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.data import data_app
@@ -69,6 +71,10 @@ def main() -> None:
     # Our own messages cover what torch's C++ warns about (host names that cannot be resolved, connections
     # that another rank has closed), without half a page of addresses.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+    if (cores := usable_cores()) < affinity_cores():
+        # torch and numpy count the cores of the host, whatever the quota of the container.
+        for variable in ("OMP_NUM_THREADS", "TORCHINDUCTOR_COMPILE_THREADS"):
+            os.environ.setdefault(variable, str(cores))
     if {"-h", "--help"} & set(sys.argv) and not (sys.stdout and sys.stdout.isatty()):
         os.environ.setdefault("TERMINAL_WIDTH", "240")  # typer cuts names of options at 80 columns
     with lasting_streams(results_only="--json" in sys.argv) as output:
@@ -88,9 +94,12 @@ def _run() -> NoReturn:
                 "pip install ./emulator, then ascend-emulator with the same arguments."
             )
         app(prog_name="shufflenet-fn")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+    except Exception as error:
+        told = limit_reached(error) or error
+        if not isinstance(told, UserError):
+            raise
+        print(f"error: {told}", file=sys.stderr)
+        sys.exit(told.exit_code)
     sys.exit()
 
 

@@ -161,7 +161,7 @@ class TrainSettings:
         None,
         "--workers",
         "-j",
-        help="Loader threads over all devices of this machine; its cores if not given.",
+        help="Loader threads over all devices of this machine; the cores it may use if not given.",
         panel=_DATA,
         minimum=0,
     )
@@ -376,7 +376,7 @@ class TrainSettings:
     threads: int | None = option(
         None,
         "--threads",
-        help="Compute threads per process; cores / devices if not given.",
+        help="Compute threads per process; usable cores / devices if not given.",
         panel=_DEVICES,
         minimum=1,
     )

@@ -91,8 +91,12 @@ class _Queue(Generic[T]):
         atexit.register(self._exit)
         for number in range(threads):
             thread = threading.Thread(target=self._work, name=f"prefetch-{number}", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # a limit of the system
+                self.close()
+                raise
             self._threads.append(thread)
-            thread.start()
 
     def take(self, number: int) -> T:
         """Wait for the result of ``number`` and make room for another. Raises what ``read`` raised."""

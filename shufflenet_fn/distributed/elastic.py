@@ -10,17 +10,19 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
+from torch.distributed.elastic.agent.server import api
 from torch.distributed.elastic.agent.server.api import RunResult, WorkerSpec
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
 from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 
+from shufflenet_fn.distributed.network import LOOPBACK
 from shufflenet_fn.distributed.signals import STOP_SIGNALS
 from shufflenet_fn.distributed.world import Nodes
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -29,8 +31,10 @@ _MONITOR_S: Final = 0.1
 _KILLED_WITHIN_S: Final = 40.0
 _POLL_S: Final = 0.02
 _TRY_S: Final = 5.0
+_TELL_S: Final = 3.0
 _RETRY_S: Final = 0.25
 _RUN_ID: Final = "shufflenet-fn"
+_FULL_NAME: Final = "_get_fq_hostname"
 
 
 class ElasticRanks(threading.Thread):
@@ -44,6 +48,7 @@ class ElasticRanks(threading.Thread):
         entry, arguments: what each rank calls.
         processes: ranks on this machine.
         nodes: the machines.
+        say: receives a line if machine 0 keeps this one waiting.
 
     Attributes:
         result: what the agent returned; ``None`` until it has.
@@ -57,9 +62,10 @@ class ElasticRanks(threading.Thread):
         *,
         processes: int,
         nodes: Nodes,
+        say: Callable[[str], None],
     ) -> None:
         super().__init__(name="torch elastic", daemon=True)
-        self._nodes, self._count = nodes, processes
+        self._nodes, self._count, self._say = nodes, processes, say
         self._others = {child.pid for child in multiprocessing.active_children()}
         self._processes: dict[int, BaseProcess] = {}
         self.result: RunResult | None = None
@@ -68,13 +74,16 @@ class ElasticRanks(threading.Thread):
         config: dict[str, Any] = (
             {"rank": nodes.node_rank, "timeout": nodes.join_timeout_s} if several else {}
         )
+        # Machine 0 need not resolve a name of its own: its store listens on every address.
+        port = nodes.endpoint.rpartition(":")[2]
         self._rendezvous = rendezvous.get_rendezvous_handler(
             RendezvousParameters(
                 backend="static" if several else "c10d",
-                endpoint=nodes.endpoint,
+                endpoint=nodes.endpoint if nodes.node_rank else f"{LOOPBACK}:{port}",
                 run_id=_RUN_ID,
                 min_nodes=nodes.num_nodes,
                 max_nodes=nodes.num_nodes,
+                local_addr=LOOPBACK,
                 **config,
             )
         )
@@ -103,7 +112,8 @@ class ElasticRanks(threading.Thread):
         except Exception as error:
             self.error = error
         finally:
-            self._rendezvous.shutdown()
+            with suppress(RuntimeError):  # elastic joins a thread that it could not start
+                self._rendezvous.shutdown()
 
     def processes(self) -> dict[int, BaseProcess]:
         """Return the ranks' processes by their numbers, including those that have ended."""
@@ -140,13 +150,20 @@ class ElasticRanks(threading.Thread):
         """
         nodes = self._nodes
         host, _, port = nodes.endpoint.rpartition(":")
-        deadline = time.monotonic() + nodes.join_timeout_s
+        start, told = time.monotonic(), False
         while True:
             try:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=_TRY_S).close()
                 return
             except OSError as error:
-                if time.monotonic() < deadline:
+                waited = time.monotonic() - start
+                if waited > _TELL_S and not told:
+                    told = True
+                    self._say(
+                        f"Waiting for machine 0 at {nodes.endpoint}, up to {nodes.join_timeout_s:g} s "
+                        f"(--join-timeout): {error.strerror or error}."
+                    )
+                if waited < nodes.join_timeout_s:
                     time.sleep(_RETRY_S)
                     continue
                 raise UserError(
@@ -190,7 +207,11 @@ def _exit_code(process: BaseProcess) -> int | None:
 
 @contextmanager
 def quiet_elastic() -> Iterator[None]:
-    """Silence elastic's own log lines, whose content is raised as one error instead."""
+    """Silence elastic's log lines, whose content is raised as one error, and its look-ups of the host's name.
+
+    It puts the full name in an event for each rank, which nobody reads. A name server that does not answer
+    would delay each by seconds.
+    """
     # Each of its modules has set a level of its own, so the common parent's would not do.
     loggers = [
         logging.getLogger(name)
@@ -200,8 +221,11 @@ def quiet_elastic() -> Iterator[None]:
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
+    full_name = getattr(api, _FULL_NAME, None)
+    setattr(api, _FULL_NAME, socket.gethostname)
     try:
         yield
     finally:
+        setattr(api, _FULL_NAME, full_name)
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

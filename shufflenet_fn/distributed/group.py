@@ -15,7 +15,11 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from shufflenet_fn.distributed.network import Store, use_the_network_between_machines
+from shufflenet_fn.distributed.network import (
+    Store,
+    master_address,
+    use_the_network_between_machines,
+)
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_backends.support.errors import UserError
@@ -39,10 +43,11 @@ def process_group(
         yield ()
         return
     timeout = timedelta(seconds=timeout_s)
+    os.environ["MASTER_ADDR"] = host = master_address(world)
     store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
     # torchrun gives ranks that it has restarted the same store, with what the first ones left in it.
     store = dist.PrefixStore(f"attempt-{world.attempt}", store)  # type: ignore[attr-defined]
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    port = int(os.environ["MASTER_PORT"])
     if world.size > world.local_size and store.add(f"rank-{world.rank}", 1) > 1:
         raise UserError(
             f"rank {world.rank} has joined this run at {host}:{port} before: either --node-rank "

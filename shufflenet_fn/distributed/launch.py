@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -29,6 +30,7 @@ from shufflenet_fn.distributed.heartbeats import (
     hanging_rank,
     process_state,
 )
+from shufflenet_fn.distributed.network import check_loopback
 from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
 from shufflenet_fn.distributed.world import Nodes, World
@@ -43,6 +45,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 _POLL_S: Final = 0.05
+_START_STOPS_S: Final = 30.0
+"""How long ranks that are still starting may take to notice a stop request."""
 
 
 def _say(text: str) -> None:
@@ -78,7 +82,7 @@ class Launch(NamedTuple):
 
 
 class StoppedWaiting(UserError):
-    """A signal arrived while machines waited for each other. Exit code 75: the same command goes on."""
+    """A signal arrived before the first step. Exit code 75: the same command goes on."""
 
     exit_code = 75
 
@@ -101,12 +105,13 @@ def launch(
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.
-        UserError: the machines did not meet.
+        UserError: the machines did not meet, or this one's processes cannot.
     """
     # Imported here: it takes a second, and a run on one device never needs it.
     from shufflenet_fn.distributed.elastic import ElasticRanks, quiet_elastic
 
     nodes, watching = nodes or Nodes(), watching or Launch()
+    check_loopback()
     ranks: ElasticRanks | None = None
 
     def first(number: int) -> None:
@@ -132,7 +137,9 @@ def launch(
         while True:
             table.clear()
             arguments = (entry, argument, os.getpid(), table.path, len(failures))
-            ranks = ElasticRanks(run_worker, arguments, processes=processes, nodes=nodes)
+            ranks = ElasticRanks(
+                run_worker, arguments, processes=processes, nodes=nodes, say=watching.say
+            )
             ranks.start()
             outcome = _watch(ranks, table, nodes, watching.hang_timeout_s)
             if not isinstance(outcome, Failure):
@@ -174,7 +181,7 @@ def _watch(
 ) -> Failure | dict[int, Any]:
     """Return the results of all ranks of this machine by rank, or the failure for which they were killed."""
     where = f" on machine {nodes.node_rank} ({socket.gethostname()})" if nodes.num_nodes > 1 else ""
-    stop_before = table.stop_signal
+    stop_before, asked_at = table.stop_signal, math.inf
     while True:
         ended = not ranks.is_alive()
         # In this order: elastic may ask ranks to stop after it has seen a death, and a rank records its end
@@ -183,6 +190,7 @@ def _watch(
         codes = ranks.exit_codes()
         beats, pids = table.heartbeats(), table.pids()
         if ranks.error is not None:
+            ranks.kill_now()
             raise ranks.explained(ranks.error) from ranks.error
         if ended and ranks.result is not None and not ranks.result.is_failed():
             return ranks.result.return_values
@@ -194,11 +202,9 @@ def _watch(
         if not ended and not dead:
             failure = _hang(beats, pids, nodes, hang_timeout_s, where)
             if failure is None:
-                if stop_signal and nodes.num_nodes > 1 and not codes:
-                    raise StoppedWaiting(
-                        f"stopped by {signal.Signals(stop_signal).name} while waiting for the other machines."
-                        " No step was done. The same command with --resume auto goes on."
-                    )
+                if stop_signal:
+                    asked_at = min(asked_at, time.monotonic())
+                    _stop_waiting(ranks, beats, nodes, stop_signal, asked_at)
                 stop_before = stop_signal
                 time.sleep(_POLL_S)
                 continue
@@ -219,6 +225,25 @@ def _watch(
                 for rank, died in ranks.result.failures.items()
             ]
         return first_failure(table.reports(), deaths, where)
+
+
+def _stop_waiting(
+    ranks: ElasticRanks, beats: list[Heartbeat], nodes: Nodes, signalled: int, asked_at: float
+) -> None:
+    """Raise ``StoppedWaiting`` if nothing would notice the stop request: ranks look for it between steps."""
+    if nodes.num_nodes > 1 and not ranks.processes():
+        doing = "waiting for the other machines"
+    elif time.monotonic() - asked_at > _START_STOPS_S and all(
+        beat.phase is Phase.STARTING for beat in beats
+    ):
+        ranks.kill_now()
+        doing = "starting"
+    else:
+        return
+    raise StoppedWaiting(
+        f"stopped by {signal.Signals(signalled).name} while {doing}. No step was done. The same command with "
+        "--resume auto goes on."
+    )
 
 
 def _early(pid: int, pids: list[int], beats: list[Heartbeat]) -> bool:

@@ -1,7 +1,8 @@
-"""The network interface that collectives between machines use.
+"""The network interface that ranks and their collectives use.
 
 By themselves gloo and HCCL take the address of the host's name or the first interface that they find: often
-the loopback or a container's bridge. The network on which the machines met is known to work.
+the loopback or a container's bridge. The network on which the machines met is known to work. The name may
+not resolve at all, so ranks of a single machine meet on its loopback.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ipaddress
 import os
 import socket
 import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, Protocol
@@ -19,9 +21,12 @@ from typing import Final, Protocol
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn_backends.support.errors import UserError
 
+LOOPBACK: Final = "127.0.0.1"
+
 _SIOCGIFCONF: Final = 0x8912
 _ENTRY: Final = 40  # struct ifreq of 64-bit Linux
 _ROOM: Final = 512
+_LOOPBACK_S: Final = 5.0
 
 _VARIABLES: Final = {
     "gloo": ("GLOO_SOCKET_IFNAME",),
@@ -42,6 +47,42 @@ class Store(Protocol):
     def delete_key(self, key: str) -> bool: ...
 
 
+def check_loopback() -> None:
+    """Raise ``UserError`` unless processes of this machine reach each other.
+
+    torch's store and gloo would try again for minutes.
+    """
+    try:
+        with socket.create_server((LOOPBACK, 0)) as server:
+            socket.create_connection(server.getsockname(), timeout=_LOOPBACK_S).close()
+    except OSError as error:
+        raise UserError(
+            f"the loopback interface of this machine does not work ({LOOPBACK}: {error.strerror or error}), "
+            "by which its processes find each other. Bring it up, as root: ip link set lo up. A single "
+            "device (--devices 1) needs none."
+        ) from error
+
+
+def master_address(world: World) -> str:
+    """Return MASTER_ADDR, or on a single machine the loopback if that does not resolve.
+
+    torchrun sets it to the host's own name. torch's store would wait for it without a word.
+    """
+    host = os.environ["MASTER_ADDR"]
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        if world.size == world.local_size:
+            return LOOPBACK
+        print(
+            f"rank {world.rank} waits for MASTER_ADDR={host} to resolve: {error.strerror or error}. If "
+            "it does not, give an address in place of the name (torchrun: --local-addr or --master-addr).",
+            file=sys.stderr,
+            flush=True,
+        )
+    return host
+
+
 def use_the_network_between_machines(
     world: World, store: Store, backend: str, host: str, port: int
 ) -> tuple[str, ...]:
@@ -60,25 +101,20 @@ def use_the_network_between_machines(
         UserError: ``host`` cannot be reached.
     """
     variables = _VARIABLES.get(backend, ())
-    if world.size == world.local_size or not variables:
+    several = world.size > world.local_size
+    if not variables:
         return ()
-    machine, key = world.rank // world.local_size, "the address of machine 0"
-    if machine == 0:
-        address = store.get(key).decode()
-    else:
-        try:
-            address, reached = route_to(host, port)
-        except OSError as error:
-            raise UserError(
-                f"rank {world.rank} does not reach machine 0 at {host}:{port}: {error.strerror or error}."
-            ) from error
-        if world.rank == world.local_size:
-            store.set(key, reached)
+    address = _meeting_address(world, store, host, port) if several else LOOPBACK
     given = [f"{name}={os.environ[name]}" for name in variables if os.environ.get(name)]
     if given:
-        return (f"{backend} between machines: {', '.join(given)}, as the environment says",)
+        said = f"{backend} between machines: {', '.join(given)}, as the environment says"
+        return (said,) if several else ()
     if ipaddress.ip_address(address).is_loopback:
-        return ()  # all on one machine, where every address leads to it
+        # All on one machine, where every address leads to it: gloo need not resolve the host's name.
+        loopback = interface_of(LOOPBACK)
+        if backend == "gloo" and loopback is not None:
+            os.environ[variables[0]] = loopback
+        return ()
     interface = interface_of(address)
     if interface is None:
         return (
@@ -91,6 +127,22 @@ def use_the_network_between_machines(
         f"{backend} between machines: {interface} ({address}), on which they met; {variables[0]} names "
         "another",
     )
+
+
+def _meeting_address(world: World, store: Store, host: str, port: int) -> str:
+    """Return this machine's address on the network on which the machines met."""
+    machine, key = world.rank // world.local_size, "the address of machine 0"
+    if machine == 0:
+        return store.get(key).decode()
+    try:
+        address, reached = route_to(host, port)
+    except OSError as error:
+        raise UserError(
+            f"rank {world.rank} does not reach machine 0 at {host}:{port}: {error.strerror or error}."
+        ) from error
+    if world.rank == world.local_size:
+        store.set(key, reached)
+    return address
 
 
 def route_to(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, str]:

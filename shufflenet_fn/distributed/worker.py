@@ -21,6 +21,7 @@ from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn.streams import flush_output, lasting_streams
 from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -51,7 +52,7 @@ def run_worker(
                 raise RuntimeError("torch elastic did not set RANK and WORLD_SIZE")
             result = entry(argument, world._replace(heartbeats=heartbeats))
         except Exception as error:
-            _end(error, slot)
+            _end(limit_reached(error) or error, slot)
         slot.beat(slot.last_beat().step, Phase.ENDED)
     return result
 
@@ -94,6 +95,7 @@ def leaving_groups_at_once() -> Iterator[None]:
     except Exception as error:
         if not dist.is_initialized():
             raise
+        error = limit_reached(error) or error
         code = error.exit_code if isinstance(error, UserError) else 1
         try:
             if isinstance(error, UserError):

@@ -22,7 +22,7 @@ class Nodes(NamedTuple):
 
     num_nodes: int = 1
     node_rank: int = 0
-    endpoint: str = "localhost:0"
+    endpoint: str = ":0"
     join_timeout_s: float = JOIN_TIMEOUT_S
 
 

@@ -23,6 +23,7 @@ from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.chip import is_atlas_training
 from shufflenet_fn_backends.runtimes.npu.probe import no_device
 from shufflenet_fn_backends.runtimes.select import runtime_of
+from shufflenet_fn_backends.support.cgroups import affinity_cores
 from shufflenet_fn_backends.support.errors import DeviceError
 
 _TOLERANCE: Final = MappingProxyType(
@@ -193,6 +194,8 @@ def _with_compiler(finding: Finding) -> Finding:
 
 def _found(kind: str, count: int, chip: str) -> Finding:
     what = "cores" if kind == "cpu" else "devices"
+    if kind == "cpu" and (seen := affinity_cores()) > count:
+        what = f"of {seen} cores, by the quota of this container"
     text = f"{kind}: {count} {what} ({chip})"
     return Finding(OK, text, details={"kind": kind, "count": count, "chip": chip})
 

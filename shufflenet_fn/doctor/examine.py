@@ -24,6 +24,8 @@ from shufflenet_fn.doctor.finding import (
 )
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
+from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.limits import limit_reached
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Facts = dict[str, Any]
@@ -153,8 +155,14 @@ MARK: Final = "shufflenet-fn finding: "
 
 def main() -> None:
     name, facts = sys.argv[1], json.loads(sys.argv[2])
-    module = importlib.import_module(f"shufflenet_fn.doctor.{STAGES[name]}")
-    finding: Finding = getattr(module, name.replace(" ", "_"))(facts)
+    try:
+        module = importlib.import_module(f"shufflenet_fn.doctor.{STAGES[name]}")
+        finding: Finding = getattr(module, name.replace(" ", "_"))(facts)
+    except Exception as error:
+        told = limit_reached(error) or error
+        if not isinstance(told, UserError):
+            raise
+        finding = Finding(FAILED, str(told))
     print(f"\n{MARK}{json.dumps(finding._asdict())}", flush=True)
 
 

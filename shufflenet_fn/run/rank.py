@@ -25,12 +25,14 @@ from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.reporting import RankLog, RunFiles
 from shufflenet_fn.run.resumed_settings import idle_cores
 from shufflenet_fn.run.stopping import Stopped, Stopping, listening, say
+from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.streams import log_failures
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.runtimes.settling import patiently
 from shufflenet_fn_backends.support.errors import DeviceFailed, UserError
+from shufflenet_fn_backends.support.limits import check_threads
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
@@ -97,6 +99,8 @@ def _run_rank(
     alone = world.heartbeats is None or world.size > world.local_size
     settling = runtime.settling if alone else None
     patiently(lambda: runtime.set_device(plan.devices[world.local_rank]), settling, say)
+    # Besides: one that writes checkpoints, and one for constants.
+    check_threads(threads + loader_threads(plan.settings.workers, world.local_size) + 1)
     torch.set_num_threads(threads)
     notes += runtime.tune()
     slot = open_slot(world.heartbeats, world.local_rank)

@@ -47,6 +47,7 @@ from shufflenet_fn_backends.runtimes.select import (
 )
 from shufflenet_fn_backends.runtimes.settling import patiently
 from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_backends.support.limits import check_threads
 
 
 class EvalJob(NamedTuple):
@@ -129,6 +130,7 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
     settling = runtime.settling if world.heartbeats is None else None
     patiently(lambda: runtime.set_device(world.local_rank), settling, say)
     cores = max(1, usable_cores() // world.local_size)
+    check_threads(cores + loader_threads(settings.workers, world.local_size))
     torch.set_num_threads(cores)
     runtime.tune()
     device = runtime.device(world.local_rank)

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
+import socket
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
+from shufflenet_fn.distributed import elastic
+from shufflenet_fn.distributed import launch as launching
+from shufflenet_fn.distributed.heartbeats import Heartbeat, Phase
+from shufflenet_fn.distributed.launch import Launch, RankFailed, StoppedWaiting, launch
+from shufflenet_fn.distributed.world import Nodes
+from shufflenet_fn.errors import UserError
 from shufflenet_fn_backends.runtimes.settling import Settling
 from tests.distributed.rank_functions import (
     fail_while_the_other_waits,
@@ -30,6 +39,8 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     own.mkdir()
     monkeypatch.setenv("TMPDIR", str(own))
     monkeypatch.setattr(tempfile, "tempdir", None)
+    # One machine must not depend on its own name, which may not resolve.
+    monkeypatch.setattr(socket, "getfqdn", lambda *name: pytest.fail("looked up this host"))
     yield
     assert not list(own.iterdir())
 
@@ -97,3 +108,32 @@ def test_user_error_is_not_retried() -> None:
 
 def test_signal_to_one_rank_reaches_all() -> None:
     assert launch(says_when_it_was_told_to_stop, None, processes=2) == [15, 15]
+
+
+@pytest.mark.parametrize(
+    ("phase", "waited_s", "machines", "ends"),
+    [
+        (Phase.STARTING, 31.0, 1, True),
+        (Phase.STARTING, 1.0, 1, False),
+        (Phase.COMPUTING, 31.0, 1, False),
+        (Phase.STARTING, 1.0, 2, True),
+    ],
+)
+def test_stop_request_ends_ranks_that_start(
+    phase: Phase, waited_s: float, machines: int, ends: bool
+) -> None:
+    ranks = Mock(processes=dict)
+    beats, asked_at = [Heartbeat(0, phase, 0.0)], time.monotonic() - waited_s
+    with pytest.raises(StoppedWaiting, match="SIGTERM") if ends else nullcontext():
+        launching._stop_waiting(ranks, beats, Nodes(machines), 15, asked_at)
+    assert ranks.kill_now.called == (ends and machines == 1)
+
+
+def test_machine_that_waits_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic, "_TELL_S", -1.0)
+    said: list[str] = []
+    nodes = Nodes(2, 1, "nowhere.invalid:29500", 0.0)
+    ranks = elastic.ElasticRanks(print, (), processes=1, nodes=nodes, say=said.append)
+    with pytest.raises(UserError, match="machine 0 did not answer at nowhere"):
+        ranks._wait_for_machine_0()
+    assert len(said) == 1 and "Waiting for machine 0 at nowhere.invalid:29500" in said[0]

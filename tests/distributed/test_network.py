@@ -14,6 +14,7 @@ from shufflenet_fn.distributed.network import (
     use_the_network_between_machines,
 )
 from shufflenet_fn.distributed.world import World
+from shufflenet_fn.errors import UserError
 
 OWN, OTHER = "10.1.2.3", "10.1.2.4"
 
@@ -82,6 +83,39 @@ def test_user_variable_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not network.os.environ["HCCL_IF_IP"]
 
 
-def test_single_machine_sets_nothing() -> None:
+@pytest.mark.parametrize(
+    ("backend", "own", "expected"),
+    [("gloo", "", "lo"), ("gloo", "bond0", "bond0"), ("hccl", "", ""), ("nccl", "", "")],
+)
+def test_single_machine_uses_loopback_for_gloo(
+    backend: str, own: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", own)
     world = World(rank=0, size=2, local_rank=0, local_size=2)
-    assert use_the_network_between_machines(world, Left(), "gloo", "nowhere.invalid", 1) == ()
+    assert use_the_network_between_machines(world, Left(), backend, "nowhere.invalid", 1) == ()
+    assert network.os.environ["GLOO_SOCKET_IFNAME"] == expected
+    assert not network.os.environ["HCCL_IF_IP"]
+
+
+def test_master_address_that_does_not_resolve(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = World(rank=1, size=2, local_rank=1, local_size=2)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.9")
+    assert network.master_address(one) == "127.0.0.9"
+    monkeypatch.setenv("MASTER_ADDR", "nowhere.invalid")
+    assert network.master_address(one) == "127.0.0.1"
+    assert not capsys.readouterr().err
+    assert network.master_address(one._replace(local_size=1)) == "nowhere.invalid"
+    assert "rank 1 waits for MASTER_ADDR=nowhere.invalid" in capsys.readouterr().err
+
+
+def test_loopback_that_is_down_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    network.check_loopback()
+
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise OSError(101, "Network is unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(UserError, match=r"Network is unreachable.*ip link set lo up"):
+        network.check_loopback()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
             f"def disk(facts):\n    {body}\n\n\n"
             "data.disk = disk\n"
         )
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
 
     return replace
 
@@ -51,12 +52,25 @@ def test_a_stage_that_hangs(stages: Callable[[str], None]) -> None:
     assert "hung" in finding.text and "2 s" in finding.text
 
 
-def test_a_stage_that_raises_what_is_known(stages: Callable[[str], None]) -> None:
-    stages("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
+@pytest.mark.parametrize(
+    ("raised", "text", "fix"),
+    [
+        (
+            "ImportError('libhccl.so: cannot open shared object file: No file')",
+            "libhccl.so",
+            "set_env",
+        ),
+        ("__import__('shufflenet_fn.errors').errors.UserError('no lo')", "no lo", ""),
+    ],
+)
+def test_stage_with_known_error_says_fix(
+    stages: Callable[[str], None], raised: str, text: str, fix: str
+) -> None:
+    stages(f"raise {raised}")
     finding = run_stage("disk", FACTS, timeout_s=60)
     assert finding.status == FAILED
-    assert "libhccl.so" in finding.text
-    assert "set_env.sh" in finding.fix
+    assert text in finding.text and "errors.UserError" not in finding.text
+    assert fix in finding.fix and bool(fix) == bool(finding.fix)
 
 
 def test_stage_that_crashes_after_success_fails(stages: Callable[[str], None]) -> None:

@@ -19,6 +19,7 @@ from shufflenet_fn_backends.runtimes.base import (
     deterministic_operators,
     torch_profiling,
 )
+from shufflenet_fn_backends.support.cgroups import usable_cores as usable_cores
 
 ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",
@@ -30,13 +31,6 @@ ALLOCATOR_SETTINGS = (
 )
 # From malloc.h of glibc. A trim threshold of -1 disables trimming (mallopt(3)).
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
-
-
-def usable_cores() -> int:
-    """Return the number of cores that this process may run on (by affinity and cpusets)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def runtime() -> Runtime:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.support.limits import limit_reached
 
 INSTALL = (
     "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++)"
@@ -94,7 +95,7 @@ def build_library(recipe: Recipe, compiler: list[str], folder: Path) -> Path:
             if not library.is_file():
                 _compile(recipe, compiler, library)
     except OSError as error:
-        raise DeviceError(
+        raise limit_reached(error) or DeviceError(
             f"cannot build {recipe.what} in {folder} with {compiler[0]}: {error.strerror or error}. Make "
             f"the folder writable, set XDG_CACHE_HOME to one that is, or {recipe.advice}."
         ) from error

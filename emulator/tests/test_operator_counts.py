@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ascend_emulator.counters import Kernel, reset, snapshot
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 NPU = "npu:0"
 KIB = 1024

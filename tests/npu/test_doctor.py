@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.doctor.examine import ORDER
-from tests.npu.conftest import OnEmulator
 
 DOCTOR = (
     "from shufflenet_fn_cli.main import main; import sys; "

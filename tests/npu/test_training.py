@@ -9,6 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
@@ -22,7 +23,6 @@ from shufflenet_fn.training.step import Examples, Metrics, make_train_step, no_f
 from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
-from tests.npu.conftest import OnEmulator
 
 CPU = torch.device("cpu")
 BATCH = examples(8)

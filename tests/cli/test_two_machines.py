@@ -277,9 +277,10 @@ def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ..
 @pytest.mark.parametrize(
     ("differing", "words"),
     [
-        (
+        pytest.param(
             "settings",
             r"machine 1 \(\S+\) was given other settings than machine 0 .*seed is 2, and 1 on machine 0",
+            marks=pytest.mark.campaign,  # test_ranks_that_differ.py has it for two ranks
         ),
         ("data", r"machine 1 \(\S+\) has other data than machine 0 \(\S+\): training files differ"),
         (

@@ -136,7 +136,7 @@ def test_without_cann(on_emulator: OnEmulator) -> None:
 def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     """On the CPU it works, where a plain ``import torch`` would not; on an NPU it says what is missing."""
     arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
-    arguments += ("--batch-size", "8", "--epochs", "1", "--run-dir")
+    arguments += ("--batch-size", "8", "--max-steps", "1", "--run-dir")
     trained = on_emulator(
         DOCTOR, *arguments, f"{tmp_path}/a", "--device", "cpu", environ=NOWHERE, timeout=300.0
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -63,6 +64,11 @@ def trained(
     return unflatten_state(state), metrics
 
 
+@cache
+def stepped_on_cpu(precision: str, kind: str) -> tuple[TrainState, Metrics]:
+    return trained(CPU, precision, kind, "reference", flat=False, steps=1)
+
+
 @pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "npu"])
 @pytest.mark.parametrize(
@@ -82,9 +88,9 @@ def test_a_step_is_as_near_to_float32_as_on_the_cpu(
         pairs = zip(tree_leaves(state.params), tree_leaves(before.params), strict=True)
         return torch.cat([(new.cpu() - old).double().flatten() for new, old in pairs])
 
-    exact, wanted = trained(CPU, "O0", "none", "reference", flat=False, steps=1)
+    exact, wanted = stepped_on_cpu("O0", "none")
     ours, metrics = trained(device, precision, kind, backend, flat=flat, steps=1)
-    on_cpu, _ = trained(CPU, precision, kind, "reference", flat=False, steps=1)
+    on_cpu, _ = stepped_on_cpu(precision, kind)
     size = change(exact).norm()
     error, allowed = ((change(state) - change(exact)).norm() / size for state in (ours, on_cpu))
     assert error <= 1.5 * allowed + 1e-3

@@ -92,11 +92,12 @@ def test_no_device(on_emulator: OnEmulator) -> None:
     assert ran.out == "False 0\n", ran.err
 
 
-def test_an_older_chip_saturates_and_flags_an_overflow(on_emulator: OnEmulator) -> None:
+def test_an_older_chip_saturates_and_lacks_bfloat16(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 import torch, torch_npu
-torch.npu.set_compile_mode(jit_compile=False)
+from tests.device_failures import synchronize
+torch.npu.set_compile_mode(jit_compile=False)  # on this chip the older aclop is the default
 inf_nan = torch_npu.npu.utils.is_support_inf_nan
 flagged, clear = torch_npu.npu.get_npu_overflow_flag, torch_npu.npu.clear_npu_overflow_flag
 x = torch.full((4,), 60000.0, dtype=torch.float16, device="npu")
@@ -104,14 +105,21 @@ print(torch.npu.get_device_name(), inf_nan(), torch.npu.is_bf16_supported())
 print(flagged(), (x * 2).tolist(), flagged())
 clear()
 print(flagged())
+try:
+    y = x.to(torch.bfloat16) + 1
+    synchronize()
+except RuntimeError as error:
+    print(error)
 """,
         soc="Ascend910A",
     )
-    assert ran.out.splitlines() == [
+    assert ran.out.splitlines()[:3] == [
         "Ascend910A False False",
         "False [65504.0, 65504.0, 65504.0, 65504.0] True",
         "False",
     ], ran.err
+    refused = ran.out.splitlines()[3:]
+    assert all(word in " ".join(refused) for word in ("DT_BFLOAT16", "Ascend910A", "161002"))
 
 
 def test_an_operator_fails_on_request(on_emulator: OnEmulator) -> None:

@@ -82,9 +82,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
 # ---- the network ----
 
 
+# tests/parity has training in logical order.
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@orders
-@modes
+@pytest.mark.parametrize(
+    ("backend", "train"),
+    [(ROUTED, False), (PHYSICAL, False), (PHYSICAL, True)],
+    ids=["logical-eval", "physical-eval", "physical-train"],
+)
 def test_logits_gradients_and_statistics_are_the_references(
     name: str, backend: Backend[Any], train: bool
 ) -> None:

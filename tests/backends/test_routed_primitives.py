@@ -54,10 +54,6 @@ def assert_same(found: Routed | Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(routed_map.to_tensor(found), expected, rtol=1e-12, atol=1e-12)
 
 
-def test_to_tensor(maps: tuple[Routed, Tensor]) -> None:
-    assert_same(*maps)
-
-
 def test_split_and_shuffle_move_nothing(maps: tuple[Routed, Tensor]) -> None:
     x, literal = maps
     halves, expected = ROUTED.channel_split(x), REFERENCE.channel_split(literal)
@@ -117,28 +113,6 @@ def test_a_convolution_with_a_bias(
         for b, x in zip(BOTH, maps, strict=True)
     )
     assert_same(found, expected)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-def test_batch_norm_in_evaluation(maps: tuple[Routed, Tensor], relu: bool) -> None:
-    weight, bias, mean, var = random(4, CHANNELS, seed=5)
-    found, expected = (
-        b.batch_norm_eval(x, weight, bias, mean, var.abs() + 0.1, eps=1e-5, relu=relu)
-        for b, x in zip(BOTH, maps, strict=True)
-    )
-    assert_same(found, expected)
-
-
-def test_batch_norm_in_training_by_hand(maps: tuple[Routed, Tensor]) -> None:
-    weight, bias = random(2, CHANNELS, seed=5)
-    (found, moments), (expected, expected_moments) = (
-        b.batch_norm_train(x, weight, bias, eps=1e-5, relu=False)
-        for b, x in zip(BOTH, maps, strict=True)
-    )
-    assert_same(found, expected)
-    torch.testing.assert_close(moments.mean, maps[1].mean((0, 2, 3)))
-    torch.testing.assert_close(moments.saved, expected_moments.saved)
-    assert not moments.mean.requires_grad
 
 
 @pytest.mark.parametrize("twin", [False, True])

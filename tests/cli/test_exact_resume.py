@@ -115,6 +115,7 @@ def test_two_ranks_and_other_numbers_of_them(
     two = ("--devices", 2)
     saved = ("--checkpoint-freq", 5, "--keep", 9)
     assert process(*start, *two, *saved, "--run-dir", "whole").code == 0
+    assert (tmp_path / "whole" / "log.rank1.txt").read_text().endswith("rank 1 is done\n")
     for copy in ("cut", "on-one"):
         shutil.copytree(tmp_path / "whole", tmp_path / copy)
     outcome = process("train", "--resume", "cut/checkpoints/step-00000005")

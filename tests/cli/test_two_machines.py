@@ -22,22 +22,12 @@ from drills.kills.processes import ranks_of
 PORT = 29777
 CLI = ("-m", "shufflenet_fn_cli.main")
 TINY = (
-    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "10"),
-    *(
-        "--device",
-        "cpu",
-        "--threads",
-        "1",
-        "--workers",
-        "2",
-        "--learning-rate",
-        "0.01",
-        "--eval-freq",
-        "10",
-    ),
+    *("--arch", "x0_5", "--image-size", "32", "--batch-size", "2", "--epochs", "6"),
+    *("--device", "cpu", "--threads", "1", "--workers", "2", "--learning-rate", "0.01"),
+    *("--eval-freq", "6"),
 )
 FILES = ("weights.safetensors", "state.safetensors")
-LAST = "step-00000120"
+LAST = "step-00000072"
 
 End = tuple[int, str]
 

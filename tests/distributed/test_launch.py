@@ -12,7 +12,6 @@ import pytest
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn_backends.runtimes.settling import Settling
 from tests.distributed.rank_functions import (
-    fail_while_the_other_waits,
     killed_once,
     killed_while_the_other_waits,
     refused_at_first,
@@ -79,14 +78,6 @@ def test_device_that_stays_held_ends_run() -> None:
         launch(refused_at_first, 9, processes=2, watching=watching)
     assert len(error.value.failures) == 3
     assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."]
-
-
-def test_user_error_is_not_retried() -> None:
-    said: list[str] = []
-    watching = Launch(max_restarts=5, say=said.append)
-    with pytest.raises(RankFailed, match="/nowhere is missing"):
-        launch(fail_while_the_other_waits, "asleep", processes=2, watching=watching)
-    assert not said
 
 
 def test_signal_to_one_rank_reaches_all() -> None:

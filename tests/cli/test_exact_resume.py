@@ -107,6 +107,7 @@ def check_close(ours: Path, theirs: Path, step: int) -> None:
         torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_ranks_and_other_numbers_of_them(
     command: Command, process: Command, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -95,6 +95,7 @@ def last_step(run: Path) -> int:
     return int(json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"][5:])
 
 
+@pytest.mark.slow
 def test_ranks_stop_together_and_survive_a_kill(
     start: Callable[..., Training], tmp_path: Path
 ) -> None:

@@ -80,6 +80,7 @@ def test_the_process_resolves_imports_as_this_one(tmp_path: Path) -> None:
     assert outcome.code == 0 and outcome.ending == "ended with exit code 0"
 
 
+@pytest.mark.slow
 def test_the_doctor_here(process: Callable[..., Any], tmp_path: Path) -> None:
     outcome = process("doctor", "--json", "--device", "cpu", "--output", tmp_path, timeout=300.0)
     report = json.loads(outcome.out)

@@ -127,6 +127,7 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
     ],
     ids=["1", "2", "8"],
 )
+@pytest.mark.slow
 def test_losses_and_weights_are_those_of_the_cpu(
     train: Train, start: Path, tmp_path: Path, on_npus: tuple[Any, ...], on_cpu: tuple[Any, ...]
 ) -> None:

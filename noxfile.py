@@ -127,9 +127,10 @@ def _install_torch_npu(session: nox.Session) -> None:
         session.skip(
             "the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)"
         )
-    session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
+    # Python compiles the modules that are imported; pip would compile all of torch, which takes longer.
+    session.install("--no-compile", f"torch=={TORCH_NPU}", *_cpu_build(session))
     session.install(
-        *(f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
+        *("--no-compile", f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
         *("pytest", "pytest-xdist", "hypothesis"),
     )
     check = "import torch; print('a CUDA build' if torch.version.cuda else 'a CPU build')"

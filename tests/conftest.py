@@ -53,6 +53,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
     return True if off_emulator and collection_path == REPOSITORY / "tests" / "npu" else None
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put modules with slow tests first: at the end, one slow test keeps all other workers waiting."""
+    first = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in first)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """List tests above ``SLOW_SECONDS`` that lack the marker ``slow``."""
     unmarked = sorted(

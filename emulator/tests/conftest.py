@@ -12,29 +12,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import pytest
 
-from ascend_emulator.build import LIBRARIES
-from ascend_emulator.counters import Counts
-from ascend_emulator.environment import Machine, variables
-from ascend_emulator.report import PATTERN, read_reports
+from ascend_emulator.pytest_plugin import libraries, npu, on_emulator, pytest_configure
+
+__all__ = ["libraries", "npu", "on_emulator", "pytest_configure"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The folder of this distribution."""
-
-_HOW = (
-    "run it in an environment with torch_npu: ascend-emulator run --devices 2 -- python -m pytest"
-)
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    # Where torch_npu is installed, ``import torch`` loads it, and fails without CANN's libraries: then the
-    # modules that import torch could not even be collected to be skipped.
-    if not os.environ.get(LIBRARIES):
-        os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
 
 
 @pytest.fixture(scope="session")
@@ -70,69 +57,5 @@ def process(tmp_path: Path) -> Command:
             check=False,
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
-
-    return run
-
-
-class Ran(NamedTuple):
-    """How a script on the emulator ended, and what each of its processes counted."""
-
-    code: int
-    out: str
-    err: str
-    counts: list[Counts]
-
-
-OnEmulator = Callable[..., Ran]
-
-
-@pytest.fixture(scope="session")
-def libraries() -> Path:
-    """The emulator's libraries, which this process runs on."""
-    folder = os.environ.get(LIBRARIES)
-    if not folder:
-        pytest.skip(f"not on the emulator; {_HOW}")
-    return Path(folder)
-
-
-@pytest.fixture(scope="session")
-def npu(libraries: Path) -> ModuleType:
-    """``torch.npu``, with the real torch_npu under it."""
-    pytest.importorskip("torch_npu", reason=f"torch_npu cannot be imported; {_HOW}")
-    import torch
-
-    return torch.npu  # type: ignore[no-any-return, attr-defined]  # torch_npu adds it
-
-
-@pytest.fixture
-def on_emulator(libraries: Path, tmp_path: Path) -> OnEmulator:
-    """Run a Python script in a process of its own, on a machine of its own."""
-
-    def run(
-        script: str,
-        *arguments: str,
-        timeout: float = 120.0,
-        environ: dict[str, str] | None = None,
-        **machine: object,
-    ) -> Ran:
-        folder = tmp_path / "counts"
-        folder.mkdir(exist_ok=True)
-        for old in folder.iterdir():
-            old.unlink()
-        settings = variables(
-            libraries,
-            Machine(**machine),  # type: ignore[arg-type]
-            report=str(folder / PATTERN),
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env={**os.environ, **settings, **(environ or {})},
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Ran(done.returncode, done.stdout, done.stderr, read_reports(folder))
 
     return run

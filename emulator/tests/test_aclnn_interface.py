@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ascend_emulator.installed import find_installed
 from ascend_emulator.missing import operators_looked_up
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 CALLER = """
 import ctypes

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 Lists = list[list[Tensor]]
 SHAPES = ((3, 4), (5,), (), (2, 0), (2, 3, 3))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 START = """
 import ctypes

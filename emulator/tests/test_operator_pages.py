@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 from tests.device_failures import synchronize
 from tests.test_aclnn_interface import CALLER
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from tests.arrangement_table import ARRANGEMENTS
-from tests.conftest import OnEmulator
 from tests.gradient_table import GRADIENTS
 from tests.in_place_table import MORE_CASES
 from tests.operator_table import CASES, Case, bf16, f16, f32, i32, i64

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.conftest import OnEmulator
 from tests.device_failures import synchronize
 
 NPU = "npu:0"
@@ -63,24 +62,3 @@ def test_missing_operator_names_itself_and_its_file() -> None:
         synchronize()
     text = str(refusal.value)
     assert "aclnn" in text and "ascend_emulator/sources/aclnn/" in text
-
-
-_ON_910A = """
-import torch
-import torch_npu
-from tests.device_failures import synchronize
-torch.npu.set_compile_mode(jit_compile=False)  # on this chip the older aclop is the default
-x = torch.ones(4, device="npu")
-assert torch.equal((x + 1).cpu(), torch.full((4,), 2.0))
-try:
-    y = x.to(torch.bfloat16) + 1
-    synchronize()
-except RuntimeError as error:
-    print(error)
-"""
-
-
-def test_bfloat16_on_a_chip_that_has_none(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(_ON_910A, soc="Ascend910A")
-    assert ran.code == 0, ran.err
-    assert "DT_BFLOAT16" in ran.out and "Ascend910A" in ran.out and "161002" in ran.out, ran.out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 
 def test_there_are_as_many_devices_as_asked_for(on_emulator: OnEmulator) -> None:

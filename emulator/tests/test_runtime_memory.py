@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.conftest import OnEmulator
+from ascend_emulator.pytest_plugin import OnEmulator
 
 _MIB = 1 << 20
 

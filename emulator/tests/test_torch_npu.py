@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+import torch
 
-from tests.conftest import OnEmulator
+from ascend_emulator.counters import reset, snapshot
+from ascend_emulator.pytest_plugin import OnEmulator
 
 _MIB = 1 << 20
 
@@ -37,63 +41,47 @@ except RuntimeError as error:
     assert ran.counts[0].devices[0].bytes_peak <= 256 * _MIB
 
 
-def test_what_makes_the_host_wait(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(
-        """
-import torch, torch_npu
-from ascend_emulator import counters
-x = torch.ones(8, device="npu")
-pinned = torch.ones(8).pin_memory()
-def waits(call):
-    torch.npu.synchronize()
-    counters.reset()
-    call()
-    return counters.snapshot().total.host_syncs
-print(waits(lambda: x + 1), waits(lambda: x.add_(1)), waits(lambda: pinned.to("npu", non_blocking=True)))
-print(waits(lambda: (x + 1).sum().item()), waits(lambda: x.cpu()), waits(torch.npu.synchronize))
-"""
-    )
-    without, with_waits = ran.out.splitlines()
-    assert without == "0 0 0", ran.err
-    assert all(int(times) >= 1 for times in with_waits.split()), with_waits
+def test_what_makes_the_host_wait(npu: ModuleType) -> None:
+    x, pinned = torch.ones(8, device="npu:0"), torch.ones(8).pin_memory()
+
+    def waits(call: Callable[[], object]) -> int:
+        npu.synchronize()
+        reset()
+        call()
+        return snapshot().total.host_syncs
+
+    for call in (
+        lambda: x + 1,
+        lambda: x.add_(1),
+        lambda: pinned.to("npu:0", non_blocking=True),
+    ):
+        assert waits(call) == 0
+    for call in (lambda: (x + 1).sum().item(), lambda: x.cpu(), npu.synchronize):
+        assert waits(call) >= 1
 
 
-def test_streams_and_events(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(
-        """
-import torch, torch_npu
-stream = torch.npu.Stream()
-start, end = (torch.npu.Event(enable_timing=True) for _ in range(2))
-with torch.npu.stream(stream):
-    start.record()
-    x = torch.ones(8, device="npu") * 2
-    end.record()
-torch.npu.current_stream().wait_stream(stream)
-end.synchronize()
-print(start.query(), start.elapsed_time(end) >= 0, x.sum().item())
-"""
-    )
-    assert ran.out.split() == ["True", "True", "16.0"], ran.err
+def test_streams_and_events(npu: ModuleType) -> None:
+    stream = npu.Stream()
+    start, end = (npu.Event(enable_timing=True) for _ in range(2))
+    with npu.stream(stream):
+        start.record()
+        x = torch.ones(8, device="npu:0") * 2
+        end.record()
+    npu.current_stream().wait_stream(stream)
+    end.synchronize()
+    assert start.query() and start.elapsed_time(end) >= 0
+    assert x.sum().item() == 16.0
 
 
-def test_two_devices_hold_and_copy_tensors(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(
-        """
-import torch, torch_npu
-print(torch.npu.device_count())
-x = torch.arange(4.0, device="npu:1")
-print((x.to("npu:0") + 1).tolist(), x.device)
-try:
-    torch.ones(1, device="npu:2")
-except RuntimeError as error:
-    print(str(error).splitlines()[-1])
-""",
-        devices=2,
-    )
-    count, values, error = ran.out.splitlines()
-    assert (count, values) == ("2", "[1.0, 2.0, 3.0, 4.0] npu:1"), ran.err
-    assert error.endswith("device 2 does not exist; devices are 0 to 1")
-    assert ran.counts[0].total.copies["p2p"].copies == 1
+def test_two_devices_hold_and_copy_tensors(npu: ModuleType) -> None:
+    assert npu.device_count() == 2
+    x = torch.arange(4.0, device="npu:1")
+    reset()
+    copied = x.to("npu:0")
+    assert snapshot().total.copies["p2p"].copies == 1
+    assert (copied + 1).tolist() == [1.0, 2.0, 3.0, 4.0] and str(x.device) == "npu:1"
+    with pytest.raises(RuntimeError, match="device 2 does not exist; devices are 0 to 1"):
+        torch.ones(1, device="npu:2")
 
 
 def test_no_device(on_emulator: OnEmulator) -> None:
@@ -104,11 +92,12 @@ def test_no_device(on_emulator: OnEmulator) -> None:
     assert ran.out == "False 0\n", ran.err
 
 
-def test_an_older_chip_saturates_and_flags_an_overflow(on_emulator: OnEmulator) -> None:
+def test_an_older_chip_saturates_and_lacks_bfloat16(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 import torch, torch_npu
-torch.npu.set_compile_mode(jit_compile=False)
+from tests.device_failures import synchronize
+torch.npu.set_compile_mode(jit_compile=False)  # on this chip the older aclop is the default
 inf_nan = torch_npu.npu.utils.is_support_inf_nan
 flagged, clear = torch_npu.npu.get_npu_overflow_flag, torch_npu.npu.clear_npu_overflow_flag
 x = torch.full((4,), 60000.0, dtype=torch.float16, device="npu")
@@ -116,14 +105,21 @@ print(torch.npu.get_device_name(), inf_nan(), torch.npu.is_bf16_supported())
 print(flagged(), (x * 2).tolist(), flagged())
 clear()
 print(flagged())
+try:
+    y = x.to(torch.bfloat16) + 1
+    synchronize()
+except RuntimeError as error:
+    print(error)
 """,
         soc="Ascend910A",
     )
-    assert ran.out.splitlines() == [
+    assert ran.out.splitlines()[:3] == [
         "Ascend910A False False",
         "False [65504.0, 65504.0, 65504.0, 65504.0] True",
         "False",
     ], ran.err
+    refused = ran.out.splitlines()[3:]
+    assert all(word in " ".join(refused) for word in ("DT_BFLOAT16", "Ascend910A", "161002"))
 
 
 def test_an_operator_fails_on_request(on_emulator: OnEmulator) -> None:

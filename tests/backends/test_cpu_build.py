@@ -183,17 +183,8 @@ def test_the_cpu_map_is_refused_on_another_device() -> None:
 
 
 TRAIN = (
-    "train",
-    "--arch",
-    "x0_5",
-    "--image-size",
-    32,
-    "--epochs",
-    1,
-    "--batch-size",
-    8,
-    "--workers",
-    1,
+    *("train", "--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--workers", 1),
+    *("--max-steps", 1),
 )
 
 

@@ -14,7 +14,6 @@ from torch.utils import _pytree as pytree
 
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.network import apply
-from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.tree import tree_leaves, tree_map
 from shufflenet_fn_backends import gather, reference
 from shufflenet_fn_backends.registry import get_backend, select_backend
@@ -213,21 +212,6 @@ def test_shuffled_map_passes_through_transforms() -> None:
     torch.compiler.reset()
     compiled = torch.compile(gather.to_tensor, fullgraph=True, backend="aot_eager")
     equal(compiled(x), expected)
-
-
-def test_engine_and_func_agree_on_the_network() -> None:
-    variables = tiny_variables(dtype=torch.float64)
-    images = examples(2, dtype=torch.float64)[0]
-
-    def total(params: Any) -> Tensor:
-        v = Variables(params, variables.batch_stats)
-        return apply(TINY, v, images, train=True, backend=gather.BACKEND)[0].square().sum()
-
-    leaves = [leaf.clone().requires_grad_() for leaf in tree_leaves(variables.params)]
-    by_func = tree_leaves(grad(total)(variables.params))
-    spec = pytree.tree_structure(variables.params)
-    by_engine = torch.autograd.grad(total(pytree.tree_unflatten(leaves, spec)), leaves)
-    torch.testing.assert_close(by_func, list(by_engine), rtol=1e-10, atol=1e-12)
 
 
 # ---- selection ----

@@ -82,9 +82,13 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
 # ---- the network ----
 
 
+# tests/parity has training in logical order.
 @pytest.mark.parametrize("name", ARCHITECTURES)
-@orders
-@modes
+@pytest.mark.parametrize(
+    ("backend", "train"),
+    [(ROUTED, False), (PHYSICAL, False), (PHYSICAL, True)],
+    ids=["logical-eval", "physical-eval", "physical-train"],
+)
 def test_logits_gradients_and_statistics_are_the_references(
     name: str, backend: Backend[Any], train: bool
 ) -> None:
@@ -245,8 +249,9 @@ def test_compile_without_a_graph_break(backend: Backend[Any]) -> None:
             )
 
 
-@orders
-def test_compile_a_gradient_without_a_graph_break(backend: Backend[Any]) -> None:
+def test_compile_a_gradient_without_a_graph_break() -> None:
+    """In physical order; tests/parity has a stage in logical order."""
+    backend = PHYSICAL
     params, stats = in_order(TINY, tiny_variables(), backend)
     images, labels = examples(4)
 

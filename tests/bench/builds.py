@@ -29,9 +29,14 @@ def logging(name: str, case: str, log: Log) -> Callable[[], None]:
     return step
 
 
+def note_end(log: Log) -> None:
+    logging("finish", "", log)()
+
+
 def telling_environment(name: str, case: str, log: Log) -> Callable[[], None]:
     def step() -> None:
-        log.path.write_text(f"{os.environ.get(case)} {torch.get_num_threads()}")
+        values = [os.environ.get(name) for name in case.split()]
+        log.path.write_text(f"{values} {torch.get_num_threads()}")
 
     return step
 

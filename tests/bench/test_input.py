@@ -70,6 +70,7 @@ def test_the_verdict_in_words(changed: dict[str, Any], said: str) -> None:
     assert said in verdict_text({**RESULT, **changed})
 
 
+pytestmark = pytest.mark.usefixtures("in_process")
 SMALL = ("--image-size", 32, "--batch-size", 4, "--workers", 2, "--seconds", 0.3)
 
 
@@ -77,18 +78,8 @@ def test_two_devices_at_a_step_time_in_json(
     command: Callable[..., Any], image_folder: Path
 ) -> None:
     outcome = command(
-        *(
-            "bench",
-            "input",
-            "--data",
-            image_folder,
-            *SMALL,
-            "--devices",
-            2,
-            "--step-ms",
-            100,
-            "--json",
-        )
+        *("bench", "input", "--data", image_folder, *SMALL),
+        *("--devices", 2, "--step-ms", 100, "--json"),
     )
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)

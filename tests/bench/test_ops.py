@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ from shufflenet_fn.bench.ops import (
 )
 from shufflenet_fn.bench.ops_cases import Op
 from shufflenet_fn.bench.settings import OpsBenchSettings
-from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_cli.bench_table import print_ops_table
 from tests.model.support import one_thread
 
@@ -78,28 +76,6 @@ def test_operations_compute_in_the_training_dtype(backend: str, name: str) -> No
     assert [grad.dtype for grad in half.both()] == [leaf.dtype for leaf in half.leaves]
     # Rounding to 8 bits, a few times one behind the other.
     assert 0 < error(result.float(), exact.forward()) < 0.05
-
-
-def test_the_host_waits_once_in_a_turn(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with workers(["any"], _noting, str(log), threads=1, environment={}, finish=_note_end) as (
-        worker,
-    ):
-        worker.turn("call", 3)
-    assert log.read_text().split() == ["call", "call", "call", "finish"]
-
-
-def _noting(name: str, case: str, log: str) -> Callable[[], None]:
-    return lambda: _note(log, case)
-
-
-def _note_end(log: str) -> None:
-    _note(log, "finish")
-
-
-def _note(log: str, word: str) -> None:
-    with open(log, "a", encoding="utf-8") as file:
-        file.write(word + " ")
 
 
 def test_sizes_are_those_of_the_network() -> None:
@@ -160,6 +136,7 @@ def test_backend_cpu_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "C++ compiler" in missing["cpu"]
 
 
+@pytest.mark.usefixtures("in_process")
 def test_without_torchvision_the_reference_is_the_baseline(
     command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

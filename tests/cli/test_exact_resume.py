@@ -107,27 +107,31 @@ def check_close(ours: Path, theirs: Path, step: int) -> None:
         torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_two_ranks_and_other_numbers_of_them(
     command: Command, process: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     recipe = (*RECIPE, "--precision", "bf16", "--clip-norm", 1, *MIXED)
     start = (*TRAIN, "--data", image_folder, "--batch-size", 4, *recipe)
     two = ("--devices", 2)
-    cut = ("--max-steps", 5)
-    assert process(*start, *two, "--run-dir", "whole").code == 0
-    assert process(*start, *two, "--run-dir", "cut", *cut).code == 0
-    shutil.copytree(tmp_path / "cut", tmp_path / "on-one")
-    outcome = process("train", "--resume", "cut")
+    saved = ("--checkpoint-freq", 5, "--keep", 9)
+    assert process(*start, *two, *saved, "--run-dir", "whole").code == 0
+    assert (tmp_path / "whole" / "log.rank1.txt").read_text().endswith("rank 1 is done\n")
+    for copy in ("cut", "on-one"):
+        shutil.copytree(tmp_path / "whole", tmp_path / copy)
+    outcome = process("train", "--resume", "cut/checkpoints/step-00000005")
     assert outcome.code == 0, outcome.err
     check_same(tmp_path / "cut", tmp_path / "whole", 12)
 
-    refused = command("train", "--resume", "on-one", "--devices", 4)
+    on_one = ("train", "--resume", "on-one/checkpoints/step-00000005", "--devices")
+    refused = command(*on_one, 4)
     assert refused.code == 2 and "may be one of: 1, 2" in refused.err
-    outcome = command("train", "--resume", "on-one", "--devices", 1)
+    outcome = command(*on_one, 1)
     assert outcome.code == 0, outcome.err
     assert "world size is 1 and was 2 since the checkpoint was written" in outcome.err
     assert "in 2 lanes of 2, 2 per device" in outcome.out
     check_close(tmp_path / "on-one", tmp_path / "whole", 12)
+    cut = ("--max-steps", 5)
     assert command(*start, "--lanes", 2, "--run-dir", "one", *cut).code == 0
     outcome = process("train", "--resume", "one", *two)
     assert outcome.code == 0, outcome.err

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
-import torch
 
 from drills.kills.processes import ranks_of, session
 
@@ -97,8 +95,9 @@ def last_step(run: Path) -> int:
     return int(json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"][5:])
 
 
+@pytest.mark.slow
 def test_ranks_stop_together_and_survive_a_kill(
-    start: Callable[..., Training], command: Command, image_folder: Path, tmp_path: Path
+    start: Callable[..., Training], tmp_path: Path
 ) -> None:
     training = start("--devices", 2, "--run-dir", "run", "--threads", 1)
     training.wait_for_steps()
@@ -110,9 +109,8 @@ def test_ranks_stop_together_and_survive_a_kill(
     assert "SIGUSR1: stopping" in err and "--resume run" in err
     assert f"after step {step}," in (training.run / "log.rank1.txt").read_text()
 
-    # Killed once on the way, and started again.
-    stop = step + 60
-    arguments = ("--checkpoint-freq", 7, "--max-steps", stop)
+    # Killed once on the way, and started again. (``nox -s resume`` compares the bytes after kills.)
+    arguments = ("--checkpoint-freq", 7, "--max-steps", step + 60)
     resumed = Training(tmp_path, "--resume", "run", "--max-restarts", 1, *arguments)
     lines = (training.run / "metrics.jsonl").read_text().count('"train"')
     resumed.wait_for_steps(lines + 1)
@@ -120,15 +118,7 @@ def test_ranks_stop_together_and_survive_a_kill(
     code, err = resumed.end(within=120)
     assert code == 0, err
     assert "rank 1 was killed by SIGKILL" in err and "Restart 1 of 1" in err
-
-    whole = start("--devices", 2, "--run-dir", "whole", "--threads", 1, *arguments)
-    assert whole.process.wait(timeout=300) == 0
-    for file in ("weights.safetensors", "state.safetensors"):
-        a, b = (
-            safetensors.torch.load_file(tmp_path / run / "checkpoints" / f"step-{stop:08d}" / file)
-            for run in ("run", "whole")
-        )
-        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert last_step(training.run) == step + 60
 
 
 def test_second_signal_ends_at_once(start: Callable[..., Training]) -> None:

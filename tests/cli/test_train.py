@@ -133,24 +133,6 @@ def test_a_run_may_be_resumed_with_another_backend_which_is_said(
         assert_close_to_scale(*({n: run[n] for n in names} for run in (cut, whole)), allowed)
 
 
-def test_two_processes_compute_what_two_lanes_compute(
-    train: Command, process: Command, image_folder: Path, tmp_path: Path
-) -> None:
-    recipe = ("--epochs", 1, "--print-freq", 1, "--weight-decay", 1e-3)
-    two = process(
-        *("train", *TINY, "--data", image_folder, *recipe),
-        *("--devices", 2, "--run-dir", "two"),
-    )
-    assert two.code == 0, two.err
-    # One process with half the batch a pass, two passes an update: the same lanes.
-    train(*recipe, "--batch-size", 4, "--accumulate", 2, "--threads", 1, "--run-dir", "one")
-    assert losses_of(tmp_path / "two") == pytest.approx(losses_of(tmp_path / "one"), abs=1e-5)
-    ours, theirs = weights_of(tmp_path / "two"), weights_of(tmp_path / "one")
-    for key, value in ours.items():
-        torch.testing.assert_close(value, theirs[key], rtol=1e-4, atol=1e-5)
-    assert (tmp_path / "two" / "log.rank1.txt").read_text().endswith("rank 1 is done\n")
-
-
 def test_fine_tuning_replaces_the_head(train: Command, command: Command, tmp_path: Path) -> None:
     from torchvision.models import shufflenet_v2_x0_5
 

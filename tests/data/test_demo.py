@@ -113,9 +113,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_a_finished_set_is_not_written_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "write_demo", None)
-    start = time.perf_counter()
     ensure_demo(cache)
-    assert time.perf_counter() - start < 1.0
 
 
 @pytest.mark.parametrize("damage", ["remove", "truncate", "garble the manifest"])

@@ -16,7 +16,7 @@ from shufflenet_fn.distributed.group import (
     process_group,
     tree_digest,
 )
-from shufflenet_fn.distributed.launch import RankFailed, launch
+from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn.errors import UsageError, UserError
 from tests.distributed.rank_functions import (
@@ -42,8 +42,11 @@ def bounded() -> Iterator[None]:
 def test_failing_rank_gives_message_and_exit_code(
     waiting: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    said: list[str] = []
+    watching = Launch(max_restarts=5, say=said.append)
     with bounded(), pytest.raises(RankFailed) as error:
-        launch(fail_while_the_other_waits, waiting, processes=2)
+        launch(fail_while_the_other_waits, waiting, processes=2, watching=watching)
+    assert not said, "what the user can fix is not tried again"
     assert str(error.value) == "the folder /nowhere is missing (rank 1)"
     assert error.value.exit_code == 2
     assert isinstance(error.value, UserError)

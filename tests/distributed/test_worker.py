@@ -28,13 +28,13 @@ with leaving_groups_at_once():
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "said"),
+    ("where", "error", "code", "said"),
     [
-        ("UsageError('no such thing.')", 2, "error: no such thing.\n"),
-        ("KeyError('lost')", 1, "KeyError: 'lost'\n"),
+        ("inside", "UsageError('no such thing.')", 2, "error: no such thing.\n"),
+        ("inside", "KeyError('lost')", 1, "KeyError: 'lost'\n"),
+        ("outside", "KeyError('lost')", 1, ""),
     ],
 )
-@pytest.mark.parametrize("where", ["inside", "outside"])
 def test_failed_rank_exits_without_destroying_group(
     tmp_path: Path, where: str, error: str, code: int, said: str
 ) -> None:

@@ -94,6 +94,7 @@ def test_the_process_resolves_imports_as_this_one(tmp_path: Path) -> None:
     assert outcome.code == 0 and outcome.ending == "ended with exit code 0"
 
 
+@pytest.mark.slow
 def test_the_doctor_here(process: Callable[..., Any], tmp_path: Path) -> None:
     outcome = process("doctor", "--json", "--device", "cpu", "--output", tmp_path, timeout=300.0)
     report = json.loads(outcome.out)
@@ -109,12 +110,13 @@ def test_the_doctor_here(process: Callable[..., Any], tmp_path: Path) -> None:
     assert found["kernel"]["details"]["relative_error"] < 1e-4
 
 
-def test_missing_device_fails(process: Callable[..., Any]) -> None:
+@pytest.mark.usefixtures("in_process")
+def test_missing_device_fails(command: Callable[..., Any]) -> None:
     import torch
 
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    outcome = process("doctor", "--device", "cuda", timeout=300.0)
+    outcome = command("doctor", "--device", "cuda")
     assert outcome.code == 1
     assert "no GPU" in outcome.out
     # What does not need the device goes on.

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.model.channel_order import in_order_of, to_logical
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
@@ -24,7 +25,6 @@ from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.reference import BACKEND
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, examples, tiny_variables
-from tests.npu.conftest import OnEmulator
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`")
 EPS = 1e-2

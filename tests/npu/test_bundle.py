@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from tests.doctor.test_bundle import private_words, read
-from tests.npu.conftest import OnEmulator
 
 DOCTOR = (
     "from shufflenet_fn_cli.main import main; import sys; "

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.doctor.examine import ORDER
-from tests.npu.conftest import OnEmulator
 
 DOCTOR = (
     "from shufflenet_fn_cli.main import main; import sys; "
@@ -28,6 +28,7 @@ def examined(
     return ran.code, found
 
 
+@pytest.mark.slow
 def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
     code, found = examined(on_emulator, "--device", "npu", devices=2)
     assert code == 0, found
@@ -136,7 +137,7 @@ def test_without_cann(on_emulator: OnEmulator) -> None:
 def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     """On the CPU it works, where a plain ``import torch`` would not; on an NPU it says what is missing."""
     arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
-    arguments += ("--batch-size", "8", "--epochs", "1", "--run-dir")
+    arguments += ("--batch-size", "8", "--max-steps", "1", "--run-dir")
     trained = on_emulator(
         DOCTOR, *arguments, f"{tmp_path}/a", "--device", "cpu", environ=NOWHERE, timeout=300.0
     )

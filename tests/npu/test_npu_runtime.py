@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from ascend_emulator.environment import SOCS
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn_backends.runtimes.npu.chip import has_bfloat16
-from tests.npu.conftest import OnEmulator
 
 START = """
 import torch

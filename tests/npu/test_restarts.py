@@ -26,9 +26,9 @@ WAIT = "Waiting 0.1 s until the devices are free: after a process on it was kill
 pytestmark = pytest.mark.usefixtures("npu")
 
 
-def start(libraries: Path, faults: str, *arguments: object) -> subprocess.Popen[str]:
+def start(libraries: Path, images: Path, faults: str, *arguments: object) -> subprocess.Popen[str]:
     """``shufflenet-fn train`` on two NPUs, in a process of its own."""
-    options = ("--preset", "demo", "--arch", "x0_5", "--image-size", 32, "--precision", "O0")
+    options = ("--data", images, "--arch", "x0_5", "--image-size", 32, "--precision", "O0")
     settings = variables(libraries, Machine(devices=2, faults=faults))
     return subprocess.Popen(
         [sys.executable, "-c", WAITING_SHORTLY, "train", "--device", "npu"]
@@ -43,10 +43,14 @@ def start(libraries: Path, faults: str, *arguments: object) -> subprocess.Popen[
 
 
 @pytest.mark.campaign
-def test_ranks_start_again_once_devices_are_free(libraries: Path, tmp_path: Path) -> None:
+def test_ranks_start_again_once_devices_are_free(
+    libraries: Path, image_folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "run"
     limits = ("--max-restarts", 1, "--batch-size", 8, "--max-steps", 12, "--print-freq", 1)
-    training = start(libraries, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits)
+    training = start(
+        libraries, image_folder, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits
+    )
     try:
         log, deadline = run / "metrics.jsonl", time.monotonic() + 120
         while not (log.exists() and '"train"' in log.read_text()):
@@ -69,9 +73,13 @@ def test_ranks_start_again_once_devices_are_free(libraries: Path, tmp_path: Path
     assert told[3] == "Trying again (1 of 2)."
 
 
-def test_one_device_is_waited_for_without_a_launcher(libraries: Path, tmp_path: Path) -> None:
+def test_one_device_is_waited_for_without_a_launcher(
+    libraries: Path, image_folder: Path, tmp_path: Path
+) -> None:
     limits = ("--batch-size", 8, "--max-steps", 1)
-    training = start(libraries, "device:busy@1", "--run-dir", tmp_path / "run", *limits)
+    training = start(
+        libraries, image_folder, "device:busy@1", "--run-dir", tmp_path / "run", *limits
+    )
     _, err = training.communicate(timeout=240)
     assert training.returncode == 0, err
     assert err.count(WAIT) == 1, err

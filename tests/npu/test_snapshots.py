@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
 from shufflenet_fn.checkpoint.background import Snapshots
-from shufflenet_fn.checkpoint.inventory import checkpoints
-from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import sgd
@@ -20,8 +16,6 @@ from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_to
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
-
-from .counted_run import counted_run
 
 
 @pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
@@ -49,25 +43,3 @@ def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, flat: bool) -> None:
     kept[0].release()
     again = {leaf.data_ptr() for leaf in tree_leaves(snapshots.take(state).state())}
     assert len(places & again) >= len(again) - 1  # the step number may lie on the host
-
-
-def trained(libraries: Path, image_folder: Path, run: Path, freq: int) -> tuple[Path, Counter[str]]:
-    """A run of eight steps, and how often it waited for the device in which way."""
-    options = ("--max-steps", "8", "--keep", "9", "--checkpoint-freq", str(freq))
-    return run, Counter(counted_run(libraries, image_folder, run, *options).syncs)
-
-
-def test_saving_waits_for_events_only(
-    libraries: Path, npu: ModuleType, image_folder: Path, tmp_path: Path
-) -> None:
-    rare, few = trained(libraries, image_folder, tmp_path / "rare", 0)
-    often, many = trained(libraries, image_folder, tmp_path / "often", 2)
-    assert len(checkpoints(rare / "checkpoints")) == 1
-    assert len(checkpoints(often / "checkpoints")) == 4
-    # One event for each of the three more, waited for by the thread that writes.
-    assert many - few == Counter({"aclrtSynchronizeEvent": 3})
-    assert few - many == Counter()
-    ends = [read_checkpoint(checkpoints(run / "checkpoints")[0]) for run in (rare, often)]
-    for file, tensors in ends[0].files.items():
-        for name, tensor in tensors.items():
-            assert torch.equal(tensor, ends[1].files[file][name]), (file, name)

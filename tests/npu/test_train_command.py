@@ -1,5 +1,5 @@
-"""``shufflenet-fn train --device npu`` on 1, 2 and 8 emulated devices: the numbers of the CPU with gloo, and
-a clear end when a rank is killed or hangs."""
+"""``shufflenet-fn train --device npu`` on 1, 2 and 8 emulated devices: the numbers of the CPU, and a clear
+end when a rank is killed or hangs."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
     ("on_npus", "on_cpu"),
     [
         (("--devices", 1, "--batch-size", 24), ("--devices", 1, "--batch-size", 24)),
-        (("--devices", 2, "--batch-size", 24), ("--devices", 2, "--batch-size", 24)),
+        (("--devices", 2, "--batch-size", 24), ("--devices", 1, "--batch-size", 24, "--lanes", 2)),
         # Eight parts of one batch, one after the other, in place of eight processes.
         pytest.param(
             ("--devices", 8, "--batch-size", 24),
@@ -127,6 +127,7 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
     ],
     ids=["1", "2", "8"],
 )
+@pytest.mark.slow
 def test_losses_and_weights_are_those_of_the_cpu(
     train: Train, start: Path, tmp_path: Path, on_npus: tuple[Any, ...], on_cpu: tuple[Any, ...]
 ) -> None:

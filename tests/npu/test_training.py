@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
 
+from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
@@ -22,7 +24,6 @@ from shufflenet_fn.training.step import Examples, Metrics, make_train_step, no_f
 from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
-from tests.npu.conftest import OnEmulator
 
 CPU = torch.device("cpu")
 BATCH = examples(8)
@@ -63,6 +64,11 @@ def trained(
     return unflatten_state(state), metrics
 
 
+@cache
+def stepped_on_cpu(precision: str, kind: str) -> tuple[TrainState, Metrics]:
+    return trained(CPU, precision, kind, "reference", flat=False, steps=1)
+
+
 @pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "npu"])
 @pytest.mark.parametrize(
@@ -82,9 +88,9 @@ def test_a_step_is_as_near_to_float32_as_on_the_cpu(
         pairs = zip(tree_leaves(state.params), tree_leaves(before.params), strict=True)
         return torch.cat([(new.cpu() - old).double().flatten() for new, old in pairs])
 
-    exact, wanted = trained(CPU, "O0", "none", "reference", flat=False, steps=1)
+    exact, wanted = stepped_on_cpu("O0", "none")
     ours, metrics = trained(device, precision, kind, backend, flat=flat, steps=1)
-    on_cpu, _ = trained(CPU, precision, kind, "reference", flat=False, steps=1)
+    on_cpu, _ = stepped_on_cpu(precision, kind)
     size = change(exact).norm()
     error, allowed = ((change(state) - change(exact)).norm() / size for state in (ours, on_cpu))
     assert error <= 1.5 * allowed + 1e-3
@@ -106,39 +112,41 @@ from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import TINY
 import sys
 
-device, scaling = torch.device("npu", 0), LossScaling(sys.argv[1], initial=64.0)
-step = make_train_step(
-    TINY, optimizer(), policy=get_policy("O2"), backend=get_backend("npu"), loss_scaling=scaling
-)
-state = start(device, scaling)
+device = torch.device("npu", 0)
 batch = Examples(*(leaf.to(device) for leaf in BATCH))
-for _ in range(4):
-    new, metrics, flags = step(state, batch, no_flags(device))
-    same, kept = (
-        all(map(torch.equal, tree_leaves(getattr(new, name)), tree_leaves(getattr(state, name))))
-        for name in ("params", "batch_stats")
+for kind in sys.argv[1:]:
+    scaling = LossScaling(kind, initial=64.0)
+    step = make_train_step(
+        TINY, optimizer(), policy=get_policy("O2"), backend=get_backend("npu"), loss_scaling=scaling
     )
-    state = new
-    print(json.dumps([float(flags.skipped), same, kept, float(state.loss_scale.scale), int(state.step)]))
+    state = start(device, scaling)
+    for _ in range(4):
+        new, metrics, flags = step(state, batch, no_flags(device))
+        same, kept = (
+            all(map(torch.equal, tree_leaves(getattr(new, name)), tree_leaves(getattr(state, name))))
+            for name in ("params", "batch_stats")
+        )
+        state = new
+        told = [float(flags.skipped), same, kept, float(state.loss_scale.scale), int(state.step)]
+        print(json.dumps(told))
 """
 
 
-@pytest.mark.parametrize(("kind", "after"), [("static", 64.0), ("dynamic", 32.0)])
-def test_an_injected_overflow_skips_its_step(
-    on_emulator: OnEmulator, kind: str, after: float
-) -> None:
-    # In the backward pass of the second step, of a convolution with no ReLU before it to mask what it gives.
+def test_an_injected_overflow_skips_its_step(on_emulator: OnEmulator) -> None:
+    # In the backward pass of the second of four steps with either kind of scale, of a convolution with no
+    # ReLU before it to mask what it gives.
     convolutions = len([leaf for leaf in tree_leaves(tiny_variables().params) if leaf.ndim == 4])
-    fault = f"overflow:aclnnConvolutionBackward@{convolutions + 2}"
-    ran = on_emulator(OVERFLOW, kind, faults=fault)
+    faults = [f"overflow:aclnnConvolutionBackward@{n * convolutions + 2}" for n in (1, 5)]
+    ran = on_emulator(OVERFLOW, "static", "dynamic", faults=",".join(faults))
     assert ran.code == 0, ran.err
-    steps = [json.loads(line) for line in ran.out.splitlines() if line.startswith("[")]
-    assert [skipped for skipped, *_ in steps] == [0, 1, 0, 0]
-    assert [(same, kept) for _, same, kept, *_ in steps] == [
-        *[(False, False), (True, True), (False, False), (False, False)]
-    ]
-    assert [scale for *_, scale, _ in steps] == [64.0, after, after, after]
-    assert [number for *_, number in steps] == [1, 2, 3, 4]
+    lines = [json.loads(line) for line in ran.out.splitlines() if line.startswith("[")]
+    for after, steps in ((64.0, lines[:4]), (32.0, lines[4:])):
+        assert [skipped for skipped, *_ in steps] == [0, 1, 0, 0]
+        assert [(same, kept) for _, same, kept, *_ in steps] == [
+            *[(False, False), (True, True), (False, False), (False, False)]
+        ]
+        assert [scale for *_, scale, _ in steps] == [64.0, after, after, after]
+        assert [number for *_, number in steps] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("there_first", [True, False], ids=["npu to cpu", "cpu to npu"])

@@ -29,7 +29,7 @@ def launched(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     data = ("--data", image_folder, "--device", "npu", "--batch-size", 2)
-    recipe = ("--arch", "x0_5", "--image-size", 40, "--epochs", 1, "--precision", "O2")
+    recipe = ("--arch", "x0_5", "--image-size", 40, "--max-steps", 2, "--precision", "O2")
     more = ("--ema-decay", 0.9, "--clip-norm", 1, "--mixup", 0.2, "--accumulate", 2)
     run = tmp_path / "run"
     for command in (

@@ -1,4 +1,4 @@
-"""The whole network on all backends: four widths, all precision policies, fifty training steps."""
+"""The whole network on all backends: four widths, all precision policies, training steps."""
 
 from __future__ import annotations
 
@@ -176,36 +176,33 @@ def test_per_sample_gradients_of_an_ensemble(row: Row, device: torch.device) -> 
 
 @cache
 def trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, Tensor]:
-    """State and losses after fifty steps over five batches, with momentum and weight decay.
+    """State and losses after 25 steps over five batches, with momentum and weight decay.
 
     The rate is small on purpose: at 0.02 this network doubles a rounding error with almost every step, and
-    two runs of float32 have nothing to do with each other after fifty, whatever the backend.
+    two runs of float32 soon have nothing to do with each other, whatever the backend.
     """
     optimizer = sgd(schedules.constant(0.003), momentum=0.9, weight_decay=1e-4)
     step = make_train_step(TINY, optimizer, backend=get_backend(name), gradients=grads_by_engine)
     state = create_train_state(moved(tiny_variables(dtype=dtype), device), optimizer)
     flags, losses = no_flags(device), []
-    # Rounding grows with every step, and devices other than the CPU round more.
-    for number in range(50 if device.type == "cpu" else 25):
+    for number in range(25):
         batch = Examples(*moved(examples(16, seed=100 + number % 5, dtype=dtype), device))
         state, metrics, flags = step(state, batch, flags)
         losses.append(metrics.loss)
     return state, torch.stack(losses)
 
 
-# Measured on the CPU, of a loss that falls from 1.71 to 0.9: in float64 1e-14, in float32 1e-3.
+# Measured on the CPU: in float64 1e-14, in float32 1e-3.
 @rows
 @pytest.mark.parametrize(
     ("dtype", "allowed"), [(torch.float64, 1e-10), (torch.float32, 2e-2)], ids=str
 )
-def test_fifty_training_steps(
-    dtype: torch.dtype, allowed: float, row: Row, device: torch.device
-) -> None:
+def test_training_steps(dtype: torch.dtype, allowed: float, row: Row, device: torch.device) -> None:
     tolerance(device, dtype)
     assert row.backend.name == row.name
     state, losses = trained(row.name, device, dtype)
     wanted, wanted_losses = trained("reference", device, dtype)
-    assert losses[-5:].mean() < losses[0] - (0.4 if device.type == "cpu" else 0.1)
+    assert losses[-5:].mean() < losses[0] - 0.1
     assert (losses - wanted_losses).abs().max() <= allowed
     assert_near(state.params, wanted.params, allowed)
     assert_near(state.batch_stats, wanted.batch_stats, allowed)

@@ -1,18 +1,16 @@
-"""The verdict on a run's steps: every kind, the arithmetic of input-bound, and one of a real slow loader."""
+"""The verdict on a run's steps: every kind, the arithmetic of input-bound, and one of a slow disk."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pytest
 
 from shufflenet_fn.data.dataset import Dataset, Encoded
+from shufflenet_fn.run import build, timing
 from shufflenet_fn.run.bottleneck import Reading, more_threads, verdict
 from shufflenet_fn.run.events import StepTimes
 
@@ -92,26 +90,30 @@ def test_more_threads_read_a_batch_while_the_step_computes(
     assert threads + more >= threads / (1.0 - wait) - 0.05
 
 
+class Clock:
+    """In place of ``time``: a millisecond from one look at it to the next."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 0.001
+        return self.now
+
+
 class Slow:
-    """A split whose every sample takes its time to read."""
+    """A split whose every sample takes 0.3 s of ``clock`` to read."""
 
-    def __init__(self, samples: Dataset, seconds: float) -> None:
-        self._samples, self._seconds = samples, seconds
+    def __init__(self, samples: Dataset, clock: Clock) -> None:
+        self._samples, self._clock = samples, clock
         self.root, self.split = samples.root, samples.split
-        self.classes = samples.classes
-
-    @property
-    def labels(self) -> npt.NDArray[np.int64]:
-        return self._samples.labels
+        self.classes, self.labels = samples.classes, samples.labels
+        self.name = samples.name
 
     def __len__(self) -> int:
         return len(self._samples)
 
-    def name(self, index: int) -> str:
-        return self._samples.name(index)
-
     def read(self, index: int) -> Encoded:
-        time.sleep(self._seconds)
+        self._clock.now += 0.3
         return self._samples.read(index)
 
 
@@ -121,42 +123,29 @@ def test_training_on_a_slow_disk_is_input_bound(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from shufflenet_fn.run import build
+    clock, opened = Clock(), build.open_data
 
-    opened = build.open_data
-
-    def slow(*given: Any, **named: Any) -> tuple[Dataset, Dataset]:
+    def slow(*given: Any, **named: Any) -> tuple[Any, Dataset]:
         train, val = opened(*given, **named)
-        return Slow(train, 0.3), val
+        return Slow(train, clock), val
 
+    monkeypatch.setattr(timing, "time", clock)
     monkeypatch.setattr(build, "open_data", slow)
     outcome = command(
         *("train", "--data", image_folder, "--arch", "x0_5", "--image-size", 32, "--device", "cpu"),
-        *(
-            "--batch-size",
-            2,
-            "--epochs",
-            2,
-            "--max-steps",
-            14,
-            "--workers",
-            1,
-            "--threads",
-            1,
-            "--run-dir",
-            "run",
-        ),
+        *("--batch-size", 2, "--epochs", 2, "--max-steps", 14, "--workers", 0, "--run-dir", "run"),
     )
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["verdict"]["kind"] == "input-bound" and results["verdict"]["steps"] == 4
     seconds = results["step_seconds"]
+    assert seconds["data"] == pytest.approx(0.6, abs=0.01)
     assert results["verdict"]["share"] == pytest.approx(seconds["data"] / seconds["total"])
     split = [seconds[name] for name in ("data", "upload", "compute", "reduce")]
     assert sum(split) == pytest.approx(seconds["total"])
     assert seconds["hidden"] == 0
     for text in (outcome.out, (tmp_path / "run" / "log.txt").read_text()):
-        assert "over all 4 steps: input-bound: " in text and "`shufflenet-fn data pack`" in text
+        assert "over all 4 steps: input-bound: " in text and "reads ahead" in text
 
 
 def test_the_verdict_comes_after_fifty_steps_and_once(

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from shufflenet_fn_backends.runtimes.npu.probe import probe
+from shufflenet_fn_backends.runtimes.npu import probe as probing
+from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
 
 MINOR = ".".join(torch.__version__.split(".")[:2])
 
 Installed = Callable[..., Path]
+Chip = Callable[[int, str], None]
 
 DEVICES = """
 import types
@@ -47,6 +49,19 @@ def torch_npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
 
     probe.cache_clear()
     yield install
+    probe.cache_clear()
+
+
+@pytest.fixture
+def chip(monkeypatch: pytest.MonkeyPatch) -> Iterator[Chip]:
+    """Let so many NPUs of a kind be found, without a process that looks."""
+
+    def give(devices: int, soc: str) -> None:
+        found = Found(devices, soc, None, torch.__version__, f"{MINOR}.0")
+        monkeypatch.setattr(probing, "look", lambda: found)
+
+    probe.cache_clear()
+    yield give
     probe.cache_clear()
 
 

@@ -20,7 +20,7 @@ from shufflenet_fn.run.backend_choice import (
 from shufflenet_fn.run.plan import RunPlan, plan_run
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import UserError
-from tests.runtimes.conftest import Installed, with_devices
+from tests.runtimes.conftest import Chip
 
 CASE = StepCase(
     device="npu",
@@ -147,11 +147,9 @@ def test_unwritable_cache_is_one_message(cache: Path) -> None:
 @pytest.mark.skipif(
     importlib.util.find_spec("torch_npu") is not None, reason="tests/npu has it with torch_npu"
 )
-def test_a_run_is_planned_with_the_measured_backend(
-    torch_npu: Installed, image_folder: Path
-) -> None:
+def test_a_run_is_planned_with_the_measured_backend(chip: Chip, image_folder: Path) -> None:
     """Of the images that one of its cards computes at a time."""
-    torch_npu(with_devices(8, "Ascend910B3"))
+    chip(8, "Ascend910B3")
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "devices": 2}
 
     def planned(**more: object) -> RunPlan:

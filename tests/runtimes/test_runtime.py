@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ def test_the_window_of_a_profile_fits_the_run(steps: int, window: Window) -> Non
 
 
 def test_a_profile_of_a_run(
-    process: Callable[..., Any], image_folder: Path, tmp_path: Path
+    process: Callable[..., Any], command: Callable[..., Any], image_folder: Path, tmp_path: Path
 ) -> None:
     outcome = process(
         *("train", *TINY, "--data", image_folder, "--epochs", 2, "--run-dir", "run"),
@@ -79,7 +79,7 @@ def test_a_profile_of_a_run(
     assert {f"ProfilerStep#{number}" for number in (3, 4, 5)} <= names
     assert "gloo:all_reduce" in names
     # It is not a part of the recipe.
-    resumed = process("train", "--resume", "run", "--epochs", 3)
+    resumed = command("train", "--resume", "run", "--epochs", 3, "--devices", 1)
     assert resumed.code == 0, resumed.err
     assert len(list((tmp_path / "traces").iterdir())) == 1
 
@@ -94,12 +94,19 @@ def test_a_folder_for_profiles_that_cannot_be(
     assert "/proc/nothing" in outcome.err and "--profile" in outcome.err
 
 
+@pytest.fixture
+def restored() -> Iterator[None]:
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("restored")
 def test_a_deterministic_run(
-    process: Callable[..., Any], image_folder: Path, tmp_path: Path
+    command: Callable[..., Any], image_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ("train", *TINY, "--data", image_folder, "--deterministic")
     for name in ("a", "b"):
-        outcome = process(*arguments, "--run-dir", name)
+        outcome = command(*arguments, "--run-dir", name)
         assert outcome.code == 0, outcome.err
         assert "torch takes deterministic operators" in outcome.out
     weights = [next((tmp_path / name / "checkpoints").glob("step-*")) for name in ("a", "b")]
@@ -108,9 +115,9 @@ def test_a_deterministic_run(
 
 
 def test_results_have_the_memory(
-    process: Callable[..., Any], image_folder: Path, tmp_path: Path
+    command: Callable[..., Any], image_folder: Path, tmp_path: Path
 ) -> None:
-    outcome = process("train", *TINY, "--data", image_folder, "--run-dir", "run")
+    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert 0 < results["memory_peak_bytes"] < results["memory_total_bytes"]

@@ -4,7 +4,6 @@ import os
 import pickle
 import resource
 import shutil
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -59,13 +58,6 @@ def test_packed_batches_equal_those_of_the_folder(
         assert all(map(torch.equal, of_folder, of_shards))
 
 
-def test_many_threads_read_the_same(train: PackedSplit) -> None:
-    expected = all_samples(train)
-    order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
-    with ThreadPoolExecutor(8) as pool:
-        assert list(pool.map(train.read, order)) == [expected[index] for index in order]
-
-
 @pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 32), (12_000, 4000)])
 def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -96,18 +88,6 @@ def test_threads_read_more_shards_than_may_be_open(
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(train.files.shards) == 23
     assert read == [expected[index] for index in order]
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_forked_process_reads_on(train: PackedSplit) -> None:
-    expected = all_samples(train)
-    process = os.fork()
-    if process == 0:
-        os._exit(0 if all_samples(train) == expected else 1)
-    timer = threading.Timer(30, os.kill, (process, 9))
-    timer.start()
-    assert os.waitpid(process, 0)[1] == 0
-    timer.cancel()
 
 
 def test_pickled_it_is_opened_again(train: PackedSplit) -> None:

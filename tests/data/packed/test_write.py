@@ -160,14 +160,19 @@ def test_a_complete_set_is_left_as_it_is(photo_root: Path, packed: Path) -> None
     assert times() == before
 
 
-@pytest.mark.parametrize("complete", [True, False])
-def test_other_settings_need_overwrite(photo_root: Path, tmp_path: Path, complete: bool) -> None:
-    folder = tmp_path / "x"
+def begun(source: Path, folder: Path, complete: bool) -> Path:
+    """``folder``, packed from ``source`` as JPEGs, or interrupted after nine of them."""
     if complete:
-        pack(photo_root, folder, JPEG, workers=2)
+        pack(source, folder, JPEG, workers=2)
     else:
         with pytest.raises(Stop):
-            pack(photo_root, folder, JPEG, workers=2, report=stop_after(9))
+            pack(source, folder, JPEG, workers=2, report=stop_after(9))
+    return folder
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_other_settings_need_overwrite(photo_root: Path, tmp_path: Path, complete: bool) -> None:
+    folder = begun(photo_root, tmp_path / "x", complete)
     with pytest.raises(UsageError, match=r"format was jpeg, now it is raw.*--overwrite"):
         pack(photo_root, folder, RAW, workers=2)
     pack(photo_root, folder, RAW, workers=2, overwrite=True)
@@ -180,12 +185,7 @@ def test_other_settings_need_overwrite(photo_root: Path, tmp_path: Path, complet
 def test_a_changed_source_is_refused(
     source: Path, tmp_path: Path, change: str, complete: bool
 ) -> None:
-    folder = tmp_path / "x"
-    if complete:
-        pack(source, folder, JPEG, workers=2)
-    else:
-        with pytest.raises(Stop):
-            pack(source, folder, JPEG, workers=2, report=stop_after(9))
+    folder = begun(source, tmp_path / "x", complete)
     image = source / "train" / "ant" / "0.jpg"
     if change == "touch":
         os.utime(image, ns=(1, 1))
@@ -218,11 +218,10 @@ def test_images_after_finished_shards_may_change(source: Path, tmp_path: Path, c
 
 
 def test_changed_classes_are_refused(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        pack(source, tmp_path / "x", JPEG, workers=2, report=stop_after(9))
+    folder = begun(source, tmp_path / "x", False)
     (source / "train" / "bee").rename(source / "train" / "dog")
     with pytest.raises(UsageError, match="class folders of the source were"):
-        pack(source, tmp_path / "x", JPEG, workers=2)
+        pack(source, folder, JPEG, workers=2)
 
 
 def test_other_library_versions_are_refused(photo_root: Path, tmp_path: Path) -> None:

@@ -71,7 +71,6 @@ def streams(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Streams:
     [
         ("full", "good", "standard output cannot be written: No space left on device"),
         ("pipe", "good", "standard output cannot be written: Broken pipe"),
-        ("closed", "good", "standard output cannot be written: it is closed"),
         ("good", "full", "standard error cannot be written: No space left on device"),
         ("pipe", "pipe", "standard output cannot be written: Broken pipe"),
         ("ascii", "ascii", None),

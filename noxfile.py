@@ -1,9 +1,9 @@
 """The sessions of CI and of releases.
 
 ``nox`` runs the default sessions: ``checks``, ``tests``, ``resume`` and ``npu``. The campaigns (``campaign``,
-``drills``, ``packaging``, ``interop``, ``npu_full``) belong to a release; their last results lie in
-``drills/results/``. ``npu`` and ``npu_full`` have environments of their own, because torch_npu needs its own
-version of torch and aborts beside a CUDA build of it. The other sessions use the environment of nox itself.
+``drills``, ``packaging``, ``interop``, ``npu_full``) belong to a release; their latest results are in
+``drills/results/``. ``npu`` and ``npu_full`` have their own environments, because torch_npu needs a specific
+version of torch and aborts with a CUDA build. The other sessions use the environment of nox itself.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ nox.options.reuse_venv = "yes"
 BIN = Path(sys.executable).parent
 TORCH_NPU = "2.13.0"
 CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
-# Tests and drills start hundreds of processes: keep the compiled Python between them.
+# Tests and drills start hundreds of processes: cache compiled Python between them.
 KEPT = {"PYTHONDONTWRITEBYTECODE": None}
-# Tests run in parallel and start processes of their own: one compute thread each, none that spins.
+# Tests run in parallel and start further processes: one compute thread each, no spinning threads.
 PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
 DEFAULT = ("-m", "not campaign and not interop")
@@ -37,7 +37,7 @@ def checks(session: nox.Session) -> None:
     session.run(python, "-m", "ruff", "check", ".", external=True)
     session.run(python, "-m", "ruff", "format", "--check", ".", external=True)
     session.run(python, "-m", "mypy", external=True)
-    # The emulator is a distribution of its own, which this environment does not have.
+    # The emulator is a separate distribution, which is not installed in this environment.
     session.run(str(BIN / "lint-imports"), env={"PYTHONPATH": "emulator"}, external=True)
 
 
@@ -49,20 +49,20 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def resume(session: nox.Session) -> None:
-    """Kill a run of two ranks twice, and compare the bytes it ends with to an uninterrupted run."""
+    """Kill a run of two ranks twice, and compare its final bytes with those of an uninterrupted run."""
     _drill(session, "kill_drill", "--kills", "2", "--seed", "42", "--ranks", "2", "--epochs", "4")
 
 
 @nox.session(venv_backend="none")
 def campaign(session: nox.Session) -> None:
-    """Run the tests that only a release runs. Arguments after ``--`` go to pytest."""
-    others = ("--ignore", "tests/test_packaging.py")  # has a session of its own
+    """Run the tests that are run only for a release. Arguments after ``--`` go to pytest."""
+    others = ("--ignore", "tests/test_packaging.py")  # has its own session
     _pytest(session, *PARALLEL, "-m", "campaign", *others, *session.posargs)
 
 
 @nox.session(venv_backend="none")
 def interop(session: nox.Session) -> None:
-    """Run what needs foreign peers: compiled torchvision, ONNX Runtime, the benchmarks of all peers."""
+    """Run tests against other software: compiled torchvision, ONNX Runtime, the benchmarks of all peers."""
     _pytest(session, *PARALLEL, "-m", "interop", *session.posargs)
 
 
@@ -86,7 +86,7 @@ def drills(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv")
 def npu(session: nox.Session) -> None:
-    """Run the real torch_npu on the emulator of CANN: the emulator's tests and what a training step needs.
+    """Run the real torch_npu on the emulator of CANN: the emulator's tests and those of a training step.
 
     Arguments after ``--`` replace the default tests and go to pytest.
     """
@@ -101,7 +101,7 @@ def npu(session: nox.Session) -> None:
 
 @nox.session(venv_backend="venv")
 def npu_full(session: nox.Session) -> None:
-    """Run what ``npu`` leaves out: eight ranks, two machines, hung ranks, all of doctor, all transforms."""
+    """Run the tests that ``npu`` omits: eight ranks, two machines, hung ranks, doctor and transforms."""
     _install_torch_npu(session)
     only = ("-m", "campaign", *session.posargs)
     _emulated(session, *PARALLEL, *only, "tests/npu", "tests/parity", "--device", "npu")
@@ -143,7 +143,7 @@ def _install_torch_npu(session: nox.Session) -> None:
 
 
 def _cpu_build(session: nox.Session) -> list[str]:
-    """What pip needs to be told to take a CPU build of torch, which is not the default on x86-64."""
+    """Return the pip options for a CPU build of torch, which is not the default on x86-64."""
     if platform.machine() == "aarch64":
         return []
     report = Path(session.create_tmp()) / "torch.json"

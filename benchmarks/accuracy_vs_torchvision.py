@@ -1,10 +1,10 @@
-"""Accuracy on a real image folder: ours by the command line, and torchvision's module on the same batches.
+"""Accuracy on a real image folder: our command line compared with torchvision's module on the same batches.
 
     python -m benchmarks.accuracy_vs_torchvision --data fashion_mnist --seeds 0 1 2
 
 Both start with the same weights, read the same augmented batches and use the same schedule. Ours runs as
 ``shufflenet-fn train``. The peer is ``torchvision.models`` with ``torch.optim.SGD`` in this file. With
-``--pixels pillow``, the peer gets the same crops, but decoded completely and resized by Pillow as in
+``--pixels pillow``, the peer gets the same crops, but Pillow decodes the whole image and resizes it, as in
 torchvision. Prints one JSON object: final top-1 of each seed, their means, and the largest difference between
 the first 50 losses.
 """
@@ -53,7 +53,7 @@ RECIPE = {
     "crop_scale": 0.7,
     "color_jitter": 0.0,
 }
-"""For a few thousand small images on a CPU."""
+"""Options for a few thousand small images on a CPU."""
 
 COMPARED_LOSSES = 50
 
@@ -66,7 +66,7 @@ class Trained(NamedTuple):
 
 
 class PillowPicture(LazyImage):
-    """Decoded whole and resized by Pillow."""
+    """An image that Pillow decodes completely and resizes."""
 
     def region(self, box: Box, height: int, width: int) -> Region:
         image = Image.fromarray(np.ascontiguousarray(crop(self.decode(1), box)))

@@ -4,8 +4,8 @@
 
 One run of ``shufflenet-fn train`` saves in every second stretch of 25 steps, so stretches with and without a
 checkpoint alternate in the same process. The cost of a save is the additional time of its stretch, compared
-with the mean of the two neighbours, and its share is relative to 200 steps. A stretch is just longer than the
-time to write a checkpoint, because each further step adds noise. With smaller images and batches, steps are
+with the mean of the two neighbours, and its share is relative to 200 steps. A stretch is only slightly longer
+than writing a checkpoint, because each further step adds noise. With smaller images and batches, steps are
 shorter and a checkpoint costs relatively more, so they are the harder test. The exit code is 1 if saving
 costs more than 1 %, or if a save blocks the training loop for more than 20 ms.
 """
@@ -50,10 +50,10 @@ def command(options: argparse.Namespace, data: Path, run: Path) -> list[str]:
 
 
 def measured(records: list[dict[str, Any]], pairs: int) -> dict[str, Any]:
-    """Return the shares of time for saving, and how long saves blocked, from a run's ``metrics.jsonl``."""
+    """Return the time share of each save, and how long it blocked, from a run's ``metrics.jsonl``."""
     times = {record["step"]: record["time"] for record in records if record["kind"] == "train"}
     ends = [times[STRETCH * number - LATE] for number in range(1, 2 * pairs + 3)]
-    # Without the first stretch, which warms up: without a save, with, without…
+    # The first stretch warms up and is dropped. The rest alternate: without a save, with a save, without…
     seconds = [after - before for before, after in itertools.pairwise(ends)]
     without, during = seconds[0::2], seconds[1::2]
     neighbours = [statistics.mean(two) for two in itertools.pairwise(without)]

@@ -1,6 +1,6 @@
 """NVIDIA DALI on the CPU as a candidate of ``input.py``. Needs an interpreter with DALI and numpy.
 
-Its argument is a JSON object of settings. For each line on standard input, it takes a turn and prints
+Its argument is a JSON object of settings. For each line on standard input, it runs one turn and prints
 ``[images, seconds, CPU seconds]``. Does not import shufflenet-fn.
 """
 
@@ -64,7 +64,7 @@ def build(settings: dict[str, Any]) -> Any:
 
 
 def turn(pipeline: Any, batch_size: int, seconds: float) -> tuple[int, float, float]:
-    """Take a turn as ``shufflenet_fn.bench.loading.measured``: skip prefetched batches, wait until idle."""
+    """Run a turn like ``shufflenet_fn.bench.loading.measured``: skip prefetched batches, wait until idle."""
     for _ in range(PREFETCH + 1):
         pipeline.run()
     images, spent, start = 0, time.process_time(), time.perf_counter()

@@ -69,7 +69,7 @@ class Dali:
         self.name, self._process = name, process
 
     def value(self, case: str) -> tuple[int, float, float]:
-        """Take a turn. Raise ``UserError`` if DALI failed; its output is on standard error."""
+        """Run a turn. Raise ``UserError`` if DALI fails; its output is on standard error."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         with contextlib.suppress(BrokenPipeError):
@@ -110,7 +110,7 @@ def unpacked(packed: str, folder: Path) -> str:
 def speeds(
     roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
 ) -> dict[str, Any]:
-    """Measure all candidates in turns, and compare them with the bars."""
+    """Measure all candidates in interleaved turns, and compare the ratios with the bars."""
     threads = usable_cores()
     best, trial = best_peer(roots[FILES], settings, tell)
     small, small_trial = best_peer(roots[SMALL_FILES], settings, tell)
@@ -134,8 +134,8 @@ def scaling(
 ) -> dict[str, Any]:
     """Measure two reading threads compared with one, for ours and for DALI.
 
-    With normalisation, ours has one more thread, which takes the batches. With one reading thread, it has its
-    own core; with two, it shares theirs.
+    With normalisation, ours has one more thread, which consumes the batches. With one reading thread, it has
+    a core of its own; with two, it shares their cores.
     """
     kinds = (FILES, PACKED_JPEG, PACKED_RAW)
     names = [*kinds, *(f"{name}{BESIDE}" for name in kinds)]
@@ -169,7 +169,7 @@ def in_turns_with_dali(
     root: str,
     threads: Sequence[int],
 ) -> dict[str, list[Loaded]]:
-    """Measure ``readers`` and DALI, in both layouts with each number of threads, in turns."""
+    """Measure ``readers`` and DALI, in both layouts with each number of threads, interleaved."""
     loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
     common = {
         "root": root,

@@ -2,9 +2,9 @@
 
     python -m benchmarks.input_memory --data DIR [--epochs 20] [--markdown FILE]
 
-Each question is asked in a fresh process. The tree of a million entries has a thousand class folders that are
-links to one folder of a thousand images, so that it is listed and opened like any other and takes no
-space. Prints one JSON object.
+Each measurement runs in a fresh process. The tree of a million entries has a thousand class folders that are
+links to one folder of a thousand images, so it takes no disk space but is listed and opened like any other.
+Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def alone(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def million(tree: Path, folder: Path, entries: int) -> Path:
-    """Make a tree with 1,000 class folders, which are all links to one folder of links; return it."""
+    """Create a tree of 1,000 class folders, all links to one folder of links. Return its path."""
     pool = folder / "pool"
     pool.mkdir(parents=True)
     files = sorted(tree.glob("train/*/*"))
@@ -108,7 +108,7 @@ def million(tree: Path, folder: Path, entries: int) -> Path:
 
 
 def spread(found: list[dict[str, int]], name: str) -> float:
-    """Return the largest distance to the median, as a share of it, without the first epoch."""
+    """Return the largest relative deviation from the median, without the first epoch."""
     values = [one[name] for one in found[1:]]
     median = statistics.median(values)
     return max(abs(value - median) for value in values) / median

@@ -29,7 +29,7 @@ from benchmarks.launch_counts.worker import PEER, Case
 
 SETUPS = (("fp32", 1), ("O2", 2))
 COUNTED = (2, 4)
-# For the documentation: purpose of the calls of a step, by the start of their names.
+# For the documentation: purpose of the calls of a step, by name prefix.
 GROUPS = {
     "convolutions": ("aclnnConvolution",),
     "batch norms": ("aclnnBatchNorm",),
@@ -90,7 +90,7 @@ def main() -> None:
 def counted(
     libraries: Path, name: str, precision: str, cards: int, image_size: int, arch: str
 ) -> tuple[StepCounts, StepCounts]:
-    """Return the counts of a step for both numbers of images per card in ``COUNTED``."""
+    """Return the counts of a step for both per-card batch sizes in ``COUNTED``."""
     print(f"counting {name}, {precision}, {cards} cards", file=sys.stderr)
     cases = [Case(name, precision, size, image_size, arch) for size in COUNTED]
     small, large = (StepCounts(**count_case(libraries, case, cards)) for case in cases)

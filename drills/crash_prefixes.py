@@ -1,11 +1,11 @@
-"""Cut the power at every moment of saving, and see that the next start finds a checkpoint.
+"""Simulate a power cut after every operation of a save, and check that the next start finds a checkpoint.
 
     python -m drills.crash_prefixes [--states 200] [--seed 0] [--json]
 
-Killing a process does not test fsync: what it had written stays in memory. So the operations of some saves
-are recorded, and every prefix of them is replayed with what a disk may have lost or kept by then (at most
-``--states`` of those for each prefix). The next start must find the newest save that had returned, or a
-newer whole one, and never wrong bytes. The exit code is 1 if it does not.
+Killing a process does not test fsync, because the kernel keeps what the process has written. So the script
+records the operations of some saves and replays every prefix of them, with each state that the disk may then
+have (at most ``--states`` for each prefix). The next start must find the newest save that had returned, or a
+newer complete one, and never wrong bytes. Otherwise the exit code is 1.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Contents = dict[str, bytes]
 
 
 class Saved(NamedTuple):
-    """A save that had returned when so many operations were done."""
+    """A save that returned after ``operations`` operations."""
 
     operations: int
     step: int
@@ -51,7 +51,7 @@ class Saved(NamedTuple):
 
 
 class Story(NamedTuple):
-    """Saves in a folder: the operations, when each was done, and what each version held."""
+    """Saves in a folder: all operations, when each save returned, and the content of each version."""
 
     root: Path
     operations: list[Operation]
@@ -64,7 +64,7 @@ def contents_of(checkpoint: Path) -> Contents:
 
 
 def tell(root: Path, steps: list[int], keep: int) -> Story:
-    """Save ``steps`` one after the other, as a run does; a step may come twice (after a resume)."""
+    """Save ``steps`` one after the other, as a run does. A step may occur twice (after a resume)."""
     root.mkdir()
     recorder = Recorder(RealDisk())
     story = Story(root, recorder.operations, [], {})
@@ -80,7 +80,7 @@ def tell(root: Path, steps: list[int], keep: int) -> Story:
 def crashes(
     story: Story, rng: random.Random, limit: int, place: Path
 ) -> Iterator[tuple[int, Path]]:
-    """Every prefix, with every state (at most ``limit`` of each) that a crash may leave, as folders."""
+    """Yield, for every prefix, the states that a crash may leave (at most ``limit``), as folders."""
     model = CrashModel(story.root)
     for done in range(len(story.operations) + 1):
         for found in model.outcomes(rng, limit):
@@ -92,7 +92,7 @@ def crashes(
 
 
 def check(story: Story, done: int, place: Path) -> None:
-    """What the next start finds is the newest save that had returned, or a newer whole one."""
+    """Assert that the next start finds the newest save that had returned, or a newer complete one."""
     folder = place / "checkpoints"
     due = [save for save in story.saves if save.operations <= done]
     found, _ = newest_good(folder)
@@ -111,7 +111,7 @@ def check(story: Story, done: int, place: Path) -> None:
     if latest is not None:
         pointed = verify(latest)
         assert contents_of(latest) == story.contents[pointed["step"], pointed["version"]]
-    # The next start puts things in order and loses nothing by it.
+    # The next start tidies the folder, which must not lose the checkpoint.
     tidy(folder)
     again, _ = newest_good(folder)
     assert again is not None
@@ -128,7 +128,7 @@ STORIES = {
 
 
 def save_small(folder: Path, step: int, version: int, disk: Disk) -> Path:
-    """A checkpoint of a few numbers that no two versions have in common."""
+    """Save a checkpoint of a few numbers, which differ between all versions."""
     files = {
         WEIGHTS: {"value": torch.full((3,), float(version))},
         STATE: {"step": torch.tensor(step)},

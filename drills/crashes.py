@@ -1,10 +1,10 @@
-"""What a crash can leave of a sequence of file operations.
+"""Model of the states that a power failure can leave after a sequence of file operations.
 
-A killed process loses nothing that the operating system was given; a machine that loses power does. This
-replays recorded operations on a model of a disk and gives the states that the next start may find:
+A killed process loses nothing that it has passed to the operating system, but a machine that loses power may.
+The model replays recorded operations and yields the states that the next start may find:
 
-* a file whose content was not flushed may be complete, empty, cut, zeros, or what it was before;
-* of the names added, changed and removed in a folder since it was last flushed, any part may have happened.
+* a file whose content was not flushed may be complete, empty, truncated, zeros, or as it was before;
+* any subset of the changes to a folder's names since its last flush may have happened.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Operation(NamedTuple):
 
 
 class Recorder:
-    """Does what another disk does and writes it down."""
+    """Forwards operations to another disk and records them."""
 
     def __init__(self, disk: Disk) -> None:
         self._disk = disk
@@ -67,7 +67,7 @@ class _File:
     flushed: bool = False
 
     def variants(self) -> list[bytes]:
-        """What may be found in it, the complete content first."""
+        """Return the possible contents after a crash, the complete content first."""
         if self.flushed:
             return [self.content]
         half = self.content[: len(self.content) // 2]
@@ -76,7 +76,7 @@ class _File:
 
 
 _Change = dict[str, Union["_File", "_Folder", None]]
-"""Names that one operation gives to something new, or takes away; it happens as a whole."""
+"""Names that one operation assigns or removes. It happens completely or not at all."""
 
 
 @dataclass(eq=False)
@@ -85,7 +85,7 @@ class _Folder:
     pending: list[_Change] = field(default_factory=list)
 
     def names(self, happened: Sequence[bool] | None = None) -> dict[str, _File | _Folder]:
-        """Its entries if of the pending changes those marked happened (all if not given)."""
+        """Return the entries if the marked pending changes happened (all changes if not given)."""
         names = dict(self.durable)
         for number, change in enumerate(self.pending):
             if happened is None or happened[number]:
@@ -97,14 +97,14 @@ class _Folder:
 
 
 class CrashModel:
-    """A disk in memory that knows what of it is on the medium. ``root`` is there and empty at first."""
+    """A disk in memory that tracks which changes are durable. ``root`` exists and is empty at first."""
 
     def __init__(self, root: Path) -> None:
         self._root_path = root
         self._root = _Folder()
 
     def apply(self, operation: Operation) -> None:
-        """Do ``operation``."""
+        """Apply ``operation``."""
         node = self._find(operation.path)
         folder, name = self._find(operation.path.parent), operation.path.name
         match operation.kind:
@@ -126,10 +126,10 @@ class CrashModel:
                 self._change(folder, {name: None})
 
     def outcomes(self, rng: random.Random, limit: int) -> Iterator[dict[str, bytes | None]]:
-        """What may be found after a crash now: relative path to content, ``None`` for a folder.
+        """Yield the possible states after a crash now: relative path to content, ``None`` for a folder.
 
-        Every combination if there are at most ``limit``; else nothing lost, everything lost, each single
-        thing lost or kept, and random ones up to ``limit``.
+        Yields every combination if there are at most ``limit``. Otherwise it yields: nothing lost, everything
+        lost, each single change lost or kept, and random combinations up to ``limit``.
         """
         folders, files = self._volatile()
         choices: list[list[int]] = [[1, 0] for folder in folders for _ in folder.pending]
@@ -155,7 +155,7 @@ class CrashModel:
         return node
 
     def _volatile(self) -> tuple[list[_Folder], list[_File]]:
-        """Every folder with pending changes and every file not flushed that may still be found."""
+        """Return all reachable folders with pending changes and all reachable files that are not flushed."""
         folders: dict[int, _Folder] = {}
         files: dict[int, _File] = {}
         seen: set[int] = set()
@@ -177,7 +177,7 @@ class CrashModel:
 
 
 def materialise(found: dict[str, bytes | None], folder: Path) -> None:
-    """Make ``folder``, which must not exist, hold what ``CrashModel.outcomes`` gave."""
+    """Create ``folder``, which must not exist, with a state that ``CrashModel.outcomes`` yielded."""
     folder.mkdir()
     for name, content in found.items():
         if content is None:

@@ -1,11 +1,11 @@
-"""Damage checkpoints in every way that a disk or a person does, and count what is not detected.
+"""Damage checkpoints as disks and people do, and count damage that is not detected.
 
     python -m drills.fuzz_checkpoint [--flips 2000] [--seed 0] [--arch x0_5] [--json]
 
-Two checkpoints of a network are written. The newer one is truncated at every 4 KiB of every file, bits of it
-are flipped, bytes are appended, blocks zeroed, files removed, and files exchanged with the older one's. After
-each, a load must be refused; the exit code is 1 if one was not, or if it gave other tensors than were saved.
-After each kind the run must go on from the older checkpoint.
+The script writes two checkpoints of a network. It truncates the files of the newer one at every 4 KiB, flips
+bits, appends bytes, zeroes blocks, removes files, and exchanges files with the older one. Loading must fail
+after each change, and for each kind of damage the run must resume from the older checkpoint. Otherwise the
+exit code is 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ BLOCK = 4096
 
 @dataclass
 class Count:
-    """Of one kind of damage: how often it was done, detected, and what else came of it."""
+    """Counts for one kind of damage: attempts, detections, and other outcomes."""
 
     kind: str
     tried: int = 0
@@ -56,7 +56,7 @@ class Count:
 
 
 def write_two(folder: Path, config: ShuffleNetConfig, seed: int) -> tuple[Path, Path]:
-    """Checkpoints of steps 1 and 2 with different values everywhere."""
+    """Write checkpoints of steps 1 and 2, which differ in every value. Return both paths, the older first."""
     generator = torch.Generator().manual_seed(seed)
     paths = []
     for step in (1, 2):
@@ -70,7 +70,7 @@ def write_two(folder: Path, config: ShuffleNetConfig, seed: int) -> tuple[Path, 
 def truncations(newer: Path) -> Iterator[str]:
     for file in sorted(newer.iterdir()):
         content = file.read_bytes()
-        # From the end, so that the file need not be written anew each time.
+        # From the end, so that the file need not be rewritten each time.
         for length in sorted({*range(0, len(content), BLOCK), len(content) - 1}, reverse=True):
             with open(file, "r+b") as opened:
                 opened.truncate(length)
@@ -79,7 +79,7 @@ def truncations(newer: Path) -> Iterator[str]:
 
 
 def flips(newer: Path, count: int, rng: random.Random) -> Iterator[str]:
-    """Single bits, over all bytes of all files alike."""
+    """Flip single bits, uniformly over all bytes of all files."""
     files = sorted(newer.iterdir())
     sizes = [file.stat().st_size for file in files]
     for _ in range(count):
@@ -106,7 +106,7 @@ def appended(newer: Path, rng: random.Random) -> Iterator[str]:
 
 
 def zeroed(newer: Path, rng: random.Random) -> Iterator[str]:
-    """Blocks that were never written. Those that are zero in the first place are left out."""
+    """Zero blocks, as if they had never been written. Blocks that are zero already are skipped."""
     for file in sorted(newer.iterdir()):
         content = file.read_bytes()
         starts = list(range(0, len(content), BLOCK))
@@ -130,7 +130,7 @@ def removed(newer: Path) -> Iterator[str]:
 
 
 def exchanged(newer: Path, older: Path) -> Iterator[str]:
-    """Files of the older one under the newer one's name: one, all but one, and all of them."""
+    """Replace files of the newer checkpoint by the older ones: each one, all but one, and all."""
     files = sorted(file.name for file in newer.iterdir())
     ours = {name: (newer / name).read_bytes() for name in files}
     theirs = {name: (older / name).read_bytes() for name in files}
@@ -147,7 +147,7 @@ def exchanged(newer: Path, older: Path) -> Iterator[str]:
 
 
 def tried(kind: str, damages: Iterator[str], newer: Path, saved: Content) -> Count:
-    """Load after each of ``damages``."""
+    """Load after each of ``damages`` and count the outcomes."""
     count = Count(kind)
     for what in damages:
         count.tried += 1
@@ -176,7 +176,7 @@ def equal(first: Content, second: Content) -> bool:
 
 
 def fuzz(config: ShuffleNetConfig, number_of_flips: int, seed: int) -> list[Count]:
-    """Every kind of damage to fresh checkpoints, in a folder that is removed."""
+    """Apply every kind of damage to fresh checkpoints in a temporary folder."""
     folder = Path(tempfile.mkdtemp(prefix="fuzz-checkpoint-"))
     try:
         older, newer = write_two(folder, config, seed)

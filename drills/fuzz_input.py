@@ -1,12 +1,12 @@
-"""Damaged files through the input pipeline: nothing may crash, hang, or give pixels that are not there.
+"""Read damaged files with the input pipeline: nothing may crash, hang, or return wrong pixels.
 
     python -m drills.fuzz_input --files 10000 --seed 0
 
-Damages image files (JPEGs of every coding, made here or those below ``--data``) and files of a packed data
+Damages image files (generated JPEGs of every encoding, or those below ``--data``) and files of a packed data
 set, each in one of nine ways drawn from the seed and the file's number. A damaged image must give an error
-that names it, or exactly the pixels that libjpeg-turbo decodes without a warning; damage to packed data must
-be found by ``data verify``, and no sample may read as another. Prints a table of outcomes; exits with 1 if
-there was any other. ``--only N`` repeats one trial.
+that names it, or exactly the pixels that libjpeg-turbo decodes without a warning. ``data verify`` must find
+damage to packed data, and no sample may be read as another. Prints a table of outcomes; the exit code is 1 if
+any other outcome occurred. ``--only N`` repeats one trial.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Kill runs at any moment and see that each goes on to the very bytes of one that nobody interrupted.
+"""Kill runs at random moments and check that each ends with the same bytes as an uninterrupted run.
 
     python -m drills.kill_drill --kills 200 --seed 0 [--ranks 1,2] [--precision fp32,bf16] [--json]
 
-SIGKILL comes at random times and at named points of what is done to checkpoints, to a rank, to the
-launcher or to all. After it no process, port, shared memory or temporary file may be left, and what was
-saved must still be there. The same command then goes on; ``--max-restarts`` lets some launches start their
-ranks again by themselves. ``--replay`` cuts the power at every operation of saving too
-(``crash_prefixes.py``). The exit code is 1 if anything is not as it should be. A seed makes the plan of kills
-repeatable, as far as timing allows.
+The drill sends SIGKILL to a rank, to the launcher or to all, at random times and at named operations on
+checkpoints. Afterwards no process, port, shared memory or temporary file may be left, and saved checkpoints
+must still exist. The same command then resumes the run; with ``--max-restarts``, some launches restart their
+ranks themselves. ``--replay`` also simulates a power cut after every operation of a save
+(``crash_prefixes.py``). The exit code is 1 if any check fails. A seed makes the kills reproducible, as far as
+timing allows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 
 
 def recipe(images: Path, epochs: int) -> list[str]:
-    """Six steps an epoch; a checkpoint every fourth step and at the end of each epoch."""
+    """Return ``train`` options: six steps per epoch, a checkpoint every four steps and after each epoch."""
     return [
         *("--data", str(images), "--arch", "x0_5", "--image-size", "32", "--batch-size", "4"),
         *("--epochs", str(epochs), "--learning-rate", "0.01", "--ema-decay", "0.9"),
@@ -52,7 +52,7 @@ def drilled(options: argparse.Namespace, place: Path) -> list[Drilled]:
     settings = [
         Setting(ranks, precision, launched)
         for ranks, precision in itertools.product(options.ranks, options.precision)
-        # A single rank needs no launcher, and has one where it may be started again.
+        # A single rank runs without a launcher, unless it may be restarted.
         for launched in ((False, True) if ranks == 1 else (True,))
     ]
     found = []
@@ -68,7 +68,7 @@ def drilled(options: argparse.Namespace, place: Path) -> list[Drilled]:
                 random.Random(f"{options.seed} {number}"),
                 lambda text: print(text, file=sys.stderr, flush=True),
             )
-            # With or without a launcher, one rank must come to the same.
+            # One rank must end with the same bytes with and without a launcher.
             kind = (setting.ranks, setting.precision)
             if references.get(kind) is None:
                 references[kind] = drill.uninterrupted()

@@ -1,4 +1,4 @@
-"""``shufflenet-fn`` as ``kill_drill.py`` runs it: what is done to checkpoints can be stopped at a point."""
+"""``shufflenet-fn`` as ``kill_drill.py`` runs it: it can be stopped at an operation on checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from drills.kills.points import CONTROL, arm
 from shufflenet_fn_cli.main import main
 
-# The second is the name under which a rank's process imports this file.
+# A rank's process imports this file under the second name.
 if __name__ in ("__main__", "__mp_main__"):
     arm(Path(os.environ[CONTROL]))
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Train for many tiny steps and see that memory, threads and file descriptors stay as they are.
+"""Train for many tiny steps and check that memory, threads and file descriptors do not grow.
 
     python -m drills.soak [--steps 20000] [--ranks 1] [--json]
 
-Evaluates once an epoch and saves every 250 steps. Each process of the run is looked at from outside, through
-/proc. Memory is flat if the line fitted to it rises by at most 1 % of its median over the steps after the
-first fifth; threads and file descriptors are if it rises by less than half a one. The exit code is 1 if
-anything grows. What the allocator keeps for later still fills up during the first thousands of steps, so a
-much shorter run may say that memory grows.
+Evaluates once per epoch and saves every 250 steps. Each process of the run is observed through /proc. Memory
+is flat if a line fitted to it rises by at most 1 % of its median over the steps after the first fifth.
+Numbers of threads and file descriptors are flat if the line rises by less than 0.5. The exit code is 1 if
+anything grows. The allocator's caches still fill up during the first thousands of steps, so a much shorter
+run may report growth.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def command(images: Path, run: Path, steps: int, ranks: int) -> list[str]:
 
 
 class Steps:
-    """How far the run is, from its log as it grows."""
+    """The progress of the run, read from its growing log."""
 
     def __init__(self, log: Path) -> None:
         self._log, self._at, self.last = log, 0, 0
@@ -68,7 +68,7 @@ class Steps:
 
 
 def watched(launch: Launch, run: Path) -> dict[str, list[tuple[int, Use]]]:
-    """Samples of each process, by its name, until the run is over."""
+    """Return samples of each process, by its name, until the run ends."""
     steps, found = Steps(run / METRICS), defaultdict[str, list[tuple[int, Use]]](list)
     shown = 0
     while not launch.has_ended():
@@ -118,7 +118,7 @@ def main() -> int:
 
 
 def _while_training(samples: list[tuple[int, Use]]) -> list[tuple[int, Use]]:
-    """Without those after the last logged step: what ends a run makes pictures, and takes memory for it."""
+    """Return the samples before the last logged step. The end of a run draws plots, which takes memory."""
     last = samples[-1][0]
     return [(step, use) for step, use in samples if step < last]
 

@@ -1,4 +1,4 @@
-"""Errors that are the user's to mend (see ``shufflenet_fn_backends.support.errors``)."""
+"""Errors that the user can fix (see ``shufflenet_fn_backends.support.errors``)."""
 
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError, UserError
 

@@ -1,4 +1,4 @@
-"""Files: reading them with limits, replacing them atomically, and JSON.
+"""File access: bounded reads, atomic replacement, and JSON.
 
 Every change to files that must survive a crash goes through a ``Disk``, so that tests can record the
 operations, replay every prefix of them (``drills/crash_prefixes.py``), and fill the disk at any point.
@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 
 class Disk(Protocol):
-    """Changes to files. Each raises ``OSError`` where the operating system does."""
+    """File operations. Each raises ``OSError`` if the operating system does."""
 
     def make_folder(self, path: Path) -> None:
         """Make ``path``, whose parent exists."""
 
     def write(self, path: Path, content: bytes) -> None:
-        """Create or overwrite the file ``path``. Not on the medium before ``flush``."""
+        """Create or overwrite the file ``path``. Its content is durable only after ``flush``."""
 
     def flush(self, path: Path) -> None:
         """Wait until a file's content, or a folder's list of names, is on the medium."""
@@ -43,7 +43,7 @@ class RealDisk:
         path.mkdir()
 
     def write(self, path: Path, content: bytes) -> None:
-        # A symbolic link that waits at this name must not lead the write elsewhere.
+        # A symbolic link at this name must not redirect the write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
             rest = memoryview(content)
@@ -64,7 +64,7 @@ class RealDisk:
 
 
 def write_durably(disk: Disk, path: Path, content: bytes) -> None:
-    """``write`` and ``flush``; the name itself is durable once its folder is flushed."""
+    """Write and flush ``path``. Its name is durable once its folder is flushed."""
     disk.write(path, content)
     disk.flush(path)
 
@@ -72,7 +72,7 @@ def write_durably(disk: Disk, path: Path, content: bytes) -> None:
 def replace_file(path: Path, content: bytes, *, disk: Disk | None = None) -> None:
     """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
 
-    Both are on the medium when this returns. Raises ``OSError``.
+    The new content and the name are durable when this returns. Raises ``OSError``.
     """
     disk = disk or RealDisk()
     aside = path.with_name(f".{path.name}.partial")
@@ -103,20 +103,20 @@ def flush(path: Path) -> None:
 
 
 def read_regular(path: Path, *, limit: int, exactly: int | None = None) -> bytes:
-    """Return the content of a file that is no symbolic link, no folder, no pipe and no device.
+    """Return the content of a regular file. Symbolic links, folders, pipes and devices are refused.
 
     Args:
-        path: the file; its last part is not followed.
-        limit: the most bytes to take it in.
-        exactly: the size that it must have.
+        path: the file; its last component must not be a symbolic link.
+        limit: maximum size in bytes.
+        exactly: required size in bytes.
 
     Raises:
-        ValueError: it is something else, or of another size.
+        ValueError: it is not a regular file, or has another size.
         OSError: it cannot be read.
     """
     if path.is_symlink():
         raise ValueError(f"{path.name} is a symbolic link")
-    # Not blocking, so that a pipe at this name cannot hold the reader up.
+    # Non-blocking, so that a pipe at this name cannot block the reader.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with open(descriptor, "rb") as file:
         found = os.fstat(descriptor)
@@ -149,7 +149,7 @@ def finite(value: Any) -> Any:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the value in ``content``, which nobody vouches for.
+    """Return the value in ``content``, which is untrusted JSON.
 
     Raises:
         ValueError: it is not UTF-8, not JSON by RFC 8259 (NaN, Infinity), has a key twice in an object, is

@@ -71,9 +71,9 @@ def register_node(
 
     Args:
         kind: the class.
-        flatten: from an instance to its children and its static context.
-        unflatten: from these to an instance.
-        names: of the children, for paths.
+        flatten: maps an instance to its children and its static context.
+        unflatten: maps children and context to an instance.
+        names: returns the names of an instance's children, for paths.
     """
 
     def with_keys(node: T) -> tuple[list[tuple[Any, Any]], Any]:

@@ -48,7 +48,7 @@ def test_import_is_light() -> None:
     assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
 
 
-def test_looking_at_a_model_does_not_load_the_compiler() -> None:
+def test_model_setup_does_not_load_the_compiler() -> None:
     """Each start of a run counts the model and finds its channel order."""
     statement = (
         "import torch\n"

@@ -27,7 +27,7 @@ def channel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
 def _drops_channels_last(device: torch.device) -> bool:
     # The CPU kernel keeps channels_last. CUDA's, and the decomposition that compilers use on any device,
     # return NCHW, so every later convolution would convert. The reference shuffles the NHWC view.
-    # NPU tensors are never channels_last, but 1×1 maps look so, and they must use CANN's kernel too.
+    # NPU tensors are never channels_last, but 1×1 maps pass the check, and they must use CANN's kernel too.
     return device.type == "cuda" or torch.compiler.is_compiling()
 
 

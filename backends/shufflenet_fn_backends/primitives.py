@@ -9,8 +9,8 @@ backend:
 * ``conv2d`` and ``max_pool2d`` also accept a plain NCHW tensor, because the stem starts from images;
 * ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
 * parameters, batch moments and gradients are in logical (torchvision's) channel order. A backend whose
-  feature maps are in another, physical order may have a twin, ``physical``, that takes and returns parameters
-  and moments in that order, so that a step need not permute them.
+  feature maps are in another, physical order may have a variant, ``physical``, that takes and returns
+  parameters and moments in that order, so that a step need not permute them.
 
 Shapes: N batch, C channels, H and W height and width; activations NCHW, weights OIHW.
 """
@@ -146,7 +146,7 @@ class ChannelShuffle(Protocol[F]):
 
 class Shared(Protocol[F]):
     def __call__(self, x: F) -> F:
-        """Prepare ``x`` for several readers: do the work once that each of them would have to do."""
+        """Prepare ``x`` for several readers: do once the work that each reader would repeat."""
 
 
 def as_it_is(x: F) -> F:
@@ -179,9 +179,9 @@ class Program(Protocol):
 class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
 
-    ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the twin
-    with parameters in physical channel order; it is ``None`` if that is the logical order, and for the twin
-    itself. ``batch_norm_update_`` is ``None`` if the statistics would have to be permuted.
+    ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the variant
+    with parameters in physical channel order; it is ``None`` if that is the logical order, and for the
+    variant itself. ``batch_norm_update_`` is ``None`` if the statistics would have to be permuted.
     """
 
     name: str

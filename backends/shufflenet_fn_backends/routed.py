@@ -6,7 +6,7 @@ channels, and permutes the input axis of its weight to their order. Depthwise co
 work in the order of their input, with their parameters in that order.
 
 ``BACKEND`` takes and returns parameters, moments and gradients in logical order, and permutes them in each
-call. Its twin ``BACKEND.physical`` takes and returns them in physical order and permutes nothing.
+call. The variant ``BACKEND.physical`` takes and returns them in physical order and permutes nothing.
 ``shufflenet_fn.model.channel_order`` converts whole trees between the two orders.
 
 The backend uses plain torch operations only. It is differentiable any number of times in both modes, and
@@ -39,7 +39,7 @@ from shufflenet_fn_backends.routed_map import (
 
 
 def shared(x: Routed) -> Routed:
-    """Return ``x`` in one part, so that several readers need not each concatenate it."""
+    """Return ``x`` as one part, so that it is concatenated once and not by each of its readers."""
     if len(x.parts) == 1:
         return x
     return one_part(concatenated(x), x.layout.order)

@@ -25,7 +25,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Routed:
-    """A feature map: ``parts`` are (N, C_i, H, W), one after the other in the order of ``layout``.
+    """A feature map: ``parts`` are (N, C_i, H, W), concatenated in the order of ``layout``.
 
     A pytree node with the tensors as leaves and ``layout`` as static context, as ``torch.func`` and
     ``torch.compile`` require.

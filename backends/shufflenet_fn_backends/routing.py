@@ -24,7 +24,7 @@ from functools import lru_cache
 from itertools import accumulate, groupby, pairwise
 from typing import NamedTuple
 
-# A network uses about 40 different arguments. The bound is for programs that build networks in a loop.
+# A network uses about 40 different arguments. The bound is for programs that build many networks.
 _CACHED = 4096
 
 

@@ -7,8 +7,8 @@ each other:
   is the two halves of the shuffled map;
 * ``shufflenet_fn::shuffle(x1, x2) -> y`` and ``unshuffle(y) -> (x1, x2)``: the result is the map itself.
 
-On an NPU, ``stacked_shuffle_split`` and ``stacked_unshuffle_split`` take the place of the first pair. They
-return both halves stacked in one tensor (2, ..., C/2, H, W), so that one gather makes both.
+On an NPU, ``stacked_shuffle_split`` and ``stacked_unshuffle_split`` replace the first pair. They return both
+halves stacked in one tensor (2, ..., C/2, H, W), so that one gather makes both.
 
 Forward and backward gather channels with precomputed indices. Nothing is scattered or added. Each operator is
 one node under ``torch.export`` and ``torch.compile``, and a device can register a kernel of its own. Call the
@@ -154,7 +154,7 @@ def _rows(images: int, half: int, device: torch.device) -> _Rows:
         image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
         channel = torch.arange(half, dtype=dtype, device=device)
         operand = torch.arange(2, dtype=dtype, device=device) * (images * half)
-        # Channel k of the shuffled map is channel k // 2 of operand k % 2, and back.
+        # Channel k of the shuffled map is channel k // 2 of operand k % 2, and conversely.
         shuffled = (channel.view(half, 1) + operand).reshape(2, 1, half) + image
         joined = (operand.view(2, 1) + channel).reshape(half, 2)
         unshuffled = joined.t().reshape(2, 1, half) + image
@@ -285,7 +285,7 @@ def _halves(name: str, x1: Tensor, x2: Tensor) -> Pair:
     """Call the operator ``name``, or on an NPU its stacked form, and return both halves."""
     if not _by_rows(x1):
         return cast(Pair, getattr(torch.ops.shufflenet_fn, name)(x1, x2))
-    # An operator may not return two views of one tensor, so the halves are taken out here.
+    # An operator may not return two views of one tensor, so the halves are split off here.
     y1, y2 = getattr(torch.ops.shufflenet_fn, f"stacked_{name}")(x1, x2).unbind(0)
     if torch.compiler.is_compiling():  # Dynamo differentiates what it sees here
         return y1, y2

@@ -28,7 +28,7 @@ class StepCounts(NamedTuple):
 def at_batch_size(
     small: StepCounts, large: StepCounts, sizes: tuple[int, int], wanted: int
 ) -> StepCounts:
-    """Return the counts of a step of ``wanted`` images from those of two batches of ``sizes``.
+    """Extrapolate the counts of a step of ``wanted`` images from those of two batch sizes, ``sizes``.
 
     Calls and kernels do not depend on the batch size. Bytes are linear in it.
 

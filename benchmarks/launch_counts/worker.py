@@ -1,6 +1,6 @@
 """One rank of a counted step: ``python -m benchmarks.launch_counts.worker '{"name": "routed", …}'``.
 
-Runs on the emulator and prints its ``StepCounts`` as JSON. ``RANK`` and ``WORLD_SIZE`` give its rank.
+Runs on the emulator and prints its ``StepCounts`` as JSON. ``RANK`` and ``WORLD_SIZE`` set its rank.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``shufflenet-fn checkpoint``: look at checkpoints without training."""
+"""``shufflenet-fn checkpoint``: inspect checkpoints without training."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ One = Annotated[
 
 @checkpoint_app.command("list")
 def list_(run: Run, as_json: AsJson = False) -> None:
-    """Every checkpoint of a run, each of them verified. Exit codes: 0, also if some are damaged."""
+    """List and verify every checkpoint of a run. The exit code is 0 even if some are damaged."""
     from shufflenet_fn.checkpoint.describe import list_checkpoints
     from shufflenet_fn.io import to_json
 
@@ -44,7 +44,7 @@ def list_(run: Run, as_json: AsJson = False) -> None:
 
 @checkpoint_app.command()
 def verify(path: One, as_json: AsJson = False) -> None:
-    """Whether every byte of a checkpoint, or of all of a run, is as written. Exit codes: 0 yes, 1 no."""
+    """Verify every byte of a checkpoint, or of all of a run. Exit codes: 0 undamaged, 1 damaged."""
     from shufflenet_fn.checkpoint.describe import list_checkpoints
     from shufflenet_fn.checkpoint.format import MANIFEST, step_of
     from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
@@ -76,7 +76,7 @@ def verify(path: One, as_json: AsJson = False) -> None:
 
 @checkpoint_app.command()
 def show(path: One, as_json: AsJson = False) -> None:
-    """What a checkpoint is of, and every tensor in it."""
+    """Show the manifest of a checkpoint and every tensor in it."""
     from shufflenet_fn.checkpoint.describe import tensors_in
     from shufflenet_fn.io import to_json
 
@@ -94,7 +94,7 @@ def show(path: One, as_json: AsJson = False) -> None:
 
 @checkpoint_app.command()
 def diff(first: One, second: One, as_json: AsJson = False) -> None:
-    """Settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
+    """Show settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
     from shufflenet_fn.checkpoint.describe import compare
     from shufflenet_fn.io import to_json
 
@@ -120,7 +120,7 @@ def diff(first: One, second: One, as_json: AsJson = False) -> None:
 
 
 def _find(path: Path) -> Content:
-    """Read the checkpoint that ``path`` means; those skipped are named on standard error."""
+    """Read the checkpoint at ``path``, and name skipped ones on standard error."""
     from shufflenet_fn.checkpoint.describe import find_one
 
     found, notes = find_one(path)
@@ -139,7 +139,7 @@ SHOWN = 40
 
 
 def print_list(listed: list[Listed]) -> None:
-    """A row for each checkpoint, the problem of a bad one below the table."""
+    """Print a row for each checkpoint, and the problems of damaged ones below the table."""
     table = _table("checkpoint", "", right=("step", "epoch", "saved", "Acc@1", "size"))
     for item in listed:
         marks = [name for name, is_it in (("latest", item.latest), ("best", item.best)) if is_it]
@@ -162,7 +162,7 @@ def print_list(listed: list[Listed]) -> None:
 
 
 def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorFacts]) -> None:
-    """The manifest line by line, then the tensors."""
+    """Print the manifest line by line, then the tensors."""
     from shufflenet_fn.data.paths import printable
 
     console = table_console()
@@ -184,7 +184,7 @@ def print_checkpoint(path: Path, manifest: dict[str, Any], tensors: list[TensorF
 
 
 def print_comparison(first: Path, second: Path, comparison: Comparison) -> None:
-    """Which two were compared, what differs, and whether the tensors are the same."""
+    """Print which two were compared, what differs, and whether the tensors are the same."""
     from shufflenet_fn.data.paths import printable
 
     console = table_console()

@@ -38,9 +38,9 @@ def bench(
 ) -> None:
     """Compare loaders: files, packed data and torchvision's DataLoader, up to normalised batches.
 
-    Every loader runs in a process of its own, and they are measured in turns. Reported are medians over
-    rounds, CPU seconds with children included, ratios to torchvision at its best number of workers
-    with their intervals, and what each stage of our loader costs on one thread.
+    Every loader runs in its own process, and the loaders take turns. The report has medians over
+    rounds, CPU seconds including child processes, ratios to torchvision at its best number of workers
+    with their intervals, and the cost of each stage of our loader on one thread.
     """
     from shufflenet_fn.bench.data import run_data_bench
 

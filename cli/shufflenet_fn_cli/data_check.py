@@ -32,12 +32,12 @@ def check(
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """Read and decode every image, and list all that would stop a training run.
+    """Read and decode every image, and list all problems that would stop a training run.
 
-    Remarks on what would not stop it, but may surprise, come after: no more than a few of a
-    kind, --json has all.
+    Remarks on unusual images that would not stop it follow: at most a few of each kind; --json
+    lists all.
 
-    Exit codes: 0 training would not stop, 1 it would, 2 wrong usage.
+    Exit codes: 0 no problem would stop training, 1 some would, 2 wrong usage.
     """
     from shufflenet_fn.data.check import check as check_folder
     from shufflenet_fn.data.demo import ensure_demo

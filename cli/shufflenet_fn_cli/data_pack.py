@@ -27,7 +27,7 @@ def pack(
     destination: Annotated[
         Path,
         typer.Argument(
-            help="Folder for the packed data, empty or not there yet.", show_default=False
+            help="Folder for the packed data; must be new or empty.", show_default=False
         ),
     ],
     record_format: Annotated[
@@ -43,12 +43,12 @@ def pack(
     quality: Annotated[
         int | None,
         typer.Option(
-            help="Quality of JPEGs that are encoded again, 1 to 100. (default: 90)",
+            help="Quality of re-encoded JPEGs, 1 to 100. (default: 90)",
             show_default=False,
         ),
     ] = None,
     shard_size: Annotated[
-        float, typer.Option(help="Close a shard when its images have this many MiB.")
+        float, typer.Option(help="Close a shard when its images reach this many MiB.")
     ] = 256.0,
     workers: Annotated[
         int | None,
@@ -58,10 +58,10 @@ def pack(
     ] = None,
     on_bad_image: Annotated[
         str,
-        typer.Option(help="stop, or skip: leave out what cannot be decoded, and list it."),
+        typer.Option(help="stop, or skip: leave out and list images that cannot be decoded."),
     ] = "stop",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace packed data that is there already.")
+        bool, typer.Option("--overwrite", help="Replace existing packed data.")
     ] = False,
 ) -> None:
     """Pack an image folder into tar shards, which load faster than files.

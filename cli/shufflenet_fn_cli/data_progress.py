@@ -1,6 +1,6 @@
-"""The progress of commands that go through a whole data set: a bar on a terminal, lines elsewhere.
+"""Progress of commands that process a whole data set: a bar on a terminal, lines elsewhere.
 
-On standard error, so that standard output holds the result alone.
+It is written to standard error, so that standard output contains only the result.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Shows how far a stage is."""
+    """Shows the progress of a stage."""
 
     def __call__(self, stage: str, done: int, total: int) -> None: ...
 
 
 @contextmanager
 def open_progress(*, binary: bool = False) -> Iterator[Advance]:
-    """The display that fits standard error, for the length of the body.
+    """Open the progress display that suits standard error during the body.
 
-    ``binary``: what is counted is bytes.
+    ``binary``: progress is counted in bytes.
     """
     if not sys.stderr.isatty():
         yield _Lines(binary)
@@ -70,7 +70,7 @@ class _Lines:
 
 
 def size_text(size: int) -> str:
-    """``size`` bytes in words, such as ``1.5 GiB``."""
+    """Return ``size`` bytes as text, such as ``1.5 GiB``."""
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:

@@ -27,9 +27,9 @@ def verify(
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """Read packed data whole and find every byte that is not as it was packed.
+    """Read all of the packed data and report every byte that differs from what was packed.
 
-    Exit codes: 0 nothing is damaged, 1 something is, 2 wrong usage.
+    Exit codes: 0 undamaged, 1 damaged, 2 wrong usage.
     """
     from shufflenet_fn.data.packed.verify import verify as verify_folder
     from shufflenet_fn.data.paths import printable

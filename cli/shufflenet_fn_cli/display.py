@@ -1,4 +1,4 @@
-"""How a run looks: a live table on a terminal, plain lines elsewhere."""
+"""Displays of a run: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHOWN_EPOCHS = 8
 
 @contextmanager
 def open_display() -> Iterator[Reporter]:
-    """The display that fits standard output, for the length of the body."""
+    """Open the display that suits standard output during the body."""
     if not sys.stdout.isatty():
         yield PlainDisplay()
         return
@@ -41,7 +41,7 @@ def open_display() -> Iterator[Reporter]:
 
 
 class PlainDisplay:
-    """Every event as a line, flushed: for pipes, log collectors and schedulers."""
+    """Print and flush every event as a line, for pipes, log collectors and schedulers."""
 
     def __init__(self) -> None:
         self._device, self._steps_per_epoch = "cpu", 1
@@ -62,7 +62,7 @@ class PlainDisplay:
 
 
 class LiveDisplay:
-    """A table of the last epochs over a line of the current step, redrawn in place."""
+    """A table of the last epochs above a line on the current step, redrawn in place."""
 
     def __init__(self, console: Console, live: Live) -> None:
         self._console, self._live = console, live
@@ -129,7 +129,7 @@ class LiveDisplay:
 
 
 def finish_line(event: RunFinished) -> str:
-    """Where the results are and how long they took."""
+    """Return the last line of a run: its duration and scores."""
     results = event.results
     done = f"done in {duration(results['seconds'])}: Acc@1 {results['accuracy1']:.2f}"
     if not results["best_epoch"]:  # cut before the first evaluation that was due

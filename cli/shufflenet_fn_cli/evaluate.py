@@ -27,7 +27,7 @@ def evaluate(
     ] = False,
     **given: Any,
 ) -> None:
-    """Top-1 and top-5 accuracy over a validation set, every image counted exactly once."""
+    """Compute top-1 and top-5 accuracy on a validation set. Every image counts exactly once."""
     with importing():
         from shufflenet_fn.distributed.launch import Launch, launch
         from shufflenet_fn.distributed.worker import leaving_groups_at_once

@@ -1,4 +1,4 @@
-"""Importing what is heavy, without the garbage collector."""
+"""Import large packages with the garbage collector disabled."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """For a body of imports, of torch above all: starts and ends a process sooner.
+    """Disable the garbage collector during the body, so that imports, and the process's end, are faster.
 
-    Importing torch makes hundreds of thousands of objects, none of them garbage. The collector would go
-    through them again and again as they come, and once more when the process ends; they are set aside for
-    good. Only the first time in a process: later there may be garbage among what is set aside.
+    Importing torch creates hundreds of thousands of objects, none of them garbage. The collector would
+    traverse them repeatedly during the import and once more at exit, so they are frozen. This is done only
+    once per process, because later there may be garbage among the frozen objects.
     """
     if not gc.isenabled() or gc.get_freeze_count():
         yield

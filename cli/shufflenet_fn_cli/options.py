@@ -1,4 +1,4 @@
-"""From the declared settings to typer's parameters, so that the two cannot differ."""
+"""Derive typer's parameters from the declared settings, so that the two cannot differ."""
 
 from __future__ import annotations
 

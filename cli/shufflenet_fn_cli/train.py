@@ -33,7 +33,7 @@ def train(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option(help="YAML or JSON file of settings; between preset and command line."),
+        typer.Option(help="YAML or JSON file of settings; overrides the preset."),
     ] = None,
     local_rank: Annotated[int, typer.Option(hidden=True)] = 0,
     start_epoch: Annotated[int, typer.Option(hidden=True)] = 0,
@@ -43,7 +43,7 @@ def train(
 ) -> None:
     """Train on an image folder, or on the built-in demo data with --preset demo.
 
-    Later ones win: defaults, --preset, --config, the options below. Exit codes: 0 done, 1 failed,
+    Precedence, lowest first: defaults, --preset, --config, the options below. Exit codes: 0 done, 1 failed,
     2 wrong usage, 3 device not available, 75 stopped by a signal or --max-time, and saved.
     """
     given = without_empty(given)
@@ -107,7 +107,7 @@ def _evaluate(given: dict[str, Any]) -> None:
 
 
 def run_with_display(plan: RunPlan, world: World) -> Outcome:
-    """One rank with its display. Module-level, because worker processes import it by name."""
+    """Run one rank with its display. Module-level, because worker processes import it by name."""
     from shufflenet_fn.run.rank import Silent, run_rank
     from shufflenet_fn_cli.display import open_display
 

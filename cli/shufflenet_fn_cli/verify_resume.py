@@ -21,23 +21,23 @@ def verify_resume(
         str, typer.Option(help=f"auto, or one of: {', '.join(DEVICE_NAMES)}.")
     ] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
-    precision: Annotated[str, typer.Option(help="As of train.")] = "fp32",
+    precision: Annotated[str, typer.Option(help="As for train.")] = "fp32",
     backend: Annotated[
         str, typer.Option(help=f"auto, or one of: {', '.join(BACKEND_NAMES)}.")
     ] = "auto",
-    steps: Annotated[int, typer.Option(help="Updates of the run that is cut.")] = 40,
+    steps: Annotated[int, typer.Option(help="Number of updates of the run.")] = 40,
     deterministic: Annotated[
-        bool, typer.Option(help="Deterministic operators; needed on accelerators.")
+        bool, typer.Option(help="Use deterministic operators; needed on accelerators.")
     ] = True,
     timeout: Annotated[float, typer.Option(help="Seconds for each of the three starts.")] = 120.0,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object and nothing else.")
     ] = False,
 ) -> None:
-    """Kill a short run, resume it, and compare it byte by byte with one that was left alone.
+    """Kill a short run, resume it, and compare it byte by byte with an uninterrupted run.
 
-    On demo images, in a temporary folder. Exit codes: 0 the same bytes, 1 others or failed,
-    2 wrong usage, 3 device not available.
+    It uses demo images and a temporary folder. Exit codes: 0 the same bytes, 1 different bytes or a
+    failure, 2 wrong usage, 3 device not available.
     """
     with importing():
         from shufflenet_fn.io import to_json

@@ -1,1 +1,1 @@
-"""Damaged files for the input pipeline: how they are made, and what may come of them."""
+"""Damaged files for the input pipeline: how they are made, and which outcomes are allowed."""

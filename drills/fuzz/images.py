@@ -1,8 +1,8 @@
-"""A damaged image file through the loader's own path: a named error, or the pixels that are right.
+"""Reads a damaged image file as the loader does: the result must be a named error, or the correct pixels.
 
-Right are the pixels that libjpeg-turbo decodes from the whole file without a warning or, for other formats,
-Pillow without an error, cropped and resized as by the loader. They are decoded again here, into separate
-memory and at full size first, so that neither reused memory nor a smaller decoding can hide damage.
+The correct pixels are those that libjpeg-turbo decodes from the whole file without a warning (for other
+formats: Pillow without an error), cropped and resized as in the loader. They are decoded separately here,
+into fresh memory and at full size, so that neither reused memory nor reduced decoding can hide damage.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ EVAL = EvalTransform(56, 48)
 
 
 class Wrong(Exception):
-    """The outcome is none of those allowed."""
+    """The outcome is not one of the allowed ones."""
 
 
 def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
-    """``ERROR`` or ``PIXELS``. ``number`` seeds the crop. Raises ``Wrong``."""
+    """Return ``ERROR`` or ``PIXELS``. ``number`` seeds the crop. Raises ``Wrong``."""
     name = f"mutation {number}"
     try:
         ours = views_of(open_image(Encoded(data), name=name, scratch=scratch), number, scratch)
@@ -51,7 +51,7 @@ def outcome_of(data: bytes, number: int, scratch: Scratch) -> str:
 
 
 def views_of(picture: LazyImage, number: int, scratch: Scratch | None) -> RgbImage:
-    """Both uses of an image, (2, 48, 48, 3): a crop to train on and the middle to evaluate."""
+    """Return both views of an image, (2, 48, 48, 3): a training crop and the evaluation crop."""
     views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
     TRAIN(picture, sample_rng(0, 0, number), out=views[0], scratch=scratch)
     EVAL(picture, out=views[1], scratch=scratch)
@@ -70,7 +70,7 @@ def _oracle(data: bytes) -> LazyImage:
 
 
 def whole_jpeg(data: bytes, *, strict: bool) -> LazyImage:
-    """A JPEG as libjpeg-turbo decodes all of it; ``strict`` raises ``ValueError`` where it warns."""
+    """Return a JPEG as libjpeg-turbo decodes it completely. ``strict``: a warning raises ``ValueError``."""
     import simplejpeg
 
     height, width = simplejpeg.decode_jpeg_header(data)[:2]
@@ -95,7 +95,7 @@ def _from_pillow(data: bytes) -> LazyImage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(data)) as image:
-            # As RGBA first where a palette may have transparency, as the loader does.
+            # A palette may have transparency: convert to RGBA first, as the loader does.
             through = image.convert("RGBA") if image.mode == "P" else image
             pixels = np.array(through.convert("RGB"))
     return LazyImage(pixels.shape[0], pixels.shape[1], lambda reduction: pixels)

@@ -9,7 +9,7 @@ import numpy as np
 Mutation = Callable[[bytearray, np.random.Generator], None]
 
 _HEADER = 700
-"""Bytes from the start in which the tables and the frame of a JPEG, or the index of a shard, mostly lie."""
+"""Number of bytes at the start that usually hold the tables and frame of a JPEG, or the index of a shard."""
 
 
 def flip_bits(data: bytearray, rng: np.random.Generator) -> None:
@@ -49,14 +49,14 @@ def damage_header(data: bytearray, rng: np.random.Generator) -> None:
 
 
 def change_marker(data: bytearray, rng: np.random.Generator) -> None:
-    """Make one JPEG marker another."""
+    """Replace one JPEG marker by another."""
     markers = [at for at in range(len(data) - 1) if data[at] == 0xFF and data[at + 1]]
     if markers:
         data[markers[rng.integers(len(markers))] + 1] = int(rng.integers(0xC0, 0xFF))
 
 
 def repeat_block(data: bytearray, rng: np.random.Generator) -> None:
-    """Write one part of the file over another."""
+    """Overwrite one part of the file with another."""
     length = int(rng.integers(1, 4097))
     source, target = rng.integers(len(data), size=2).tolist()
     block = data[source : source + length]
@@ -77,7 +77,7 @@ MUTATIONS: dict[str, Mutation] = {
 
 
 def mutate(data: bytes, rng: np.random.Generator) -> tuple[str, bytes]:
-    """The name of a kind of damage drawn from ``rng``, and ``data``, which is not empty, with it."""
+    """Return the name of a kind of damage drawn from ``rng``, and non-empty ``data`` with that damage."""
     kind = list(MUTATIONS)[rng.integers(len(MUTATIONS))]
     damaged = bytearray(data)
     MUTATIONS[kind](damaged, rng)

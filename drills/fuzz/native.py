@@ -1,7 +1,7 @@
-"""A damaged image file through the native reader: left to others, or the pixels of libjpeg-turbo.
+"""Reads a damaged image file with the native reader, which must decline it or give libjpeg-turbo's pixels.
 
-It decodes no further than a crop needs. Where damage lies outside of that it may not see it; the crop is then
-what decoding the whole file gives there, with a warning or without.
+The reader decodes only what a crop needs, so it may miss damage elsewhere. The crop must then equal that of
+the whole decoded file, regardless of warnings.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from shufflenet_fn.data.native.reader import NativeReader
 
 
 class NativeImages:
-    """The reader, used for all files as by a reading thread, each written to ``folder``."""
+    """One reader for all files, as a reading thread has it. Each file is written to ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "image"
         self._reader = NativeReader(functions())
 
     def check(self, data: bytes, number: int) -> None:
-        """Read ``data`` as the sample ``number``. Raises ``Wrong`` if other pixels come of it."""
+        """Read ``data`` as sample ``number``. Raises ``Wrong`` if the pixels are not the expected ones."""
         self._path.write_bytes(data)
         views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
         sample, first = np.array([number]), np.array([0])
@@ -46,10 +46,10 @@ class NativeImages:
 
 
 def readable(data: bytes) -> LazyImage | None:
-    """A JPEG with all its rows up to damage with which libjpeg-turbo cannot go on; ``None`` if it has none.
+    """Return a JPEG's rows up to the damage at which libjpeg-turbo gives up; ``None`` if there are none.
 
-    Of an image where it finds such damage it gives nothing, but it gives what comes before if the file is cut
-    there.
+    libjpeg-turbo returns nothing for a file with such damage, but it returns the rows before it if the file
+    is truncated there.
     """
     with contextlib.suppress(ValueError):
         return whole_jpeg(data, strict=False)

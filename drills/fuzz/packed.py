@@ -44,7 +44,7 @@ class PackedSet:
         self._images = {split: self._read_at_once(samples)[0] for split, samples in opened.items()}
 
     def check(self, path: Path, damaged: bytes) -> None:
-        """Put ``damaged`` in the place of the file ``path``, look, and put it back. Raises ``Wrong``."""
+        """Replace the file ``path`` by ``damaged``, check the outcome, and restore it. Raises ``Wrong``."""
         try:
             path.write_bytes(damaged)
             self._check_verify()
@@ -91,14 +91,14 @@ class PackedSet:
     def _read_at_once(
         self, samples: PackedSplit
     ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
-        """The middle of every sample, and which samples the native reader has read."""
+        """Return the evaluation crop of every sample, and which samples the native reader has read."""
         images = np.zeros((len(samples), EVAL.size, EVAL.size, 3), dtype=np.uint8)
         with samples.located(np.arange(len(samples))) as stored:
             return images, self._native.eval(stored, EVAL, out=images)
 
     @staticmethod
     def _content(samples: PackedSplit) -> list[tuple[int, bytes] | None]:
-        """Label and bytes of every sample, ``None`` for one whose reading is refused."""
+        """Return label and bytes of every sample; ``None`` for a sample whose read raises an error."""
         content: list[tuple[int, bytes] | None] = []
         for index in range(len(samples)):
             try:

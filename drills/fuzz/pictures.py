@@ -1,4 +1,4 @@
-"""Image files to damage: JPEGs of every coding, and a few of other formats."""
+"""Image files to damage: JPEGs of every encoding, and a few of other formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LIMIT = 200
 
 
 def made_pictures() -> list[bytes]:
-    """Photo-like images as JPEGs of all codings and sizes, grey and CMYK ones, and PNG, WebP and TIFF."""
+    """Return photo-like images: JPEGs of all encodings, sizes and colour spaces, and PNG, WebP and TIFF."""
     from PIL import Image
 
     def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -40,13 +40,13 @@ def made_pictures() -> list[bytes]:
 
 
 def pictures_in(folder: Path) -> list[bytes]:
-    """The first image files below ``folder``, by path."""
+    """Return the first image files below ``folder``, sorted by path."""
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_EXTENSIONS)
     return [path.read_bytes() for path in paths[:_LIMIT]]
 
 
 def _drawn(height: int, width: int, *, seed: int) -> npt.NDArray[np.uint8]:
-    """Smooth shades, edges and grain, so that a JPEG of it has coefficients of every kind."""
+    """Draw smooth shades, edges and grain, so that a JPEG of it has coefficients of every kind."""
     import cv2
 
     rng = np.random.default_rng(seed)

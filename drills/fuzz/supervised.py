@@ -1,4 +1,4 @@
-"""Numbered trials in a process of their own: a crash or a hang of one is a result, not the end of all."""
+"""Runs numbered trials in a separate process, so that a crash or a hang of one trial is only its result."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 _IMPORT_S = 60.0
-"""What the first trial of a process has more than the others."""
+"""Additional seconds for the first trial of a process."""
 
 
 class Ended(NamedTuple):
-    """How trial ``number`` ended: what it returned, or ``None`` and why it did not."""
+    """How trial ``number`` ended: its result, or ``None`` and the reason for the failure."""
 
     number: int
     result: Any
@@ -27,24 +27,24 @@ def supervised(
 ) -> Iterator[Ended]:
     """``make(*arguments)(number)`` for all ``numbers``, in order.
 
-    A trial that crashes its process or takes longer than ``limit_s`` ends with a reason; the trials after
-    it go on in a new process.
+    A trial that crashes its process or takes longer than ``limit_s`` ends with a reason. The following trials
+    run in a new process.
 
     Args:
-      make: builds the trial in the process that runs it. A module's function, with ``arguments`` picklable.
+      make: module-level function that builds the trial in its process. ``arguments`` must be picklable.
       arguments: for ``make``.
       numbers: the trials.
-      limit_s: for one trial; the first one in a process has a minute more, for imports.
+      limit_s: time limit of a trial. The first trial in a process has a minute more, for imports.
     """
     context = multiprocessing.get_context("spawn")
     position = numbers.start
     while position < numbers.stop:
-        # A pipe, into which the trials' process itself writes: what was sent outlives a crash.
+        # A pipe, because results that the process has sent survive its crash.
         results, sender = context.Pipe(duplex=False)
         rest = range(position, numbers.stop)
         worker = context.Process(target=_work, args=(make, arguments, rest, sender), daemon=True)
         worker.start()
-        sender.close()  # so that the end of the process is the end of the pipe
+        sender.close()  # so that the pipe closes when the process ends
         patience = limit_s + _IMPORT_S
         while position < numbers.stop:
             reason = ""

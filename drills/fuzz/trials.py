@@ -1,4 +1,4 @@
-"""One trial: a file damaged as its number says, and what came of it."""
+"""One trial: a file with damage that depends on the trial's number, and the outcome."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from drills.fuzz.pictures import made_pictures, pictures_in
 from shufflenet_fn.data.lazy_image import Scratch
 
 PACKED_EVERY = 5
-"""One trial in so many damages a packed data set, the others an image file."""
+"""Every ``PACKED_EVERY``-th trial damages a packed data set, the others an image file."""
 
 UNCHANGED, DETECTED = "unchanged by chance", "detected"
 
 
 class Trial(NamedTuple):
-    """``violation``: what is wrong with the outcome, empty if it is one of those allowed."""
+    """The result of a trial. ``violation``: what is wrong with the outcome, or empty if it is allowed."""
 
     target: str
     mutation: str
@@ -32,17 +32,17 @@ class Trial(NamedTuple):
 
 
 def make_trials(seed: int, data: str | None, folder: str) -> Callable[[int], Trial]:
-    """A function from a number to its trial, the same for the same ``seed`` and ``data``.
+    """Return a function from a trial's number to its result, reproducible for the same ``seed`` and ``data``.
 
     Args:
       seed: of all mutations.
-      data: folder with image files to damage; ``None`` makes some.
+      data: folder with image files to damage; ``None`` generates some.
       folder: where a packed data set is made and damaged.
     """
     pictures = made_pictures() if data is None else pictures_in(Path(data))
-    # One of its own: a process that was killed may have left the last one's files damaged.
+    # A new folder for each process: a process that was killed may have left its files damaged.
     packed = PackedSet(Path(tempfile.mkdtemp(dir=folder)), pictures)
-    scratch = Scratch()  # used for all, as by a reading thread
+    scratch = Scratch()  # one for all trials, as in a reading thread
     native = NativeImages(Path(tempfile.mkdtemp(dir=folder)))
 
     def trial(number: int) -> Trial:

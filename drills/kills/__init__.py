@@ -1,1 +1,1 @@
-"""Killing runs at any moment, and what must be so afterwards."""
+"""Kills of runs at random moments, and the checks after each kill."""

@@ -1,4 +1,4 @@
-"""Killing runs of one kind again and again until so many kills have been survived."""
+"""Kills runs of one setting repeatedly, until a number of kills is reached."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Kill(NamedTuple):
 
 
 class Drilled(NamedTuple):
-    """Of one setting. ``runs`` have come to their end, each as the uninterrupted one did."""
+    """The result for one setting. ``runs``: number of runs that were started."""
 
     title: str
     kills: list[Kill]
@@ -55,9 +55,9 @@ class Drill:
         setting: the kind of run.
         entry: the program: the command line with its disk watched (``points.arm``).
         recipe: options of ``train`` besides those that the drill gives.
-        place: a folder to be made; caches are beside it.
+        place: a folder to create; caches are in its parent.
         rng: decides what is killed and when.
-        tell: told of every kill.
+        tell: called with a line after every kill.
     """
 
     def __init__(
@@ -81,9 +81,9 @@ class Drill:
         self._wrong: list[str] = []
 
     def run(self, kills: int, reference: Ending | None) -> Drilled:
-        """Go on until at least so many kills have happened and the last run has come to its end.
+        """Kill runs until at least ``kills`` kills have happened and the last run has ended.
 
-        ``reference``: what each run must come to; ``None`` if the uninterrupted one came to no end.
+        ``reference``: the expected end of each run; ``None`` if the uninterrupted run failed.
         """
         begun, number = time.monotonic(), 0
         while reference is not None and len(self._kills) < kills and not self._wrong:
@@ -98,7 +98,7 @@ class Drill:
         )
 
     def uninterrupted(self) -> Ending | None:
-        """What a run comes to that nobody interrupts; ``None`` if that fails, which ``run`` reports."""
+        """Return the end of an uninterrupted run; ``None`` if it fails, which ``run`` reports."""
         run = self._place / "uninterrupted"
         begun = time.monotonic()
         with self._launch(run) as launch:
@@ -115,7 +115,7 @@ class Drill:
             more = len(self._kills) < kills
             plan = self._draw() if more else None
             self._control.set(plan.point if plan else None)
-            # The same command as at first, as a scheduler has it, or the short one.
+            # Resume with the original command, as a scheduler does, or with the short one.
             short = newest_step(run) > 0 and self._rng.random() < 0.5
             with self._launch(run, short=short) as launch:
                 if plan is None:
@@ -132,9 +132,9 @@ class Drill:
             )
 
     def _live(self, launch: Launch, run: Path, number: int, plan: Plan, kills: int) -> bool:
-        """Wait for the planned kill, and for others where ranks are started again in the same launch.
+        """Wait for the planned kill, and for further kills if the launcher restarts its ranks.
 
-        Returns whether a kill was the launch's end.
+        Returns whether a kill ended the launch.
         """
         while True:
             known = len(starts(run))
@@ -145,7 +145,7 @@ class Drill:
             good = newest_step(run)
             following = self._draw() if len(self._kills) + 1 < kills else None
             ranks = launch.ranks()
-            # Ranks that take the place of the killed one are armed anew.
+            # Ranks that replace the killed ones are armed with the next point.
             self._control.set(following.point if following else None)
             where = _where(plan)
             victim = launch.kill(plan.victim, stopped)
@@ -161,7 +161,7 @@ class Drill:
             return True
 
     def _wait(self, launch: Launch, run: Path, plan: Plan, known: int) -> tuple[int | None, bool]:
-        """Until the planned moment: the process that waits there, and whether it came at all."""
+        """Wait until the planned moment. Return the process stopped there, and whether the moment came."""
         begun = time.monotonic()
         since: float | None = None if plan.training else begun
         while time.monotonic() - begun < _LAUNCH_S:
@@ -179,7 +179,7 @@ class Drill:
         return None, False
 
     def _restarted(self, launch: Launch, before: Sequence[int]) -> bool:
-        """Whether the launcher goes on with other ranks, or has ended; it must not do neither."""
+        """Return whether the launcher has restarted its ranks. Otherwise it must have ended."""
         begun = time.monotonic()
         while time.monotonic() - begun < END_S:
             if launch.has_ended():
@@ -200,7 +200,7 @@ class Drill:
         known: int,
         wrong: list[str],
     ) -> None:
-        # Whether the step from which the killed process had gone on was the right one is told by the next.
+        # Check the step that this launch resumed from against the checkpoints that earlier kills left.
         begun = starts(run)[known:]
         after = newest_step(run)
         least = max([good, reported_step(run), *(k.good_step for k in self._of(number))])
@@ -221,7 +221,7 @@ class Drill:
         return [kill for kill in self._kills if kill.run == number]
 
     def _finish(self, launch: Launch, run: Path) -> None:
-        """Wait for the end of a launch that nobody kills."""
+        """Wait for the end of a launch without a kill."""
         begun = time.monotonic()
         while not launch.has_ended() and time.monotonic() - begun < _LAUNCH_S:
             time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""Whether what a process holds stays the same over many steps."""
+"""Checks whether the resources of a process stay constant over many steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from drills.kills.processes import Use
 
 WARM_UP = 0.2
-"""The share of the steps that does not count: memory that is kept for later fills up."""
+"""The share of the steps that does not count, because caches still fill up."""
 
 MEMORY = 0.01
 """Memory is flat if the fitted line rises by no more than this share of the median."""
@@ -19,9 +19,9 @@ COUNT = 0.5
 
 
 class Growth(NamedTuple):
-    """Of one quantity of one process, over the steps after the warm-up.
+    """Growth of one quantity of one process over the steps after the warm-up.
 
-    ``growth``: what the line of least squares rises by from the first step to the last.
+    ``growth``: rise of the least-squares line from the first step to the last.
     """
 
     quantity: str
@@ -36,7 +36,7 @@ class Growth(NamedTuple):
 
 
 def growths(samples: Sequence[tuple[int, Use]]) -> list[Growth]:
-    """Of every quantity of ``Use``; ``samples`` are (step, use), by step, of one process.
+    """Return the growth of every quantity of ``Use``. ``samples``: (step, use) of one process, by step.
 
     Raises:
         ValueError: fewer than ten samples are left after the warm-up.

@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def make_images(root: Path, *, per_class: int = 8, side: int = 40) -> Path:
-    """Three classes told apart by colour: ``per_class`` images each for training, half for validation."""
+    """Create three classes of different colours: ``per_class`` training images, half as many to validate."""
     rng = np.random.default_rng(0)
     for split, count in (("train", per_class), ("val", max(1, per_class // 2))):
         for label, name in enumerate(("blue", "green", "red")):

@@ -1,4 +1,4 @@
-"""One launch of a run, killed in the end or not, and what it leaves behind."""
+"""One launch of a run, which may be killed, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ from drills.kills.processes import (
 )
 
 END_S = 15.0
-"""A run of which a process was killed must be over in this time."""
+"""Seconds within which a launch must end after one of its processes was killed."""
 
 _CONNECTIONS_S = 1.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
 def end_in_order_at_sigterm() -> None:
-    """Have SIGTERM raise ``SystemExit`` in this process, so that what it has launched ends with it."""
+    """Make SIGTERM raise ``SystemExit`` in this process, so that its launches end with it."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
 
 
 class Launch:
-    """A process of ``command`` in a session of its own; a context manager that leaves none of it alive.
+    """A process of ``command`` in its own session. A context manager that kills the whole session at the end.
 
     Args:
         command: program and arguments.
         place: the working directory; the temporary folder is in it.
-        control: what its processes are armed by.
-        cache: where programs keep what they may need again; in ``place`` if not given.
+        control: arms its processes.
+        cache: folder for the caches of programs; in ``place`` if not given.
     """
 
     def __init__(
@@ -82,17 +82,17 @@ class Launch:
         return self.process.poll() is not None
 
     def output(self) -> str:
-        """What it has printed."""
+        """Return what it has printed."""
         return self._output.read_text(errors="replace")
 
     def ranks(self) -> list[int]:
         return ranks_of(self.pid)
 
     def kill(self, victim: str, stopped: int | None) -> str:
-        """Kill ``victim``, let ``stopped`` go on if it still can; who was killed in fact.
+        """Kill ``victim`` and continue the process ``stopped`` if it is alive. Return the actual victim.
 
-        A rank that does not live yet, or no longer, is replaced by the launcher. ``all`` are the launcher
-        and its ranks; multiprocessing's resource tracker is left to tidy up after them.
+        If the rank is not running, the launcher is killed instead. ``all`` means the launcher and its ranks;
+        multiprocessing's resource tracker is spared, to clean up after them.
         """
         alive = [process.pid for process in session(self.pid)]
         self._ports |= listening_ports(alive)
@@ -114,7 +114,7 @@ class Launch:
         return victim
 
     def end(self) -> list[str]:
-        """Wait until all is over, ``END_S`` at most; what is wrong about how it ended."""
+        """Wait at most ``END_S`` until all processes have ended. Return what is wrong."""
         start = time.monotonic()
         while session(self.pid) and time.monotonic() - start < END_S:
             self.has_ended()

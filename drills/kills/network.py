@@ -1,7 +1,7 @@
-"""Two machines on one: network namespaces with addresses of their own and a cable that can be pulled.
+"""Two emulated machines on one: network namespaces with their own addresses, and a cable to unplug.
 
 Each has its own loopback, interfaces, ports and host name; files are shared, as on a cluster with a common
-file system. The namespaces have no names, and end with the process that made them, however that ends.
+file system. The namespaces have no names and end with the process that created them, however it ends.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ _READY_S: Final = 10.0
 
 
 class NoNamespaces(RuntimeError):
-    """This machine or this user cannot make network namespaces; the text says why."""
+    """This machine or user cannot create network namespaces. The text says why."""
 
 
 class Machines:
-    """Two machines, 0 and 1; made by ``two_machines``.
+    """Two machines, 0 and 1, created by ``two_machines``.
 
     Args:
         holders: the processes that hold their namespaces.
-        users: whether they have a namespace of users too, which must be entered first.
+        users: whether they also have a user namespace, which must be entered first.
     """
 
     def __init__(self, holders: Sequence[int], *, users: bool) -> None:
         self._holders, self._users = holders, users
 
     def address(self, number: int) -> str:
-        """That of one machine, which the other reaches."""
+        """Return the address of a machine that the other machine can reach."""
         return f"10.77.31.{number + 1}"
 
     def on(self, number: int) -> list[str]:
-        """What to put before a command to run it on one of them."""
+        """Return the command prefix that runs a command on one of the machines."""
         users = ["--user", "--preserve-credentials"] if self._users else []
         return ["nsenter", "--target", str(self._holders[number]), *users, "--net", "--uts"]
 
     def pull(self) -> None:
-        """Cut the cable: nothing arrives any longer, and nobody is told."""
+        """Unplug the cable: packets are lost without an error."""
         self._ip(1, "link", "set", "cable1", "down")
 
     def plug(self) -> None:
-        """Mend the cable."""
+        """Plug the cable in again."""
         self._ip(1, "link", "set", "cable1", "up")
 
     def _ip(self, number: int, *arguments: str) -> None:
         _run([*self.on(number), "ip", *arguments])
 
     def join(self) -> None:
-        """Lay the cable."""
+        """Connect the two machines by a cable."""
         cable = ("link", "add", "cable0", "type", "veth", "peer", "name", "cable1")
         self._ip(0, *cable, "netns", str(self._holders[1]))
         for number in (0, 1):
@@ -64,7 +64,7 @@ class Machines:
 
 @contextmanager
 def two_machines() -> Iterator[Machines]:
-    """Two machines for the body. As root, or as a user who may make a namespace of users.
+    """Yield two machines. Needs root, or a user who may create user namespaces.
 
     Raises:
         NoNamespaces: neither is possible here.
@@ -85,8 +85,8 @@ def two_machines() -> Iterator[Machines]:
 
 
 def _holder(held: ExitStack, unshare: Sequence[str], number: int) -> int:
-    """Start a process in namespaces of its own, that lives until this one ends or ``held`` is left."""
-    # It reads from a pipe of which this process has the other end.
+    """Start a process in new namespaces. It ends with this process, or when ``held`` is exited."""
+    # It reads from a pipe whose write end is in this process.
     script = f"hostname machine-{number} 2>/dev/null; echo ready; read _"
     process = subprocess.Popen(
         [*unshare, "sh", "-c", script],

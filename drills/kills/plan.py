@@ -1,4 +1,4 @@
-"""Which process is killed next, and when."""
+"""The next kill: which process, and when."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ MOMENTS = ("before", "half", "after")
 
 
 class Plan(NamedTuple):
-    """One kill to come.
+    """The next kill.
 
-    ``victim``: ``rank 0``, ``rank 1``…, ``launcher`` or ``all``. ``point``: where a process is to be when
-    it happens. Without one it happens ``delay_s`` after the start, or after training has begun if
-    ``training``.
+    ``victim``: ``rank 0``, ``rank 1``…, ``launcher`` or ``all``. ``point``: the point that a process must
+    have reached. Without a point, the kill happens ``delay_s`` after the start, or after training has begun
+    if ``training`` is set.
     """
 
     victim: str
@@ -26,7 +26,7 @@ class Plan(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """A kind of run that is drilled. ``launched``: also one rank has a launcher of its own."""
+    """A kind of run to test. ``launched``: whether the ranks have a launcher, even a single one."""
 
     ranks: int
     precision: str
@@ -52,14 +52,14 @@ def draw(
     startup_s: float,
     span_s: float,
 ) -> Plan:
-    """Half of all kills at one of ``operations``, each as likely as the others; the rest at any time.
+    """Draw the next kill: half of all kills at one of ``operations``, the others at a random time.
 
     Args:
-        rng: decides.
-        setting: of the run.
-        operations: what processes have been seen to do, by ``name_of``.
-        startup_s: how long a start takes until training begins.
-        span_s: the longest time that training may go on before the kill.
+        rng: source of all draws.
+        setting: the kind of run.
+        operations: names (``name_of``) of the operations that processes have done so far.
+        startup_s: seconds from the start until training begins.
+        span_s: maximum seconds of training before the kill.
     """
     victim = rng.choice(setting.victims)
     kind, delay = rng.random(), rng.random()

@@ -1,6 +1,6 @@
-"""Stopping a process at a named operation on checkpoints, so that it can be killed exactly there.
+"""Stops a process at a named operation on checkpoints, so that it can be killed exactly there.
 
-The product knows nothing of this: the drill's own entry calls ``arm`` before it runs the command line.
+The product has no code for this: the drill's own entry calls ``arm`` before it runs the command line.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from shufflenet_fn.io import RealDisk
 
 CONTROL = "SHUFFLENET_FN_DRILL"
-"""The variable that names the folder by which a drill and its processes talk."""
+"""Environment variable with the control folder, through which a drill and its processes communicate."""
 
 KINDS = ("make_folder", "write", "flush", "rename", "unlink", "remove_folder")
 _POINT, _REACHED, _TRACE = "point.json", "reached", "trace"
@@ -27,7 +27,7 @@ _POINT, _REACHED, _TRACE = "point.json", "reached", "trace"
 class Point(NamedTuple):
     """The ``number``-th time, from 1, that a process does ``operation`` (as ``name_of`` has it).
 
-    ``moment``: ``before`` it, ``after`` it, or ``half``, which of a write is when half of it is done.
+    ``moment``: ``before`` it, ``after`` it, or ``half``: when half of the bytes of a write are written.
     """
 
     operation: str
@@ -36,13 +36,13 @@ class Point(NamedTuple):
 
 
 class Control:
-    """The folder's files, from the side of the drill."""
+    """The drill's access to the files of the control folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def set(self, point: Point | None) -> None:
-        """Have processes that start from now on stop at ``point``; the first that gets there does."""
+        """Make processes that start from now on stop at ``point``. Only the first to reach it stops."""
         for name in (_POINT, _REACHED):
             (self.folder / name).unlink(missing_ok=True)
         if point is not None:
@@ -51,7 +51,7 @@ class Control:
             aside.rename(self.folder / _POINT)
 
     def reached(self) -> int | None:
-        """The process that waits at the point, stopped."""
+        """Return the process that is stopped at the point; ``None`` if there is none."""
         try:
             text = (self.folder / _REACHED).read_text()
         except FileNotFoundError:
@@ -59,18 +59,18 @@ class Control:
         return int(text) if text.endswith("\n") else None
 
     def operations(self) -> list[str]:
-        """Every operation that any process has done so far, once each."""
+        """Return the distinct operations that processes have done so far."""
         trace = self.folder / _TRACE
         return sorted(set(trace.read_text().splitlines())) if trace.exists() else []
 
 
 def name_of(kind: str, path: Path) -> str:
-    """``write weights.safetensors``, ``rename .step.partial``: the same for every step."""
+    """Return a name that is the same for every step, such as ``write weights.safetensors``."""
     return f"{kind} {re.sub(r'step-[0-9]{8,}', 'step', path.name)}"
 
 
 def arm(folder: Path) -> None:
-    """Write down the operations of this process, and stop at the point that ``folder`` asks for."""
+    """Record the operations of this process, and stop at the point that ``folder`` specifies."""
     try:
         point = Point(*json.loads((folder / _POINT).read_text()))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The processes of a session, and what they hold, as /proc shows them."""
+"""The processes of a session and their resources, from /proc."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Process(NamedTuple):
-    """``state`` is the letter of /proc; ``started`` in clock ticks since the machine's start."""
+    """A process. ``state``: its letter in /proc. ``started``: clock ticks since boot."""
 
     pid: int
     parent: int
@@ -18,7 +18,7 @@ class Process(NamedTuple):
 
 
 def session(leader: int) -> list[Process]:
-    """Living processes of the session that ``leader`` began, the oldest first. Zombies do not live."""
+    """Return the live processes of the session of ``leader``, oldest first, without zombies."""
     found = []
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -33,7 +33,7 @@ def session(leader: int) -> list[Process]:
 
 
 def ranks_of(launcher: int) -> list[int]:
-    """The processes of a launcher's ranks, rank 0 first; none where it is the only process."""
+    """Return the processes of a launcher's ranks, rank 0 first; empty if it is the only process."""
     return [
         process.pid
         for process in session(launcher)
@@ -42,18 +42,18 @@ def ranks_of(launcher: int) -> list[int]:
 
 
 def listening_ports(pids: Iterable[int]) -> set[int]:
-    """TCP ports on which any of ``pids`` listens."""
+    """Return the TCP ports on which any of ``pids`` listens."""
     held = {link for pid in pids for link in _links(pid)}
     return {port for port, inode in _listeners() if f"socket:[{inode}]" in held}
 
 
 def still_listening(ports: set[int]) -> set[int]:
-    """Those of ``ports`` on which anybody listens."""
+    """Return those of ``ports`` on which any process listens."""
     return ports & {port for port, _ in _listeners()}
 
 
 def shared_memory(pids: Iterable[int]) -> set[str]:
-    """Paths below /dev/shm that any of ``pids`` has mapped or open."""
+    """Return the paths below /dev/shm that any of ``pids`` has mapped or open."""
     found = set()
     for pid in pids:
         found |= set(re.findall(r"/dev/shm/\S+", _read(pid, "maps").decode(errors="replace")))
@@ -62,7 +62,7 @@ def shared_memory(pids: Iterable[int]) -> set[str]:
 
 
 class Use(NamedTuple):
-    """What one or more processes hold. ``anonymous`` and ``resident`` in bytes."""
+    """Resources of one or more processes. ``anonymous`` and ``resident`` are in bytes."""
 
     resident: int
     anonymous: int
@@ -71,7 +71,7 @@ class Use(NamedTuple):
 
 
 def use_of(pid: int) -> Use | None:
-    """Memory, threads and file descriptors of a process; ``None`` if it has ended."""
+    """Return memory, threads and file descriptors of a process; ``None`` if it has ended."""
     status = _read(pid, "status").decode()
     fields = dict(re.findall(r"^(\w+):\s*(\d+)", status, re.MULTILINE))
     links = _links(pid)

@@ -1,4 +1,4 @@
-"""What a drill reads in the directory of a run."""
+"""What a drill reads from a run directory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from shufflenet_fn.checkpoint.format import FILES, step_of
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, newest_good
 from shufflenet_fn.run.directory import METRICS, RESULTS
 
-# What tells of time is not the same in two runs.
+# Times differ between runs.
 _TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
 
 
 class Ending(NamedTuple):
-    """What must be the same after any number of kills: the last checkpoint's files, and what was logged."""
+    """What must not depend on kills: the files of the last checkpoint, and the log records."""
 
     step: int
     files: dict[str, bytes]
@@ -23,7 +23,7 @@ class Ending(NamedTuple):
 
 
 def ending_of(run: Path) -> Ending:
-    """Of a run that is done."""
+    """Return the ``Ending`` of a finished run."""
     last = checkpoints(checkpoints_of(run))[0]
     records = [
         {name: value for name, value in record.items() if name not in _TIMES}
@@ -35,7 +35,7 @@ def ending_of(run: Path) -> Ending:
 
 
 def differences(ending: Ending, reference: Ending) -> list[str]:
-    """What is not as in the run that nobody interrupted."""
+    """Return the differences from the uninterrupted run."""
     if ending.step != reference.step:
         return [f"it ended after step {ending.step} instead of {reference.step}"]
     wrong = [
@@ -49,7 +49,7 @@ def differences(ending: Ending, reference: Ending) -> list[str]:
 
 
 def left_in(run: Path) -> list[str]:
-    """Files of a run that is done which should no longer be there."""
+    """Return leftover temporary files of a finished run."""
     return sorted(
         str(path.relative_to(run))
         for path in run.rglob("*")
@@ -62,18 +62,18 @@ def is_done(run: Path) -> bool:
 
 
 def newest_step(run: Path) -> int:
-    """The step of the checkpoint to go on from; 0 if there is none."""
+    """Return the step of the checkpoint to resume from; 0 if there is none."""
     found, _ = newest_good(checkpoints_of(run))
     return 0 if found is None else step_of(found.path.name) or 0
 
 
 def reported_step(run: Path) -> int:
-    """The latest checkpoint that the run said it had saved."""
+    """Return the step of the latest checkpoint that the run reported as saved."""
     return max((r["step"] for r in _records(run) if r["kind"] == "checkpoint"), default=0)
 
 
 def starts(run: Path) -> list[int]:
-    """The steps that training began from, in the order of the starts that came so far."""
+    """Return the first step of each start of training so far, in order."""
     return [record["first_step"] for record in _records(run) if record["kind"] == "start"]
 
 

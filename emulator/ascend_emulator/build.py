@@ -60,7 +60,7 @@ def build(say: Say = lambda text: None) -> Path:
     """Return the folder with the libraries, and build them if they are missing.
 
     Several processes may call this at once.
-    In a process that runs on the emulator, it is the folder of that process, if it is up to date.
+    In a process that runs on the emulator, returns the folder of that process if it is up to date.
 
     Args:
         say: called with a line before a long operation.
@@ -147,7 +147,7 @@ def _lay_out(place: Path) -> None:
 def _stubs(
     installed: Installed, tools: Toolchain, objects: Iterable[Path], scratch: Path
 ) -> dict[str, list[Path]]:
-    """Compile objects for the functions that no source defines, by the folder that should define them."""
+    """Compile stubs for functions that no source defines. Return objects by the folder in charge."""
     needed = symbols.needed(symbols.torch_npu_libraries(installed.torch_npu))
     needed -= symbols.defined(objects)
     collectives = {name for name in needed if name.lower().startswith("hccl")}
@@ -162,7 +162,7 @@ def _stubs(
         source = scratch / f"missing_{folder}.cpp"
         source.write_text(text, encoding="utf-8")
         target = source.with_suffix(".o")
-        # Thousands of one-line functions: to optimize them would take most of the build.
+        # Thousands of one-line functions: optimizing them would take most of the build time.
         run([*tools.command, "-O0", "-g0", "-c", str(source), "-o", str(target)])
         built[folder] = [target]
     return built

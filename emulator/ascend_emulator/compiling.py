@@ -60,7 +60,7 @@ def toolchain(installed: Installed) -> Toolchain:
         *(word for folder in system for word in ("-isystem", str(folder))),
     )
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
-    # The packages' versions stand for their headers.
+    # The versions of the packages identify their headers.
     facts = (version.stdout, installed.torch_version, installed.torch_npu_version)
     command = (*compiler, *_FLAGS, *_QUIET, *folders)
     return Toolchain(tuple(compiler), command, _digest(" ".join((*command, *facts)).encode()))

@@ -42,7 +42,7 @@ _FAULT = re.compile(
 
 
 class Machine(NamedTuple):
-    """The emulated machine. ``memory``: that of each device, as in ``8GiB``; ``None`` for the chip's own."""
+    """The emulated machine. ``memory``: that of each device, such as ``8GiB``; ``None`` for the default."""
 
     devices: int = 1
     memory: str | None = None

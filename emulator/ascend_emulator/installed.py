@@ -1,6 +1,6 @@
 """Search for torch and torch_npu in this environment, without importing them.
 
-Importing torch_npu fails without CANN's libraries, which are yet to be built, and aborts the process with a
+Importing torch_npu fails without CANN's libraries, which are not built yet, and aborts the process with a
 CUDA build of torch.
 """
 

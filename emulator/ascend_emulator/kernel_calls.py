@@ -51,7 +51,7 @@ class Operand(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call of an operator. Positions count its arguments from 0. Omitted tensors are absent."""
+    """A call of an operator. Arguments are numbered from 0. Omitted tensors are absent."""
 
     name: str
     operands: tuple[Operand, ...]

@@ -132,16 +132,16 @@ def _computing(kind: str, *tensors: Operand | None, high: int = 1) -> Kernels:
 
 
 def _weight(weight: Operand, groups: int) -> list[Kernels]:
-    # ops-math@9.1.0 conversion/trans_data/op_api/transdata.cpp, TransDataFzWithGroup: a weight in groups goes
-    # by way of FRACTAL_Z without groups.
+    # ops-math@9.1.0 conversion/trans_data/op_api/transdata.cpp, TransDataFzWithGroup: a grouped weight is
+    # first converted to FRACTAL_Z without groups.
     return _trans_data(*([weight] * (2 if groups > 1 else 1)))
 
 
 def _convolution(call: Call) -> list[Kernels]:
     # ops-nn@9.1.0 conv/convolution_forward/op_host/op_api/aclnn_convolution.cpp: CommonPreProcess (input to
     # NC1HWC0, weight to FRACTAL_Z), Conv2D, CommonPostProcess (output back); in bfloat16 with at most 4
-    # channels PadV3 and Transpose more (CommonPreProcessC04); a product of matrices where the window is the
-    # whole map (GetConvToBmmMode). Only the 950 class takes ND.
+    # channels also PadV3 and Transpose (CommonPreProcessC04); a matrix product if the window is the whole map
+    # (GetConvToBmmMode). Only the 950 class takes ND.
     x, weight, y = call.tensor(0), call.tensor(1), call.tensor(9)
     assert x is not None and weight is not None and y is not None
     groups = call.numbers[8][0]
@@ -159,7 +159,7 @@ def _convolution_backward(call: Call) -> list[Kernels]:
     # stride (IsPostInsertDilation) and for others with a stride above 2 (IsPreInsertDilation), not in
     # bfloat16. The filter's gradient is float32 inside: a cast to half; in float32 with groups two casts
     # through float16 if its last dimension is 16 (needSpecialCast), which InferShape decides: none to two.
-    # A kernel that adds up may have its result cleared before (opbase@9.1.0): at most one kernel more.
+    # The result of a kernel that accumulates may be cleared first (opbase@9.1.0): at most one more kernel.
     dy, x, weight, dx, dw = (call.tensor(position) for position in (0, 1, 2, 12, 13))
     assert dy is not None and x is not None and weight is not None
     stride, padding, groups = call.numbers[4], call.numbers[5], call.numbers[9][0]
@@ -189,8 +189,8 @@ def _whole_map(x: Operand, weight: Operand, groups: int, padding: tuple[int, ...
 def _batch_norm(call: Call) -> list[Kernels]:
     # ops-nn@9.1.0 norm/batch_norm_v3/op_host/op_api/aclnn_batch_norm.cpp: FillScalar for each of weight,
     # bias and running statistics that is left out; BatchNormV3 from 64 channels on, else BNTrainingReduce
-    # and BNTrainingUpdate. Given running statistics are written back by ViewCopy, which source and target
-    # at one address should spare: at most two kernels more.
+    # and BNTrainingUpdate. Given running statistics are written back by ViewCopy, which should be skipped if
+    # source and target have the same address: at most two more kernels.
     x, y = call.tensor(0), call.tensor(8)
     assert x is not None
     channels = x.shape[1]
@@ -261,7 +261,7 @@ def _one(kind: str) -> Callable[[Call], list[Kernels]]:
 
 
 def _top_k(call: Call) -> list[Kernels]:
-    # ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp: for few of the last dimension twice, with a
+    # ops-nn@9.1.0 index/gather_elements/op_api/aclnn_topk.cpp: for a short last dimension twice, with a
     # gather of the indices, which are then cast to int64.
     x, indices = call.read[0], call.written[-1]
     return [_kernel("TopK", x, count=2), _kernel("GatherElements", indices), _kernel(CAST, indices)]
@@ -274,7 +274,8 @@ def _nll_loss_backward(call: Call) -> list[Kernels]:
 
 
 def _index_select(call: Call) -> list[Kernels]:
-    # ops-nn@9.1.0 index/gather_v2/op_api/aclnn_index_select.cpp: GatherV2, which reads what it writes.
+    # ops-nn@9.1.0 index/gather_v2/op_api/aclnn_index_select.cpp: GatherV2, which reads as many bytes as it
+    # writes.
     out = call.written[0]
     return [_kernel("GatherV2", out, out)]
 
@@ -300,7 +301,7 @@ _RULES: Final[Mapping[str, Callable[[Call], list[Kernels]]]] = {
     "aclnnLerps": _one("Lerp"),
     "aclnnNLLLoss": _one("NLLLoss"),
     "aclnnNLLLossBackward": _nll_loss_backward,
-    # A fill is a kernel of its own.
+    # A fill is a separate kernel.
     "aclnnInplaceFillScalar": _one(FILL),
     "aclnnInplaceZero": _one(FILL),
     "aclnnInplaceOne": _one(FILL),

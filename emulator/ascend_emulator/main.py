@@ -1,4 +1,4 @@
-"""``ascend-emulator``: the real torch_npu on an emulated CANN, on a machine without an NPU."""
+"""``ascend-emulator``: runs the real torch_npu on an emulated CANN, on a machine without an NPU."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def _progress(text: str) -> None:
 
 
 def main() -> None:
-    """Run the command line. A user's error is printed as one message and ends with its exit code."""
+    """Run the command line. A ``UserError`` is printed as one message and sets the exit code."""
     try:
         app(prog_name="ascend-emulator")
     except UserError as error:

@@ -33,6 +33,6 @@ def operators_looked_up(library: Path) -> list[str]:
 
 
 def source(library: Path) -> str:
-    """Return C++ that defines a failing function for each of them, to be linked into libopapi.so."""
+    """Return C++ source that defines a failing function for each name, to be linked into libopapi.so."""
     functions = (_FUNCTIONS.format(name=name) for name in operators_looked_up(library))
     return _HEAD.format(library=library.name) + "".join(functions) + "}\n"

@@ -1,8 +1,7 @@
 """Stubs for the CANN functions that torch_npu needs and the emulator does not have. Each fails with its name.
 
 Without them, the dynamic loader refuses torch_npu, with the first missing name. Operators are looked up at
-run
-time: see ``missing.py``.
+run time: see ``missing.py``.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def defined(objects: Iterable[Path]) -> set[str]:
 
 
 def stubs(names: Iterable[str], file: str) -> str:
-    """Return C++ that defines the names as functions that fail and name the ``file`` to add them in."""
+    """Return C++ source that defines the names as functions that fail and name the ``file`` to edit."""
     lines = [
         "// Made by the build: functions that torch_npu knows and the emulator does not have.",
         '#include "emulator.hpp"',

@@ -75,7 +75,7 @@ def _statements(text: str) -> Iterator[str]:
 def _templates(
     definition: str, parameter: str, macros: Mapping[str, Sequence[str]]
 ) -> Iterator[str]:
-    """Yield the names of the operators that a macro defines, with ``{}`` for its first argument."""
+    """Yield templates of the operator names that a macro defines, with ``{}`` for its first argument."""
     for operator in _OPERATOR.findall(definition):
         yield re.sub(rf"##{parameter}\b(##)?", "{}", operator)
     for called, argument in _CALL.findall(definition):

@@ -114,7 +114,7 @@ def test_foreach(name: str, dtype: torch.dtype) -> None:
         _same(left, right, dtype)
 
 
-def test_many_tensors_are_more_than_one_launch_takes() -> None:
+def test_foreach_supports_many_tensors() -> None:
     here = [torch.full((3,), float(i)) for i in range(300)]
     there = [x.to(NPU) for x in here]
     torch._foreach_mul_(there, 2.0)

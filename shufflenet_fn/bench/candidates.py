@@ -49,7 +49,7 @@ def peers(*, folding: bool) -> dict[str, Peer]:
 
 
 class Field(NamedTuple):
-    """``present``: names of the measured peers. ``left_out``: the other peers' names, with the reasons."""
+    """``present``: names of the peers to measure. ``left_out``: the other peers' names, with the reasons."""
 
     present: tuple[str, ...]
     left_out: dict[str, str]
@@ -68,7 +68,7 @@ def available(all_peers: Mapping[str, Peer], *, compiled: bool) -> Field:
 
 
 def announced(field: Field) -> list[str]:
-    """Return warnings about the candidates that are left out, except at the user's request."""
+    """Return warnings about candidates that are left out, unless the user left them out."""
     by_reason: dict[str, list[str]] = {}
     for name, reason in field.left_out.items():
         if not reason.startswith("--"):

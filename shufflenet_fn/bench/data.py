@@ -1,4 +1,4 @@
-"""``data bench``: our loader over files and packed data against torchvision's, in one run."""
+"""``data bench``: our loader on files and on packed data, compared with torchvision's in one run."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ def run_data_bench(
     """Measure and return the JSON object of ``data bench --json``.
 
     * ``contenders``: for each ``images_s``, ``cpu_s_per_1000`` (seconds of all cores, children included) and
-      ``workers``, medians over rounds; those that begin with ``files`` or ``packed`` are ours;
-    * ``ratios``: how many times as fast each of ours is as torchvision at its best number of workers, with
-      ``interval``, ``conclusive`` and ``advice`` as of ``bench step``, and ``cpu_ratio``, how many times as
-      many images a CPU second gives; empty without torchvision;
+      ``workers``, medians over rounds; names that begin with ``files`` or ``packed`` are ours;
+    * ``ratios``: speed of each of ours relative to torchvision with its best number of workers, with
+      ``interval``, ``conclusive`` and ``advice`` as in ``bench step``, and ``cpu_ratio``, the ratio of images
+      per CPU second; empty without torchvision;
     * ``peer_workers``: images/s of torchvision by number of workers, from the trial that chose the best;
       empty if there was no choice;
-    * ``stages``: microseconds of an image, by contender of ours and stage, on one thread (``bench.stages``);
-    * ``left_out``: what was not measured, and why.
+    * ``stages``: microseconds per image on one thread, by our candidates and stage (``bench.stages``);
+    * ``left_out``: candidates that were not measured, with the reasons.
 
     Raises:
-        UsageError: a setting is not allowed, or ``source`` is no image folder.
+        UsageError: a setting is not allowed, or ``source`` is not an image folder.
         UserError: an image cannot be read.
     """
     check(settings)
@@ -59,13 +59,13 @@ def run_data_bench(
 
 
 def make_tree(source: str | Path, folder: Path, images: int) -> Path:
-    """``folder/train`` with so many of ``source/train``'s images, and ``folder/val`` with one of each class.
+    """Create ``folder/train`` with images of ``source/train``, and ``folder/val`` with one per class.
 
-    Links, so that it takes no space. Of more images those at even distances are taken; of fewer all, as often
-    as needed. Returns ``folder``.
+    All files are links, so they take no space. If ``source`` has more images, evenly spaced ones are used; if
+    it has fewer, they are repeated. Returns ``folder``.
 
     Raises:
-      UsageError: ``source`` is no image folder.
+      UsageError: ``source`` is not an image folder.
     """
     if is_packed(Path(source)):
         raise UsageError(
@@ -100,7 +100,7 @@ def _even(count: int, wanted: int) -> list[int]:
 def _packed(
     tree: Path, place: Path, settings: DataBenchSettings, progress: Progress
 ) -> dict[str, str]:
-    """Packed data by name: what was given, or the tree packed in both forms."""
+    """Return the packed data by name: the given folders, or the tree packed in both formats."""
     if settings.packed is not None:
         roots = [root.strip() for root in settings.packed.split(",")]
         for root in roots:
@@ -146,7 +146,7 @@ def _measured(
 
 
 def worker_counts(given: str | None) -> tuple[int, ...]:
-    """Worker processes of torchvision's loader to try. Raises ``UsageError``."""
+    """Return the numbers of worker processes to try for torchvision's loader. Raises ``UsageError``."""
     if given is not None:
         return counts("--peer-workers", given, minimum=0)
     return tuple(sorted({0, 1, 2, usable_cores()}))
@@ -155,7 +155,7 @@ def worker_counts(given: str | None) -> tuple[int, ...]:
 def best_peer(
     root: str, settings: DataBenchSettings, progress: Progress
 ) -> tuple[Reader, dict[int, float]]:
-    """torchvision with the number of workers that is fastest here, and images/s of all that were tried."""
+    """Return torchvision with the fastest number of workers here, and images/s of each number tried."""
     readers = {
         f"{PEER} {count}": Reader("torchvision", root, count, settings.color_jitter)
         for count in worker_counts(settings.peer_workers)
@@ -174,7 +174,7 @@ def best_peer(
 def measure(
     readers: Mapping[str, Reader], settings: DataBenchSettings, rounds: int, progress: Progress
 ) -> dict[str, list[Loaded]]:
-    """``turns_of`` all ``readers``, each in a process of its own."""
+    """Run ``turns_of`` for all ``readers``, each in a separate process."""
     loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
     names = list(readers)
     with workers(names, build_loading, loading, threads=1, parents=True) as contenders:
@@ -201,7 +201,7 @@ def turns_of(contenders: Sequence[Any], rounds: int, progress: Progress) -> dict
 
 
 def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:
-    """What is reported of a contender."""
+    """Return the reported figures of a candidate."""
     return {
         "loader": reader.loader,
         "workers": reader.workers,
@@ -211,7 +211,7 @@ def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:
 
 
 def compared(ours: Sequence[Loaded], theirs: Sequence[Loaded]) -> dict[str, Any]:
-    """How many times as fast ours is, in wall time and per CPU second."""
+    """Return the speed of ours relative to the peer, in wall time and per CPU second."""
     found = ratio([t.per_image for t in ours], [t.per_image for t in theirs])
     cpu = ratio(*([t.cpu_seconds / t.images for t in turns] for turns in (ours, theirs)))
     return {

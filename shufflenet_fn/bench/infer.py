@@ -156,7 +156,7 @@ def build_pass(name: str, case: str, chosen: InferCase) -> Step:
 def seasoned_variables(arch: str) -> Variables:
     """Return initial weights with the running statistics of random images.
 
-    With the initial statistics, 0 and 1, a test could not see an error in folding.
+    With the initial statistics, 0 and 1, a test would not detect an error in folding.
     """
     config = get_config(arch)
     variables = init(config, torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""``bench input``: whether this host could feed so many devices."""
+"""``bench input``: whether this host can feed a number of devices."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ FEEDS = 0.02
 def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent) -> dict[str, Any]:
     """Measure and return the JSON object of ``bench input --json``. Rates are images/s over all devices.
 
-    * ``maximum_img_s``: what the loader gives devices that take batches as they come;
-    * ``cpu_s_per_1000``: CPU seconds of 1,000 images there, over all cores;
-    * ``step_ms``: how long a device computes at a batch, as given or from ``load``; ``null`` if only the
-      maximum was asked for, and with it all that follows but the verdict;
-    * ``demanded_img_s``: what devices that never wait would take; ``delivered_img_s``: what they got;
-    * ``data_wait``: share of a step that each device waited; ``feeds``: whether none did for more than 2 %;
-    * ``headroom``: maximum / demanded; ``cores_needed``: CPU seconds of reading in a second at the demand;
-    * ``verdict``: all that in words.
+    * ``maximum_img_s``: rate of the loader if devices consume batches immediately;
+    * ``cpu_s_per_1000``: CPU seconds per 1,000 images at that rate, over all cores;
+    * ``step_ms``: compute time of a batch, as given or from ``load``. ``null`` if only the maximum was
+      measured; then all following values except the verdict are ``null``, too;
+    * ``demanded_img_s``: rate of devices that never wait; ``delivered_img_s``: measured rate;
+    * ``data_wait``: share of a step that each device waited; ``feeds``: whether all waited for at most 2 %;
+    * ``headroom``: maximum / demanded; ``cores_needed``: CPU seconds per second at the demanded rate;
+    * ``verdict``: the same in words.
 
     Raises:
-        UsageError: a setting is not allowed, or the data is none.
+        UsageError: a setting is not allowed, or there is no data set.
         UserError: an image cannot be read.
     """
     check(settings)
@@ -99,7 +99,7 @@ def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent
 
 
 def verdict_text(result: dict[str, Any]) -> str:
-    """Whether the host feeds its devices, in words."""
+    """Return in words whether the host feeds its devices."""
     devices = f"{result['devices']} device{'s' if result['devices'] > 1 else ''}"
     if result["step_ms"] is None:
         return (
@@ -117,7 +117,7 @@ def verdict_text(result: dict[str, Any]) -> str:
     if needed > cores:
         cure = f"reading takes {needed} cores and there are {cores}: more cores"
     else:
-        # Processor time would do: what is missing is threads that use it, or a faster disk.
+        # The cores would suffice: more threads are needed, or a faster disk.
         cure = f"reading takes {needed} of {cores} cores: more --workers, a faster disk"
     return f"no: {demand}; {wait}. {cure} or `shufflenet-fn data pack` would help"
 

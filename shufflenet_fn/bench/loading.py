@@ -1,4 +1,4 @@
-"""Contenders that turn a data set into batches for the first convolution, and how a turn is measured."""
+"""Candidates that read a data set into batches for the first convolution, and the measurement of a turn."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ ENDLESS = 10**7
 
 
 class Reader(NamedTuple):
-    """A contender.
+    """A candidate.
 
     Attributes:
       loader: ours, or torchvision's ``ImageFolder`` with torch's ``DataLoader``.
       root: a data folder, packed or not.
-      workers: reading threads of ours, worker processes of torch's.
+      workers: number of our reading threads, or of torch's worker processes.
       jitter: strength of brightness, contrast and saturation jitter; 0 is off.
-      normalised: whether batches of ours are normalised by the thread that takes them; else they count as
-        they leave the reading threads, uint8.
+      normalised: whether the consuming thread normalises our batches; otherwise they count as uint8, as the
+          reading threads return them.
     """
 
     loader: Literal["ours", "torchvision"]
@@ -45,7 +45,7 @@ class Reader(NamedTuple):
 
 
 class Loading(NamedTuple):
-    """What all contenders do: the readers by name, and a turn of at least so many seconds."""
+    """Settings of all candidates: the readers by name, and the minimum ``seconds`` of a turn."""
 
     readers: Mapping[str, Reader]
     batch_size: int
@@ -62,7 +62,7 @@ class Loaded(NamedTuple):
 
     @property
     def per_image(self) -> float:
-        """Wall seconds of an image."""
+        """Wall seconds per image."""
         return self.seconds / self.images
 
 
@@ -97,31 +97,31 @@ def our_batches(
 
 
 def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded]:
-    """The contender ``name`` of ``loading``, as ``workers.Build``; a step is a whole turn.
+    """Build the candidate ``name`` of ``loading`` (``workers.Build``). A step is a whole turn.
 
-    A batch counts when it is float32, normalised and where the first convolution takes it. Ours is normalised
-    by the thread that takes it, alone: a second one would be taken from those that read.
+    A batch counts when it is float32, normalised and ready for the first convolution. The consuming thread
+    alone normalises ours, because a second thread would slow the reading threads.
     """
     reader = loading.readers[name]
     batches = _BATCHES[reader.loader](reader, loading)
     together = max(1, reader.workers)
-    # Twice the workers, which is also what torch's loader reads ahead.
+    # Twice the workers, as torch's loader prefetches.
     ahead = prefetch_of(together)
     return lambda: measured(batches, ahead, together, loading.seconds)
 
 
 def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) -> Loaded:
-    """A turn of a loader that reads on by itself.
+    """Run a turn of a loader that prefetches.
 
-    What it read ahead during the others' turns is taken first and not counted. Then batches count, in groups
-    of as many as are read side by side, for at least ``seconds``. The turn ends when the loader has filled
-    up again, so that it takes nothing from the next contender.
+    Batches that it has prefetched during other turns are consumed first and do not count. Then batches count
+    for at least ``seconds``, in groups of as many as are read in parallel. The turn ends when the prefetch
+    queue is full again, so that the loader does not slow the next candidate.
 
     Args:
       batches: an endless iterator.
-      ahead: batches that may be ready.
-      together: batches that are read side by side.
-      seconds: how long batches are counted.
+      ahead: maximum number of prefetched batches.
+      together: number of batches that are read in parallel.
+      seconds: minimum length of the measurement.
     """
     for _ in range(ahead):
         next(batches)
@@ -135,7 +135,7 @@ def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) 
 
 
 def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
-    """As ``shufflenet-fn train`` has them, from a folder or packed."""
+    """Yield batches as in ``shufflenet-fn train``, from an image folder or packed data."""
     settings = TrainSettings(
         data=reader.root,
         image_size=loading.image_size,
@@ -149,7 +149,7 @@ def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
 
 
 def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
-    """torchvision's usual way: Pillow, transforms and normalisation in the workers, memory not pinned."""
+    """Yield torchvision's batches: Pillow, transforms and normalisation in the workers, memory not pinned."""
     from torch.utils.data import DataLoader, RandomSampler
     from torchvision import datasets, transforms
 

@@ -45,7 +45,8 @@ def run_rounds(
 ) -> list[list[float]]:
     """Measure all candidates in ``rounds`` rounds. In each round, every candidate takes one turn.
 
-    The order is reversed in every second round. A first turn of each, to build and warm up, does not count.
+    The order is reversed in every second round. The first turn of each candidate builds and warms it up, and
+    does not count.
 
     Args:
         candidates: the candidates.
@@ -216,7 +217,7 @@ def cpu_seconds(pid: int | None = None) -> float:
 
 
 def settle(pid: int | None = None, *, quiet: float = 0.1, longest: float = 10.0) -> None:
-    """Return when a process and its children have used no CPU for ``quiet`` seconds, or after ``longest``."""
+    """Wait until a process and its children have used no CPU for ``quiet`` seconds, at most ``longest``."""
     end = time.monotonic() + longest
     before = cpu_seconds(pid)
     while time.monotonic() < end:

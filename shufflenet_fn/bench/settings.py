@@ -167,25 +167,25 @@ class LoadingSettings(BenchSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class DataBenchSettings(LoadingSettings):
-    """What ``data bench`` measures."""
+    """Settings of ``data bench``."""
 
     images: int = _option(
         2000,
         "--images",
-        help="Images to read: those at even distances of a larger folder, of a smaller one all as often "
-        "as needed.",
+        help="Number of images to read: evenly spaced images of a larger folder, or all images of a smaller "
+        "one, repeated.",
         minimum=2,
     )
     packed: str | None = _option(
         None,
         "--packed",
-        help="Packed data to compare with, several with commas between; if not given, the images are "
+        help="Packed data to compare with, several separated by commas; if not given, the images are "
         "packed as JPEG and as pixels for the measurement.",
     )
     scratch: str | None = _option(
         None,
         "--scratch",
-        help="Folder for what is packed for the measurement; the system's temporary one if not given.",
+        help="Folder for data packed for the measurement; the system's temporary folder if not given.",
     )
     batch_size: int = _as_train("batch_size", 64, help="Images of a batch.")
     workers: int | None = _as_train(
@@ -194,8 +194,8 @@ class DataBenchSettings(LoadingSettings):
     peer_workers: str | None = _option(
         None,
         "--peer-workers",
-        help="Worker processes of torchvision's loader, several with commas between: a trial chooses among "
-        "them; 0, 1, 2 and as many as cores if not given.",
+        help="Numbers of worker processes of torchvision's loader, separated by commas; a trial selects the "
+        "best. If not given: 0, 1, 2 and the number of cores.",
     )
     rounds: int = _rounds(10)
     turn_seconds: float = _turn_seconds(2.0)
@@ -203,27 +203,27 @@ class DataBenchSettings(LoadingSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class InputBenchSettings(LoadingSettings):
-    """What ``bench input`` measures."""
+    """Settings of ``bench input``."""
 
     data: str | None = _as_train("data", help="The training data, a folder of images or packed.")
     devices: int = _as_train("devices", 1, help="Devices that this machine is to feed.")
     step_ms: float | None = _option(
         None,
         "--step-ms",
-        help="How long a device computes at a batch; if not given, only the loader's maximum is measured.",
+        help="Compute time of a device per batch; if not given, only the loader's maximum is measured.",
         above=0,
     )
     load: float | None = _option(
         None,
         "--load",
-        help="In place of --step-ms: devices that take this share of the loader's maximum, such as 0.8.",
+        help="Instead of --step-ms: the devices demand this share of the loader's maximum, such as 0.8.",
         above=0,
         maximum=1,
     )
     batch_size: int = _as_train("batch_size")
     workers: int | None = _as_train(
         "workers",
-        help="Loader threads over all devices, as of train; all cores if not given.",
+        help="Loader threads for all devices, as for train; all cores if not given.",
         minimum=1,
     )
     seconds: float = _option(

@@ -1,4 +1,4 @@
-"""What each stage of our loader costs on one thread."""
+"""Time of each stage of our loader on one thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from shufflenet_fn.run import build
 from shufflenet_fn.run.transfer import DeviceFeed
 
 STAGES = ("read", "draw", "decode", "resize", "jitter", "flip", "normalise")
-"""The native reader flips while it resizes, and draws while it plans."""
+"""The native reader flips images while it resizes them, and draws numbers while it plans."""
 WHOLE = "whole"
 BATCH = 32
 Prepare = Callable[[torch.Tensor], torch.Tensor]
@@ -60,8 +60,8 @@ class Pipeline(NamedTuple):
 def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Mapping[str, float]:
     """Return microseconds per image by stage, and of the ``whole`` loader as in training, on one thread.
 
-    ``resize`` writes into the batch, so that putting it together costs nothing of its own. What the whole
-    takes beside the stages is handing batches over.
+    ``resize`` writes into the batch, so collating costs nothing. The difference between the whole and the sum
+    of the stages is the time to hand over batches.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -119,8 +119,8 @@ def workers(
 ) -> Iterator[list[Worker]]:
     """Start a process for each name, with ``threads`` compute threads and ``environment`` added to ours.
 
-    Separate processes keep a candidate from using memory that another one has warmed up. ``parents``: whether
-    they may start processes. The time of a turn ends when ``finish`` returns.
+    With separate processes, a candidate cannot reuse memory that another one has warmed up. ``parents``:
+    whether they may start processes. The time of a turn ends when ``finish`` returns.
     """
     with contextlib.ExitStack() as stack:
         yield [

@@ -1,4 +1,4 @@
-"""Save beside training: snapshots of a state, and a thread that writes them one after the other."""
+"""Save in the background: snapshots of a state, and a thread that writes them one after the other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _Slot:
 
 
 class Snapshot:
-    """See ``Snapshots.take``."""
+    """A snapshot, as returned by ``Snapshots.take``."""
 
     def __init__(self, state: TrainState, slot: _Slot, slots: queue.SimpleQueue[_Slot]) -> None:
         self._state, self._slot, self._slots = state, slot, slots
@@ -48,10 +48,10 @@ class Snapshot:
 class Snapshots:
     """Take snapshots of states like ``like``.
 
-    A state is never changed in place, so on the CPU a snapshot is the state itself. From an accelerator it
-    is copied to page-locked memory by the device, behind the steps that are queued and before those to
-    come. That memory and its events are kept for as long as this is: torch_npu aborts where they are
-    freed after a failed collective.
+    A state is never changed in place, so on the CPU a snapshot is the state itself. On an accelerator, the
+    device copies it to page-locked memory, after the steps that are already queued and before later ones.
+    This memory and its events live as long as this object, because torch_npu aborts if they are freed after a
+    failed collective.
     """
 
     def __init__(self, like: TrainState) -> None:
@@ -87,12 +87,11 @@ def _host_for(leaf: Tensor) -> Tensor | None:
 class Writer:
     """Run tasks in the order given, in a separate thread.
 
-    How many may wait is bounded by who submits (``Snapshots`` has two places). After a task has failed no
-    other is done: its error is raised by each ``check``, ``submit`` and ``drain`` from then on, so it is
-    never lost.
+    The caller bounds the number of waiting tasks (``Snapshots`` has two slots). After a task has failed, no
+    other task runs, and each later ``check``, ``submit`` and ``drain`` raises its error, so it is never lost.
 
     Args:
-        begin: done first in the thread, such as choosing its device.
+        begin: called first in the thread, for example to select its device.
     """
 
     def __init__(self, begin: Task = lambda: None) -> None:
@@ -134,7 +133,7 @@ class Writer:
     def _work(self) -> None:
         try:
             self._begin()
-        except BaseException as error:  # told by the next check
+        except BaseException as error:  # raised by the next check
             self._error = error
         while (task := self._tasks.get()) is not None:
             try:

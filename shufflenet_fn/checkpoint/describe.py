@@ -1,4 +1,4 @@
-"""Describe and compare checkpoints: for listing them, looking at one, and telling two apart."""
+"""Describe and compare checkpoints, for the commands that list, show and compare them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from shufflenet_fn.checkpoint.torchvision import not_finite
 from shufflenet_fn_backends.support.errors import UsageError
 
 _YEAR_10000: Final = 253_402_214_400.0
-"""A day before its beginning anywhere, in seconds since the epoch: no date is later."""
+"""Seconds since the epoch, before the year 10000 in every time zone: no date is later."""
 
 
 class Listed(NamedTuple):
-    """A checkpoint in a list. ``problem``: what is wrong with it; all but the name is unknown then."""
+    """A checkpoint in a list. ``problem``: what is wrong with it; other fields may be ``None`` then."""
 
     name: str
     step: int | None
@@ -77,7 +77,7 @@ def find_one(path: Path) -> tuple[Content, list[str]]:
 
     Raises:
         UsageError: there is neither.
-        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
+        DamagedCheckpoint, NewerCheckpoint: it is damaged, or of a newer format.
     """
     if (path / MANIFEST).is_file():
         content = read_checkpoint(path, finite=False)
@@ -110,7 +110,7 @@ def tensors_in(content: Content) -> list[TensorFacts]:
 def _size(checkpoint: Path) -> int:
     try:
         return sum(file.lstat().st_size for file in checkpoint.iterdir())
-    except OSError:  # it is no folder, or one that cannot be read: that is told of it
+    except OSError:  # not a folder, or unreadable: ``problem`` says so
         return 0
 
 
@@ -140,11 +140,11 @@ def _listed(path: Path, latest: bool, best: bool) -> Listed:
 
 
 _OF_THE_OCCASION = {"saved_at", "files", OWN_HASH}
-"""Of a manifest, what differs between any two saves."""
+"""Manifest entries that differ between any two saves."""
 
 
 class ValueDifference(NamedTuple):
-    """An entry of the manifests, by dotted path, and what it is in each; ``None`` where it is not."""
+    """A manifest entry that differs: its dotted path and both values, ``None`` where it is absent."""
 
     name: str
     first: Any
@@ -166,7 +166,7 @@ class TensorDifference(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """``tensors``: how many were compared."""
+    """Result of ``compare``. ``tensors``: number of tensors compared."""
 
     values: list[ValueDifference]
     different: list[TensorDifference]

@@ -1,4 +1,4 @@
-"""The form of a checkpoint on disk: names, version, and the manifest that vouches for the rest.
+"""The on-disk format of a checkpoint: names, version, and the manifest with the hashes of all files.
 
 A checkpoint is a folder ``step-00001234/``:
 
@@ -7,7 +7,7 @@ A checkpoint is a folder ``step-00001234/``:
 * ``ema.safetensors``: the averaged weights in the same form, if the run keeps them;
 * ``state.safetensors``: optimizer state, loss scale and step, under dotted paths;
 * ``generators.safetensors``: states of random generators by device, if any are given;
-* ``manifest.json``: what it is of, and size and SHA-256 of every file beside it, and the SHA-256 of itself.
+* ``manifest.json``: settings and progress, size and SHA-256 of every other file, and its own SHA-256.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EMA: Final = "ema.safetensors"
 STATE: Final = "state.safetensors"
 GENERATORS: Final = "generators.safetensors"
 FILES: Final = (WEIGHTS, EMA, STATE, GENERATORS)
-"""Every file that a checkpoint may hold beside its manifest. None other is ever opened."""
+"""Every file that a checkpoint may contain besides its manifest. No other file is opened."""
 
 REPLACED: Final = ".replaced"
-"""Ends the name of a checkpoint while another of the same step takes its place. It stays a checkpoint."""
+"""Suffix of a checkpoint while another one of the same step replaces it. It is still a valid checkpoint."""
 
 MAX_MANIFEST_BYTES: Final = 16 << 20
 
@@ -43,7 +43,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 class DamagedCheckpoint(UserError):
-    """The checkpoint is not what was written, or is not one of shufflenet-fn."""
+    """The checkpoint differs from what was written, or was not written by shufflenet-fn."""
 
     def __init__(self, checkpoint: Path, reason: str) -> None:
         super().__init__(f"the checkpoint {checkpoint} is damaged: {reason}.")
@@ -62,7 +62,7 @@ class NewerCheckpoint(UserError):
 
 
 class StoredFile(NamedTuple):
-    """What the manifest says of a file."""
+    """Size and hash of a file, as stored in the manifest."""
 
     sha256: str
     bytes: int
@@ -126,7 +126,7 @@ def decode_manifest(
     """Return the manifest and the files that it lists, both checked.
 
     Raises:
-        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
+        DamagedCheckpoint, NewerCheckpoint: it is damaged, or of a newer format.
     """
     try:
         manifest = parse_json(content)

@@ -1,7 +1,7 @@
-"""What lies in a run's ``checkpoints/`` folder: which to go on from, which are marked, which may go.
+"""The checkpoints of a run: which one to resume from, which are marked, and which may be removed.
 
-``latest.json`` and ``best.json`` name a checkpoint for people and other programs. Going on does not depend on
-them: the newest checkpoint that verifies is taken.
+``latest.json`` and ``best.json`` name a checkpoint for people and other programs. A resume does not depend on
+them: it uses the newest checkpoint that passes verification.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ BEST = "best"
 
 
 class Retention(NamedTuple):
-    """Which checkpoints stay beside the latest and the best one.
+    """Which checkpoints to keep besides the latest and the best one.
 
-    ``last``: so many of the newest. ``best``: so many of the highest top-1 accuracy. ``every``: each that
-    lies at the end of an epoch whose number, from 1, this divides; 0 for none.
+    ``last``: number of newest ones. ``best``: number of those with the highest top-1 accuracy. ``every``:
+    keep those at the end of every ``every``-th epoch; 0 for none.
     """
 
     last: int = 2
@@ -63,7 +63,7 @@ def checkpoints_of(run_dir: Path) -> Path:
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Return all checkpoints in ``folder``, newest step first, good or not, without symbolic links.
+    """Return all checkpoints in ``folder``, newest first, damaged ones included, without symbolic links.
 
     Raises:
         UserError: the folder cannot be read.
@@ -84,7 +84,7 @@ def links(folder: Path) -> list[Path]:
 
 
 def lies_in(folder: Path, checkpoint: Path) -> bool:
-    """Return whether ``checkpoint`` lies in ``folder``, under any name."""
+    """Return whether ``checkpoint`` is in ``folder``, under any name."""
     return checkpoint.resolve().parent == folder.resolve()
 
 
@@ -98,9 +98,9 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content | None, list[str]]:
-    """Return the newest undamaged checkpoint, read, and a line on each that was skipped.
+    """Read and return the newest undamaged checkpoint, and a note on each that was skipped.
 
-    ``known``: one that this process has read, and need not read again.
+    ``known``: a checkpoint that this process has already read, and does not read again.
     """
     notes = [f"skipped: {path} is a symbolic link, and is not followed." for path in links(folder)]
     for path in checkpoints(folder):
@@ -134,7 +134,7 @@ def pointed_to(folder: Path, name: str) -> Path | None:
         return None
     if not isinstance(named, str) or step_of(named) is None:
         return None
-    # While one of the same step takes its place, it has another name for a moment.
+    # While a checkpoint of the same step replaces it, it briefly has another name.
     for path in (folder / named, folder / (named + REPLACED)):
         if path.is_dir() and not path.is_symlink():
             return path
@@ -158,7 +158,7 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
     scored = [
         (score, path) for path, manifest in known if (score := accuracy(manifest)) is not None
     ]
-    # Of equal ones the earlier, as for the best one.
+    # Among equal scores, prefer the earlier checkpoint, as for the best one.
     ranked = sorted(scored, key=lambda item: (-item[0], item[1].name))
     kept.update(path for _, path in ranked[: retention.best])
     kept.update(path for path, manifest in known if _is_milestone(manifest, retention.every))

@@ -1,4 +1,4 @@
-"""Read a checkpoint: every byte is hashed before anything is made of it, and each file is read once."""
+"""Read a checkpoint: each file is read once, and its hash is checked before it is parsed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Content(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the manifest, which holds the hashes of all files: equal for equal checkpoints only."""
+        """Hash of the manifest, which contains the hashes of all files: equal only for equal checkpoints."""
         return str(self.manifest[OWN_HASH])
 
     def release(self) -> None:
@@ -60,10 +60,10 @@ def _unpickled(path: Path, manifest: dict[str, Any], files: Mapping[str, bytes])
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """Return the manifest, which holds its own hash. The files beside it are not looked at.
+    """Return the manifest, and check its own hash. The other files are not read.
 
     Raises:
-        DamagedCheckpoint, NewerCheckpoint: it cannot be relied on.
+        DamagedCheckpoint, NewerCheckpoint: it is damaged, or of a newer format.
     """
     return _manifest(checkpoint)[0]
 
@@ -95,11 +95,11 @@ def read_checkpoint(checkpoint: Path, *, finite: bool = True) -> Content:
 def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> TrainState:
     """Return the train state in ``checkpoint``, with the structure and on the device of ``like``.
 
-    It is in logical channel order, as every checkpoint; of ``like`` only shapes and dtypes matter.
+    It is in canonical channel order, like every checkpoint. The values of ``like`` are not used.
 
     Raises:
         DamagedCheckpoint, NewerCheckpoint: see ``read_checkpoint``.
-        UsageError: it was written with other settings (say, without EMA).
+        UsageError: it was written with other settings (for example without EMA).
     """
     return state_from(read_checkpoint(checkpoint).files, config, like, checkpoint)
 

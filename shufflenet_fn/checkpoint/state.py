@@ -1,8 +1,8 @@
 """Split a train state into the files of a checkpoint, and restore it from them.
 
-States of torch's random generators are saved too. Training draws nothing from them: order and augmentation
-depend on (seed, epoch, sample) alone. A user's own loss, optimizer or primitive may. All ranks start with
-equal generators and draw alike, so rank 0's are every rank's.
+The states of torch's random generators are saved too. Training does not use them, because order and
+augmentation depend only on (seed, epoch, sample), but a user's own loss, optimizer or primitive may. All
+ranks start with equal generators and draw the same numbers, so only rank 0's states are saved.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def state_from(
     """Return the state in ``files``, with the structure and on the device of ``like``.
 
     Raises:
-        UsageError: ``checkpoint``, which they are from, was written with other settings (say, without EMA).
+        UsageError: their ``checkpoint`` was written with other settings (for example without EMA).
     """
     device = like.step.device
     stored = files[STATE]

@@ -1,4 +1,4 @@
-"""Variables from and to a torchvision ``state_dict``.
+"""Convert variables from and to a torchvision ``state_dict``.
 
 The table of layers (``model/architecture.py``) holds both names of every tensor, so the two directions
 cannot disagree. The original (Ascend ModelZoo) uses torchvision's key names too.
@@ -97,7 +97,7 @@ def to_torchvision(
 ) -> dict[str, Tensor]:
     """Return a ``state_dict`` that ``torchvision.models.shufflenet_v2_*`` loads with ``strict=True``.
 
-    Tensors are contiguous, on the device they are on, and not shared with ``variables``.
+    Tensors are contiguous, stay on their device, and share no memory with ``variables``.
     """
     state_dict: dict[str, Tensor] = {}
     for collection, path, key, _ in _table(config):

@@ -1,8 +1,8 @@
-"""Writing one checkpoint so that a crash at any moment loses nothing.
+"""Write a checkpoint so that a crash at any moment loses nothing.
 
-It is written aside, every file and the folder flushed to the medium, renamed, the parent flushed, read back
-and verified. Where a checkpoint of the same step is replaced, the old one keeps a name under which it is
-found until the new one has proved good.
+It is written to a temporary folder; every file and the folder are flushed; the folder is renamed, its parent
+flushed, and everything is read back and verified. If it replaces a checkpoint of the same step, the old one
+keeps a name under which it is found until the new one is verified.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def write_checkpoint(
     *,
     disk: Disk,
 ) -> Path:
-    """Write the tensors of ``files``, by file and name, as the checkpoint of ``step``. Raises as above."""
+    """Write the tensors of ``files`` as the checkpoint of ``step``. Raises as ``save_checkpoint``."""
     final = folder / checkpoint_name(step)
     aside = folder / f".{final.name}.partial"
     replaced = folder / f"{final.name}{REPLACED}"
@@ -121,6 +121,6 @@ def _discard(disk: Disk, path: Path) -> None:
 
 
 def _discard_if_possible(disk: Disk, path: Path) -> None:
-    # On a file system that has gone bad the first error is the one to tell.
+    # If the file system fails, the first error is the one to report.
     with contextlib.suppress(OSError):
         _discard(disk, path)

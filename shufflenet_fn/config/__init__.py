@@ -1,1 +1,1 @@
-"""Settings: each declared once, with presets, config files and the values that follow from them."""
+"""Settings, each declared once; presets, config files and derived values."""

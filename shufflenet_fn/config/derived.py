@@ -1,4 +1,4 @@
-"""Values that follow from the settings and are used in more than one place."""
+"""Values derived from the settings that several modules use."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ def num_classes_of(settings: TrainSettings, train: Dataset) -> int:
 
 
 def passes(settings: TrainSettings, world_size: int) -> int:
-    """Steps of ``--batch-size`` in an update at a first start. ``--benchmark 1`` is the original's: up to
-    2048 images per device and update."""
+    """Return the number of ``--batch-size`` steps per update at a first start.
+
+    ``--benchmark 1`` accumulates up to 2048 images per device and update, as in the original.
+    """
     if settings.benchmark == 0:
         return settings.accumulate
     return max(1, 2048 // rank_batch_size(settings.batch_size, world_size))
@@ -45,13 +47,13 @@ def global_batch(settings: TrainSettings, world_size: int) -> int:
 
 
 def lanes_of(settings: TrainSettings, world_size: int) -> int:
-    """Return into how many equal parts a global batch is split, over all devices.
+    """Return the number of microbatches ("lanes") of a global batch, over all devices.
 
-    Each is normalised with statistics of its own, so what an update computes depends on this number and, up
-    to the order of sums, not on how many devices share the parts. A resume keeps it.
+    Each is normalised with its own statistics. So the result of an update depends on this number but, up to
+    the order of sums, not on the number of devices. A resume keeps it.
 
     Raises:
-        UsageError: the global batch does not divide by it, or it by the number of devices.
+        UsageError: it does not divide the global batch, or the number of devices does not divide it.
     """
     if settings.lanes is None:
         rank_batch_size(settings.batch_size, world_size)
@@ -105,9 +107,9 @@ def _next_multiple(number: int, of: int) -> int:
 
 
 def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:
-    """Return after how many updates in a row with a loss or gradient that is not finite a run ends.
+    """Return the number of consecutive updates with a non-finite loss or gradient that ends a run.
 
-    ``--max-bad-steps``; if not given, many with a loss scale, which finds its value by such updates.
+    It is ``--max-bad-steps``; if not given, 100 with a loss scale, which such updates adjust, else 1.
     """
     if settings.max_bad_steps is not None:
         return settings.max_bad_steps

@@ -12,7 +12,7 @@ _PANEL = "Evaluation"
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSettings:
-    """Of a checkpoint, what is not given comes from the run that wrote it."""
+    """All settings of an evaluation. For a checkpoint, missing values come from the run that wrote it."""
 
     data: str | None = option(
         None,
@@ -22,7 +22,7 @@ class EvalSettings:
         panel=_PANEL,
     )
     split: str = option(
-        "val", "--split", help="Which folder of it.", panel=_PANEL, choices=("val", "train")
+        "val", "--split", help="Split to evaluate.", panel=_PANEL, choices=("val", "train")
     )
     arch: str | None = option(
         None, "--arch", "-a", help="Architecture of a bare weights file.", panel=_PANEL
@@ -37,31 +37,34 @@ class EvalSettings:
         256, "--batch-size", "-b", help="Images per pass and device.", panel=_PANEL, minimum=1
     )
     workers: int | None = option(
-        None, "--workers", "-j", help="Loader threads over all devices.", panel=_PANEL, minimum=0
+        None, "--workers", "-j", help="Loader threads for all devices.", panel=_PANEL, minimum=0
     )
     on_bad_image: str = option(
         "stop",
         "--on-bad-image",
-        help="At a file that is no image or damaged: stop and name it, or skip it and say how many.",
+        help="If a file is damaged or not an image: stop and name it, or skip it and report how many.",
         panel=_PANEL,
         choices=("stop", "skip"),
     )
     max_bad: str = option(
         "0.1%",
         "--max-bad",
-        help="With --on-bad-image skip: how many images may be bad, as a share or a number.",
+        help="With --on-bad-image skip: how many images may be bad, as a percentage or a number.",
         panel=_PANEL,
     )
     image_reader: str = option(
         "auto",
         "--image-reader",
-        help="native decodes only what is looked at, in C++ compiled on first use; python gives the same "
-        "images by libraries, slower. auto: native where it can be built.",
+        help="native decodes only what a crop needs, in C++ compiled on first use; python gives the same "
+        "pixels with libraries, more slowly. auto: native if it can be built.",
         panel=_PANEL,
         choices=("auto", "native", "python"),
     )
     precision: str = option(
-        "fp32", "--precision", help="fp32, bf16, O0 to O3, or written out.", panel=_PANEL
+        "fp32",
+        "--precision",
+        help="fp32, bf16, O0 to O3, or written out like 'p=f32,c=bf16,o=f32'.",
+        panel=_PANEL,
     )
     device: str = option(
         "auto", "--device", help="Kind of device.", panel=_PANEL, choices=("auto", *DEVICE_NAMES)
@@ -77,7 +80,7 @@ class EvalSettings:
     backend: str = option(
         "auto",
         "--backend",
-        help="Primitives.",
+        help="Primitives that the network computes with.",
         panel=_PANEL,
         choices=("auto", *BACKEND_NAMES),
     )

@@ -1,7 +1,7 @@
-"""How a setting is declared: one place for its default, its flags, its limits and its help.
+"""Declarations of settings: default, flags, limits and help in one place.
 
-The command line, the config file and the stored ``config.json`` are all read off these declarations, so a
-setting cannot exist in one of them only. Needs no torch.
+The command line, config files and the stored ``config.json`` are derived from these declarations, so a
+setting cannot exist in only one of them. Does not import torch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 @dataclass(frozen=True)
 class Option:
-    """A setting as a user can give it.
+    """Flags, help and allowed values of a setting.
 
     ``flags``: command-line spellings, ours first, then the original's. ``choices``: allowed values, empty
     for any. ``minimum`` and ``maximum`` are inclusive, ``above`` and ``below`` exclusive.
@@ -153,11 +153,11 @@ _SLURM: Final = re.compile(r"(?:(\d+)-(?=\d+(?::\d{2}){0,2}$))?(\d+)(?::(\d{2}))
 def parse_duration(text: str, option: str) -> float:
     """Return the seconds in ``90``, ``90s``, ``30m``, ``2h``, ``11h30m`` or, for Slurm, ``1-12:00:00``.
 
-    Slurm's ``A:B`` is minutes and seconds, and ``D-A:B`` days, hours and minutes; but a number alone is
-    seconds here, as everywhere else, and not minutes.
+    In Slurm's format, ``A:B`` is minutes and seconds, and ``D-A:B`` is days, hours and minutes. A plain
+    number means seconds, whereas Slurm reads it as minutes.
 
     Raises:
-        UsageError: it is none of these, or no time at all.
+        UsageError: ``text`` has none of these forms, or is zero.
     """
     given = text.strip().lower()
     seconds = 0

@@ -13,7 +13,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 @dataclass(frozen=True)
 class Preset:
-    """``values`` by setting name; ``source`` is shown at the start; ``warning`` too, if there is one."""
+    """A recipe: ``values`` by setting name. ``source`` and ``warning`` are shown at the start."""
 
     values: Mapping[str, Any]
     source: str

@@ -1,4 +1,4 @@
-"""From defaults, preset, config file and command line to one set of values, each with its origin."""
+"""Merge defaults, preset, config file and command line into one set of values, each with its origin."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PATHS = ("data", "pretrained", "output", *_IDENTITY)
 
 
 class Resolved(NamedTuple):
-    """``origin``: for each setting "default", "preset NAME", "FILE" or "command line"."""
+    """Merged settings. ``origin``: "default", "preset NAME", "FILE" or "command line", by setting."""
 
     settings: TrainSettings
     origin: dict[str, str]
@@ -84,7 +84,7 @@ def without_empty(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``layer`` with what it implies: a precision switches off a lower layer's ``amp``, and so on."""
+    """Return ``layer`` with the values that it implies, such as no ``amp`` for a layer with a precision."""
     settled = dict(layer)
     if layer.get("precision"):
         settled.setdefault("amp", False)

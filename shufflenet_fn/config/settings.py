@@ -1,6 +1,6 @@
-"""The settings of a training run. Every parameter of the original's table is here in its own spelling.
+"""Settings of a training run. Every option of the original is accepted in its spelling.
 
-Needs no torch: ``shufflenet-fn --help`` reads this.
+Does not import torch, because ``shufflenet-fn --help`` reads this module.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _RENAMED: Final = {
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings that version 0.1 has stored under the names of this version."""
+    """Return settings that version 0.1 stored, with their names in this version."""
     return {_RENAMED.get(name, name): value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """Everything that defines a training run. Values are those that the command line shows."""
+    """All settings of a training run, with the values that the command line shows."""
 
     data: str | None = option(
         None,
@@ -61,7 +61,7 @@ class TrainSettings:
     crop_scale: float = option(
         0.08,
         "--crop-scale",
-        help="Smallest share of the area that a training crop takes.",
+        help="Smallest share of the image area that a training crop covers.",
         panel=_DATA,
         above=0,
         maximum=1,
@@ -69,7 +69,7 @@ class TrainSettings:
     crop_scale_max: float = option(
         1.0,
         "--crop-scale-max",
-        help="Largest share of the area that a training crop takes.",
+        help="Largest share of the image area that a training crop covers.",
         panel=_DATA,
         above=0,
         maximum=1,
@@ -100,7 +100,7 @@ class TrainSettings:
         choices=("none", "trivial", "rand"),
     )
     rand_ops: int = option(
-        2, "--rand-ops", help="Operations of RandAugment on an image.", panel=_DATA, minimum=1
+        2, "--rand-ops", help="Number of RandAugment operations per image.", panel=_DATA, minimum=1
     )
     rand_magnitude: int = option(
         9,
@@ -123,7 +123,7 @@ class TrainSettings:
         0.0,
         "--mixup",
         "--mixup-alpha",
-        help="alpha of mixup's Beta(alpha, alpha); 0 is off. With --cutmix, each step takes one of them.",
+        help="alpha of mixup's Beta(alpha, alpha); 0 disables it. With --cutmix, each step uses one of them.",
         panel=_DATA,
         minimum=0,
     )
@@ -131,7 +131,7 @@ class TrainSettings:
         0.0,
         "--cutmix",
         "--cutmix-alpha",
-        help="alpha of cutmix's Beta(alpha, alpha); 0 is off.",
+        help="alpha of cutmix's Beta(alpha, alpha); 0 disables it.",
         panel=_DATA,
         minimum=0,
     )
@@ -139,22 +139,22 @@ class TrainSettings:
         1,
         "--repeats",
         "--ra-reps",
-        help="Repeated augmentation: showings of an image in a batch. An epoch has as many steps, of "
-        "fewer different images.",
+        help="Repeated augmentation: how often an image appears in a batch. An epoch has the same number of "
+        "steps with fewer different images.",
         panel=_DATA,
         minimum=1,
     )
     on_bad_image: str = option(
         "stop",
         "--on-bad-image",
-        help="At a file that is no image or damaged: stop and name it, or skip it and train on another.",
+        help="If a file is damaged or not an image: stop and name it, or skip it and train on another.",
         panel=_DATA,
         choices=("stop", "skip"),
     )
     max_bad: str = option(
         "0.1%",
         "--max-bad",
-        help="With --on-bad-image skip: how many images of a split may be bad, as a share or a number.",
+        help="With --on-bad-image skip: how many images of a split may be bad, as a percentage or a number.",
         panel=_DATA,
     )
     workers: int | None = option(
@@ -169,7 +169,7 @@ class TrainSettings:
         "auto",
         "--image-reader",
         help="native decodes only what a crop needs, in C++ compiled on first use; python gives the same "
-        "images by libraries, slower. auto: native where it can be built.",
+        "pixels with libraries, more slowly. auto: native if it can be built.",
         panel=_DATA,
         choices=("auto", "native", "python"),
     )
@@ -177,7 +177,7 @@ class TrainSettings:
         "shufflenet_v2_x1_0",
         "--arch",
         "-a",
-        help="shufflenet_v2_x0_5, …_x1_0, …_x1_5 or …_x2_0; the short forms do as well.",
+        help="shufflenet_v2_x0_5, …_x1_0, …_x1_5 or …_x2_0, or a short form such as x1_0.",
         panel=_MODEL,
     )
     num_classes: int | None = option(
@@ -191,7 +191,7 @@ class TrainSettings:
         None,
         "--pretrained",
         help="Start from these weights (.safetensors, .pth, .pth.tar, a checkpoint or a run directory). "
-        "A head of another width is replaced by a fresh one.",
+        "A classifier of another width is replaced by a newly initialised one.",
         panel=_MODEL,
     )
     epochs: int = option(
@@ -215,8 +215,8 @@ class TrainSettings:
     lanes: int | None = option(
         None,
         "--lanes",
-        help="Parts of an update's images, each normalised with its own statistics; devices × accumulated "
-        "steps if not given. A resume keeps it, so that fewer or more devices compute the same.",
+        help="Microbatches per update, each normalised with its own statistics; devices × accumulated steps "
+        "if not given. A resume keeps the number, so that another number of devices computes the same.",
         panel=_RECIPE,
         minimum=1,
     )
@@ -259,14 +259,14 @@ class TrainSettings:
     decay_on: str = option(
         "all",
         "--decay-on",
-        help="Decay all parameters (the original) or only weights with 2 and more axes (the paper).",
+        help="Decay all parameters (the original) or only weights with two or more dimensions (the paper).",
         panel=_RECIPE,
         choices=("all", "weights"),
     )
     label_smoothing: float = option(
         0.0,
         "--label-smoothing",
-        help="ε of (1-ε)·one-hot + ε/K.",
+        help="Label smoothing ε: the target is (1-ε)·one-hot + ε/K.",
         panel=_RECIPE,
         minimum=0,
         below=1,
@@ -285,7 +285,7 @@ class TrainSettings:
     bn_stats: str = option(
         "mean",
         "--bn-stats",
-        help="Running statistics over devices: their mean, or those of rank 0 (the original).",
+        help="Running statistics: the mean over devices, or those of rank 0 (the original).",
         panel=_RECIPE,
         choices=("mean", "rank0"),
     )
@@ -298,7 +298,10 @@ class TrainSettings:
         below=2**63,
     )
     amp: bool = option(
-        False, "--amp/--no-amp", help="Mixed precision as --opt-level says.", panel=_PRECISION
+        False,
+        "--amp/--no-amp",
+        help="Use mixed precision at the level of --opt-level.",
+        panel=_PRECISION,
     )
     opt_level: str = option(
         "O2",
@@ -311,8 +314,8 @@ class TrainSettings:
     precision: str | None = option(
         None,
         "--precision",
-        help="fp32, bf16, O0 to O3, or like 'p=f32,c=bf16,o=f32'; auto is the narrow one that the device "
-        "trains well in. Not together with --amp.",
+        help="fp32, bf16, O0 to O3, or written out like 'p=f32,c=bf16,o=f32'. auto: the lowest precision "
+        "that the device trains well in. Not together with --amp.",
         panel=_PRECISION,
     )
     loss_scale: str = option(
@@ -324,7 +327,7 @@ class TrainSettings:
     device: str = option(
         "auto",
         "--device",
-        help="auto takes npu, then cuda, then cpu, and says why.",
+        help="auto: npu if available, else cuda, else cpu; the log shows the reason.",
         panel=_DEVICES,
         choices=("auto", *DEVICE_NAMES),
     )
@@ -342,34 +345,35 @@ class TrainSettings:
         "--device-list",
         "--device-id",
         "--gpu",
-        help="Which devices, such as 0,2,5; wins over --devices.",
+        help="Device numbers, such as 0,2,5; takes precedence over --devices.",
         panel=_DEVICES,
     )
     backend: str = option(
         "auto",
         "--backend",
-        help="Primitives that the network computes with. auto follows what bench step --keep has measured.",
+        help="Primitives that the network computes with. auto: the fastest in a result of bench step --keep "
+        "for the same case, else the one chosen for the device.",
         panel=_DEVICES,
         choices=("auto", *BACKEND_NAMES),
     )
     compile: bool = option(
         False,
         "--compile/--no-compile",
-        help="Compile the step with torch.compile; see `bench step --ours-compile` for what it brings.",
+        help="Compile the step with torch.compile; `bench step --ours-compile` measures the effect.",
         panel=_DEVICES,
     )
     running_stats: str = option(
         "auto",
         "--running-stats",
-        help="What updates batch norm's running statistics: the kernels (fewer kernels on an NPU), or the "
-        "step after them. auto: kernel on npu, else step.",
+        help="What updates the running statistics: batch norm's kernels (fewer launches on an NPU), or the "
+        "training step after them. auto: kernel on npu, else step.",
         panel=_DEVICES,
         choices=("auto", "kernel", "step"),
     )
     memory_format: str = option(
         "auto",
         "--memory-format",
-        help="Layout of activations; auto is what the device's runtime advises.",
+        help="Layout of activations. auto: the layout recommended for the device.",
         panel=_DEVICES,
         choices=("auto", "nchw", "channels_last"),
     )
@@ -383,14 +387,14 @@ class TrainSettings:
     dist_backend: str = option(
         "auto",
         "--dist-backend",
-        help="Collectives: hccl on npu, nccl on cuda, gloo on cpu.",
+        help="Collective library. auto: hccl on npu, nccl on cuda, gloo on cpu.",
         panel=_DEVICES,
         choices=("auto", "hccl", "nccl", "gloo"),
     )
     deterministic: bool = option(
         False,
         "--deterministic/--no-deterministic",
-        help="Operators and collectives that give the same bits in every run; slower on accelerators.",
+        help="Use operators and collectives that give the same bits in every run; slower on accelerators.",
         panel=_DEVICES,
     )
     multiprocessing_distributed: bool = option(
@@ -408,7 +412,7 @@ class TrainSettings:
         minimum=1,
     )
     node_rank: int = option(
-        0, "--node-rank", "--rank", help="Number of this machine.", panel=_DEVICES, minimum=0
+        0, "--node-rank", "--rank", help="Rank of this machine, from 0.", panel=_DEVICES, minimum=0
     )
     master_addr: str | None = option(
         None, "--addr", help="Host name or address of machine 0.", panel=_DEVICES
@@ -417,7 +421,7 @@ class TrainSettings:
         None,
         "--rdzv-endpoint",
         "--dist-url",
-        help="HOST:PORT (or tcp://HOST:PORT) where the machines meet; port 29688 if only --addr is given.",
+        help="Rendezvous endpoint, HOST:PORT or tcp://HOST:PORT; port 29688 if only --addr is given.",
         panel=_DEVICES,
     )
     run_dir: str | None = option(
@@ -427,13 +431,14 @@ class TrainSettings:
         "runs",
         "--output",
         "--workspace",
-        help="Where a run directory ARCH-NNN is made if --run-dir is not given.",
+        help="Folder in which the run directory ARCH-NNN is created if --run-dir is not given.",
         panel=_RUN,
     )
     resume: str | None = option(
         None,
         "--resume",
-        help="Go on with this run directory or checkpoint; its settings are used again.",
+        help="Resume this run directory or checkpoint, with its settings. auto: resume if there is a "
+        "checkpoint, else start.",
         panel=_RUN,
     )
     print_freq: int = option(
@@ -443,7 +448,7 @@ class TrainSettings:
         1,
         "--eval-freq",
         "-ef",
-        help="Epochs between evaluations; the last tenth of the epochs is always evaluated.",
+        help="Epochs between evaluations; in the last tenth of the run, every epoch is evaluated.",
         panel=_RUN,
         minimum=1,
     )
@@ -458,26 +463,32 @@ class TrainSettings:
     max_bad_steps: int | None = option(
         None,
         "--max-bad-steps",
-        help="Updates in a row whose loss or gradient is not finite, after which the run stops and dumps "
-        "the last. They change nothing. 100 with a loss scale, else 1, if not given.",
+        help="Stop after this many updates in a row whose loss or gradient is not finite, and dump the last "
+        "one. Such updates are skipped. If not given: 100 with a loss scale, else 1.",
         panel=_RUN,
         minimum=1,
     )
-    keep: int = option(2, "--keep", help="Newest checkpoints kept.", panel=_RUN, minimum=1)
+    keep: int = option(
+        2, "--keep", help="Number of newest checkpoints to keep.", panel=_RUN, minimum=1
+    )
     keep_best: int = option(
-        1, "--keep-best", help="Checkpoints kept of the highest top-1.", panel=_RUN, minimum=1
+        1,
+        "--keep-best",
+        help="Number of checkpoints with the highest top-1 to keep.",
+        panel=_RUN,
+        minimum=1,
     )
     keep_every: int = option(
         0,
         "--keep-every",
-        help="Epochs between checkpoints that are kept for good; 0 for none.",
+        help="Epochs between checkpoints that are kept permanently; 0 for none.",
         panel=_RUN,
         minimum=0,
     )
     max_time: str | None = option(
         None,
         "--max-time",
-        help="Stop in time, save and exit with 75: 90s, 30m, 11h30m, or Slurm's D-HH:MM:SS.",
+        help="Save and exit with 75 before this time is over: 90s, 30m, 11h30m, or Slurm's D-HH:MM:SS.",
         panel=_RUN,
     )
     hang_timeout: float | None = option(
@@ -498,15 +509,15 @@ class TrainSettings:
     max_restarts: int = option(
         0,
         "--max-restarts",
-        help="How often all processes are restarted from the last good checkpoint after one has failed; on "
-        "one machine only.",
+        help="After a failure, restart all processes from the newest undamaged checkpoint, at most this many "
+        "times; on one machine only.",
         panel=_RUN,
         minimum=0,
     )
     profile: str | None = option(
         None,
         "--profile",
-        help="Record a trace of a few steps of rank 0 in this folder, by torch's profiler or Ascend's.",
+        help="Record a trace of a few steps of rank 0 in this folder, with torch's or Ascend's profiler.",
         panel=_RUN,
     )
     max_steps: int | None = option(

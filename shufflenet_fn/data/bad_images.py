@@ -1,7 +1,7 @@
 """Images that cannot be used, and what a run does about them.
 
-A run either stops at the first one or goes on without it (``BadImages``). Damage to a whole data
-set or a failure of the machine is no bad image: a damaged shard or a lost mount always stops the run.
+A run either stops at the first one or goes on without it (``BadImages``). Damage to a whole data set or a
+failure of the machine does not count as a bad image: a damaged shard or a lost mount always stops the run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
 from shufflenet_fn_backends.support.errors import UserError
 
 _NAMED = 3
-"""Bad images that are named in the message about too many."""
+"""Number of bad images that the error message names."""
 
 
 class BadImage(UserError):
-    """A sample that is no usable image.
+    """A sample that is not a usable image.
 
     Attributes:
-      name: that of ``Dataset.name``: a path, or a shard, its record and the original path.
+      name: the result of ``Dataset.name``: a path, or a shard, its record and the original path.
       reason: what is wrong with it, without the name.
       kind: under which `data check` lists it.
     """
@@ -46,7 +46,7 @@ class BadImage(UserError):
 
 
 class UnreadableImage(BadImage):
-    """A sample whose own file cannot be read: it is gone, may not be read, or is no regular file."""
+    """A sample whose own file cannot be read: missing, access denied, or not a regular file."""
 
     verb: ClassVar[str] = "read"
 
@@ -97,7 +97,7 @@ class BadImages:
         with self._lock:
             if self._too_many is None and index not in self._met:
                 self._add(index, error)
-            if self._too_many is not None:  # threads that come later say the same
+            if self._too_many is not None:  # later threads raise the same error
                 raise UserError(self._too_many) from error
 
     def _add(self, index: int, error: BadImage) -> None:

@@ -1,4 +1,4 @@
-"""The limit of bad images in a split, as a user gives it. Imports the standard library alone."""
+"""The limit of bad images in a split, as the user gives it. Imports only the standard library."""
 
 from __future__ import annotations
 

@@ -162,10 +162,10 @@ def read_batch(
     Args:
       folder: where the samples are.
       indices: samples to read, int64 (N,).
-      parts: memory of images and labels, which the batch refers to.
-      done: bool (N,), which of them lie in ``parts`` already, each at its slot.
-      finish: completes these.
-      fill: reads, decodes and transforms each of the others into its place.
+      parts: memory for images and labels, which the batch references.
+      done: bool (N,), which samples are already in ``parts``, each in its slot.
+      finish: completes these samples.
+      fill: reads, decodes and transforms each of the other samples into its slot.
       stopped: called before every sample, so that closing a loader does not wait for a batch.
       bad_images: counts bad images; ``None`` raises the first.
       instead: chooses the replacement of a bad image.
@@ -217,7 +217,7 @@ def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
 
 
 _CHUNK = 32
-"""Samples of one call, during which closing the loader is not noticed."""
+"""Number of samples per call. A closed loader is noticed only between calls."""
 
 
 def train_at_once(
@@ -234,8 +234,7 @@ def train_at_once(
 ) -> tuple[Flags, Draws]:
     """Read crops and flips of samples into ``images``, as far as the native reader can.
 
-    Without a reader, or if the data set does not tell where its samples lie, nothing is read. Result as
-    ``NativeReader.train``.
+    Nothing is read without a reader, or if the data set is not ``Located``. Result as ``NativeReader.train``.
 
     Raises:
       Stopped: ``stopped()`` was true.

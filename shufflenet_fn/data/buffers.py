@@ -1,6 +1,6 @@
 """Memory that batches are read into: fresh for each batch, or a ring of buffers that is reused.
 
-Labels and images of a batch lie in one piece, so that one copy brings both to a device.
+Labels and images of a batch are contiguous, so that one copy transfers both to a device.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Parts(NamedTuple):
     Attributes:
       images: uint8 (N, 3, H, W) in channels_last memory.
       labels: int64 (N,).
-      partners: int64 (N,), the second labels of mixed images.
+      partners: int64 (N,), labels of the images that were mixed in.
       weight: float32, 0-dim, of the first labels of mixed images.
     """
 
@@ -39,7 +39,7 @@ class Layout(NamedTuple):
     """Layout of a batch in a flat uint8 tensor: labels first, so that a batch of fewer images is a prefix.
 
     Attributes:
-      capacity: images that there is room for.
+      capacity: maximum number of images.
       size: their side in pixels.
     """
 
@@ -48,11 +48,11 @@ class Layout(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of a full batch."""
+        """Number of bytes of a full batch."""
         return self.used(self.capacity)
 
     def used(self, count: int) -> int:
-        """Return the bytes up to the end of ``count`` images."""
+        """Return the number of bytes of a batch of ``count`` images."""
         return self._images_at + count * self.size * self.size * 3
 
     def parts(self, memory: Tensor, count: int) -> Parts:
@@ -94,7 +94,7 @@ class BatchMemory(Protocol):
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
         """Return flat memory for batch ``number``, reserved for the caller while the context lasts.
 
-        Raises ``Stopped`` if ``stopped()`` becomes true before there is any.
+        Raises ``Stopped`` if ``stopped()`` becomes true while it waits for memory.
         """
 
 
@@ -122,8 +122,8 @@ class BatchBuffers:
 
     def __init__(self, slots: int, layout: Layout, *, page_locked: bool) -> None:
         """Args:
-        slots: how many batches there is memory for, at least 2.
-        layout: of a batch.
+        slots: number of batches in the ring, at least 2.
+        layout: layout of each batch.
         page_locked: whether a device can copy from the memory asynchronously.
         """
         if slots < 2:
@@ -141,7 +141,7 @@ class BatchBuffers:
 
     @property
     def held(self) -> int:
-        """Batches that were taken and not released."""
+        """Number of batches that were taken and not released."""
         return self._taken - self._released
 
     def start(self, first: int) -> None:

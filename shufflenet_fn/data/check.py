@@ -41,7 +41,7 @@ _ORIENTATION = 0x0112
 
 
 class Finding(NamedTuple):
-    """``kind`` groups findings, ``name`` is the file or folder, ``text`` says what about it."""
+    """``kind`` groups findings, ``name`` is the file or folder, ``text`` describes the finding."""
 
     kind: str
     name: str
@@ -91,7 +91,7 @@ def _kind(data: bytes | memoryview, error: BadImage) -> str:
 
 
 def _remarks(data: bytes | memoryview, name: str, brightest: int) -> Iterator[Finding]:
-    """Find what a user may not expect of an image that can be used."""
+    """Find unexpected properties of a usable image."""
     from PIL import Image
 
     kind = format_of(data)
@@ -119,7 +119,7 @@ def _remarks(data: bytes | memoryview, name: str, brightest: int) -> Iterator[Fi
 
 
 class Digests:
-    """64 bits of each sample's content: eight bytes an image, however large the data set."""
+    """A 64-bit digest of each sample's content, so eight bytes of memory per image."""
 
     def __init__(self, samples: Dataset) -> None:
         self.samples = samples
@@ -133,7 +133,7 @@ class Digests:
 
 
 def duplicates(splits: Sequence[Digests]) -> Iterator[Finding]:
-    """Find samples with the bytes of an earlier sample, read again to be sure.
+    """Find samples with the same bytes as an earlier sample. Equal digests are confirmed by reading again.
 
     Kinds: ``in both splits``, ``in two classes`` of a split, or ``duplicate``.
     """
@@ -171,7 +171,7 @@ class _Place:
     def content(self) -> bytes | None:
         try:
             return bytes(self.samples.read(self.index).data)
-        except UserError:  # it was there a moment ago
+        except UserError:  # the file has disappeared meanwhile
             return None
 
 
@@ -189,8 +189,8 @@ class Checked(NamedTuple):
 
     Attributes:
       images: number of images in each split.
-      problems: what stops a training run.
-      remarks: what does not, but may surprise.
+      problems: findings that stop a training run.
+      remarks: findings that do not, but may be unexpected.
     """
 
     images: dict[str, int]
@@ -204,7 +204,7 @@ def check(
     workers: int,
     report: Callable[[str, int, int], None] = lambda split, done, total: None,
 ) -> Checked:
-    """Look at every image of both splits of an image folder or a packed data set.
+    """Check every image of both splits of an image folder or a packed data set.
 
     Args:
       root: the data set.
@@ -212,7 +212,7 @@ def check(
       report: ``report(split, done, total)``, called after every image by the calling thread.
 
     Raises:
-      UsageError: there is no data set, or a folder cannot be listed; no worker.
+      UsageError: there is no data set, a folder cannot be listed, or ``workers`` is less than 1.
       UserError: the index of a packed data set is damaged.
     """
     if workers < 1:
@@ -250,7 +250,7 @@ def _open(root: Path) -> _Opened:
     if is_packed(root):
         return _Opened([open_packed(root, split) for split in SPLITS], [], [])
     folders = [check_split(root, split) for split in SPLITS]
-    listings = [list_split(folder) for folder in folders]  # a kept one would be checked less well
+    listings = [list_split(folder) for folder in folders]  # a reused one is checked less well
     splits: list[Dataset] = [
         ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
         for split, listing in zip(SPLITS, listings, strict=True)
@@ -272,7 +272,7 @@ def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> It
 
 
 def _passed_over(folder: Path, listing: Listing) -> Iterator[Finding]:
-    """Find names that are passed over: hidden ones, other extensions, images in no class."""
+    """Find files that are ignored: hidden names, other extensions, images outside class folders."""
     for directory in listing.directories:
         place = folder / directory
         with os.scandir(place) as entries:

@@ -65,7 +65,7 @@ STORED = np.dtype(
         ("unused", "<u4"),
     ]
 )
-"""Where one sample lies; the structure ``Stored`` of ``native/kernels/stored.hpp``.
+"""Location of one sample; the structure ``Stored`` of ``native/kernels/stored.hpp``.
 
 Either ``path`` is the address of a file's name that ends with a zero byte, or the sample is the ``size``
 bytes from ``offset`` of the open file ``descriptor``, and their CRC-32, continued from ``seed``, is
@@ -78,7 +78,7 @@ Stored = npt.NDArray[np.void]
 
 @runtime_checkable
 class Located(Protocol):
-    """Data sets that tell where their samples lie, so that the native reader can fetch them."""
+    """Data sets that know the locations of their samples, so that the native reader can read them."""
 
     def located(self, indices: npt.NDArray[np.int64]) -> AbstractContextManager[Stored]:
         """Return STORED (N,) of these samples, valid within the context."""
@@ -87,7 +87,7 @@ class Located(Protocol):
 @contextmanager
 def stored_files(names: list[bytes]) -> Iterator[Stored]:
     """Return STORED (N,) of whole files, valid within the context."""
-    # Holds the bytes, and each of its elements is the address of one.
+    # Keeps the bytes alive; each element is the address of one path.
     addresses = (ctypes.c_char_p * len(names))(*names)
     stored = np.zeros(len(names), dtype=STORED)
     stored["path"] = np.frombuffer(memoryview(addresses), dtype="<u8", count=len(names))

@@ -1,9 +1,9 @@
 """From a stored sample to RGB pixels.
 
 JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL), which can decode at a half, a quarter or an
-eighth of the size. ``native`` decodes a region alone, to the same pixels. What libjpeg-turbo warns about is
-refused, since after damage it continues with wrong or grey pixels. CMYK and YCCK JPEGs and every other format
-go to Pillow, which is what torchvision decodes with.
+eighth of the size. ``native`` decodes a region alone, to the same pixels. A file about which libjpeg-turbo
+warns is refused, because after damage it continues with wrong or grey pixels. CMYK and YCCK JPEGs and every
+other format go to Pillow, which is what torchvision decodes with.
 
 As in torchvision's ``pil_loader``, EXIF orientation is ignored and an alpha channel is dropped. The format is
 detected from the content, not from the file's name.
@@ -31,8 +31,8 @@ _REDUCTIONS = (1, 2, 4, 8)
 """Those of libjpeg-turbo's scales that have SIMD code."""
 
 MAX_SCANS = 100
-"""Scans of a JPEG that is decoded. Encoders write some ten; each costs a pass over the whole image, however
-few bytes it has."""
+"""Maximum number of scans of a JPEG that is decoded. Encoders write about ten. Each scan costs a pass over
+the whole image, even if it has few bytes."""
 
 LONGEST_SIDE = 65_500
 """Of what libjpeg-turbo reads and writes, in pixels."""
@@ -50,8 +50,8 @@ _CAN_BE_REDUCED = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 class JpegHeader(NamedTuple):
     """Height and width in pixels, and the colour space as simplejpeg calls it.
 
-    ``can_be_reduced``: whether it can be decoded at a part of its size. Not so a lossless JPEG: libjpeg-turbo
-    gives all of its pixels, and simplejpeg makes room for the part.
+    ``can_be_reduced``: whether it can be decoded at reduced size. A lossless JPEG cannot: libjpeg-turbo
+    returns all of its pixels, but simplejpeg allocates memory only for the reduced size.
     """
 
     height: int
@@ -103,7 +103,7 @@ def _frame_of(data: bytes | memoryview) -> _Frame | None:
 def check_scans(data: bytes | memoryview, name: str) -> None:
     """Raise ``BadImage`` if a JPEG has more than MAX_SCANS scans.
 
-    Looks no further than the first scan if libjpeg-turbo does not either, as in most files.
+    Reads only up to the first scan if libjpeg-turbo does the same, as in most files.
     """
     progressive, components, scans = False, b"", 0
     for marker, at in _segments(data):
@@ -141,8 +141,8 @@ def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None
 
     Args:
       encoded: an image file's bytes, or pixels.
-      name: what a message calls it.
-      scratch: this thread's memory. The result may lie in it, until the next image is decoded.
+      name: name of the sample in messages.
+      scratch: this thread's memory. The result may be a view of it, valid until the next image is decoded.
 
     Returns:
       uint8 (H, W, 3), RGB, C-contiguous. Pixels are a view of ``encoded``. 16-bit grey is reduced to its
@@ -167,7 +167,7 @@ def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -
     try:
         height, width, colours, can_be_reduced = read_jpeg_header(data, name)
         if colours in ("CMYK", "YCCK"):
-            # Pillow says nothing of what libjpeg-turbo warns about.
+            # Pillow does not report libjpeg-turbo's warnings.
             simplejpeg.decode_jpeg(data, colorspace="CMYK")
             return as_lazy_image(decode_with_pillow(data, name))
     except ValueError as error:
@@ -188,7 +188,7 @@ def _decode_jpeg(
 
     shape = (-(-height // reduction), -(-width // reduction), 3)
     buffer = (scratch or Scratch()).array("decoded", shape)
-    # The smallest size that is large enough is the one wanted; without a minimum it is the full one.
+    # Choose the smallest size that is large enough, or the full size without a minimum.
     least = {"min_height": shape[0], "min_width": shape[1]} if reduction > 1 else {}
     try:
         image: RgbImage = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=buffer, **least)

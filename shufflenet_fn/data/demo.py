@@ -1,4 +1,4 @@
-"""The demo data set: generated on the spot, learnable in a minute, an image folder like any other.
+"""The demo data set: an image folder that is generated on first use and learnable in a minute.
 
 Each image is a shape or pattern in random colours over a cluttered, noisy background. Only the form tells
 classes apart: position, size, angle, colours, light, clutter and noise are random, and no class turns into
@@ -55,10 +55,9 @@ def write_demo(
 ) -> Path:
     """Write a demo set: ``folder/{train,val}/CLASS/*.jpg`` and a manifest.
 
-    The same arguments give the same bytes. The set is written beside ``folder`` and renamed, so
-    that ``folder`` is complete or absent at any time, also if this process is killed. Of several
-    processes that start at once one writes and the others wait for it. A complete set is left as it
-    is, a damaged one is replaced.
+    The same arguments give the same bytes. The set is written to a temporary folder next to ``folder`` and
+    renamed, so ``folder`` is always complete or absent, even if this process is killed. If several processes
+    start at once, one writes and the others wait. A complete set is kept, a damaged one is replaced.
 
     Raises:
       UserError: ``folder`` is something other than a demo set, or cannot be written.
@@ -85,7 +84,7 @@ def write_demo(
 
 
 def is_complete(folder: Path) -> bool:
-    """Return whether ``folder`` holds a demo set with all the files and bytes that its manifest counts."""
+    """Return whether ``folder`` holds a demo set with the number of files and bytes in its manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         return (manifest["version"], manifest["files"], manifest["bytes"]) == (
@@ -125,9 +124,9 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _workspace(folder: Path) -> Iterator[Path]:
-    """Make a folder beside ``folder``, on the same file system, and remove it at the end."""
+    """Create a temporary folder next to ``folder``, on the same file system. Remove it at the end."""
     prefix = f".{folder.name}."
-    for left_over in folder.parent.glob(f"{prefix}*"):  # a run that was killed could not clean up
+    for left_over in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
         shutil.rmtree(left_over, ignore_errors=True)
     workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
     try:
@@ -138,7 +137,7 @@ def _workspace(folder: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _explained(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into advice."""
+    """Convert write errors to a ``UserError`` with advice."""
     try:
         yield
     except OSError as error:
@@ -275,7 +274,7 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
 def _two_colours(
     rng: np.random.Generator,
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Draw the colours of background and shape, of which the shape's is brighter."""
+    """Draw the colours of background and shape. The shape is brighter."""
     back = rng.uniform(20.0, 130.0, size=3)
     direction = rng.normal(size=3) * 0.6 + 1.2
     direction /= np.linalg.norm(direction)

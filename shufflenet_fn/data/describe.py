@@ -27,12 +27,12 @@ class SplitFacts(NamedTuple):
     """A split.
 
     Attributes:
-      images: how many.
-      classes: how many classes have any.
-      fewest, most: images of the smallest and the largest of them.
-      bytes: of the images' files, or of the shards.
-      short_sides: of the images; ``None`` for a folder, whose images are not opened.
-      shards, kept: of a packed split, how many shards and images kept byte for byte.
+      images: number of images.
+      classes: number of classes with at least one image.
+      fewest, most: number of images of the smallest and the largest of these classes.
+      bytes: total size of the image files, or of the shards.
+      short_sides: short sides of the images; ``None`` for a folder, whose images are not opened.
+      shards, kept: for a packed split, number of shards, and of images that were kept byte for byte.
       left_out: source images that a packed split lacks.
     """
 
@@ -102,6 +102,6 @@ def _facts(samples: PackedSplit | ImageFolder) -> SplitFacts:
 def _bytes_of(folder: ImageFolder) -> int:
     total = 0
     for index in range(len(folder)):
-        with contextlib.suppress(OSError):  # `data check` names what cannot be read
+        with contextlib.suppress(OSError):  # `data check` reports unreadable files
             total += os.stat(folder.path(index)).st_size
     return total

@@ -47,9 +47,9 @@ def normalizer(
 ) -> Callable[[Tensor], Tensor]:
     """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
-    With ``reuse`` all results lie in the same memory: each is valid until the next call, so keep one at a
-    time, and make none inside ``torch.inference_mode``, whose memory autograd may not use. A fresh one of a
-    batch's size costs the host several times what the arithmetic does, in pages that the system clears.
+    With ``reuse``, all results share the same memory: each is valid only until the next call. Do not call it
+    inside ``torch.inference_mode``, because autograd cannot use memory allocated there. Fresh memory for each
+    batch would cost the host several times the arithmetic, because the system clears its pages.
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
     bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
@@ -64,7 +64,8 @@ def normalizer(
             )
         floats = floats_of(images)
         if images.device.type == "cpu" and _is_nhwc(images):
-            # Whole rows: three constants alone, innermost, leave a CPU's vector units idle.
+            # Repeat the constants over a whole row: an innermost dimension of three leaves a CPU's vector
+            # units idle.
             width = images.shape[3]
             rows = floats.permute(0, 2, 3, 1).flatten(2)
             rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
@@ -81,7 +82,7 @@ def _fresh(images: Tensor) -> Tensor:
 
 
 class _Kept:
-    """``_fresh`` in memory that is kept and grows."""
+    """Like ``_fresh``, in reused memory that grows as needed."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)

@@ -36,11 +36,11 @@ _OTHER_NAMES = {
 """What other projects call the folders of splits, in the order in which one is proposed."""
 
 _SLOW_S = 10.0
-"""Seconds of a listing from which on the log says how long it took."""
+"""Listings that take longer than this many seconds are noted in the log."""
 
 
 def silent(text: str) -> None:
-    """Ignore a note."""
+    """Discard a note."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class ImageFolder:
         return self.root / self.split / self.paths[index]
 
     def name(self, index: int) -> str:
-        """Return the full path of sample ``index`` for messages, with what cannot be printed escaped."""
+        """Return the full path of sample ``index`` for messages, with unprintable characters escaped."""
         return printable(self.path(index))
 
     def read(self, index: int) -> Encoded:
@@ -86,7 +86,7 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[ImageFolde
     """Open ``root/train`` and ``root/val``; labels of both index the classes of ``train``.
 
     Raises:
-      UsageError: as ``open_image_folder``; both splits are looked for before either is listed.
+      UsageError: as ``open_image_folder``. Both splits are checked before either is listed.
     """
     root = Path(root)
     for split in ("train", "val"):
@@ -179,7 +179,7 @@ def _labels(listing: Listing, known: tuple[str, ...]) -> npt.NDArray[np.int64]:
 
 
 def check_split(root: Path, split: str) -> Path:
-    """Return ``root/split``. Raises ``UsageError`` that says what is there instead if it is no folder."""
+    """Return ``root/split``. Raises ``UsageError`` if it is not a folder; the message says what it is."""
     shown = printable(root)
     try:
         mode = os.stat(root).st_mode
@@ -270,7 +270,7 @@ def by_extension(counts: Counter[str], limit: int = 8) -> str:
 
 
 def some(names: Sequence[str], limit: int = 5) -> str:
-    """Return ``names`` as prose, sorted and cut after ``limit``."""
+    """Return ``names`` as text, sorted and truncated after ``limit``."""
     ordered = sorted(names)
     listed = ", ".join(map(printable, ordered[:limit]))
     rest = len(ordered) - limit

@@ -24,7 +24,7 @@ def random_resized_crop_box(
     ratio: tuple[float, float],
     draws: npt.NDArray[np.float64],
 ) -> Box:
-    """Return torchvision's ``RandomResizedCrop`` box: 10 tries at an area and an aspect, then the centre.
+    """Return torchvision's ``RandomResizedCrop`` box: 10 attempts at an area and an aspect, then the centre.
 
     Args:
       height, width: of the image.
@@ -60,8 +60,7 @@ def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> B
 def middle(height: int, width: int) -> Box:
     """Return the box of an image, or the middle of a strip, LONGEST times as long as it is wide.
 
-    Resized by its short side, a strip of one pixel's width would take gigabytes, and the centre is all
-    that is looked at.
+    Resized by its short side, a strip one pixel wide would take gigabytes, although only the centre is used.
     """
     part_height, part_width = min(height, LONGEST * width), min(width, LONGEST * height)
     top, left = (height - part_height) // 2, (width - part_width) // 2
@@ -96,9 +95,9 @@ def resize(
 ) -> RgbImage:
     """Resample to (height, width, 3) with the antialiased bilinear filter.
 
-    The filter is a triangle whose half-width is one output pixel where the image shrinks and one source
-    pixel where it grows, each axis by itself: what Pillow and torchvision compute. Of the same size it
-    is a copy.
+    The filter is a triangle. Its half-width is one output pixel if the image shrinks and one source pixel if
+    it grows, for each axis separately, as in Pillow and torchvision. An image that has the size already is
+    copied.
 
     Args:
       image: uint8 (H, W, 3); a strided view is fine.
@@ -106,7 +105,7 @@ def resize(
       extent: height and width, from the top left, of the part of ``image`` that is wanted, if it ends
         inside a pixel.
       out: C-contiguous uint8 (height, width, 3) to fill, or None for a new array.
-      scratch: memory to use again where ``image`` is strided or read-only.
+      scratch: memory to reuse if ``image`` is strided or read-only.
 
     Raises:
       UsageError: ``out`` is something else.
@@ -121,7 +120,7 @@ def resize(
         np.copyto(out, image)
         return out
     if not (image.flags.c_contiguous and image.flags.writeable):
-        # torch would copy strided pixels to fresh memory, and it warns of memory that it may not write to.
+        # torch would copy strided pixels to fresh memory, and it warns about read-only memory.
         contiguous = (scratch or Scratch()).array("resize", image.shape)
         np.copyto(contiguous, image)
         image = contiguous
@@ -132,8 +131,8 @@ def resize(
 def _resample(image: RgbImage, out: RgbImage, extent: tuple[float, float] | None) -> None:
     """Fill ``out`` from ``image``, both C-contiguous.
 
-    ``torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)``, with the one thing
-    that it lacks, ``out``. Of uint8 in channels_last memory torch has a SIMD kernel.
+    ``torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)``, with the ``out``
+    argument that it lacks. torch has a SIMD kernel for uint8 in channels_last memory.
     """
     height, width = out.shape[:2]
     scales = (None, None) if extent is None else (height / extent[0], width / extent[1])

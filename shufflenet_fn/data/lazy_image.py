@@ -27,14 +27,14 @@ class Box(NamedTuple):
 
 
 KEPT_BYTES = 64 * 2**20
-"""Larger buffers are not kept: one huge image must not cost every thread its size for good."""
+"""Larger buffers are not kept, so that one huge image does not hold memory in every thread permanently."""
 
 
 class Scratch(threading.local):
     """Reusable buffers, one for each use and thread. They grow and do not shrink.
 
-    A fresh buffer of an image's size comes from the system page by page, each page cleared and mapped on
-    first touch, which costs a good part of what decoding into it does.
+    The system clears and maps each page of a fresh buffer on first touch, which takes a large part of the
+    time of decoding into it.
     """
 
     def __init__(self) -> None:
@@ -54,9 +54,9 @@ class Scratch(threading.local):
 RgbImage = npt.NDArray[np.uint8]
 
 SPARE = 2
-"""How many decoded pixels for each one of the result are enough, along each side.
+"""Number of decoded pixels that suffice for each pixel of the result, along each side.
 
-Pillow's ``thumbnail`` takes the same (``reducing_gap``). With fewer the filter has too little left to do.
+Pillow's ``thumbnail`` uses the same value (``reducing_gap``). With fewer, the filter has too little effect.
 """
 
 
@@ -65,7 +65,7 @@ class Region(NamedTuple):
 
     Attributes:
       pixels: uint8 (H, W, 3), a view.
-      extent: how much of them is the part, if it ends inside a pixel.
+      extent: height and width of the part, if it ends inside a pixel.
     """
 
     pixels: RgbImage
@@ -80,7 +80,7 @@ class LazyImage:
       height, width: in pixels.
       decode: ``decode(reduction)`` gives the pixels, uint8 (ceil(height / reduction),
         ceil(width / reduction), 3). May raise ``BadImage``.
-      reductions: what ``decode`` takes, ascending from 1.
+      reductions: reductions that ``decode`` accepts, ascending from 1.
     """
 
     height: int
@@ -91,9 +91,9 @@ class LazyImage:
     def region(self, box: Box, height: int, width: int) -> Region:
         """Return the pixels of ``box`` for a resize to (height, width).
 
-        Decoded at the largest reduction that leaves SPARE pixels for each one of the result. ``box`` then
-        moves so that its top and left edge are multiples of the reduction, which is by a quarter of a
-        pixel of the result at most. Its size stays what it is.
+        They are decoded at the largest reduction that leaves SPARE pixels for each pixel of the result.
+        ``box`` then moves so that its top and left edges are multiples of the reduction, by at most a quarter
+        of a pixel of the result. Its size does not change.
         """
         room = min(box.height // height, box.width // width)
         reduction = max(r for r in self.reductions if r == 1 or r * SPARE <= room)

@@ -31,11 +31,11 @@ class Listing(NamedTuple):
     """The images of one split.
 
     Attributes:
-      classes: names of the class folders, sorted; of those without an image too.
+      classes: names of the class folders, sorted, including those without images.
       counts: int64 (len(classes),), images of each.
-      paths: relative to the split's folder; those of a class follow one another.
+      paths: relative to the split's folder, grouped by class.
       labels: int64 (len(paths),), positions in ``classes``.
-      stray: images that lie in no class folder. They are not among ``paths``.
+      stray: images outside all class folders. They are not in ``paths``.
       passed_over: how many files of the class folders are not listed, by extension; without hidden ones.
       directories: paths of all folders that were listed, relative to the split's; ``""`` is that one.
     """
@@ -102,10 +102,10 @@ def extension_of(name: str) -> str:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Return whether ``entry`` is a folder or leads to one; a link that leads nowhere does not."""
+    """Return whether ``entry`` is a folder or a link to one. False for a broken link."""
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or to what may not be looked at
+    except OSError:  # a link to itself, or to something inaccessible
         return False
 
 

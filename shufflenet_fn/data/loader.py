@@ -42,18 +42,17 @@ def train_loader(
 ) -> BatchIterator:
     """Iterate over this rank's batches of steps ``start_step`` to ``stop_step - 1``.
 
-    Step k lies in epoch ``k // steps_per_epoch(len(folder), global_batch)``. The batch of a step,
-    its augmentation included, is a pure function of (seed, step): starting at any step, with any
-    number of threads, gives the same bytes. Concatenated over ranks it is the same batch for any
-    world size.
+    Step k belongs to epoch ``k // steps_per_epoch(len(folder), global_batch)``. The batch of a step, its
+    augmentation included, is a pure function of (seed, step): starting at any step, with any number of
+    threads, gives the same bytes. Concatenated over ranks it is the same batch for any world size.
 
     Args:
       folder: the training split.
       transform: crop, jitter and flip.
-      augment: what follows them in a sample.
+      augment: augmentation of each sample after ``transform``.
       mixing: mixup and cutmix of the batch; needs an even number of samples per rank.
-      repeats: showings of a sample in an epoch, each with an augmentation of its own.
-      seed: of order and augmentation, 0 <= seed < 2**64.
+      repeats: number of times that an epoch shows a sample, each with its own augmentation.
+      seed: seed of order and augmentation, 0 <= seed < 2**64.
       global_batch: samples per step over all ranks, a multiple of ``world_size``.
       rank: this process's share of every batch, ``[rank * B / world_size, (rank + 1) * B /
         world_size)``.
@@ -61,7 +60,7 @@ def train_loader(
       start_step: first step, counted from 0 over all epochs.
       stop_step: one past the last step.
       threads: reading threads; 0 reads in the calling thread.
-      prefetch: batches held ready or in work; ``None`` is two per thread.
+      prefetch: number of batches that are ready or being read; ``None`` is two per thread.
       bad_images: counts images that cannot be read or decoded, which are then replaced by others, the same
         for any threads and ranks. ``None`` raises the first of them.
       buffers: memory that is reused: a batch is then valid until it is released. ``None`` allocates
@@ -120,7 +119,7 @@ def eval_loader(
     """Iterate over this rank's share of ``folder``: each sample on exactly one rank, in order.
 
     Nothing is padded or dropped: the last batch may be short, ranks may have different numbers of
-    batches, and with fewer samples than ranks some ranks get none. So no collective per batch.
+    batches, and with fewer samples than ranks some ranks get none. So use no collective per batch.
 
     Args:
       folder: the split to evaluate.
@@ -153,7 +152,7 @@ def eval_loader(
 
 
 def prefetch_of(threads: int) -> int:
-    """Return how many batches a loader reads ahead by default, those in work included."""
+    """Return how many batches a loader prefetches by default, including those being read."""
     return 2 * threads
 
 
@@ -188,7 +187,7 @@ def _loader(
             f"Pass at least {threads}."
         )
     _single_threaded_cv2()
-    if threads:  # the calling thread may train, with all threads that it likes
+    if threads:  # the calling thread may train, which may use any number of threads
         read = functools.partial(_alone, one_thread_setter(), read)
     return PrefetchIterator(read, start, stop, threads=threads, prefetch=ahead)
 
@@ -204,10 +203,10 @@ def _alone(
 
 
 def _single_threaded_cv2() -> None:
-    """Keep OpenCV from spreading each call over a pool of its own.
+    """Prevent OpenCV from running each call on its own thread pool.
 
-    Whole batches are already read in parallel; cv2's pool would have every reading thread contend
-    for all cores, with the training step as well. The setting holds for the process.
+    Whole batches are already read in parallel; with cv2's pool, every reading thread would compete for all
+    cores, also with the training step. The setting applies to the whole process.
     """
     import cv2
 

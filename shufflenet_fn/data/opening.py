@@ -18,7 +18,7 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, D
     ``note`` is called with a line of text on what is odd about a folder.
 
     Raises:
-      UsageError: ``root`` is not a data set, or is packed only half.
+      UsageError: ``root`` is not a data set, or is not completely packed.
       UserError: a packed data set is damaged.
     """
     if is_packed(Path(root)):

@@ -1,4 +1,4 @@
-"""Paths: a million of them in two arrays, and one for a message."""
+"""Compact storage of many paths, and printable paths for messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 class PathTable:
     """Many paths in two arrays, without an object per path.
 
-    A path is kept as the bytes that the system has for it, which may be no UTF-8 and may hold a newline.
+    A path is stored as the system's bytes, which may not be UTF-8 and may contain a newline.
     """
 
     def __init__(self, blob: npt.NDArray[np.uint8], offsets: npt.NDArray[np.int64]) -> None:
@@ -26,7 +26,7 @@ class PathTable:
         return len(self._offsets) - 1
 
     def __getitem__(self, index: int) -> str:
-        """Return path ``index``, with bytes that are no UTF-8 as ``os.fsdecode`` has them."""
+        """Return path ``index``, with bytes that are not UTF-8 decoded by ``os.fsdecode``."""
         return os.fsdecode(self.raw(index))
 
     def raw(self, index: int) -> bytes:
@@ -44,9 +44,9 @@ class PathTable:
 
 
 def printable(path: str | os.PathLike[str]) -> str:
-    """Return ``path`` for a message: bytes that are no UTF-8, newlines and the like are escaped.
+    """Return ``path`` for a message, with bytes that are not UTF-8 and control characters escaped.
 
-    Anything else would break a line of a log or could not be written to a terminal at all.
+    Otherwise they would break log lines or could not be written to a terminal.
     """
     try:
         text = os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -44,9 +44,9 @@ def sample_rng(
     Args:
       seed: of the run, 0 <= seed < 2**64.
       epoch, index: which sample in which epoch.
-      domain: what the draws are for, so that each operation has its own whether others are on or
-        off.
-      repeat: which showing of the sample within the epoch, from 0.
+      domain: what the draws are for, so that each operation has its own draws, independent of which others
+        are on.
+      repeat: number of this repetition of the sample within the epoch, from 0.
 
     Raises:
       UsageError: ``seed`` is negative or not below 2**64.

@@ -29,8 +29,8 @@ from shufflenet_fn_backends.support.errors import UsageError
 class StepSamples(NamedTuple):
     """The samples one rank reads in one step.
 
-    ``epoch``: theirs. ``indices``: int64 (N,). ``repeats``: int64 (N,), which of a sample's showings in this
-    epoch each is, from 0.
+    ``epoch``: the epoch of the step. ``indices``: int64 (N,). ``repeats``: int64 (N,), which of a sample's
+    showings in this epoch each is, from 0.
     """
 
     epoch: int
@@ -63,7 +63,7 @@ class StepSchedule:
         self.batch_size = rank_batch_size(global_batch, world_size)
         self._seed, self._n, self._repeats = seed, n, repeats
         self._global_batch, self._rank = global_batch, rank
-        self(0)  # a bad seed is the caller's error, not a thread's
+        self(0)  # raise for a bad seed in the caller, not in a thread
 
     def __call__(self, step: int) -> StepSamples:
         """Return the samples of ``step``, counted from 0 over all epochs."""
@@ -79,7 +79,7 @@ class StepSchedule:
 
 
 def steps_per_epoch(n: int, global_batch: int) -> int:
-    """Return the full batches in ``n`` samples; the rest is left out of the epoch.
+    """Return the number of full batches in ``n`` samples; the epoch omits the rest.
 
     Raises:
       UsageError: ``global_batch`` is not positive or larger than ``n``.
@@ -95,7 +95,7 @@ def steps_per_epoch(n: int, global_batch: int) -> int:
 
 
 def rank_batch_size(global_batch: int, world_size: int) -> int:
-    """Return the samples per rank and step. Raises ``UsageError`` if the batch does not divide evenly."""
+    """Return the number of samples per rank and step. Raises ``UsageError`` if it is not an integer."""
     per_rank, rest = divmod(global_batch, world_size)
     if rest == 0 and per_rank > 0:
         return per_rank
@@ -161,7 +161,7 @@ def samples_at(
 
 
 def _digits(n: int) -> tuple[int, int]:
-    """Return a and b with a·b >= n, as near each other and to n as they can be."""
+    """Return a and b with a·b >= n, close to each other and with a product close to n."""
     left = max(1, math.isqrt(max(0, n - 1)) + 1)
     return left, max(1, -(-n // left))
 
@@ -171,7 +171,7 @@ def _feistel(numbers: Words, left: int, right: int, keys: Words) -> Words:
     a, b = np.uint64(left), np.uint64(right)
     low, high = numbers % a, numbers // a
     for key in keys:
-        # In turn the one digit and the other: after an even number of rounds each is in its place again.
+        # Each round swaps the digits; after an even number of rounds they are in their original positions.
         low, high = high, (low + _mixed(high, key) % a) % a
         a, b = b, a
     return low + high * np.uint64(left)

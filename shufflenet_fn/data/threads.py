@@ -1,4 +1,4 @@
-"""Threads that work ahead of their consumer, with results in order."""
+"""Threads that prefetch results for a consumer, in order."""
 
 from __future__ import annotations
 
@@ -20,23 +20,24 @@ _LOOK_S = 0.1
 class PrefetchIterator(Generic[T]):
     """Iterates over ``read(start), ..., read(stop - 1)``, read ahead by threads.
 
-    Reading starts on construction. ``close()``, leaving the ``with`` block or dropping the last reference
-    tells the threads to stop and drops what they had prepared; it does not wait for them. An exception of
-    ``read`` is raised in its place in the order, after which the iterator is closed.
+    Reading starts on construction. ``close()``, exiting the ``with`` block or deleting the last reference
+    makes the threads stop and discards prefetched results, without waiting for the threads. An exception of
+    ``read`` is raised at its position in the order, and closes the iterator.
     """
 
     def __init__(
         self, read: Read[T], start: int, stop: int, *, threads: int, prefetch: int
     ) -> None:
         """Args:
-        read: ``read(number, stopped)``, called from several threads at once. It should raise
-          anything as soon as ``stopped()`` is true.
+        read: ``read(number, stopped)``, called from several threads at once. It should raise an exception as
+          soon as ``stopped()`` is true.
         start, stop: the range to read.
-        threads: reading threads; 0 reads in the calling thread, when asked.
-        prefetch: results held ready or in work, at least ``threads``.
+        threads: number of reading threads; 0 reads on demand in the calling thread.
+        prefetch: maximum number of results that are ready or being read, at least ``threads``.
         """
         self._next, self._stop = start, stop
-        # The threads hold the queue; it must not hold `self`, or a dropped iterator would live on.
+        # The threads reference the queue. It must not reference `self`, or a dropped iterator would stay
+        # alive.
         self._queue = _Queue(read, range(start, stop), prefetch)
         self._close = weakref.finalize(self, self._queue.close)
         self._close.atexit = False  # the queue's own hook also waits
@@ -99,7 +100,7 @@ class _Queue(Generic[T]):
             self._threads.append(thread)
 
     def take(self, number: int) -> T:
-        """Wait for the result of ``number`` and make room for another. Raises what ``read`` raised."""
+        """Wait for the result of ``number`` and free its place. Raises the exception of ``read``."""
         if not self._threads:
             return self._read(number, self.stopped)
         with self._changed:
@@ -155,9 +156,9 @@ class _Queue(Generic[T]):
 def ordered_map(
     function: Callable[[A], T], items: Sequence[A], *, workers: int
 ) -> Generator[T, None, None]:
-    """Map ``function`` over ``items`` by ``workers`` threads, in order, four items a thread ahead.
+    """Map ``function`` over ``items`` in order, with ``workers`` threads that prefetch four items each.
 
-    An exception of ``function`` is raised in its place in the order. Closing waits for calls in progress.
+    An exception of ``function`` is raised at its position in the order. Closing waits for calls in progress.
     """
 
     def read(number: int, stopped: Callable[[], bool]) -> T:
@@ -172,24 +173,24 @@ def ordered_map(
 
 
 def one_thread_setter() -> Callable[[], None]:
-    """Return a function that keeps torch's operators in the thread that calls it.
+    """Return a function that makes torch's operators run single-threaded in the calling thread.
 
-    Without it each reading thread starts a team of compute threads when torch runs an operator in parallel,
-    as where it has no SIMD kernel for uint8: n readers on n cores would be n * n threads.
-    ``torch.set_num_threads`` would hold for the threads that train as well; ``omp_set_num_threads`` holds for
-    the calling thread. It costs no more than any call.
+    Without it, each reading thread starts a team of compute threads when torch runs an operator in parallel,
+    for example without a SIMD kernel for uint8: n readers on n cores would have n * n threads.
+    ``torch.set_num_threads`` would also affect the training threads; ``omp_set_num_threads`` affects only the
+    calling thread. It is a cheap call.
 
-    Where torch was built without OpenMP there are no such teams, and the function does nothing.
+    If torch was built without OpenMP, there are no such teams, and the function does nothing.
     """
     import torch
 
-    # A lookup in torch's own library finds the runtime that it is linked to, of several that may be loaded.
+    # Several OpenMP runtimes may be loaded. A lookup in torch's library finds the one that torch uses.
     set_num_threads = getattr(ctypes.CDLL(torch._C.__file__), "omp_set_num_threads", None)
     if set_num_threads is None:
         return _nothing
 
     def use_one_thread() -> None:
-        torch.get_num_threads()  # torch sets the process's number when it first looks in a thread
+        torch.get_num_threads()  # at its first use in a thread, torch sets the process-wide number
         set_num_threads(1)
 
     return use_one_thread

@@ -1,8 +1,7 @@
-"""What happens to a decoded image: crop, jitter and flip to train, resize and crop to evaluate.
+"""Transforms of a decoded image: crop, jitter and flip for training, resize and crop for evaluation.
 
-Both are pure functions of a uint8 (H, W, 3) image and, for training, of the generator's draws. All
-draws are made at once and each operation has its own, so switching one off leaves the others'
-values.
+Both are pure functions of a uint8 (H, W, 3) image and, for training, of the generator's draws. All draws are
+made at once, and each operation has its own, so switching one off does not change the others.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _ORDERS = ("bcs", "bsc", "cbs", "csb", "sbc", "scb")
 
 
 def color_jitter(image: RgbImage, strength: float, draws: npt.NDArray[np.float64]) -> None:
-    """Apply the three in random order, in place.
+    """Apply brightness, contrast and saturation jitter in random order, in place.
 
     Args:
       image: C-contiguous uint8 (H, W, 3).
@@ -64,7 +63,7 @@ def adjust_saturation(image: RgbImage, factor: float) -> None:
 
 
 TRAIN_DRAWS = geometry.CROP_DRAWS + JITTER_DRAWS + 1
-"""Uniform numbers of a training sample: those of the crop, those of the jitter, that of the flip."""
+"""Number of uniform draws per training sample: for the crop, the jitter and the flip."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +142,7 @@ class TrainTransform:
 
         Args:
           image: C-contiguous uint8 (H, W, 3).
-          draws: float64 (TRAIN_DRAWS,), all of the sample.
+          draws: float64 (TRAIN_DRAWS,), all draws of the sample.
         """
         if self.jitter > 0:
             color_jitter(image, self.jitter, draws[geometry.CROP_DRAWS : -1])
@@ -153,8 +152,7 @@ class TrainTransform:
 class EvalTransform:
     """Resizes the short side to ``resize`` and takes the central square of ``size``.
 
-    The whole image is resized, not the crop alone: a crop taken first would have to begin and end
-    between source pixels to be the same picture.
+    The whole image is resized, not only the crop, because the crop's edges may lie between source pixels.
 
     Attributes:
       resize: length of the short side after resizing.

@@ -1,1 +1,1 @@
-"""Data parallelism: the process group, the mean over ranks, the launcher."""
+"""Data parallelism: process group, all-reduce and launcher."""

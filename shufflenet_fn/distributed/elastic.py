@@ -1,4 +1,4 @@
-"""One start of this machine's ranks by torch elastic, with public API only."""
+"""Starts this machine's ranks once with torch elastic, using only its public API."""
 
 from __future__ import annotations
 
@@ -40,9 +40,8 @@ _FULL_NAME: Final = "_get_fq_hostname"
 class ElasticRanks(threading.Thread):
     """The ranks of one machine, started once by elastic's agent in this thread.
 
-    The agent has a thread of its own because it blocks while machines wait for each other, and because in
-    the main thread it would install signal handlers. It never restarts ranks: a restart is another
-    ``ElasticRanks``.
+    The agent runs in its own thread, because it blocks while machines wait for each other, and in the main
+    thread it would install signal handlers. It never restarts ranks: a restart is a new ``ElasticRanks``.
 
     Args:
         entry, arguments: what each rank calls.
@@ -96,7 +95,7 @@ class ElasticRanks(threading.Thread):
             max_restarts=0,
             monitor_interval=_MONITOR_S,
         )
-        # Given a folder for logs, elastic would create it and leave it behind.
+        # If given a log folder, elastic would create it and leave it behind.
         logs = DefaultLogsSpecs(log_dir=os.devnull)
         self._agent = LocalElasticAgent(spec, logs_specs=logs, start_method="spawn")
 
@@ -124,14 +123,14 @@ class ElasticRanks(threading.Thread):
         return self._processes
 
     def exit_codes(self) -> dict[int, int | None]:
-        """Return how each process has ended: its exit code or minus a signal; ``None`` while it runs."""
+        """Return the exit code of each process: negative for a signal, ``None`` while it runs."""
         return {pid: _exit_code(process) for pid, process in self.processes().items()}
 
     def kill(self) -> None:
         """Kill the ranks and wait until elastic has noticed.
 
-        Elastic itself ends ranks by SIGTERM and waits for half a minute, which a rank in a collective whose
-        peer has gone does not notice.
+        Elastic sends SIGTERM and waits for half a minute, but a rank that waits in a collective for a lost
+        peer does not react to it.
         """
         deadline = time.monotonic() + _KILLED_WITHIN_S
         while self.is_alive() and time.monotonic() < deadline:
@@ -146,7 +145,7 @@ class ElasticRanks(threading.Thread):
     def _wait_for_machine_0(self) -> None:
         """Return once machine 0 answers.
 
-        Elastic would wait, too, but torch's store reports a failure with a C++ stack trace and not its cause.
+        Elastic would wait, too, but torch's store reports a failure as a C++ stack trace without the cause.
         """
         nodes = self._nodes
         host, _, port = nodes.endpoint.rpartition(":")
@@ -173,7 +172,7 @@ class ElasticRanks(threading.Thread):
                 ) from error
 
     def explained(self, error: Exception) -> Exception:
-        """Return ``error`` of a start as an error that says what the user can do, if it is known."""
+        """Return a failed start's ``error``; if it is known, as an error that says what the user can do."""
         nodes, text = self._nodes, str(error)
         if nodes.num_nodes == 1 or isinstance(error, UserError):
             return error
@@ -196,7 +195,7 @@ class ElasticRanks(threading.Thread):
 def _exit_code(process: BaseProcess) -> int | None:
     assert process.pid is not None
     try:
-        # Left to be reaped by elastic's thread, which takes a process that is gone for a failure.
+        # Do not reap the process: elastic's thread does, and treats a missing process as a failure.
         ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:  # elastic has reaped it
         return process.exitcode

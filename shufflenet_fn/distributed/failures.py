@@ -38,7 +38,7 @@ class RankFailed(UserError):
 
     @property
     def failure(self) -> Failure:
-        """The last failure; the ones before it were followed by a restart."""
+        """The last failure. A restart followed each earlier one."""
         return self.failures[-1]
 
 
@@ -52,7 +52,7 @@ class Death(NamedTuple):
 
 
 def report_of(error: Exception, rank: int, local_rank: int, step: int | None) -> dict[str, Any]:
-    """Return the report that a rank leaves of the error that ends it."""
+    """Return a rank's report of the error that ends it."""
     report: dict[str, Any] = {
         "rank": rank,
         "local_rank": local_rank,

@@ -1,4 +1,4 @@
-"""The process group, and what ranks compare outside the step."""
+"""The process group, and comparisons between ranks outside the step."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 def process_group(
     world: World, backend: str, *, timeout_s: float = 600.0
 ) -> Iterator[tuple[str, ...]]:
-    """Join the process group for the body; nothing to join for one process.
+    """Join the process group within the context. A single process has no group.
 
     The device must have been set before (``Runtime.set_device``). Addresses come from the environment.
     Yields notes on the network that collectives between machines use.
@@ -45,7 +45,7 @@ def process_group(
     timeout = timedelta(seconds=timeout_s)
     os.environ["MASTER_ADDR"] = host = master_address(world)
     store, _, _ = next(rendezvous("env://", world.rank, world.size, timeout=timeout))
-    # torchrun gives ranks that it has restarted the same store, with what the first ones left in it.
+    # torchrun gives restarted ranks the same store, with the keys of the first ones.
     store = dist.PrefixStore(f"attempt-{world.attempt}", store)  # type: ignore[attr-defined]
     port = int(os.environ["MASTER_PORT"])
     if world.size > world.local_size and store.add(f"rank-{world.rank}", 1) > 1:
@@ -122,7 +122,7 @@ def group_store(world: World) -> Store | None:
 _AGREED: Final = b"agreed"
 _PAUSES_S: Final = (0.001, 0.05)
 _SEEN_S: Final = 10.0
-"""How long rank 0 waits for the others to read that they differ: one that hangs never will."""
+"""Seconds that rank 0 waits for the others to read that they differ, because a hung rank never does."""
 
 
 class RanksDiffer(UserError):
@@ -137,7 +137,7 @@ class Agreement:
     Args:
         world: the ranks.
         store: of the ranks (``group_store``). Not needed for one rank.
-        timeout_s: how long to wait for the others.
+        timeout_s: seconds to wait for the other ranks.
     """
 
     def __init__(self, world: World, store: Store | None, *, timeout_s: float = 600.0) -> None:
@@ -146,10 +146,10 @@ class Agreement:
         self._given_up = threading.Event()
 
     def check(self, digest: str, what: str) -> None:
-        """Return on every rank if all gave the same ``digest``.
+        """Return on every rank if all have the same ``digest``.
 
         Raises:
-            RanksDiffer: on every rank, if one gave another.
+            RanksDiffer: on every rank, if the digest of any rank differs.
             UserError: the others did not answer in time, or ``give_up`` was called.
         """
         if self._world.size == 1:
@@ -168,7 +168,7 @@ class Agreement:
         digests = [self._get(key, what).decode() for key in keys]
         message = differing_ranks(digests, what)
         self._store.set(f"verdict/{number}", message or _AGREED.decode())
-        # All ranks made this check, so all have read the verdict before it: delete that.
+        # All ranks have reached this check, so all have read the result of the previous one: delete it.
         for key in (*keys, f"verdict/{number - 1}"):
             self._store.delete_key(key)
         if message is not None:

@@ -1,4 +1,4 @@
-"""The heartbeats of ranks, in memory that they share with their launcher, and which rank hangs.
+"""Heartbeats of ranks, in memory shared with their launcher, and detection of the rank that hangs.
 
 The memory also holds the stop request and the error report of each rank. A step only writes to its own slot
 and reads one byte: no lock, no system call. The launcher may read at any moment, so a running rank writes
@@ -47,7 +47,7 @@ SINGLE_STATES: Final = {
     "t": "its process is stopped by a debugger",
     "D": "its process waits for a disk or a device (state D)",
 }
-"""Process states of /proc in which a process makes no progress whatever it was doing."""
+"""Process states in /proc in which a process makes no progress, whatever its phase."""
 
 
 class Phase(enum.IntEnum):
@@ -119,7 +119,7 @@ class HeartbeatTable:
         return self._memory[_STOP]
 
     def pids(self) -> list[int]:
-        """Return the process of each rank; 0 where a rank has not signed in yet."""
+        """Return the process ID of each rank; 0 for a rank that has not signed in yet."""
         return [self.slot(number).pid for number in range(self.processes)]
 
     def heartbeats(self) -> list[Heartbeat]:
@@ -157,7 +157,7 @@ class HeartbeatSlot:
         self._memory[_STOP] = number
 
     def sign_in(self, pid: int) -> None:
-        """Record the process of this rank; 0 for none."""
+        """Record the process ID of this rank; 0 for none."""
         self._put(_PID, pid)
 
     @property
@@ -176,14 +176,14 @@ class HeartbeatSlot:
         return Heartbeat(self._get(_STEP), Phase(phase), microseconds / _MICROSECONDS)
 
     def report(self, report: dict[str, Any] | None) -> None:
-        """Store an error report. Texts that do not fit lose their beginning."""
+        """Store an error report. The beginning of a text that is too long is cut off."""
         content = b"" if report is None else _fitting(report)
         begin = self._start + _REPORT
         self._memory[begin : begin + len(content)] = content
         self._put(_LENGTH, len(content))
 
     def last_report(self) -> dict[str, Any] | None:
-        """Return the error report; ``None`` if there is none that is complete."""
+        """Return the error report; ``None`` if there is none or it is incomplete."""
         begin = self._start + _REPORT
         content = self._memory[begin : begin + self._get(_LENGTH)]
         try:
@@ -211,7 +211,7 @@ def open_slot(path: str | None, local_rank: int) -> HeartbeatSlot:
 
 
 def _words_of(memory: mmap.mmap) -> memoryview:
-    """View memory as words. A word is written at once, where ``struct`` would write byte by byte."""
+    """View memory as words. Words are written atomically; ``struct`` would write byte by byte."""
     return memoryview(memory).cast("Q")
 
 
@@ -232,8 +232,8 @@ def hanging_rank(
 ) -> int | None:
     """Return the local number of the rank that hangs, ``None`` if none does.
 
-    A rank that waits for others is blamed only if all wait. Of several late ranks the one with the fewest
-    updates is blamed; of those with equally many, one whose process is stopped.
+    A rank that waits for others is blamed only if all wait. Of several late ranks, the one with the fewest
+    updates is blamed; in a tie, one whose process is stopped.
 
     Args:
         beats: of all ranks of this machine.

@@ -68,8 +68,8 @@ class Launch(NamedTuple):
     ranks are restarted after a failure, where ``may_restart`` agrees; on one machine only. ``settling``: the
     wait that devices need before a restart; a start that they refuse is repeated without counting as a
     restart. ``say``: receives a line for each restart.
-    ``stopping(number)`` is called at the first stop signal, for which the ranks look out; if it is ``None``,
-    the first signal ends them at once. ``stopped(number)`` is called when a signal has ended them.
+    ``stopping(number)`` is called at the first stop signal, which the ranks poll for; if it is ``None``, the
+    first signal ends them at once. ``stopped(number)`` is called when a signal has ended them.
     """
 
     hang_timeout_s: float = HANG_TIMEOUT_S
@@ -107,7 +107,7 @@ def launch(
         RankFailed: what the first failing rank said, with its exit code.
         UserError: the machines did not meet, or this one's processes cannot.
     """
-    # Imported here: it takes a second, and a run on one device never needs it.
+    # Imported here, because it takes a second and a run on one device does not need it.
     from shufflenet_fn.distributed.elastic import ElasticRanks, quiet_elastic
 
     nodes, watching = nodes or Nodes(), watching or Launch()
@@ -179,7 +179,7 @@ def _can_restart(failure: Failure, table: HeartbeatTable, watching: Launch) -> b
 def _watch(
     ranks: ElasticRanks, table: HeartbeatTable, nodes: Nodes, hang_timeout_s: float
 ) -> Failure | dict[int, Any]:
-    """Return the results of all ranks of this machine by rank, or the failure for which they were killed."""
+    """Return the results of all ranks of this machine by rank, or the failure that ended them."""
     where = f" on machine {nodes.node_rank} ({socket.gethostname()})" if nodes.num_nodes > 1 else ""
     stop_before, asked_at = table.stop_signal, math.inf
     while True:
@@ -209,7 +209,7 @@ def _watch(
                 time.sleep(_POLL_S)
                 continue
         ranks.kill()
-        # Elastic may have sent SIGTERM to the other ranks, which they take for a stop request.
+        # Elastic may have sent SIGTERM to the other ranks, which treat it as a stop request.
         table.restore_stop(stop_before)
         if failure is not None:
             return failure

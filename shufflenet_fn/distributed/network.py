@@ -1,7 +1,7 @@
 """The network interface that ranks and their collectives use.
 
-By themselves gloo and HCCL take the address of the host's name or the first interface that they find: often
-the loopback or a container's bridge. The network on which the machines met is known to work. The name may
+By default, gloo and HCCL use the address of the host name or the first interface, often the loopback or a
+container's bridge. The network on which the machines connected is known to work. The name may
 not resolve at all, so ranks of a single machine meet on its loopback.
 """
 
@@ -86,16 +86,16 @@ def master_address(world: World) -> str:
 def use_the_network_between_machines(
     world: World, store: Store, backend: str, host: str, port: int
 ) -> tuple[str, ...]:
-    """Set the interface of this process's collectives where the user has not; return notes on it.
+    """Set the interface of this process's collectives, unless the user has set it. Return notes for the log.
 
     Every rank must call it. Machine 0 cannot find out by which of its addresses the others reach it, so the
-    first rank of machine 1 tells.
+    first rank of machine 1 reports it.
 
     Args:
         world: the ranks.
         store: of the ranks.
         backend: of the collectives.
-        host, port: where rank 0's machine is reached.
+        host, port: endpoint of rank 0's machine.
 
     Raises:
         UserError: ``host`` cannot be reached.
@@ -156,12 +156,12 @@ def route_to(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, str
 
 
 def interface_of(address: str) -> str | None:
-    """Return the name of the interface that has ``address``; ``None`` if this machine has no such one."""
+    """Return the name of the interface with ``address``; ``None`` if this machine has none."""
     return addresses().get(address)
 
 
 def addresses() -> Mapping[str, str]:
-    """Return the interface of every address of this machine; on other systems than Linux nothing."""
+    """Return the interface of every address of this machine; empty on systems other than Linux."""
     return {**_version_6(), **_version_4()}
 
 
@@ -176,7 +176,7 @@ def _version_4() -> dict[str, str]:
     filled, found = struct.unpack("iL", answer)[0], {}
     for start in range(0, filled, _ENTRY):
         entry = room[start : start + _ENTRY].tobytes()
-        # An alias, such as eth0:1, is an address more of eth0.
+        # An alias, such as eth0:1, is a further address of eth0.
         name = entry[:16].partition(b"\0")[0].decode().partition(":")[0]
         found[socket.inet_ntoa(entry[20:24])] = name
     return found

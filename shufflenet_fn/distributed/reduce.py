@@ -1,4 +1,4 @@
-"""The mean over ranks of everything that a step shares, by one collective per dtype."""
+"""Mean over ranks of all values that a step shares, with one collective per dtype."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def mean_over_ranks(
     bn_stats: str = "mean",
     timing: Timing = nullcontext,
 ) -> Reduce:
-    """The ``reduce`` of ``make_train_step`` for ``world_size`` ranks of the default process group.
+    """Return the ``reduce`` of ``make_train_step`` for ``world_size`` ranks of the default process group.
 
     The algorithm of ``DistributedDataParallel``: gradients are divided by the number of ranks before
-    they are summed. They travel together with running statistics, metrics and flags in one flat buffer
-    per dtype, so a step costs one collective (9 MB for x1_0 in float32).
+    they are summed. They share one flat buffer per dtype with running statistics, metrics and flags, so a
+    step costs one collective (9 MB for x1_0 in float32).
 
     Args:
         world_size: number of ranks.
         rank: of this process.
-        bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0,
-            as the original kept them, at no further cost.
+        bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0, as in
+            the original, at no additional cost.
         timing: entered around each collective.
     """
 
@@ -51,12 +51,12 @@ def mean_over_ranks(
 
 
 def all_reduce_mean(tree: T, world_size: int, *, timing: Timing = nullcontext) -> T:
-    """The mean over ranks of every leaf of any tree. Leaves of the result are views of flat buffers."""
+    """Return the mean over ranks of every leaf of a tree. Leaves of the result are views of flat buffers."""
     return _all_reduce(tree, world_size, timing)
 
 
 def all_reduce_sum(tree: T, *, timing: Timing = nullcontext) -> T:
-    """The sum over ranks of every leaf of any tree, as ``all_reduce_mean``."""
+    """Return the sum over ranks of every leaf of a tree. Otherwise as ``all_reduce_mean``."""
     return _all_reduce(tree, 1, timing)
 
 

@@ -1,4 +1,4 @@
-"""Signals by which a scheduler, a user or a terminal asks a run to stop."""
+"""Signals with which a scheduler, a user or a terminal asks a run to stop."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from types import FrameType, TracebackType
 from typing import Any, Final
 
 STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-"""SIGUSR1 is what Slurm's ``--signal=USR1@120`` sends ahead of the end."""
+"""Slurm's ``--signal=USR1@120`` sends SIGUSR1 before the time limit."""
 
 SAME_S: Final = 1.0
-"""A second signal within this time is the first one again: ``timeout`` and some wrappers send each twice,
-to the process and to its group."""
+"""A second signal within this many seconds counts as the first: ``timeout`` and some wrappers send each
+signal twice, to the process and to its group."""
 
 
 class StopSignals:
     """Calls ``first(number)`` for the first of ``STOP_SIGNALS`` and ``again(number)`` for later ones.
 
-    A context manager that puts back what was there before. Signals that are ignored when it is entered
-    (``nohup``, a shell's background job) stay so. Outside the main thread, where Python cannot handle
-    signals, it does nothing.
+    A context manager that restores the previous handlers. Signals that are ignored on entry (``nohup``, a
+    shell's background job) stay ignored. Outside the main thread, where Python cannot handle signals, it does
+    nothing.
     """
 
     def __init__(self, first: Callable[[int], None], again: Callable[[int], None]) -> None:

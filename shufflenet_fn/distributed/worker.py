@@ -1,4 +1,4 @@
-"""One rank's process: how it starts below its launcher, and how it ends."""
+"""The process of one rank: how it starts under its launcher, and how it ends."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _PEERS_FIRST_S = 1.0
 def run_worker(
     entry: Callable[[A, World], R], argument: A, launcher: int, heartbeats: str, attempt: int
 ) -> R:
-    """Run ``entry(argument, world)`` as the rank that elastic's environment says.
+    """Run ``entry(argument, world)`` as the rank in elastic's environment variables.
 
     A signal that asks for a stop is passed on to all ranks of this machine, because a scheduler or a
     terminal may send it to any process.
     """
     _die_with(launcher)
-    # All that is imported by now stays to the end: the collector need not look at it again.
+    # Objects imported by now live until the end, so exclude them from garbage collection.
     gc.freeze()
     slot = open_slot(heartbeats, int(os.environ["LOCAL_RANK"]))
     slot.sign_in(os.getpid())
@@ -64,7 +64,7 @@ def _end(error: Exception, slot: HeartbeatSlot) -> NoReturn:
     slot.report(report_of(error, rank, local_rank, step))
     if isinstance(error, UserError):
         exit_at_once(error.exit_code)
-    # A rank whose peer died fails in its collective. Wait, so that the launcher finds the peer first.
+    # A rank whose peer died fails in its collective. Wait, so that the launcher detects the peer first.
     flush_output()
     time.sleep(_PEERS_FIRST_S)
     exit_at_once(1)
@@ -75,7 +75,7 @@ def _ignore(number: int) -> None:
 
 
 def _die_with(launcher: int) -> None:
-    """Have the kernel kill this process when the launcher ends."""
+    """Make the kernel kill this process when the launcher ends."""
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)

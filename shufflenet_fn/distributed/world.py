@@ -1,4 +1,4 @@
-"""Who this process is among all ranks, and the machines of a run."""
+"""The rank of this process among all ranks, and the machines of a run."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Final, NamedTuple
 from shufflenet_fn_backends.support.errors import UsageError
 
 DEFAULT_PORT: Final = 29688
-"""The port at which machines meet if only an address is given: the original has it fixed."""
+"""Default port if only an address is given, as hard-coded in the original."""
 
 JOIN_TIMEOUT_S: Final = 300.0
-"""How long machines wait for each other if ``--join-timeout`` is not given."""
+"""Seconds that machines wait for each other if ``--join-timeout`` is not given."""
 
 
 class Nodes(NamedTuple):
@@ -46,10 +46,10 @@ class World(NamedTuple):
 
 
 def world_from_environment() -> World | None:
-    """Return what torchrun or our launcher set in the environment; ``None`` without either.
+    """Return the ``World`` that torchrun or our launcher set in the environment; ``None`` without either.
 
     Raises:
-        UsageError: it is incomplete or not in numbers, or machines have different numbers of processes.
+        UsageError: it is incomplete or not numeric, or machines have different numbers of processes.
     """
     env = os.environ
     if "RANK" not in env or "WORLD_SIZE" not in env or "MASTER_ADDR" not in env:

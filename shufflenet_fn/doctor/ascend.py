@@ -20,7 +20,7 @@ from shufflenet_fn_backends.runtimes.npu.probe import check_pair, not_installed
 SET_ENV = "source /usr/local/Ascend/cann/set_env.sh"
 LIBRARIES = ("libascendcl.so", "libhccl.so", "libopapi.so")
 _DRIVER = Path("/usr/local/Ascend/driver")
-# The paths since CANN 8.5, and before. Ascend's pages disagree on the version, so search both.
+# Paths since CANN 8.5, and older ones. Ascend's pages disagree on the version, so search both.
 _PLACES = ("cann", "ascend-toolkit/latest", "ascend-toolkit")
 _OTHER_SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
 _HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")

@@ -342,7 +342,7 @@ def _versions(facts: Mapping[str, Finding]) -> dict[str, Any]:
 
 
 def _versions_of_four(versions: Mapping[str, Any]) -> frozenset[str]:
-    """Return the versions that look like IP addresses, such as OpenCV's, except this machine's addresses."""
+    """Return versions with four numbers, which look like IP addresses, except this machine's addresses."""
     found = {*versions["packages"].values(), versions["cann"], versions["driver"]}
     return frozenset(text for text in found if text) - set(addresses())
 

@@ -164,7 +164,7 @@ def _error(
         (a.cpu().double() - b).abs().max() / b.abs().max()
         for a, b in zip(found, expected, strict=True)
     ]
-    return float(torch.stack(errors).max())  # NaN if any is; Python's max may ignore a NaN
+    return float(torch.stack(errors).max())  # NaN if any value is NaN; Python's max may ignore it
 
 
 def _with_gradients(operator: _Operator, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -1,7 +1,7 @@
 """Stages for the machine of an NPU: versions, permissions, network card and variables. None imports torch.
 
-Each check takes its inputs as arguments, so that tests can describe another machine. The stages at the end
-pass those of this machine.
+Each check takes its inputs as arguments, so that tests can describe another machine. The stages at the end of
+this file pass the inputs of this machine.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ def _files(package: importlib.metadata.Distribution) -> list[str]:
 
 
 class _Namesake(NamedTuple):
-    """A misleading package name. ``wrong``, ``right``: text after name and version, as ``is_wrong`` finds."""
+    """A misleading package name. ``wrong``, ``right``: text that follows name and version."""
 
     package: str
     is_wrong: Callable[[importlib.metadata.Distribution], bool]

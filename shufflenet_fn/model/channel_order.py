@@ -1,9 +1,9 @@
 """Conversion of trees between torchvision's channel order and that of a backend that routes channels.
 
-A backend that routes channels (``Backend.physical`` is not ``None``) reads the parameters of layers behind a
-split or shuffle in another order than torchvision's. ``to_physical`` and ``to_logical`` permute a whole tree.
-They are exact inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages)
-commute with them.
+A backend that routes channels (``Backend.physical`` is not ``None``) reads the parameters of layers after a
+split or shuffle in a permuted order. ``to_physical`` and ``to_logical`` permute a whole tree. They are exact
+inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages) commute with
+them.
 """
 
 from __future__ import annotations

@@ -30,8 +30,9 @@ class InferenceParams:
     """Parameters of the network without batch norms.
 
     ``params``: ``{"weight", "bias"}`` of every convolution, at the path where ``Variables.params`` has
-    ``{"conv", "bn"}``, and of ``fc``. ``physical``: whether they are in the channel order of the physical
-    twin of the backend that they were folded for. A pytree node with ``physical`` as its static context.
+    ``{"conv", "bn"}``, and of ``fc``. ``physical``: whether they are in the permuted channel order of
+    ``backend.physical``, for the backend that they were folded for. A pytree node with ``physical`` as its
+    static context.
     """
 
     params: Params

@@ -1,7 +1,7 @@
-"""Which backend a run computes with: as asked for, as measured, by an estimate, or the device's own.
+"""Choose the backend of a run: as requested, as measured, by an estimate, or the device's default.
 
-Results of ``bench step --keep`` are one small JSON file for each case, in the user's cache. The case holds
-all that a step's time depends on; a result is used only where every part of it is the same.
+Results of ``bench step --keep`` are stored in the user's cache, one small JSON file per case. A case contains
+everything that the time of a step depends on; a result is used only for exactly the same case.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class StepCase(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A kept result. ``contender``: the fastest of ours, which computes with ``backend``.
+    """A kept result. ``contender``: our fastest candidate, which computes with ``backend``.
 
-    ``step_ms``: milliseconds of a step, by contender of ours.
+    ``step_ms``: milliseconds of a step, for each of our candidates.
     """
 
     contender: str
@@ -59,7 +59,7 @@ class Kept(NamedTuple):
 
 
 class Found(NamedTuple):
-    """``kept``: the result of exactly this case, in ``path``. ``notes``: on what is there and not used."""
+    """``kept``: the result of exactly this case, in ``path``. ``notes``: about results that are not used."""
 
     kept: Kept | None
     path: Path | None
@@ -84,10 +84,10 @@ def step_case(
 
 
 def keep(case: StepCase, kept: Kept) -> Path:
-    """Write a result. It replaces an earlier one of the same case.
+    """Store a result. It replaces an earlier one of the same case.
 
     Raises:
-        UserError: the folder of caches cannot be written.
+        UserError: the cache folder cannot be written.
     """
     path = _path(case)
     text = to_json({"format": FORMAT, "case": case._asdict(), **kept._asdict()}, indent=2)
@@ -171,7 +171,7 @@ def _plain(text: str) -> str:
 
 
 class Work(NamedTuple):
-    """What a step asks of one card: kernels, and bytes that they move at 224 pixels.
+    """The work of a step on one card: kernels, and bytes that they move at 224 pixels.
 
     Modelled (``ascend_emulator.kernel_model``), with running statistics updated by the kernels.
     """
@@ -227,7 +227,7 @@ WORK: Final[Mapping[tuple[str, str], Mapping[str, Work]]] = MappingProxyType(
 
 
 def least_cost(case: StepCase) -> tuple[str, str] | None:
-    """Return the backend of the least estimated cost and the reason, or ``None`` for an unknown case."""
+    """Return the backend with the lowest estimated cost and the reason, or ``None`` for an unknown case."""
     width = "half" if get_policy(case.precision).compute_dtype != torch.float32 else "fp32"
     work = WORK.get((case.arch, width))
     if work is None:
@@ -244,7 +244,7 @@ def least_cost(case: StepCase) -> tuple[str, str] | None:
 
 
 def cost(work: Work, images: int, area: float) -> float:
-    """Return seconds: a cost for each kernel and one for each byte."""
+    """Return the estimated seconds: a cost per kernel and a cost per byte."""
     nbytes = work.fixed_bytes + work.bytes_per_image * images * area
     return work.kernels * KERNEL_S + nbytes / BYTES_PER_S
 
@@ -264,15 +264,15 @@ class Choice(NamedTuple):
 def choose_backend(asked: str, case: StepCase, *, compiled: bool, resumed: bool) -> Choice:
     """Resolve ``--backend`` for a run.
 
-    In this order: what was ``asked`` for by name; on other devices than a CPU, the fastest of a kept result
-    of ``bench step`` of exactly this ``case``; on npu the least estimated cost (``run.estimated``); what
-    ``select_backend`` takes for the device.
+    In this order: the backend ``asked`` for by name; except on a CPU, the fastest one in a kept result of
+    ``bench step`` for exactly this ``case``; on npu, the lowest estimated cost (``least_cost``); the one
+    that ``select_backend`` chooses for the device.
 
     Args:
         asked: a name, or ``auto``.
         case: device, chip, versions, architecture, precision, images a card and their size.
-        compiled: torch compiles the step, which ``bench step`` keeps no result of.
-        resumed: the run goes on from a checkpoint, and so with the backend of its start (``run.kept``).
+        compiled: whether torch compiles the step, for which ``bench step`` keeps no result.
+        resumed: whether the run resumes, and so keeps the backend of its start (``resume.pin_backend``).
 
     Raises:
         UsageError, DeviceError: as ``select_backend``.

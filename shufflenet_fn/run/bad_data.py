@@ -1,4 +1,4 @@
-"""What a run does about bad images: its policy, the file that names them, and lines in the log."""
+"""Handling of bad images in a run: the policy, the file that lists them, and lines in the log."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def bad_images_of(
 class BadImageFile:
     """``bad_images.jsonl`` of rank 0, ``bad_images.rankN.jsonl`` of another: one object per bad image.
 
-    A rank has a file of its own, as on a network file system lines of several machines could mix. The file
-    is made with the first bad image; a resumed run adds to it what it meets again.
+    Each rank has its own file, because lines of several machines could mix on a network file system. The
+    file is created for the first bad image; a resumed run appends the bad images that it reads again.
     """
 
     def __init__(self, run_dir: Path, rank: int) -> None:
@@ -58,7 +58,7 @@ class BadImageFile:
 def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) -> str | None:
     """Return a line on how many of ``n`` training images all ranks have replaced so far; ``None`` if none.
 
-    An exchange between the ranks if ``bad`` is not ``None``: all must call it.
+    A collective if ``bad`` is not ``None``: all ranks must call it.
     """
     if bad is None:
         return None
@@ -75,7 +75,7 @@ def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) ->
 def left_out_line(n: int, num_images: int, names: Sequence[str] = ()) -> str | None:
     """Return a line on how many of ``n`` images an evaluation left out; ``None`` if none.
 
-    ``names`` are theirs, of which the first few are said; empty if they are told elsewhere.
+    ``names``: their names, of which the first few are shown; empty if they are reported elsewhere.
     """
     if num_images == n:
         return None
@@ -92,7 +92,7 @@ def left_out_line(n: int, num_images: int, names: Sequence[str] = ()) -> str | N
 def bad_names(bad: BadImages | None, world: World) -> tuple[str, ...]:
     """Return the names of the bad images that any rank has met, in their split's order.
 
-    An exchange between the ranks if ``bad`` is not ``None``: all must call it.
+    A collective if ``bad`` is not ``None``: all ranks must call it.
     """
     if bad is None:
         return ()

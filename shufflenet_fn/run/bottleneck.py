@@ -1,4 +1,4 @@
-"""What a run's steps are bound by, in words, with the arithmetic done."""
+"""Find the bottleneck of a run's steps, and describe it with numbers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from shufflenet_fn.run.training import Training
 
 BOUND = 0.1
-"""A step is bound by what takes this share of it beside computing; by less it is hardly slowed."""
+"""Smallest share of a step that makes a part other than computation its bottleneck."""
 
 IDLE_HOST = 0.02
 """An accelerator keeps up with its host if the host waits for it less than this share of a step."""
@@ -49,7 +49,7 @@ class Reading(NamedTuple):
 
 
 class Bottleneck(NamedTuple):
-    """``kind`` and its ``text``. ``share``: of the step, what ``kind`` takes. ``steps``: measured."""
+    """``kind`` and ``text`` of a bottleneck, its ``share`` of a step, and the measured ``steps``."""
 
     kind: Kind
     share: float
@@ -58,9 +58,9 @@ class Bottleneck(NamedTuple):
 
 
 def verdict(times: StepTimes, steps: int, reading: Reading) -> Bottleneck:
-    """Return what bounds steps with these mean ``times``.
+    """Return the bottleneck of steps with these mean ``times``.
 
-    A pure function. Bound by is whatever takes most of a step beside computing, if that is a tenth of it.
+    It is the longest part of a step apart from computation, if that takes at least a tenth of the step.
     """
     total = times.total
     besides: dict[Kind, float] = {
@@ -146,7 +146,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def judge(run: Training, times: StepTimes) -> None:
-    """Count a step; after ``VERDICT_STEPS`` measured ones report the verdict. Called alike on all ranks."""
+    """Count a step; report the bottleneck after ``VERDICT_STEPS`` measured ones. Call it on all ranks."""
     run.waits.add(times)
     if run.verdict is None and run.waits.steps == VERDICT_STEPS:
         run.verdict = _verdict(run)
@@ -155,7 +155,7 @@ def judge(run: Training, times: StepTimes) -> None:
 
 
 def mean_bottleneck(run: Training) -> Bottleneck | None:
-    """Return the verdict on all steps; ``None`` if none was measured. Called alike on all ranks."""
+    """Return the bottleneck of all steps; ``None`` if none was measured. Call it on all ranks."""
     if run.waits.steps == 0:
         return None
     before, run.verdict = run.verdict, _verdict(run)

@@ -49,14 +49,14 @@ Predictor = Callable[[Variables], Callable[[Tensor], Tensor]]
 
 
 class InitialVariables(NamedTuple):
-    """``notes`` say where the weights came from."""
+    """Initial weights. ``notes`` tell where they came from."""
 
     variables: Variables
     notes: list[str]
 
 
 class InitialState(NamedTuple):
-    """``notes`` say where it came from."""
+    """The initial state. ``notes`` tell where it came from."""
 
     state: TrainState
     notes: list[str]
@@ -185,7 +185,7 @@ def build_state(
         UsageError: the checkpoint was written with other settings.
     """
     policy, scaling = build_precision(settings)
-    # What a run once started from may be gone when it is resumed.
+    # The pretrained weights may no longer exist when the run is resumed.
     start = settings if resume is None else replace(settings, pretrained=None)
     variables, notes = build_variables(start, config, policy, device)
     state = create_train_state(

@@ -37,10 +37,10 @@ class _Start(NamedTuple):
 
 
 def check_same_plan(plan: RunPlan, world: World) -> None:
-    """Return on every rank if all were given the same plan.
+    """Check that all ranks were given the same plan.
 
     Raises:
-        UsageError: on every rank: settings or run directories differ.
+        UsageError: settings or run directories differ; raised on every rank.
     """
     if _one_job_for_all(world):
         return
@@ -60,7 +60,7 @@ def check_same_plan(plan: RunPlan, world: World) -> None:
                 )
             )
     if any(start.lock != first.lock for start in starts):
-        # On a network's file system it may take a moment until others see what one has written.
+        # On a network file system, others see a write only after a moment.
         deadline = time.monotonic() + _SEEN_WITHIN_S
         while own.lock != first.lock and time.monotonic() < deadline:
             time.sleep(0.2)
@@ -78,7 +78,7 @@ def check_same_data(identity: Mapping[str, Any], world: World) -> list[str]:
     """Return warnings about machines on which sums may be rounded differently.
 
     Raises:
-        UsageError: on every rank: training data differ.
+        UsageError: training data differ; raised on every rank.
     """
     if _one_job_for_all(world):
         return []

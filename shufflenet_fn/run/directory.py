@@ -1,7 +1,7 @@
-"""The directory of a run: one run at a time writes in it, and a resume brings it back to a checkpoint.
+"""The run directory: only one run at a time writes to it, and a resume rewinds it to a checkpoint.
 
-Rank 0 makes it. ``config.json`` holds every setting and where it came from, ``env.json`` the software and the
-machine, ``log.txt`` what was said, ``metrics.jsonl`` the same for programs, ``results.json`` the end.
+Rank 0 creates it. ``config.json`` holds every setting with its source, ``env.json`` the software and the
+machine, ``log.txt`` the log, ``metrics.jsonl`` the same events for programs, ``results.json`` the results.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PACKAGES: Final = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy
 
 
 def create_run_dir(resolved: Resolved) -> Path:
-    """Make the run's directory: ``--run-dir``, or the next free ``OUTPUT/ARCH-NNN``.
+    """Create the run directory: ``--run-dir``, or the next free ``OUTPUT/ARCH-NNN``.
 
     Raises:
         UsageError: it holds another run, or cannot be made or written.
@@ -134,7 +134,7 @@ def _next_free(output: Path, name: str) -> Path:
         path = output / f"{name}-{number:03d}"
         try:
             path.mkdir()
-        except FileExistsError:  # another run took the number between the look and the leap
+        except FileExistsError:  # another run has taken the number in the meantime
             number += 1
         else:
             return path
@@ -158,10 +158,9 @@ def processor() -> str:
 
 
 def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, list[str]]:
-    """Bring ``run_dir`` back to where it was at a checkpoint; to the very beginning without one.
+    """Rewind ``run_dir`` to a checkpoint, or to the beginning without one.
 
-    Returns the checkpoint, with the path where it lies then, and notes on what was set aside. Raises as
-    ``rewind``.
+    Returns the checkpoint with its new path, and notes on what was set aside. Raises as ``rewind``.
     """
     if content is None:
         return None, rewind(run_dir, 0, 0.0, 1)
@@ -192,13 +191,13 @@ def _is_the_best(manifest: dict[str, Any]) -> bool:
 def rewind(
     run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True
 ) -> list[str]:
-    """Bring ``run_dir`` back to where it was after ``step`` updates; returns notes on what was set aside.
+    """Rewind ``run_dir`` to its state after ``step`` updates; return notes on what was set aside.
 
     ``epochs``: how many they are. ``same_step``: whether a checkpoint of ``step`` itself stays.
-    Checkpoints of later steps, of a branch that the resume leaves or damaged, are renamed to
-    ``superseded-…``. ``metrics.jsonl`` is cut to what an uninterrupted run would have written by then.
-    ``log.txt`` may say why the run had ended, so it is kept, and a line in it tells what is no longer true.
-    What a killed process left half written is removed. The caller must hold the lock.
+    Checkpoints of later steps, abandoned or damaged, are renamed to ``superseded-…``. ``metrics.jsonl`` is
+    truncated to what an uninterrupted run would have written by then. ``log.txt`` is kept, because it may say
+    why the run ended, and a line in it marks what is superseded. Partial files of a killed process are
+    removed. The caller must hold the lock.
 
     Raises:
         UserError: the disk is full or not writable. What was there is still there.
@@ -246,8 +245,8 @@ def _mark(log: Path, step: int) -> None:
         if not whole:  # the last line of a run that was killed while writing it
             print(file=file)
         print(
-            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. What is told above "
-            "of later ones was not kept, and is done and told again below. =====",
+            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. Later updates "
+            "above were discarded; they are computed and logged again below. =====",
             file=file,
         )
 

@@ -32,7 +32,7 @@ from shufflenet_fn_backends.support.errors import UserError
 
 
 def what_is_bad(loss: float, gradient: float, *, skipped: bool) -> str | None:
-    """Return what of a step is not finite, in words; ``None`` if all is finite.
+    """Describe what is not finite in a step; return ``None`` if everything is finite.
 
     Args:
         loss, gradient: as read back from the step's ``Metrics`` and ``Flags``, equal on all ranks.
@@ -52,17 +52,17 @@ def check_step(
     before: TrainState | None,
     what: str | None,
 ) -> None:
-    """Count ``step`` as good or bad. Called alike on all ranks.
+    """Count ``step`` as good or bad. Call it on all ranks.
 
     Args:
-        run: what trains.
-        step: its number.
-        progress: of the run before it.
-        before: the state before it; not needed of a good step.
-        what: ``what_is_bad`` of it.
+        run: the running training.
+        step: number of the step.
+        progress: progress of the run before the step.
+        before: state before the step; not needed for a good step.
+        what: result of ``what_is_bad`` for the step.
 
     Raises:
-        UserError: it is one bad step too many in a row; it was dumped.
+        UserError: too many consecutive steps were bad; the last one was dumped.
     """
     if what is None:
         run.skipped_in_a_row = 0
@@ -136,20 +136,20 @@ class _Share(NamedTuple):
 def dump_step(
     run: Training, step: int, progress: Progress, before: TrainState, what: str
 ) -> Dumped:
-    """Write ``dump-step-N`` into the run directory. Called alike on all ranks; rank 0 writes.
+    """Write ``dump-step-N`` into the run directory. Call it on all ranks; rank 0 writes.
 
-    The batch is read again, and the gradients are computed again from ``before``: both come out as they
-    were.
+    The batch is read again, and the gradients are computed again from ``before``. Both are the same as in
+    the step.
 
     Args:
-        run: what trains.
-        step: its number.
-        progress: of the run before it.
-        before: the state before it.
-        what: what is wrong with it.
+        run: the running training.
+        step: number of the step.
+        progress: progress of the run before the step.
+        before: state before the step.
+        what: what is not finite in the step.
 
     Raises:
-        UserError: its images can no longer be read.
+        UserError: the images of the step can no longer be read.
     """
     batch = _read_again(run, step)
     shares = gather(_share(run, before, batch), run.world)

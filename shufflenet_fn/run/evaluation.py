@@ -49,12 +49,12 @@ def evaluate_or_leave(
 ) -> Scores | None:
     """Return the scores over the shares of all ranks; ``None`` on all of them if one has left early.
 
-    ``predict`` is from a batch's images, on the device, to logits. ``batches`` is this rank's share
-    (``eval_loader``), and ``feed`` brings each of them to the device (``uploading.Feed``).
+    ``predict`` maps a batch's images, on the device, to logits. ``batches`` is this rank's share
+    (``eval_loader``), and ``feed`` copies each batch to the device (``transfer.DeviceFeed``).
 
-    ``leave`` is asked before each batch, ``waiting`` entered while this rank waits for others. Ranks may have
-    different numbers of batches, so there is one exchange at the end and none before.
-    Sums are added in rank order in float64: the same on every rank.
+    ``leave`` is called before each batch, and ``waiting`` is entered while this rank waits for others. Ranks
+    may have different numbers of batches, so the only collective is at the end.
+    Sums are added in rank order in float64, so the result is the same on every rank.
     """
     sums: list[tuple[EvalSums, int]] = []
     left = False
@@ -84,7 +84,7 @@ def evaluate_or_leave(
 
 
 class Evaluation(NamedTuple):
-    """``whole``: done to its end. ``left``: given up because a rank was asked to stop."""
+    """``whole``: completed. ``left``: abandoned because a rank was asked to stop."""
 
     whole: bool = False
     left: bool = False
@@ -114,8 +114,8 @@ def evaluate_epoch(
 ) -> Evaluation:
     """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
 
-    One that only the end of this start has caused is not ``in_turn``, and never the best: a run that goes on
-    later must not be another one for it. Nothing is said of one that was left: it will be done again.
+    An evaluation that happens only because this start ends is not ``in_turn`` and never the best, so that it
+    does not change a run that is resumed later. An abandoned one is not reported, because it is repeated.
     """
     state = run.plain_state
     candidates: list[tuple[str, Variables]] = [("raw", state.variables)]

@@ -1,7 +1,7 @@
-"""What a run reports to its display, its log file and its metrics file; and events as lines of text.
+"""The events that a run reports to its display, log file and metrics file, and their text lines.
 
-The lines carry the original's forms (``Epoch: [0][ 10/834]``, ``* FPS@all``, ``[AVG-ACC] * Acc@1``), so that
-scripts that read its logs read these.
+The lines have the original's format (``Epoch: [0][ 10/834]``, ``* FPS@all``, ``[AVG-ACC] * Acc@1``), so that
+scripts that read its logs can read these.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, Protocol
 
 
 class StepTimes(NamedTuple):
-    """Seconds of one step, or their means. ``total`` is what FPS is made of; the next four are its split.
+    """Seconds of one step, or means. FPS is computed from ``total``; the next four fields are its parts.
 
-    ``data``: nothing was to be computed until the loader had a batch. ``upload``: the host handed a batch
-    to the device. ``reduce``: in the collective. ``compute``: everything else.
+    ``data``: the device was idle until the loader had a batch. ``upload``: the host passed a batch to the
+    device. ``reduce``: in the collective. ``compute``: everything else.
 
-    On an accelerator the host runs ahead, so that it may wait for the loader while the device is at work:
-    that costs nothing, is ``hidden`` and counts as ``compute``. ``device``: the host waited for the device,
-    a part of ``compute`` as well. ``reduce`` is the device's time there, and ``data`` what it lost.
+    On an accelerator the host runs ahead, so it may wait for the loader while the device is busy. This wait
+    costs nothing; it is ``hidden`` and part of ``compute``. ``device``: the host waited for the device, also
+    part of ``compute``. There, ``reduce`` is the device's time and ``data`` the device's idle time.
     """
 
     total: float
@@ -100,8 +100,8 @@ class Evaluated(NamedTuple):
 class CheckpointSaved(NamedTuple):
     """A checkpoint is on disk, verified, and marked as the latest.
 
-    ``step``: updates done. ``blocked_s``: what it cost the training loop. ``writing_s``: what it took in the
-    thread beside it.
+    ``step``: updates done. ``blocked_s``: seconds that the training loop waited. ``writing_s``: seconds in
+    the background thread.
     """
 
     step: int

@@ -1,7 +1,7 @@
-"""What must be the same for a resumed run to compute the same bytes, recorded and compared.
+"""The fingerprint of a start: everything that must stay the same for a resume to compute the same bytes.
 
-Everything here decides pixels or the last bits of sums. Settings decide what is computed at all; they are
-stored whole, and the command line that changes one is told so.
+It contains what affects pixels or the last bits of sums. Settings determine what is computed; all of them are
+stored, and a change on the command line is reported.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ def fingerprint_of(
     image_reader: str,
     train_set: Dataset,
 ) -> dict[str, Any]:
-    """Return what decides the bytes of this start; JSON values by name.
+    """Return the fingerprint of this start: JSON values by name.
 
     Args:
-        runtime: of the device.
-        settings: of the run.
+        runtime: the device's runtime.
+        settings: settings of the run.
         world: the ranks.
-        backend: that computes.
-        image_reader: that reads images, by name.
-        train_set: what is trained on.
+        backend: name of the backend.
+        image_reader: name of the image reader.
+        train_set: the training data.
     """
     return {
         "world size": world.size,

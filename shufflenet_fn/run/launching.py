@@ -25,10 +25,10 @@ _ANSWERS_WITHIN_S: Final = 120.0
 
 
 def run_plan(plan: RunPlan, world: World | None, rank: Rank) -> Outcome:
-    """Run ``plan`` by ``rank(plan, world)``, a module-level function, once for each device.
+    """Run ``plan``: call ``rank(plan, world)``, a module-level function, once for each device.
 
-    It runs in this process if torchrun has started it (``world``) or if it is the only one; else in
-    processes of their own, which are watched and restarted as ``--max-restarts`` allows.
+    It runs in this process if torchrun has started the process (``world``) or if there is only one rank;
+    otherwise in separate processes, which are watched and restarted as ``--max-restarts`` allows.
 
     Raises:
         RankFailed, UserError: the run has failed.

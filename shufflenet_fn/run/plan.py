@@ -70,8 +70,8 @@ class RunPlan(NamedTuple):
 
     ``devices``: the local device numbers, one process each. ``backend``: the name of the one that computes,
     chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
-    continue from. ``deadline``: by ``time.monotonic`` of machine 0, when the run has to be over. ``data``:
-    the training and validation split, listed once and handed to the ranks of this machine.
+    continue from. ``deadline``: time at which the run must be over, by ``time.monotonic`` of machine 0.
+    ``data``: the training and validation split, listed once and handed to the ranks of this machine.
     """
 
     resolved: Resolved
@@ -202,8 +202,8 @@ def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
 def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> RunPlan:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
-    With ``resume`` the weights are the checkpoint's: those that the run once started from may be gone.
-    ``meets``: several machines have to be brought together, which torchrun has done if it started this.
+    With ``resume`` the weights come from the checkpoint: the run's pretrained weights may no longer exist.
+    ``meets``: whether machines must still connect to each other; torchrun has done this if it started us.
 
     Raises:
         UsageError, DeviceError: with the one thing that is wrong.
@@ -279,7 +279,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     content = None if resume is None else resume.content
     epochs = count_epochs(settings, world_size, len(train), content)
     config = build.build_config(settings, num_classes_of(settings, train))
-    # Built once here, so that what does not fit is refused before anything is made, or a run brought back.
+    # Build once here, so that a mismatch is refused before anything is created or rewound.
     if resume is not None:
         jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
         warnings += [] if jump is None else [jump]

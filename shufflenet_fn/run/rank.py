@@ -53,10 +53,10 @@ class Silent:
 def run_rank(
     plan: RunPlan, world: World, display: Reporter, *, disk: Disk | None = None
 ) -> dict[str, Any] | Stopped:
-    """Set up this process and train. ``display`` is used on rank 0 only; files are written besides.
+    """Set up this process and train. ``display`` is used on rank 0 only, in addition to the log files.
 
-    ``disk``: where checkpoints are written to, this machine's if not given. The results, or where the run
-    stopped because it was asked to.
+    ``disk``: the file operations for checkpoints; this machine's file system if not given. Returns the
+    results, or ``Stopped`` if the run was asked to stop.
 
     Raises:
         UserError: the run cannot go on; the message says why.

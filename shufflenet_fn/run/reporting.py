@@ -31,7 +31,7 @@ from shufflenet_fn.streams import escaping
 def run_facts(
     plan: RunPlan, config: ShuffleNetConfig, global_batch: int, threads: int, train_images: int
 ) -> list[tuple[str, str]]:
-    """Return label and value of what a user wants to see confirmed before a long run."""
+    """Return the labels and values that a user wants to check before a long run."""
     settings = plan.settings
     lanes = lanes_of(settings, plan.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)

@@ -1,8 +1,8 @@
 """Resume: choose what a run continues from, once, under the lock of its run directory.
 
-``find_resume`` and ``find_run`` lock the run directory, then read the checkpoint. What they return is passed
-down and pickled to ranks, so that no later stage chooses or reads again. Only a restart after a failure looks
-for a newer checkpoint (``newest_of``).
+``find_resume`` and ``find_run`` lock the run directory, then read the checkpoint. Their result is passed down
+and pickled to ranks, so no later stage chooses or reads a checkpoint again. Only a restart after a failure
+looks for a newer checkpoint (``newest_of``).
 """
 
 from __future__ import annotations
@@ -77,13 +77,13 @@ class Found(NamedTuple):
 def find_resume(path: Path, lock: Lock, held: contextlib.ExitStack) -> Found:
     """Return what ``--resume path`` continues from; ``path`` is a run directory or a checkpoint.
 
-    Of a run directory the newest undamaged checkpoint is taken. A checkpoint that lies in no run directory,
-    such as a copy, starts a run directory of its own.
+    For a run directory, the newest undamaged checkpoint is used. A checkpoint outside a run directory, such
+    as a copy, gets a new run directory.
 
     Args:
         path: what to resume.
-        lock: locks the run directory, before anything in it is read.
-        held: takes the lock.
+        lock: locks the run directory before anything in it is read.
+        held: keeps the lock.
 
     Raises:
         UsageError: nothing to resume there.
@@ -105,10 +105,10 @@ def find_resume(path: Path, lock: Lock, held: contextlib.ExitStack) -> Found:
 def find_run(settings: TrainSettings, lock: Lock, held: contextlib.ExitStack) -> Found:
     """Return what ``--resume auto`` continues from, so that the same command works when it is given again.
 
-    With ``--run-dir`` that one, if it has a checkpoint; if none of them can be used, this is refused, as a
-    fresh start would silently give up what was trained. Otherwise the newest ``OUTPUT/ARCH-NNN`` that has a
-    good checkpoint and is not done; those that are skipped are named. ``lock`` and ``held`` are as for
-    ``find_resume``.
+    With ``--run-dir``, the run continues there if it has a checkpoint. If none of its checkpoints is usable,
+    an error is raised, because a new start would silently discard the training so far. Otherwise the newest
+    unfinished ``OUTPUT/ARCH-NNN`` with an undamaged checkpoint is used, and skipped ones are named. ``lock``
+    and ``held`` are as for ``find_resume``.
 
     Raises:
         UserError: another run holds it, or all checkpoints of ``--run-dir`` are damaged.
@@ -267,10 +267,10 @@ def _newest_first(output: Path, name: str) -> list[Path]:
 
 
 def newest_of(run_dir: Path, resume: Resume | None) -> tuple[Resume | None, list[str]]:
-    """Return what a run goes on from after a failure, and notes on the checkpoints that were skipped.
+    """Return the checkpoint to continue from after a failure, and notes on those that were skipped.
 
-    It is the newest good one in ``run_dir``, or ``resume``, which the run was started from, if that lies
-    elsewhere and is newer: a copy, one that was set aside, or the state before a step that was dumped.
+    It is the newest undamaged one in ``run_dir``, or ``resume``, from which the run was started, if that is
+    elsewhere and newer: a copy, one that was set aside, or the state before a dumped step.
 
     Raises:
         UserError: there are checkpoints, and none can be used.
@@ -286,7 +286,7 @@ def newest_of(run_dir: Path, resume: Resume | None) -> tuple[Resume | None, list
 
 
 def same_or_read(job_resume: Resume | None, chosen: Chosen | None, run_dir: Path) -> Resume | None:
-    """Return what rank 0 has ``chosen``: ``job_resume``, if it is that one, or else read it."""
+    """Return the checkpoint that rank 0 has ``chosen``: ``job_resume`` if it is the same, else read it."""
     if chosen is None:
         return None
     if job_resume is not None and job_resume.content.fingerprint == chosen.fingerprint:

@@ -1,4 +1,4 @@
-"""Save a run's state beside training, with a manifest from which it can resume."""
+"""Save a run's state in the background, with a manifest from which it can resume."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ from shufflenet_fn.training.flat_state import unflatten_state
 class Progress(NamedTuple):
     """How far the run is at a checkpoint, beside what the state itself holds.
 
-    ``epoch``: of the last step, from 0. ``unfinished``: what that epoch has come to, ``None`` at its end.
-    ``evaluated``: whether ``Training.last`` are scores of these weights.
+    ``epoch``: epoch of the last step, from 0. ``unfinished``: sums of that epoch so far, ``None`` at its end.
+    ``evaluated``: whether ``Training.last`` has the scores of these weights.
     """
 
     epoch: int
@@ -47,7 +47,7 @@ class Progress(NamedTuple):
 def fixed_part(run: Training) -> dict[str, Any]:
     """Return the part of the manifest that is the same in every checkpoint of this start.
 
-    All that decides the last bit of a result is in it, so that a resume can name what is different.
+    It contains everything that affects the last bits of a result, so that a resume can name differences.
     """
     settings, resolved = run.plan.settings, run.plan.resolved
     return {
@@ -81,7 +81,7 @@ def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
 
 
 _END_S = 60.0
-"""How long the end of a failed run waits for what is being written."""
+"""Seconds that a failed run waits at its end for a checkpoint that is being written."""
 
 
 class PendingCheckpoint(NamedTuple):
@@ -94,7 +94,7 @@ class PendingCheckpoint(NamedTuple):
 
 
 class Costs(NamedTuple):
-    """What saving cost so far, in seconds: of the training loop, at most at once and in all; beside it."""
+    """Cost of saving so far: the longest and total wait of the training loop, and the background time."""
 
     written: int = 0
     blocked_max_s: float = 0.0
@@ -105,13 +105,13 @@ class Costs(NamedTuple):
 class Saver:
     """Save states of ``run``; one on each rank, called alike on all. A context manager.
 
-    The training loop takes a snapshot and gives it to a thread. There, digests are compared with the other
-    ranks', and rank 0 writes, verifies, moves ``latest`` (and ``best``), and removes old ones. A failure
-    is raised in the training loop by the next call, ``drain`` included, which the end of a run calls.
+    The training loop takes a snapshot and passes it to a thread. The thread compares digests between ranks.
+    On rank 0 it also writes and verifies the checkpoint, updates ``latest`` (and ``best``), and removes old
+    checkpoints. The next call raises its failure in the training loop; a run ends with the call ``drain``.
 
-    Leaving the context without an error drains. With one, it waits for what is being written only, and
-    raises ``RanksDiffer`` instead if that was found: another rank that has ended for it lets the collectives
-    of this one fail.
+    Leaving the context without an error drains. With an error, it waits only for the checkpoint that is being
+    written, and raises ``RanksDiffer`` instead if ranks differ: a rank that has ended for that reason makes
+    the collectives of the others fail.
     """
 
     def __init__(self, run: Training, disk: Disk) -> None:

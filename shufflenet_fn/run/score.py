@@ -51,7 +51,7 @@ from shufflenet_fn_backends.support.limits import check_threads
 
 
 class EvalJob(NamedTuple):
-    """Everything resolved; picklable. ``source`` is a weights file or a checkpoint folder."""
+    """A resolved evaluation; picklable. ``source`` is a weights file or a checkpoint folder."""
 
     source: Path
     arch: str

@@ -1,4 +1,4 @@
-"""Stopping in good order: who asks for it, when the time is up, and how such a run ends."""
+"""Graceful stop of a run: stop requests, the time limit, and how a stopped run ends."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from shufflenet_fn.streams import escaping
 Timing = Callable[[], AbstractContextManager[None]]
 
 EXIT_RESUMABLE: Final = 75
-"""EX_TEMPFAIL of sysexits.h: stopped, saved, to be gone on with."""
+"""EX_TEMPFAIL of sysexits.h: the run was stopped and saved, and can be resumed."""
 
 _STEPS_AHEAD: Final = 4
-"""From asking to the end: a step under way, two until all ranks know, and one to spare."""
+"""Steps from a stop request to the end: the current one, two until all ranks know, one in reserve."""
 
 _SHOW_CURSOR: Final = "\x1b[?25h"
 _REMEMBERED: Final = 50
@@ -32,7 +32,7 @@ _FIRST_SAVE_S: Final = 5.0
 
 
 class Stopped(NamedTuple):
-    """How a run ended that was asked to stop: saved after ``step`` updates, because of ``reason``."""
+    """The outcome of a run that was asked to stop: saved after ``step`` updates, because of ``reason``."""
 
     step: int
     reason: str
@@ -66,12 +66,12 @@ def at_once_text(number: int, run_dir: Path) -> str:
 class Stopping:
     """Tell whether this rank was asked to stop, and write its heartbeats.
 
-    ``asked`` reads a byte and, with a deadline, a clock: nothing that a step would notice.
+    ``asked`` reads a byte and, with a deadline, a clock. The cost is negligible.
 
     Args:
-        slot: of this rank in the launcher's heartbeat table.
-        deadline: by ``time.monotonic``, when the run has to be over; ``None`` for never.
-        limit: how the user gave it, for messages.
+        slot: this rank's slot in the launcher's heartbeat table.
+        deadline: time at which the run must be over, by ``time.monotonic``; ``None`` for no limit.
+        limit: the limit as the user gave it, for messages.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Stopping:
 
     @property
     def reason(self) -> str | None:
-        """Why this rank was asked; ``None`` if it was not: then another was."""
+        """Return why this rank was asked to stop; ``None`` if another rank was."""
         if number := self._slot.stop_signal:
             return signal.Signals(number).name
         return f"--max-time {self._limit}" if self._time_is_up() else None
 
     @property
     def margin_s(self) -> float:
-        """Time to keep for the end: the longest of the last steps, some times, and twice a save."""
+        """Return the time to reserve for the end: several of the longest recent steps, and two saves."""
         return _STEPS_AHEAD * max(self._seconds, default=0.0) + 2 * self.save_s
 
     def step_begins(self, done: int) -> None:

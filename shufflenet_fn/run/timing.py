@@ -33,7 +33,7 @@ class Scores(NamedTuple):
 
 
 class EpochSums(NamedTuple):
-    """What an epoch has come to so far: steps, skipped ones, and sums over the others (percent)."""
+    """Sums of an epoch so far: steps, skipped steps, and sums over the others (percent)."""
 
     steps: int = 0
     skipped: int = 0
@@ -52,8 +52,8 @@ class EpochMeter:
     Args:
         global_batch: images of a step.
         steps: steps to come.
-        before: what the epoch had come to when this start of the run took it up. Times are not in it: they
-            are of this start.
+        before: sums of the epoch before this start resumed it. Times are not included: they are counted per
+            start.
     """
 
     def __init__(self, global_batch: int, steps: int, before: EpochSums | None = None) -> None:
@@ -68,7 +68,7 @@ class EpochMeter:
         self.skipped = before.skipped
 
     def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
-        """One step: its times, its (loss, accuracy1, accuracy5), whether its update was skipped."""
+        """Add a step: its times, its (loss, accuracy1, accuracy5), and whether its update was skipped."""
         self._taken += 1
         if skipped:
             # Its loss may be infinite; one such step must not blind the mean of the epoch.
@@ -112,7 +112,7 @@ class EpochMeter:
 class WaitMeter:
     """The mean times of all steps of this start of a run.
 
-    Its first 10 steps do not count: they compile, warm up, and live on what the loader has read ahead.
+    Its first 10 steps do not count: they compile, warm up, and use batches that were read ahead.
     """
 
     def __init__(self) -> None:
@@ -161,12 +161,12 @@ class TimedStep(NamedTuple):
 class StepClock:
     """Time the steps of a run on the host and, on an accelerator, by events in the device's stream.
 
-    The host runs ahead of an accelerator, so its waiting for a batch costs nothing as long as the device
-    is at work. What it cost is read off two events: from the end of a step's work to the moment when the
-    next batch was there, the device had nothing to do. The time of the collectives is the device's as well.
-    Events are read when the step's numbers have been read back, when they are long past, so nobody waits.
+    The host runs ahead of an accelerator, so a wait for a batch costs nothing while the device is busy. The
+    device's idle time is measured by two events: the end of a step's work, and the arrival of the next batch.
+    The time of the collectives is measured on the device too. Events are read after the step's metrics have
+    been read back; they are complete by then, so the host does not wait.
 
-    They are kept as long as this is, for the reason that ``uploading.Feed`` has.
+    The events live as long as this object, for the same reason as in ``transfer.DeviceFeed``.
     """
 
     def __init__(self, device: torch.device, under_way: int) -> None:

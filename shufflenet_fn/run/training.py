@@ -1,4 +1,4 @@
-"""What the training loop works with, built from a plan."""
+"""Build the objects that the training loop uses from a plan."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass
 class Training:
-    """What the loop works with. The loop replaces ``state`` and ``best``.
+    """Objects and state of the training loop. The loop replaces ``state`` and ``best``.
 
     ``state`` is kept in the layout that trains fastest: in the backend's channel order, and flattened into a
     few buffers on devices where kernel launches are expensive. ``plain_state`` is the state as a tree.
@@ -135,7 +135,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     )
     schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
-    # Nothing here draws from these, but a loss of a user's own may; some devices seed theirs by the clock.
+    # Training does not use these generators, but a user's loss may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
     state, notes = build.build_state(
         settings, config, optimizer, device, resume=plan.resume.content if plan.resume else None
@@ -265,7 +265,7 @@ def eval_batch_size(settings: TrainSettings, world: World) -> int:
 def loader_threads(workers: int | None, local_size: int) -> int:
     """Return the loader threads of one process: its share of ``--workers``, or of the cores if not given.
 
-    More than there are cores is as the user says: threads that wait for a slow disk need none.
+    A value above the number of cores is allowed, because threads that wait for a slow disk need no core.
     """
     if workers is None:
         return max(1, usable_cores() // local_size)

@@ -1,4 +1,4 @@
-"""Batches to the device and numbers back to the host, without waiting for the device."""
+"""Copy batches to the device and metrics back to the host without waiting for the device."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ UNDER_WAY = 3
 class DeviceFeed:
     """Bring the batches of a loader to ``device``, each in one copy beside the computation.
 
-    The loader reads into ``ready()``, which is page-locked where there is a device to copy from it by itself:
-    from ordinary memory the host would wait for all that is queued before the copy, a whole step. Copies are
-    queued in a stream of their own and run while earlier steps compute. The host waits for the copy three
-    batches ago, which is long done, and for nothing else.
+    The loader reads into ``ready()``, which is page-locked for an accelerator. From pageable memory, a copy
+    would make the host wait for all work that is queued before it, a whole step. Copies are queued in a
+    separate stream and run while earlier steps compute. The host waits only for the copy of three batches
+    before, which is done by then.
 
-    All memory and events are kept for as long as this is, which should be the whole run: torch_npu aborts the
-    process where it frees them after a failed collective, and the failure would never be told.
+    All memory and events live as long as this object, which should be the whole run: torch_npu aborts the
+    process if it frees them after a failed collective, and the failure would not be reported.
     """
 
     def __init__(self, device: torch.device, layout: Layout, *, ahead: int) -> None:
@@ -145,9 +145,9 @@ class ReadBack:
 class ReadBacks:
     """Send float32 values of ``device`` to the host, at most ``count`` of them under way.
 
-    ``float(value)`` two steps later would wait for those two steps as well: a copy is queued behind all that
-    was queued before it. Sent at once, it is done as soon as its own step is. Page-locked memory and events
-    are kept for as long as this is (see ``uploading.Feed``).
+    ``float(value)`` two steps later would also wait for those two steps, because a copy runs after all work
+    that is queued before it. If the copy is queued immediately, it is done as soon as its own step is.
+    Page-locked memory and events live as long as this object (see ``DeviceFeed``).
     """
 
     def __init__(self, device: torch.device, count: int) -> None:

@@ -1,7 +1,7 @@
-"""A drill: a run that is killed and resumed must come to the bytes of one that is left alone.
+"""Verify that a run that is killed and resumed ends with the same bytes as an uninterrupted run.
 
-Real processes, real checkpoints, a real SIGKILL: what a machine does for this drill is what it does for a
-run of weeks on it.
+The drill uses real processes, real checkpoints and a real SIGKILL, so its result holds for long runs on the
+same machine.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _REFUSALS: Final = {kind.exit_code: kind for kind in (UsageError, DeviceError)}
 
 
 class Bottleneck(NamedTuple):
-    """How the drill ended.
+    """Result of the drill.
 
-    ``saved``: the step of the checkpoint that the resumed run went on from, in the middle of an epoch.
-    ``steps``: updates in all. ``seconds``: of the whole drill. ``comparison``: of the last checkpoints.
+    ``saved``: step of the checkpoint that the run resumed from, in the middle of an epoch. ``steps``: total
+    updates. ``seconds``: duration of the drill. ``comparison``: comparison of the last checkpoints.
     """
 
     saved: int
@@ -55,18 +55,18 @@ def verify_resume(
     timeout_s: float,
     say: Callable[[str], None],
 ) -> Bottleneck:
-    """Train ``steps`` updates at a stretch, and again with a SIGKILL on the way; compare the ends.
+    """Train ``steps`` updates without interruption, again with a SIGKILL, and compare the results.
 
     Everything is written to a temporary folder that is removed, also where one of ``STOP_SIGNALS`` ends
     this process, with exit code 128 + its number.
 
     Args:
-        command: what ``shufflenet-fn`` is started by.
-        options: of ``train``, beside those of the drill.
-        devices: how many.
-        steps: updates, at least 8.
-        timeout_s: of each of the three starts.
-        say: told what is done next.
+        command: the command that starts ``shufflenet-fn``.
+        options: options of ``train``, besides those of the drill.
+        devices: number of devices.
+        steps: number of updates, at least 8.
+        timeout_s: time limit of each of the three starts.
+        say: called with a description of the next stage.
 
     Raises:
         UsageError, DeviceError: too few steps, or options that ``train`` refuses.

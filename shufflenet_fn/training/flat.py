@@ -117,7 +117,7 @@ def flatten(tree: Any, spec: FlatSpec, *, pad: float = 0.0) -> Flat:
 
 
 def unflatten(tree: Any) -> Any:
-    """``tree`` with every ``Flat`` in it as the tree that it holds, whose leaves are views."""
+    """Return ``tree`` with every ``Flat`` replaced by the tree that it holds. The leaves are views."""
     return tree_replace(tree, lambda node: isinstance(node, Flat), _views)
 
 

@@ -90,7 +90,7 @@ def grads_like(params: Params | Flat, grads: Params) -> Any:
 
 
 def copied(batch_stats: BatchStats | Flat) -> Any:
-    """Return a copy of ``batch_stats`` in the same layout: a copy a buffer where it is flat."""
+    """Return a copy of ``batch_stats`` in the same layout: one copy per buffer if it is flat."""
     return tree_map(torch.clone, batch_stats)
 
 

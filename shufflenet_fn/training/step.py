@@ -137,16 +137,16 @@ def make_train_step(
         optimizer: for example ``sgd(...)``, or ``chain(clip_by_global_norm(...), sgd(...))``.
         policy: precision; ``None`` computes in the parameters' dtype.
         backend: the primitives to compute with. The state must be in the channel order of the backend, which
-            is torchvision's order for all named backends. ``backend.physical``, the twin of a backend that
-            routes channels, saves each step the permutation of weights. To use it, convert the state with
-            ``shufflenet_fn.model.channel_order.to_physical`` before the first step and with ``to_logical``
-            before saving.
+            is torchvision's order for all named backends. ``backend.physical``, the variant of a backend that
+            routes channels, expects a permuted state, so steps permute no weights. To use it, convert the
+            state with ``shufflenet_fn.model.channel_order.to_physical`` before the first step and with
+            ``to_logical`` before saving.
         loss_scaling: for float16; must be the one that ``create_train_state`` was given.
         label_smoothing: ε of ``cross_entropy``.
-        lanes: number of equal parts of the batch that are computed one after the other (gradient
-            accumulation). Each lane is normalised with its own statistics. Gradients, running statistics and
-            metrics are means over lanes, exactly as over ranks: 2 ranks with 1 lane each give the same result
-            as 1 rank with 2 lanes.
+        lanes: number of microbatches, equal parts of the batch that are computed one after the other
+            (gradient accumulation). Each is normalised with its own statistics. Gradients, running statistics
+            and metrics are means over lanes, exactly as over ranks: 2 ranks with 1 lane each give the same
+            result as 1 rank with 2 lanes.
         ema_decay: decay of ``state.ema``; ``None`` to keep no average.
         prepare: maps the images of a batch to normalised ones, on the device, lane by lane.
         reduce: computes the mean over ranks; the default is the identity, for one rank.
@@ -157,9 +157,9 @@ def make_train_step(
         overflow: overflow flag of a chip that saturates instead of producing infinities
             (``Runtime.overflow``). With a loss scale, a step that raises the flag is skipped. The step checks
             for infinite gradients in any case.
-        skip_bad: without a loss scale, let a step whose loss or gradient is not finite change nothing but the
-            step number, as with a loss scale. This selects every leaf of the state. Without it, a caller that
-            keeps the previous state can discard the new one at no cost.
+        skip_bad: without a loss scale, skip a step whose loss or gradient is not finite, as with a loss
+            scale: only the step number changes. This costs a selection of every leaf of the state. Without
+            it, a caller that keeps the previous state can discard the new one at no cost.
         stats_in_kernel: let batch norm's kernels update the running statistics, in a copy that the step owns,
             instead of computing them from the batch's moments. On an Ascend NPU this saves four fills per
             layer. It requires ``grads_by_engine``, because the kernels write in place, and is meant for flat

@@ -188,7 +188,7 @@ TRAIN = (
 )
 
 
-def test_a_run_says_which_backend_it_took(
+def test_run_reports_its_backend(
     process: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     arguments = (*TRAIN, "--data", image_folder, "--run-dir")

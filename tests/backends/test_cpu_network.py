@@ -283,7 +283,7 @@ def test_an_empty_batch() -> None:
         apply(TINY, variables, images, train=True, backend=CPU)
 
 
-def test_autocast_has_its_way() -> None:
+def test_autocast_error_matches_the_reference() -> None:
     variables, batch = tiny_variables(), examples(4, 32)
     found = outcome(TINY, CPU, variables, *batch, train=True, precision="O1")
     expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O1")

@@ -117,7 +117,7 @@ def test_defaults_of_torch_do_not_matter(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_finite_shows(value: float) -> None:
+def test_nonfinite_values_propagate(value: float) -> None:
     """A loss scale is only adjusted if an overflow reaches the gradients; a ReLU must not hide a NaN."""
     z = random(2, 20, 6, 6, seed=0)
     z[0, 3, 2, 2] = value
@@ -166,6 +166,6 @@ def test_thread_count_changes_only_the_last_bits() -> None:
         (lambda: torch.zeros(1, 1, 1, 1).expand(2, 8, 3, 4), 0),
     ],
 )
-def test_which_tensors_are_walked_as_they_lie(make: object, stride: int) -> None:
+def test_pixel_stride_accepts_suitable_layouts(make: object, stride: int) -> None:
     assert callable(make)
     assert pixel_stride(make()) == stride

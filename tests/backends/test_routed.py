@@ -111,7 +111,7 @@ def test_logits_gradients_and_statistics_are_the_references(
 
 
 @modes
-def test_the_twins_compute_the_same_bits(train: bool) -> None:
+def test_both_channel_orders_compute_the_same_bits(train: bool) -> None:
     config = get_config("x0_5", num_classes=10)
     variables = tiny_variables(config=config)
     batch = examples(2, 64, num_classes=10)

@@ -323,7 +323,7 @@ def test_cached_indices_from_inference_work_in_training() -> None:
 
 @pytest.mark.parametrize("way", ["function", "raw"])
 @operators
-def test_bad_shapes_are_told(op: Operator, way: str) -> None:
+def test_bad_shapes_raise(op: Operator, way: str) -> None:
     def bad(*shapes: tuple[int, ...]) -> None:
         with pytest.raises(ValueError) as error:
             getattr(op, way)(*(torch.zeros(shape) for shape in shapes))

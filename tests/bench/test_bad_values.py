@@ -56,7 +56,7 @@ def test_bad_values_are_refused(
 
 
 @pytest.mark.parametrize("which", ["step", "infer"])
-def test_torchvision_is_asked_for_first(
+def test_missing_torchvision_is_reported_first(
     command: Callable[..., Any], which: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "torchvision", None)

@@ -27,7 +27,7 @@ def feeding(step_seconds: float) -> Feeding:
     return Feeding(TrainSettings(), devices=1, threads=2, step_seconds=step_seconds, seconds=0.2)
 
 
-def test_the_wait_of_a_device_is_the_loaders_time() -> None:
+def test_device_wait_equals_loader_time() -> None:
     found = fed(batches(0.03), feeding(0.01))
     # In whole groups of the two batches that two threads read side by side.
     assert found.images % 6 == 0 and found.seconds >= 0.2
@@ -66,7 +66,7 @@ RESULT = {
         ({"step_ms": None}, "this host gives 8 devices 20000 images/s at most. With --step-ms"),
     ],
 )
-def test_the_verdict_in_words(changed: dict[str, Any], said: str) -> None:
+def test_verdict_says_whether_devices_are_fed(changed: dict[str, Any], said: str) -> None:
     assert said in verdict_text({**RESULT, **changed})
 
 

@@ -88,7 +88,7 @@ def test_only_files_of_a_checkpoint_are_ever_opened(folder: Path, name: str) -> 
         (lambda m: {**m, "format": True}, "not of a checkpoint of shufflenet-fn"),
     ],
 )
-def test_a_manifest_that_vouches_for_nonsense(
+def test_inconsistent_manifest_is_damage(
     folder: Path, change: Callable[[dict[str, Any]], Any], said: str
 ) -> None:
     checkpoint = small(folder, 1)
@@ -225,14 +225,14 @@ def test_a_checkpoint_of_something_else_is_not_resumed(
         )
 
 
-def test_what_is_given_cannot_break_the_form(folder: Path) -> None:
+def test_extra_fields_cannot_override_manifest(folder: Path) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_manifest({"loss": float("nan")}, 1, {})
     text = encode_manifest({"format": 7, "step": 9, "files": 1}, 1, {WEIGHTS: StoredFile("0", 1)})
     assert json.loads(text)["format"] == FORMAT and json.loads(text)["step"] == 1
 
 
-def test_a_link_in_the_way_of_a_write_is_not_followed(folder: Path) -> None:
+def test_write_does_not_follow_symbolic_link(folder: Path) -> None:
     folder.mkdir()
     victim = folder.parent / "victim"
     victim.write_text("precious")

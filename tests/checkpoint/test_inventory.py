@@ -75,7 +75,7 @@ def test_pruning_keeps_the_highest_scores_and_milestones(folder: Path) -> None:
     assert steps(folder) == {12, 4}
 
 
-def test_what_cannot_be_read_is_neither_counted_nor_removed(folder: Path) -> None:
+def test_unreadable_checkpoints_are_not_counted_or_removed(folder: Path) -> None:
     for step in (1, 2, 3, 4):
         small(folder, step)
     flip(folder / "step-00000004" / MANIFEST)
@@ -88,7 +88,7 @@ def path_of(newest: tuple[Content | None, list[str]]) -> Path | None:
     return None if found is None else found.path
 
 
-def test_the_newest_good_one_is_found_whatever_latest_says(folder: Path) -> None:
+def test_newest_good_checkpoint_overrides_latest_pointer(folder: Path) -> None:
     for step in (1, 2, 3, 4):
         small(folder, step)
     point_to(folder, "latest", folder / "step-00000001")
@@ -116,7 +116,7 @@ def test_tidying_ends_what_a_killed_process_left(folder: Path) -> None:
     assert path_of(newest_good(folder)) == folder / "step-00000003"
 
 
-def test_a_replaced_checkpoint_stands_in_for_a_damaged_one(folder: Path) -> None:
+def test_replaced_checkpoint_is_used_if_new_is_damaged(folder: Path) -> None:
     copy_of(small(folder, 2), folder / "step-00000002.replaced")
     flip(folder / "step-00000002" / WEIGHTS)
     assert path_of(newest_good(folder)) == folder / "step-00000002.replaced"
@@ -186,7 +186,7 @@ class Stuck(RealDisk):
         raise PermissionError(13, "Permission denied")
 
 
-def test_a_pointer_or_an_old_checkpoint_that_stays_is_one_clear_error(folder: Path) -> None:
+def test_failed_prune_or_pointer_is_one_error(folder: Path) -> None:
     for step in (1, 2):
         small(folder, step)
     with pytest.raises(UserError, match="cannot remove an old checkpoint"):
@@ -195,7 +195,7 @@ def test_a_pointer_or_an_old_checkpoint_that_stays_is_one_clear_error(folder: Pa
         point_to(folder, "latest", folder / "step-00000002", disk=Stuck())
 
 
-def test_what_may_not_be_read_is_told_and_no_traceback() -> None:
+def test_unreadable_checkpoints_are_reported() -> None:
     with unprivileged() as run:
         folder = run / "checkpoints"
         small(folder, 1)

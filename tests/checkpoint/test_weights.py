@@ -240,7 +240,7 @@ def test_safetensors(tmp_path: Path) -> None:
     assert_trees_equal(from_torchvision(back, TINY), tiny_variables())
 
 
-def test_a_checkpoint_folder_gives_its_average_if_it_has_one(tmp_path: Path) -> None:
+def test_checkpoint_folder_prefers_weight_average(tmp_path: Path) -> None:
     optimizer = sgd(schedules.constant(0.1))
     state = create_train_state(tiny_variables(0), optimizer, ema=True)
     averaged = save_checkpoint(
@@ -256,7 +256,7 @@ def test_a_checkpoint_folder_gives_its_average_if_it_has_one(tmp_path: Path) -> 
     assert_trees_equal(from_torchvision(read_tensors(averaged), TINY), tiny_variables(0))
 
 
-def test_a_run_whose_pointers_are_gone_gives_its_newest_good_one(tmp_path: Path) -> None:
+def test_run_without_pointers_gives_newest_good_checkpoint(tmp_path: Path) -> None:
     state = create_train_state(tiny_variables(0), sgd(schedules.constant(0.1)))
     folder = tmp_path / "checkpoints"
     save_checkpoint(folder, TINY, state, {})
@@ -333,7 +333,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, name: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_no_damage_gives_anything_but_weights_or_a_usage_error(
+def test_damaged_file_gives_weights_or_usage_error(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Unpicklers answer garbage with IndexError, struct.error, AssertionError and more."""
@@ -368,7 +368,7 @@ class Bomb:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
-def test_a_pickle_with_code_in_it_is_refused_and_not_run(tmp_path: Path, form: str) -> None:
+def test_pickle_with_code_is_refused(tmp_path: Path, form: str) -> None:
     target, file = tmp_path / "was-run", tmp_path / "w.pth.tar"
     content = {"state_dict": {**weights(), "fc.bias": Bomb(target)}}
     if form == "pickle":

@@ -79,7 +79,7 @@ def test_training_goes_on_as_if_never_interrupted(folder: Path) -> None:
     assert tree_digest(back) == tree_digest(state)
 
 
-def test_leaves_are_matched_by_path_and_not_by_position(kept: Path) -> None:
+def test_leaves_are_matched_by_path(kept: Path) -> None:
     """A state with its keys in another order, as after a round trip through sorted keys."""
 
     def reordered(tree: Any) -> Any:
@@ -116,7 +116,7 @@ def test_leaves_that_share_a_buffer_are_stored(folder: Path) -> None:
     assert_trees_equal(back, state)
 
 
-def test_the_manifest_says_what_it_was_given_and_hashes_everything(kept: Path) -> None:
+def test_manifest_holds_its_input_and_hashes_files(kept: Path) -> None:
     manifest = verify(kept)
     assert {key: manifest[key] for key in NOTE} == NOTE
     assert (manifest["format"], manifest["step"]) == (1, 3)
@@ -151,7 +151,7 @@ def test_what_a_killed_process_left_is_no_obstacle(folder: Path) -> None:
     assert names(folder) == {"step-00000004"}
 
 
-def test_a_file_in_the_way_is_one_clear_error(folder: Path) -> None:
+def test_file_at_folder_path_is_one_error(folder: Path) -> None:
     folder.write_text("in the way")
     with pytest.raises(UserError, match="cannot write the checkpoint"):
         save_checkpoint(folder, TINY, fresh(), NOTE)
@@ -196,7 +196,7 @@ def test_a_read_only_folder_leaves_what_was_there(folder: Path) -> None:
     verify(old)
 
 
-def test_a_manifest_that_is_no_json_leaves_nothing_behind(folder: Path) -> None:
+def test_invalid_manifest_leaves_no_files(folder: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_checkpoint(folder, TINY, fresh(), {"settings": {1, 2}})
     assert not folder.exists()

@@ -32,7 +32,7 @@ def test_tasks_are_done_in_order_beside_the_caller() -> None:
     assert writer.close(10)
 
 
-def test_an_error_reaches_the_caller_and_ends_all_work() -> None:
+def test_error_reaches_caller_and_stops_writer() -> None:
     writer, done = Writer(), []
     writer.submit(fail)
     writer.submit(lambda: done.append(1))
@@ -42,7 +42,7 @@ def test_an_error_reaches_the_caller_and_ends_all_work() -> None:
     assert writer.close(10) and done == []
 
 
-def test_an_error_at_the_beginning_is_told_too() -> None:
+def test_early_error_is_reported() -> None:
     writer = Writer(fail)
     with pytest.raises(UserError, match="the disk is full"):
         writer.drain()
@@ -57,7 +57,7 @@ def test_closing_gives_up_on_a_task_that_hangs() -> None:
     assert writer.close(10)
 
 
-def test_no_more_snapshots_than_places() -> None:
+def test_snapshot_waits_for_a_free_slot() -> None:
     state = fresh()
     snapshots = Snapshots(state)
     taken = [snapshots.take(at_step(state, step)) for step in range(SLOTS)]
@@ -68,7 +68,7 @@ def test_no_more_snapshots_than_places() -> None:
     assert int(taken[1].state().step) == 1 and int(third.state().step) == 0
 
 
-def test_on_the_cpu_a_snapshot_is_the_state_itself() -> None:
+def test_cpu_snapshot_is_the_state_itself() -> None:
     state = trained()
     snapshot = Snapshots(state).take(state)
     pairs = zip(tree_leaves(snapshot.state()), tree_leaves(state), strict=True)

@@ -59,7 +59,7 @@ def test_the_step_that_diverged_is_kept_whole(
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_step_that_cannot_be_kept_does_not_hide_why_the_run_ended(
+def test_failed_dump_does_not_hide_divergence(
     command: Command, image_folder: Path, tmp_path: Path, devices: int
 ) -> None:
     """Whichever rank tells it: one that writes nothing waits for the one that does."""

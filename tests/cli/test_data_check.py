@@ -170,7 +170,7 @@ def test_classes_without_validation_are_remarked(
     assert result["remarks"][0]["text"].startswith("1 of 3 classes without images in val/: red. ")
 
 
-def test_many_remarks_are_cut_and_many_problems_are_not(command: Command, folder: Path) -> None:
+def test_long_lists_cut_remarks_but_not_problems(command: Command, folder: Path) -> None:
     image = encoded(Image.new("L", (20, 20)), "JPEG")
     for number in range(6):
         (folder / "train" / "red" / f"grey{number}.jpg").write_bytes(image + bytes([number]))

@@ -76,7 +76,7 @@ def test_stray_shard_is_to_be_deleted(command: Command, packed: Path) -> None:
     assert verdict.endswith("delete 1 file, named above.")
 
 
-def test_names_that_are_no_utf8(command: Command, image_folder: Path) -> None:
+def test_names_that_are_not_utf8(command: Command, image_folder: Path) -> None:
     folder = os.fsdecode(b"\xff")
     code, out, err = command("data", "pack", image_folder, folder, "--workers", 1)
     assert code == 0, err

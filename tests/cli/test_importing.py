@@ -29,5 +29,5 @@ assert gc.isenabled() and gc.get_freeze_count() == set_aside
 """
 
 
-def test_the_collector_is_off_once_and_on_again() -> None:
+def test_garbage_collector_is_off_during_first_import() -> None:
     subprocess.run([sys.executable, "-c", PROGRAM], check=True)

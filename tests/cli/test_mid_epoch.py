@@ -119,7 +119,7 @@ class FullDisk(RealDisk):
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to be a full disk")
-def test_a_failed_save_ends_the_run_with_its_reason(image_folder: Path, tmp_path: Path) -> None:
+def test_failed_save_ends_run_with_reason(image_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     given = {
         "data": str(image_folder),

@@ -45,9 +45,7 @@ def log(run: Path) -> str:
     return (run / "log.txt").read_text()
 
 
-def test_an_earlier_checkpoint_starts_a_branch_and_keeps_the_other(
-    command: Command, run: Path
-) -> None:
+def test_resume_from_earlier_checkpoint_keeps_old_branch(command: Command, run: Path) -> None:
     first = run / "checkpoints" / "step-00000003"
     outcome = command("train", "--resume", first, "--max-steps", 4, "--keep", 1)
     assert outcome.code == 0, outcome.err
@@ -109,7 +107,7 @@ def test_resume_reads_its_checkpoint_once(run: Path, tmp_path: Path, resume: str
 
 
 @pytest.mark.parametrize("before", [None, "step-00000001"])
-def test_a_best_checkpoint_that_nothing_pointed_to_yet(
+def test_resume_restores_missing_best_pointer(
     command: Command, run: Path, before: str | None
 ) -> None:
     """As if the run had been killed between writing it and saying that it is the best."""
@@ -127,7 +125,7 @@ def test_a_best_checkpoint_that_nothing_pointed_to_yet(
     assert after["best"] == manifest["best"]
 
 
-def test_a_run_directory_that_cannot_be_brought_back(command: Command, run: Path) -> None:
+def test_unwritable_run_directory_is_one_error(command: Command, run: Path) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     (run / ".metrics.jsonl.partial").mkdir()  # as a full disk, the new file cannot be written
     outcome = command("train", "--resume", run)
@@ -160,7 +158,7 @@ def test_a_link_out_of_the_run_directory(
     assert (place / "manifest.json").is_file() and not place.is_symlink()
 
 
-def test_a_run_that_lacks_its_results_alone(command: Command, run: Path) -> None:
+def test_missing_results_are_written_on_resume(command: Command, run: Path) -> None:
     """As if it had been killed after its last checkpoint."""
     results, metrics = run / "results.json", run / "metrics.jsonl"
     whole = json.loads(results.read_text())
@@ -325,7 +323,7 @@ def test_evaluate_maps_class_names_of_a_file(
     assert scores["loss"] == pytest.approx(expected["loss"])
 
 
-def test_weights_that_the_run_started_from_may_be_gone(
+def test_resume_does_not_need_initial_weights(
     command: Command, run: Path, data: Path, tmp_path: Path
 ) -> None:
     first = run.rename(tmp_path / "first")

@@ -39,7 +39,7 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("where", "made"), [((), "runs/x0_5-001"), (("--run-dir", "other"), "other")]
 )
-def test_a_copied_checkpoint_starts_a_run_directory_of_its_own(
+def test_copied_checkpoint_starts_new_run_directory(
     command: Command,
     finished: Path,
     copy: Path,
@@ -65,7 +65,7 @@ def test_a_checkpoint_named_from_within_its_run(
     assert (run / "checkpoints" / "step-00000004").is_dir()
 
 
-def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
+def test_restart_of_copy_uses_copy_then_own_checkpoint(
     finished: Path, copy: Path, tmp_path: Path
 ) -> None:
     """Not from the beginning, before its own first checkpoint; later from that, also if the copy is gone."""
@@ -87,7 +87,7 @@ def test_what_a_run_of_a_copy_goes_on_from_after_a_failure(
     assert newest() == own
 
 
-def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path) -> None:
+def test_restart_continues_from_superseded_branch(run: Path) -> None:
     """Not from a checkpoint of the other branch."""
     folder = checkpoints_of(run)
     third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
@@ -109,7 +109,7 @@ def test_what_goes_on_from_a_branch_that_was_set_aside_after_a_failure(run: Path
 
 
 @pytest.mark.parametrize("first", ["a later checkpoint", "none yet"])
-def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
+def test_resume_uses_checkpoints_written_before_lock(
     run: Path,
     image_folder: Path,
     tmp_path: Path,
@@ -139,7 +139,7 @@ def test_a_run_that_was_held_and_gone_on_with_until_the_resume_had_it(
     assert not list((run / "checkpoints").glob("superseded-*"))
 
 
-def test_a_checkpoint_that_a_kill_left_under_its_other_name(command: Command, run: Path) -> None:
+def test_resume_finds_checkpoint_killed_between_renames(command: Command, run: Path) -> None:
     """As between the two renames by which one of the same step takes its place."""
     for step in (6, 9):
         shutil.rmtree(run / "checkpoints" / f"step-0000000{step}")
@@ -182,7 +182,7 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
 
 
 @pytest.mark.parametrize("resumed_from_one", [False, True])
-def test_a_run_whose_checkpoints_are_all_damaged_is_not_started_again(
+def test_run_with_only_damaged_checkpoints_is_not_restarted(
     run: Path, resumed_from_one: bool
 ) -> None:
     """That would be from the beginning, and would give up what was trained."""
@@ -242,9 +242,7 @@ def test_auto_names_the_finished_run_that_it_passes_over(run: Path, tmp_path: Pa
         assert is_done == (f"{done} is done, and goes on with --resume" in found.notes[-1])
 
 
-def test_a_finished_run_that_goes_on_is_not_finished(
-    command: Command, run: Path, tmp_path: Path
-) -> None:
+def test_continued_finished_run_is_unfinished(command: Command, run: Path, tmp_path: Path) -> None:
     """Where it is killed then, ``--resume auto`` must not take it for done."""
     runs = tmp_path / "runs"
     runs.mkdir()

@@ -93,7 +93,7 @@ def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (SignalAt(EpochTrained, signal.SIGTERM), 12, "SIGTERM"),
     ],
 )
-def test_stopped_anywhere_it_goes_on_in_the_same_bytes(
+def test_run_stopped_anywhere_resumes_byte_identical(
     command: Command,
     image_folder: Path,
     whole: Path,
@@ -113,7 +113,7 @@ def test_stopped_anywhere_it_goes_on_in_the_same_bytes(
     check_same_end(whole, tmp_path / "cut")
 
 
-def test_time_that_is_up(command: Command, image_folder: Path, tmp_path: Path) -> None:
+def test_max_time_stops_and_saves(command: Command, image_folder: Path, tmp_path: Path) -> None:
     outcome = command(
         *("train", *TINY, "--data", image_folder, "--epochs", 500, "--run-dir", "run"),
         *("--max-time", "2s"),
@@ -147,7 +147,7 @@ def test_the_same_command_starts_and_goes_on(
     assert (tmp_path / "runs" / "x0_5-002").is_dir()
 
 
-def test_a_run_that_was_cut_short_is_not_done(
+def test_max_steps_does_not_finish_a_run(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     """``--max-steps`` is a limit of one start; by the same one there is nothing left to do."""
@@ -171,7 +171,7 @@ def test_a_run_that_was_cut_short_is_not_done(
     assert sorted(path.name for path in runs.iterdir()) == [f"x0_5-00{n}" for n in (2, 3, 4)]
 
 
-def test_a_run_none_of_whose_checkpoints_can_be_used(
+def test_run_without_usable_checkpoint_is_not_restarted(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     """It is not begun anew in silence: named, it is refused; else an earlier one is taken and it is named."""
@@ -198,7 +198,7 @@ def test_a_run_none_of_whose_checkpoints_can_be_used(
     assert "going on with runs/x0_5-001" in passed.out and "leads out of the run" in passed.out
 
 
-def test_a_run_that_was_killed_before_its_first_checkpoint(
+def test_run_killed_before_first_checkpoint_starts_over(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
     arguments = ("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 2)

@@ -94,7 +94,7 @@ def test_a_run_leaves_everything_behind(train: Command, command: Command, tmp_pa
     assert (tmp_path / "runs" / "x0_5-002").is_dir()
 
 
-def test_files_are_in_torchvisions_order_whatever_the_backend_computes_in(
+def test_files_use_torchvision_order_for_every_backend(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
     """After one step: backends add in different orders, and a few steps here multiply the difference."""
@@ -114,7 +114,7 @@ def test_files_are_in_torchvisions_order_whatever_the_backend_computes_in(
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
-def test_a_run_may_be_resumed_with_another_backend_which_is_said(
+def test_resume_with_another_backend_is_reported(
     train: Command, command: Command, tmp_path: Path
 ) -> None:
     """In float64: these steps multiply rounding, in float32 to 2e-3 of a tensor, which hides mistakes.

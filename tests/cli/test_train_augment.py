@@ -44,9 +44,7 @@ def losses_of(run: Path) -> list[float]:
     return [record["loss"] for record in records if record["kind"] == "train"]
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(
-    train: Callable[..., Path], command: Command
-) -> None:
+def test_resumed_run_equals_uninterrupted_run(train: Callable[..., Path], command: Command) -> None:
     whole = train("whole", "--epochs", 3)
     steps = len(losses_of(whole))
     part = train("part", "--epochs", 3, "--max-steps", steps // 2)

@@ -213,7 +213,7 @@ def test_same_command_continues_after_failure_and_stop(
 
 
 @pytest.mark.slow
-def test_second_rank_is_refused_and_pulled_cable_ends_all(
+def test_duplicate_rank_is_refused_and_unplugged_cable_detected(
     start: Start, machines: Machines, training: tuple[Any, ...], place: Path
 ) -> None:
     run = place / "cut"

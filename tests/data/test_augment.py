@@ -116,7 +116,7 @@ def test_erasing_leaves_a_policys_draws_alone(picture: Picture) -> None:
         assert (erased[changed] == mean_pixel()).all()
 
 
-def test_nothing_on_changes_nothing(picture: Picture) -> None:
+def test_disabled_augmentation_changes_nothing(picture: Picture) -> None:
     image = picture(20, 20)
     SampleAugmentation()(image, seed=0, epoch=0, index=0)
     np.testing.assert_array_equal(image, picture(20, 20))

@@ -145,7 +145,7 @@ def test_closing_ends_threads_that_wait_for_memory(train: ImageFolder) -> None:
         time.sleep(0.01)
 
 
-def test_new_loader_waits_for_writes_of_a_closed_one() -> None:
+def test_new_loader_waits_for_writes_of_old_one() -> None:
     buffers = BatchBuffers(2, LAYOUT, page_locked=False)
     order: list[str] = []
     with buffers.writing(0, lambda: False):

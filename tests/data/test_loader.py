@@ -122,7 +122,7 @@ def test_epochs_and_seeds_differ(
     assert not torch.equal(other[0].indices, expected[0].indices)
 
 
-def test_a_sample_is_augmented_anew_in_each_epoch(
+def test_augmentation_differs_between_epochs(
     folders: tuple[ImageFolder, ImageFolder], expected: list[Batch]
 ) -> None:
     views = [

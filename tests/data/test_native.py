@@ -379,7 +379,7 @@ def test_without_a_compiler(
     assert "no C++ compiler" in outcome.err and "--image-reader python" in outcome.err
 
 
-def test_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_reader_option_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_image_reader("python").reader is None
     assert choose_image_reader("native").reason == "image reader native: asked for"
     assert choose_image_reader("auto").reader is not None
@@ -494,6 +494,6 @@ def test_checksums_are_those_of_zlib(library: Functions) -> None:
             assert library.crc32(start, data, size) == zlib.crc32(data, start), size
 
 
-def test_rule_holds_logarithms() -> None:
+def test_crop_rule_stores_log_ratios() -> None:
     rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
     assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

@@ -174,7 +174,7 @@ def test_huge_sets_give_distinct_samples_in_range(n: int, epoch: int) -> None:
     assert len(set(found.tolist())) == len(places)
 
 
-def test_a_part_is_what_the_whole_has_there() -> None:
+def test_partial_order_equals_slice_of_whole() -> None:
     whole = order(3, 1, 1000)
     places = np.array([[7, 999], [0, 500]])
     np.testing.assert_array_equal(samples_at(places, seed=3, epoch=1, n=1000), whole[places])

@@ -66,7 +66,7 @@ def test_process_state() -> None:
     assert process_state(child.pid) == "?"
 
 
-def test_the_board_is_shared_by_its_path_and_has_no_name_in_a_folder() -> None:
+def test_table_is_shared_by_path_without_file() -> None:
     table = HeartbeatTable(3)
     try:
         assert table.path.startswith("/proc/")

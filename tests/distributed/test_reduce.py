@@ -14,7 +14,7 @@ def report() -> Report:
     return launch(everything, [1, 2], processes=2)
 
 
-def test_the_result_of_a_launch_is_that_of_rank_0(report: Report) -> None:
+def test_launch_returns_result_of_rank_0(report: Report) -> None:
     assert (report.written_by, report.argument) == (0, [1, 2])
 
 
@@ -31,7 +31,7 @@ def test_metrics_are_the_mean_of_the_ranks(report: Report) -> None:
     assert 0.0 <= report.metrics_against_one_process < 1e-6
 
 
-def test_two_ranks_compute_what_two_lanes_compute(report: Report) -> None:
+def test_two_ranks_equal_two_microbatches(report: Report) -> None:
     assert 0.0 <= report.lanes_against_ranks < 1e-6
 
 
@@ -41,7 +41,7 @@ def test_gradients_are_those_of_distributed_data_parallel(report: Report) -> Non
     assert 0.0 <= report.gradients_against_ddp < 1e-11
 
 
-def test_rank0_mode_gives_every_rank_the_statistics_of_rank_0(report: Report) -> None:
+def test_rank0_mode_broadcasts_statistics_of_rank_0(report: Report) -> None:
     assert report.statistics_against_rank0 == 0.0
     assert 0.0 <= report.gradients_in_rank0_mode < 1e-12
 
@@ -79,7 +79,7 @@ def test_a_stop_on_one_rank_reaches_all(report: Report) -> None:
     assert report.stop_flags == [0.5, 0.5]
 
 
-def test_an_overflow_on_one_rank_skips_the_step_on_all(report: Report) -> None:
+def test_overflow_on_one_rank_skips_all(report: Report) -> None:
     assert report.skipped_flags == [1.0] * 4
     assert report.unchanged_by_skip == [True] * 4
 

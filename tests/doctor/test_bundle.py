@@ -61,7 +61,7 @@ def made(path: Path, command: str, timeout: float) -> tuple[Bundle, list[str]]:
 
 
 @pytest.mark.usefixtures("in_process", "candidates_in_process")
-def test_a_bundle_tells_no_names(
+def test_bundle_contains_no_private_names(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without = (

@@ -41,7 +41,7 @@ def test_a_recorded_text_is_explained(record: dict[str, Any]) -> None:
         ("", ""),
     ],
 )
-def test_the_line_that_says_most(text: str, line: str) -> None:
+def test_telling_line_is_the_most_informative(text: str, line: str) -> None:
     assert telling_line(text) == line
 
 
@@ -111,7 +111,7 @@ def test_every_entry_has_a_recorded_text() -> None:
         "KeyError: 'stage5'",
     ],
 )
-def test_other_texts_are_not(text: str) -> None:
+def test_unknown_texts_are_not_explained(text: str) -> None:
     assert explain(text) is None
     assert explain_all(text) == []
 

@@ -43,7 +43,7 @@ def test_glibc(version: str | None, status: str) -> None:
         ("2.2.1", None, OK),
     ],
 )
-def test_numpy_beside_cann(numpy: str, cann: str | None, status: str) -> None:
+def test_numpy_must_be_compatible_with_cann(numpy: str, cann: str | None, status: str) -> None:
     finding = check_numpy(numpy, cann)
     assert finding.status == status
     assert ("numpy<2" in finding.fix) == (status == WARNING)
@@ -177,7 +177,7 @@ def test_places_of_cann(tmp_path: Path, place: str) -> None:
     assert f"source {home}/set_env.sh" in how_to_set_up({}, roots=(tmp_path,))
 
 
-def test_the_named_cann_is_the_one(tmp_path: Path) -> None:
+def test_ascend_home_path_selects_cann(tmp_path: Path) -> None:
     for name, version in (("cann", "9.1.0"), ("mine", "8.5.0")):
         (tmp_path / name).mkdir()
         text = f"# version: 1.0\nruntime_running_version=[7.8.0.1:{version}]\n"

@@ -59,7 +59,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         (FUNCTORCH, ("functorch-2.0.0.dist-info/LICENSE",), "asks for torch 2.0", "torch.func"),
     ],
 )
-def test_a_namesake_is_told(
+def test_misleading_package_is_reported(
     install: Install, package: Package, files: tuple[str, ...], text: str, fix: str
 ) -> None:
     install(package, *files)

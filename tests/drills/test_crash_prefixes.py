@@ -15,7 +15,7 @@ from tests.checkpoint.support import small
 
 
 @pytest.mark.parametrize("name", STORIES)
-def test_every_prefix_leaves_a_checkpoint_to_go_on_from(name: str, tmp_path: Path) -> None:
+def test_every_prefix_leaves_usable_checkpoint(name: str, tmp_path: Path) -> None:
     steps, keep = STORIES[name]
     story = tell(tmp_path / "run", steps, keep)
     count = 0
@@ -26,7 +26,7 @@ def test_every_prefix_leaves_a_checkpoint_to_go_on_from(name: str, tmp_path: Pat
 
 
 @pytest.mark.parametrize("forgotten", ["files", "checkpoint", "parent"])
-def test_the_model_catches_a_write_that_does_not_wait(forgotten: str, tmp_path: Path) -> None:
+def test_model_detects_missing_flush(forgotten: str, tmp_path: Path) -> None:
     """Without any one of the flushes, there is a prefix after which a finished save is lost."""
     story = tell(tmp_path / "run", [1, 2, 3], 1)
 

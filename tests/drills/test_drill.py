@@ -41,7 +41,7 @@ for name in ("one", "two", "one"):
     ],
     ids=lambda value: str(value.moment) if isinstance(value, Point) else "",
 )
-def test_a_process_waits_at_the_point_and_goes_on(
+def test_process_stops_at_point_and_continues(
     point: Point, found: bytes | None, tmp_path: Path
 ) -> None:
     control = Control(tmp_path / "control")
@@ -109,7 +109,7 @@ def test_what_a_killed_process_leaves_behind_is_found(
         Path(path).unlink(missing_ok=True)
 
 
-def test_a_plan_is_repeatable_and_covers_every_victim_and_operation() -> None:
+def test_plans_are_repeatable_and_cover_victims_and_operations() -> None:
     setting = Setting(2, "fp32", True)
     operations = ["write weights.safetensors", "rename step"]
 
@@ -125,7 +125,7 @@ def test_a_plan_is_repeatable_and_covers_every_victim_and_operation() -> None:
     assert ("rename step", "half") not in {(p.operation, p.moment) for p in points}
 
 
-def test_an_ending_must_be_the_same_in_bytes_and_lines() -> None:
+def test_differing_endings_are_reported() -> None:
     files = {name: b"same" for name in ("weights.safetensors", "state.safetensors")}
     files |= {name: b"same" for name in ("ema.safetensors", "generators.safetensors")}
     good = Ending(8, files, [{"kind": "train", "loss": 1.0}])

@@ -21,7 +21,7 @@ def test_every_damage_is_detected() -> None:
     assert len(counts) == 6
 
 
-def test_damages_differ_from_what_was_there_and_are_undone(tmp_path: Path) -> None:
+def test_every_damage_changes_files_and_is_undone(tmp_path: Path) -> None:
     _, newer = write_two(tmp_path, TINY, seed=0)
     before = {file.name: file.read_bytes() for file in newer.iterdir()}
     for damages in (flips(newer, 5, random.Random(0)), appended(newer, random.Random(0))):

@@ -74,7 +74,7 @@ def lives(pid: int) -> bool:
         return False
 
 
-def test_the_machines_end_with_the_process_that_made_them(tmp_path: Path) -> None:
+def test_machines_end_with_their_creator(tmp_path: Path) -> None:
     program = (
         "import os, signal\n"
         "from drills.kills.network import two_machines\n"

@@ -84,7 +84,7 @@ def inner(a: Any, b: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("train", [False, True])
-def test_grad_is_autograds(train: bool) -> None:
+def test_func_grad_equals_autograd(train: bool) -> None:
     variables = tiny_variables(dtype=DOUBLE)
     loss = loss_of(variables, *examples(4, dtype=DOUBLE), train=train)
     leaves = [leaf.clone().requires_grad_() for leaf in tree_leaves(variables.params)]

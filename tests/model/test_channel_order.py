@@ -104,7 +104,7 @@ def test_what_does_not_move_is_shared() -> None:
 
 @pytest.mark.parametrize("clip", [False, True])
 @pytest.mark.parametrize("nesterov", [False, True])
-def test_sgd_commutes(clip: bool, nesterov: bool) -> None:
+def test_sgd_commutes_with_permutation(clip: bool, nesterov: bool) -> None:
     params = tiny_variables().params
     optimizer = sgd(constant(0.1), momentum=0.9, weight_decay=1e-2, nesterov=nesterov)
     if clip:
@@ -124,7 +124,7 @@ def test_sgd_commutes(clip: bool, nesterov: bool) -> None:
         assert_trees_equal(found, expected)
 
 
-def test_averages_commute() -> None:
+def test_averages_commute_with_permutation() -> None:
     average, variables = tiny_variables(1), tiny_variables(2)
     expected = to_physical(TINY, update_ema(average, variables, decay=0.9))
     found = update_ema(*to_physical(TINY, (average, variables)), decay=0.9)
@@ -171,7 +171,7 @@ def test_a_stacked_ensemble() -> None:
     assert_trees_equal(to_logical(TINY, expected), stacked)
 
 
-def test_a_gradient_goes_through_it() -> None:
+def test_conversion_is_differentiable() -> None:
     variables = tiny_variables(dtype=DOUBLE)
     images, _ = examples(2, dtype=DOUBLE)
     twin = ROUTED.physical

@@ -68,9 +68,7 @@ def test_a_910a_joins_groups_only(
 
 
 @pytest.mark.campaign
-def test_float32_on_a_910a_is_warned_of(
-    on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
-) -> None:
+def test_float32_on_910a_warns(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
     arguments += ("--batch-size", "8", "--epochs", "1", "--device", "npu", "--precision")
     warning = "computes float32 convolutions and matrix products in float16"
@@ -98,7 +96,7 @@ def stage(
 
 
 @pytest.mark.campaign
-def test_one_device_has_nobody_to_talk_to(on_emulator: OnEmulator) -> None:
+def test_collective_is_skipped_for_one_device(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", devices=1)
     assert finding["status"] == "skipped" and "one" in finding["text"]
 

@@ -63,7 +63,7 @@ def test_every_batch_arrives_as_it_was_read(
 
 
 @pytest.mark.parametrize("mixing", [None, Mixing(mixup=0.4)])
-def test_what_was_queued_on_a_batch_sees_it_when_later_ones_are_uploaded(
+def test_later_uploads_do_not_change_queued_batches(
     npu: Any, image_folder: Path, mixing: Mixing | None
 ) -> None:
     """The host runs on without looking; what was queued on all batches is read at the end."""
@@ -83,7 +83,7 @@ def parts_of(batch: Batch | Examples) -> tuple[torch.Tensor, ...]:
     return batch.images, batch.labels, *(batch.mix or ())
 
 
-def test_a_short_batch_is_the_beginning_of_the_memory(npu: Any) -> None:
+def test_short_batch_uses_start_of_memory(npu: Any) -> None:
     feed = DeviceFeed(torch.device("npu:0"), LAYOUT, ahead=2)
     buffers = feed.ready()
     buffers.start(0)

@@ -48,7 +48,7 @@ def test_no_call_is_for_the_order_of_weights(fp32: dict[str, StepCounts]) -> Non
 
 
 @pytest.mark.campaign
-def test_bytes_lie_on_a_line(libraries: Path, fp32: dict[str, StepCounts]) -> None:
+def test_bytes_are_linear_in_batch_size(libraries: Path, fp32: dict[str, StepCounts]) -> None:
     small = counted(libraries, Case("gather", "fp32", 2, 64))
     between = counted(libraries, Case("gather", "fp32", 3, 64))
     assert at_batch_size(small, fp32["gather"], (2, 4), 3) == between

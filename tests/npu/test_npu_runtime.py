@@ -74,7 +74,7 @@ def test_bfloat16_is_where_torch_npu_has_it(on_emulator: OnEmulator, soc: str) -
     assert infinities == able
 
 
-def test_the_settings_hold(on_emulator: OnEmulator) -> None:
+def test_runtime_applies_its_settings(on_emulator: OnEmulator) -> None:
     """On a chip whose own default is to compile operators; deterministic operators and collectives too."""
     ran = on_emulator(
         START
@@ -181,7 +181,7 @@ def test_bfloat16_is_refused_on_the_first_generation(
 
 
 @pytest.mark.campaign
-def test_an_overflow_skips_the_update_on_the_first_generation(
+def test_overflow_skips_update_on_first_generation(
     on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
 ) -> None:
     run = f"{tmp_path}/run"

@@ -73,7 +73,7 @@ def test_ranks_start_again_once_devices_are_free(
     assert told[3] == "Trying again (1 of 2)."
 
 
-def test_one_device_is_waited_for_without_a_launcher(
+def test_single_device_retries_without_launcher(
     libraries: Path, image_folder: Path, tmp_path: Path
 ) -> None:
     limits = ("--batch-size", 8, "--max-steps", 1)

@@ -193,7 +193,7 @@ def shortfalls(runs: Path, before: dict[str, Tensor]) -> dict[str, float]:
     return short
 
 
-def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -> None:
+def test_killed_rank_ends_run_and_is_named(train: Train, tmp_path: Path) -> None:
     """As a user would type it: ``ascend-emulator run`` before the command."""
     run = tmp_path / "run"
     subprocess.run([*EMULATOR, "build"], check=True, capture_output=True)
@@ -213,7 +213,7 @@ def test_a_killed_rank_ends_the_run_and_is_named(train: Train, tmp_path: Path) -
 
 
 @pytest.mark.campaign
-def test_a_hung_rank_ends_the_run_by_time_out_and_is_named(train: Train, tmp_path: Path) -> None:
+def test_hung_rank_times_out_and_is_named(train: Train, tmp_path: Path) -> None:
     outcome = train(
         *(*SMALL, "--device", "npu", "--devices", 2, "--batch-size", 8, "--epochs", 1),
         *("--run-dir", tmp_path / "run"),
@@ -253,9 +253,7 @@ def test_two_machines_of_one_device_each(train: Train, tmp_path: Path) -> None:
 
 
 @pytest.mark.campaign
-def test_the_originals_options_for_eight_devices_run_to_the_end(
-    train: Train, images: Path, tmp_path: Path
-) -> None:
+def test_original_options_run_on_eight_devices(train: Train, images: Path, tmp_path: Path) -> None:
     """The preset's own network, image size, precision and loss scale; one update, of 64 images."""
     few = tmp_path / "few-images"
     for image in images.glob("*/*/*.jpg"):

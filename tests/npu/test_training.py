@@ -79,7 +79,7 @@ def stepped_on_cpu(precision: str, kind: str) -> tuple[TrainState, Metrics]:
         ("bf16", "none"),
     ],
 )
-def test_a_step_is_as_near_to_float32_as_on_the_cpu(
+def test_step_error_is_no_larger_than_on_cpu(
     device: torch.device, precision: str, kind: str, backend: str, flat: bool
 ) -> None:
     before = start(CPU, LossScaling())

@@ -48,7 +48,7 @@ def test_crops() -> None:
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_presets_are_without(name: str) -> None:
+def test_presets_have_no_augmentation(name: str) -> None:
     settings = resolve({}, preset=name).settings
     assert build_augmentation(settings) == SampleAugmentation()
     assert build_mixing(settings) is None

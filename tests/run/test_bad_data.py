@@ -11,7 +11,7 @@ from shufflenet_fn.run.bad_data import BadImageFile, left_out_line
 from shufflenet_fn_backends.support.errors import UserError
 
 
-def test_a_record_that_cannot_be_written_names_the_file_and_the_image(tmp_path: Path) -> None:
+def test_unwritable_record_names_file_and_image(tmp_path: Path) -> None:
     file = BadImageFile(tmp_path / "gone", rank=1)
     with pytest.raises(UserError) as caught:
         file.record(BadSample("train", 7, "train/a/7.jpg", "the file is empty"))

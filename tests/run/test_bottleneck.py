@@ -35,14 +35,14 @@ def times(*, compute: float, **others: float) -> StepTimes:
         ("launch-bound", 0.99, times(compute=0.99, data=0.01, device=0.01)),
     ],
 )
-def test_a_step_is_bound_by_what_takes_most_of_it(kind: str, share: float, step: StepTimes) -> None:
+def test_bottleneck_is_the_longest_part(kind: str, share: float, step: StepTimes) -> None:
     found = verdict(step, 50, READING)
     assert (found.kind, found.steps) == (kind, 50)
     assert found.share == pytest.approx(share)
     assert found.text.startswith(f"{kind}: ")
 
 
-def test_a_cpu_computes_itself_and_is_never_launch_bound() -> None:
+def test_cpu_is_never_launch_bound() -> None:
     found = verdict(times(compute=1.0), 50, READING._replace(accelerator=False))
     assert found.kind == "compute-bound"
 
@@ -83,9 +83,7 @@ def test_the_advice_fits_how_the_data_is_read(reading: Reading, said: str, not_s
 @pytest.mark.parametrize(
     ("threads", "wait", "more"), [(1, 0.5, 1), (2, 0.38, 2), (4, 0.2, 1), (1, 0.9, 9), (2, 0.01, 1)]
 )
-def test_more_threads_read_a_batch_while_the_step_computes(
-    threads: int, wait: float, more: int
-) -> None:
+def test_threads_read_batches_while_step_computes(threads: int, wait: float, more: int) -> None:
     assert more_threads(threads, 1.0, wait) == more
     assert threads + more >= threads / (1.0 - wait) - 0.05
 
@@ -148,7 +146,7 @@ def test_training_on_a_slow_disk_is_input_bound(
         assert "over all 4 steps: input-bound: " in text and "reads ahead" in text
 
 
-def test_the_verdict_comes_after_fifty_steps_and_once(
+def test_bottleneck_is_reported_once_after_fifty_steps(
     command: Callable[..., Any], image_folder: Path
 ) -> None:
     outcome = command(

@@ -31,9 +31,7 @@ def loader(root: Path, threads: int, **options: Any) -> Any:
 
 
 @pytest.mark.parametrize("threads", [0, 1, 3])
-def test_batches_are_not_copied_and_come_as_they_were_read(
-    image_folder: Path, threads: int
-) -> None:
+def test_batches_are_passed_on_without_copy(image_folder: Path, threads: int) -> None:
     feed, places = DeviceFeed(CPU, LAYOUT, ahead=prefetch_of(threads)), set()
     with (
         loader(image_folder, 0) as expected,
@@ -49,7 +47,7 @@ def test_batches_are_not_copied_and_come_as_they_were_read(
     assert len(places) == min(STEPS, prefetch_of(threads) + 2)
 
 
-def test_what_is_prepared_in_kept_memory_is_what_fresh_memory_holds(image_folder: Path) -> None:
+def test_reused_memory_prepares_the_same_images(image_folder: Path) -> None:
     feed = DeviceFeed(CPU, LAYOUT, ahead=2)
     kept, fresh = (build_prepare(torch.channels_last, CPU, reuse=reuse) for reuse in (True, False))
     with loader(image_folder, 1, buffers=feed.ready()) as batches:
@@ -58,7 +56,7 @@ def test_what_is_prepared_in_kept_memory_is_what_fresh_memory_holds(image_folder
             assert torch.equal(kept(images), fresh(images))
 
 
-def test_an_evaluation_that_was_left_is_begun_anew(image_folder: Path) -> None:
+def test_interrupted_evaluation_starts_over(image_folder: Path) -> None:
     val = open_train_val(image_folder)[1]
     feed = DeviceFeed(CPU, Layout(4, 16), ahead=4)
     for stop in (1, 2, None):

@@ -41,7 +41,7 @@ def test_each_difference_is_named_with_what_it_means(name: str, value: Any, told
     assert told in line and "since the checkpoint was written" in line
 
 
-def test_nothing_is_said_of_what_is_the_same_or_was_not_recorded() -> None:
+def test_equal_or_unrecorded_values_are_not_reported() -> None:
     assert compare(STORED, {**STORED, "new": 1}, bn_stats="mean") == []
 
 
@@ -59,7 +59,7 @@ def manifest(**values: Any) -> dict[str, Any]:
     return {**stored, "backend": "gather", "device": "cpu", **values}
 
 
-def test_lanes_and_threads_are_kept_unless_given() -> None:
+def test_microbatches_and_threads_are_pinned_unless_given() -> None:
     kept, notes = pin_choices(resolved(), manifest(), {})
     assert (kept.settings.lanes, kept.settings.threads) == (4, 3)
     assert kept.origin == {"lanes": KEPT, "threads": KEPT} and len(notes) == 2
@@ -75,7 +75,7 @@ def test_the_accumulation_of_the_originals_switch_is_kept() -> None:
     assert (kept.settings.benchmark, kept.settings.accumulate) == (0, 2)
 
 
-def test_the_backend_that_auto_took_is_kept_on_the_same_device() -> None:
+def test_auto_backend_is_pinned_on_same_device() -> None:
     kept, notes = pin_backend(resolved(), manifest(), "cpu")
     assert kept.settings.backend == "gather" and notes
     for other in (resolved(backend="native"), resolved()):
@@ -83,7 +83,7 @@ def test_the_backend_that_auto_took_is_kept_on_the_same_device() -> None:
         assert pin_backend(other, manifest(), device) == (other, [])
 
 
-def test_lanes_are_shared_by_any_divisor_of_devices() -> None:
+def test_microbatches_split_over_any_divisor_of_devices() -> None:
     settings = TrainSettings(batch_size=48, lanes=12)
     assert [lanes_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
     with pytest.raises(UsageError, match=r"may be one of: 1, 2, 3, 4, 6, 12\. .*--lanes 15"):
@@ -93,6 +93,6 @@ def test_lanes_are_shared_by_any_divisor_of_devices() -> None:
     assert lanes_of(TrainSettings(batch_size=48, accumulate=3), 4) == 12
 
 
-def test_kept_threads_that_do_not_fit_are_said() -> None:
+def test_unsuitable_pinned_threads_are_reported() -> None:
     assert idle_cores(KEPT, 2, 2) is None and idle_cores("command line", 2, 8) is None
     assert "--threads 8" in str(idle_cores(KEPT, 2, 8))

@@ -12,7 +12,7 @@ from shufflenet_fn_backends.runtimes.cpu import usable_cores
 @pytest.mark.parametrize(
     ("workers", "devices", "threads"), [(0, 1, 0), (0, 8, 0), (1, 8, 1), (7, 2, 4), (4096, 8, 512)]
 )
-def test_what_was_asked_for_is_honoured(workers: int, devices: int, threads: int) -> None:
+def test_given_thread_count_is_used(workers: int, devices: int, threads: int) -> None:
     assert loader_threads(workers, devices) == threads
 
 
@@ -22,6 +22,6 @@ def test_the_default_is_a_share_of_the_cores() -> None:
 
 
 @pytest.mark.parametrize("name", ["ascend-1p", "ascend-8p"])
-def test_a_preset_made_on_a_large_machine_leaves_threads_to_the_cores(name: str) -> None:
+def test_presets_do_not_set_loader_threads(name: str) -> None:
     """A thread holds two batches: 128 on a laptop would fill its memory."""
     assert "workers" not in PRESETS[name].values

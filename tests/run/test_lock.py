@@ -33,7 +33,7 @@ def holder(run_dir: Path) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
+def test_second_run_is_refused_and_holder_named(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         try:
             with pytest.raises(RunInUse, match=rf"in use by process {other.pid} on .*, since 2"):
@@ -43,7 +43,7 @@ def test_a_second_run_is_refused_and_told_who_holds_it(tmp_path: Path) -> None:
             other.kill()
 
 
-def test_a_lock_whose_holder_was_killed_is_no_obstacle(tmp_path: Path) -> None:
+def test_lock_of_killed_holder_is_free(tmp_path: Path) -> None:
     with holder(tmp_path) as other:
         other.send_signal(signal.SIGKILL)
     assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
@@ -52,7 +52,7 @@ def test_a_lock_whose_holder_was_killed_is_no_obstacle(tmp_path: Path) -> None:
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
 
 
-def test_a_file_system_that_has_gone_bad_does_not_hide_how_the_run_ended(tmp_path: Path) -> None:
+def test_failing_file_system_does_not_hide_error(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     run_dir.mkdir()
     with pytest.raises(UserError, match="the disk is full"), locked(run_dir):
@@ -64,7 +64,7 @@ def test_a_file_system_that_has_gone_bad_does_not_hide_how_the_run_ended(tmp_pat
 
 
 @pytest.mark.parametrize("note", [b"", b"\xff", b"[]", b'{"started": "x"}', b'{"started": 1e3'])
-def test_a_holder_that_has_not_said_who_it_is(tmp_path: Path, note: bytes) -> None:
+def test_unnamed_lock_holder_is_respected(tmp_path: Path, note: bytes) -> None:
     with locked(tmp_path):
         (tmp_path / LOCK).write_bytes(note)
         with pytest.raises(RunInUse, match="in use by another run"):

@@ -16,7 +16,7 @@ def times(total: float) -> StepTimes:
     return StepTimes(total, data=total / 4, upload=0.0, compute=total / 2, reduce=total / 4)
 
 
-def test_the_first_ten_steps_of_an_epoch_do_not_count() -> None:
+def test_first_ten_steps_do_not_count() -> None:
     meter = EpochMeter(global_batch=100, steps=12)
     for _ in range(10):
         meter.add(times(50.0), (1.0, 10.0, 20.0), skipped=False)
@@ -46,14 +46,14 @@ def test_a_skipped_update_does_not_blind_the_mean() -> None:
     assert meter.skipped == 1
 
 
-def test_evaluations_of_a_240_epoch_run_are_the_originals() -> None:
+def test_evaluation_epochs_equal_the_originals() -> None:
     due = [epoch for epoch in range(240) if evaluation_is_due(epoch, 240, 5)]
     assert len(due) == 66
     assert due[:2] == [4, 9] and due[-1] == 239
     assert [epoch for epoch in range(10) if evaluation_is_due(epoch, 10, 1)] == list(range(10))
 
 
-def test_an_epoch_without_a_usable_step_has_no_mean() -> None:
+def test_epoch_without_usable_step_has_no_mean() -> None:
     meter = EpochMeter(global_batch=10, steps=1)
     meter.add(times(1.0), (float("inf"), 0.0, 0.0), skipped=True)
     assert all(value != value for value in meter.mean_metrics)

@@ -21,7 +21,9 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
     ("soft", "hard", "after"),
     [(256, 512, (512, 512)), (512, 512, (512, 512)), (64, 256, (256, 256))],
 )
-def test_up_to_the_hard_limit(soft: int, hard: int, after: tuple[int, int]) -> None:
+def test_open_file_limit_is_raised_to_hard_limit(
+    soft: int, hard: int, after: tuple[int, int]
+) -> None:
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(soft), str(hard)],
         capture_output=True,

@@ -33,7 +33,7 @@ def test_ascend_presets_are_the_originals_numbers() -> None:
         assert "momentum 0" in str(PRESETS[name].warning)
 
 
-def test_every_preset_names_real_settings_and_passes_the_checks() -> None:
+def test_every_preset_is_valid() -> None:
     known = {item.name for item in declared(TrainSettings)}
     for name, preset in PRESETS.items():
         assert set(preset.values) <= known
@@ -105,7 +105,7 @@ def test_an_explicit_precision_wins_over_a_presets() -> None:
         resolve({"benchmark": 1, "accumulate": 3})
 
 
-def test_a_stored_config_brings_its_recipe_and_not_its_identity(tmp_path: Path) -> None:
+def test_stored_config_sets_recipe_but_not_run_directory(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"settings": {"epochs": 7, "run_dir": "there", "resume": null}}')
     settings = resolve({}, config_file=file).settings

@@ -29,7 +29,7 @@ def step(*, done_before: float, fed: float, data: float, **others: Any) -> Timed
     return TimedStep(1.0, data, 0.125, 0.0, 0.25, marks, before)
 
 
-def test_the_parts_of_a_step_on_the_cpu_add_up() -> None:
+def test_step_parts_add_up_on_cpu() -> None:
     clock = StepClock(CPU, 2)
     clock.start()
     clock.fed()
@@ -50,9 +50,7 @@ def test_the_parts_of_a_step_on_the_cpu_add_up() -> None:
     [(4.5, 0.5), (4.8, 0.2), (5.0, 0.0), (5.3, 0.0), (3.0, 0.5)],
     ids=["idle all along", "idle at the end", "just busy", "busy", "idle before"],
 )
-def test_waiting_for_data_counts_while_the_device_has_nothing_to_do(
-    done_before: float, lost: float
-) -> None:
+def test_data_wait_counts_only_while_device_is_idle(done_before: float, lost: float) -> None:
     times = StepClock(CPU, 2).times(step(done_before=done_before, fed=5.0, data=0.5))
     assert times.data == pytest.approx(lost)
     assert times.data + times.hidden == pytest.approx(0.5)
@@ -74,7 +72,7 @@ def test_the_first_step_has_no_step_before_it() -> None:
     assert StepClock(CPU, 2).times(first).data == 0.5
 
 
-def test_the_first_steps_of_a_run_are_not_measured() -> None:
+def test_first_steps_are_not_measured() -> None:
     meter, one = WaitMeter(), StepTimes(9.0, 8.0, 0.0, 1.0, 0.0)
     for _ in range(SKIPPED_STEPS):
         meter.add(one)

@@ -40,7 +40,7 @@ def test_what_is_no_length_of_time(text: str) -> None:
         parse_duration(text, "--max-time")
 
 
-def test_a_signal_on_the_board_is_a_request_that_names_it() -> None:
+def test_signal_in_heartbeat_slot_requests_stop() -> None:
     slot = open_slot(None, 0)
     stopping = Stopping(slot)
     assert not stopping.asked() and stopping.reason is None
@@ -50,7 +50,7 @@ def test_a_signal_on_the_board_is_a_request_that_names_it() -> None:
     assert told.endswith("Go on with: shufflenet-fn train --resume runs/a") and "step 7" in told
 
 
-def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
+def test_stop_margin_follows_step_and_save_times() -> None:
     stopping = Stopping(open_slot(None, 0), deadline=time.monotonic() + 4.0, limit="4s")
     assert stopping.margin_s == 10.0 and stopping.asked()  # nothing is known yet of a save
     stopping.saved(0.6)
@@ -63,7 +63,7 @@ def test_time_for_the_end_is_kept_by_what_steps_and_saves_took() -> None:
     assert stopping.asked() and stopping.reason == "--max-time 4s"
 
 
-def test_an_evaluation_is_no_long_step() -> None:
+def test_evaluation_does_not_count_as_step_time() -> None:
     stopping = Stopping(open_slot(None, 0))
     stopping.saved(0.5)
     stopping.step_begins(1)
@@ -73,7 +73,7 @@ def test_an_evaluation_is_no_long_step() -> None:
     assert stopping.margin_s == 1.0
 
 
-def test_signs_of_life_say_what_comes_now() -> None:
+def test_heartbeats_report_the_current_phase() -> None:
     slot = open_slot(None, 3)
     stopping = Stopping(slot)
     with stopping.waiting():

@@ -64,7 +64,7 @@ def test_auto_follows_the_kept_measurement() -> None:
 @pytest.mark.parametrize(
     "how", [{"compiled": True}, {"resumed": True}, {"asked": "npu"}], ids=lambda how: str(how)
 )
-def test_others_do_not_follow_it(how: dict[str, bool]) -> None:
+def test_other_runs_ignore_the_measurement(how: dict[str, bool]) -> None:
     path = keep(CASE, KEPT)
     name, said = chosen(**how)  # type: ignore[arg-type]
     assert name == "npu" and str(path) not in said

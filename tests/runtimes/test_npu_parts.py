@@ -74,7 +74,7 @@ def test_older_torch_npu_reads_its_own_variable_alone() -> None:
 
 
 @pytest.mark.parametrize("soc", OLD + NEW)
-def test_float32_is_warned_of_without_bfloat16(soc: str) -> None:
+def test_float32_warns_on_chips_without_bfloat16(soc: str) -> None:
     warning = float32_warning(soc)
     assert (warning is not None) == (soc in OLD)
     assert warning is None or ("--precision O2" in warning and soc in warning)
@@ -114,7 +114,7 @@ def test_devices_that_a_910a_does_not_join(devices: tuple[int, ...], words: str)
     assert together("Ascend910B1", *devices) is None
 
 
-def test_visible_devices_are_numbered_anew() -> None:
+def test_visible_devices_are_renumbered() -> None:
     """The groups are the machine's; the numbers a run is given count what it sees."""
     assert together("Ascend910A", 0, 1, visible="4,5") is None
     text = together("Ascend910A", 0, 1, visible="3,4")

@@ -74,7 +74,7 @@ def test_skipping_changes_no_good_step() -> None:
 
 @pytest.mark.parametrize("leaves", [1, 2, 9])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_one_element_of_a_tree_tells(leaves: int, dtype: torch.dtype) -> None:
+def test_one_nonfinite_element_is_detected(leaves: int, dtype: torch.dtype) -> None:
     largest = 65504.0 if dtype is torch.float16 else 1e30
     for values in ((), (NAN,), (INF,), (-INF,), (INF, -INF)):
         tree = [torch.full((3, 5), largest, dtype=dtype) for _ in range(leaves)]

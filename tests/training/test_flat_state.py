@@ -101,7 +101,7 @@ def test_overflow_leaves_a_flat_state_unchanged() -> None:
     assert new.loss_scale.scale == 512.0
 
 
-def test_what_is_reduced_are_buffers() -> None:
+def test_reduce_receives_flat_buffers() -> None:
     seen = []
     optimizer = sgd(constant(0.1))
     step = make_train_step(TINY, optimizer, reduce=lambda tree: seen.append(tree) or tree)

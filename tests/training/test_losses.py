@@ -64,7 +64,7 @@ def test_plain_labels_give_the_plain_loss() -> None:
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 6, 100])
-def test_counts_against_sorting(classes: int) -> None:
+def test_topk_counts_equal_sorted_ranks(classes: int) -> None:
     logits, labels = batch(200, classes)
     ranks = [
         row.argsort(descending=True).tolist().index(label)

@@ -69,7 +69,7 @@ def test_full_weight_on_own_label_is_unmixed() -> None:
     torch.testing.assert_close(metrics, expected)
 
 
-def test_lanes_are_means_over_parts_of_the_batch() -> None:
+def test_microbatch_step_averages_over_parts() -> None:
     batch, state = mixed(8), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
     assert isinstance(batch.mix, Mix)
     new, _, _ = make_train_step(TINY, BARE, lanes=2)(state, batch, no_flags())

@@ -113,7 +113,7 @@ def test_label_smoothing_enters_loss_and_gradients(smoothing: float) -> None:
 
 
 @pytest.mark.parametrize("lanes", [2, 4])
-def test_lanes_are_means_over_parts_of_the_batch(lanes: int) -> None:
+def test_microbatch_step_averages_over_parts(lanes: int) -> None:
     variables = tiny_variables(dtype=DOUBLE)
     images, labels = examples(8, dtype=DOUBLE)
     state = create_train_state(variables, BARE)
@@ -223,7 +223,7 @@ def test_what_is_reduced_is_what_is_used() -> None:
     assert flags.stop.item() == 0.25
 
 
-def test_prepare_is_called_with_each_lane() -> None:
+def test_prepare_is_called_with_each_microbatch() -> None:
     seen: list[tuple[torch.dtype, int]] = []
 
     def prepare(images: Tensor) -> Tensor:

@@ -86,7 +86,7 @@ def materialized(part: Part) -> Tensor:
 
 
 def take(parts: Sequence[Part], ranges: Sequence[routing.Range]) -> tuple[Part, ...]:
-    """Return the ranges as parts. Each part is cut once; the ranges must cover every channel exactly once."""
+    """Return the ranges as parts. Each part is split once; the ranges must cover each channel once."""
     cut: dict[int, list[int]] = {}
     for part, start, stop in sorted(ranges):
         cut.setdefault(part, []).append(stop - start)

@@ -1,4 +1,4 @@
-"""Memory layout of tensors, as the kernels take it."""
+"""Memory layout of tensors, as the kernels expect it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
 
 
 def is_half(x: Tensor) -> int:
-    """Return the kernels' code for the dtype: 1 for bfloat16, 0 for float32."""
+    """Return the dtype code of the kernels: 1 for bfloat16, 0 for float32."""
     return int(x.dtype is torch.bfloat16)
 
 
@@ -166,7 +166,7 @@ def _rows(affine: Tensor) -> tuple[int, int, int]:
 
 
 class OutputGradient:
-    """The gradient of a convolution's result: the direct one, and those through its moments.
+    """The gradient of a convolution's result: the direct gradient plus those through its moments.
 
     Args:
         z: the result, (N, C, H, W).

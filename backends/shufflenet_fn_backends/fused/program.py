@@ -1,8 +1,8 @@
 """A forward pass with folded batch norms that is recorded once and then runs in one call of the library.
 
-The call computes all layers for one image, then for the next. So the output of a layer is still in the cache
-when the next layer reads it, and its memory is reused. Parts are read in place, so split and shuffle are
-free.
+The call computes all layers for one image, then for the next. So the output of a layer is still in the CPU
+cache when the next layer reads it, and its memory is reused. Parts are read in place, so split and shuffle
+are free.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_BUFFER = -1
 
 
 class _Range(NamedTuple):
-    """Channels ``start`` to ``start + channels`` of a buffer with ``width`` of them."""
+    """Channels ``start`` to ``start + channels`` of a buffer with ``width`` channels."""
 
     buffer: int
     start: int

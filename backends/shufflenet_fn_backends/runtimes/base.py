@@ -44,7 +44,7 @@ class Overflow(NamedTuple):
 
 
 class Window(NamedTuple):
-    """Numbers of steps of a profile: skipped at the start, run to warm up the profiler, and recorded."""
+    """Step counts of a profile: skipped at the start, run to warm up the profiler, and recorded."""
 
     skip: int = 10
     warm_up: int = 1
@@ -101,10 +101,10 @@ class Runtime:
         set_rng_state: sets the state of that generator.
         overflow: returns the overflow flag of the current device; ``None`` if overflows produce infinities.
         profiler: records the work of device and host in a few steps.
-        settling: how long a device refuses new processes after a process that used it was killed; ``None`` if
-            it does not.
+        settling: how long a device refuses new processes after one of its processes was killed; ``None`` if
+            it never does.
         compiling: a note for users of ``torch.compile`` on this device.
-        check_together: raises ``UsageError`` unless collectives can join the devices of these numbers.
+        check_together: raises ``UsageError`` unless collectives can join the devices with these numbers.
         float32_warning: returns a warning for training in float32 without a loss scale, or ``None``.
     """
 
@@ -157,7 +157,7 @@ def deterministic_operators() -> str:
     """Make torch use deterministic kernels, and raise if an operator has none. Return a note for the log."""
     torch.use_deterministic_algorithms(True)
     # This option fills every new tensor with NaN to find reads of uninitialised memory. It does not affect
-    # determinism, and costs a pass over memory for each activation.
+    # determinism, and it costs a pass over memory for each activation.
     deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return "torch takes deterministic operators, or raises where there is none"
 

@@ -19,7 +19,7 @@ class RuntimeSelection(NamedTuple):
 
 
 def select_runtime(name: str) -> RuntimeSelection:
-    """Return the runtime for ``auto``, ``cpu``, ``cuda`` or ``npu``, without use of a device.
+    """Return the runtime for ``auto``, ``cpu``, ``cuda`` or ``npu``, without using a device.
 
     Raises:
         DeviceError: the named device is not available here.

@@ -10,11 +10,11 @@ from typing import Final, NamedTuple, TypeVar
 T = TypeVar("T")
 
 ATTEMPTS: Final = 3
-"""Number of attempts to start on a device that refuses."""
+"""Maximum number of attempts to start on a device that refuses."""
 
 
 class Settling(NamedTuple):
-    """How long a device refuses new processes after a process that used it was killed.
+    """How long a device refuses new processes after one of its processes was killed.
 
     ``refusals``: pattern of the errors during that time. ``why``: explanation for the user.
     """
@@ -24,7 +24,7 @@ class Settling(NamedTuple):
     why: str
 
     def refused(self, text: str) -> bool:
-        """Return whether an error's text says that the device is still held."""
+        """Return whether an error's text says that the device is still in use."""
         return self.refusals.search(text) is not None
 
     @property
@@ -41,7 +41,7 @@ class Settling(NamedTuple):
 
 
 def patiently(start: Callable[[], T], settling: Settling | None, say: Callable[[str], None]) -> T:
-    """Return ``start()``. If the device refuses it, wait and try again, ``ATTEMPTS`` times in all."""
+    """Return ``start()``. If the device refuses, wait and retry, with ``ATTEMPTS`` attempts in total."""
     for _ in range(ATTEMPTS - 1):
         try:
             return start()

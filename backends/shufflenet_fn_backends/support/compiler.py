@@ -78,8 +78,8 @@ def all_flags(recipe: Recipe) -> tuple[str, ...]:
 def build_library(recipe: Recipe, compiler: list[str], folder: Path) -> Path:
     """Return the library, and build it in ``folder`` if it is missing.
 
-    Its name contains a hash of the sources, the flags, the compiler's version and the processor's features,
-    so different machines can share a home folder. Several processes may call this at once.
+    Its file name contains a hash of the sources, the flags, the compiler's version and the processor's
+    features, so different machines can share a home folder. Several processes may call this at once.
 
     Raises:
         DeviceError: the compiler failed, or the folder cannot be written. The message quotes the compiler.

@@ -1,6 +1,6 @@
-"""Every private name of PyTorch that this project uses, each with the reason.
+"""All private PyTorch names that this project uses, each with the reason.
 
-``tests/backends/test_private.py`` states what is expected of them, for the versions that it was run with.
+``tests/backends/test_private.py`` checks their expected behaviour.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def transforms_active() -> bool:
 
 
 def mark_constant(function: _Function) -> _Function:
-    """Have Dynamo take results of ``function`` as constants, if all arguments are plain tuples and integers.
+    """Make Dynamo treat results of ``function`` as constants if all arguments are plain tuples and integers.
 
     Otherwise Dynamo would trace the bookkeeping integer by integer and warn about caches. The mark is all
     that ``torch.compiler.assume_constant_result`` sets, but that imports Dynamo, which takes a second at

@@ -12,13 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-# The child resolves imports as this process does, regardless of its script's folder and the current one.
+# The child resolves imports like this process, regardless of its script's folder and the working directory.
 _START = "import runpy, sys; sys.path[:] = {path!r}; sys.argv[1:] = {arguments!r}; "
 _RUN = "runpy.run_module({module!r}, run_name='__main__', alter_sys=False)"
 
 
 class Outcome(NamedTuple):
-    """How a child ended. ``code`` is negative for a signal, and ``None`` after a time-out."""
+    """How a child ended. ``code`` is negative for a signal, and ``None`` after a timeout."""
 
     code: int | None
     out: str
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
 
     @property
     def ending(self) -> str:
-        """``ended with exit code 1``, ``was killed by SIGABRT`` or ``did not end in time``."""
+        """How it ended: ``ended with exit code 1``, ``was killed by SIGABRT`` or ``did not end in time``."""
         if self.code is None:
             return "did not end in time"
         if self.code < 0:

@@ -25,8 +25,8 @@ class Blend(NamedTuple):
     """How the images of one step are mixed.
 
     Attributes:
-      weight: of an image's own label, in [0, 1]; its partner's has the rest.
-      box: what is cut out and exchanged, or None to take the weighted mean of the pixels.
+      weight: weight of an image's own label, in [0, 1]; its partner's label has the rest.
+      box: the rectangle to exchange, or None for the weighted mean of the pixels.
     """
 
     weight: float
@@ -35,7 +35,7 @@ class Blend(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixing:
-    """mixup, cutmix, or one of them in each step with equal probability.
+    """mixup, cutmix, or either with equal probability in each step.
 
     Attributes:
       mixup: alpha of its Beta(alpha, alpha); 0 is off.

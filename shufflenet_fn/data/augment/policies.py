@@ -34,7 +34,7 @@ class Magnitudes(NamedTuple):
 
 
 Space = Mapping[str, Magnitudes | None]
-"""By the name of an operation; None where it has no magnitude."""
+"""Magnitudes by name of the operation; None if it has no magnitude."""
 
 
 @functools.cache  # it is looked up for every image
@@ -80,8 +80,8 @@ def _up_to(high: float) -> Magnitudes:
 
 @functools.lru_cache(maxsize=64)  # translations depend on the image's size
 def _linear(low: float, high: float) -> tuple[float, ...]:
-    # By torch's own linspace: where a magnitude is cut to an integer or compared with a level, its
-    # last float32 bit decides.
+    # Uses torch's own linspace: if a magnitude is truncated to an integer or compared with a level, its last
+    # float32 bit decides.
     values: list[float] = torch.linspace(low, high, BINS).tolist()
     return tuple(values)
 
@@ -113,7 +113,7 @@ class RandAugment:
     """Operations one after the other, all at one level of magnitude (arXiv:1909.13719).
 
     Attributes:
-      num_ops: how many, at least 1. An operation may be drawn twice.
+      num_ops: number of operations, at least 1. An operation may be drawn twice.
       magnitude: their level, 0 to 30.
 
     Raises:

@@ -90,7 +90,7 @@ def erasing_box(height: int, width: int, draws: npt.NDArray[np.float64]) -> Box 
 
 @dataclass(frozen=True)
 class SampleAugmentation:
-    """A policy's operations, then random erasing, each off if None."""
+    """Applies a policy's operations, then random erasing. Each is off if None."""
 
     policy: Policy | None = None
     erasing: RandomErasing | None = None

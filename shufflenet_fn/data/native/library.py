@@ -1,4 +1,4 @@
-"""The built library, loaded, and libjpeg-turbo from Pillow's wheel, which it decodes with."""
+"""Builds and loads the C++ library, and finds libjpeg-turbo in Pillow's wheel, which it decodes with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECIPE: Final = Recipe(
     name="images",
     what="the image reader",
     sources=Path(__file__).with_name("kernels"),
-    # No contraction of a product and a sum: boxes and weights are to be those that Python computes.
+    # No fused multiply-add: boxes and weights must equal those that Python computes.
     flags=(
         "-std=c++17",
         "-O3",
@@ -84,7 +84,7 @@ def functions() -> Functions:
 
 
 def pillow_libjpeg() -> Path | None:
-    """Return the libjpeg-turbo of version 62 in Pillow's wheel; ``None`` where Pillow has another."""
+    """Return libjpeg-turbo (ABI version 62) from Pillow's wheel; ``None`` if Pillow has another version."""
     import PIL
 
     package = Path(PIL.__file__).parent

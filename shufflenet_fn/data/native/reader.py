@@ -58,22 +58,22 @@ class NativeReader:
         repeats: npt.NDArray[np.int64],
         out: Images,
     ) -> tuple[Flags, Draws]:
-        """Read random-resized crops and flips of samples; jitter is left to do.
+        """Read random-resized crops and flips of samples, without the jitter.
 
         Args:
-          stored: STORED (N,), where they lie.
-          transform: what is done.
-          seed, epoch: of the draws.
+          stored: STORED (N,), their locations.
+          transform: the transform to apply.
+          seed, epoch: seed and epoch of the draws.
           indices, repeats: int64 (N,), the samples and which showing of each it is.
           out: C-contiguous uint8 (N, size, size, 3) to fill.
 
         Returns:
-          bool (N,), which samples were read, the others' part of ``out`` holds anything; float64 (N,
+          bool (N,), which samples were read (the other parts of ``out`` are undefined); float64 (N,
           TRAIN_DRAWS), all draws.
         """
         count, size = len(stored), transform.size
         _check_images(out, count, size)
-        # The library is given their addresses: what is made here must live until it returns.
+        # The library gets their addresses, so the arrays must stay alive until it returns.
         indices = _numbers("indices", indices, count)
         repeats = _numbers("repeats", repeats, count)
         draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
@@ -94,7 +94,7 @@ class NativeReader:
         return done, draws
 
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
-        """Read samples, resized and cropped as ``transform`` says. Args and result as ``train``."""
+        """Read samples, resized and cropped by ``transform``. Args and result as ``train``."""
         count = len(stored)
         _check_images(out, count, transform.size)
         done = np.zeros(count, dtype=np.bool_)
@@ -123,7 +123,7 @@ class NativeReader:
 
 
 class _ThreadReader:
-    """Decompressor and memory of one thread, freed with it."""
+    """The decompressor and memory of one thread, freed with this object."""
 
     def __init__(self, functions: Functions) -> None:
         address: int | None = functions.reader(functions.decoder)

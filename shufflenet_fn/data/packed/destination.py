@@ -1,8 +1,8 @@
-"""The folder that is packed into: what may be in it, and what an interrupted run left there.
+"""The destination of packing: what it may contain, and what an interrupted run left in it.
 
 While packing, the folder holds ``packing.json`` (what is packed, and how) and, beside every finished shard,
-``train-00000.part.npz`` with the shard's facts and entries. The part is written after the shard has its name,
-so that a part implies its shard; a shard without one is of a killed run.
+``train-00000.part.npz`` with the shard's facts and entries. The part is written after the shard has its final
+name, so a part implies its shard. A shard without a part is left over from a killed run.
 """
 
 from __future__ import annotations
@@ -114,8 +114,8 @@ def finished_index(
     """Return the index of a folder that is already packed as asked for, or None if it is to be packed.
 
     Raises:
-      UsageError: it is packed otherwise, or lacks bad images that are not to be skipped, and that is
-        not to be overwritten.
+      UsageError: it was packed with other settings, or without bad images that must not be skipped now, and
+        it must not be overwritten.
       UserError: its index is damaged, and it is not to be overwritten.
     """
     if overwrite or not (folder / INDEX_NAME).exists():
@@ -130,7 +130,7 @@ def finished_index(
     if not skip_bad_images:
         left_out = {name: split.left_out for name, split in index.splits.items()}
         _refuse_left_out(folder, "is packed already", left_out)
-    remove_parts(folder)  # of a run that was killed after its last write
+    remove_parts(folder)  # left by a run that was killed after its last write
     return index
 
 
@@ -176,7 +176,7 @@ def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
         if gone or fingerprint.upto(part.next_source) != part.source_sha256:
             _refuse(folder, "is half packed", [source_changed(source.split)])
     if parts and not parts[-1].full and parts[-1].next_source < len(source):
-        parts.pop()  # images were added behind what was the last one
+        parts.pop()  # images were added after the former last one
     return parts
 
 
@@ -208,18 +208,18 @@ def _refuse_left_out(folder: Path, what: str, left_out: Mapping[str, Sequence[st
 
 
 class Fingerprint:
-    """SHA-256 of the relative path, size and time of change of a folder's images, from the first on."""
+    """SHA-256 of relative paths, sizes and modification times of a folder's images, up to a given one."""
 
     def __init__(self, source: ImageFolder) -> None:
         self._source, self._done, self._digest = source, 0, hashlib.sha256()
 
     def upto(self, stop: int) -> str:
-        """Return it for the images before ``stop``, which must not decrease between calls."""
+        """Return the fingerprint of the images before ``stop``, which must not decrease between calls."""
         for index in range(self._done, stop):
             name = os.fsencode(self._source.paths[index])
             try:
                 facts = os.stat(self._source.path(index))
-            except OSError:  # reading it says what is wrong
+            except OSError:  # reading it reports the error
                 self._digest.update(b"%s\0unreadable\n" % name)
             else:
                 self._digest.update(b"%s\0%d\0%d\n" % (name, facts.st_size, facts.st_mtime_ns))
@@ -228,7 +228,7 @@ class Fingerprint:
 
 
 def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any]:
-    """Return what must be the same to continue an interrupted run, apart from the images.
+    """Return the fields that must be equal to continue an interrupted run, apart from the images.
 
     Those may change after its last finished shard: a bad one can be replaced without starting again.
     """
@@ -240,7 +240,7 @@ def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return the fields in which two plans differ, each in words."""
+    """Return descriptions of the fields in which two plans differ."""
     found: list[str] = []
     for group in ("settings", "source", "libraries"):
         old, new = before.get(group), now.get(group, {})
@@ -255,7 +255,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 
 def source_changed(what: str) -> str:
-    """Return the words for changed classes or changed files of a split."""
+    """Return a description of changed classes or changed files of a split."""
     if what == "classes":
         return "class folders of the source were added, removed or renamed"
     return f"files of the source's {what}/ were added, removed or changed"
@@ -266,12 +266,12 @@ class Part(NamedTuple):
 
     Attributes:
       shard: the file.
-      entries: of its images.
-      kept: how many of them are the source's own bytes.
+      entries: entries of its images.
+      kept: how many of them are byte-identical to the source.
       left_out: source images that were left out while it was written.
       next_source: the first source image after it.
       source_sha256: ``Fingerprint`` of the source images before that.
-      full: it was closed because of its size, not because there were no more images.
+      full: whether it was closed because of its size, not because there were no more images.
     """
 
     shard: FileFacts

@@ -1,4 +1,4 @@
-"""Encoding an image file as it is packed."""
+"""Encoding of an image file for packing."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
 
 
 class Record(NamedTuple):
-    """An image as it is packed.
+    """An encoded image, ready to be packed.
 
     Attributes:
       data: a JPEG file, or uint8 RGB pixels in (H, W, 3) order.
       height, width: in pixels.
-      kept: ``data`` is the source's file, byte for byte.
+      kept: whether ``data`` is the source file, byte for byte.
     """
 
     data: bytes
@@ -31,13 +31,13 @@ class Record(NamedTuple):
 def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
     """Shrink an image to the settings' short side and encode it. The same input gives the same bytes.
 
-    A JPEG is kept as it is if nothing is to be done: it is no larger than asked for, RGB or grey,
-    and decodes without a warning. As in training, EXIF orientation is ignored.
+    A JPEG is kept as it is if it is not larger than requested, is RGB or grey, and decodes without a warning.
+    As in training, EXIF orientation is ignored.
 
     Args:
       data: an image file.
-      settings: what to make of it.
-      name: of the image, for messages.
+      settings: format, size and quality.
+      name: name of the image in messages.
 
     Raises:
       BadImage: it cannot be decoded, or is too long for a JPEG.

@@ -13,7 +13,7 @@ widths      uint32 pixels
 names       bytes  paths relative to the split's folder, joined without separator
 =========== ====== ==============================================================
 
-Mapped, they cost page cache and no memory of the process's own, whatever their number.
+Memory-mapped columns use the page cache and no private memory of the process, whatever their number.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _ENTRY_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
 
 
 class Entries(NamedTuple):
-    """The columns of ``n`` images. See this module."""
+    """The columns of ``n`` images, as described in this module."""
 
     labels: npt.NDArray[np.int64]
     name_ends: npt.NDArray[np.uint64]
@@ -67,15 +67,14 @@ class Entries(NamedTuple):
     def name(self, index: int) -> str:
         """Return the original path of an image, for messages."""
         start = int(self.name_ends[index - 1]) if index else 0
-        # A damaged file may hold any numbers here; slicing bounds them.
+        # A damaged file may contain any numbers; slicing clamps them.
         return printable(os.fsdecode(bytes(self.names[start : int(self.name_ends[index])])))
 
 
 def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:
     """Return the CRC-32 of a record together with its place in the split, its label and its size.
 
-    So a record that was swapped for another, and a changed label or size, are found as well as a
-    changed byte.
+    So it detects swapped records and changed labels or sizes as well as changed bytes.
     """
     return zlib.crc32(data, zlib.crc32(struct.pack("<qqII", index, label, height, width)))
 
@@ -126,7 +125,7 @@ def map_entries(path: Path, count: int) -> Entries:
 
     Raises:
       OSError: the file cannot be read.
-      ValueError: it is too small for that many.
+      ValueError: it is too small for ``count`` entries.
     """
     size = os.path.getsize(path)
     if count * _ENTRY_BYTES > size:

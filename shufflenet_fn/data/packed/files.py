@@ -1,9 +1,8 @@
-"""The files of a packed data set: written whole or not at all, shards in tar format, read by position.
+"""The files of a packed data set: atomic writes, shards in tar format, reads by position.
 
 A shard is a POSIX tar archive (ustar). Every image is two members with the same key, which is its number in
 the split: ``000000012.jpg``, or ``.ppm`` for pixels, and ``000000012.cls`` with the label in decimal. This is
-the convention of webdataset. What depends on the clock or the user (times, owners) is 0, so the same images
-give the same bytes.
+the convention of webdataset. Times and owners are 0, so the same images give the same bytes.
 """
 
 from __future__ import annotations
@@ -35,16 +34,16 @@ BEYOND = "it lies beyond the end of its shard"
 _BLOCK = 1 << 22
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _FEWEST_OPEN = 32
-_SHARE = 3  # both splits then keep no more than two thirds of what may be open
+_SHARE = 3  # both splits together keep at most two thirds of the allowed files open
 
 
 def temporary(path: Path) -> Path:
-    """Return where ``path`` is written before it is complete."""
+    """Return the temporary path of a file that will become ``path``."""
     return path.with_name(path.name + TEMPORARY)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Write ``data`` aside, then move it to ``path``. Raises ``OSError``."""
+    """Write ``data`` to a temporary file, then rename it to ``path``. Raises ``OSError``."""
     aside = temporary(path)
     aside.write_bytes(data)
     publish(aside, path)
@@ -111,7 +110,7 @@ class ShardWriter:
 
     def discard(self) -> None:
         """Close and remove the file if it has not been moved, so that a full disk does not stay full."""
-        with contextlib.suppress(OSError):  # what was buffered may not fit
+        with contextlib.suppress(OSError):  # flushing the buffer may fail
             self._file.close()
         self.path.unlink(missing_ok=True)
 
@@ -132,30 +131,30 @@ class ShardWriter:
 
 
 class ShardFiles:
-    """Descriptors of many files, each opened when first needed. For any number of threads.
+    """File descriptors of many files, opened lazily. Safe to use from any number of threads.
 
-    The first files that are needed stay open, up to a limit, until the object is gone; the others are
-    opened for each use. There is no lock that a process forked meanwhile could find taken, and reading by
-    position (``pread``) shares nothing with the parent, so that a forked process can go on.
+    The first files that are needed stay open, up to a limit, until the object is deleted; the others are
+    opened for each use. There is no lock that a fork could copy in the locked state, and ``pread`` shares no
+    file position with the parent, so a forked process can continue to read.
     """
 
     def __init__(self, paths: Sequence[Path], *, max_open: int | None = None) -> None:
         """Args:
         paths: the files.
-        max_open: how many stay open, give or take one for each thread; ``None`` is ``most_open()``.
+        max_open: how many stay open, plus or minus one per thread; ``None`` is ``most_open()``.
         """
         self._paths = tuple(paths)
         self._max_open = max_open
         self._most = most_open() if max_open is None else max_open
         self._kept: dict[int, int] = {}
-        # At exit the system closes them, when no thread reads any more.
+        # The system closes them at exit, when no thread reads any more.
         weakref.finalize(self, _close_all, self._kept).atexit = False
 
     @contextlib.contextmanager
     def of(self, shards: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int32]]:
         """Return the descriptors of these files, (N,) for (N,) indices, valid in this context.
 
-        Files beyond the limit are open only there: at most one for each different index.
+        Files beyond the limit are open only within the context, at most one per distinct index.
 
         Raises:
           UserError: a file cannot be opened.
@@ -205,7 +204,7 @@ class ShardFiles:
 def most_open() -> int:
     """Return how many files a split keeps open: a third of what this process may, but at least 32.
 
-    The more shards a set has beyond that, the more often one is opened again: raise ``ulimit -n``.
+    Shards beyond that number are opened again for each use. To avoid this, raise ``ulimit -n``.
     """
     import resource
 

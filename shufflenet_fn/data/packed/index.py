@@ -38,17 +38,17 @@ KIND = "shufflenet-fn packed data"
 # Shards of version 2 have the other suffix; `data pack --overwrite` removes them.
 _SHARD_NAME = re.compile(r"(train|val)-\d{5}\.(tar|array_record)")
 _MAX_BYTES = 1 << 28
-"""The largest index that can be meant: 100,000 shards take some 20 MB."""
+"""Maximum size of an index in bytes. 100,000 shards take about 20 MB."""
 
 
 @dataclass(frozen=True)
 class PackSettings:
-    """What the images are turned into.
+    """The format of the packed images.
 
     Attributes:
       format: ``"jpeg"`` or ``"raw"`` (uint8 RGB pixels).
       short_side: larger images are shrunk to this short side, in pixels; 0 keeps every size.
-      quality: of re-encoded JPEGs, 1 to 100; ``None`` for raw.
+      quality: quality of re-encoded JPEGs, 1 to 100; ``None`` for raw.
       shard_bytes: a shard is closed as soon as its images hold this many bytes.
 
     Raises:
@@ -77,7 +77,7 @@ class PackSettings:
 
 
 class FileFacts(NamedTuple):
-    """A file beside ``packed.json``, with how many images it is about."""
+    """A file next to ``packed.json``, with its number of images."""
 
     name: str
     bytes: int
@@ -91,8 +91,8 @@ class SplitIndex(NamedTuple):
     Attributes:
       entries: the file of the split's entries.
       shards: in order; the first ``shards[0].images`` images are in the first shard, and so on.
-      kept: how many images are the source's own bytes.
-      left_out: source images that could not be decoded and were left out, if that was asked for.
+      kept: how many images are byte-identical to the source.
+      left_out: source images that could not be decoded and were left out at the user's request.
     """
 
     entries: FileFacts
@@ -109,7 +109,7 @@ class PackedIndex(NamedTuple):
       classes: class names of all splits; a label is an index into them.
       splits: by name, ``train`` and ``val``.
       source: a fingerprint of the source's listing, by split.
-      provenance: where and when it was made, and by what, for people to read.
+      provenance: where, when and by which software it was packed, for people to read.
     """
 
     settings: PackSettings
@@ -172,7 +172,7 @@ def _why_not_packed(folder: Path) -> str:
 
 
 def index_fields(index: PackedIndex) -> dict[str, Any]:
-    """Return ``index`` as what JSON holds."""
+    """Return ``index`` as JSON values."""
     return {
         "settings": vars(index.settings),
         "classes": list(index.classes),
@@ -191,7 +191,7 @@ def index_fields(index: PackedIndex) -> dict[str, Any]:
 
 
 def index_from_fields(fields: Mapping[str, Any]) -> PackedIndex:
-    """Return the inverse of ``index_fields``.
+    """Return the index with these fields: the inverse of ``index_fields``.
 
     Raises:
       KeyError, TypeError, ValueError, AttributeError, UsageError: a field is missing or not what it must be.
@@ -249,7 +249,7 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if fields.get("version") != VERSION:
         raise UserError(_other_version(path, fields))
     stored = fields.pop("sha256", None)
-    # The whole text is compared, so that a changed blank or a doubled key is found as well.
+    # Compare the whole text, so that changed whitespace or a duplicate key is found as well.
     if _render(fields) != text:
         raise UserError(
             f"{printable(path)} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy "
@@ -308,7 +308,7 @@ def _read(path: Path) -> str:
 
 
 def _render(fields: Mapping[str, Any]) -> str:
-    """Return the one text of ``fields``, which ends with the hash of all before it."""
+    """Return the canonical text of ``fields``, which ends with a hash of all that precedes it."""
     body = json.dumps(fields, indent=1, allow_nan=False)
     digest = hashlib.sha256(body.encode()).hexdigest()
     return f'{body[:-2]},\n "sha256": "{digest}"\n}}\n'

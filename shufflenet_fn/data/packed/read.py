@@ -21,13 +21,13 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 class PackedSplit:
     """One split of a packed data set: a ``Dataset`` over its shards.
 
-    For any number of threads, and usable in a forked process. Pickled, it is opened again from its
-    folder. Every record that is read is checked, together with its place, label and size.
+    Safe to use from any number of threads and in a forked process. Unpickling opens it again from its folder.
+    Every record that is read is checked, together with its position, label and size.
 
     Attributes:
       root, split, classes, labels: as of ``Dataset``.
-      files: the files that it is read from.
-      entries: those of all images.
+      files: the split's part of the index.
+      entries: entries of all images.
       raw: whether images are stored as pixels.
     """
 
@@ -39,7 +39,7 @@ class PackedSplit:
         Args:
           root: the packed data set's folder.
           split: ``"train"`` or ``"val"``.
-          index: of the folder.
+          index: index of the folder.
           classes: what labels index; ``None`` is the packed data set's classes.
 
         Raises:
@@ -87,7 +87,7 @@ class PackedSplit:
         shard, _ = self._place(index)
         entries = self.entries
         offset, size = int(entries.offsets[index]), int(entries.sizes[index])
-        # A damaged entry may hold any number.
+        # A damaged entry may contain any number.
         inside = offset + size <= self.files.shards[shard].bytes
         data = self._shard_files.read(shard, offset, size) if inside else b""
         if not entries.matches(index, data):
@@ -101,8 +101,8 @@ class PackedSplit:
     def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
         """Return STORED (N,) of these samples, valid within the context.
 
-        Entries are as they are in their file. If that is damaged the places are wrong, and so are the
-        checksums of what is read there.
+        Entries are not verified. If their file is damaged, locations are wrong, and then the checksums of the
+        data read there do not match.
 
         Raises:
           IndexError: an index is out of range.
@@ -165,7 +165,7 @@ def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = No
       classes: the classes that labels index; ``None`` is those of the packed data set.
 
     Raises:
-      UsageError: the folder is not packed, or only half, or has classes not among ``classes``.
+      UsageError: the folder is not packed, not completely packed, or has classes that are not in ``classes``.
       UserError: its files are damaged or missing.
     """
     root = Path(root)

@@ -26,8 +26,8 @@ class Damage(NamedTuple):
     Attributes:
       file: its name in the packed folder.
       reason: what is wrong.
-      record: the damaged record of that shard, counted from 0; ``None`` if it concerns the file.
-      original: that image's path in the source.
+      record: number of the damaged record in the shard, from 0; ``None`` if the whole file is concerned.
+      original: path of that image in the source.
       stray: the file does not belong to the data set, and nothing else is wrong with it.
     """
 
@@ -48,7 +48,7 @@ class Verified(NamedTuple):
 
 
 class VerifyProgress(NamedTuple):
-    """``bytes`` of ``total`` are read; ``damage`` is of the file just read."""
+    """Progress: ``bytes`` of ``total`` are read. ``damage``: damage of the file just read."""
 
     bytes: int
     total: int
@@ -84,7 +84,7 @@ def verify(
       report: called after every file, by the calling thread.
 
     Raises:
-      UsageError: the folder is not packed, or not completely; no worker.
+      UsageError: the folder is not packed or not completely packed, or ``workers`` is less than 1.
       UserError: the index itself is damaged.
     """
     if workers < 1:

@@ -1,4 +1,4 @@
-"""``data pack``: an image folder into tar shards, by threads, resumable after a kill."""
+"""``data pack``: packs an image folder into tar shards, with several threads, resumably."""
 
 from __future__ import annotations
 
@@ -71,9 +71,9 @@ class Packed:
     """What ``pack`` did.
 
     Attributes:
-      index: of the packed data set.
+      index: index of the packed data set.
       images_resumed: how many images an earlier, interrupted run had packed.
-      was_complete: it was packed before, and nothing was to be done.
+      was_complete: whether it had been packed before, so there was nothing to do.
     """
 
     index: PackedIndex
@@ -104,12 +104,12 @@ def pack(
       settings: how to pack.
       workers: threads that decode and encode.
       skip_bad_images: leave images out that cannot be decoded, and list them in the index.
-      overwrite: remove a packed or half packed data set of other settings or another source.
+      overwrite: remove a complete or incomplete packed data set of other settings or another source.
       report: called after every image, by the calling thread.
       note: as for ``open_train_val``.
 
     Raises:
-      UsageError: a folder is not what it must be, or holds other settings or another source.
+      UsageError: a folder is not usable, or was packed with other settings or from another source.
       UserError: an image cannot be read or decoded; the folder cannot be written.
     """
     if workers < 1:
@@ -259,7 +259,7 @@ def _provenance(source: Path, plan: Mapping[str, Mapping[str, str]]) -> dict[str
 
 @contextlib.contextmanager
 def explained(folder: Path) -> Iterator[None]:
-    """Turn a failure to write into advice."""
+    """Convert write errors to a ``UserError`` with advice."""
     try:
         yield
     except OSError as error:

@@ -144,7 +144,7 @@ def test_an_edit_is_found(path: Path) -> None:
         read_sealed(path)
 
 
-def test_a_version_to_come_is_named(path: Path) -> None:
+def test_newer_version_is_named(path: Path) -> None:
     path.write_text(path.read_text().replace('"version": 3', '"version": 4'))
     with pytest.raises(UserError, match=r"version 4 .* reads version 3\. Read it with the version"):
         read_sealed(path)

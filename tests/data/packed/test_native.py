@@ -99,7 +99,7 @@ def test_damage_is_left_to_others_and_named(reader: NativeReader, packed: Path) 
         list(train_loader(split, TRANSFORM, seed=1, global_batch=12, stop_step=2, native=reader))
 
 
-def test_wrong_positions(
+def test_wrong_positions_are_not_read(
     reader: NativeReader, packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     split = open_packed(packed, "train")

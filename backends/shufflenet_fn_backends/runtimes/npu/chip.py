@@ -45,7 +45,7 @@ def half(soc: str) -> Half:
 
 
 def is_atlas_training(soc: str) -> bool:
-    """Return whether the chip is of the 910A class, the first generation for training."""
+    """Return whether the chip is of the 910A class, the first training generation."""
     return _ATLAS_TRAINING.fullmatch(soc) is not None
 
 
@@ -108,7 +108,7 @@ def check_together(
 
 
 def _number_of_machine(device: int, environment: Mapping[str, str], dev: Path) -> int:
-    """Return the machine's number of a device, or its number in this process if that is unknown."""
+    """Return the machine-wide number of a device, or its number in this process if that is unknown."""
     listed = environment.get("ASCEND_RT_VISIBLE_DEVICES", "")
     visible = [int(part) for part in listed.split(",") if part.strip().isdigit()]
     if device < len(visible):

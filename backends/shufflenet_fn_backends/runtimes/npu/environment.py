@@ -13,7 +13,7 @@ Summary of the sources (Ascend/pytorch, docs/zh, as of August 2026, and the CANN
   allowed. torch_npu's own warning recommends 300 or more (ProcessGroupHCCL.cpp). 300 s is also the time that
   our launcher waits for other machines. (CANN maintenance reference, environment variables)
 * ``HCCL_EXEC_TIMEOUT``: how long a collective waits for a rank; 1836 s by default. It should be shorter than
-  the time-out of the process group (TORCH_HCCL_ASYNC_ERROR_HANDLING.md), which is 600 s here. Otherwise the
+  the timeout of the process group (TORCH_HCCL_ASYNC_ERROR_HANDLING.md), which is 600 s here. Otherwise the
   watchdog ends the run before HCCL reports the missing rank. 544 is the largest multiple of 68 below 600:
   chips of the first generation round down to a multiple of 68.
 

@@ -57,7 +57,7 @@ PAIRS: Final = (
     Pair("2.7.1", "2.7.1", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
 )
 
-# Their newest rows are for torch 2.6.0, 2.5.1 and 2.4.0.
+# The newest rows of these are for torch 2.6.0, 2.5.1 and 2.4.0.
 TOO_OLD: Final = "CANN 8.0, 8.1 and 8.2 have no torch_npu for torch 2.7 or newer"
 
 

@@ -22,7 +22,7 @@ AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 
 
 class Found(NamedTuple):
-    """``devices`` NPUs named ``soc``; or none, and ``problem`` says why and what to do."""
+    """``devices`` NPUs named ``soc``. If there are none, ``problem`` says why and what to do."""
 
     devices: int
     soc: str

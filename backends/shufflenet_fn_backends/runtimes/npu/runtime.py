@@ -42,8 +42,8 @@ COMPILING = (
     "it does not tell what a training step here gains"
 )
 
-# HCCL's own text asks for 10 s (EJ0001, as in LlamaFactory issue 3839). The others: the device is still held
-# (EL0005, Resource_Busy) or does not start (507033, ACL_ERROR_RT_DEV_SETUP_ERROR).
+# HCCL's own message asks for 10 s (EJ0001, as in LlamaFactory issue 3839). The other codes: the device is
+# still in use (EL0005, Resource_Busy) or does not start (507033, ACL_ERROR_RT_DEV_SETUP_ERROR).
 SETTLING = Settling(
     15.0,
     re.compile(r"EJ0001|Failed to initialize the HCCP process|EL0005|Resource_Busy|\b507033\b"),
@@ -55,7 +55,7 @@ def runtime(found: Found | None = None) -> Runtime:
     """Return the Ascend runtime.
 
     Args:
-        found: the result of ``probe``, so that this process can plan a run without use of a device. Without
+        found: the result of ``probe``, so that this process can plan a run without using a device. Without
             it, torch_npu answers in this process.
     """
     soc = _soc if found is None else lambda: found.soc

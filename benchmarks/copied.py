@@ -92,7 +92,7 @@ def copied_per_step(
 
     Args:
         config: the architecture.
-        backend: the backend. If it has a twin in physical order, the twin is counted, as in a training run.
+        backend: the backend. If it has a twin in permuted order, the twin is counted, as in a training run.
         image_size: side of the images. Ratios between backends do not depend on it if it is a multiple
             of 32.
         memory_format: layout of the images.

@@ -53,10 +53,10 @@ def test_model_setup_does_not_load_the_compiler() -> None:
     statement = (
         "import torch\n"
         "from shufflenet_fn import get_config, init\n"
-        "from shufflenet_fn.model.channel_order import to_physical\n"
+        "from shufflenet_fn.model.channel_order import to_permuted\n"
         "from shufflenet_fn.model.count import count_macs\n"
         "config = get_config('x0_5')\n"
-        "count_macs(config), to_physical(config, init(config, torch.Generator()))"
+        "count_macs(config), to_permuted(config, init(config, torch.Generator()))"
     )
     assert "sympy" in loaded_after("import torch._dynamo"), "the compiler does without it now"
     assert "sympy" not in loaded_after(statement)

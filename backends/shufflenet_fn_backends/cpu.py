@@ -44,7 +44,7 @@ from shufflenet_fn_backends.fused.library import Operator
 from shufflenet_fn_backends.fused.operators import Coefficients, Depthwise, MaxPool, Pointwise, Stem
 from shufflenet_fn_backends.fused.program import record
 from shufflenet_fn_backends.primitives import Backend, Moments
-from shufflenet_fn_backends.routed_map import index_constant, permuted
+from shufflenet_fn_backends.routed_map import index_constant, reordered
 
 _STEM_CHANNELS = 16
 
@@ -80,13 +80,13 @@ def max_pool2d(x: FeatureMap | Tensor, *, kernel: int, stride: int, padding: int
 def to_tensor(x: FeatureMap | Tensor) -> Tensor:
     if isinstance(x, Tensor):
         return x
-    return permuted(_side_by_side(x), routing.inverse(x.layout.order), 1)
+    return reordered(_side_by_side(x), routing.inverse(x.layout.order), 1)
 
 
 class _Ordered(NamedTuple):
     """The primitives that take parameters or return moments, for either channel order."""
 
-    physical: bool
+    permuted: bool
 
     def conv2d(
         self, x: FeatureMap | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
@@ -108,7 +108,7 @@ class _Ordered(NamedTuple):
         if groups == channels == weight.shape[0]:
             return self._depthwise(x, weight, stride, padding)
         if (kernel, geometry) == ((1, 1), (1, 0, 1)) and _kernels_take(x, weight):
-            aligned = self.physical or routing.is_natural(x.layout.order)
+            aligned = self.permuted or routing.is_natural(x.layout.order)
             order = () if aligned else x.layout.order
             index = index_constant(order, weight.device)
             return single(_convolved(Pointwise(x.flags), weight, index, *x.tensors))
@@ -116,8 +116,8 @@ class _Ordered(NamedTuple):
             raise ValueError(
                 f"{groups} groups of {channels} channels: only 1 and {channels} are there"
             )
-        if not self.physical:
-            weight = permuted(weight, x.layout.order, 1)
+        if not self.permuted:
+            weight = reordered(weight, x.layout.order, 1)
         return single(Part(nnf.conv2d(_side_by_side(x), weight, None, stride, padding)))
 
     def batch_norm_train(
@@ -188,8 +188,8 @@ class _Ordered(NamedTuple):
         return replace(y, parts=tuple(parts))
 
     def _depthwise(self, x: FeatureMap, weight: Tensor, stride: int, padding: int) -> FeatureMap:
-        if not self.physical:
-            weight = permuted(weight, x.layout.order)
+        if not self.permuted:
+            weight = reordered(weight, x.layout.order)
         whole = routing.Layout((len(x.layout.order),), x.layout.order)
         if (
             (tuple(weight.shape[2:]), padding) == ((3, 3), 1)
@@ -204,14 +204,14 @@ class _Ordered(NamedTuple):
 
     def _cut(self, x: FeatureMap, parameter: Tensor) -> tuple[Tensor, ...]:
         """Split a parameter (C, ...) into the parts of ``x``."""
-        if not self.physical:
-            parameter = permuted(parameter, x.layout.order)
+        if not self.permuted:
+            parameter = reordered(parameter, x.layout.order)
         return torch.split(parameter, list(x.layout.sizes)) if len(x.parts) > 1 else (parameter,)
 
     def _joined(self, x: FeatureMap, values: list[Tensor]) -> Tensor:
         """Concatenate values of the parts: the inverse of ``_cut``."""
         value = torch.cat(values) if len(values) > 1 else values[0]
-        return value if self.physical else permuted(value, routing.inverse(x.layout.order))
+        return value if self.permuted else reordered(value, routing.inverse(x.layout.order))
 
 
 def _feature_map(x: FeatureMap | Tensor) -> FeatureMap:
@@ -219,7 +219,7 @@ def _feature_map(x: FeatureMap | Tensor) -> FeatureMap:
 
 
 def _side_by_side(x: FeatureMap) -> Tensor:
-    """Return the parts as one tensor, in physical order."""
+    """Return the parts as one tensor, in permuted order."""
     tensors = [materialized(part) for part in x.parts]
     return torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
 
@@ -230,7 +230,7 @@ def _convolved(operator: Operator, weight: Tensor, *tensors: Tensor) -> Part:
 
 
 def _backend(
-    name: str, ordered: _Ordered, physical: Backend[FeatureMap] | None
+    name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None
 ) -> Backend[FeatureMap]:
     return Backend(
         name=name,
@@ -242,9 +242,9 @@ def _backend(
         channel_split=channel_split,
         channel_shuffle=channel_shuffle,
         to_tensor=to_tensor,
-        physical=physical,
-        program=partial(record, physical=ordered.physical),
+        permuted=permuted,
+        program=partial(record, permuted=ordered.permuted),
     )
 
 
-BACKEND = _backend("cpu", _Ordered(physical=False), _backend("cpu", _Ordered(physical=True), None))
+BACKEND = _backend("cpu", _Ordered(permuted=False), _backend("cpu", _Ordered(permuted=True), None))

@@ -27,9 +27,9 @@ from shufflenet_fn_backends import routed
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed_map import Routed
 
-_PHYSICAL: Final = routed.BACKEND.physical
+_PHYSICAL: Final = routed.BACKEND.permuted
 assert _PHYSICAL is not None
 
 BACKEND: Final[Backend[Routed]] = replace(
-    routed.BACKEND, name="npu", physical=replace(_PHYSICAL, name="npu")
+    routed.BACKEND, name="npu", permuted=replace(_PHYSICAL, name="npu")
 )

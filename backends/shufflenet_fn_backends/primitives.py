@@ -7,9 +7,9 @@ backend:
 * every function is pure: it modifies no argument, and reads and writes no global. The only exception is
   ``batch_norm_update_``, which is optional;
 * ``conv2d`` and ``max_pool2d`` also accept a plain NCHW tensor, because the stem starts from images;
-* ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in logical channel order;
-* parameters, batch moments and gradients are in logical (torchvision's) channel order. A backend whose
-  feature maps are in another, physical order may have a variant, ``physical``, that takes and returns
+* ``to_tensor(channel_shuffle(a, b))`` is the interleave of ``a`` and ``b`` in canonical channel order;
+* parameters, batch moments and gradients are in canonical (torchvision's) channel order. A backend whose
+  feature maps are in another, permuted order may have a variant, ``permuted``, that takes and returns
   parameters and moments in that order, so that a step need not permute them.
 
 Shapes: N batch, C channels, H and W height and width; activations NCHW, weights OIHW.
@@ -156,7 +156,7 @@ def as_it_is(x: F) -> F:
 
 class ToTensor(Protocol[F_contra]):
     def __call__(self, x: F_contra) -> Tensor:
-        """Return the feature map as one NCHW tensor in logical channel order."""
+        """Return the feature map as one NCHW tensor in canonical channel order."""
 
 
 class Program(Protocol):
@@ -179,8 +179,8 @@ class Program(Protocol):
 class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
 
-    ``shared`` is applied to a map that both branches of a downsampling unit read. ``physical`` is the variant
-    with parameters in physical channel order; it is ``None`` if that is the logical order, and for the
+    ``shared`` is applied to a map that both branches of a downsampling unit read. ``permuted`` is the variant
+    with parameters in permuted channel order; it is ``None`` if that is the canonical order, and for the
     variant itself. ``batch_norm_update_`` is ``None`` if the statistics would have to be permuted.
     """
 
@@ -195,7 +195,7 @@ class Backend(Generic[F]):
     to_tensor: ToTensor[F]
     shared: Shared[F] = as_it_is
     batch_norm_update_: BatchNormUpdate[F] | None = None
-    physical: Backend[F] | None = None
+    permuted: Backend[F] | None = None
     program: Program | None = None
 
 

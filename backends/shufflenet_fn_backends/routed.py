@@ -5,8 +5,8 @@ next 1x1 convolution does the remaining work: it concatenates the parts that it 
 channels, and permutes the input axis of its weight to their order. Depthwise convolutions and batch norms
 work in the order of their input, with their parameters in that order.
 
-``BACKEND`` takes and returns parameters, moments and gradients in logical order, and permutes them in each
-call. The variant ``BACKEND.physical`` takes and returns them in physical order and permutes nothing.
+``BACKEND`` takes and returns parameters, moments and gradients in canonical order, and permutes them in each
+call. The variant ``BACKEND.permuted`` takes and returns them in permuted order and permutes nothing.
 ``shufflenet_fn.model.channel_order`` converts whole trees between the two orders.
 
 The backend uses plain torch operations only. It is differentiable any number of times in both modes, and
@@ -32,7 +32,7 @@ from shufflenet_fn_backends.routed_map import (
     inverse_order,
     natural_order,
     one_part,
-    permuted,
+    reordered,
     routed,
     to_tensor,
 )
@@ -72,7 +72,7 @@ def _physical_norm(function: Callable[..., Tensor]) -> Callable[..., Routed]:
     return norm
 
 
-def _physical_batch_norm_train(
+def _permuted_batch_norm_train(
     x: Routed | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
 ) -> tuple[Routed, Moments]:
     x = routed(x)
@@ -85,27 +85,27 @@ def _logical_conv(
 ) -> Routed:
     x = routed(x)
     order = _output_order(x, weight, groups)
-    bias = tuple(permuted(parameter, order) for parameter in bias)
+    bias = tuple(reordered(parameter, order) for parameter in bias)
     conv = _PHYSICAL.conv2d_bias if bias else _PHYSICAL.conv2d
-    return conv(x, _physical_weight(x, weight, groups), *bias, groups=groups, **options)
+    return conv(x, _permuted_weight(x, weight, groups), *bias, groups=groups, **options)
 
 
-def _logical_batch_norm_train(
+def _canonical_batch_norm_train(
     x: Routed | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
 ) -> tuple[Routed, Moments]:
     x = routed(x)
     order = x.layout.order
-    y, moments = _physical_batch_norm_train(
-        x, permuted(weight, order), permuted(bias, order), eps=eps, relu=relu
+    y, moments = _permuted_batch_norm_train(
+        x, reordered(weight, order), reordered(bias, order), eps=eps, relu=relu
     )
     back = inverse_order(order)
-    mean, saved = permuted(moments.mean, back), permuted(moments.saved, back)
+    mean, saved = reordered(moments.mean, back), reordered(moments.saved, back)
     return y, replace(moments, mean=mean, saved=saved)
 
 
-def _logical_batch_norm_eval(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
+def _canonical_batch_norm_eval(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
     x = routed(x)
-    of_order = (permuted(parameter, x.layout.order) for parameter in parameters)
+    of_order = (reordered(parameter, x.layout.order) for parameter in parameters)
     return _PHYSICAL.batch_norm_eval(x, *of_order, **options)
 
 
@@ -130,17 +130,17 @@ def _output_order(x: Routed, weight: Tensor, groups: int) -> tuple[int, ...]:
     return natural_order(weight.shape[0])
 
 
-def _physical_weight(x: Routed, weight: Tensor, groups: int) -> Tensor:
+def _permuted_weight(x: Routed, weight: Tensor, groups: int) -> Tensor:
     if groups == 1:
-        return permuted(weight, x.layout.order, 1)
-    return permuted(weight, x.layout.order) if _is_depthwise(x, weight, groups) else weight
+        return reordered(weight, x.layout.order, 1)
+    return reordered(weight, x.layout.order) if _is_depthwise(x, weight, groups) else weight
 
 
 _PHYSICAL: Final[Backend[Routed]] = Backend(
     name="routed",
     conv2d=_physical_conv(reference.conv2d),
     conv2d_bias=_physical_conv(reference.conv2d_bias),
-    batch_norm_train=_physical_batch_norm_train,
+    batch_norm_train=_permuted_batch_norm_train,
     batch_norm_eval=_physical_norm(reference.batch_norm_eval),
     batch_norm_update_=_physical_norm(reference.batch_norm_update_),
     max_pool2d=max_pool2d,
@@ -154,8 +154,8 @@ BACKEND: Final[Backend[Routed]] = replace(
     _PHYSICAL,
     conv2d=_logical_conv,
     conv2d_bias=_logical_conv,
-    batch_norm_train=_logical_batch_norm_train,
-    batch_norm_eval=_logical_batch_norm_eval,
+    batch_norm_train=_canonical_batch_norm_train,
+    batch_norm_eval=_canonical_batch_norm_eval,
     batch_norm_update_=None,
-    physical=_PHYSICAL,
+    permuted=_PHYSICAL,
 )

@@ -69,7 +69,7 @@ def _is_natural(order: tuple[int, ...]) -> bool:
 
 @mark_constant
 def inverse_order(order: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the physical position of each logical channel."""
+    """Return the permuted position of each canonical channel."""
     return routing.inverse(order)
 
 
@@ -110,7 +110,7 @@ def channel_shuffle(x1: Routed | Tensor, x2: Routed | Tensor) -> Routed:
 
 def to_tensor(x: Routed | Tensor) -> Tensor:
     x = routed(x)
-    return permuted(concatenated(x), inverse_order(x.layout.order), _CHANNEL_AXIS)
+    return reordered(concatenated(x), inverse_order(x.layout.order), _CHANNEL_AXIS)
 
 
 def natural_order(channels: int) -> tuple[int, ...]:
@@ -120,7 +120,7 @@ def natural_order(channels: int) -> tuple[int, ...]:
 
 
 def routed(x: Routed | Tensor) -> Routed:
-    """Return ``x`` as a feature map. A plain tensor becomes a map of one part in logical order."""
+    """Return ``x`` as a feature map. A plain tensor becomes a map of one part in canonical order."""
     if isinstance(x, Routed):
         return x
     return one_part(x, natural_order(x.shape[_CHANNEL_AXIS]))
@@ -132,11 +132,11 @@ def one_part(tensor: Tensor, order: tuple[int, ...]) -> Routed:
 
 
 def concatenated(x: Routed) -> Tensor:
-    """Return all channels as one tensor in physical order. Copies unless there is only one part."""
+    """Return all channels as one tensor in permuted order. Copies unless there is only one part."""
     return x.parts[0] if len(x.parts) == 1 else torch.cat(x.parts, _CHANNEL_AXIS)
 
 
-def permuted(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
+def reordered(tensor: Tensor, order: tuple[int, ...], axis: int = 0) -> Tensor:
     """Return ``tensor`` with entry ``order[k]`` of ``axis`` at position k."""
     if _is_natural(order):
         return tensor

@@ -1,17 +1,17 @@
 """The channel bookkeeping of split and shuffle without data movement, in integers and tuples only.
 
 A feature map is stored as *parts*: tensors, or ranges of tensors, that earlier layers computed. The channels
-of all parts in sequence are the *physical* channels. ``order`` gives the *logical* channel (that of the paper
-and of torchvision) of each. Split and shuffle only change the list of parts and the order. This module does
-not depend on the type of a part.
+of all parts in sequence are the *permuted* channels. ``order`` gives the *canonical* channel of each, which
+is that of the paper and of torchvision. Split and shuffle only change the list of parts and the order. This
+module does not depend on the type of a part.
 
-Halves consist of few ranges, for the following reason. Call a part *ascending* if its logical channels
+Halves consist of few ranges, for the following reason. Call a part *ascending* if its canonical channels
 ascend:
 
-* the output of a layer is one part in logical order, so it is ascending;
-* ``interleave`` maps logical channel i to 2i or 2i + 1, so ascending parts stay ascending;
-* the first half consists of the logical channels below a bound. In an ascending part these are a prefix, and
-  the others a suffix. So each half takes at most one range of it, and ranges of an ascending part are
+* the output of a layer is one part in canonical order, so it is ascending;
+* ``interleave`` maps canonical channel i to 2i or 2i + 1, so ascending parts stay ascending;
+* the first half consists of the canonical channels below a bound. In an ascending part these are a prefix,
+  and the others a suffix. So each half takes at most one range of it, and ranges of an ascending part are
   ascending.
 
 A part that is not ascending is cut as often as needed, for example the output of a depthwise layer whose
@@ -31,7 +31,7 @@ _CACHED = 4096
 class Layout(NamedTuple):
     """Channel layout of a feature map.
 
-    ``sizes``: number of channels of each part. ``order[k]``: logical channel of physical channel k; a
+    ``sizes``: number of channels of each part. ``order[k]``: canonical channel of permuted channel k; a
     permutation of ``range(sum(sizes))``.
     """
 
@@ -56,13 +56,13 @@ class Half(NamedTuple):
 
 @lru_cache(_CACHED)
 def natural(channels: int) -> Layout:
-    """Return the layout of a layer's output: one part in logical order."""
+    """Return the layout of a layer's output: one part in canonical order."""
     return Layout((channels,), tuple(range(channels)))
 
 
 @lru_cache(_CACHED)
 def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
-    """Split the logical channels into the first and the second half.
+    """Split the canonical channels into the first and the second half.
 
     Args:
         layout: layout of a feature map with an even number of channels.
@@ -87,9 +87,9 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
     ranges: tuple[list[Range], list[Range]] = ([], [])
     orders: tuple[list[int], list[int]] = ([], [])
     for part, (begin, end) in enumerate(pairwise(accumulate(layout.sizes, initial=0))):
-        logical = layout.order[begin:end]
+        canonical = layout.order[begin:end]
         # The number of splits, including this one, that put the channel into the first half.
-        stays = [sum(channel < bound for bound in bounds) for channel in logical]
+        stays = [sum(channel < bound for bound in bounds) for channel in canonical]
         if 0 not in stays:
             stays = [1] * len(stays)  # a part that is not cut now is not cut in advance
         start = 0
@@ -97,7 +97,7 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
             stop = start + len(tuple(run))
             side = 0 if survives else 1
             ranges[side].append(Range(part, start, stop))
-            orders[side].extend(channel - side * half for channel in logical[start:stop])
+            orders[side].extend(channel - side * half for channel in canonical[start:stop])
             start = stop
     first, second = (
         Half(tuple(taken), Layout(tuple(r.stop - r.start for r in taken), tuple(order)))
@@ -112,7 +112,7 @@ def split(layout: Layout, *, depth: int = 1) -> tuple[Half, Half]:
 def interleave(first: Layout, second: Layout) -> Layout:
     """Return the layout of the parts of ``first``, then ``second``, shuffled with two groups.
 
-    Logical channel 2i of the result is channel i of ``first``, and 2i + 1 is channel i of ``second``.
+    Canonical channel 2i of the result is channel i of ``first``, and 2i + 1 is channel i of ``second``.
 
     Raises:
         ValueError: they have different numbers of channels.
@@ -135,11 +135,11 @@ def join(layout: Layout) -> Layout:
 
 @lru_cache(_CACHED)
 def inverse(order: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the physical position of each logical channel: ``inverse(order)[order[k]] == k``."""
+    """Return the permuted position of each canonical channel: ``inverse(order)[order[k]] == k``."""
     return tuple(sorted(range(len(order)), key=order.__getitem__))
 
 
 @lru_cache(_CACHED)
 def is_natural(order: tuple[int, ...]) -> bool:
-    """Return whether the physical order equals the logical order, so that nothing has to be permuted."""
+    """Return whether the permuted order equals the canonical order, so that nothing has to be permuted."""
     return order == tuple(range(len(order)))

@@ -30,7 +30,7 @@ _CPU: Final = "cpu"
 def tensors_of(
     config: ShuffleNetConfig, state: TrainState, generators: Tensors
 ) -> dict[str, Tensors]:
-    """Return the tensors of ``state`` by file and name. ``state`` must be in logical channel order."""
+    """Return the tensors of ``state`` by file and name. ``state`` must be in canonical channel order."""
     step = int(state.step)
     files: dict[str, Tensors] = {
         WEIGHTS: to_torchvision(state.variables, config, num_batches_tracked=step),

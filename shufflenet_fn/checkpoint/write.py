@@ -42,8 +42,8 @@ def save_checkpoint(
 ) -> Path:
     """Write ``state`` below ``folder`` and return the new checkpoint's path.
 
-    ``state`` must be in logical channel order, torchvision's: a training state that is kept in a backend's
-    physical order is converted first (``shufflenet_fn.model.channel_order.to_logical``).
+    ``state`` must be in canonical channel order, torchvision's: a training state that is kept in a backend's
+    permuted order is converted first (``shufflenet_fn.model.channel_order.to_canonical``).
     ``manifest`` is any JSON object; format, step, sizes and hashes are added to it. A checkpoint of
     the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.state``.
 

@@ -46,8 +46,8 @@ def global_batch(settings: TrainSettings, world_size: int) -> int:
     return settings.batch_size * passes(settings, world_size)
 
 
-def lanes_of(settings: TrainSettings, world_size: int) -> int:
-    """Return the number of microbatches ("lanes") of a global batch, over all devices.
+def microbatches_of(settings: TrainSettings, world_size: int) -> int:
+    """Return the number of microbatches of a global batch, over all devices.
 
     Each is normalised with its own statistics. So the result of an update depends on this number but, up to
     the order of sums, not on the number of devices. A resume keeps it.
@@ -55,34 +55,35 @@ def lanes_of(settings: TrainSettings, world_size: int) -> int:
     Raises:
         UsageError: it does not divide the global batch, or the number of devices does not divide it.
     """
-    if settings.lanes is None:
+    if settings.microbatches is None:
         rank_batch_size(settings.batch_size, world_size)
         return world_size * passes(settings, world_size)
-    lanes, batch = settings.lanes, global_batch(settings, world_size)
-    if batch % lanes:
+    microbatches, batch = settings.microbatches, global_batch(settings, world_size)
+    if batch % microbatches:
         sizes = [str(n) for n in _divisors(batch) if n % world_size == 0]
         raise UsageError(
-            f"a global batch of {batch} images does not divide into {lanes} lanes. Give --lanes "
-            f"{' or '.join(sizes[:8])}, or another --batch-size."
+            f"a global batch of {batch} images does not divide into {microbatches} microbatches. "
+            f"Give --microbatches {' or '.join(sizes[:8])}, or another --batch-size."
         )
-    if lanes % world_size:
-        allowed = ", ".join(map(str, _divisors(lanes)))
+    if microbatches % world_size:
+        allowed = ", ".join(map(str, _divisors(microbatches)))
         raise UsageError(
-            f"{lanes} lanes cannot be shared equally by {world_size} devices. A global batch of this run is "
-            f"computed in {lanes} lanes, each with batch-norm statistics of its own, as at its first start. "
+            f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch of "
+            f"this run is computed in {microbatches} microbatches, each with batch-norm statistics of its own, "
+            "as at its first start. "
             f"The number of devices over all machines may be one of: {allowed}. Or change what is computed "
-            f"with --lanes {_next_multiple(lanes, world_size)}."
+            f"with --microbatches {_next_multiple(microbatches, world_size)}."
         )
-    return lanes
+    return microbatches
 
 
-def lanes_per_device(settings: TrainSettings, world_size: int) -> int:
-    """Return how many lanes each device computes, one after the other. Raises as ``lanes_of``."""
-    return lanes_of(settings, world_size) // world_size
+def microbatches_per_device(settings: TrainSettings, world_size: int) -> int:
+    """Return how many microbatches each device computes in turn. Raises as ``microbatches_of``."""
+    return microbatches_of(settings, world_size) // world_size
 
 
 def check_values(images: int, settings: TrainSettings) -> None:
-    """Check that batch norms see more than one value per channel. ``images``: of a lane.
+    """Check that batch norms see more than one value per channel. ``images``: of a microbatch.
 
     Raises:
         UsageError: they do not, so that no output depends on its image.
@@ -91,9 +92,9 @@ def check_values(images: int, settings: TrainSettings) -> None:
     if fewest_values(images, size, size) > 1:
         return
     raise UsageError(
-        f"--batch-size {batch} is {images} image per lane, which at --image-size {size} leaves one value per "
-        "channel to the last batch norms. In training they need more than one: otherwise nothing depends on "
-        f"the image. Give --batch-size {2 * batch}, fewer --lanes or --devices, or --image-size "
+        f"--batch-size {batch} is {images} image per microbatch, which at --image-size {size} leaves one value "
+        "per channel to the last batch norms. In training they need more than one: otherwise nothing depends on "
+        f"the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
         f"{REDUCTION + 1} or more."
     )
 

@@ -24,6 +24,7 @@ _RENAMED: Final = {
     "rank": "node_rank",
     "addr": "master_addr",
     "dist_url": "rdzv_endpoint",
+    "lanes": "microbatches",
 }
 
 
@@ -212,8 +213,9 @@ class TrainSettings:
         panel=_RECIPE,
         minimum=1,
     )
-    lanes: int | None = option(
+    microbatches: int | None = option(
         None,
+        "--microbatches",
         "--lanes",
         help="Microbatches per update, each normalised with its own statistics; devices × accumulated steps "
         "if not given. A resume keeps the number, so that another number of devices computes the same.",

@@ -1,8 +1,8 @@
 """Conversion of trees between torchvision's channel order and that of a backend that routes channels.
 
-A backend that routes channels (``Backend.physical`` is not ``None``) reads the parameters of layers after a
-split or shuffle in a permuted order. ``to_physical`` and ``to_logical`` permute a whole tree. They are exact
-inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages) commute with
+A backend that routes channels (``Backend.permuted`` is not ``None``) reads the parameters of layers after a
+split or shuffle in a permuted order. ``to_permuted`` and ``to_canonical`` permute a whole tree. They are
+exact inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages) commute with
 them.
 """
 
@@ -33,14 +33,14 @@ _TOP: Final = ("conv1", "stage2", "stage3", "stage4", "conv5", "fc")
 
 
 class _Permutation(NamedTuple):
-    """``order[k]``: logical channel at physical position k. ``axis`` is negative: leaves may be stacked."""
+    """``order[k]``: canonical channel at permuted position k. ``axis`` is negative: leaves may be stacked."""
 
     axis: int
     order: tuple[int, ...]
 
 
-def to_physical(config: ShuffleNetConfig, tree: T) -> T:
-    """Convert ``tree`` from logical (torchvision's) to physical channel order.
+def to_permuted(config: ShuffleNetConfig, tree: T) -> T:
+    """Convert ``tree`` from canonical (torchvision's) to permuted channel order.
 
     Args:
         config: the architecture that the tree belongs to.
@@ -55,23 +55,23 @@ def to_physical(config: ShuffleNetConfig, tree: T) -> T:
         ValueError: the number of channels of a leaf does not match ``config``; or the tree is only a part of
             such a tree, so that its paths do not identify the layers; or its parameters are folded.
     """
-    return _permuted(tree, _physical_order(config))
+    return _permuted(tree, _permuted_order(config))
 
 
-def to_logical(config: ShuffleNetConfig, tree: T) -> T:
-    """Convert ``tree`` from physical to logical (torchvision's) channel order. See ``to_physical``."""
+def to_canonical(config: ShuffleNetConfig, tree: T) -> T:
+    """Convert ``tree`` from permuted to canonical (torchvision's) channel order. See ``to_permuted``."""
     back = {
         path: _Permutation(axis, inverse(order))
-        for path, (axis, order) in _physical_order(config).items()
+        for path, (axis, order) in _permuted_order(config).items()
     }
     return _permuted(tree, back)
 
 
 def in_order_of(config: ShuffleNetConfig, tree: T, backend: Backend[Any]) -> tuple[T, Backend[Any]]:
-    """Return ``tree`` (in logical order) in the fastest order for ``backend``, and the matching backend."""
-    if backend.physical is None:
+    """Return ``tree`` (in canonical order) in the fastest order for ``backend``, and the matching backend."""
+    if backend.permuted is None:
         return tree, backend
-    return to_physical(config, tree), backend.physical
+    return to_permuted(config, tree), backend.permuted
 
 
 def _permuted(tree: T, permutations: Mapping[str, _Permutation]) -> T:
@@ -110,7 +110,7 @@ def _within_model(path: str) -> str:
 
 
 @lru_cache(64)
-def _physical_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
+def _permuted_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
     """Return the permutations by dotted path within the model.
 
     They are recorded during a forward pass on the smallest image, so the routing is defined in one place

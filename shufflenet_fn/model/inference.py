@@ -30,23 +30,23 @@ class InferenceParams:
     """Parameters of the network without batch norms.
 
     ``params``: ``{"weight", "bias"}`` of every convolution, at the path where ``Variables.params`` has
-    ``{"conv", "bn"}``, and of ``fc``. ``physical``: whether they are in the permuted channel order of
-    ``backend.physical``, for the backend that they were folded for. A pytree node with ``physical`` as its
+    ``{"conv", "bn"}``, and of ``fc``. ``permuted``: whether they are in the permuted channel order of
+    ``backend.permuted``, for the backend that they were folded for. A pytree node with ``permuted`` as its
     static context.
     """
 
     params: Params
-    physical: bool
+    permuted: bool
 
 
-def _rebuilt(children: Iterable[Any], physical: Any) -> InferenceParams:
+def _rebuilt(children: Iterable[Any], permuted: Any) -> InferenceParams:
     (params,) = children
-    return InferenceParams(params, physical)
+    return InferenceParams(params, permuted)
 
 
 register_node(
     InferenceParams,
-    lambda folded: ([folded.params], folded.physical),
+    lambda folded: ([folded.params], folded.permuted),
     _rebuilt,
     lambda folded: ("params",),
 )
@@ -80,7 +80,7 @@ def fold(
         }
         set_path(params, layer.path, folded)
     params["fc"] = variables.params["fc"]
-    return InferenceParams(params, physical=ordered is not backend)
+    return InferenceParams(params, permuted=ordered is not backend)
 
 
 def infer(
@@ -105,7 +105,7 @@ def infer(
             with another channel order.
     """
     _check(params, x, backend, policy)
-    twin = backend.physical if params.physical else backend
+    twin = backend.permuted if params.permuted else backend
     assert twin is not None
     policy = policy or _as_they_are(x)
     tree, x = policy.cast_params(params.params), policy.cast_input(x)
@@ -128,7 +128,7 @@ def make_predictor(
     calls run the recording without Python code for each layer. The function is not differentiable.
     """
     params = fold(config, variables, backend=backend)
-    twin = backend.physical if params.physical else backend
+    twin = backend.permuted if params.permuted else backend
     assert twin is not None
     program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
     if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
@@ -196,7 +196,7 @@ def _check(
     check_images(x)
     if policy is not None:
         check_dtype(x, params.params["fc"]["weight"].dtype, policy)
-    if params.physical != (backend.physical is not None):
+    if params.permuted != (backend.permuted is not None):
         raise ValueError(
             f"the parameters were folded for another backend than {backend.name}, with another channel "
             "order; fold them again with backend= this one"

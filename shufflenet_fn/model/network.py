@@ -58,7 +58,7 @@ def apply(
     Args:
         config: the architecture that ``variables`` belong to.
         variables: from ``init`` or ``from_torchvision``; in permuted channel order
-            (``channel_order.to_physical``) if ``backend`` is the ``physical`` variant of a backend.
+            (``channel_order.to_permuted``) if ``backend`` is the ``permuted`` variant of a backend.
         x: images, normalised, (N, 3, H, W), floating point. H and W may be any size from 1; the paper uses
             224.
         train: if true, normalise with the batch's own statistics and return updated running statistics;

@@ -179,7 +179,7 @@ def build_state(
 ) -> InitialState:
     """Return the initial state: that of the checkpoint ``resume``, if there is one.
 
-    It is on ``device``, in logical channel order.
+    It is on ``device``, in canonical channel order.
 
     Raises:
         UsageError: the checkpoint was written with other settings.

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.config.derived import global_batch, lanes_of
+from shufflenet_fn.config.derived import global_batch, microbatches_of
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.directory import rewind_to
@@ -128,7 +128,7 @@ def _compared(plan: RunPlan, world: World) -> dict[str, Any]:
             for name, value in dataclasses.asdict(settings).items()
             if name not in (*_OF_ONE_MACHINE, "accumulate", "benchmark")
         },
-        "lanes": lanes_of(settings, world.size),
+        "lanes": microbatches_of(settings, world.size),
         "images of an update": global_batch(settings, world.size),
         "backend": plan.backend,
         **one,

@@ -18,7 +18,7 @@ from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import to_json
-from shufflenet_fn.model.channel_order import to_logical
+from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.run.saving import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training, training_batches
 from shufflenet_fn.training.flat import unflatten
@@ -198,7 +198,7 @@ def _write(
     save_checkpoint(
         folder,
         run.config,
-        to_logical(run.config, plain) if run.physical else plain,
+        to_canonical(run.config, plain) if run.permuted else plain,
         {
             **fixed_part(run),
             **changing_part(run, progress),

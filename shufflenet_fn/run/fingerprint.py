@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from shufflenet_fn.checkpoint.format import sha256
-from shufflenet_fn.config.derived import lanes_of, precision_name, stats_in_kernel
+from shufflenet_fn.config.derived import microbatches_of, precision_name, stats_in_kernel
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.folder import ImageFolder
@@ -65,7 +65,7 @@ def fingerprint_of(
     """
     return {
         "world size": world.size,
-        "lanes": lanes_of(settings, world.size),
+        "lanes": microbatches_of(settings, world.size),
         "compute threads": torch.get_num_threads(),
         "device": runtime.name,
         "chip": runtime.chip(),

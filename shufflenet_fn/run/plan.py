@@ -14,7 +14,7 @@ import torch
 from shufflenet_fn.config.derived import (
     check_values,
     global_batch,
-    lanes_of,
+    microbatches_of,
     num_classes_of,
     precision_name,
     stats_in_kernel,
@@ -220,7 +220,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
             f"collectives are {runtime.dist_backend}. Leave the option out."
         )
     world_size = settings.num_nodes * len(devices)
-    images = global_batch(settings, world_size) // lanes_of(settings, world_size)
+    images = global_batch(settings, world_size) // microbatches_of(settings, world_size)
     check_values(images, settings)
     chosen = choose_backend(
         settings.backend,

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-from shufflenet_fn.config.derived import lanes_of, precision_name
+from shufflenet_fn.config.derived import microbatches_of, precision_name
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.paths import printable
@@ -33,7 +33,7 @@ def run_facts(
 ) -> list[tuple[str, str]]:
     """Return the labels and values that a user wants to check before a long run."""
     settings = plan.settings
-    lanes = lanes_of(settings, plan.world_size)
+    microbatches = microbatches_of(settings, plan.world_size)
     macs = count_macs(config, height=settings.image_size, width=settings.image_size)
     return [
         ("run directory", printable(plan.run_dir)),
@@ -49,8 +49,8 @@ def run_facts(
         ),
         (
             "batch",
-            f"{global_batch} images per update in {lanes} lanes of {global_batch // lanes}, "
-            f"{lanes // plan.world_size} per device",
+            f"{global_batch} images per update in {microbatches} microbatches of "
+            f"{global_batch // microbatches}, {microbatches // plan.world_size} per device",
         ),
         ("precision", precision_name(settings)),
         *_settings_by_origin(plan),

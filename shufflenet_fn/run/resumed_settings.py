@@ -81,7 +81,7 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
 def pin_choices(
     resolved: Resolved, manifest: Mapping[str, Any], given: Mapping[str, Any]
 ) -> tuple[Resolved, list[str]]:
-    """Return ``resolved`` with lanes, accumulation and compute threads of ``manifest``, and notes.
+    """Return ``resolved`` with microbatches, accumulation and compute threads of ``manifest``, and notes.
 
     What the command line gives explicitly (``given``) is left as it is.
 
@@ -91,9 +91,9 @@ def pin_choices(
     settings = resolved.settings
     kept: dict[str, Any] = {}
     if given.keys() & {"accumulate", "benchmark"}:
-        kept["lanes"] = given.get("lanes")
-    elif "lanes" not in given:
-        kept["lanes"] = manifest["lanes"]
+        kept["microbatches"] = given.get("microbatches")
+    elif "microbatches" not in given:
+        kept["microbatches"] = manifest["lanes"]
     if settings.benchmark and "benchmark" not in given and "accumulate" not in given:
         # --benchmark 1 would count anew, by the number of devices.
         stored_batch = manifest["settings"].get("batch_size", settings.batch_size)

@@ -21,10 +21,10 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
-from shufflenet_fn.config.derived import lanes_of
+from shufflenet_fn.config.derived import microbatches_of
 from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.io import Disk, finite
-from shufflenet_fn.model.channel_order import to_logical
+from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.timing import EpochSums
@@ -58,7 +58,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
         "global_batch": run.global_batch,
         "device": run.plan.device,
         "backend": run.backend,
-        "lanes": lanes_of(settings, run.world.size),
+        "lanes": microbatches_of(settings, run.world.size),
         "threads": torch.get_num_threads(),
         "identity": run.identity,
         "settings": dataclasses.asdict(settings),
@@ -199,7 +199,7 @@ class Saver:
         path = save_checkpoint(
             self._folder,
             run.config,
-            to_logical(run.config, plain) if run.physical else plain,
+            to_canonical(run.config, plain) if run.permuted else plain,
             about,
             generators=taken.generators,
             disk=self._disk,

@@ -15,8 +15,8 @@ from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.state import restore_generators
 from shufflenet_fn.config.derived import (
     global_batch,
-    lanes_per_device,
     max_bad_steps,
+    microbatches_per_device,
     num_classes_of,
     stats_in_kernel,
 )
@@ -87,7 +87,7 @@ class Training:
     schedule: Schedule
     scaling: LossScaling
     backend: str
-    physical: bool
+    permuted: bool
     train_step: TrainStep
     make_step: Callable[[GradientTransformation], TrainStep]
     max_bad_steps: int
@@ -172,7 +172,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     prepare = build.build_prepare(
         build.memory_format_of(settings.memory_format, runtime),
         device,
-        # A step is done with one lane's images before it prepares the next; a compiled one allocates itself.
+        # A step is done with a microbatch's images before it prepares the next. A compiled one allocates.
         reuse=device.type == "cpu" and not settings.compile,
     )
     state, computing = in_order_of(config, state, backend)
@@ -193,7 +193,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         label_smoothing=settings.label_smoothing,
         gradients=grads_by_engine,
         compiler=torch.compile if settings.compile else lambda function: function,
-        lanes=lanes_per_device(settings, world.size),
+        microbatches=microbatches_per_device(settings, world.size),
         prepare=prepare,
         stats_in_kernel=stats_in_kernel(settings, runtime),
     )
@@ -215,7 +215,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         schedule=schedule,
         scaling=scaling,
         backend=backend.name,
-        physical=computing is not backend,
+        permuted=computing is not backend,
         train_step=make_step(
             optimizer,
             loss_scaling=scaling,

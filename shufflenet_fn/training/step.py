@@ -118,7 +118,7 @@ def make_train_step(
     backend: Backend[Any] = REFERENCE,
     loss_scaling: LossScaling | None = None,
     label_smoothing: float = 0.0,
-    lanes: int = 1,
+    microbatches: int = 1,
     ema_decay: float | None = None,
     prepare: Callable[[Tensor], Tensor] = identity,
     reduce: Reduce = no_reduce,
@@ -137,18 +137,18 @@ def make_train_step(
         optimizer: for example ``sgd(...)``, or ``chain(clip_by_global_norm(...), sgd(...))``.
         policy: precision; ``None`` computes in the parameters' dtype.
         backend: the primitives to compute with. The state must be in the channel order of the backend, which
-            is torchvision's order for all named backends. ``backend.physical``, the variant of a backend that
+            is torchvision's order for all named backends. ``backend.permuted``, the variant of a backend that
             routes channels, expects a permuted state, so steps permute no weights. To use it, convert the
-            state with ``shufflenet_fn.model.channel_order.to_physical`` before the first step and with
-            ``to_logical`` before saving.
+            state with ``shufflenet_fn.model.channel_order.to_permuted`` before the first step and with
+            ``to_canonical`` before saving.
         loss_scaling: for float16; must be the one that ``create_train_state`` was given.
         label_smoothing: ε of ``cross_entropy``.
-        lanes: number of microbatches, equal parts of the batch that are computed one after the other
+        microbatches: number of microbatches, equal parts of the batch that are computed one after the other
             (gradient accumulation). Each is normalised with its own statistics. Gradients, running statistics
-            and metrics are means over lanes, exactly as over ranks: 2 ranks with 1 lane each give the same
-            result as 1 rank with 2 lanes.
+            and metrics are means over microbatches, exactly as over ranks: 2 ranks with 1 microbatch each
+            give the same result as 1 rank with 2 microbatches.
         ema_decay: decay of ``state.ema``; ``None`` to keep no average.
-        prepare: maps the images of a batch to normalised ones, on the device, lane by lane.
+        prepare: maps the images of a batch to normalised ones, on the device, microbatch by microbatch.
         reduce: computes the mean over ranks; the default is the identity, for one rank.
         gradients: ``grads_by_func`` composes with transforms around the step; ``grads_by_engine`` is faster
             outside them.
@@ -196,7 +196,7 @@ def make_train_step(
         loss = mixed_cross_entropy(logits, labels, mix, label_smoothing=label_smoothing)
         return scale_loss(loss_scale, loss), (loss, logits, moments)
 
-    def lane(state: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
+    def microbatch(state: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
         # The kernels write in place: give them a copy, so that the input state does not change.
         old = copied(state.batch_stats) if stats_in_kernel else state.batch_stats
         stats = unflatten(old)
@@ -213,7 +213,7 @@ def make_train_step(
     def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
         if overflow is not None:
             overflow.clear()
-        local = _mean(lane(state, part) for part in _cut(batch, lanes))
+        local = _mean(microbatch(state, part) for part in _cut(batch, microbatches))
         if overflow is not None:
             flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
         if scaling.kind == "none":
@@ -286,16 +286,20 @@ def _select(condition: Tensor, new: TrainState, old: TrainState) -> TrainState:
     return new._replace(**dict(zip(names, chosen, strict=True)))
 
 
-def _cut(batch: Examples, lanes: int) -> list[Examples]:
-    if lanes == 1:
+def _cut(batch: Examples, microbatches: int) -> list[Examples]:
+    if microbatches == 1:
         return [batch]
     count = batch.labels.shape[0]
-    if count % lanes:
-        raise ValueError(f"a batch of {count} samples cannot be cut in {lanes} equal lanes")
-    mixes: Sequence[Mix | tuple[()]] = [()] * lanes
+    if count % microbatches:
+        raise ValueError(
+            f"a batch of {count} samples cannot be cut in {microbatches} equal microbatches"
+        )
+    mixes: Sequence[Mix | tuple[()]] = [()] * microbatches
     if isinstance(batch.mix, Mix):
-        mixes = [Mix(part, batch.mix.weight) for part in batch.mix.partners.chunk(lanes)]
-    parts = zip(batch.images.chunk(lanes), batch.labels.chunk(lanes), mixes, strict=True)
+        mixes = [Mix(part, batch.mix.weight) for part in batch.mix.partners.chunk(microbatches)]
+    parts = zip(
+        batch.images.chunk(microbatches), batch.labels.chunk(microbatches), mixes, strict=True
+    )
     return [Examples(*part) for part in parts]
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
-from shufflenet_fn.model.channel_order import in_order_of, to_logical
+from shufflenet_fn.model.channel_order import in_order_of, to_canonical
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply
@@ -40,7 +40,7 @@ from tests.rounding import assert_rounding_only, rounded_otherwise
 
 __all__ = ["one_thread"]
 
-orders = pytest.mark.parametrize("physical", [False, True], ids=["logical", "physical"])
+orders = pytest.mark.parametrize("permuted", [False, True], ids=["canonical", "permuted"])
 
 
 def outcome(
@@ -51,13 +51,13 @@ def outcome(
     labels: Tensor,
     *,
     train: bool,
-    physical: bool = False,
+    permuted: bool = False,
     precision: str | None = None,
     gradients: Any = grads_by_engine,
 ) -> tuple[Tensor, Any, Any]:
-    """Logits, gradients and new batch statistics, in logical order."""
+    """Logits, gradients and new batch statistics, in canonical order."""
     policy = None if precision is None else get_policy(precision)
-    if physical:
+    if permuted:
         variables, backend = in_order_of(config, variables, backend)
 
     def loss(params: Any) -> tuple[Tensor, Any]:
@@ -72,8 +72,8 @@ def outcome(
         return cross_entropy(logits, labels), (logits, stats)
 
     grads, (logits, stats) = gradients(loss, variables.params)
-    if physical:
-        grads, stats = to_logical(config, grads), to_logical(config, stats)
+    if permuted:
+        grads, stats = to_canonical(config, grads), to_canonical(config, stats)
     return logits, grads, stats
 
 
@@ -92,19 +92,19 @@ def distance(tree: Any, exact: Any) -> float:
 @pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_error_is_no_larger_than_the_references(
-    name: str, physical: bool, train: bool, precision: str
+    name: str, permuted: bool, train: bool, precision: str
 ) -> None:
     # A value that rounding carries over a ReLU's zero moves a whole gradient, in either backend. It is rare,
     # and a mistake would show with all weights.
     found: list[float] = []
     for seed in range(3):
-        found.append(shortfall(name, seed, physical, train, precision))
+        found.append(shortfall(name, seed, permuted, train, precision))
         if found[-1] <= 0:
             return
     pytest.fail(f"further from float64 than the reference by {found}")
 
 
-def shortfall(name: str, seed: int, physical: bool, train: bool, precision: str) -> float:
+def shortfall(name: str, seed: int, permuted: bool, train: bool, precision: str) -> float:
     """By how much ours is further from the truth than twice the reference's distance; 0 or less is good."""
     config = get_config(name, num_classes=10)
     variables = tiny_variables(seed, config=config)
@@ -124,7 +124,7 @@ def shortfall(name: str, seed: int, physical: bool, train: bool, precision: str)
             images,
             labels,
             train=train,
-            physical=physical,
+            permuted=permuted,
             precision=precision,
         )
     return max(
@@ -134,16 +134,16 @@ def shortfall(name: str, seed: int, physical: bool, train: bool, precision: str)
 
 
 @orders
-def test_float64_is_computed_by_torch(physical: bool) -> None:
+def test_float64_is_computed_by_torch(permuted: bool) -> None:
     variables, batch = tiny_variables(dtype=torch.float64), examples(4, 32, dtype=torch.float64)
-    found = outcome(TINY, CPU, variables, *batch, train=True, physical=physical)
+    found = outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted)
     expected = outcome(TINY, REFERENCE, variables, *batch, train=True)
     for ours, theirs in zip(found, expected, strict=True):
         assert distance(ours, theirs) <= 1e-11
 
 
 @orders
-def test_float16_is_computed_by_torch(physical: bool) -> None:
+def test_float16_is_computed_by_torch(permuted: bool) -> None:
     variables, batch = tiny_variables(), examples(4, 32)
     exact = outcome(
         TINY,
@@ -154,16 +154,16 @@ def test_float16_is_computed_by_torch(physical: bool) -> None:
         train=True,
     )
     expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O2")
-    found = outcome(TINY, CPU, variables, *batch, train=True, physical=physical, precision="O2")
+    found = outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted, precision="O2")
     for ours, theirs, truth in zip(found, expected, exact, strict=True):
         assert distance(ours, truth) <= 2 * distance(theirs, truth)
 
 
 def test_both_kinds_of_gradient_are_the_same_bits() -> None:
     variables, batch = tiny_variables(), examples(4, 32)
-    for physical in (False, True):
+    for permuted in (False, True):
         results = [
-            outcome(TINY, CPU, variables, *batch, train=True, physical=physical, gradients=kind)
+            outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted, gradients=kind)
             for kind in (grads_by_engine, grads_by_func)
         ]
         assert_trees_equal(*results)

@@ -228,6 +228,6 @@ def test_an_explicit_name_is_taken_on_every_device(name: str) -> None:
 def test_auto_selects_the_npu_backend_on_npus() -> None:
     backend, reason = select_backend("auto", "npu")
     assert backend.name == "npu" and "npu" in reason
-    assert backend.physical is not None and backend.physical.name == "npu"
+    assert backend.permuted is not None and backend.permuted.name == "npu"
     backend, reason = select_backend("auto", "cuda")
     assert backend.name == "reference" and "reference" in reason

@@ -1,4 +1,4 @@
-"""Backend ``routed`` and its physical twin against the reference."""
+"""Backend ``routed`` and its permuted twin against the reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
 
 from shufflenet_fn.model.architecture import conv_layers
-from shufflenet_fn.model.channel_order import in_order_of, to_logical
+from shufflenet_fn.model.channel_order import in_order_of, to_canonical
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
@@ -41,20 +41,20 @@ __all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
 
 DOUBLE = torch.float64
-PHYSICAL = ROUTED.physical
+PHYSICAL = ROUTED.permuted
 assert PHYSICAL is not None
 
-orders = pytest.mark.parametrize("backend", [ROUTED, PHYSICAL], ids=["logical", "physical"])
+orders = pytest.mark.parametrize("backend", [ROUTED, PHYSICAL], ids=["canonical", "permuted"])
 modes = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 
 
 def in_order(config: ShuffleNetConfig, tree: Any, backend: Backend[Any]) -> Any:
-    """``tree`` (logical) as ``backend`` takes it."""
+    """``tree`` (canonical) as ``backend`` takes it."""
     return in_order_of(config, tree, ROUTED)[0] if backend is PHYSICAL else tree
 
 
-def in_logical(config: ShuffleNetConfig, tree: Any, backend: Backend[Any]) -> Any:
-    return to_logical(config, tree) if backend is PHYSICAL else tree
+def in_canonical(config: ShuffleNetConfig, tree: Any, backend: Backend[Any]) -> Any:
+    return to_canonical(config, tree) if backend is PHYSICAL else tree
 
 
 def loss_of(
@@ -82,12 +82,12 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
 # ---- the network ----
 
 
-# tests/parity has training in logical order.
+# tests/parity has training in canonical order.
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("backend", "train"),
     [(ROUTED, False), (PHYSICAL, False), (PHYSICAL, True)],
-    ids=["logical-eval", "physical-eval", "physical-train"],
+    ids=["canonical-eval", "permuted-eval", "permuted-train"],
 )
 def test_logits_gradients_and_statistics_are_the_references(
     name: str, backend: Backend[Any], train: bool
@@ -100,7 +100,11 @@ def test_logits_gradients_and_statistics_are_the_references(
         params, stats = in_order(config, variables, backend)
         loss = loss_of(config, backend, stats, *batch, train=train)
         grads, (logits, new_stats) = grad(loss, has_aux=True)(params)
-        return in_logical(config, grads, backend), logits, in_logical(config, new_stats, backend)
+        return (
+            in_canonical(config, grads, backend),
+            logits,
+            in_canonical(config, new_stats, backend),
+        )
 
     with unchanged(variables, *batch):
         grads, logits, stats = outcome(backend)
@@ -120,7 +124,7 @@ def test_both_channel_orders_compute_the_same_bits(train: bool) -> None:
         params, stats = in_order(config, variables, backend)
         loss = loss_of(config, backend, stats, *batch, train=train)
         grads, (logits, new_stats) = grad(loss, has_aux=True)(params)
-        results.append((in_logical(config, (grads, new_stats), backend), logits))
+        results.append((in_canonical(config, (grads, new_stats), backend), logits))
     assert_trees_equal(*results)
 
 
@@ -217,7 +221,7 @@ def test_forward_and_second_derivatives_are_the_references(backend: Backend[Any]
             pairs = zip(tree_leaves(grads), tree_leaves(tangent), strict=True)
             return torch.stack([(a * b).sum() for a, b in pairs]).sum()
 
-        return pushed, in_logical(TINY, grad(slope)(params), backend)
+        return pushed, in_canonical(TINY, grad(slope)(params), backend)
 
     pushed, hessian = derivatives(backend)
     expected_pushed, expected_hessian = derivatives(REFERENCE)
@@ -250,7 +254,7 @@ def test_compile_without_a_graph_break(backend: Backend[Any]) -> None:
 
 
 def test_compile_a_gradient_without_a_graph_break() -> None:
-    """In physical order; tests/parity has a stage in logical order."""
+    """In permuted order; tests/parity has a stage in canonical order."""
     backend = PHYSICAL
     params, stats = in_order(TINY, tiny_variables(), backend)
     images, labels = examples(4)

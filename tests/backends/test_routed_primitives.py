@@ -76,7 +76,7 @@ BOTH = (ROUTED, REFERENCE)
 def test_a_grouped_convolution_then_batch_norm_then_split(
     maps: tuple[Routed, Tensor], groups: int, out_channels: int
 ) -> None:
-    """Depthwise keeps the map's order; groups of several channels need the logical one."""
+    """Depthwise keeps the map's order; groups of several channels need the canonical one."""
     weight = random(out_channels, CHANNELS // groups, 3, 3, seed=3)
     scale, shift = random(2, out_channels, seed=4)
     results = []
@@ -112,7 +112,7 @@ def test_the_twin_takes_parameters_in_the_maps_order(
     maps: tuple[Routed, Tensor], twin: bool
 ) -> None:
     x, literal = maps
-    backend = ROUTED.physical if twin else ROUTED
+    backend = ROUTED.permuted if twin else ROUTED
     assert backend is not None
     order = list(x.layout.order) if twin else list(range(CHANNELS))
     pointwise, depthwise = random(6, CHANNELS, 1, 1, seed=3), random(CHANNELS, 1, 3, 3, seed=4)
@@ -229,7 +229,7 @@ class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @pytest.mark.parametrize("twin", [False, True])
 def test_a_step_copies_nothing_from_the_host(twin: bool) -> None:
-    backend = ROUTED.physical if twin else ROUTED
+    backend = ROUTED.permuted if twin else ROUTED
     assert backend is not None
     variables = tiny_variables()
     images, labels = examples(2)
@@ -252,7 +252,7 @@ def test_a_step_copies_nothing_from_the_host(twin: bool) -> None:
 
 
 def test_twin_shares_parameter_independent_functions() -> None:
-    twin = ROUTED.physical
-    assert twin is not None and twin.physical is None and twin.name == ROUTED.name == "routed"
+    twin = ROUTED.permuted
+    assert twin is not None and twin.permuted is None and twin.name == ROUTED.name == "routed"
     assert twin.channel_split is ROUTED.channel_split is routed.channel_split
     assert twin.conv2d is not ROUTED.conv2d

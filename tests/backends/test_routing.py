@@ -26,9 +26,9 @@ depths = st.integers(1, 8)
 
 
 def channels_of(layout: Layout, parts: list[list[int]]) -> list[int]:
-    """What the logical channels hold, given what the parts hold."""
-    physical = [value for part in parts for value in part]
-    return [physical[place] for place in inverse(layout.order)]
+    """What the canonical channels hold, given what the parts hold."""
+    permuted = [value for part in parts for value in part]
+    return [permuted[place] for place in inverse(layout.order)]
 
 
 def taken(half: Half, parts: list[list[int]]) -> list[list[int]]:

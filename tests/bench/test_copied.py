@@ -69,12 +69,12 @@ def test_routed_copies_at_most_three_tenths_of_it(
     assert least <= found.features <= 1.02 * least
 
 
-def test_in_logical_order_weights_are_permuted_as_well() -> None:
+def test_in_canonical_order_weights_are_permuted_as_well() -> None:
     config = get_config("x0_5", num_classes=5)
     twin = copied_per_step(config, ROUTED, image_size=SIZE)
-    logical = copied_per_step(config, replace(ROUTED, physical=None), image_size=SIZE)
-    assert logical.features == twin.features
-    assert logical.parameters > 100_000
+    canonical = copied_per_step(config, replace(ROUTED, permuted=None), image_size=SIZE)
+    assert canonical.features == twin.features
+    assert canonical.parameters > 100_000
 
 
 def test_ratios_do_not_depend_on_image_size() -> None:

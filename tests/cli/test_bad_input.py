@@ -73,9 +73,12 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
     [
         (("--arch", "x1_1"), ("x1_1", "did you mean", "shufflenet_v2_x1_0", "x2_0")),
         (("--preset", "ascend-8"), ("ascend-8", "did you mean 'ascend-8p'", "demo")),
-        (("--batch-size", 1), ("1 image per lane", "--batch-size 2", "--image-size 33")),
-        (("--batch-size", 4, "--accumulate", 2, "--lanes", 8), ("1 image per lane", "--lanes")),
-        (("--batch-size", 2, "--devices", 2), ("1 image per lane", "--devices")),
+        (("--batch-size", 1), ("1 image per microbatch", "--batch-size 2", "--image-size 33")),
+        (
+            ("--batch-size", 4, "--accumulate", 2, "--microbatches", 8),
+            ("1 image per microbatch", "--microbatches"),
+        ),
+        (("--batch-size", 2, "--devices", 2), ("1 image per microbatch", "--devices")),
         (("--schedule", "cosin"), ("cosin", "did you mean 'cosine'", "epoch-cosine")),
         (("--precision", "bf61"), ("bf61", "did you mean 'bf16'", "O2")),
         (("--backend", "refrence"), ("refrence", "did you mean 'reference'")),

@@ -129,13 +129,15 @@ def test_two_ranks_and_other_numbers_of_them(
     outcome = command(*on_one, 1)
     assert outcome.code == 0, outcome.err
     assert "world size is 1 and was 2 since the checkpoint was written" in outcome.err
-    assert "in 2 lanes of 2, 2 per device" in outcome.out
+    assert "in 2 microbatches of 2, 2 per device" in outcome.out
     check_close(tmp_path / "on-one", tmp_path / "whole", 12)
     cut = ("--max-steps", 5)
-    assert command(*start, "--lanes", 2, "--run-dir", "one", *cut).code == 0
+    assert command(*start, "--microbatches", 2, "--run-dir", "one", *cut).code == 0
     outcome = process("train", "--resume", "one", *two)
     assert outcome.code == 0, outcome.err
     check_close(tmp_path / "one", tmp_path / "whole", 12)
-    # The groups of batch norms matter: one lane of 4 images has other statistics.
-    assert command(*start, "--run-dir", "one-lane", *cut).code == 0
-    assert losses(tmp_path / "one-lane") != pytest.approx(losses(tmp_path / "whole")[:5], rel=1e-3)
+    # The groups of batch norms matter: one microbatch of 4 images has other statistics.
+    assert command(*start, "--run-dir", "one-microbatch", *cut).code == 0
+    assert losses(tmp_path / "one-microbatch") != pytest.approx(
+        losses(tmp_path / "whole")[:5], rel=1e-3
+    )

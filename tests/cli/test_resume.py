@@ -93,7 +93,7 @@ def test_resume_reads_its_checkpoint_once(run: Path, tmp_path: Path, resume: str
         "directory": (run,),
         "auto": ("auto", "--run-dir", run),
         "checkpoint": (run / "checkpoints" / "step-00000006",),
-        "two ranks": (run, "--devices", 2, "--lanes", 2),
+        "two ranks": (run, "--devices", 2, "--microbatches", 2),
     }
     subprocess.run(
         [sys.executable, "-m", "shufflenet_fn_cli.main", "train", "--max-steps", "7", "--resume"]

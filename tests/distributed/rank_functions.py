@@ -56,7 +56,7 @@ class Report:
     gradients_against_one_process: float = -1.0
     statistics_against_one_process: float = -1.0
     metrics_against_one_process: float = -1.0
-    lanes_against_ranks: float = -1.0
+    microbatches_against_ranks: float = -1.0
     gradients_against_ddp: float | None = None
     statistics_against_rank0: float = -1.0
     gradients_in_rank0_mode: float = -1.0
@@ -121,8 +121,10 @@ def _compare_with_one_process(report: Report, world: World) -> None:
         metrics, tree_map(mean, *(one[1] for one in alone))
     )
     images, labels = examples(BATCH, dtype=DOUBLE)
-    lanes, _, _ = make_train_step(TINY, BARE, lanes=2)(state, Examples(images, labels), no_flags())
-    report.lanes_against_ranks = largest_difference(new, lanes)
+    microbatches, _, _ = make_train_step(TINY, BARE, microbatches=2)(
+        state, Examples(images, labels), no_flags()
+    )
+    report.microbatches_against_ranks = largest_difference(new, microbatches)
     # The two halves must differ, or a missing reduction would not show.
     assert largest_difference(alone[0][0].params, alone[1][0].params) > 1e-3
 

@@ -32,7 +32,7 @@ def test_metrics_are_the_mean_of_the_ranks(report: Report) -> None:
 
 
 def test_two_ranks_equal_two_microbatches(report: Report) -> None:
-    assert 0.0 <= report.lanes_against_ranks < 1e-6
+    assert 0.0 <= report.microbatches_against_ranks < 1e-6
 
 
 def test_gradients_are_those_of_distributed_data_parallel(report: Report) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.model.channel_order import in_order_of, to_logical, to_physical
+from shufflenet_fn.model.channel_order import in_order_of, to_canonical, to_permuted
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
 from shufflenet_fn.model.inference import fold
 from shufflenet_fn.model.network import apply
@@ -58,16 +58,16 @@ def test_round_trips_are_bit_exact(name: str) -> None:
     config = get_config(name, num_classes=3)
     state = state_of(config)
     with unchanged(state):
-        physical = to_physical(config, state)
-        assert_trees_equal(to_logical(config, physical), state)
-        assert_trees_equal(to_physical(config, to_logical(config, state)), state)
-    assert type(physical) is TrainState and type(physical.ema) is Variables
+        permuted = to_permuted(config, state)
+        assert_trees_equal(to_canonical(config, permuted), state)
+        assert_trees_equal(to_permuted(config, to_canonical(config, state)), state)
+    assert type(permuted) is TrainState and type(permuted.ema) is Variables
     for tree in (state.params, state.batch_stats, state.variables):
-        assert_trees_equal(to_logical(config, to_physical(config, tree)), tree)
+        assert_trees_equal(to_canonical(config, to_permuted(config, tree)), tree)
     # One conversion of the whole is the conversion of its parts.
     for part in ("params", "batch_stats", "opt_state", "ema"):
-        converted = to_physical(config, getattr(state, part))
-        assert_trees_equal(getattr(physical, part), converted)
+        converted = to_permuted(config, getattr(state, part))
+        assert_trees_equal(getattr(permuted, part), converted)
 
 
 def test_what_moves_is_what_reads_a_routed_map() -> None:
@@ -76,7 +76,7 @@ def test_what_moves_is_what_reads_a_routed_map() -> None:
     before = dict(tree_paths(variables))
     moved = {
         path.partition(".")[2]
-        for path, leaf in tree_paths(to_physical(TINY, variables))
+        for path, leaf in tree_paths(to_permuted(TINY, variables))
         if not torch.equal(leaf, before[path])
     }
     down = {
@@ -96,9 +96,9 @@ def test_what_moves_is_what_reads_a_routed_map() -> None:
 
 def test_what_does_not_move_is_shared() -> None:
     variables = tiny_variables()
-    physical = to_physical(TINY, variables)
+    permuted = to_permuted(TINY, variables)
     for path in (("conv1",), ("fc",), ("stage2", "0")):
-        kept, new = (get_path(tree.params, path) for tree in (variables, physical))
+        kept, new = (get_path(tree.params, path) for tree in (variables, permuted))
         assert all(a is b for a, b in zip(tree_leaves(kept), tree_leaves(new), strict=True))
 
 
@@ -116,8 +116,8 @@ def test_sgd_commutes_with_permutation(clip: bool, nesterov: bool) -> None:
         updates, new = optimizer.update(grads, opt_state, params, STEP)
         return apply_updates(params, updates), new
 
-    expected = to_physical(TINY, updated(params, grads, opt_state))
-    found = updated(*to_physical(TINY, (params, grads, opt_state)))
+    expected = to_permuted(TINY, updated(params, grads, opt_state))
+    found = updated(*to_permuted(TINY, (params, grads, opt_state)))
     if clip:  # the norm is a sum over channels, which rounds differently in another order
         assert_trees_close(found, expected, rtol=1e-5, atol=1e-6)
     else:
@@ -126,13 +126,13 @@ def test_sgd_commutes_with_permutation(clip: bool, nesterov: bool) -> None:
 
 def test_averages_commute_with_permutation() -> None:
     average, variables = tiny_variables(1), tiny_variables(2)
-    expected = to_physical(TINY, update_ema(average, variables, decay=0.9))
-    found = update_ema(*to_physical(TINY, (average, variables)), decay=0.9)
+    expected = to_permuted(TINY, update_ema(average, variables, decay=0.9))
+    found = update_ema(*to_permuted(TINY, (average, variables)), decay=0.9)
     assert_trees_equal(found, expected)
 
 
-def test_training_in_physical_order_is_training() -> None:
-    """Three steps with everything on, against the reference in logical order."""
+def test_training_in_permuted_order_is_training() -> None:
+    """Three steps with everything on, against the reference in canonical order."""
     optimizer = chain(
         clip_by_global_norm(0.5), sgd(constant(0.01), momentum=0.9, weight_decay=1e-3)
     )
@@ -141,12 +141,12 @@ def test_training_in_physical_order_is_training() -> None:
     for backend in (REFERENCE, ROUTED):
         state, computing = in_order_of(TINY, start, backend)
         step = make_train_step(
-            TINY, optimizer, backend=computing, ema_decay=0.9, lanes=2, label_smoothing=0.1
+            TINY, optimizer, backend=computing, ema_decay=0.9, microbatches=2, label_smoothing=0.1
         )
         for seed in range(3):
             batch = Examples(*examples(8, seed=seed, dtype=DOUBLE))
             state, _, _ = step(state, batch, no_flags())
-        results.append(to_logical(TINY, state) if backend is ROUTED else state)
+        results.append(to_canonical(TINY, state) if backend is ROUTED else state)
     expected, found = results
     assert int(found.step) == 3
     assert_close_to_scale(found._replace(step=STEP), expected._replace(step=STEP), 1e-9)
@@ -166,20 +166,20 @@ def test_named_backend_trains_a_plain_state() -> None:
 def test_a_stacked_ensemble() -> None:
     members = [tiny_variables(seed) for seed in range(3)]
     stacked = tree_map(lambda *a: torch.stack(a), *members)
-    expected = tree_map(lambda *a: torch.stack(a), *(to_physical(TINY, m) for m in members))
-    assert_trees_equal(to_physical(TINY, stacked), expected)
-    assert_trees_equal(to_logical(TINY, expected), stacked)
+    expected = tree_map(lambda *a: torch.stack(a), *(to_permuted(TINY, m) for m in members))
+    assert_trees_equal(to_permuted(TINY, stacked), expected)
+    assert_trees_equal(to_canonical(TINY, expected), stacked)
 
 
 def test_conversion_is_differentiable() -> None:
     variables = tiny_variables(dtype=DOUBLE)
     images, _ = examples(2, dtype=DOUBLE)
-    twin = ROUTED.physical
+    twin = ROUTED.permuted
     assert twin is not None
 
     def through(params: Any) -> torch.Tensor:
-        physical = to_physical(TINY, variables._replace(params=params))
-        return apply(TINY, physical, images, backend=twin)[0].square().sum()
+        permuted = to_permuted(TINY, variables._replace(params=params))
+        return apply(TINY, permuted, images, backend=twin)[0].square().sum()
 
     def directly(params: Any) -> torch.Tensor:
         return apply(TINY, variables._replace(params=params), images)[0].square().sum()
@@ -192,17 +192,17 @@ def test_in_order_of_keeps_trees_without_a_twin() -> None:
     variables = tiny_variables()
     same, backend = in_order_of(TINY, variables, REFERENCE)
     assert same is variables and backend is REFERENCE
-    physical, twin = in_order_of(TINY, variables, ROUTED)
-    assert twin is ROUTED.physical
-    assert_trees_equal(physical, to_physical(TINY, variables))
+    permuted, twin = in_order_of(TINY, variables, ROUTED)
+    assert twin is ROUTED.permuted
+    assert_trees_equal(permuted, to_permuted(TINY, variables))
 
 
 def test_a_tree_of_another_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match=r"stage2\.1\.branch2\.pw1\.conv\.weight.*58 channels"):
-        to_physical(get_config("x1_0"), init(get_config("x0_5"), generator()))
+        to_permuted(get_config("x1_0"), init(get_config("x0_5"), generator()))
 
 
-@pytest.mark.parametrize("convert", [to_physical, to_logical])
+@pytest.mark.parametrize("convert", [to_permuted, to_canonical])
 def test_a_part_of_a_tree_is_refused(convert: Any) -> None:
     with pytest.raises(ValueError, match="whole trees"):
         convert(TINY, tiny_variables().params["stage3"])
@@ -211,4 +211,4 @@ def test_a_part_of_a_tree_is_refused(convert: Any) -> None:
 def test_folded_parameters_are_refused() -> None:
     folded = fold(TINY, tiny_variables(), backend=ROUTED)
     with pytest.raises(ValueError, match=r"folded parameter.*Permute the Variables, then fold"):
-        to_logical(TINY, folded)
+        to_canonical(TINY, folded)

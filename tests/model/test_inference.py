@@ -149,7 +149,7 @@ def test_folded_parameters_are_a_pytree() -> None:
     params = fold(TINY, tiny_variables(), backend=get_backend("routed"))
     doubled = tree_map(lambda leaf: 2 * leaf, params)
     assert isinstance(doubled, InferenceParams)
-    assert doubled.physical
+    assert doubled.permuted
     assert len(tree_leaves(params)) == 2 * len(list(conv_layers(TINY))) + 2
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ascend_emulator.pytest_plugin import OnEmulator
-from shufflenet_fn.model.channel_order import in_order_of, to_logical
+from shufflenet_fn.model.channel_order import in_order_of, to_canonical
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
@@ -67,7 +67,7 @@ def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) ->
     state = unflatten_state(state)
     logits, _ = apply(TINY, state.variables, images, backend=computing)
     if computing is not get_backend(backend):
-        state = to_logical(TINY, state)
+        state = to_canonical(TINY, state)
     stats = torch.cat([leaf.flatten() for leaf in tree_leaves(state.batch_stats)])
     return [tensor.detach().double().cpu() for tensor in (stats, logits)]
 

@@ -117,7 +117,10 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
     ("on_npus", "on_cpu"),
     [
         (("--devices", 1, "--batch-size", 24), ("--devices", 1, "--batch-size", 24)),
-        (("--devices", 2, "--batch-size", 24), ("--devices", 1, "--batch-size", 24, "--lanes", 2)),
+        (
+            ("--devices", 2, "--batch-size", 24),
+            ("--devices", 1, "--batch-size", 24, "--microbatches", 2),
+        ),
         # Eight parts of one batch, one after the other, in place of eight processes.
         pytest.param(
             ("--devices", 8, "--batch-size", 24),

@@ -43,7 +43,7 @@ def in_place(batch: Batch) -> Examples:
 @pytest.mark.parametrize("name", ["reference", "routed", "cpu"])
 def test_scores_are_those_of_apply(name: str, precision: str) -> None:
     policy, prepare = get_policy(precision), build_prepare(torch.channels_last, CPU)
-    # As a training run has it: the state in physical order, and the twin that takes that.
+    # As a training run has it: the state in permuted order, and the twin that takes that.
     variables, backend = in_order_of(TINY, tiny_variables(), get_backend(name))
     predictor = build_predictor(TINY, backend=backend, policy=policy, prepare=prepare)
     scores = evaluate(predictor(variables), batches(), feed=in_place, world=World())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.config.derived import lanes_of, lanes_per_device
+from shufflenet_fn.config.derived import microbatches_of, microbatches_per_device
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.fingerprint import compare
@@ -61,12 +61,14 @@ def manifest(**values: Any) -> dict[str, Any]:
 
 def test_microbatches_and_threads_are_pinned_unless_given() -> None:
     kept, notes = pin_choices(resolved(), manifest(), {})
-    assert (kept.settings.lanes, kept.settings.threads) == (4, 3)
-    assert kept.origin == {"lanes": KEPT, "threads": KEPT} and len(notes) == 2
-    kept, _ = pin_choices(resolved(lanes=8, threads=1), manifest(), {"lanes": 8, "threads": 1})
-    assert (kept.settings.lanes, kept.settings.threads) == (8, 1)
-    kept, _ = pin_choices(resolved(lanes=4, accumulate=3), manifest(), {"accumulate": 3})
-    assert kept.settings.lanes is None
+    assert (kept.settings.microbatches, kept.settings.threads) == (4, 3)
+    assert kept.origin == {"microbatches": KEPT, "threads": KEPT} and len(notes) == 2
+    kept, _ = pin_choices(
+        resolved(microbatches=8, threads=1), manifest(), {"microbatches": 8, "threads": 1}
+    )
+    assert (kept.settings.microbatches, kept.settings.threads) == (8, 1)
+    kept, _ = pin_choices(resolved(microbatches=4, accumulate=3), manifest(), {"accumulate": 3})
+    assert kept.settings.microbatches is None
 
 
 def test_the_accumulation_of_the_originals_switch_is_kept() -> None:
@@ -84,13 +86,20 @@ def test_auto_backend_is_pinned_on_same_device() -> None:
 
 
 def test_microbatches_split_over_any_divisor_of_devices() -> None:
-    settings = TrainSettings(batch_size=48, lanes=12)
-    assert [lanes_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
-    with pytest.raises(UsageError, match=r"may be one of: 1, 2, 3, 4, 6, 12\. .*--lanes 15"):
-        lanes_of(settings, 5)
-    with pytest.raises(UsageError, match="does not divide into 7 lanes"):
-        lanes_of(TrainSettings(batch_size=48, lanes=7), 1)
-    assert lanes_of(TrainSettings(batch_size=48, accumulate=3), 4) == 12
+    settings = TrainSettings(batch_size=48, microbatches=12)
+    assert [microbatches_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [
+        12,
+        6,
+        4,
+        3,
+        2,
+        1,
+    ]
+    with pytest.raises(UsageError, match=r"may be one of: 1, 2, 3, 4, 6, 12\. .*--microbatches 15"):
+        microbatches_of(settings, 5)
+    with pytest.raises(UsageError, match="does not divide into 7 microbatches"):
+        microbatches_of(TrainSettings(batch_size=48, microbatches=7), 1)
+    assert microbatches_of(TrainSettings(batch_size=48, accumulate=3), 4) == 12
 
 
 def test_unsuitable_pinned_threads_are_reported() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.config.derived import eval_resize, global_batch, lanes_per_device
+from shufflenet_fn.config.derived import eval_resize, global_batch, microbatches_per_device
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import checked, read_config_file, resolve
@@ -192,11 +192,11 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_benchmark_accumulates_as_the_original_does() -> None:
     settings = TrainSettings(batch_size=1024, benchmark=1)
-    assert lanes_per_device(settings, world_size=8) == 16
+    assert microbatches_per_device(settings, world_size=8) == 16
     assert global_batch(settings, world_size=8) == 16384
     # The original divides by zero where a device's batch is over 2048.
-    assert lanes_per_device(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
-    assert lanes_per_device(TrainSettings(accumulate=3), world_size=1) == 3
+    assert microbatches_per_device(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
+    assert microbatches_per_device(TrainSettings(accumulate=3), world_size=1) == 3
 
 
 def test_short_architecture_names_are_completed() -> None:

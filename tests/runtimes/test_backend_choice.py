@@ -168,5 +168,5 @@ def test_a_run_is_planned_with_the_measured_backend(chip: Chip, image_folder: Pa
     assert plan.backend == "native"
     assert any("backend native" in note and str(path) in note for note in plan.notes)
     assert plan.settings.backend == "auto"  # a resume on another device chooses anew
-    assert planned(lanes=4).backend == ESTIMATED
+    assert planned(microbatches=4).backend == ESTIMATED
     assert planned(batch_size=4).backend == ESTIMATED

@@ -37,7 +37,7 @@ def states(
     scaling: LossScaling,
     clip: float | None,
     gradients: Gradients,
-    lanes: int = 1,
+    microbatches: int = 1,
     decay: DecayFilter = decay_all,
     **options: Any,
 ) -> list[tuple[TrainState, Metrics, Flags]]:
@@ -51,7 +51,7 @@ def states(
         loss_scaling=scaling,
         ema_decay=0.9,
         gradients=gradients,
-        lanes=lanes,
+        microbatches=microbatches,
         label_smoothing=0.1,
         **options,
     )
@@ -67,12 +67,14 @@ def states(
 
 
 @pytest.mark.parametrize("gradients", [grads_by_engine, grads_by_func])
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "O2"])
-def test_a_step_computes_the_same_bits(precision: str, lanes: int, gradients: Gradients) -> None:
+def test_a_step_computes_the_same_bits(
+    precision: str, microbatches: int, gradients: Gradients
+) -> None:
     scaling = LossScaling("static", initial=64.0) if precision == "O2" else LossScaling()
     (plain, metrics, flags), (flat, metrics2, flags2) = states(
-        scaling, None, gradients, lanes, policy=get_policy(precision)
+        scaling, None, gradients, microbatches, policy=get_policy(precision)
     )
     assert isinstance(flat.params, Flat)
     assert all(isinstance(buffer, Tensor) and buffer.ndim == 1 for buffer in flat.params.buffers)

@@ -72,7 +72,7 @@ def test_full_weight_on_own_label_is_unmixed() -> None:
 def test_microbatch_step_averages_over_parts() -> None:
     batch, state = mixed(8), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
     assert isinstance(batch.mix, Mix)
-    new, _, _ = make_train_step(TINY, BARE, lanes=2)(state, batch, no_flags())
+    new, _, _ = make_train_step(TINY, BARE, microbatches=2)(state, batch, no_flags())
     parts = zip(
         batch.images.chunk(2), batch.labels.chunk(2), batch.mix.partners.chunk(2), strict=True
     )

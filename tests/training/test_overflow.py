@@ -49,7 +49,7 @@ def step_with(register: Register, scaling: LossScaling, *, overflows: bool, rank
         TINY,
         optimizer,
         loss_scaling=scaling,
-        lanes=2,
+        microbatches=2,
         prepare=prepare,
         reduce=reduce,
         overflow=register.overflow_flag(),

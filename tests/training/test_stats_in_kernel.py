@@ -25,7 +25,7 @@ from tests.model.support import (
 )
 
 
-def two_steps(backend: str, *, size: int = 8, lanes: int = 1, in_kernel: bool) -> Any:
+def two_steps(backend: str, *, size: int = 8, microbatches: int = 1, in_kernel: bool) -> Any:
     optimizer = sgd(constant(0.05), momentum=0.9)
     state, computing = in_order_of(
         TINY,
@@ -37,7 +37,7 @@ def two_steps(backend: str, *, size: int = 8, lanes: int = 1, in_kernel: bool) -
         optimizer,
         backend=computing,
         gradients=grads_by_engine,
-        lanes=lanes,
+        microbatches=microbatches,
         stats_in_kernel=in_kernel,
     )
     state = flatten_state(state)
@@ -49,9 +49,11 @@ def two_steps(backend: str, *, size: int = 8, lanes: int = 1, in_kernel: bool) -
 
 
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "routed"])
-@pytest.mark.parametrize("lanes", [1, 2])
-def test_kernels_and_moments_give_the_same_statistics(backend: str, lanes: int) -> None:
-    ours, wanted = (two_steps(backend, lanes=lanes, in_kernel=flag) for flag in (True, False))
+@pytest.mark.parametrize("microbatches", [1, 2])
+def test_kernels_and_moments_give_the_same_statistics(backend: str, microbatches: int) -> None:
+    ours, wanted = (
+        two_steps(backend, microbatches=microbatches, in_kernel=flag) for flag in (True, False)
+    )
     assert_trees_close(ours, wanted, rtol=1e-12, atol=1e-12)
 
 

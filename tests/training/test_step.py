@@ -112,19 +112,19 @@ def test_label_smoothing_enters_loss_and_gradients(smoothing: float) -> None:
     torch.testing.assert_close(metrics.loss, loss.float())
 
 
-@pytest.mark.parametrize("lanes", [2, 4])
-def test_microbatch_step_averages_over_parts(lanes: int) -> None:
+@pytest.mark.parametrize("microbatches", [2, 4])
+def test_microbatch_step_averages_over_parts(microbatches: int) -> None:
     variables = tiny_variables(dtype=DOUBLE)
     images, labels = examples(8, dtype=DOUBLE)
     state = create_train_state(variables, BARE)
-    new, metrics, _ = make_train_step(TINY, BARE, lanes=lanes)(
+    new, metrics, _ = make_train_step(TINY, BARE, microbatches=microbatches)(
         state, Examples(images, labels), no_flags()
     )
 
     single = make_train_step(TINY, BARE)
     parts = [
         single(state, Examples(*part), no_flags())
-        for part in zip(images.chunk(lanes), labels.chunk(lanes), strict=True)
+        for part in zip(images.chunk(microbatches), labels.chunk(microbatches), strict=True)
     ]
 
     def mean(*leaves: Tensor) -> Tensor:
@@ -134,26 +134,31 @@ def test_microbatch_step_averages_over_parts(lanes: int) -> None:
     expected = tree_map(mean, *(part[0].batch_stats for part in parts))
     assert_trees_close(new.batch_stats, expected, rtol=1e-12, atol=1e-14)
     assert_trees_close(metrics, tree_map(mean, *(p[1] for p in parts)), rtol=1e-6, atol=0.0)
-    # Each lane normalises on its own, so this is not what the whole batch gives.
+    # Each microbatch normalises on its own, so this is not what the whole batch gives.
     whole, _, _ = single(state, Examples(images, labels), no_flags())
     assert not torch.allclose(whole.params["fc"]["weight"], new.params["fc"]["weight"])
     assert new.step.item() == 1
 
 
 def test_a_batch_that_cannot_be_cut_is_refused() -> None:
-    step = make_train_step(TINY, BARE, lanes=3)
+    step = make_train_step(TINY, BARE, microbatches=3)
     state = create_train_state(tiny_variables(), BARE)
-    with pytest.raises(ValueError, match="8 samples cannot be cut in 3 equal lanes"):
+    with pytest.raises(ValueError, match="8 samples cannot be cut in 3 equal microbatches"):
         step(state, Examples(*examples(8)), no_flags())
 
 
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("kind", ["none", "static", "dynamic"])
-def test_a_step_changes_nothing_that_it_is_given(lanes: int, kind: str) -> None:
+def test_a_step_changes_nothing_that_it_is_given(microbatches: int, kind: str) -> None:
     scaling = LossScaling(kind)
     optimizer = full_optimizer()
     step = make_train_step(
-        TINY, optimizer, lanes=lanes, loss_scaling=scaling, ema_decay=0.9, label_smoothing=0.1
+        TINY,
+        optimizer,
+        microbatches=microbatches,
+        loss_scaling=scaling,
+        ema_decay=0.9,
+        label_smoothing=0.1,
     )
     state = create_train_state(tiny_variables(), optimizer, loss_scaling=scaling, ema=True)
     state, _, _ = step(state, Examples(*examples(4)), no_flags())
@@ -233,11 +238,11 @@ def test_prepare_is_called_with_each_microbatch() -> None:
     images = (torch.rand(4, 3, 32, 32) * 255).to(torch.uint8)
     labels = torch.tensor([0, 1, 2, 3])
     state = create_train_state(tiny_variables(), BARE)
-    raw, _, _ = make_train_step(TINY, BARE, lanes=2, prepare=prepare)(
+    raw, _, _ = make_train_step(TINY, BARE, microbatches=2, prepare=prepare)(
         state, Examples(images, labels), no_flags()
     )
     assert seen == [(torch.uint8, 2), (torch.uint8, 2)]
-    ready, _, _ = make_train_step(TINY, BARE, lanes=2)(
+    ready, _, _ = make_train_step(TINY, BARE, microbatches=2)(
         state, Examples(prepare(images), labels), no_flags()
     )
     assert_trees_equal(raw, ready)

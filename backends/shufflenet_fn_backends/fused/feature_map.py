@@ -44,7 +44,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class FeatureMap:
-    """Parts in sequence, and the logical order of their channels."""
+    """Parts in sequence, and the canonical order of their channels."""
 
     parts: tuple[Part, ...]
     layout: routing.Layout
@@ -61,7 +61,7 @@ class FeatureMap:
 
 
 def single(part: Part) -> FeatureMap:
-    """Return a feature map of one part in logical order."""
+    """Return a feature map of one part in canonical order."""
     return FeatureMap((part,), routing.natural(part.z.shape[1]))
 
 

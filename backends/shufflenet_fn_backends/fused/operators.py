@@ -34,7 +34,7 @@ from shufflenet_fn_backends.fused.memory import (
 class Pointwise(Operator):
     """1x1 convolution. Tensors: weight (O, C, 1, 1) float32, order (C,) int64 or empty, then the parts.
 
-    Physical input channel k is multiplied by column ``order[k]`` of the weight. An empty order is the natural
+    Permuted input channel k is multiplied by column ``order[k]`` of the weight. An empty order is the natural
     one.
     """
 

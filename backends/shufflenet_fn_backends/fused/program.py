@@ -19,7 +19,7 @@ from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.fused.library import kernels
 from shufflenet_fn_backends.fused.memory import Fields, address, fields, vector
 from shufflenet_fn_backends.primitives import Backend
-from shufflenet_fn_backends.routed_map import permuted
+from shufflenet_fn_backends.routed_map import reordered
 
 _STEM, _POOL, _POINTWISE, _DEPTHWISE, _MEAN = range(5)
 _NO_BUFFER = -1
@@ -59,10 +59,10 @@ class _Step(NamedTuple):
 class _Recorder:
     """A backend whose primitives record their calls."""
 
-    def __init__(self, physical: bool) -> None:
+    def __init__(self, permuted: bool) -> None:
         self.steps: list[_Step] = []
         self.buffers: list[int] = []  # elements
-        self._physical = physical
+        self._permuted = permuted
 
     def backend(self) -> Backend[_Map]:
         return Backend(
@@ -95,11 +95,11 @@ class _Recorder:
             return self._convolved(_STEM, x, weight, bias, 2, relu)
         order = x.layout.order
         if (kernel, stride, padding, groups) == ((1, 1), 1, 0, 1):
-            packed = _packed(weight if self._physical else permuted(weight, order, 1))
+            packed = _packed(weight if self._permuted else reordered(weight, order, 1))
             return self._convolved(_POINTWISE, x, packed, bias, 1, relu, out=weight.shape[0])
         if (kernel, padding, groups) == ((3, 3), 1, channels) and stride in (1, 2):
-            if not self._physical:
-                weight, bias = permuted(weight, order).contiguous(), permuted(bias, order)
+            if not self._permuted:
+                weight, bias = reordered(weight, order).contiguous(), reordered(bias, order)
             y = self._convolved(_DEPTHWISE, x, weight, bias, stride, relu)
             return _Map(y.parts, routing.Layout((channels,), order), y.height, y.width)
         raise NotImplementedError(f"no kernel for a {kernel} convolution with {groups} groups")
@@ -142,12 +142,12 @@ class _Recorder:
 
 
 def record(
-    body: Callable[[Backend[Any], Any], Any], images: Tensor, *, physical: bool
+    body: Callable[[Backend[Any], Any], Any], images: Tensor, *, permuted: bool
 ) -> Callable[[Tensor], Tensor]:
-    """Record ``body``: see ``primitives.Program``. ``physical``: whether its parameters are in that order."""
+    """Record ``body``: see ``primitives.Program``. ``permuted``: whether its parameters are in that order."""
     address(images)
     _, channels, height, width = images.shape
-    recorder = _Recorder(physical)
+    recorder = _Recorder(permuted)
     source = _Range(_NO_BUFFER, 0, channels, channels)
     last = body(recorder.backend(), _Map((source,), routing.natural(channels), height, width))
     recorder.mean(last)
@@ -208,7 +208,7 @@ class _Recorded:
                 self._arena_size,
                 threads,
             )
-        return permuted(features, self._order, 1)
+        return reordered(features, self._order, 1)
 
 
 def _arena(recorder: _Recorder) -> tuple[list[int], int]:

@@ -2,8 +2,8 @@
 
 A backend that routes channels (``Backend.permuted`` is not ``None``) reads the parameters of layers after a
 split or shuffle in a permuted order. ``to_permuted`` and ``to_canonical`` permute a whole tree. They are
-exact inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages) commute with
-them.
+exact inverses of each other. Training rules that treat all channels alike (SGD, clipping, averages) commute
+with them.
 """
 
 from __future__ import annotations

@@ -75,8 +75,8 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--preset", "ascend-8"), ("ascend-8", "did you mean 'ascend-8p'", "demo")),
         (("--batch-size", 1), ("1 image per microbatch", "--batch-size 2", "--image-size 33")),
         (
-            ("--batch-size", 4, "--accumulate", 2, "--microbatches", 8),
-            ("1 image per microbatch", "--microbatches"),
+            ("--batch-size", 4, "--accumulate", 2, "--lanes", 8),
+            ("1 image per microbatch", "fewer --microbatches"),
         ),
         (("--batch-size", 2, "--devices", 2), ("1 image per microbatch", "--devices")),
         (("--schedule", "cosin"), ("cosin", "did you mean 'cosine'", "epoch-cosine")),

@@ -16,9 +16,8 @@ dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
@@ -54,22 +53,29 @@ def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) ->
     return Routed(tuple(pooled), x.layout)
 
 
-def _physical_conv(function: Callable[..., Tensor]) -> Callable[..., Routed]:
-    def conv(
-        x: Routed | Tensor, weight: Tensor, *bias: Tensor, groups: int, **options: Any
-    ) -> Routed:
-        tensor, order = _conv_operands(x, weight, groups)
-        return one_part(function(tensor, weight, *bias, groups=groups, **options), order)
-
-    return conv
+def _physical_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d(tensor, weight, stride=stride, padding=padding, groups=groups)
+    return one_part(y, order)
 
 
-def _physical_norm(function: Callable[..., Tensor]) -> Callable[..., Routed]:
-    def norm(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
-        x = routed(x)
-        return one_part(function(concatenated(x), *parameters, **options), x.layout.order)
-
-    return norm
+def _physical_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d_bias(
+        tensor, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
+    return one_part(y, order)
 
 
 def _physical_batch_norm_train(
@@ -80,14 +86,70 @@ def _physical_batch_norm_train(
     return one_part(y, x.layout.order), moments
 
 
-def _logical_conv(
-    x: Routed | Tensor, weight: Tensor, *bias: Tensor, groups: int, **options: Any
+def _physical_batch_norm_update_(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+    relu: bool,
 ) -> Routed:
     x = routed(x)
-    order = _output_order(x, weight, groups)
-    bias = tuple(permuted(parameter, order) for parameter in bias)
-    conv = _PHYSICAL.conv2d_bias if bias else _PHYSICAL.conv2d
-    return conv(x, _physical_weight(x, weight, groups), *bias, groups=groups, **options)
+    y = reference.batch_norm_update_(
+        concatenated(x),
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum=momentum,
+        eps=eps,
+        relu=relu,
+    )
+    return one_part(y, x.layout.order)
+
+
+def _physical_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    y = reference.batch_norm_eval(concatenated(x), weight, bias, mean, var, eps=eps, relu=relu)
+    return one_part(y, x.layout.order)
+
+
+def _logical_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    x = routed(x)
+    weight = _physical_weight(x, weight, groups)
+    return _physical_conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+
+
+def _logical_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    bias = permuted(bias, _output_order(x, weight, groups))
+    weight = _physical_weight(x, weight, groups)
+    return _physical_conv2d_bias(
+        x, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
 
 
 def _logical_batch_norm_train(
@@ -103,10 +165,21 @@ def _logical_batch_norm_train(
     return y, replace(moments, mean=mean, saved=saved)
 
 
-def _logical_batch_norm_eval(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
+def _logical_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
     x = routed(x)
-    of_order = (permuted(parameter, x.layout.order) for parameter in parameters)
-    return _PHYSICAL.batch_norm_eval(x, *of_order, **options)
+    weight, bias, mean, var = (
+        permuted(parameter, x.layout.order) for parameter in (weight, bias, mean, var)
+    )
+    return _physical_batch_norm_eval(x, weight, bias, mean, var, eps=eps, relu=relu)
 
 
 def _is_depthwise(x: Routed, weight: Tensor, groups: int) -> bool:
@@ -138,11 +211,11 @@ def _physical_weight(x: Routed, weight: Tensor, groups: int) -> Tensor:
 
 _PHYSICAL: Final[Backend[Routed]] = Backend(
     name="routed",
-    conv2d=_physical_conv(reference.conv2d),
-    conv2d_bias=_physical_conv(reference.conv2d_bias),
+    conv2d=_physical_conv2d,
+    conv2d_bias=_physical_conv2d_bias,
     batch_norm_train=_physical_batch_norm_train,
-    batch_norm_eval=_physical_norm(reference.batch_norm_eval),
-    batch_norm_update_=_physical_norm(reference.batch_norm_update_),
+    batch_norm_eval=_physical_batch_norm_eval,
+    batch_norm_update_=_physical_batch_norm_update_,
     max_pool2d=max_pool2d,
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,
@@ -152,8 +225,8 @@ _PHYSICAL: Final[Backend[Routed]] = Backend(
 
 BACKEND: Final[Backend[Routed]] = replace(
     _PHYSICAL,
-    conv2d=_logical_conv,
-    conv2d_bias=_logical_conv,
+    conv2d=_logical_conv2d,
+    conv2d_bias=_logical_conv2d_bias,
     batch_norm_train=_logical_batch_norm_train,
     batch_norm_eval=_logical_batch_norm_eval,
     batch_norm_update_=None,

@@ -27,9 +27,9 @@ from shufflenet_fn_backends import routed
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed_map import Routed
 
-_PHYSICAL: Final = routed.BACKEND.permuted
-assert _PHYSICAL is not None
+_PERMUTED: Final = routed.BACKEND.permuted
+assert _PERMUTED is not None
 
 BACKEND: Final[Backend[Routed]] = replace(
-    routed.BACKEND, name="npu", permuted=replace(_PHYSICAL, name="npu")
+    routed.BACKEND, name="npu", permuted=replace(_PERMUTED, name="npu")
 )

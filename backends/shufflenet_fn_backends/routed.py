@@ -6,7 +6,7 @@ channels, and permutes the input axis of its weight to their order. Depthwise co
 work in the order of their input, with their parameters in that order.
 
 ``BACKEND`` takes and returns parameters, moments and gradients in canonical order, and permutes them in each
-call. The variant ``BACKEND.permuted`` takes and returns them in permuted order and permutes nothing.
+call. Its twin ``BACKEND.permuted`` takes and returns them in permuted order and permutes nothing.
 ``shufflenet_fn.model.channel_order`` converts whole trees between the two orders.
 
 The backend uses plain torch operations only. It is differentiable any number of times in both modes, and
@@ -16,9 +16,8 @@ dtype.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
 from torch import Tensor
 
@@ -39,7 +38,7 @@ from shufflenet_fn_backends.routed_map import (
 
 
 def shared(x: Routed) -> Routed:
-    """Return ``x`` as one part, so that it is concatenated once and not by each of its readers."""
+    """Return ``x`` in one part, so that several readers need not each concatenate it."""
     if len(x.parts) == 1:
         return x
     return one_part(concatenated(x), x.layout.order)
@@ -54,22 +53,29 @@ def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) ->
     return Routed(tuple(pooled), x.layout)
 
 
-def _physical_conv(function: Callable[..., Tensor]) -> Callable[..., Routed]:
-    def conv(
-        x: Routed | Tensor, weight: Tensor, *bias: Tensor, groups: int, **options: Any
-    ) -> Routed:
-        tensor, order = _conv_operands(x, weight, groups)
-        return one_part(function(tensor, weight, *bias, groups=groups, **options), order)
-
-    return conv
+def _permuted_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d(tensor, weight, stride=stride, padding=padding, groups=groups)
+    return one_part(y, order)
 
 
-def _physical_norm(function: Callable[..., Tensor]) -> Callable[..., Routed]:
-    def norm(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
-        x = routed(x)
-        return one_part(function(concatenated(x), *parameters, **options), x.layout.order)
-
-    return norm
+def _permuted_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    tensor, order = _conv_operands(x, weight, groups)
+    y = reference.conv2d_bias(
+        tensor, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
+    return one_part(y, order)
 
 
 def _permuted_batch_norm_train(
@@ -80,14 +86,70 @@ def _permuted_batch_norm_train(
     return one_part(y, x.layout.order), moments
 
 
-def _logical_conv(
-    x: Routed | Tensor, weight: Tensor, *bias: Tensor, groups: int, **options: Any
+def _permuted_batch_norm_update_(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    *,
+    momentum: float,
+    eps: float,
+    relu: bool,
 ) -> Routed:
     x = routed(x)
-    order = _output_order(x, weight, groups)
-    bias = tuple(reordered(parameter, order) for parameter in bias)
-    conv = _PHYSICAL.conv2d_bias if bias else _PHYSICAL.conv2d
-    return conv(x, _permuted_weight(x, weight, groups), *bias, groups=groups, **options)
+    y = reference.batch_norm_update_(
+        concatenated(x),
+        weight,
+        bias,
+        running_mean,
+        running_var,
+        momentum=momentum,
+        eps=eps,
+        relu=relu,
+    )
+    return one_part(y, x.layout.order)
+
+
+def _permuted_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    y = reference.batch_norm_eval(concatenated(x), weight, bias, mean, var, eps=eps, relu=relu)
+    return one_part(y, x.layout.order)
+
+
+def _canonical_conv2d(
+    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
+) -> Routed:
+    x = routed(x)
+    weight = _permuted_weight(x, weight, groups)
+    return _permuted_conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+
+
+def _canonical_conv2d_bias(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
+) -> Routed:
+    x = routed(x)
+    bias = reordered(bias, _output_order(x, weight, groups))
+    weight = _permuted_weight(x, weight, groups)
+    return _permuted_conv2d_bias(
+        x, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
+    )
 
 
 def _canonical_batch_norm_train(
@@ -103,10 +165,21 @@ def _canonical_batch_norm_train(
     return y, replace(moments, mean=mean, saved=saved)
 
 
-def _canonical_batch_norm_eval(x: Routed | Tensor, *parameters: Tensor, **options: Any) -> Routed:
+def _canonical_batch_norm_eval(
+    x: Routed | Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    *,
+    eps: float,
+    relu: bool,
+) -> Routed:
     x = routed(x)
-    of_order = (reordered(parameter, x.layout.order) for parameter in parameters)
-    return _PHYSICAL.batch_norm_eval(x, *of_order, **options)
+    weight, bias, mean, var = (
+        reordered(parameter, x.layout.order) for parameter in (weight, bias, mean, var)
+    )
+    return _permuted_batch_norm_eval(x, weight, bias, mean, var, eps=eps, relu=relu)
 
 
 def _is_depthwise(x: Routed, weight: Tensor, groups: int) -> bool:
@@ -136,13 +209,13 @@ def _permuted_weight(x: Routed, weight: Tensor, groups: int) -> Tensor:
     return reordered(weight, x.layout.order) if _is_depthwise(x, weight, groups) else weight
 
 
-_PHYSICAL: Final[Backend[Routed]] = Backend(
+_PERMUTED: Final[Backend[Routed]] = Backend(
     name="routed",
-    conv2d=_physical_conv(reference.conv2d),
-    conv2d_bias=_physical_conv(reference.conv2d_bias),
+    conv2d=_permuted_conv2d,
+    conv2d_bias=_permuted_conv2d_bias,
     batch_norm_train=_permuted_batch_norm_train,
-    batch_norm_eval=_physical_norm(reference.batch_norm_eval),
-    batch_norm_update_=_physical_norm(reference.batch_norm_update_),
+    batch_norm_eval=_permuted_batch_norm_eval,
+    batch_norm_update_=_permuted_batch_norm_update_,
     max_pool2d=max_pool2d,
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,
@@ -151,11 +224,11 @@ _PHYSICAL: Final[Backend[Routed]] = Backend(
 )
 
 BACKEND: Final[Backend[Routed]] = replace(
-    _PHYSICAL,
-    conv2d=_logical_conv,
-    conv2d_bias=_logical_conv,
+    _PERMUTED,
+    conv2d=_canonical_conv2d,
+    conv2d_bias=_canonical_conv2d_bias,
     batch_norm_train=_canonical_batch_norm_train,
     batch_norm_eval=_canonical_batch_norm_eval,
     batch_norm_update_=None,
-    permuted=_PHYSICAL,
+    permuted=_PERMUTED,
 )

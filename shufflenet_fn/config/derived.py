@@ -68,10 +68,10 @@ def microbatches_of(settings: TrainSettings, world_size: int) -> int:
     if microbatches % world_size:
         allowed = ", ".join(map(str, _divisors(microbatches)))
         raise UsageError(
-            f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A "
-            f"global batch of this run is computed in {microbatches} microbatches, each with batch-norm "
-            f"statistics of its own, as at its first start. The number of devices over all machines may be one of: {allowed}. Or change what is computed "
-            f"with --microbatches {_next_multiple(microbatches, world_size)}."
+            f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch of "
+            f"this run is computed in {microbatches} parts, each with its own batch-norm statistics, as at its "
+            f"first start. The number of devices over all machines may be one of: {allowed}. Or change what is "
+            f"computed with --microbatches {_next_multiple(microbatches, world_size)}."
         )
     return microbatches
 
@@ -91,9 +91,9 @@ def check_values(images: int, settings: TrainSettings) -> None:
     if fewest_values(images, size, size) > 1:
         return
     raise UsageError(
-        f"--batch-size {batch} is {images} image per microbatch, which at --image-size {size} leaves "
-        "one value per channel to the last batch norms. In training they need more than one: otherwise nothing "
-        f"depends on the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
+        f"--batch-size {batch} is {images} image per microbatch, which at --image-size {size} leaves one "
+        "value per channel to the last batch norms. They need more in training: otherwise nothing depends on "
+        f"the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
         f"{REDUCTION + 1} or more."
     )
 

@@ -41,20 +41,20 @@ __all__ = ["one_thread"]
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning")
 
 DOUBLE = torch.float64
-PHYSICAL = ROUTED.permuted
-assert PHYSICAL is not None
+PERMUTED = ROUTED.permuted
+assert PERMUTED is not None
 
-orders = pytest.mark.parametrize("backend", [ROUTED, PHYSICAL], ids=["canonical", "permuted"])
+orders = pytest.mark.parametrize("backend", [ROUTED, PERMUTED], ids=["canonical", "permuted"])
 modes = pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
 
 
 def in_order(config: ShuffleNetConfig, tree: Any, backend: Backend[Any]) -> Any:
     """``tree`` (canonical) as ``backend`` takes it."""
-    return in_order_of(config, tree, ROUTED)[0] if backend is PHYSICAL else tree
+    return in_order_of(config, tree, ROUTED)[0] if backend is PERMUTED else tree
 
 
 def in_canonical(config: ShuffleNetConfig, tree: Any, backend: Backend[Any]) -> Any:
-    return to_canonical(config, tree) if backend is PHYSICAL else tree
+    return to_canonical(config, tree) if backend is PERMUTED else tree
 
 
 def loss_of(
@@ -86,7 +86,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
 @pytest.mark.parametrize("name", ARCHITECTURES)
 @pytest.mark.parametrize(
     ("backend", "train"),
-    [(ROUTED, False), (PHYSICAL, False), (PHYSICAL, True)],
+    [(ROUTED, False), (PERMUTED, False), (PERMUTED, True)],
     ids=["canonical-eval", "permuted-eval", "permuted-train"],
 )
 def test_logits_gradients_and_statistics_are_the_references(
@@ -120,7 +120,7 @@ def test_both_channel_orders_compute_the_same_bits(train: bool) -> None:
     variables = tiny_variables(config=config)
     batch = examples(2, 64, num_classes=10)
     results = []
-    for backend in (ROUTED, PHYSICAL):
+    for backend in (ROUTED, PERMUTED):
         params, stats = in_order(config, variables, backend)
         loss = loss_of(config, backend, stats, *batch, train=train)
         grads, (logits, new_stats) = grad(loss, has_aux=True)(params)
@@ -255,7 +255,7 @@ def test_compile_without_a_graph_break(backend: Backend[Any]) -> None:
 
 def test_compile_a_gradient_without_a_graph_break() -> None:
     """In permuted order; tests/parity has a stage in canonical order."""
-    backend = PHYSICAL
+    backend = PERMUTED
     params, stats = in_order(TINY, tiny_variables(), backend)
     images, labels = examples(4)
 

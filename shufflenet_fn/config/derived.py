@@ -68,10 +68,10 @@ def microbatches_of(settings: TrainSettings, world_size: int) -> int:
     if microbatches % world_size:
         allowed = ", ".join(map(str, _divisors(microbatches)))
         raise UsageError(
-            f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch of "
-            f"this run is computed in {microbatches} parts, each with its own batch-norm statistics, as at its "
-            f"first start. The number of devices over all machines may be one of: {allowed}. Or change what is "
-            f"computed with --microbatches {_next_multiple(microbatches, world_size)}."
+            f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch "
+            f"of this run is computed in {microbatches} parts, each with its own batch-norm statistics, as at "
+            f"its first start. The number of devices over all machines may be one of: {allowed}. Or change "
+            f"what is computed with --microbatches {_next_multiple(microbatches, world_size)}."
         )
     return microbatches
 
@@ -92,8 +92,8 @@ def check_values(images: int, settings: TrainSettings) -> None:
         return
     raise UsageError(
         f"--batch-size {batch} is {images} image per microbatch, which at --image-size {size} leaves one "
-        "value per channel to the last batch norms. They need more in training: otherwise nothing depends on "
-        f"the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
+        "value per channel to the last batch norms. They need more in training: otherwise nothing depends "
+        f"on the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
         f"{REDUCTION + 1} or more."
     )
 

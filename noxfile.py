@@ -124,9 +124,7 @@ def _install_torch_npu(session: nox.Session) -> None:
     if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
         session.skip("torch_npu exists for Linux on x86-64 and aarch64 only")
     if shutil.which("g++") is None and shutil.which("clang++") is None:
-        session.skip(
-            "the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)"
-        )
+        session.skip("the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)")
     # Python compiles the modules that are imported; pip would compile all of torch, which takes longer.
     session.install("--no-compile", f"torch=={TORCH_NPU}", *_cpu_build(session))
     session.install(

@@ -97,11 +97,7 @@ class PillowEvalTransform(EvalTransform):
     """``EvalTransform`` with Pillow's pixels."""
 
     def __call__(
-        self,
-        image: LazyImage | RgbImage,
-        *,
-        out: RgbImage | None = None,
-        scratch: Scratch | None = None,
+        self, image: LazyImage | RgbImage, *, out: RgbImage | None = None, scratch: Scratch | None = None
     ) -> RgbImage:
         return super().__call__(with_pillow(image), out=out, scratch=scratch)
 
@@ -181,9 +177,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pixels", choices=("ours", "pillow"), default="ours", help="of the peer")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--devices", type=int, default=1, help="of ours; more than 1 skips the peer"
-    )
+    parser.add_argument("--devices", type=int, default=1, help="of ours; more than 1 skips the peer")
     parser.add_argument("--out", type=Path, default=Path("runs/accuracy"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -202,9 +196,7 @@ def main() -> None:
         rows.append(row)
         print(json.dumps(row), file=sys.stderr, flush=True)
     means = {
-        key: statistics.mean(row[key] for row in rows)
-        for key in ("ours", "torchvision")
-        if key in rows[0]
+        key: statistics.mean(row[key] for row in rows) for key in ("ours", "torchvision") if key in rows[0]
     }
     result = {"recipe": RECIPE, "devices": arguments.devices, "peer_pixels": arguments.pixels}
     print(json.dumps({**result, "rows": rows, "mean": means}))

@@ -58,8 +58,7 @@ def measured(records: list[dict[str, Any]], pairs: int) -> dict[str, Any]:
     without, during = seconds[0::2], seconds[1::2]
     neighbours = [statistics.mean(two) for two in itertools.pairwise(without)]
     shares = [
-        (took - beside) / (beside * EPOCH / STRETCH)
-        for took, beside in zip(during, neighbours, strict=True)
+        (took - beside) / (beside * EPOCH / STRETCH) for took, beside in zip(during, neighbours, strict=True)
     ]
     low, high = interval(shares)
     saves = [record for record in records if record["kind"] == "checkpoint"][:pairs]
@@ -122,15 +121,11 @@ def _table(found: dict[str, Any]) -> Table:
     table = Table("", "measured", "bar")
     low, high = found["interval"]
     table.add_row(
-        f"saving, of {EPOCH} steps",
-        f"{found['share']:.2%} ({low:.2%} to {high:.2%})",
-        f"{MOST_SHARE:.0%}",
+        f"saving, of {EPOCH} steps", f"{found['share']:.2%} ({low:.2%} to {high:.2%})", f"{MOST_SHARE:.0%}"
     )
     without = statistics.median(found["seconds_without"])
     table.add_row(f"{STRETCH} steps without", f"{without:.2f} s", "")
-    blocked = (
-        f"{statistics.median(found['blocked_ms']):.2f} ms, {found['blocked_max_ms']:.2f} at most"
-    )
+    blocked = f"{statistics.median(found['blocked_ms']):.2f} ms, {found['blocked_max_ms']:.2f} at most"
     table.add_row("a save blocks", blocked, f"{1000 * MOST_BLOCKED_S:.0f} ms")
     writing = f"{found['writing_ms']:.0f} ms for {found['megabytes']:.1f} MB"
     table.add_row("and is written beside training in", writing, "")

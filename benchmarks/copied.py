@@ -64,9 +64,7 @@ COPYING: Final = frozenset(
     }
 )
 
-_BATCH: Final = (
-    3  # no layer has so few output channels, so weights differ from feature maps in shape
-)
+_BATCH: Final = 3  # no layer has so few output channels, so weights differ from feature maps in shape
 
 
 class Copied(NamedTuple):
@@ -99,13 +97,9 @@ def copied_per_step(
     """
     optimizer = sgd(constant(0.1))
     generator = torch.Generator().manual_seed(0)
-    state, backend = in_order_of(
-        config, create_train_state(init(config, generator), optimizer), backend
-    )
+    state, backend = in_order_of(config, create_train_state(init(config, generator), optimizer), backend)
     images = torch.randn(_BATCH, 3, image_size, image_size, generator=generator)
-    batch = Examples(
-        images.contiguous(memory_format=memory_format), torch.zeros(_BATCH, dtype=torch.int64)
-    )
+    batch = Examples(images.contiguous(memory_format=memory_format), torch.zeros(_BATCH, dtype=torch.int64))
     step = make_train_step(config, optimizer, backend=backend)
     step(state, batch, no_flags())  # creates the cached constants
     with _Counting(_BATCH) as counting:

@@ -86,10 +86,7 @@ class Dali:
 def dali(python: str, name: str, settings: Mapping[str, Any]) -> Iterator[Dali]:
     worker = Path(__file__).with_name("dali_worker.py")
     process = subprocess.Popen(
-        [python, str(worker), json.dumps(settings)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [python, str(worker), json.dumps(settings)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         yield Dali(name, process)
@@ -107,9 +104,7 @@ def unpacked(packed: str, folder: Path) -> str:
     return str(folder)
 
 
-def speeds(
-    roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
-) -> dict[str, Any]:
+def speeds(roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None) -> dict[str, Any]:
     """Measure all candidates in interleaved turns, and compare the ratios with the bars."""
     threads = usable_cores()
     best, trial = best_peer(roots[FILES], settings, tell)
@@ -129,9 +124,7 @@ def speeds(
     }
 
 
-def scaling(
-    roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None
-) -> dict[str, Any]:
+def scaling(roots: Mapping[str, str], settings: DataBenchSettings, dali_python: str | None) -> dict[str, Any]:
     """Measure two reading threads compared with one, for ours and for DALI.
 
     With normalisation, ours has one more thread, which consumes the batches. With one reading thread, it has
@@ -179,9 +172,7 @@ def in_turns_with_dali(
         "seconds": settings.turn_seconds,
     }
     with (
-        workers(
-            list(readers), build_loading, loading, threads=1, environment={}, parents=True
-        ) as ours,
+        workers(list(readers), build_loading, loading, threads=1, environment={}, parents=True) as ours,
         contextlib.ExitStack() as stack,
     ):
         theirs = [
@@ -265,9 +256,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--turn-seconds", type=float, default=3.0)
     parser.add_argument("--wait-seconds", type=float, default=20.0)
-    parser.add_argument(
-        "--scratch", help="folder for the trees; the system's temporary one if not given"
-    )
+    parser.add_argument("--scratch", help="folder for the trees; the system's temporary one if not given")
     parser.add_argument("--markdown", type=Path, help="write the tables to this file")
     parser.add_argument(
         "--parts", type=parts_of, default=PARTS, help=f"what to measure, of {','.join(PARTS)}"
@@ -308,9 +297,7 @@ def main() -> None:
             "scaling": scaling(roots, settings["jitter"], given.dali_python)
             if "scaling" in parts
             else {"speedups": {}},
-            "waits": waits(roots[FILES], settings["jitter"], given.wait_seconds)
-            if "waits" in parts
-            else [],
+            "waits": waits(roots[FILES], settings["jitter"], given.wait_seconds) if "waits" in parts else [],
         }
     print(json.dumps(result))
     if given.markdown is not None:

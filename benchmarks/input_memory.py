@@ -122,9 +122,7 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=1_000_000, help="of the large index")
     parser.add_argument("--image-size", type=int, default=224)
     parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument(
-        "--scratch", help="folder for the trees; the system's temporary one if not given"
-    )
+    parser.add_argument("--scratch", help="folder for the trees; the system's temporary one if not given")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="input-") as place:
         tree = make_tree(given.data, Path(place, "files"), given.images)
@@ -135,9 +133,7 @@ def main() -> None:
             pack(tree, packed, PackSettings(), workers=usable_cores())
 
         def settings(root: Path) -> TrainSettings:
-            return TrainSettings(
-                data=str(root), image_size=given.image_size, batch_size=given.batch_size
-            )
+            return TrainSettings(data=str(root), image_size=given.image_size, batch_size=given.batch_size)
 
         memory, start = {}, {}
         for name, root in (("files", tree), ("packed JPEG", packed), ("million entries", large)):

@@ -52,16 +52,12 @@ Found = Mapping[str, tuple[StepCounts, StepCounts]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--json", action="store_true", help="print one JSON object instead of tables"
-    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--batch-sizes", default="64,1024", help="images of a card (64,1024)")
     parser.add_argument("--image-size", type=int, default=224, help="side of the images (224)")
     parser.add_argument("--arch", default="x1_0")
     parser.add_argument("--backends", default=",".join(BACKENDS), help="with commas between")
-    parser.add_argument(
-        "--markdown", action="store_true", help="every call of the fp32 step, for docs/"
-    )
+    parser.add_argument("--markdown", action="store_true", help="every call of the fp32 step, for docs/")
     options = parser.parse_args()
     libraries = build(lambda text: print(text, file=sys.stderr))
     names = (PEER, *options.backends.split(","))
@@ -145,10 +141,7 @@ def _kernels(title: str, found: Found, batch_size: int) -> Table:
         table.add_row(
             *(name, str(counts.kernels), str(counts.low), str(counts.high)),
             f"{counts.kernels / peer.kernels:.3f}",
-            *(
-                f"{counts.kinds.get(kind, 0) / counts.kernels:.1%}"
-                for kind in (TRANSDATA, SLICE, FILL)
-            ),
+            *(f"{counts.kinds.get(kind, 0) / counts.kernels:.1%}" for kind in (TRANSDATA, SLICE, FILL)),
             f"{counts.moved / 1e6:.1f}",
             f"{counts.moved / peer.moved:.3f}",
         )

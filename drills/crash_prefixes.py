@@ -77,9 +77,7 @@ def tell(root: Path, steps: list[int], keep: int) -> Story:
     return story
 
 
-def crashes(
-    story: Story, rng: random.Random, limit: int, place: Path
-) -> Iterator[tuple[int, Path]]:
+def crashes(story: Story, rng: random.Random, limit: int, place: Path) -> Iterator[tuple[int, Path]]:
     """Yield, for every prefix, the states that a crash may leave (at most ``limit``), as folders."""
     model = CrashModel(story.root)
     for done in range(len(story.operations) + 1):
@@ -129,10 +127,7 @@ STORIES = {
 
 def save_small(folder: Path, step: int, version: int, disk: Disk) -> Path:
     """Save a checkpoint of a few numbers, which differ between all versions."""
-    files = {
-        WEIGHTS: {"value": torch.full((3,), float(version))},
-        STATE: {"step": torch.tensor(step)},
-    }
+    files = {WEIGHTS: {"value": torch.full((3,), float(version))}, STATE: {"step": torch.tensor(step)}}
     return write_checkpoint(folder, step, files, {"version": version}, disk=disk)
 
 

@@ -134,11 +134,7 @@ def exchanged(newer: Path, older: Path) -> Iterator[str]:
     files = sorted(file.name for file in newer.iterdir())
     ours = {name: (newer / name).read_bytes() for name in files}
     theirs = {name: (older / name).read_bytes() for name in files}
-    for chosen in (
-        *[{name} for name in files],
-        *[set(files) - {name} for name in files],
-        set(files),
-    ):
+    for chosen in (*[{name} for name in files], *[set(files) - {name} for name in files], set(files)):
         for name in files:
             (newer / name).write_bytes(theirs[name] if name in chosen else ours[name])
         yield f"{', '.join(sorted(chosen))} of the other checkpoint"
@@ -222,9 +218,7 @@ def main() -> int:
             table.add_column(heading, justify="left" if heading == "damage" else "right")
         for count in counts:
             fell_back = "yes" if count.fell_back else "no"
-            table.add_row(
-                count.kind, str(count.tried), str(count.detected), str(count.wrong), fell_back
-            )
+            table.add_row(count.kind, str(count.tried), str(count.detected), str(count.wrong), fell_back)
         Console().print(table)
         print(f"{result['tried']} damages, {result['violations']} violations")
     return 1 if result["violations"] else 0

@@ -89,8 +89,7 @@ def tables(found: Sequence[Drilled], replay: dict[str, Any] | None) -> list[Tabl
             begun = "" if kill.resumed_from is None else str(kill.resumed_from)
             outcome = "; ".join(kill.wrong) or "ok"
             kills.add_row(
-                *(one.title, str(kill.run), kill.victim, kill.where, str(kill.good_step)),
-                *(begun, outcome),
+                *(one.title, str(kill.run), kill.victim, kill.where, str(kill.good_step)), *(begun, outcome)
             )
     sums = Table("run of", "kills", "runs", "seconds", "outcome")
     for one in found:
@@ -113,9 +112,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=200, help="in all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ranks", type=_numbers, default=[1, 2], help="with commas between")
-    parser.add_argument(
-        "--precision", type=lambda text: text.split(","), default=["fp32"], help="as train's"
-    )
+    parser.add_argument("--precision", type=lambda text: text.split(","), default=["fp32"], help="as train's")
     parser.add_argument("--epochs", type=int, default=20, help="of six steps")
     parser.add_argument("--replay", action="store_true", help="losses of power too")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")

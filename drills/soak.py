@@ -110,9 +110,7 @@ def main() -> int:
         print(json.dumps(_as_json(options, table, found, left, flat)))
     else:
         Console().print(_table(table))
-        print(
-            f"{'flat' if flat else 'NOT flat'}, after the first {WARM_UP:.0%} of {options.steps} steps"
-        )
+        print(f"{'flat' if flat else 'NOT flat'}, after the first {WARM_UP:.0%} of {options.steps} steps")
         print("\n".join(left))
     return 0 if flat else 1
 
@@ -149,12 +147,9 @@ def _as_json(
         "flat": flat,
         "left_behind": left,
         "processes": {
-            name: [{**row._asdict(), "flat": row.flat} for row in rows]
-            for name, rows in table.items()
+            name: [{**row._asdict(), "flat": row.flat} for row in rows] for name, rows in table.items()
         },
-        "samples": {
-            name: [(step, *use) for step, use in samples] for name, samples in found.items()
-        },
+        "samples": {name: [(step, *use) for step, use in samples] for name, samples in found.items()},
     }
 
 

@@ -52,13 +52,9 @@ def tree_build(structure: TreeSpec, leaves: list[Tensor]) -> PyTree:
     return pytree.tree_unflatten(leaves, structure)
 
 
-def tree_replace(
-    tree: PyTree, is_node: Callable[[Any], bool], function: Callable[[Any], Any]
-) -> PyTree:
+def tree_replace(tree: PyTree, is_node: Callable[[Any], bool], function: Callable[[Any], Any]) -> PyTree:
     """Return ``tree`` with ``function`` applied to every subtree that ``is_node`` holds for."""
-    return pytree.tree_map(
-        lambda node: function(node) if is_node(node) else node, tree, is_leaf=is_node
-    )
+    return pytree.tree_map(lambda node: function(node) if is_node(node) else node, tree, is_leaf=is_node)
 
 
 def register_node(

@@ -104,9 +104,7 @@ Command = Callable[..., Outcome]
 
 
 @pytest.fixture
-def command(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Command:
+def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Command:
     """Run ``shufflenet-fn`` through its entry point, in this process and in ``tmp_path``."""
     from shufflenet_fn_cli.main import main
 

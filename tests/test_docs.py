@@ -37,9 +37,7 @@ def test_python_code_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
 def documented_commands() -> list[str]:
     text = "\n".join(block for page in PAGES for block in blocks(page, "sh"))
     return [
-        line[line.index("shufflenet-fn ") :]
-        for line in text.splitlines()
-        if "shufflenet-fn " in line
+        line[line.index("shufflenet-fn ") :] for line in text.splitlines() if "shufflenet-fn " in line
     ] + [
         "shufflenet-fn " + line.partition("shufflenet_fn_cli.main ")[2]
         for line in text.splitlines()

@@ -56,10 +56,7 @@ def test_wheel_works_beside_our_dependencies(wheel: Path, tmp_path: Path) -> Non
     path = f"import sys; sys.path.insert(0, {str(site)!r})\n"
     out = run(sys.executable, "-W", "ignore", "-c", path + PROGRAM, cwd=tmp_path).split()
     assert str(site) in out[0] and out[1:] == ["1", "10"]
-    main = (
-        path
-        + "sys.argv = ['shufflenet-fn', '--help']\nfrom shufflenet_fn_cli.main import main\nmain()"
-    )
+    main = path + "sys.argv = ['shufflenet-fn', '--help']\nfrom shufflenet_fn_cli.main import main\nmain()"
     assert "train" in run(sys.executable, "-c", main, cwd=tmp_path)
 
 

@@ -35,15 +35,7 @@ def test_public_functions_are_documented() -> None:
 
 
 def test_import_is_light() -> None:
-    heavy = {
-        "torch",
-        "torchvision",
-        "cv2",
-        "simplejpeg",
-        "PIL",
-        "matplotlib",
-        "typer",
-    }
+    heavy = {"torch", "torchvision", "cv2", "simplejpeg", "PIL", "matplotlib", "typer"}
     assert not loaded_after("import shufflenet_fn") & heavy
     assert not loaded_after("from shufflenet_fn import apply, init") & (heavy - {"torch"})
 
@@ -74,8 +66,7 @@ def test_help_does_not_import_torch(verb: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module",
-    ["shufflenet_fn", "shufflenet_fn.model.config", "shufflenet_fn.training.precision"],
+    "module", ["shufflenet_fn", "shufflenet_fn.model.config", "shufflenet_fn.training.precision"]
 )
 def test_examples_in_docstrings(module: str) -> None:
     result = doctest.testmod(importlib.import_module(module))

@@ -22,11 +22,7 @@ from torch import Tensor
 
 from shufflenet_fn_backends.primitives import ThirdResult
 from shufflenet_fn_backends.support.errors import DeviceError
-from shufflenet_fn_backends.support.private import (
-    batched_or_forward,
-    mark_constant,
-    outside_transforms,
-)
+from shufflenet_fn_backends.support.private import batched_or_forward, mark_constant, outside_transforms
 
 _DIMS: Final = (0, 2, 3)
 
@@ -59,9 +55,7 @@ def composed(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tenso
     return y.to(x.dtype), mean.flatten(), var.flatten()
 
 
-def composed_backward(
-    dy: Tensor, x: Tensor, weight: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def composed_backward(dy: Tensor, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of ``x``, ``weight`` and ``bias``: Ioffe and Szegedy, 2015, section 3."""
     _, centred, var = _statistics(x, weight.dtype)
     invstd = (var + eps).rsqrt()
@@ -86,9 +80,7 @@ class _BatchNorm(torch.autograd.Function):
         x, weight, _, eps = inputs
         _, mean, var = output
         ctx.mark_non_differentiable(mean, var)
-        ctx.set_materialize_grads(
-            False
-        )  # zeros for both statistics would cost two kernels per layer
+        ctx.set_materialize_grads(False)  # zeros for both statistics would cost two kernels per layer
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps = eps
 
@@ -108,9 +100,7 @@ class _BatchNormBackward(torch.autograd.Function):
     """The backward kernel, with the derivative of the composition."""
 
     @staticmethod
-    def forward(
-        dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float
-    ) -> Any:
+    def forward(dy: Tensor, x: Tensor, weight: Tensor, mean: Tensor, var: Tensor, eps: float) -> Any:
         return torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, None, None, mean, var, True, eps, [True] * 3
         )

@@ -92,9 +92,7 @@ class _Ordered(NamedTuple):
         self, x: FeatureMap | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
     ) -> FeatureMap:
         if torch.compiler.is_compiling():
-            raise NotImplementedError(
-                "backend cpu cannot be compiled by torch; take backend routed"
-            )
+            raise NotImplementedError("backend cpu cannot be compiled by torch; take backend routed")
         kernel, geometry = tuple(weight.shape[2:]), (stride, padding, groups)
         if isinstance(x, Tensor):
             if (
@@ -113,9 +111,7 @@ class _Ordered(NamedTuple):
             index = index_constant(order, weight.device)
             return single(_convolved(Pointwise(x.flags), weight, index, *x.tensors))
         if groups != 1:
-            raise ValueError(
-                f"{groups} groups of {channels} channels: only 1 and {channels} are there"
-            )
+            raise ValueError(f"{groups} groups of {channels} channels: only 1 and {channels} are there")
         if not self.permuted:
             weight = reordered(weight, x.layout.order, 1)
         return single(Part(nnf.conv2d(_side_by_side(x), weight, None, stride, padding)))
@@ -127,9 +123,7 @@ class _Ordered(NamedTuple):
         parts, means, invstds = [], [], []
         for part, w, b in zip(x.parts, self._cut(x, weight), self._cut(x, bias), strict=True):
             if part.moments is None:
-                y, moments = reference.batch_norm_train(
-                    materialized(part), w, b, eps=eps, relu=relu
-                )
+                y, moments = reference.batch_norm_train(materialized(part), w, b, eps=eps, relu=relu)
                 parts.append(Part(y))
                 means.append(moments.mean)
                 invstds.append(moments.saved)  # on the CPU, the inverse standard deviation
@@ -162,9 +156,7 @@ class _Ordered(NamedTuple):
             if kernels_take(part.z, w, b, m, v) and not part.flag:
                 affine, _ = call(Coefficients(eps), m, v, w.float(), b.float())
                 return Part(part.z, affine, relu)
-            return Part(
-                reference.batch_norm_eval(materialized(part), w, b, m, v, eps=eps, relu=relu)
-            )
+            return Part(reference.batch_norm_eval(materialized(part), w, b, m, v, eps=eps, relu=relu))
 
         cut = (self._cut(x, value) for value in (weight, bias, mean, var))
         return replace(x, parts=tuple(map(normalised, x.parts, *cut)))
@@ -229,9 +221,7 @@ def _convolved(operator: Operator, weight: Tensor, *tensors: Tensor) -> Part:
     return Part(z, moments=(mean, var))
 
 
-def _backend(
-    name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None
-) -> Backend[FeatureMap]:
+def _backend(name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None) -> Backend[FeatureMap]:
     return Backend(
         name=name,
         conv2d=ordered.conv2d,

@@ -56,14 +56,7 @@ def conv2d(x: FeatureMap, weight: Tensor, *, stride: int, padding: int, groups: 
 
 
 def conv2d_bias(
-    x: FeatureMap,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    x: FeatureMap, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> FeatureMap:
     return reference.conv2d_bias(
         to_tensor(x), weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
@@ -93,14 +86,7 @@ def batch_norm_update_(
 
 
 def batch_norm_eval(
-    x: FeatureMap,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    eps: float,
-    relu: bool,
+    x: FeatureMap, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
 ) -> FeatureMap:
     return reference.batch_norm_eval(to_tensor(x), weight, bias, mean, var, eps=eps, relu=relu)
 

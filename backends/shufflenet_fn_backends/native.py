@@ -31,6 +31,4 @@ def _drops_channels_last(device: torch.device) -> bool:
     return device.type == "cuda" or torch.compiler.is_compiling()
 
 
-BACKEND: Backend[Tensor] = replace(
-    reference.BACKEND, name="native", channel_shuffle=channel_shuffle
-)
+BACKEND: Backend[Tensor] = replace(reference.BACKEND, name="native", channel_shuffle=channel_shuffle)

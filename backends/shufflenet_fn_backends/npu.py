@@ -30,6 +30,4 @@ from shufflenet_fn_backends.routed_map import Routed
 _PERMUTED: Final = routed.BACKEND.permuted
 assert _PERMUTED is not None
 
-BACKEND: Final[Backend[Routed]] = replace(
-    routed.BACKEND, name="npu", permuted=replace(_PERMUTED, name="npu")
-)
+BACKEND: Final[Backend[Routed]] = replace(routed.BACKEND, name="npu", permuted=replace(_PERMUTED, name="npu"))

@@ -87,9 +87,7 @@ class Conv2dBias(Protocol[F_contra, F_co]):
 
 
 class BatchNormTrain(Protocol[F]):
-    def __call__(
-        self, x: F, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
-    ) -> tuple[F, Moments]:
+    def __call__(self, x: F, weight: Tensor, bias: Tensor, *, eps: float, relu: bool) -> tuple[F, Moments]:
         """Normalise with the batch's own moments, then apply ReLU if ``relu``. Return the moments too."""
 
 
@@ -116,15 +114,7 @@ class BatchNormUpdate(Protocol[F]):
 
 class BatchNormEval(Protocol[F]):
     def __call__(
-        self,
-        x: F,
-        weight: Tensor,
-        bias: Tensor,
-        mean: Tensor,
-        var: Tensor,
-        *,
-        eps: float,
-        relu: bool,
+        self, x: F, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
     ) -> F:
         """Normalise with the given running statistics, then apply ReLU if ``relu``."""
 

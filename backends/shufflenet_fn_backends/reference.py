@@ -42,11 +42,7 @@ def _by_comparing(x: Tensor, kernel: int, stride: int, padding: int) -> Tensor:
             values = padded[:, :, rows, columns]
             # A comparison with NaN is false, so an earlier NaN stays, and `values != values` takes a later
             # one.
-            best = (
-                values
-                if best is None
-                else torch.where((values > best) | (values != values), values, best)
-            )
+            best = values if best is None else torch.where((values > best) | (values != values), values, best)
     assert best is not None
     return best
 

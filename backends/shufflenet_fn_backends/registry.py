@@ -57,9 +57,7 @@ def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Se
     if compiled and device_type == "cpu":
         _check_compiler()
         if name == "auto":
-            return Selection(
-                get_backend("routed"), "backend routed: cpu cannot be compiled by torch"
-            )
+            return Selection(get_backend("routed"), "backend routed: cpu cannot be compiled by torch")
         if name == "cpu":
             raise UsageError(
                 "backend cpu cannot be compiled by torch: its operators are compiled already. Leave out "
@@ -71,9 +69,7 @@ def select_backend(name: str, device_type: str, *, compiled: bool = False) -> Se
     try:
         return Selection(get_backend(choice), f"backend {choice}: {why}")
     except DeviceError as error:
-        return Selection(
-            get_backend("routed"), f"backend routed: not {choice}, {_first_sentence(error)}"
-        )
+        return Selection(get_backend("routed"), f"backend routed: not {choice}, {_first_sentence(error)}")
 
 
 def _check_compiler() -> None:

@@ -46,35 +46,21 @@ def shared(x: Routed) -> Routed:
 
 def max_pool2d(x: Routed | Tensor, *, kernel: int, stride: int, padding: int) -> Routed:
     x = routed(x)
-    pooled = (
-        reference.max_pool2d(part, kernel=kernel, stride=stride, padding=padding)
-        for part in x.parts
-    )
+    pooled = (reference.max_pool2d(part, kernel=kernel, stride=stride, padding=padding) for part in x.parts)
     return Routed(tuple(pooled), x.layout)
 
 
-def _permuted_conv2d(
-    x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
-) -> Routed:
+def _permuted_conv2d(x: Routed | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> Routed:
     tensor, order = _conv_operands(x, weight, groups)
     y = reference.conv2d(tensor, weight, stride=stride, padding=padding, groups=groups)
     return one_part(y, order)
 
 
 def _permuted_conv2d_bias(
-    x: Routed | Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> Routed:
     tensor, order = _conv_operands(x, weight, groups)
-    y = reference.conv2d_bias(
-        tensor, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
-    )
+    y = reference.conv2d_bias(tensor, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu)
     return one_part(y, order)
 
 
@@ -99,27 +85,13 @@ def _permuted_batch_norm_update_(
 ) -> Routed:
     x = routed(x)
     y = reference.batch_norm_update_(
-        concatenated(x),
-        weight,
-        bias,
-        running_mean,
-        running_var,
-        momentum=momentum,
-        eps=eps,
-        relu=relu,
+        concatenated(x), weight, bias, running_mean, running_var, momentum=momentum, eps=eps, relu=relu
     )
     return one_part(y, x.layout.order)
 
 
 def _permuted_batch_norm_eval(
-    x: Routed | Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    eps: float,
-    relu: bool,
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
 ) -> Routed:
     x = routed(x)
     y = reference.batch_norm_eval(concatenated(x), weight, bias, mean, var, eps=eps, relu=relu)
@@ -135,21 +107,12 @@ def _canonical_conv2d(
 
 
 def _canonical_conv2d_bias(
-    x: Routed | Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> Routed:
     x = routed(x)
     bias = reordered(bias, _output_order(x, weight, groups))
     weight = _permuted_weight(x, weight, groups)
-    return _permuted_conv2d_bias(
-        x, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
-    )
+    return _permuted_conv2d_bias(x, weight, bias, stride=stride, padding=padding, groups=groups, relu=relu)
 
 
 def _canonical_batch_norm_train(
@@ -166,14 +129,7 @@ def _canonical_batch_norm_train(
 
 
 def _canonical_batch_norm_eval(
-    x: Routed | Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    *,
-    eps: float,
-    relu: bool,
+    x: Routed | Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
 ) -> Routed:
     x = routed(x)
     weight, bias, mean, var = (
@@ -186,9 +142,7 @@ def _is_depthwise(x: Routed, weight: Tensor, groups: int) -> bool:
     return groups > 1 and groups == weight.shape[0] == len(x.layout.order)
 
 
-def _conv_operands(
-    x: Routed | Tensor, weight: Tensor, groups: int
-) -> tuple[Tensor, tuple[int, ...]]:
+def _conv_operands(x: Routed | Tensor, weight: Tensor, groups: int) -> tuple[Tensor, tuple[int, ...]]:
     """Return the input as one tensor, and the channel order of the output."""
     x = routed(x)
     if groups == 1 or _is_depthwise(x, weight, groups):

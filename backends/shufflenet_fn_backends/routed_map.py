@@ -54,10 +54,7 @@ def _natural(channels: int) -> Layout:
 
 @mark_constant
 def _interleave(
-    sizes1: tuple[int, ...],
-    order1: tuple[int, ...],
-    sizes2: tuple[int, ...],
-    order2: tuple[int, ...],
+    sizes1: tuple[int, ...], order1: tuple[int, ...], sizes2: tuple[int, ...], order2: tuple[int, ...]
 ) -> Layout:
     return routing.interleave(Layout(sizes1, order1), Layout(sizes2, order2))
 
@@ -86,9 +83,7 @@ def _cached_cuts(layout: Layout) -> _Cuts:
         for part, start, stop in half.ranges:
             pieces[part].append((start, stop - start, side))
     of_parts = (tuple(zip(*sorted(of_part), strict=True)) for of_part in pieces)
-    return _Cuts(
-        tuple((sizes, sides) for _, sizes, sides in of_parts), (first.layout, second.layout)
-    )
+    return _Cuts(tuple((sizes, sides) for _, sizes, sides in of_parts), (first.layout, second.layout))
 
 
 def channel_split(x: Routed | Tensor) -> tuple[Routed, Routed]:

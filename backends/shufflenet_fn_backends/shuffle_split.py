@@ -197,19 +197,13 @@ def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
 
 def _kernel_stacked_shuffle_split(x1: Tensor, x2: Tensor) -> Tensor:
     x1, x2 = same_kind(x1, x2)
-    return (
-        _gather_rows(x1, x2, "shuffled")
-        if _by_rows(x1)
-        else torch.stack(_kernel_shuffle_split(x1, x2))
-    )
+    return _gather_rows(x1, x2, "shuffled") if _by_rows(x1) else torch.stack(_kernel_shuffle_split(x1, x2))
 
 
 def _kernel_stacked_unshuffle_split(y1: Tensor, y2: Tensor) -> Tensor:
     y1, y2 = same_kind(y1, y2)
     return (
-        _gather_rows(y1, y2, "unshuffled")
-        if _by_rows(y1)
-        else torch.stack(_kernel_unshuffle_split(y1, y2))
+        _gather_rows(y1, y2, "unshuffled") if _by_rows(y1) else torch.stack(_kernel_unshuffle_split(y1, y2))
     )
 
 
@@ -391,9 +385,7 @@ def _register(signature: str, kernel: Callable[..., Any], literal: Callable[...,
 
 
 _register(
-    "shuffle_split(Tensor x1, Tensor x2) -> (Tensor, Tensor)",
-    _kernel_shuffle_split,
-    _literal_shuffle_split,
+    "shuffle_split(Tensor x1, Tensor x2) -> (Tensor, Tensor)", _kernel_shuffle_split, _literal_shuffle_split
 )
 _register(
     "unshuffle_split(Tensor y1, Tensor y2) -> (Tensor, Tensor)",

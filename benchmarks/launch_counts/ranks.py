@@ -28,12 +28,7 @@ def count_case(
     port = _free_port()
     ranks = [
         subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "benchmarks.launch_counts.worker",
-                json.dumps(case._asdict()),
-            ],
+            [sys.executable, "-m", "benchmarks.launch_counts.worker", json.dumps(case._asdict())],
             env={
                 **os.environ,
                 **variables(libraries, Machine(devices=cards)),

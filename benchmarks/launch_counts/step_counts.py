@@ -25,9 +25,7 @@ class StepCounts(NamedTuple):
     moved: int
 
 
-def at_batch_size(
-    small: StepCounts, large: StepCounts, sizes: tuple[int, int], wanted: int
-) -> StepCounts:
+def at_batch_size(small: StepCounts, large: StepCounts, sizes: tuple[int, int], wanted: int) -> StepCounts:
     """Extrapolate the counts of a step of ``wanted`` images from those of two batch sizes, ``sizes``.
 
     Calls and kernels do not depend on the batch size. Bytes are linear in it.
@@ -44,6 +42,4 @@ def at_batch_size(
             raise ValueError(f"bytes of {sizes[0]} and {sizes[1]} images are not on a line")
         return first + slope * (wanted - sizes[0])
 
-    return large._replace(
-        copied=line(small.copied, large.copied), moved=line(small.moved, large.moved)
-    )
+    return large._replace(copied=line(small.copied, large.copied), moved=line(small.moved, large.moved))

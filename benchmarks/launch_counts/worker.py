@@ -32,9 +32,7 @@ class Case(NamedTuple):
 def counted(case: Case) -> str:
     """Return the counts of this rank's third step as JSON."""
     if not emulated():
-        raise DeviceError(
-            "launches are counted on the emulator of CANN: see benchmarks/launches.py."
-        )
+        raise DeviceError("launches are counted on the emulator of CANN: see benchmarks/launches.py.")
     import torch
 
     from benchmarks.launch_counts.counting import count
@@ -55,9 +53,7 @@ def counted(case: Case) -> str:
     sizes: dict[str, Any] = {"batch_size": case.batch_size, "image_size": case.image_size}
     with process_group(world, runtime.dist_backend):
         if case.name == PEER:
-            step = peer_step(
-                config, device, precision=case.precision, distributed=world.size > 1, **sizes
-            )
+            step = peer_step(config, device, precision=case.precision, distributed=world.size > 1, **sizes)
         else:
             step = our_step(
                 config,

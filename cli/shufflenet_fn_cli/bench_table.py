@@ -52,12 +52,7 @@ def print_ops_table(result: dict[str, Any]) -> None:
         several = f" ×{operation['units']}" if operation["units"] > 1 else ""
         for which, candidates in operation["passes"].items():
             rows = [
-                (
-                    name,
-                    f"{found['ms']:.3f}",
-                    _number(found["ratio"], 3),
-                    _interval(found["ratio_interval"]),
-                )
+                (name, f"{found['ms']:.3f}", _number(found["ratio"], 3), _interval(found["ratio_interval"]))
                 for name, found in candidates.items()
             ]
             _print_table(console, f"{operation['name']}{several}, {which}", headings, rows)
@@ -189,8 +184,7 @@ def print_data_table(result: dict[str, Any]) -> None:
         console.print(f"torchvision, images/s by worker processes (trial): {', '.join(tried)}")
     stages = result["stages"]
     costs = [
-        (stage, *(f"{cost[stage]:.0f}" for cost in stages.values()))
-        for stage in next(iter(stages.values()))
+        (stage, *(f"{cost[stage]:.0f}" for cost in stages.values())) for stage in next(iter(stages.values()))
     ]
     _print_table(console, "µs of an image on one thread", ("stage", *stages), costs)
     _print_left_out(console, result)

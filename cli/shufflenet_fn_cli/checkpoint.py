@@ -17,15 +17,12 @@ if TYPE_CHECKING:  # they import torch, which --help does without
     from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts
     from shufflenet_fn.checkpoint.read import Content
 
-checkpoint_app = typer.Typer(
-    help="List, verify, show and compare checkpoints.", no_args_is_help=True
-)
+checkpoint_app = typer.Typer(help="List, verify, show and compare checkpoints.", no_args_is_help=True)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Run = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
 One = Annotated[
-    Path,
-    typer.Argument(help="A checkpoint, or a run directory (its newest).", show_default=False),
+    Path, typer.Argument(help="A checkpoint, or a run directory (its newest).", show_default=False)
 ]
 
 
@@ -62,9 +59,7 @@ def verify(path: One, as_json: AsJson = False) -> None:
         except UserError as error:
             problems[path.name] = str(error)
     if not problems:
-        raise UsageError(
-            f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory."
-        )
+        raise UsageError(f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory.")
     if as_json:
         print(to_json({"checkpoints": problems, "good": not any(problems.values())}))
     else:
@@ -83,11 +78,7 @@ def show(path: One, as_json: AsJson = False) -> None:
     checkpoint, manifest, _ = content = _find(path)
     tensors = tensors_in(content)
     if as_json:
-        print(
-            to_json(
-                {"path": str(checkpoint), **manifest, "tensors": [t._asdict() for t in tensors]}
-            )
-        )
+        print(to_json({"path": str(checkpoint), **manifest, "tensors": [t._asdict() for t in tensors]}))
         return
     print_checkpoint(checkpoint, manifest, tensors)
 

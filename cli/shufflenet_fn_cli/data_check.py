@@ -19,18 +19,12 @@ SHOWN_REMARKS = 3
 
 
 def check(
-    folder: Annotated[
-        str, typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False)
-    ],
+    folder: Annotated[str, typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False)],
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Threads that read and decode. (default: one per core)", show_default=False
-        ),
+        typer.Option(help="Threads that read and decode. (default: one per core)", show_default=False),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Read and decode every image, and list all problems that would stop a training run.
 

@@ -13,13 +13,8 @@ if TYPE_CHECKING:
 
 
 def info(
-    folder: Annotated[
-        str,
-        typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False),
-    ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    folder: Annotated[str, typer.Argument(help="Image folder, packed data, or 'demo'.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Describe a data set: images, classes, sizes, and how it was packed."""
     from shufflenet_fn.data.demo import ensure_demo
@@ -37,10 +32,7 @@ def _plain(description: Description) -> dict[str, object]:
     return {
         **description._asdict(),
         "splits": {
-            name: {
-                **facts._asdict(),
-                "short_sides": facts.short_sides and facts.short_sides._asdict(),
-            }
+            name: {**facts._asdict(), "short_sides": facts.short_sides and facts.short_sides._asdict()}
             for name, facts in description.splits.items()
         },
         "settings": description.settings and vars(description.settings),

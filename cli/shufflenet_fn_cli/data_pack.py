@@ -19,50 +19,33 @@ if TYPE_CHECKING:
 
 def pack(
     source: Annotated[
-        str,
-        typer.Argument(
-            help="Folder with train/CLASS/* and val/CLASS/*, or 'demo'.", show_default=False
-        ),
+        str, typer.Argument(help="Folder with train/CLASS/* and val/CLASS/*, or 'demo'.", show_default=False)
     ],
     destination: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder for the packed data; must be new or empty.", show_default=False
-        ),
+        Path, typer.Argument(help="Folder for the packed data; must be new or empty.", show_default=False)
     ],
     record_format: Annotated[
         str,
-        typer.Option(
-            "--format", help="Store images as jpeg, or as raw pixels (large, nothing to decode)."
-        ),
+        typer.Option("--format", help="Store images as jpeg, or as raw pixels (large, nothing to decode)."),
     ] = "jpeg",
     short_side: Annotated[
-        int,
-        typer.Option(help="Shrink larger images to this short side in pixels; 0 keeps every size."),
+        int, typer.Option(help="Shrink larger images to this short side in pixels; 0 keeps every size.")
     ] = 256,
     quality: Annotated[
         int | None,
-        typer.Option(
-            help="Quality of re-encoded JPEGs, 1 to 100. (default: 90)",
-            show_default=False,
-        ),
+        typer.Option(help="Quality of re-encoded JPEGs, 1 to 100. (default: 90)", show_default=False),
     ] = None,
     shard_size: Annotated[
         float, typer.Option(help="Close a shard when its images reach this many MiB.")
     ] = 256.0,
     workers: Annotated[
         int | None,
-        typer.Option(
-            help="Threads that decode and encode. (default: one per core)", show_default=False
-        ),
+        typer.Option(help="Threads that decode and encode. (default: one per core)", show_default=False),
     ] = None,
     on_bad_image: Annotated[
-        str,
-        typer.Option(help="stop, or skip: leave out and list images that cannot be decoded."),
+        str, typer.Option(help="stop, or skip: leave out and list images that cannot be decoded.")
     ] = "stop",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing packed data.")
-    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing packed data.")] = False,
 ) -> None:
     """Pack an image folder into tar shards, which load faster than files.
 

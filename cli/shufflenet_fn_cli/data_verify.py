@@ -16,16 +16,11 @@ SHOWN = 50
 
 
 def verify(
-    folder: Annotated[
-        Path, typer.Argument(help="Folder that `data pack` wrote.", show_default=False)
-    ],
+    folder: Annotated[Path, typer.Argument(help="Folder that `data pack` wrote.", show_default=False)],
     workers: Annotated[
-        int | None,
-        typer.Option(help="Threads that read. (default: one per core)", show_default=False),
+        int | None, typer.Option(help="Threads that read. (default: one per core)", show_default=False)
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Read all of the packed data and report every byte that differs from what was packed.
 

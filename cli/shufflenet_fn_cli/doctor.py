@@ -20,9 +20,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": 
 
 @with_settings(DoctorSettings)
 def doctor(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -68,9 +66,7 @@ def doctor(
 def _bundle(path: Path, settings: DoctorSettings, as_json: bool) -> None:
     from shufflenet_fn.doctor.bundle import make_bundle
 
-    bundle = make_bundle(
-        path, settings, command="shufflenet_fn_cli.main", say=_say, on_stage=_say_stage
-    )
+    bundle = make_bundle(path, settings, command="shufflenet_fn_cli.main", say=_say, on_stage=_say_stage)
     if as_json:
         written = {"path": str(bundle.path), "bytes": bundle.size}
         print(json.dumps({**bundle.report.as_json(), "bundle": written}))

@@ -18,13 +18,10 @@ def evaluate(
     weights: Annotated[
         Path,
         typer.Argument(
-            help="A run directory (its best checkpoint), a checkpoint, or a weights file.",
-            show_default=False,
+            help="A run directory (its best checkpoint), a checkpoint, or a weights file.", show_default=False
         ),
     ],
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     **given: Any,
 ) -> None:
     """Compute top-1 and top-5 accuracy on a validation set. Every image counts exactly once."""

@@ -35,15 +35,11 @@ def export(
     model: Annotated[
         Path,
         typer.Argument(
-            help="A run directory (its best checkpoint), a checkpoint, or a weights file.",
-            show_default=False,
+            help="A run directory (its best checkpoint), a checkpoint, or a weights file.", show_default=False
         ),
     ],
     output: Annotated[
-        Path,
-        typer.Option(
-            "--output", "-o", help="The file to write: .onnx or .pt2.", show_default=False
-        ),
+        Path, typer.Option("--output", "-o", help="The file to write: .onnx or .pt2.", show_default=False)
     ],
     format: Annotated[
         str, typer.Option("--format", help="onnx (opset 13), or torch (torch.export).")
@@ -58,9 +54,7 @@ def export(
             show_default=False,
         ),
     ] = "",
-    batch: Annotated[
-        str, typer.Option("--batch", help="N, a fixed number, or dynamic.")
-    ] = "dynamic",
+    batch: Annotated[str, typer.Option("--batch", help="N, a fixed number, or dynamic.")] = "dynamic",
     arch: Annotated[
         str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")
     ] = None,
@@ -72,9 +66,7 @@ def export(
     ] = None,
     names: Annotated[
         Path | None,
-        typer.Option(
-            "--names", help="A text file with a class name on each line, for weights without."
-        ),
+        typer.Option("--names", help="A text file with a class name on each line, for weights without."),
     ] = None,
 ) -> None:
     """Write a model with its preprocessing and class names. Channels are routed: the graph has no shuffle."""
@@ -86,9 +78,7 @@ def export(
 
     kind = input_kind or ("image" if format == "onnx" else "tensor")
     if batch != "dynamic" and not batch.isdecimal():
-        raise UsageError(
-            f"--batch {batch!r} is not valid: give a number of at least 1, or dynamic."
-        )
+        raise UsageError(f"--batch {batch!r} is not valid: give a number of at least 1, or dynamic.")
     size = None if batch == "dynamic" else int(batch)
     check_export(output, format=format, input_kind=kind, batch=size)
     opened = open_model(model, arch=arch, image_size=image_size, resize=eval_resize, names=names)
@@ -103,20 +93,14 @@ def export(
         f"{opened.arch}, {classes} classes, input {done.description['input']['dtype']} ({shape})"
     )
     if opened.classes is None:
-        print(
-            "warning: the weights name no classes; give --names FILE to include them",
-            file=sys.stderr,
-        )
+        print("warning: the weights name no classes; give --names FILE to include them", file=sys.stderr)
 
 
 @export_app.command()
 def verify(
-    file: Annotated[
-        Path, typer.Argument(help="An exported file, .onnx or .pt2.", show_default=False)
-    ],
+    file: Annotated[Path, typer.Argument(help="An exported file, .onnx or .pt2.", show_default=False)],
     data: Annotated[
-        str,
-        typer.Option("--data", help="Image folder, packed data, or 'demo'.", show_default=False),
+        str, typer.Option("--data", help="Image folder, packed data, or 'demo'.", show_default=False)
     ],
     against: Annotated[
         Path | None,
@@ -126,9 +110,7 @@ def verify(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Compare at most this many images.")
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Compare an exported file with its model on real images, from the file to the logits.
 
@@ -149,10 +131,7 @@ def verify(
             f"{each.engine}: {100 * each.agreement:.2f} % same top-1, logits differ by at most "
             f"{each.largest:.1e} (of {each.largest_logit:.3g}), {each.milliseconds:.1f} ms per image"
         )
-        for who, (share, low, high) in (
-            (each.engine, each.accuracy),
-            ("model", each.model_accuracy),
-        ):
+        for who, (share, low, high) in ((each.engine, each.accuracy), ("model", each.model_accuracy)):
             print(f"  Acc@1 of {who}: {share:.3f} (95 % interval {low:.2f} to {high:.2f})")
         for name in each.differ[:10]:
             print(f"  another top-1: {name}")

@@ -50,10 +50,6 @@ def _parameter(item: Declared) -> inspect.Parameter:
     if item.default is not None:
         shown = str(item.default).lower() if item.type is bool else item.default
         help_text += f" (default: {shown})"
-    typed = typer.Option(
-        *option.flags, help=help_text, rich_help_panel=option.panel, show_default=False
-    )
+    typed = typer.Option(*option.flags, help=help_text, rich_help_panel=option.panel, show_default=False)
     annotation = Annotated[item.type | None, typed]  # type: ignore[name-defined]  # a type at run time
-    return inspect.Parameter(
-        item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation
-    )
+    return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

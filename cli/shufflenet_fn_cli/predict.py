@@ -36,26 +36,17 @@ def predict(
     ],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes per image.")] = 1,
     format: Annotated[
-        str,
-        typer.Option("--format", help="table, csv or jsonl. Default: by the name of -o, or table."),
+        str, typer.Option("--format", help="table, csv or jsonl. Default: by the name of -o, or table.")
     ] = "",
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Write rows to this file.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write rows to this file.")] = None,
     resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the file of -o: leave out images that it has."),
+        bool, typer.Option("--resume", help="Go on with the file of -o: leave out images that it has.")
     ] = False,
-    engine: Annotated[
-        str, typer.Option("--engine", help="auto, torch, onnxruntime or openvino.")
-    ] = "auto",
+    engine: Annotated[str, typer.Option("--engine", help="auto, torch, onnxruntime or openvino.")] = "auto",
     device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda or npu.")] = "auto",
-    batch_size: Annotated[
-        int, typer.Option("--batch-size", "-b", min=1, help="Images at a time.")
-    ] = 64,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at a time.")] = 64,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", "-j", min=0, help="Loader threads. Default: the cores."),
+        int | None, typer.Option("--workers", "-j", min=0, help="Loader threads. Default: the cores.")
     ] = None,
     on_bad_image: Annotated[
         str, typer.Option("--on-bad-image", help="skip an unreadable image and count it, or stop.")
@@ -66,9 +57,7 @@ def predict(
     ] = None,
     names: Annotated[
         Path | None,
-        typer.Option(
-            "--names", help="A text file with a class name on each line, for weights without."
-        ),
+        typer.Option("--names", help="A text file with a class name on each line, for weights without."),
     ] = None,
 ) -> None:
     """Predict the classes of images. Folders named like classes give the accuracy as well."""
@@ -84,19 +73,14 @@ def predict(
     if kind not in FORMATS:
         raise UsageError(f"--format {kind!r} is not valid. Choose one of: {', '.join(FORMATS)}.")
     if on_bad_image not in ("skip", "stop"):
-        raise UsageError(
-            f"--on-bad-image {on_bad_image!r} is not valid. Choose one of: skip, stop."
-        )
+        raise UsageError(f"--on-bad-image {on_bad_image!r} is not valid. Choose one of: skip, stop.")
     rows = Rows(output, kind, top_k, resume=resume)
     predictor = Predictor.open(model, engine=engine, device=device, arch=arch, names=names)
     for note in predictor.notes:
         print(note, file=sys.stderr)
     images = open_sources(sources, predictor.classes, split=split, lines=sys.stdin, done=rows.done)
     if not len(images):
-        print(
-            f"nothing to do: {printable(output or '')} has all {len(rows.done)} images",
-            file=sys.stderr,
-        )
+        print(f"nothing to do: {printable(output or '')} has all {len(rows.done)} images", file=sys.stderr)
         return
     bad = None
     if on_bad_image == "skip":

@@ -27,13 +27,9 @@ if TYPE_CHECKING:
 
 @with_settings(TrainSettings)
 def train(
-    preset: Annotated[
-        str | None,
-        typer.Option(help=f"Recipe to start from: {', '.join(PRESETS)}."),
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help=f"Recipe to start from: {', '.join(PRESETS)}.")] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="YAML or JSON file of settings; overrides the preset."),
+        Path | None, typer.Option(help="YAML or JSON file of settings; overrides the preset.")
     ] = None,
     local_rank: Annotated[int, typer.Option(hidden=True)] = 0,
     start_epoch: Annotated[int, typer.Option(hidden=True)] = 0,
@@ -71,9 +67,7 @@ def train(
         )
         return
     with leaving_groups_at_once(), contextlib.ExitStack() as held:
-        plan = prepare_run(
-            given, preset=preset, config_file=config, argv=sys.argv, held=held, world=world
-        )
+        plan = prepare_run(given, preset=preset, config_file=config, argv=sys.argv, held=held, world=world)
         if plan.nodes.node_rank:
             print(f"waiting for machine 0 at {plan.nodes.endpoint}", file=sys.stderr)
         outcome = run_plan(plan, world, run_with_display)
@@ -91,9 +85,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     """Do what the original's ``--evaluate`` does, by ``shufflenet-fn evaluate``."""
     weights = given.get("resume") or given.get("pretrained")
     if weights is None:
-        raise UsageError(
-            "--evaluate needs weights: give --resume FILE, or use shufflenet-fn evaluate FILE."
-        )
+        raise UsageError("--evaluate needs weights: give --resume FILE, or use shufflenet-fn evaluate FILE.")
     names = {item.name for item in declared(EvalSettings)}
     wanted = {name: value for name, value in given.items() if name in names}
     if "device_list" in given:

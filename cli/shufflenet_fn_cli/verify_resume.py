@@ -17,22 +17,16 @@ _SHOWN = 10
 
 
 def verify_resume(
-    device: Annotated[
-        str, typer.Option(help=f"auto, or one of: {', '.join(DEVICE_NAMES)}.")
-    ] = "auto",
+    device: Annotated[str, typer.Option(help=f"auto, or one of: {', '.join(DEVICE_NAMES)}.")] = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
     precision: Annotated[str, typer.Option(help="As for train.")] = "fp32",
-    backend: Annotated[
-        str, typer.Option(help=f"auto, or one of: {', '.join(BACKEND_NAMES)}.")
-    ] = "auto",
+    backend: Annotated[str, typer.Option(help=f"auto, or one of: {', '.join(BACKEND_NAMES)}.")] = "auto",
     steps: Annotated[int, typer.Option(help="Number of updates of the run.")] = 40,
     deterministic: Annotated[
         bool, typer.Option(help="Use deterministic operators; needed on accelerators.")
     ] = True,
     timeout: Annotated[float, typer.Option(help="Seconds for each of the three starts.")] = 120.0,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Kill a short run, resume it, and compare it byte by byte with an uninterrupted run.
 

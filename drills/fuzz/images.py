@@ -79,10 +79,7 @@ def whole_jpeg(data: bytes, *, strict: bool) -> LazyImage:
     def decode(reduction: int) -> RgbImage:
         if reduction == 1:
             return np.array(whole)
-        least: dict[str, Any] = {
-            "min_height": -(-height // reduction),
-            "min_width": -(-width // reduction),
-        }
+        least: dict[str, Any] = {"min_height": -(-height // reduction), "min_width": -(-width // reduction)}
         smaller = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=strict, **least)
         return np.array(smaller)
 

@@ -88,9 +88,7 @@ class PackedSet:
         if not np.array_equal(images[done], self._images[split][done]):
             raise Wrong(f"native: a sample of {split} reads as another image")
 
-    def _read_at_once(
-        self, samples: PackedSplit
-    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
+    def _read_at_once(self, samples: PackedSplit) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_]]:
         """Return the evaluation crop of every sample, and which samples the native reader has read."""
         images = np.zeros((len(samples), EVAL.size, EVAL.size, 3), dtype=np.uint8)
         with samples.located(np.arange(len(samples))) as stored:

@@ -19,11 +19,7 @@ class Ended(NamedTuple):
 
 
 def supervised(
-    make: Callable[..., Callable[[int], Any]],
-    arguments: tuple[Any, ...],
-    numbers: range,
-    *,
-    limit_s: float,
+    make: Callable[..., Callable[[int], Any]], arguments: tuple[Any, ...], numbers: range, *, limit_s: float
 ) -> Iterator[Ended]:
     """``make(*arguments)(number)`` for all ``numbers``, in order.
 
@@ -66,10 +62,7 @@ def supervised(
 
 
 def _work(
-    make: Callable[..., Callable[[int], Any]],
-    arguments: tuple[Any, ...],
-    numbers: range,
-    results: Any,
+    make: Callable[..., Callable[[int], Any]], arguments: tuple[Any, ...], numbers: range, results: Any
 ) -> None:
     trial = make(*arguments)
     for number in numbers:

@@ -191,14 +191,7 @@ class Drill:
         return False
 
     def _note(
-        self,
-        number: int,
-        victim: str,
-        where: str,
-        run: Path,
-        good: int,
-        known: int,
-        wrong: list[str],
+        self, number: int, victim: str, where: str, run: Path, good: int, known: int, wrong: list[str]
     ) -> None:
         # Check the step that this launch resumed from against the checkpoints that earlier kills left.
         begun = starts(run)[known:]
@@ -232,13 +225,7 @@ class Drill:
 
     def _draw(self) -> Plan:
         operations = self._control.operations()
-        return draw(
-            self._rng,
-            self._setting,
-            operations,
-            startup_s=self._startup_s,
-            span_s=_SPAN_S,
-        )
+        return draw(self._rng, self._setting, operations, startup_s=self._startup_s, span_s=_SPAN_S)
 
     def _launch(self, run: Path, *, short: bool = False) -> Launch:
         if short:

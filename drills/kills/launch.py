@@ -13,13 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 from drills.kills.points import CONTROL, Control
-from drills.kills.processes import (
-    listening_ports,
-    ranks_of,
-    session,
-    shared_memory,
-    still_listening,
-)
+from drills.kills.processes import listening_ports, ranks_of, session, shared_memory, still_listening
 
 END_S = 15.0
 """Seconds within which a launch must end after one of its processes was killed."""
@@ -44,12 +38,7 @@ class Launch:
     """
 
     def __init__(
-        self,
-        command: Sequence[str],
-        place: Path,
-        control: Control,
-        *,
-        cache: Path | None = None,
+        self, command: Sequence[str], place: Path, control: Control, *, cache: Path | None = None
     ) -> None:
         self._temporary, self._output = place / "tmp", place / "output.txt"
         self._temporary.mkdir(exist_ok=True)
@@ -70,10 +59,7 @@ class Launch:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._kill_all()
         self.process.wait()

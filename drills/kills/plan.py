@@ -45,12 +45,7 @@ class Setting(NamedTuple):
 
 
 def draw(
-    rng: random.Random,
-    setting: Setting,
-    operations: Sequence[str],
-    *,
-    startup_s: float,
-    span_s: float,
+    rng: random.Random, setting: Setting, operations: Sequence[str], *, startup_s: float, span_s: float
 ) -> Plan:
     """Draw the next kill: half of all kills at one of ``operations``, the others at a random time.
 

@@ -77,12 +77,7 @@ def use_of(pid: int) -> Use | None:
     links = _links(pid)
     if "VmRSS" not in fields or not links:
         return None
-    return Use(
-        int(fields["VmRSS"]) * 1024,
-        int(fields["RssAnon"]) * 1024,
-        int(fields["Threads"]),
-        len(links),
-    )
+    return Use(int(fields["VmRSS"]) * 1024, int(fields["RssAnon"]) * 1024, int(fields["Threads"]), len(links))
 
 
 def _listeners() -> Iterator[tuple[int, str]]:

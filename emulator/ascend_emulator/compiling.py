@@ -54,11 +54,7 @@ def toolchain(installed: Installed) -> Toolchain:
     hccl = installed.torch_npu / "include" / "third_party" / "hccl" / "inc"
     torch = installed.torch / "include"
     system = (acl, hccl, installed.torch_npu / "include", torch, torch / "torch/csrc/api/include")
-    folders = (
-        "-I",
-        str(SOURCES),
-        *(word for folder in system for word in ("-isystem", str(folder))),
-    )
+    folders = ("-I", str(SOURCES), *(word for folder in system for word in ("-isystem", str(folder))))
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
     # The versions of the packages identify their headers.
     facts = (version.stdout, installed.torch_version, installed.torch_npu_version)
@@ -141,9 +137,7 @@ def _compile(command: Sequence[str], source: Path, built: Path) -> None:
         os.replace(partial, built)
 
 
-def _with_precompiled(
-    tools: Toolchain, sources: Sequence[Path], scratch: Path
-) -> dict[Path, Sequence[str]]:
+def _with_precompiled(tools: Toolchain, sources: Sequence[Path], scratch: Path) -> dict[Path, Sequence[str]]:
     """Return the command for the files of each folder, with its ``precompiled.hpp`` compiled once.
 
     The compiler includes the precompiled header before anything else, as it must. Files still include what

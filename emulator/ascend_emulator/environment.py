@@ -51,11 +51,7 @@ class Machine(NamedTuple):
 
 
 def variables(
-    libraries: Path,
-    machine: Machine,
-    *,
-    report: str | None = None,
-    base: Mapping[str, str] = os.environ,
+    libraries: Path, machine: Machine, *, report: str | None = None, base: Mapping[str, str] = os.environ
 ) -> dict[str, str]:
     """Return the variables to set in addition to ``base``: the libraries' folder, and the machine.
 

@@ -86,19 +86,11 @@ def kernels_of(call: Call) -> list[Kernels]:
 
 
 def _kernel(
-    kind: str,
-    *operands: Operand | None,
-    count: int = 1,
-    low: int | None = None,
-    high: int | None = None,
+    kind: str, *operands: Operand | None, count: int = 1, low: int | None = None, high: int | None = None
 ) -> Kernels:
     nbytes = sum(one.nbytes for one in operands if one is not None)
     return Kernels(
-        kind,
-        count,
-        nbytes if count else 0,
-        count if low is None else low,
-        count if high is None else high,
+        kind, count, nbytes if count else 0, count if low is None else low, count if high is None else high
     )
 
 
@@ -120,11 +112,7 @@ def _blocked(tensor: Operand) -> int:
 
 
 def _trans_data(*tensors: Operand | None) -> list[Kernels]:
-    return [
-        Kernels(TRANSDATA, 1, one.nbytes + _blocked(one), 1, 1)
-        for one in tensors
-        if one is not None
-    ]
+    return [Kernels(TRANSDATA, 1, one.nbytes + _blocked(one), 1, 1) for one in tensors if one is not None]
 
 
 def _computing(kind: str, *tensors: Operand | None, high: int = 1) -> Kernels:
@@ -164,9 +152,7 @@ def _convolution_backward(call: Call) -> list[Kernels]:
     assert dy is not None and x is not None and weight is not None
     stride, padding, groups = call.numbers[4], call.numbers[5], call.numbers[9][0]
     if _whole_map(x, weight, groups, padding):
-        return [
-            _kernel("BatchMatMul", dy, x, weight, high=3) for one in (dx, dw) if one is not None
-        ]
+        return [_kernel("BatchMatMul", dy, x, weight, high=3) for one in (dx, dw) if one is not None]
     window = max(weight.shape[2:]) > 1
     parts = [*_trans_data(dy, x), *_weight(weight, groups)]
     if dx is not None:
@@ -212,11 +198,7 @@ def _batch_norm_backward(call: Call) -> list[Kernels]:
     dy, x = call.tensor(0), call.tensor(1)
     assert x is not None
     parts = _fills(call, (2, 3, 4, 5, 6), x.shape[1])
-    return [
-        *parts,
-        _kernel("BNTrainingUpdateGrad", dy, x),
-        _kernel("BNTrainingReduceGrad", dy, x, x),
-    ]
+    return [*parts, _kernel("BNTrainingUpdateGrad", dy, x), _kernel("BNTrainingReduceGrad", dy, x, x)]
 
 
 def _fills(call: Call, positions: Iterable[int], channels: int) -> list[Kernels]:

@@ -23,8 +23,7 @@ app = typer.Typer(
 
 Devices = Annotated[int, typer.Option(help="Number of NPUs.")]
 Memory = Annotated[
-    str | None,
-    typer.Option(help="Memory of each NPU, as in 8GiB.", show_default="that of the chip"),
+    str | None, typer.Option(help="Memory of each NPU, as in 8GiB.", show_default="that of the chip")
 ]
 Soc = Annotated[str, typer.Option(help="CANN's name of the chip.")]
 Faults = Annotated[
@@ -60,12 +59,7 @@ def build() -> None:
 
 
 @app.command()
-def env(
-    devices: Devices = 1,
-    memory: Memory = None,
-    soc: Soc = "Ascend910B1",
-    faults: Faults = None,
-) -> None:
+def env(devices: Devices = 1, memory: Memory = None, soc: Soc = "Ascend910B1", faults: Faults = None) -> None:
     """Print the environment variables for a shell: eval "$(ascend-emulator env)"."""
     for name, value in _variables(devices, memory, soc, faults, None).items():
         print(f"export {name}={shlex.quote(value)}")
@@ -73,17 +67,14 @@ def env(
 
 @app.command(context_settings={"allow_interspersed_args": False})
 def run(
-    command: Annotated[
-        list[str], typer.Argument(metavar="COMMAND", help="Command to run, after --.")
-    ],
+    command: Annotated[list[str], typer.Argument(metavar="COMMAND", help="Command to run, after --.")],
     devices: Devices = 1,
     memory: Memory = None,
     soc: Soc = "Ascend910B1",
     faults: Faults = None,
     report: Annotated[bool, typer.Option("--report", help="Print the counts at the end.")] = False,
     counts: Annotated[
-        Path | None,
-        typer.Option(help="Folder for the counts, a JSON file for each process."),
+        Path | None, typer.Option(help="Folder for the counts, a JSON file for each process.")
     ] = None,
 ) -> None:
     """Run a command on the emulator and return its exit code.
@@ -109,9 +100,7 @@ def run(
 
 @app.command()
 def sources(
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Print each emulated function with the vendor's documents and kernels that it was compared with."""
     from ascend_emulator.tables import print_sources, sources_as_json

@@ -30,9 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not os.environ.get(LIBRARIES):
         os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
     # torch_npu says this once a process, in whichever test comes first.
-    config.addinivalue_line(
-        "filterwarnings", "ignore:Cannot create tensor with internal format:UserWarning"
-    )
+    config.addinivalue_line("filterwarnings", "ignore:Cannot create tensor with internal format:UserWarning")
 
 
 class Ran(NamedTuple):

@@ -37,10 +37,7 @@ def _calls(total: DeviceCounts, processes: int) -> Table:
     by_launches = sorted(total.kernels.items(), key=lambda item: (-item[1].launches, item[0]))
     for name, kernel in by_launches:
         table.add_row(
-            name,
-            str(kernel.launches),
-            f"{kernel.bytes_read / 1e6:.3f}",
-            f"{kernel.bytes_written / 1e6:.3f}",
+            name, str(kernel.launches), f"{kernel.bytes_read / 1e6:.3f}", f"{kernel.bytes_written / 1e6:.3f}"
         )
     table.add_section()
     kernels = total.kernels.values()
@@ -62,9 +59,7 @@ def _modelled(kernels: Modelled) -> Table:
     span = f"{kernels.kernels} ({kernels.low} to {kernels.high})"
     table.add_row("all", span, "", f"{kernels.nbytes / 1e6:.3f}")
     if kernels.assumed:
-        table.caption = "one kernel is assumed for each call of: " + ", ".join(
-            sorted(kernels.assumed)
-        )
+        table.caption = "one kernel is assumed for each call of: " + ", ".join(sorted(kernels.assumed))
     return table
 
 

@@ -72,9 +72,7 @@ def _statements(text: str) -> Iterator[str]:
     yield from text.replace("\\\n", " ").splitlines()
 
 
-def _templates(
-    definition: str, parameter: str, macros: Mapping[str, Sequence[str]]
-) -> Iterator[str]:
+def _templates(definition: str, parameter: str, macros: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Yield templates of the operator names that a macro defines, with ``{}`` for its first argument."""
     for operator in _OPERATOR.findall(definition):
         yield re.sub(rf"##{parameter}\b(##)?", "{}", operator)
@@ -91,11 +89,7 @@ def _operators(statement: str, macros: Mapping[str, Sequence[str]]) -> tuple[str
     return ()
 
 
-def _sourced(
-    kind: Kind, names: Iterable[str], file: str, comment: Sequence[str]
-) -> Iterator[Function]:
+def _sourced(kind: Kind, names: Iterable[str], file: str, comment: Sequence[str]) -> Iterator[Function]:
     found = [match.groups() for match in map(_FOLLOWS.match, comment) if match]
     for name in names:
-        yield Function(
-            kind, name, file, tuple(source for one, source in found if one in (None, name))
-        )
+        yield Function(kind, name, file, tuple(source for one, source in found if one in (None, name)))

@@ -25,14 +25,10 @@ INDEXING = table(
         "gather": lambda x: x.gather(2, _long(x, 5)),
         "take_along_dim": lambda x: x.take_along_dim(x.argsort(dim=1, stable=True), 1),
         "index": lambda x: x[torch.tensor([0, 3], device=x.device)],
-        "index two": lambda x: x[
-            torch.tensor([0, 3]).to(x.device), :, torch.tensor([1, 2]).to(x.device)
-        ],
+        "index two": lambda x: x[torch.tensor([0, 3]).to(x.device), :, torch.tensor([1, 2]).to(x.device)],
         "index last": lambda x: x[..., torch.tensor([4, 1], device=x.device)],
         "index mask": lambda x: x[x[:, 0, 0] > 0],
-        "index_put": lambda x: x.index_put_(
-            (torch.tensor([1, 3], device=x.device),), x[:2].clone()
-        ),
+        "index_put": lambda x: x.index_put_((torch.tensor([1, 3], device=x.device),), x[:2].clone()),
         "index_put accumulate": lambda x: x.index_put_(
             (torch.tensor([1, 1], device=x.device),), x[:2].clone(), accumulate=True
         ),
@@ -59,9 +55,7 @@ SHAPES = table(
     {
         "cat": lambda x: torch.cat([x, x[:, :2]], 1),
         "cat views": lambda x: torch.cat([x[:, ::2], x[:, 1::2]], 1),
-        "cat out": lambda x: torch.cat(
-            [x, x], 0, out=torch.empty(0, dtype=x.dtype, device=x.device)
-        ),
+        "cat out": lambda x: torch.cat([x, x], 0, out=torch.empty(0, dtype=x.dtype, device=x.device)),
         "stack": lambda x: torch.stack([x, x], 2),
         "chunk": lambda x: [part.contiguous() for part in x.chunk(2, 1)],
         "split copy": lambda x: torch.split_with_sizes_copy(x, [2, 4], 1),

@@ -40,9 +40,7 @@ class Cann:
         assert self.call("aclrtGetMemInfo", 1, ctypes.byref(free), ctypes.byref(total)) == SUCCESS
         return free.value, total.value
 
-    def copy(
-        self, to: object, source: object, size: int, kind: int, room: int | None = None
-    ) -> int:
+    def copy(self, to: object, source: object, size: int, kind: int, room: int | None = None) -> int:
         """The return code of a blocking copy."""
         sizes = ctypes.c_size_t(size if room is None else room), ctypes.c_size_t(size)
         return self.call("aclrtMemcpy", to, sizes[0], source, sizes[1], kind)

@@ -45,14 +45,10 @@ GRADIENTS = (
     Case("adaptive_avg_pool 3", lambda x: F.adaptive_avg_pool2d(x, (3, 2)), (_IMAGE,)),
     Case("mean", lambda x: x.mean((2, 3)), (_IMAGE,), FLOATS),
     Case(
-        "batch_norm train",
-        lambda x, w, b: _batch_norm(x, w, b, train=True),
-        (_IMAGE, _CHANNELS, _CHANNELS),
+        "batch_norm train", lambda x, w, b: _batch_norm(x, w, b, train=True), (_IMAGE, _CHANNELS, _CHANNELS)
     ),
     Case(
-        "batch_norm eval",
-        lambda x, w, b: _batch_norm(x, w, b, train=False),
-        (_IMAGE, _CHANNELS, _CHANNELS),
+        "batch_norm eval", lambda x, w, b: _batch_norm(x, w, b, train=False), (_IMAGE, _CHANNELS, _CHANNELS)
     ),
     Case(
         "batch_norm of half",
@@ -76,22 +72,12 @@ GRADIENTS = (
     Case("nll_loss sum", lambda x: F.nll_loss(x, _labels(x), reduction="sum"), ((4, 5),)),
     Case("nll_loss none", lambda x: F.nll_loss(x, _labels(x), reduction="none"), ((4, 5),)),
     Case("nll_loss ignore", lambda x: F.nll_loss(x, _labels(x), ignore_index=1), ((4, 5),)),
-    Case(
-        "nll_loss 2d", lambda x: F.nll_loss(x, _labels(x)[:, None, None].expand(2, 9, 9)), (_IMAGE,)
-    ),
+    Case("nll_loss 2d", lambda x: F.nll_loss(x, _labels(x)[:, None, None].expand(2, 9, 9)), (_IMAGE,)),
     Case("bce", lambda x: F.binary_cross_entropy(x.sigmoid(), x.detach().sigmoid()), (_IMAGE,)),
     Case("leaky_relu", lambda x: F.leaky_relu(x, 0.1), (_IMAGE,)),
     Case("cross_entropy", lambda x: F.cross_entropy(x, _labels(x)), ((4, 5),), FLOATS),
-    Case(
-        "cross_entropy smoothed",
-        lambda x: F.cross_entropy(x, _labels(x), label_smoothing=0.1),
-        ((4, 5),),
-    ),
-    Case(
-        "cross_entropy of probabilities",
-        lambda x, y: F.cross_entropy(x, y.softmax(1)),
-        ((4, 5), (4, 5)),
-    ),
+    Case("cross_entropy smoothed", lambda x: F.cross_entropy(x, _labels(x), label_smoothing=0.1), ((4, 5),)),
+    Case("cross_entropy of probabilities", lambda x, y: F.cross_entropy(x, y.softmax(1)), ((4, 5), (4, 5))),
     Case("mse_loss", F.mse_loss, ((4, 5), (4, 5))),
     Case("max dim", lambda x: x.max(1)[0], (_IMAGE,)),
     Case("index_select", lambda x: x.index_select(1, _labels(x[0].flatten(1))), (_IMAGE,), FLOATS),

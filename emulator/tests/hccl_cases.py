@@ -14,15 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-REDUCIBLE = (
-    torch.int8,
-    torch.int16,
-    torch.int32,
-    torch.int64,
-    torch.float16,
-    torch.float32,
-    torch.bfloat16,
-)
+REDUCIBLE = (torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.bfloat16)
 MOVABLE = (*REDUCIBLE, torch.uint8, torch.bool, torch.float64)
 NO_PRODUCT = (torch.int16, torch.bfloat16)
 # torch_npu pads what it gathers to 512 bytes: less, exactly that, and more.

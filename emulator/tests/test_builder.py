@@ -71,10 +71,7 @@ def test_a_cuda_build_of_torch_is_refused(build_beside: Command) -> None:
 def test_versions_that_are_no_pair_are_refused(build_beside: Command) -> None:
     ended = build_beside("2.14.1+cpu", None, "2.13.0")
     assert ended.code == 3
-    assert (
-        "torch_npu 2.13.0 beside torch 2.14.1+cpu; they must have the same major and minor"
-        in ended.err
-    )
+    assert "torch_npu 2.13.0 beside torch 2.14.1+cpu; they must have the same major and minor" in ended.err
 
 
 def test_the_post_releases_of_torch_npu_fit(build_beside: Command) -> None:
@@ -139,9 +136,7 @@ def test_the_exit_code_is_handed_on() -> None:
 
 
 def test_the_variables_reach_the_command(capfd: pytest.CaptureFixture[str]) -> None:
-    assert (
-        run([sys.executable, "-c", "import os; print(os.environ['ASKED'])"], {"ASKED": "yes"}) == 0
-    )
+    assert run([sys.executable, "-c", "import os; print(os.environ['ASKED'])"], {"ASKED": "yes"}) == 0
     assert capfd.readouterr().out == "yes\n"
 
 

@@ -19,21 +19,14 @@ sys.exit(9)
 """
 
 
-def test_run_reports_counts_and_the_exit_code(
-    libraries: Path, process: Command, tmp_path: Path
-) -> None:
+def test_run_reports_counts_and_the_exit_code(libraries: Path, process: Command, tmp_path: Path) -> None:
     options = "--devices", "2", "--report", "--counts", "kept"
     ended = process("run", *options, "--", sys.executable, "-c", _SCRIPT)
     assert ended.code == 9, ended.err
     assert ended.out == "2097152.0\n"  # standard output is the command's alone
     lines = ended.err.splitlines()
     (sums,) = (line for line in lines if "│ aclnnReduceSum" in line)
-    assert [cell.strip() for cell in sums.strip("│ ").split("│")] == [
-        "aclnnReduceSum",
-        "1",
-        "4.194",
-        "0.000",
-    ]
+    assert [cell.strip() for cell in sums.strip("│ ").split("│")] == ["aclnnReduceSum", "1", "4.194", "0.000"]
     assert any("wait: aclrtSynchronizeStream" in line for line in lines)
     assert any("Ascend910B1 1" in line for line in lines)
     said = " ".join(ended.err.split())
@@ -59,9 +52,7 @@ eval "$({emulator})"
 import torch, torch_npu
 print(torch.npu.device_count(), torch.npu.mem_get_info()[1])"
 """
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.stdout == f"3 {1 << 30}\n", done.stderr
 
 

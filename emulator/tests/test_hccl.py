@@ -35,11 +35,7 @@ def on_ranks(npu: object, libraries: Path) -> Iterator[OnRanks]:
     """Run a function of ``hccl_scenarios.py`` in some ranks, each a process with a device of its own."""
     environ = {**os.environ, **variables(libraries, Machine(devices=8))}
     with subprocess.Popen(
-        [sys.executable, str(SERVER)],
-        env=environ,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+        [sys.executable, str(SERVER)], env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as server:
         assert server.stdin is not None and server.stdout is not None
 
@@ -121,8 +117,7 @@ def test_missing_rank_times_out_the_others(on_ranks: OnRanks) -> None:
     answers = on_ranks("absent", 2, HCCL_CONNECT_TIMEOUT="1")
     error = last_error(answers[0])
     assert (
-        "EI0006: the set-up of communicator group_name_0 timed out after 1 s (HCCL_CONNECT_TIMEOUT)"
-        in error
+        "EI0006: the set-up of communicator group_name_0 timed out after 1 s (HCCL_CONNECT_TIMEOUT)" in error
     )
     assert "of 2 ranks, rank 1 did not come" in error
 
@@ -151,9 +146,7 @@ def test_asynchronous_error_ends_the_process(on_ranks: OnRanks) -> None:
     assert [answer["code"] for answer in answers] == [0, -6]
     assert "got an asynchronous error, as was asked for by a fault" in answers[1]["err"]
     assert "we are taking the entire process down" in answers[1]["err"]
-    answers = on_ranks(
-        "linger", 2, TORCH_HCCL_ASYNC_ERROR_HANDLING="0", **{FAULTS: "hccl:async@2#1"}
-    )
+    answers = on_ranks("linger", 2, TORCH_HCCL_ASYNC_ERROR_HANDLING="0", **{FAULTS: "hccl:async@2#1"})
     assert [answer["code"] for answer in answers] == [0, 0]
 
 

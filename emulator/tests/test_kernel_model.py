@@ -69,12 +69,7 @@ def backward_of(x: torch.Tensor, w: torch.Tensor, **options: Any) -> Callable[[]
     ],
 )
 def test_backward_of_a_convolution(
-    kernels: Any,
-    dtype: torch.dtype,
-    stride: int,
-    groups: int,
-    image_grad: bool,
-    wanted: dict[str, int],
+    kernels: Any, dtype: torch.dtype, stride: int, groups: int, image_grad: bool, wanted: dict[str, int]
 ) -> None:
     x = drawn(2, 16, 6, 6, dtype=dtype, grad=image_grad)
     w = drawn(16, 16 // groups, 3, 3, dtype=dtype, grad=True)
@@ -86,9 +81,7 @@ def test_backward_of_a_convolution(
 
 @pytest.mark.parametrize(("channels", "own"), [(63, 2), (64, 1)])
 @pytest.mark.parametrize("given", [False, True])
-def test_batch_norm_fills_what_is_left_out(
-    kernels: Any, channels: int, own: int, given: bool
-) -> None:
+def test_batch_norm_fills_what_is_left_out(kernels: Any, channels: int, own: int, given: bool) -> None:
     x = drawn(2, channels, 4, 4)
     weight, bias, mean, var = (drawn(channels) for _ in range(4))
     running = (mean, var) if given else (None, None)

@@ -90,9 +90,7 @@ def test_a_training_step_of_one_layer(npu: ModuleType) -> None:
     }
 
 
-def test_injected_overflow_gives_infinity(
-    on_emulator: OnEmulator,
-) -> None:
+def test_injected_overflow_gives_infinity(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
         """
 import torch, torch_npu

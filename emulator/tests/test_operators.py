@@ -207,9 +207,7 @@ def test_random_numbers_are_distributed_as_asked() -> None:
     uniform = torch.empty(size, device=NPU).uniform_(2, 3)
     assert uniform.min().item() >= 2 and uniform.max().item() <= 3
     assert uniform.mean().item() == pytest.approx(2.5, abs=0.01)
-    assert torch.empty(size, device=NPU).bernoulli_(0.3).mean().item() == pytest.approx(
-        0.3, abs=0.01
-    )
+    assert torch.empty(size, device=NPU).bernoulli_(0.3).mean().item() == pytest.approx(0.3, abs=0.01)
     assert torch.equal(torch.randperm(100, device=NPU).sort()[0].cpu(), torch.arange(100))
     kept = torch.nn.functional.dropout(torch.ones(size, device=NPU), 0.4)
     assert (kept > 0).float().mean().item() == pytest.approx(0.6, abs=0.01)

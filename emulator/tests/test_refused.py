@@ -25,11 +25,7 @@ def _conv(dtype: torch.dtype) -> Tensor:
 
 REFUSED: dict[str, tuple[str, str, Callable[[], Tensor]]] = {
     "convolution": ("aclnnConvolution", "DT_DOUBLE", lambda: _conv(torch.float64)),
-    "max pooling": (
-        "aclnnMaxPool2dWithMask",
-        "DT_DOUBLE",
-        lambda: F.max_pool2d(_image(torch.float64), 2),
-    ),
+    "max pooling": ("aclnnMaxPool2dWithMask", "DT_DOUBLE", lambda: F.max_pool2d(_image(torch.float64), 2)),
     "pooling": (
         "aclnnAdaptiveAvgPool2d",
         "DT_DOUBLE",

@@ -124,10 +124,7 @@ print(cann.call("aclrtSynchronizeStream", stream), cann.message().splitlines()[0
         "0 0",
         "107000 [emulated CANN] aclrtSynchronizeStream: no such stream",
     ], ran.err
-    assert ran.counts[0].devices[0].syncs == {
-        "aclrtSynchronizeEvent": 1,
-        "aclrtSynchronizeStream": 1,
-    }
+    assert ran.counts[0].devices[0].syncs == {"aclrtSynchronizeEvent": 1, "aclrtSynchronizeStream": 1}
 
 
 def test_what_is_not_emulated_fails_by_its_name(on_emulator: OnEmulator) -> None:
@@ -225,17 +222,11 @@ print(cann.call("aclrtStreamWaitEvent", stream, plain))
 for event in (again, plain):
     assert cann.call("aclrtRecordEvent", event, stream) == 0
 print(cann.call("aclrtEventElapsedTime", ctypes.byref(ctypes.c_float()), again, plain))
-""",
+"""
     )
     assert ran.code == 0, ran.err
     complete, not_ready = 1, 0
-    assert ran.out.splitlines() == [
-        f"{complete} {not_ready}",
-        "207000 0",
-        "207000",
-        "207000",
-        "107006",
-    ]
+    assert ran.out.splitlines() == [f"{complete} {not_ready}", "207000 0", "207000", "207000", "107006"]
 
 
 def test_a_device_is_reset_as_often_as_set(on_emulator: OnEmulator) -> None:
@@ -256,6 +247,6 @@ for reset in ("aclrtResetDevice", "aclrtResetDevice"):
 cann.call("aclrtSetDevice", 0), cann.call("aclrtSetDevice", 0)
 print(cann.call("aclrtResetDeviceForce", 0), state())
 print(cann.call("aclrtSetStreamFailureMode", None, 0))
-""",
+"""
     )
     assert ran.out.splitlines() == ["0 1", "0 0", "0 0", "0"], ran.err

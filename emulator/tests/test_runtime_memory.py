@@ -174,7 +174,7 @@ for host in (pinned, unpinned):
     assert cann.call("aclrtMemset", device, size, 1, size) == 0
     print(cann.call("aclrtMemcpyAsync", host, size, device, size, DEVICE_TO_HOST, None))
 print(cann.call("aclrtMemcpyAsync", unpinned, size, unpinned, size, 0, None))
-""",
+"""
     )
     assert ran.out.splitlines() == ["0", "0", "207000"], ran.err
     (process,) = ran.counts

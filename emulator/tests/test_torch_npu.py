@@ -50,11 +50,7 @@ def test_what_makes_the_host_wait(npu: ModuleType) -> None:
         call()
         return snapshot().total.host_syncs
 
-    for call in (
-        lambda: x + 1,
-        lambda: x.add_(1),
-        lambda: pinned.to("npu:0", non_blocking=True),
-    ):
+    for call in (lambda: x + 1, lambda: x.add_(1), lambda: pinned.to("npu:0", non_blocking=True)):
         assert waits(call) == 0
     for call in (lambda: (x + 1).sum().item(), lambda: x.cpu(), npu.synchronize):
         assert waits(call) >= 1
@@ -86,8 +82,7 @@ def test_two_devices_hold_and_copy_tensors(npu: ModuleType) -> None:
 
 def test_no_device(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
-        "import torch, torch_npu; print(torch.npu.is_available(), torch.npu.device_count())",
-        devices=0,
+        "import torch, torch_npu; print(torch.npu.is_available(), torch.npu.device_count())", devices=0
     )
     assert ran.out == "False 0\n", ran.err
 
@@ -155,9 +150,7 @@ except RuntimeError as error:
     print(str(error).splitlines()[-1])
 """
     )
-    assert "was launched through aclop, CANN's older interface, which is not emulated" in ran.out, (
-        ran.err
-    )
+    assert "was launched through aclop, CANN's older interface, which is not emulated" in ran.out, ran.err
     assert "set_compile_mode(jit_compile=False)" in ran.out
 
 

@@ -39,9 +39,7 @@ def peer_step(
     """
     model: nn.Module = AscendShuffleNet(config).to(device)
     if distributed:
-        model = nn.parallel.DistributedDataParallel(
-            model, device_ids=[device.index], broadcast_buffers=False
-        )
+        model = nn.parallel.DistributedDataParallel(model, device_ids=[device.index], broadcast_buffers=False)
     optimizer = torch.optim.SGD(
         model.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )

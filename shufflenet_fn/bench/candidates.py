@@ -73,10 +73,7 @@ def announced(field: Field) -> list[str]:
     for name, reason in field.left_out.items():
         if not reason.startswith("--"):
             by_reason.setdefault(reason, []).append(name)
-    return [
-        f"WARNING: not measured: {', '.join(names)} ({reason})"
-        for reason, names in by_reason.items()
-    ]
+    return [f"WARNING: not measured: {', '.join(names)} ({reason})" for reason, names in by_reason.items()]
 
 
 def settled(step: Step) -> Step:

@@ -97,9 +97,7 @@ def _even(count: int, wanted: int) -> list[int]:
     return [number * count // wanted for number in range(wanted)]
 
 
-def _packed(
-    tree: Path, place: Path, settings: DataBenchSettings, progress: Progress
-) -> dict[str, str]:
+def _packed(tree: Path, place: Path, settings: DataBenchSettings, progress: Progress) -> dict[str, str]:
     """Return the packed data by name: the given folders, or the tree packed in both formats."""
     if settings.packed is not None:
         roots = [root.strip() for root in settings.packed.split(",")]
@@ -113,13 +111,9 @@ def _packed(
     return {name: str(place / name.replace(" ", "-")) for name in PACKINGS}
 
 
-def _measured(
-    roots: Mapping[str, str], settings: DataBenchSettings, progress: Progress
-) -> dict[str, Any]:
+def _measured(roots: Mapping[str, str], settings: DataBenchSettings, progress: Progress) -> dict[str, Any]:
     threads = settings.workers or usable_cores()
-    ours = {
-        name: Reader("ours", root, threads, settings.color_jitter) for name, root in roots.items()
-    }
+    ours = {name: Reader("ours", root, threads, settings.color_jitter) for name, root in roots.items()}
     left_out: dict[str, str] = {}
     trial: dict[int, float] = {}
     peer: dict[str, Reader] = {}
@@ -133,14 +127,10 @@ def _measured(
         **reported(settings, "images", "image_size", "batch_size", "color_jitter"),
         **reported(settings, "rounds", "turn_seconds"),
         "threads": threads,
-        "contenders": {
-            name: summary(found[name], reader) for name, reader in {**ours, **peer}.items()
-        },
+        "contenders": {name: summary(found[name], reader) for name, reader in {**ours, **peer}.items()},
         "ratios": {name: compared(found[name], found[PEER]) for name in ours} if peer else {},
         "peer_workers": trial,
-        "stages": {
-            name: measure_stages(reader, settings.image_size) for name, reader in ours.items()
-        },
+        "stages": {name: measure_stages(reader, settings.image_size) for name, reader in ours.items()},
         "left_out": left_out,
     }
 
@@ -152,9 +142,7 @@ def worker_counts(given: str | None) -> tuple[int, ...]:
     return tuple(sorted({0, 1, 2, usable_cores()}))
 
 
-def best_peer(
-    root: str, settings: DataBenchSettings, progress: Progress
-) -> tuple[Reader, dict[int, float]]:
+def best_peer(root: str, settings: DataBenchSettings, progress: Progress) -> tuple[Reader, dict[int, float]]:
     """Return torchvision with the fastest number of workers here, and images/s of each number tried."""
     readers = {
         f"{PEER} {count}": Reader("torchvision", root, count, settings.color_jitter)

@@ -61,9 +61,7 @@ def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None
         )
 
 
-def run_device_case(
-    settings: StepBenchSettings, runtime: Runtime, progress: Progress
-) -> dict[str, Any]:
+def run_device_case(settings: StepBenchSettings, runtime: Runtime, progress: Progress) -> dict[str, Any]:
     """Measure one architecture with one batch size. Return the object that ``run_step_bench`` describes.
 
     All candidates run in one process, because they share the device's memory, and take turns.
@@ -90,9 +88,7 @@ def run_device_case(
     how: dict[str, Any] = {"threads": threads, "parents": settings.profile is not None}
     with workers([runtime.name], build_device_case, settings, **how) as (worker,):
         failed = _warmed_up(worker, (*wanted, *field.present), progress)
-        ours, peers = (
-            [name for name in names if name not in failed] for names in (wanted, field.present)
-        )
+        ours, peers = ([name for name in names if name not in failed] for names in (wanted, field.present))
         if not ours:
             raise UserError(f"no step of ours can be measured: {failed[wanted[0]]}")
         turns = _turns(worker, [*ours, *peers], settings.rounds, progress)
@@ -122,9 +118,7 @@ def compared(
     by_time = sorted(ours, key=lambda name: medians[name])
     best_peer = min(peers, key=lambda name: medians[name]) if peers else None
     baseline = best_peer or ours[0]
-    ratios = {
-        name: ratio(column, steps[baseline]) for name, column in steps.items() if name != baseline
-    }
+    ratios = {name: ratio(column, steps[baseline]) for name, column in steps.items() if name != baseline}
     fastest = by_time[0]
     against = ratios.get(fastest)
     return {
@@ -195,9 +189,7 @@ def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[s
 def _kept(result: Mapping[str, Any]) -> Kept:
     """Return the result for later runs: the fastest of our variants that are not compiled."""
     times = {
-        name: candidate["step_ms"]
-        for name, candidate in result["contenders"].items()
-        if name in VARIANTS
+        name: candidate["step_ms"] for name, candidate in result["contenders"].items() if name in VARIANTS
     }
     if not times:
         raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
@@ -240,9 +232,7 @@ def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
     return Turn(whole / steps, host / steps, device)
 
 
-def profiled(
-    step: Step, name: str, settings: StepBenchSettings, runtime: Runtime
-) -> tuple[str, int]:
+def profiled(step: Step, name: str, settings: StepBenchSettings, runtime: Runtime) -> tuple[str, int]:
     """Profile a few steps. Return the candidate's folder and the number of recorded steps."""
     assert settings.profile is not None
     words = (settings.arch, settings.precision, settings.batch_size, name)
@@ -312,11 +302,7 @@ def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
             for share, pattern in SHARES.items()
         },
         "top": [
-            {
-                "type": name[:_LONGEST_NAME],
-                "launches": launches[name] / steps,
-                "share": times[name] / total,
-            }
+            {"type": name[:_LONGEST_NAME], "launches": launches[name] / steps, "share": times[name] / total}
             for name, _ in times.most_common(_TOP)
         ],
     }

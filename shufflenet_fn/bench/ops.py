@@ -91,23 +91,17 @@ def _chosen(settings: OpsBenchSettings) -> list[Op]:
     chosen = [op for op in every if any(word in op.name for word in words)]
     if not chosen:
         raise UsageError(
-            f"--only {settings.only!r} names no operation. There are: "
-            f"{'; '.join(op.name for op in every)}."
+            f"--only {settings.only!r} names no operation. There are: {'; '.join(op.name for op in every)}."
         )
     return chosen
 
 
-def _operation(
-    op: Op, ready: list[Worker], settings: OpsBenchSettings, progress: Progress
-) -> dict[str, Any]:
+def _operation(op: Op, ready: list[Worker], settings: OpsBenchSettings, progress: Progress) -> dict[str, Any]:
     passes = {}
     for which in PASSES:
         progress(f"{op.name}, {which}")
         columns = run_rounds(
-            ready,
-            case=f"{op.name}: {which}",
-            rounds=settings.rounds,
-            turn_seconds=settings.turn_seconds,
+            ready, case=f"{op.name}: {which}", rounds=settings.rounds, turn_seconds=settings.turn_seconds
         )
         seconds = {worker.name: column for worker, column in zip(ready, columns, strict=True)}
         baseline = ready[0].name
@@ -217,8 +211,6 @@ def compute(name: str, op: Op, settings: OpsBenchSettings) -> Computation:
         variables = tree_to(variables._replace(params=policy.cast_params(variables.params)), device)
         stage = Variables(*(tree["stage2"] for tree in variables))
         forward = partial(op.ours, backend, tensors, stage)
-        weights = [
-            leaf.requires_grad_() for key in op.uses for leaf in tree_leaves(stage.params[key])
-        ]
+        weights = [leaf.requires_grad_() for key in op.uses for leaf in tree_leaves(stage.params[key])]
     gradient = random(tuple(forward().shape))
     return Computation(forward, [*tensors.values(), *weights], gradient)

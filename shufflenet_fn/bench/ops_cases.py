@@ -53,21 +53,10 @@ def operations(config: ShuffleNetConfig, batch_size: int, image_size: int) -> tu
     branch = {"x": (n, h, side, side)}
     units = config.stage_repeats[0] - 1
     return (
-        Op(
-            "channel split and shuffle",
-            halves,
-            _split_shuffle(units),
-            _tv_split_shuffle(units),
-            units,
-        ),
+        Op("channel split and shuffle", halves, _split_shuffle(units), _tv_split_shuffle(units), units),
         Op("to_tensor of a shuffled map", halves, _to_tensor, _tv_shuffle),
         Op("conv2d 1x1", {**branch, "weight": (h, h, 1, 1)}, _conv(1, 1, 0), _tv_conv(1, 0)),
-        Op(
-            "conv2d depthwise 3x3",
-            {**branch, "weight": (h, 1, 3, 3)},
-            _conv(h, 1, 1),
-            _tv_conv(1, 1),
-        ),
+        Op("conv2d depthwise 3x3", {**branch, "weight": (h, 1, 3, 3)}, _conv(h, 1, 1), _tv_conv(1, 1)),
         Op(
             "conv2d depthwise 3x3, stride 2",
             {"x": (n, h, quarter, quarter), "weight": (h, 1, 3, 3)},
@@ -75,10 +64,7 @@ def operations(config: ShuffleNetConfig, batch_size: int, image_size: int) -> tu
             _tv_conv(2, 1),
         ),
         Op(
-            "batch_norm_train and ReLU",
-            {**branch, "weight": (h,), "bias": (h,)},
-            _batch_norm,
-            _tv_batch_norm,
+            "batch_norm_train and ReLU", {**branch, "weight": (h,), "bias": (h,)}, _batch_norm, _tv_batch_norm
         ),
         Op("max_pool2d", {"x": (n, stem, half, half)}, _max_pool, _tv_max_pool),
         Op(
@@ -141,9 +127,7 @@ def _tv_shuffle(models: Any, t: Tensors, stage: Any) -> Tensor:
     return x
 
 
-def _conv(
-    groups: int, stride: int, padding: int
-) -> Callable[[Backend[Any], Tensors, Variables], Tensor]:
+def _conv(groups: int, stride: int, padding: int) -> Callable[[Backend[Any], Tensors, Variables], Tensor]:
     def run(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
         x = lifted(backend, t["x"])
         y = backend.conv2d(x, t["weight"], stride=stride, padding=padding, groups=groups)
@@ -161,9 +145,7 @@ def _tv_conv(stride: int, padding: int) -> Callable[[Any, Tensors, Any], Tensor]
 
 
 def _batch_norm(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    y, _ = backend.batch_norm_train(
-        lifted(backend, t["x"]), t["weight"], t["bias"], eps=_EPS, relu=True
-    )
+    y, _ = backend.batch_norm_train(lifted(backend, t["x"]), t["weight"], t["bias"], eps=_EPS, relu=True)
     return backend.to_tensor(y)
 
 
@@ -173,9 +155,7 @@ def _tv_batch_norm(models: Any, t: Tensors, stage: Any) -> Tensor:
 
 
 def _max_pool(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    return backend.to_tensor(
-        backend.max_pool2d(lifted(backend, t["x"]), kernel=3, stride=2, padding=1)
-    )
+    return backend.to_tensor(backend.max_pool2d(lifted(backend, t["x"]), kernel=3, stride=2, padding=1))
 
 
 def _tv_max_pool(models: Any, t: Tensors, stage: Any) -> Tensor:

@@ -77,10 +77,7 @@ def run_rounds(
 
 
 def interleaved(
-    turn: Callable[[int], T],
-    candidates: int,
-    rounds: int,
-    on_round: Callable[[int, Sequence[T]], None],
+    turn: Callable[[int], T], candidates: int, rounds: int, on_round: Callable[[int, Sequence[T]], None]
 ) -> list[list[T]]:
     """Call ``turn(i)`` for each candidate ``rounds`` times, in reverse order in every second round.
 
@@ -133,9 +130,7 @@ def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]
     return [their / our for our, their in zip(ours, theirs, strict=True)]
 
 
-def interval(
-    values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000
-) -> tuple[float, float]:
+def interval(values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000) -> tuple[float, float]:
     """Return a bootstrap interval of the median (Efron, 1979). The seed is fixed, so it is reproducible."""
     rng = random.Random(0)
     medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
@@ -207,9 +202,7 @@ def cpu_seconds(pid: int | None = None) -> float:
         child = int(path.parent.name)
         parents[child] = int(fields[1])
         # utime, stime and those of ended children, cutime and cstime.
-        ticks[child] = sum(
-            map(int, fields[13:15] if own and child == os.getpid() else fields[11:15])
-        )
+        ticks[child] = sum(map(int, fields[13:15] if own and child == os.getpid() else fields[11:15]))
     family = {os.getpid() if pid is None else pid}
     while joining := {one for one in parents if parents[one] in family} - family:
         family |= joining

@@ -85,9 +85,7 @@ class StepBenchSettings(BenchSettings):
         choices=(),
     )
     threads: int | None = _threads()
-    allocator: str = _allocator(
-        "default", "everyone's defaults; ours keeps freed memory, as training does"
-    )
+    allocator: str = _allocator("default", "everyone's defaults; ours keeps freed memory, as training does")
     steps: int | None = _option(
         None,
         "--steps",
@@ -98,9 +96,7 @@ class StepBenchSettings(BenchSettings):
     )
     compile: bool = _compile()
     ours_compile: bool = _option(
-        False,
-        "--ours-compile/--no-ours-compile",
-        help="Measure our own step under torch.compile as well.",
+        False, "--ours-compile/--no-ours-compile", help="Measure our own step under torch.compile as well."
     )
     profile: str | None = _option(
         None,
@@ -126,9 +122,7 @@ class InferBenchSettings(BenchSettings):
     backend: str = _as_train("backend", help="Our primitives.")
     turn_seconds: float = _turn_seconds(0.3)
     compile: bool = _compile()
-    allocator: str = _allocator(
-        "default", "everyone's defaults; ours keeps freed memory, as evaluation does"
-    )
+    allocator: str = _allocator("default", "everyone's defaults; ours keeps freed memory, as evaluation does")
     onnx: bool = _option(
         True, "--onnx/--no-onnx", help="Measure ONNX Runtime too, if it is installed (fp32 only)."
     )
@@ -188,9 +182,7 @@ class DataBenchSettings(LoadingSettings):
         help="Folder for data packed for the measurement; the system's temporary folder if not given.",
     )
     batch_size: int = _as_train("batch_size", 64, help="Images of a batch.")
-    workers: int | None = _as_train(
-        "workers", help="Our loader threads; all cores if not given.", minimum=1
-    )
+    workers: int | None = _as_train("workers", help="Our loader threads; all cores if not given.", minimum=1)
     peer_workers: str | None = _option(
         None,
         "--peer-workers",
@@ -222,13 +214,9 @@ class InputBenchSettings(LoadingSettings):
     )
     batch_size: int = _as_train("batch_size")
     workers: int | None = _as_train(
-        "workers",
-        help="Loader threads for all devices, as for train; all cores if not given.",
-        minimum=1,
+        "workers", help="Loader threads for all devices, as for train; all cores if not given.", minimum=1
     )
-    seconds: float = _option(
-        10.0, "--seconds", help="How long each part of the measurement counts.", above=0
-    )
+    seconds: float = _option(10.0, "--seconds", help="How long each part of the measurement counts.", above=0)
 
 
 def check(settings: BenchSettings) -> None:

@@ -7,13 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from shufflenet_fn.bench.candidates import (
-    OURS,
-    OURS_COMPILED,
-    announced,
-    available,
-    torchvision_models,
-)
+from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, torchvision_models
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
 from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, reported, run_rounds, silent
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
@@ -76,9 +70,7 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = silent) 
             progress(f"{arch}, batch {batch}")
             one = replace(settings, arch=arch, batch_size=str(batch))
             results.append(
-                _one(one, progress)
-                if runtime.name == "cpu"
-                else run_device_case(one, runtime, progress)
+                _one(one, progress) if runtime.name == "cpu" else run_device_case(one, runtime, progress)
             )
     return results[0] if len(results) == 1 else {"results": results}
 
@@ -95,9 +87,7 @@ def _check_cpu(settings: StepBenchSettings) -> None:
         raise UsageError(
             f"--precision {settings.precision} is not measured on a CPU. Choose one of: fp32, bf16."
         )
-    select_backend(
-        settings.backend, "cpu", compiled=settings.ours_compile
-    )  # raises if it cannot be used
+    select_backend(settings.backend, "cpu", compiled=settings.ours_compile)  # raises if it cannot be used
 
 
 def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
@@ -109,10 +99,7 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
         progress(warning)
     names = [OURS, *([OURS_COMPILED] if settings.ours_compile else []), *field.present]
     seconds = _seconds(settings, names, threads, progress)
-    rates = {
-        name: int(settings.batch_size) / statistics.median(column)
-        for name, column in seconds.items()
-    }
+    rates = {name: int(settings.batch_size) / statistics.median(column) for name, column in seconds.items()}
     peers = {name: seconds[name] for name in field.present}
     compared = against_peers(seconds[OURS], peers, settings.rounds)
     best = compared["best_peer"]
@@ -136,17 +123,12 @@ def _seconds(
     started = dict(ALLOCATORS[settings.allocator])
     with workers(names, build_step, settings, threads=threads, environment=started) as candidates:
         progress("building and warming up (a compiled candidate takes a minute)")
-        seconds = run_rounds(
-            candidates, rounds=settings.rounds, steps=settings.steps or 1, progress=progress
-        )
+        seconds = run_rounds(candidates, rounds=settings.rounds, steps=settings.steps or 1, progress=progress)
     return dict(zip(names, seconds, strict=True))
 
 
 def _compiled(
-    settings: StepBenchSettings,
-    seconds: Mapping[str, list[float]],
-    rates: Mapping[str, float],
-    best: str,
+    settings: StepBenchSettings, seconds: Mapping[str, list[float]], rates: Mapping[str, float], best: str
 ) -> dict[str, Any] | None:
     if OURS_COMPILED not in seconds:
         return None

@@ -97,9 +97,7 @@ def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
                     f"auto, {', '.join(present)}, several with commas between."
                 )
         if len(set(names)) < len(names):
-            raise UsageError(
-                f"--backend {settings.backend!r} names a backend twice. Name each once."
-            )
+            raise UsageError(f"--backend {settings.backend!r} names a backend twice. Name each once.")
     return names + tuple(name + _COMPILED for name in names if settings.ours_compile)
 
 
@@ -274,9 +272,7 @@ def torchvision_step(settings: StepBenchSettings, peer: Peer, device: torch.devi
     return settled(run) if peer.compiled else run
 
 
-def mixed_precision(
-    device: str, precision: str
-) -> tuple[torch.amp.GradScaler, Callable[[], torch.autocast]]:
+def mixed_precision(device: str, precision: str) -> tuple[torch.amp.GradScaler, Callable[[], torch.autocast]]:
     """Return a gradient scaler, which scales in float16 only, and a maker of autocast contexts."""
     dtype = get_policy(precision).compute_dtype
     half, scaled = dtype != torch.float32, dtype == torch.float16

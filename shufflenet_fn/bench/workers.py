@@ -44,11 +44,7 @@ ALLOCATORS: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
 """Environments of the candidates' processes, by the name of ``--allocator`` (glibc)."""
 
 LIVE: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "MALLOC_MMAP_THRESHOLD_": str(2**16),
-        "MALLOC_TRIM_THRESHOLD_": str(2**16),
-        "MALLOC_TOP_PAD_": "0",
-    }
+    {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16), "MALLOC_TOP_PAD_": "0"}
 )
 """The environment of a process whose memory is measured."""
 
@@ -124,9 +120,7 @@ def workers(
     """
     with contextlib.ExitStack() as stack:
         yield [
-            stack.enter_context(
-                _worker(name, (build, finish), settings, threads, environment, parents)
-            )
+            stack.enter_context(_worker(name, (build, finish), settings, threads, environment, parents))
             for name in names
         ]
 
@@ -171,9 +165,7 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _serve(
-    pipe: Connection, name: str, functions: tuple[Build, Finish], settings: Any, threads: int
-) -> None:
+def _serve(pipe: Connection, name: str, functions: tuple[Build, Finish], settings: Any, threads: int) -> None:
     import torch
 
     # Exporters and compilers print to standard output, which is reserved for the caller's JSON.

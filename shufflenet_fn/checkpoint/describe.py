@@ -93,9 +93,7 @@ def find_one(path: Path) -> tuple[Content, list[str]]:
             return found, notes
         if notes:
             raise UsageError(f"no checkpoint of {path} can be used. " + " ".join(notes))
-    raise UsageError(
-        f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory."
-    )
+    raise UsageError(f"no checkpoint at {path}. Give a folder that holds {MANIFEST}, or a run directory.")
 
 
 def tensors_in(content: Content) -> list[TensorFacts]:
@@ -183,20 +181,14 @@ def compare(first: Content, second: Content) -> Comparison:
     left, right = (_flat_tensors(content) for content in (first, second))
     keys = sorted(left.keys() | right.keys())
     different = [
-        difference
-        for key in keys
-        if (difference := _tensor(key, left.get(key), right.get(key))) is not None
+        difference for key in keys if (difference := _tensor(key, left.get(key), right.get(key))) is not None
     ]
-    return Comparison(
-        list(_values("", _told(first.manifest), _told(second.manifest))), different, len(keys)
-    )
+    return Comparison(list(_values("", _told(first.manifest), _told(second.manifest))), different, len(keys))
 
 
 def _flat_tensors(content: Content) -> dict[tuple[str, str], Tensor]:
     return {
-        (file, name): tensor
-        for file, tensors in content.files.items()
-        for name, tensor in tensors.items()
+        (file, name): tensor for file, tensors in content.files.items() for name, tensor in tensors.items()
     }
 
 
@@ -207,16 +199,12 @@ def _told(manifest: dict[str, Any]) -> dict[str, Any]:
 def _values(prefix: str, first: object, second: object) -> Iterator[ValueDifference]:
     if isinstance(first, dict) and isinstance(second, dict):
         for key in [*first, *(key for key in second if key not in first)]:
-            yield from _values(
-                f"{prefix}.{key}" if prefix else key, first.get(key), second.get(key)
-            )
+            yield from _values(f"{prefix}.{key}" if prefix else key, first.get(key), second.get(key))
     elif first != second:
         yield ValueDifference(prefix, first, second)
 
 
-def _tensor(
-    key: tuple[str, str], first: Tensor | None, second: Tensor | None
-) -> TensorDifference | None:
+def _tensor(key: tuple[str, str], first: Tensor | None, second: Tensor | None) -> TensorDifference | None:
     if first is None or second is None:
         which = "first" if first is None else "second"
         return TensorDifference(*key, f"missing in the {which}", None, None)

@@ -88,11 +88,9 @@ def epochs_done(manifest: Mapping[str, Any]) -> float | None:
             return 0.0
         case {"epoch": int(epoch), "unfinished": None} if 0 <= epoch < 10**9:
             return epoch + 1.0
-        case {
-            "epoch": int(epoch),
-            "unfinished": {"steps": int(steps)},
-            "steps_per_epoch": int(length),
-        } if 0 <= epoch < 10**9 and 0 <= steps <= length != 0:
+        case {"epoch": int(epoch), "unfinished": {"steps": int(steps)}, "steps_per_epoch": int(length)} if (
+            0 <= epoch < 10**9 and 0 <= steps <= length != 0
+        ):
             return epoch + steps / length
         case {"step": int(step), "steps_per_epoch": int(length)} if length > 0:
             return step / length
@@ -120,9 +118,7 @@ def encode_manifest(about: Mapping[str, Any], step: int, files: Mapping[str, Sto
     return blank.replace(_ZEROS, sha256(blank.encode()), 1).encode()
 
 
-def decode_manifest(
-    content: bytes, checkpoint: Path
-) -> tuple[dict[str, Any], dict[str, StoredFile]]:
+def decode_manifest(content: bytes, checkpoint: Path) -> tuple[dict[str, Any], dict[str, StoredFile]]:
     """Return the manifest and the files that it lists, both checked.
 
     Raises:

@@ -9,24 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.checkpoint.format import (
-    REPLACED,
-    DamagedCheckpoint,
-    NewerCheckpoint,
-    epochs_done,
-    step_of,
-)
+from shufflenet_fn.checkpoint.format import REPLACED, DamagedCheckpoint, NewerCheckpoint, epochs_done, step_of
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
-from shufflenet_fn.io import (
-    Disk,
-    RealDisk,
-    parse_json,
-    read_regular,
-    remove_tree,
-    replace_file,
-    to_json,
-)
+from shufflenet_fn.io import Disk, RealDisk, parse_json, read_regular, remove_tree, replace_file, to_json
 from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -78,9 +64,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def links(folder: Path) -> list[Path]:
     """Return the symbolic links in ``folder`` that are named like checkpoints."""
-    return sorted(
-        path for path in _entries(folder) if step_of(path.name) is not None and path.is_symlink()
-    )
+    return sorted(path for path in _entries(folder) if step_of(path.name) is not None and path.is_symlink())
 
 
 def lies_in(folder: Path, checkpoint: Path) -> bool:
@@ -155,9 +139,7 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
         except UserError:
             kept.add(path)
     kept.update(path for path, _ in known[: retention.last])
-    scored = [
-        (score, path) for path, manifest in known if (score := accuracy(manifest)) is not None
-    ]
+    scored = [(score, path) for path, manifest in known if (score := accuracy(manifest)) is not None]
     # Among equal scores, prefer the earlier checkpoint, as for the best one.
     ranked = sorted(scored, key=lambda item: (-item[0], item[1].name))
     kept.update(path for _, path in ranked[: retention.best])

@@ -54,9 +54,7 @@ class Content(NamedTuple):
 
 
 def _unpickled(path: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Content:
-    return Content(
-        path, manifest, {name: safetensors.torch.load(content) for name, content in files.items()}
-    )
+    return Content(path, manifest, {name: safetensors.torch.load(content) for name, content in files.items()})
 
 
 def read_manifest(checkpoint: Path) -> dict[str, Any]:

@@ -27,9 +27,7 @@ Tensors = Mapping[str, Tensor]
 _CPU: Final = "cpu"
 
 
-def tensors_of(
-    config: ShuffleNetConfig, state: TrainState, generators: Tensors
-) -> dict[str, Tensors]:
+def tensors_of(config: ShuffleNetConfig, state: TrainState, generators: Tensors) -> dict[str, Tensors]:
     """Return the tensors of ``state`` by file and name. ``state`` must be in canonical channel order."""
     step = int(state.step)
     files: dict[str, Tensors] = {

@@ -109,9 +109,7 @@ def to_torchvision(
     return state_dict
 
 
-def _table(
-    config: ShuffleNetConfig,
-) -> Iterator[tuple[str, tuple[str, ...], str, tuple[int, ...]]]:
+def _table(config: ShuffleNetConfig) -> Iterator[tuple[str, tuple[str, ...], str, tuple[int, ...]]]:
     """Collection, path in it, torchvision key, shape: of every tensor."""
     for layer in conv_layers(config):
         conv, bn = layer.torchvision

@@ -40,15 +40,8 @@ _IGNORED: Final = (
     *(f"{module}.{name}" for module in ("pathlib", "pathlib._local") for name in _PATHS),
     *(f"datetime.{name}" for name in ("datetime", "date", "time", "timedelta", "timezone")),
     *("decimal.Decimal", "fractions.Fraction", "uuid.UUID", "numpy.dtype", "numpy.ndarray"),
-    *(
-        f"numpy.{core}.multiarray.{name}"
-        for core in ("core", "_core")
-        for name in ("scalar", "_reconstruct")
-    ),
-    *(
-        f"builtins.{name}"
-        for name in ("slice", "range", "frozenset", "int", "float", "str", "list", "dict")
-    ),
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"builtins.{name}" for name in ("slice", "range", "frozenset", "int", "float", "str", "list", "dict")),
 )
 """Plain types that people keep beside weights. Nothing of such a value is used, so none is ever made."""
 
@@ -76,9 +69,7 @@ def load_file(file: Path) -> Any:
 def _is_safetensors(file: Path) -> bool:
     with open(file, "rb") as opened:
         head = opened.read(9)
-    return head[8:] == b"{" or (
-        file.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80"))
-    )
+    return head[8:] == b"{" or (file.suffix == ".safetensors" and not head.startswith((b"PK", b"\x80")))
 
 
 def _other_kind(file: Path) -> str | None:
@@ -143,8 +134,7 @@ def _load_pickle(file: Path) -> Any:
     stand_ins: list[Any] = [(_Ignored, name) for name in _IGNORED]
     stand_ins += [(_new_dict, "collections.defaultdict"), (_new_list, "collections.deque")]
     stand_ins += [
-        (_from_npu, f"{module}._rebuild_npu_tensor")
-        for module in ("torch_npu.utils.storage", "torch._utils")
+        (_from_npu, f"{module}._rebuild_npu_tensor") for module in ("torch_npu.utils.storage", "torch._utils")
     ]
     with (
         open(file, "rb") as opened,  # torch would go by the name's ending
@@ -183,7 +173,4 @@ def _refusal(file: Path, error: Exception) -> str:
         return f"it holds {names}{more} beside tensors, which could run code and is not loaded. {_SAVE}"
     if start == b"PK" and "Unsupported operand" in str(error):
         return "it was saved with another pickle_protocol than torch's own. Save it without that."
-    return (
-        "it is damaged, cut short or no weights file. Copy or download it again. "
-        f"({type(error).__name__})"
-    )
+    return f"it is damaged, cut short or no weights file. Copy or download it again. ({type(error).__name__})"

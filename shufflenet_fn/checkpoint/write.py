@@ -56,12 +56,7 @@ def save_checkpoint(
 
 
 def write_checkpoint(
-    folder: Path,
-    step: int,
-    files: Mapping[str, Tensors],
-    manifest: Mapping[str, Any],
-    *,
-    disk: Disk,
+    folder: Path, step: int, files: Mapping[str, Tensors], manifest: Mapping[str, Any], *, disk: Disk
 ) -> Path:
     """Write the tensors of ``files`` as the checkpoint of ``step``. Raises as ``save_checkpoint``."""
     final = folder / checkpoint_name(step)

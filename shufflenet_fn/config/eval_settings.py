@@ -21,12 +21,8 @@ class EvalSettings:
         help="Folder with train/ and val/, packed data, or 'demo'.",
         panel=_PANEL,
     )
-    split: str = option(
-        "val", "--split", help="Split to evaluate.", panel=_PANEL, choices=("val", "train")
-    )
-    arch: str | None = option(
-        None, "--arch", "-a", help="Architecture of a bare weights file.", panel=_PANEL
-    )
+    split: str = option("val", "--split", help="Split to evaluate.", panel=_PANEL, choices=("val", "train"))
+    arch: str | None = option(None, "--arch", "-a", help="Architecture of a bare weights file.", panel=_PANEL)
     image_size: int | None = option(
         None, "--image-size", help="Side of the centre crop.", panel=_PANEL, minimum=8
     )
@@ -70,12 +66,7 @@ class EvalSettings:
         "auto", "--device", help="Kind of device.", panel=_PANEL, choices=("auto", *DEVICE_NAMES)
     )
     devices: int = option(
-        1,
-        "--devices",
-        "--device_num",
-        help="Devices, one process each.",
-        panel=_PANEL,
-        minimum=1,
+        1, "--devices", "--device_num", help="Devices, one process each.", panel=_PANEL, minimum=1
     )
     backend: str = option(
         "auto",

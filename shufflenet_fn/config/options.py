@@ -64,9 +64,7 @@ class Option:
 
 def option(default: Any, *flags: str, help: str, panel: str, **limits: Any) -> Any:
     """Return a dataclass field with its ``Option``."""
-    return dataclasses.field(
-        default=default, metadata={"option": Option(flags, help, panel, **limits)}
-    )
+    return dataclasses.field(default=default, metadata={"option": Option(flags, help, panel, **limits)})
 
 
 @dataclass(frozen=True)
@@ -117,10 +115,7 @@ def convert(item: Declared, value: Any, source: str) -> Any:
     return value
 
 
-_TRUTH: Final = {
-    **dict.fromkeys(("true", "yes", "on"), True),
-    **dict.fromkeys(("false", "no", "off"), False),
-}
+_TRUTH: Final = {**dict.fromkeys(("true", "yes", "on"), True), **dict.fromkeys(("false", "no", "off"), False)}
 _PARSERS: Final[dict[type, Callable[[str], Any]]] = {
     int: int,
     float: float,

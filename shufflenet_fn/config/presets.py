@@ -124,7 +124,6 @@ def get_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         raise UsageError(
-            f"unknown preset {name!r}{suggestion(name, PRESETS)}. "
-            f"Valid presets: {', '.join(PRESETS)}."
+            f"unknown preset {name!r}{suggestion(name, PRESETS)}. Valid presets: {', '.join(PRESETS)}."
         )
     return PRESETS[name]

@@ -170,9 +170,7 @@ def _mapping(path: Path) -> dict[str, Any]:
         # A run's config.json: its recipe, but not its identity.
         content = {k: v for k, v in content["settings"].items() if k not in _IDENTITY}
     if not isinstance(content, dict):
-        raise UsageError(
-            f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'."
-        )
+        raise UsageError(f"the config file {path} must hold 'key: value' lines such as 'epochs: 90'.")
     return {str(key): value for key, value in content.items()}
 
 
@@ -234,8 +232,6 @@ def checked(settings: TrainSettings) -> TrainSettings:
             "crop would not fit. Make it at least as large."
         )
     paths: dict[str, Any] = {
-        name: expand_home(value)
-        for name in _PATHS
-        if (value := getattr(settings, name)) is not None
+        name: expand_home(value) for name in _PATHS if (value := getattr(settings, name)) is not None
     }
     return dataclasses.replace(settings, arch=canonical_name(settings.arch), **paths)

@@ -46,11 +46,7 @@ class TrainSettings:
         panel=_DATA,
     )
     image_size: int = option(
-        224,
-        "--image-size",
-        help="Side of the training and evaluation crop.",
-        panel=_DATA,
-        minimum=8,
+        224, "--image-size", help="Side of the training and evaluation crop.", panel=_DATA, minimum=8
     )
     eval_resize: int | None = option(
         None,
@@ -199,12 +195,7 @@ class TrainSettings:
         90, "--epochs", "--epoch", help="Passes over the training data.", panel=_RECIPE, minimum=1
     )
     batch_size: int = option(
-        256,
-        "--batch-size",
-        "-b",
-        help="Images per step over all devices together.",
-        panel=_RECIPE,
-        minimum=1,
+        256, "--batch-size", "-b", help="Images per step over all devices together.", panel=_RECIPE, minimum=1
     )
     accumulate: int = option(
         1,
@@ -242,19 +233,10 @@ class TrainSettings:
         choices=("epoch-cosine", "cosine", "linear", "constant"),
     )
     warm_up_epochs: int = option(
-        0,
-        "--warm-up-epochs",
-        "--warm_up_epochs",
-        help="Epochs of linear warm-up.",
-        panel=_RECIPE,
-        minimum=0,
+        0, "--warm-up-epochs", "--warm_up_epochs", help="Epochs of linear warm-up.", panel=_RECIPE, minimum=0
     )
-    momentum: float = option(
-        0.9, "--momentum", help="Momentum of SGD.", panel=_RECIPE, minimum=0, below=1
-    )
-    nesterov: bool = option(
-        False, "--nesterov/--no-nesterov", help="Nesterov momentum.", panel=_RECIPE
-    )
+    momentum: float = option(0.9, "--momentum", help="Momentum of SGD.", panel=_RECIPE, minimum=0, below=1)
+    nesterov: bool = option(False, "--nesterov/--no-nesterov", help="Nesterov momentum.", panel=_RECIPE)
     weight_decay: float = option(
         1e-4, "--weight-decay", "--wd", help="L2 weight decay.", panel=_RECIPE, minimum=0
     )
@@ -300,10 +282,7 @@ class TrainSettings:
         below=2**63,
     )
     amp: bool = option(
-        False,
-        "--amp/--no-amp",
-        help="Use mixed precision at the level of --opt-level.",
-        panel=_PRECISION,
+        False, "--amp/--no-amp", help="Use mixed precision at the level of --opt-level.", panel=_PRECISION
     )
     opt_level: str = option(
         "O2",
@@ -406,12 +385,7 @@ class TrainSettings:
         panel=_DEVICES,
     )
     num_nodes: int = option(
-        1,
-        "--nnodes",
-        "--world-size",
-        help="Number of machines.",
-        panel=_DEVICES,
-        minimum=1,
+        1, "--nnodes", "--world-size", help="Number of machines.", panel=_DEVICES, minimum=1
     )
     node_rank: int = option(
         0, "--node-rank", "--rank", help="Rank of this machine, from 0.", panel=_DEVICES, minimum=0
@@ -443,9 +417,7 @@ class TrainSettings:
         "checkpoint, else start.",
         panel=_RUN,
     )
-    print_freq: int = option(
-        10, "--print-freq", "-p", help="Steps between log lines.", panel=_RUN, minimum=1
-    )
+    print_freq: int = option(10, "--print-freq", "-p", help="Steps between log lines.", panel=_RUN, minimum=1)
     eval_freq: int = option(
         1,
         "--eval-freq",
@@ -470,15 +442,9 @@ class TrainSettings:
         panel=_RUN,
         minimum=1,
     )
-    keep: int = option(
-        2, "--keep", help="Number of newest checkpoints to keep.", panel=_RUN, minimum=1
-    )
+    keep: int = option(2, "--keep", help="Number of newest checkpoints to keep.", panel=_RUN, minimum=1)
     keep_best: int = option(
-        1,
-        "--keep-best",
-        help="Number of checkpoints with the highest top-1 to keep.",
-        panel=_RUN,
-        minimum=1,
+        1, "--keep-best", help="Number of checkpoints with the highest top-1 to keep.", panel=_RUN, minimum=1
     )
     keep_every: int = option(
         0,

@@ -70,11 +70,7 @@ class BadImages:
     """
 
     def __init__(
-        self,
-        samples: Dataset,
-        limit: BadLimit,
-        *,
-        record: Callable[[BadSample], None] = lambda sample: None,
+        self, samples: Dataset, limit: BadLimit, *, record: Callable[[BadSample], None] = lambda sample: None
     ) -> None:
         """Args:
         samples: the split.

@@ -138,12 +138,8 @@ def eval_batch(
 
     with memory.writing(number, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        done = eval_at_once(
-            native, folder, transform, indices=indices, images=_rows(parts), stopped=stopped
-        )
-        return read_batch(
-            folder, indices, parts, done, nothing, fill, stopped, bad_images, leave_out
-        )
+        done = eval_at_once(native, folder, transform, indices=indices, images=_rows(parts), stopped=stopped)
+        return read_batch(folder, indices, parts, done, nothing, fill, stopped, bad_images, leave_out)
 
 
 def read_batch(

@@ -132,8 +132,7 @@ class BatchBuffers:
             )
         self.layout = layout
         self._memory = [
-            torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=page_locked)
-            for _ in range(slots)
+            torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=page_locked) for _ in range(slots)
         ]
         self._written = [False] * slots
         self._changed = threading.Condition()

@@ -77,9 +77,7 @@ def inspect(samples: Dataset, index: int) -> Inspected:
         return Inspected(None, (), digest)
     try:
         remarks = tuple(_remarks(encoded.data, name, int(brightest)))
-    except (
-        Exception
-    ) as error:  # as of any parser of Pillow; the loader does not need what it failed at
+    except Exception as error:  # as of any parser of Pillow; the loader does not need what it failed at
         remarks = (Finding("odd header", name, f"Pillow cannot read it: {error}"),)
     return Inspected(None, remarks, digest)
 
@@ -150,9 +148,7 @@ def duplicates(splits: Sequence[Digests]) -> Iterator[Finding]:
         content = first.content()
         for other in others:
             if content is not None and other.content() == content:
-                yield Finding(
-                    _kind_of_pair(first, other), other.name, f"the same bytes as {first.name}"
-                )
+                yield Finding(_kind_of_pair(first, other), other.name, f"the same bytes as {first.name}")
 
 
 @dataclass(frozen=True)

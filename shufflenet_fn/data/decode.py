@@ -114,9 +114,7 @@ def check_scans(data: bytes | memoryview, name: str) -> None:
                 return
             scans += 1
             if scans > MAX_SCANS:
-                raise BadImage(
-                    name, f"it has more than {MAX_SCANS} scans; save it again", "over a limit"
-                )
+                raise BadImage(name, f"it has more than {MAX_SCANS} scans; save it again", "over a limit")
 
 
 def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
@@ -177,12 +175,7 @@ def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -
 
 
 def _decode_jpeg(
-    data: bytes | memoryview,
-    name: str,
-    scratch: Scratch | None,
-    height: int,
-    width: int,
-    reduction: int,
+    data: bytes | memoryview, name: str, scratch: Scratch | None, height: int, width: int, reduction: int
 ) -> RgbImage:
     import simplejpeg
 
@@ -213,7 +206,5 @@ def _refusal(data: bytes | memoryview, name: str, error: ValueError) -> BadImage
 def _pixels(data: bytes | memoryview, shape: tuple[int, int], name: str) -> RgbImage:
     height, width = shape
     if len(data) != height * width * 3 or not data:
-        raise BadImage(
-            name, f"it has {len(data)} bytes, which are not {width} x {height} RGB pixels"
-        )
+        raise BadImage(name, f"it has {len(data)} bytes, which are not {width} x {height} RGB pixels")
     return np.frombuffer(data, dtype=np.uint8).reshape(height, width, 3)

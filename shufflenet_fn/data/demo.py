@@ -47,11 +47,7 @@ def ensure_demo(cache_root: Path | None = None) -> Path:
 
 
 def write_demo(
-    folder: Path,
-    *,
-    seed: int = 0,
-    train_per_class: int = TRAIN_PER_CLASS,
-    val_per_class: int = VAL_PER_CLASS,
+    folder: Path, *, seed: int = 0, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS
 ) -> Path:
     """Write a demo set: ``folder/{train,val}/CLASS/*.jpg`` and a manifest.
 
@@ -246,8 +242,7 @@ def _polygon(canvas: Mask, radii: list[float]) -> None:
 
     turn = 2 * math.pi / len(radii)
     corners = [
-        (64 + radius * math.cos(i * turn), 64 + radius * math.sin(i * turn))
-        for i, radius in enumerate(radii)
+        (64 + radius * math.cos(i * turn), 64 + radius * math.sin(i * turn)) for i, radius in enumerate(radii)
     ]
     cv2.fillPoly(canvas, [np.array(corners).round().astype(np.int32)], 255)
 
@@ -259,9 +254,7 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
     fine = side * _FINE
     share = rng.uniform(0.60, 0.88)  # of the image's side
     matrix = cv2.getRotationMatrix2D(
-        (_STENCIL_SIDE / 2, _STENCIL_SIDE / 2),
-        rng.uniform(0.0, 360.0),
-        share * fine / _STENCIL_SIDE,
+        (_STENCIL_SIDE / 2, _STENCIL_SIDE / 2), rng.uniform(0.0, 360.0), share * fine / _STENCIL_SIDE
     )
     play = (1.0 - share) / 2
     centre = fine * (0.5 + rng.uniform(-play, play, size=2))
@@ -271,9 +264,7 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
     return small.astype(np.float32) / np.float32(255)
 
 
-def _two_colours(
-    rng: np.random.Generator,
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _two_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     """Draw the colours of background and shape. The shape is brighter."""
     back = rng.uniform(20.0, 130.0, size=3)
     direction = rng.normal(size=3) * 0.6 + 1.2

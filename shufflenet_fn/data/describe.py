@@ -77,9 +77,7 @@ def describe(folder: str | Path) -> Description:
         classes=splits[0].classes,
         splits={samples.split: _facts(samples) for samples in splits},
         settings=index.settings if index else None,
-        provenance={key: printable(text) for key, text in index.provenance.items()}
-        if index
-        else {},
+        provenance={key: printable(text) for key, text in index.provenance.items()} if index else {},
     )
 
 

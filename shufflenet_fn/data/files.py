@@ -44,8 +44,7 @@ def read_file(path: str | Path, size: int | None = None) -> bytes:
                 raise UnreadableImage(printable(path), "it is not a regular file")
             if status.st_size > LARGEST:
                 raise UnreadableImage(
-                    printable(path),
-                    f"it has {status.st_size:,} bytes, more than the limit of {LARGEST:,}",
+                    printable(path), f"it has {status.st_size:,} bytes, more than the limit of {LARGEST:,}"
                 )
             if size is not None:
                 return os.read(descriptor, size)

@@ -101,11 +101,7 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[ImageFolde
 def odd_classes(train: Dataset, val: Dataset) -> Iterator[str]:
     """Iterate over remarks on classes that a run cannot learn, or cannot be judged by."""
     of_train, of_val = (
-        {
-            samples.classes[label]
-            for label in np.unique(samples.labels)
-            if 0 <= label < len(samples.classes)
-        }
+        {samples.classes[label] for label in np.unique(samples.labels) if 0 <= label < len(samples.classes)}
         for samples in (train, val)
     )
     if len(of_train) == 1:

@@ -136,9 +136,7 @@ def _resample(image: RgbImage, out: RgbImage, extent: tuple[float, float] | None
     """
     height, width = out.shape[:2]
     scales = (None, None) if extent is None else (height / extent[0], width / extent[1])
-    torch.ops.aten._upsample_bilinear2d_aa.out(
-        _nchw(image), (height, width), False, *scales, out=_nchw(out)
-    )
+    torch.ops.aten._upsample_bilinear2d_aa.out(_nchw(image), (height, width), False, *scales, out=_nchw(out))
 
 
 def _nchw(image: RgbImage) -> torch.Tensor:

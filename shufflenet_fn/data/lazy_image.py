@@ -99,9 +99,7 @@ class LazyImage:
         reduction = max(r for r in self.reductions if r == 1 or r * SPARE <= room)
         pixels = self.decode(reduction)
         top, left = round(box.top / reduction), round(box.left / reduction)
-        part = pixels[
-            top : top - (-box.height // reduction), left : left - (-box.width // reduction)
-        ]
+        part = pixels[top : top - (-box.height // reduction), left : left - (-box.width // reduction)]
         extent = (box.height / reduction, box.width / reduction) if reduction > 1 else None
         return Region(part, extent)
 

@@ -73,19 +73,13 @@ def train_loader(
       UserError: while iterating, more of those than ``bad_images`` allows.
     """
     schedule = StepSchedule(
-        seed=seed,
-        n=len(folder),
-        global_batch=global_batch,
-        rank=rank,
-        world_size=world_size,
-        repeats=repeats,
+        seed=seed, n=len(folder), global_batch=global_batch, rank=rank, world_size=world_size, repeats=repeats
     )
     if mixing is not None:
         check_pairs(global_batch, world_size)
     if not 0 <= start_step <= stop_step:
         raise UsageError(
-            f"start_step must be from 0 to stop_step, got start_step={start_step} and "
-            f"stop_step={stop_step}."
+            f"start_step must be from 0 to stop_step, got start_step={start_step} and stop_step={stop_step}."
         )
     read = functools.partial(
         train_batch,
@@ -177,8 +171,7 @@ def _loader(
 ) -> BatchIterator:
     if threads < 0:
         raise UsageError(
-            f"the number of reading threads must be at least 0, got {threads}; 0 reads in the "
-            "calling thread."
+            f"the number of reading threads must be at least 0, got {threads}; 0 reads in the calling thread."
         )
     ahead = prefetch_of(threads) if prefetch is None else prefetch
     if ahead < threads:

@@ -27,10 +27,7 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, D
 
 
 def open_split(
-    root: str | Path,
-    split: str,
-    classes: Sequence[str] | None = None,
-    known_by: str = "the training split",
+    root: str | Path, split: str, classes: Sequence[str] | None = None, known_by: str = "the training split"
 ) -> Dataset:
     """Open one split of ``root``.
 

@@ -46,14 +46,7 @@ class StepSchedule:
     """
 
     def __init__(
-        self,
-        *,
-        seed: int,
-        n: int,
-        global_batch: int,
-        rank: int,
-        world_size: int,
-        repeats: int = 1,
+        self, *, seed: int, n: int, global_batch: int, rank: int, world_size: int, repeats: int = 1
     ) -> None:
         """Args and ``UsageError`` as ``train_loader``; ``n`` is the number of samples."""
         check_rank(rank, world_size)
@@ -131,9 +124,7 @@ ROUNDS = 16
 LARGEST = 2**62
 
 
-def samples_at(
-    positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: int
-) -> npt.NDArray[np.int64]:
+def samples_at(positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
     """Return the samples at ``positions`` of the order of ``epoch``.
 
     Args:

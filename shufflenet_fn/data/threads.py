@@ -25,9 +25,7 @@ class PrefetchIterator(Generic[T]):
     ``read`` is raised at its position in the order, and closes the iterator.
     """
 
-    def __init__(
-        self, read: Read[T], start: int, stop: int, *, threads: int, prefetch: int
-    ) -> None:
+    def __init__(self, read: Read[T], start: int, stop: int, *, threads: int, prefetch: int) -> None:
         """Args:
         read: ``read(number, stopped)``, called from several threads at once. It should raise an exception as
           soon as ``stopped()`` is true.
@@ -153,9 +151,7 @@ class _Queue(Generic[T]):
         return None
 
 
-def ordered_map(
-    function: Callable[[A], T], items: Sequence[A], *, workers: int
-) -> Generator[T, None, None]:
+def ordered_map(function: Callable[[A], T], items: Sequence[A], *, workers: int) -> Generator[T, None, None]:
     """Map ``function`` over ``items`` in order, with ``workers`` threads that prefetch four items each.
 
     An exception of ``function`` is raised at its position in the order. Closing waits for calls in progress.

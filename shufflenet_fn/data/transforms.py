@@ -93,9 +93,7 @@ class TrainTransform:
         _check(0 < low <= high <= 1, "scale", self.scale, "(low, high) with 0 < low <= high <= 1")
         low, high = self.ratio
         _check(0 < low <= high < math.inf, "ratio", self.ratio, "(low, high) with 0 < low <= high")
-        _check(
-            0 <= self.jitter < math.inf, "jitter", self.jitter, "a number of at least 0 (0 is off)"
-        )
+        _check(0 <= self.jitter < math.inf, "jitter", self.jitter, "a number of at least 0 (0 is off)")
         _check(0 <= self.flip <= 1, "flip", self.flip, "a probability from 0 (off) to 1")
 
     def __call__(
@@ -129,9 +127,7 @@ class TrainTransform:
             draws=draws[: geometry.CROP_DRAWS],
         )
         pixels, extent = picture.region(box, self.size, self.size)
-        result = geometry.resize(
-            pixels, self.size, self.size, extent=extent, out=out, scratch=scratch
-        )
+        result = geometry.resize(pixels, self.size, self.size, extent=extent, out=out, scratch=scratch)
         self.colours(result, draws)
         if draws[-1] < self.flip:
             cv2.flip(result, 1, dst=result)
@@ -170,11 +166,7 @@ class EvalTransform:
         _check(self.resize >= self.size, "resize", self.resize, f"at least size, {self.size}")
 
     def __call__(
-        self,
-        image: RgbImage | LazyImage,
-        *,
-        out: RgbImage | None = None,
-        scratch: Scratch | None = None,
+        self, image: RgbImage | LazyImage, *, out: RgbImage | None = None, scratch: Scratch | None = None
     ) -> RgbImage:
         """Resize and crop one image.
 
@@ -192,9 +184,7 @@ class EvalTransform:
         pixels, extent = picture.region(part, height, width)
         if pixels.shape[:2] != (height, width):
             resized = (scratch or Scratch()).array("resized", (height, width, 3))
-            pixels = geometry.resize(
-                pixels, height, width, extent=extent, out=resized, scratch=scratch
-            )
+            pixels = geometry.resize(pixels, height, width, extent=extent, out=resized, scratch=scratch)
         box = geometry.centre_box(height, width, self.size)
         return geometry.resize(geometry.crop(pixels, box), self.size, self.size, out=out)
 

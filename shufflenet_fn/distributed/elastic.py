@@ -70,9 +70,7 @@ class ElasticRanks(threading.Thread):
         self.result: RunResult | None = None
         self.error: Exception | None = None
         several = nodes.num_nodes > 1
-        config: dict[str, Any] = (
-            {"rank": nodes.node_rank, "timeout": nodes.join_timeout_s} if several else {}
-        )
+        config: dict[str, Any] = {"rank": nodes.node_rank, "timeout": nodes.join_timeout_s} if several else {}
         # Machine 0 need not resolve a name of its own: its store listens on every address.
         port = nodes.endpoint.rpartition(":")[2]
         self._rendezvous = rendezvous.get_rendezvous_handler(

@@ -70,9 +70,7 @@ def report_of(error: Exception, rank: int, local_rank: int, step: int | None) ->
     return report
 
 
-def first_failure(
-    reports: Sequence[dict[str, Any]], deaths: Sequence[Death], where: str = ""
-) -> Failure:
+def first_failure(reports: Sequence[dict[str, Any]], deaths: Sequence[Death], where: str = "") -> Failure:
     """Return the first failure: a user error, a death by signal, or a bug with its traceback, in this order.
 
     Errors are not simply ordered by time, because ranks whose peer is gone fail in their collective, too.
@@ -99,9 +97,7 @@ def _of_rank(rank: int, local_rank: int, message: str, traceback: str | None = N
     return Failure(rank, local_rank, message, exit_code=1, restartable=True, traceback=traceback)
 
 
-def hang_failure(
-    rank: int, local_rank: int, step: int | None, text: str, where: str = ""
-) -> Failure:
+def hang_failure(rank: int, local_rank: int, step: int | None, text: str, where: str = "") -> Failure:
     """Return the failure of a rank that hangs as ``text`` describes."""
     return _of_rank(rank, local_rank, f"rank {rank}{where}{_at(step)} {text}. {STOPPED}")
 
@@ -132,9 +128,7 @@ def _bug(report: dict[str, Any], where: str) -> Failure:
     if "known" in report:
         message = f"rank {rank}{where}{at}: {report['known']} {STOPPED}"
         return _of_rank(rank, local_rank, message)
-    message = (
-        f"rank {rank}{where} failed with {report['message']}{at}; its traceback is above. {STOPPED}"
-    )
+    message = f"rank {rank}{where} failed with {report['message']}{at}; its traceback is above. {STOPPED}"
     return _of_rank(rank, local_rank, message, report["traceback"])
 
 

@@ -15,11 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from shufflenet_fn.distributed.network import (
-    Store,
-    master_address,
-    use_the_network_between_machines,
-)
+from shufflenet_fn.distributed.network import Store, master_address, use_the_network_between_machines
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_backends.support.errors import UserError
@@ -28,9 +24,7 @@ T = TypeVar("T")
 
 
 @contextmanager
-def process_group(
-    world: World, backend: str, *, timeout_s: float = 600.0
-) -> Iterator[tuple[str, ...]]:
+def process_group(world: World, backend: str, *, timeout_s: float = 600.0) -> Iterator[tuple[str, ...]]:
     """Join the process group within the context. A single process has no group.
 
     The device must have been set before (``Runtime.set_device``). Addresses come from the environment.
@@ -56,13 +50,7 @@ def process_group(
             "ended."
         )
     notes = use_the_network_between_machines(world, store, backend, host, port)
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=world.rank,
-        world_size=world.size,
-        timeout=timeout,
-    )
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout)
     yield notes
     # Not after an error: destroying the group may wait for the others' collectives, and the others would
     # report a lost connection before this process has reported its error.

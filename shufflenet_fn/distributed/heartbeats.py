@@ -220,10 +220,7 @@ def _fitting(report: dict[str, Any]) -> bytes:
     content = json.dumps(report).encode()
     if len(content) <= room:
         return content
-    kept = {
-        key: value[-(room // 32) :] if isinstance(value, str) else value
-        for key, value in report.items()
-    }
+    kept = {key: value[-(room // 32) :] if isinstance(value, str) else value for key, value in report.items()}
     return json.dumps(kept).encode()
 
 

@@ -129,17 +129,11 @@ def launch(
 
     failures: list[Failure] = []
     restarts = refusals = 0
-    with (
-        closing(HeartbeatTable(processes)) as table,
-        StopSignals(first, at_once),
-        quiet_elastic(),
-    ):
+    with closing(HeartbeatTable(processes)) as table, StopSignals(first, at_once), quiet_elastic():
         while True:
             table.clear()
             arguments = (entry, argument, os.getpid(), table.path, len(failures))
-            ranks = ElasticRanks(
-                run_worker, arguments, processes=processes, nodes=nodes, say=watching.say
-            )
+            ranks = ElasticRanks(run_worker, arguments, processes=processes, nodes=nodes, say=watching.say)
             ranks.start()
             outcome = _watch(ranks, table, nodes, watching.hang_timeout_s)
             if not isinstance(outcome, Failure):
@@ -196,9 +190,7 @@ def _watch(
             return ranks.result.return_values
         failure = None
         # A rank that ends without an error before its work is done has failed, too.
-        dead = [
-            pid for pid, code in codes.items() if code or (code == 0 and _early(pid, pids, beats))
-        ]
+        dead = [pid for pid, code in codes.items() if code or (code == 0 and _early(pid, pids, beats))]
         if not ended and not dead:
             failure = _hang(beats, pids, nodes, hang_timeout_s, where)
             if failure is None:
@@ -233,9 +225,7 @@ def _stop_waiting(
     """Raise ``StoppedWaiting`` if nothing would notice the stop request: ranks look for it between steps."""
     if nodes.num_nodes > 1 and not ranks.processes():
         doing = "waiting for the other machines"
-    elif time.monotonic() - asked_at > _START_STOPS_S and all(
-        beat.phase is Phase.STARTING for beat in beats
-    ):
+    elif time.monotonic() - asked_at > _START_STOPS_S and all(beat.phase is Phase.STARTING for beat in beats):
         ranks.kill_now()
         doing = "starting"
     else:

@@ -28,10 +28,7 @@ _ENTRY: Final = 40  # struct ifreq of 64-bit Linux
 _ROOM: Final = 512
 _LOOPBACK_S: Final = 5.0
 
-_VARIABLES: Final = {
-    "gloo": ("GLOO_SOCKET_IFNAME",),
-    "hccl": ("HCCL_IF_IP", "HCCL_SOCKET_IFNAME"),
-}
+_VARIABLES: Final = {"gloo": ("GLOO_SOCKET_IFNAME",), "hccl": ("HCCL_IF_IP", "HCCL_SOCKET_IFNAME")}
 """Variables that name the network; the first one is set. NCCL finds the fastest networks itself."""
 
 
@@ -187,10 +184,7 @@ def _version_6() -> dict[str, str]:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
     except OSError:
         return {}
-    return {
-        str(ipaddress.IPv6Address(int(fields[0], 16))): fields[-1]
-        for fields in map(str.split, lines)
-    }
+    return {str(ipaddress.IPv6Address(int(fields[0], 16))): fields[-1] for fields in map(str.split, lines)}
 
 
 def _plain(address: str) -> str:

@@ -18,11 +18,7 @@ Timing = Callable[[], AbstractContextManager[None]]
 
 
 def mean_over_ranks(
-    world_size: int,
-    rank: int,
-    *,
-    bn_stats: str = "mean",
-    timing: Timing = nullcontext,
+    world_size: int, rank: int, *, bn_stats: str = "mean", timing: Timing = nullcontext
 ) -> Reduce:
     """Return the ``reduce`` of ``make_train_step`` for ``world_size`` ranks of the default process group.
 

@@ -70,6 +70,4 @@ def world_from_environment() -> World | None:
             f"this machine starts {local_size} of {size} processes on {nodes} machines, but all must start "
             "equally many. Give all the same --devices (under torchrun, the same --nproc-per-node)."
         )
-    return World(
-        rank, size, local_rank, local_size, attempt=int(attempt) if attempt.isdigit() else 0
-    )
+    return World(rank, size, local_rank, local_size, attempt=int(attempt) if attempt.isdigit() else 0)

@@ -37,9 +37,7 @@ def torch_npu(facts: dict[str, Any]) -> Finding:
     details = {"version": version}
     wrong_pair = check_pair(torch_version, version)
     if wrong_pair is not None:
-        return Finding(
-            FAILED, f"torch_npu {version} beside torch {torch_version}", f"{wrong_pair}.", details
-        )
+        return Finding(FAILED, f"torch_npu {version} beside torch {torch_version}", f"{wrong_pair}.", details)
     try:
         importlib.import_module("torch_npu")
     except (ImportError, OSError, RuntimeError) as error:
@@ -102,9 +100,7 @@ def how_to_set_up(
             "installed: toolkit and ops package of one version are needed. Source its set_env.sh again."
         )
     if scripts:
-        return (
-            f"CANN is installed, but its environment is not set in this shell: source {scripts[0]}"
-        )
+        return f"CANN is installed, but its environment is not set in this shell: source {scripts[0]}"
     return (
         f"Install CANN's toolkit and ops package, then run `{SET_ENV}` (or {_OTHER_SET_ENV}, whichever "
         "exists) in this shell; docs/ascend.md has the versions."
@@ -123,11 +119,7 @@ def cann_version(
     """
     named = [Path(environment[name]) for name in _HOMES if environment.get(name)]
     for home in named or _installations(roots):
-        for pattern in (
-            "*/ascend_toolkit_install.info",
-            "ascend_toolkit_install.info",
-            "version.cfg",
-        ):
+        for pattern in ("*/ascend_toolkit_install.info", "ascend_toolkit_install.info", "version.cfg"):
             for file in sorted(home.glob(pattern)):
                 found = re.search(r"version\w*=\[?(?:[\w.]+:)?([\w.]+)", _read(file), re.I)
                 if found:
@@ -142,10 +134,7 @@ def _installations(roots: tuple[Path, ...] | None) -> list[Path]:
     return [
         place
         for root in roots
-        for place in (
-            *(root / name for name in _PLACES),
-            *sorted(root.glob("cann-*"), reverse=True),
-        )
+        for place in (*(root / name for name in _PLACES), *sorted(root.glob("cann-*"), reverse=True))
     ]
 
 

@@ -91,12 +91,7 @@ def check_target(path: Path) -> None:
 
 
 def make_bundle(
-    path: Path,
-    settings: DoctorSettings,
-    *,
-    command: str,
-    say: Say,
-    on_stage: Callable[[Stage], None],
+    path: Path, settings: DoctorSettings, *, command: str, say: Say, on_stage: Callable[[Stage], None]
 ) -> Bundle:
     """Run the doctor's stages, train a few steps, run ``bench step``, and write the results to ``path``.
 
@@ -204,16 +199,12 @@ def _sizes(facts: Mapping[str, Finding]) -> Sizes:
     return SMALL if small else ON_DEVICE
 
 
-def _steps(
-    facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say
-) -> Finding:
+def _steps(facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say) -> Finding:
     """Train on the device in each precision, and in float32 on the CPU with the same seed."""
     from shufflenet_fn.data.demo import write_demo
 
     kind, sizes = str(facts["devices"].details["kind"]), _sizes(facts)
-    data = write_demo(
-        scratch / "demo", train_per_class=-(-sizes.batch * sizes.steps // 10), val_per_class=1
-    )
+    data = write_demo(scratch / "demo", train_per_class=-(-sizes.batch * sizes.steps // 10), val_per_class=1)
     runs = [(kind, precision) for precision in sizes.precisions]
     runs += [("cpu", "fp32")] if kind != "cpu" else []
     failed = []
@@ -255,9 +246,7 @@ def _steps(
     return Finding(OK, text, details={"first_loss_difference": difference})
 
 
-def _bench(
-    facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say
-) -> Finding:
+def _bench(facts: Mapping[str, Finding], scratch: Path, command: str, parts: _Parts, say: Say) -> Finding:
     """Run ``bench step`` in each precision, with a profile for the shares of kernels."""
     kind, sizes = str(facts["devices"].details["kind"]), _sizes(facts)
     failed = []

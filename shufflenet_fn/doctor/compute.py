@@ -26,16 +26,12 @@ from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.support.cgroups import affinity_cores
 from shufflenet_fn_backends.support.errors import DeviceError
 
-_TOLERANCE: Final = MappingProxyType(
-    {torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
-)
+_TOLERANCE: Final = MappingProxyType({torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2})
 """Relative to the largest value: four rounding errors. A value has 8 significant bits in bfloat16 and 11 in
 float16. In float32 only 11 bits are assumed as well, because convolutions may use HF32, TF32 or, on the first
 generation of NPUs, float16."""
 
-_UNLISTED: Final = (
-    "CANN 9's documents list no convolution for this series; this chip has just computed it."
-)
+_UNLISTED: Final = "CANN 9's documents list no convolution for this series; this chip has just computed it."
 _CHANNELS = 58  # of a branch in stage 2 of x1_0
 
 
@@ -140,9 +136,7 @@ def compare_operators(device: torch.device, dtype: torch.dtype) -> dict[str, flo
             (different.reshape(2, channels, 12, 12) - 72.0,),
         ),
     }
-    return {
-        name: _error(operator, inputs, device, dtype) for name, (operator, inputs) in cases.items()
-    }
+    return {name: _error(operator, inputs, device, dtype) for name, (operator, inputs) in cases.items()}
 
 
 _Operator = Callable[..., Tensor]
@@ -161,8 +155,7 @@ def _error(
     expected = _with_gradients(operator, tuple(value.double() for value in inputs))
     found = _with_gradients(operator, tuple(value.to(device) for value in inputs))
     errors = [
-        (a.cpu().double() - b).abs().max() / b.abs().max()
-        for a, b in zip(found, expected, strict=True)
+        (a.cpu().double() - b).abs().max() / b.abs().max() for a, b in zip(found, expected, strict=True)
     ]
     return float(torch.stack(errors).max())  # NaN if any value is NaN; Python's max may ignore it
 
@@ -220,9 +213,7 @@ def collective(facts: dict[str, Any]) -> Finding:
     details = {"backend": runtime.dist_backend, "seconds": seconds}
     if wrong:
         return Finding(FAILED, f"{runtime.dist_backend}: the sum over two ranks is wrong", _FIX)
-    text = (
-        f"{runtime.dist_backend}: two ranks sum {_SIZE * 4 / 1e6:.1f} MB in {1000 * seconds:.1f} ms"
-    )
+    text = f"{runtime.dist_backend}: two ranks sum {_SIZE * 4 / 1e6:.1f} MB in {1000 * seconds:.1f} ms"
     return Finding(OK, text, details=details)
 
 

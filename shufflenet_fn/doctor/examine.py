@@ -12,16 +12,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shufflenet_fn.config.options import declared
-from shufflenet_fn.doctor.finding import (
-    FAILED,
-    OK,
-    SKIPPED,
-    WARNING,
-    DoctorSettings,
-    Finding,
-    Report,
-    Stage,
-)
+from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, DoctorSettings, Finding, Report, Stage
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
 from shufflenet_fn_backends.support.errors import UserError
@@ -64,9 +55,7 @@ _NEEDS_TORCH_NPU = tuple(ORDER[ORDER.index("versions") : ORDER.index("devices")]
 _NEEDS_DEVICE = ("kernel", "collective")
 
 
-def examine(
-    settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda stage: None
-) -> Report:
+def examine(settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda stage: None) -> Report:
     """Run all stages.
 
     Args:

@@ -49,8 +49,7 @@ class Report(NamedTuple):
         return {
             "ok": self.ok,
             "stages": [
-                {"name": s.name, **s.finding._asdict(), "seconds": round(s.seconds, 2)}
-                for s in self.stages
+                {"name": s.name, **s.finding._asdict(), "seconds": round(s.seconds, 2)} for s in self.stages
             ],
         }
 
@@ -69,9 +68,7 @@ class DoctorSettings:
         panel=_PANEL,
         choices=("auto", *DEVICE_NAMES),
     )
-    output: str = option(
-        "runs", "--output", help="Folder of the runs, whose disk is checked.", panel=_PANEL
-    )
+    output: str = option("runs", "--output", help="Folder of the runs, whose disk is checked.", panel=_PANEL)
     timeout: float = option(
         120.0, "--timeout", help="Time limit of one stage in seconds.", panel=_PANEL, above=0
     )

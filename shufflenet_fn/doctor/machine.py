@@ -128,15 +128,11 @@ def check_variables(environment: Mapping[str, str], torch_npu: str | None) -> Fi
     if queue is not None and queue not in ("0", "1", "2"):
         return Finding(WARNING, f"{_QUEUE}={queue}", f"Set {_QUEUE} to 0, 1 or 2, or unset it.")
     if both and pairs.reads_alloc_conf(torch_npu):
-        text = (
-            f"{ALLOC_CONF} and {_NPU_ALLOC_CONF} are both set, which torch_npu {torch_npu} refuses"
-        )
+        text = f"{ALLOC_CONF} and {_NPU_ALLOC_CONF} are both set, which torch_npu {torch_npu} refuses"
         return Finding(FAILED, text, f"Unset {ALLOC_CONF}.")
     if environment.get(ALLOC_CONF) and not pairs.reads_alloc_conf(torch_npu):
         fix = f"Set {_NPU_ALLOC_CONF} instead; left out, a run sets it to {RECOMMENDED[_NPU_ALLOC_CONF]}."
-        return Finding(
-            WARNING, f"torch_npu {torch_npu} does not read {ALLOC_CONF} (26.2.0 on does)", fix
-        )
+        return Finding(WARNING, f"torch_npu {torch_npu} does not read {ALLOC_CONF} (26.2.0 on does)", fix)
     said = f"{_QUEUE} not set; a run sets {RECOMMENDED[_QUEUE]}"
     if queue is not None:
         said = f"{_QUEUE}={queue}"
@@ -158,10 +154,7 @@ def versions(facts: dict[str, Any]) -> Finding:
         return Finding(SKIPPED, "CANN is emulated")
     installed = str(facts["torch_npu"]["version"])
     verdict = pairs.judge(
-        facts["torch"]["version"],
-        installed,
-        facts["cann"].get("version"),
-        machine=platform.machine(),
+        facts["torch"]["version"], installed, facts["cann"].get("version"), machine=platform.machine()
     )
     return Finding(OK if verdict.fits else WARNING, verdict.text, verdict.fix)
 

@@ -36,9 +36,7 @@ def python(facts: dict[str, Any]) -> Finding:
     details = {"version": version, "machine": machine, "executable": sys.executable}
     if sys.version_info < _OLDEST_PYTHON or struct.calcsize("P") < 8:
         return Finding(FAILED, text, "Use a 64-bit Python 3.10 or newer.", details)
-    missing = [
-        package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None
-    ]
+    missing = [package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         fix = f"pip install {' '.join(missing)}"
         return Finding(FAILED, f"{text}; not installed: {', '.join(missing)}", fix, details)
@@ -108,9 +106,7 @@ def _is_empty(package: importlib.metadata.Distribution) -> bool:
     folder = Path(str(package.locate_file("ascend")))
     files = _files(package)
     return (
-        bool(files)
-        and all(".dist-info/" in file for file in files)
-        and not any(folder.glob("*/set_env.sh"))
+        bool(files) and all(".dist-info/" in file for file in files) and not any(folder.glob("*/set_env.sh"))
     )
 
 

@@ -22,16 +22,12 @@ ADDRESS: Final = "ADDRESS"
 
 # Folders that are the same on every machine, and show what is installed.
 _PUBLIC: Final = r"/(?:usr/local/Ascend|usr/lib\w*|usr/bin|lib\w*|bin|dev|proc|sys|etc)\b"
-_CODE: Final = re.compile(
-    r".*/(?=(?:site-packages|dist-packages|shufflenet_fn\w*|python3\.\d+)/[\w./@+-]*$)"
-)
+_CODE: Final = re.compile(r".*/(?=(?:site-packages|dist-packages|shufflenet_fn\w*|python3\.\d+)/[\w./@+-]*$)")
 _END: Final = r"[^\s'\"`,;:()\[\]{}<>|]"
 _QUOTED_PATH: Final = re.compile(r"(?P<quote>['\"])(?P<path>~?/[^'\"\n]*)(?P=quote)")
 _ANY_PATH: Final = re.compile(rf"(?<![\w.:/~>-])(?P<path>~?/{_END}+)")
 _VERSION_4: Final = re.compile(r"(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)")
-_VERSION_6: Final = re.compile(
-    r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}(?:%\w+)?(?![\w:])"
-)
+_VERSION_6: Final = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f.]{0,15}(?:%\w+)?(?![\w:])")
 _CARD: Final = re.compile(r"(?<![\w:])(?:[0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}(?![\w:])")
 
 

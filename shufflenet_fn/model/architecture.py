@@ -37,9 +37,7 @@ def conv_layers(config: ShuffleNetConfig) -> Iterator[ConvBN]:
     stem, *stages, last = config.stage_channels
     yield ConvBN(("conv1",), 3, stem, 3, 2, 1, ("conv1.0", "conv1.1"))
     channels = stem
-    for stage, (repeats, width) in enumerate(
-        zip(config.stage_repeats, stages, strict=True), start=2
-    ):
+    for stage, (repeats, width) in enumerate(zip(config.stage_repeats, stages, strict=True), start=2):
         yield from _downsampling_unit(f"stage{stage}", channels, width // 2)
         for unit in range(1, repeats):
             path = (f"stage{stage}", str(unit))
@@ -57,23 +55,13 @@ def _downsampling_unit(stage: str, in_channels: int, half: int) -> Iterator[Conv
     path = (stage, "0")
     prefix = f"{stage}.0.branch1"
     yield ConvBN(
-        (*path, "branch1", "dw"),
-        in_channels,
-        in_channels,
-        3,
-        2,
-        in_channels,
-        (f"{prefix}.0", f"{prefix}.1"),
+        (*path, "branch1", "dw"), in_channels, in_channels, 3, 2, in_channels, (f"{prefix}.0", f"{prefix}.1")
     )
-    yield ConvBN(
-        (*path, "branch1", "pw"), in_channels, half, 1, 1, 1, (f"{prefix}.2", f"{prefix}.3")
-    )
+    yield ConvBN((*path, "branch1", "pw"), in_channels, half, 1, 1, 1, (f"{prefix}.2", f"{prefix}.3"))
     yield from _branch2(path, in_channels, half, stride=2)
 
 
-def _branch2(
-    path: tuple[str, str], in_channels: int, half: int, *, stride: int
-) -> Iterator[ConvBN]:
+def _branch2(path: tuple[str, str], in_channels: int, half: int, *, stride: int) -> Iterator[ConvBN]:
     prefix = f"{'.'.join(path)}.branch2"
     at = (*path, "branch2")
     yield ConvBN((*at, "pw1"), in_channels, half, 1, 1, 1, (f"{prefix}.0", f"{prefix}.1"))

@@ -61,8 +61,7 @@ def to_permuted(config: ShuffleNetConfig, tree: T) -> T:
 def to_canonical(config: ShuffleNetConfig, tree: T) -> T:
     """Convert ``tree`` from permuted to canonical (torchvision's) channel order. See ``to_permuted``."""
     back = {
-        path: _Permutation(axis, inverse(order))
-        for path, (axis, order) in _permuted_order(config).items()
+        path: _Permutation(axis, inverse(order)) for path, (axis, order) in _permuted_order(config).items()
     }
     return _permuted(tree, back)
 
@@ -119,9 +118,7 @@ def _permuted_order(config: ShuffleNetConfig) -> Mapping[str, _Permutation]:
     """
     seen: list[tuple[tuple[int, ...], int]] = []
 
-    def watching_conv2d(
-        x: Routed | Tensor, weight: Tensor, *, groups: int, **options: int
-    ) -> Routed:
+    def watching_conv2d(x: Routed | Tensor, weight: Tensor, *, groups: int, **options: int) -> Routed:
         seen.append((x.layout.order if isinstance(x, Routed) else (0,), groups))
         return ROUTED.conv2d(x, weight, groups=groups, **options)
 

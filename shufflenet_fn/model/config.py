@@ -47,13 +47,9 @@ class ShuffleNetConfig:
 
     def __post_init__(self) -> None:
         if len(self.stage_repeats) != 3 or min(self.stage_repeats) < 1:
-            raise ValueError(
-                f"stage_repeats must be three positive integers, not {self.stage_repeats!r}"
-            )
+            raise ValueError(f"stage_repeats must be three positive integers, not {self.stage_repeats!r}")
         if len(self.stage_channels) != 5 or min(self.stage_channels) < 1:
-            raise ValueError(
-                f"stage_channels must be five positive integers, not {self.stage_channels!r}"
-            )
+            raise ValueError(f"stage_channels must be five positive integers, not {self.stage_channels!r}")
         odd = [c for c in self.stage_channels[1:4] if c % 2]
         if odd:
             raise ValueError(

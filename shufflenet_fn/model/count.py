@@ -28,9 +28,7 @@ def count_macs(config: ShuffleNetConfig, *, height: int = 224, width: int = 224)
     """
     counts: list[int] = []
 
-    def counting_conv2d(
-        x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
-    ) -> Tensor:
+    def counting_conv2d(x: Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> Tensor:
         sides = (
             (side + 2 * padding - kernel) // stride + 1
             for side, kernel in zip(x.shape[-2:], weight.shape[-2:], strict=True)

@@ -45,10 +45,7 @@ def _rebuilt(children: Iterable[Any], permuted: Any) -> InferenceParams:
 
 
 register_node(
-    InferenceParams,
-    lambda folded: ([folded.params], folded.permuted),
-    _rebuilt,
-    lambda folded: ("params",),
+    InferenceParams, lambda folded: ([folded.params], folded.permuted), _rebuilt, lambda folded: ("params",)
 )
 
 
@@ -190,9 +187,7 @@ def _head(tree: Params, features: Tensor) -> Tensor:
     return nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
 
 
-def _check(
-    params: InferenceParams, x: Tensor, backend: Backend[Any], policy: Policy | None
-) -> None:
+def _check(params: InferenceParams, x: Tensor, backend: Backend[Any], policy: Policy | None) -> None:
     check_images(x)
     if policy is not None:
         check_dtype(x, params.params["fc"]["weight"].dtype, policy)

@@ -201,11 +201,7 @@ def check_dtype(x: Tensor, own: torch.dtype, policy: Policy | None) -> None:
 
 
 def _forward(
-    config: ShuffleNetConfig,
-    variables: Variables,
-    x: Tensor,
-    layer: Layer,
-    backend: Backend[Any],
+    config: ShuffleNetConfig, variables: Variables, x: Tensor, layer: Layer, backend: Backend[Any]
 ) -> tuple[Tensor, MomentsTree]:
     params, stats = variables
     y, moments = body(backend, layer, params, stats, x)
@@ -239,9 +235,7 @@ def body(
     return y, moments
 
 
-def _stage(
-    ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any
-) -> tuple[Any, MomentsTree]:
+def _stage(ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any) -> tuple[Any, MomentsTree]:
     moments: MomentsTree = {}
     x, moments["0"] = _downsampling_unit(ctx, params["0"], stats["0"], x)
     for unit in range(1, len(params)):
@@ -268,19 +262,14 @@ def _downsampling_unit(
     y1, dw = ctx.layer(p["dw"], s["dw"], x, kernel=3, stride=2, depthwise=True, relu=False)
     y1, pw = ctx.layer(p["pw"], s["pw"], y1)
     y2, moments = _branch2(ctx, params["branch2"], stats["branch2"], x, stride=2)
-    return ctx.backend.channel_shuffle(y1, y2), {
-        "branch1": {"dw": dw, "pw": pw},
-        "branch2": moments,
-    }
+    return ctx.backend.channel_shuffle(y1, y2), {"branch1": {"dw": dw, "pw": pw}, "branch2": moments}
 
 
 def _branch2(
     ctx: _Context, params: dict[str, Any], stats: dict[str, Any], x: Any, *, stride: int
 ) -> tuple[Any, MomentsTree]:
     x, pw1 = ctx.layer(params["pw1"], stats["pw1"], x)
-    x, dw = ctx.layer(
-        params["dw"], stats["dw"], x, kernel=3, stride=stride, depthwise=True, relu=False
-    )
+    x, dw = ctx.layer(params["dw"], stats["dw"], x, kernel=3, stride=stride, depthwise=True, relu=False)
     x, pw2 = ctx.layer(params["pw2"], stats["pw2"], x)
     return x, {"pw1": pw1, "dw": dw, "pw2": pw2}
 

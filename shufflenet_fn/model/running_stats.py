@@ -62,9 +62,7 @@ def update_running_stats_foreach(
         torch._foreach_mul_(batch_variances, factors)
     batch_means = [batch.mean for _, batch in layers]
     new_means = torch._foreach_lerp(means, _like(batch_means, means), config.bn_momentum)
-    new_variances = torch._foreach_lerp(
-        variances, _like(batch_variances, variances), config.bn_momentum
-    )
+    new_variances = torch._foreach_lerp(variances, _like(batch_variances, variances), config.bn_momentum)
     new = iter(zip(new_means, new_variances, strict=True))
     return _rebuild(batch_stats, new)
 

@@ -21,9 +21,7 @@ BOUND = 0.1
 IDLE_HOST = 0.02
 """An accelerator keeps up with its host if the host waits for it less than this share of a step."""
 
-Kind = Literal[
-    "input-bound", "upload-bound", "communication-bound", "launch-bound", "compute-bound"
-]
+Kind = Literal["input-bound", "upload-bound", "communication-bound", "launch-bound", "compute-bound"]
 
 Storage = Literal["files", "packed JPEG", "packed pixels"]
 

@@ -31,12 +31,7 @@ from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.training.decay import decay_all, decay_weights
 from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
-from shufflenet_fn.training.optim import (
-    GradientTransformation,
-    chain,
-    clip_by_global_norm,
-    sgd,
-)
+from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.precision import Policy, get_policy
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
 from shufflenet_fn.training.state import TrainState, create_train_state
@@ -73,9 +68,7 @@ def _schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
     total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
     match settings.schedule:
         case "epoch-cosine":
-            return epoch_cosine(
-                base, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup
-            )
+            return epoch_cosine(base, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup)
         case "cosine":
             return cosine(base, total_steps=total, warmup_steps=warmup_steps)
         case "linear":
@@ -135,11 +128,7 @@ def build_prepare(
 
 
 def build_predictor(
-    config: ShuffleNetConfig,
-    *,
-    backend: Backend[Any],
-    policy: Policy,
-    prepare: Callable[[Tensor], Tensor],
+    config: ShuffleNetConfig, *, backend: Backend[Any], policy: Policy, prepare: Callable[[Tensor], Tensor]
 ) -> Predictor:
     """Return a function from variables, in the channel order of ``backend``, to a predictor of images."""
 
@@ -188,9 +177,7 @@ def build_state(
     # The pretrained weights may no longer exist when the run is resumed.
     start = settings if resume is None else replace(settings, pretrained=None)
     variables, notes = build_variables(start, config, policy, device)
-    state = create_train_state(
-        variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None
-    )
+    state = create_train_state(variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None)
     if resume is None:
         return InitialState(state, notes)
     state = state_from(resume.files, config, state, resume.path)
@@ -200,9 +187,7 @@ def build_state(
     return InitialState(state, [f"resumed from {resume.path} at step {int(state.step)}"])
 
 
-def load_pretrained(
-    path: Path, config: ShuffleNetConfig, generator: torch.Generator
-) -> InitialVariables:
+def load_pretrained(path: Path, config: ShuffleNetConfig, generator: torch.Generator) -> InitialVariables:
     """Read weights from ``path``. A classifier that is missing or does not fit is a fresh one (a note)."""
     tensors, _, notes = read_weights(path)
     notes = [f"weights: from {path}", *notes]

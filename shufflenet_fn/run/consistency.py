@@ -143,9 +143,7 @@ def _differing(first: Mapping[str, Any], other: Mapping[str, Any], where: str) -
     )
 
 
-def _shown(
-    names: Sequence[str], first: Mapping[str, Any], other: Mapping[str, Any], where: str
-) -> str:
+def _shown(names: Sequence[str], first: Mapping[str, Any], other: Mapping[str, Any], where: str) -> str:
     return "; ".join(
         f"{name} differ"
         if name in ("training classes", "training files")
@@ -190,7 +188,5 @@ def _newest(plan: RunPlan, world: World) -> tuple[Resume | None, tuple[str, ...]
     content, set_aside = rewind_to(None if resume is None else resume.content, plan.run_dir)
     if resume is not None and content is not None:
         resume = resume._replace(content=content)
-    where = (
-        "the beginning: there is no checkpoint yet" if resume is None else resume.checkpoint.name
-    )
+    where = "the beginning: there is no checkpoint yet" if resume is None else resume.checkpoint.name
     return resume, (f"restart {world.attempt}: from {where}", *skipped, *set_aside)

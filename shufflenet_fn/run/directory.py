@@ -188,9 +188,7 @@ def _is_the_best(manifest: dict[str, Any]) -> bool:
     return bool(best and scores and best["epoch"] == manifest["epoch"])
 
 
-def rewind(
-    run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True
-) -> list[str]:
+def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True) -> list[str]:
     """Rewind ``run_dir`` to its state after ``step`` updates; return notes on what was set aside.
 
     ``epochs``: how many they are. ``same_step``: whether a checkpoint of ``step`` itself stays.

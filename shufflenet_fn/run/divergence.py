@@ -46,11 +46,7 @@ def what_is_bad(loss: float, gradient: float, *, skipped: bool) -> str | None:
 
 
 def check_step(
-    run: Training,
-    step: int,
-    progress: Progress,
-    before: TrainState | None,
-    what: str | None,
+    run: Training, step: int, progress: Progress, before: TrainState | None, what: str | None
 ) -> None:
     """Count ``step`` as good or bad. Call it on all ranks.
 
@@ -80,9 +76,7 @@ def check_step(
         )
 
 
-def diverged(
-    run: Training, step: int, progress: Progress, before: TrainState, what: str
-) -> UserError:
+def diverged(run: Training, step: int, progress: Progress, before: TrainState, what: str) -> UserError:
     """Dump the step, if possible, and return the error of a run that has diverged."""
     try:
         dump = dump_step(run, step, progress, before, what)
@@ -133,9 +127,7 @@ class _Share(NamedTuple):
         return all(map(math.isfinite, (self.loss, *self.norms.values())))
 
 
-def dump_step(
-    run: Training, step: int, progress: Progress, before: TrainState, what: str
-) -> Dumped:
+def dump_step(run: Training, step: int, progress: Progress, before: TrainState, what: str) -> Dumped:
     """Write ``dump-step-N`` into the run directory. Call it on all ranks; rank 0 writes.
 
     The batch is read again, and the gradients are computed again from ``before``. Both are the same as in
@@ -229,9 +221,7 @@ def _share(run: Training, before: TrainState, batch: Batch) -> _Share:
         ),
     )
     after, metrics, _ = run.make_step(keeper)(before, examples, no_flags(run.device))
-    norms = {
-        path: float(leaf.float().norm()) for path, leaf in tree_paths(unflatten(after.opt_state))
-    }
+    norms = {path: float(leaf.float().norm()) for path, leaf in tree_paths(unflatten(after.opt_state))}
     return _Share(float(metrics.loss), norms)
 
 

@@ -46,9 +46,7 @@ def epochs_of(manifest: Mapping[str, Any]) -> Epochs:
     return Epochs(length, round(done * length) - manifest["step"])
 
 
-def count_epochs(
-    settings: TrainSettings, world_size: int, images: int, resume: Content | None
-) -> Epochs:
+def count_epochs(settings: TrainSettings, world_size: int, images: int, resume: Content | None) -> Epochs:
     """Return how a run counts; one that goes on from the end of an epoch may have others from there on.
 
     Args:

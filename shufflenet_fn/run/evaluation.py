@@ -109,9 +109,7 @@ def owes_evaluation(run: Training, first: int) -> bool:
     return run.plan.resume.manifest["scores"] is None
 
 
-def evaluate_epoch(
-    run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True
-) -> Evaluation:
+def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True) -> Evaluation:
     """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
 
     An evaluation that happens only because this start ends is not ``in_turn`` and never the best, so that it
@@ -161,9 +159,7 @@ def evaluate_epoch(
 def _warn(run: Training, epoch: int, name: str, scores: Scores) -> None:
     if not math.isfinite(scores.loss):
         # Not the end: in float16 an early evaluation can overflow where training does not.
-        run.reporter.warning(
-            f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
-        )
+        run.reporter.warning(f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)")
     left_out = left_out_line(len(run.eval_set), scores.num_images)
     if left_out:
         run.reporter.warning(left_out)

@@ -28,17 +28,13 @@ from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import ALLOCATOR_SETTINGS
 
 ROUNDING: Final = (
-    "sums may be rounded otherwise, so the run goes on to an equally good result, but not to the same "
-    "bytes"
+    "sums may be rounded otherwise, so the run goes on to an equally good result, but not to the same bytes"
 )
 _PIXELS: Final = (
-    "images may be decoded or changed to slightly other pixels, so the run does not come to the same "
-    "bytes"
+    "images may be decoded or changed to slightly other pixels, so the run does not come to the same bytes"
 )
 _SAMPLES: Final = "the run goes on with other images, or with the same ones in another order"
-_STATISTICS: Final = (
-    "batch norms see other groups of images, so the run goes on as with another batch size"
-)
+_STATISTICS: Final = "batch norms see other groups of images, so the run goes on as with another batch size"
 _IMAGE_READER: Final = "image reader"
 DATA: Final = ("training images", "training classes", "training files")
 _DECODERS: Final = ("simplejpeg", "opencv-python-headless", "pillow", "numpy")
@@ -110,9 +106,7 @@ def compare(stored: Mapping[str, Any], now: Mapping[str, Any], *, bn_stats: str)
     ]
 
 
-def _consequence(
-    name: str, stored: Mapping[str, Any], now: Mapping[str, Any], bn_stats: str
-) -> str:
+def _consequence(name: str, stored: Mapping[str, Any], now: Mapping[str, Any], bn_stats: str) -> str:
     if name.startswith("training"):
         return _SAMPLES
     if name in _DECODERS or name == _IMAGE_READER:

@@ -37,9 +37,7 @@ def run_plan(plan: RunPlan, world: World | None, rank: Rank) -> Outcome:
         return rank(plan, world)
     if plan.world_size == 1 and not _asks_for_a_watch(plan):
         return rank(plan, World())
-    return launch(
-        rank, plan, processes=len(plan.devices), nodes=plan.nodes, watching=_watching(plan)
-    )
+    return launch(rank, plan, processes=len(plan.devices), nodes=plan.nodes, watching=_watching(plan))
 
 
 def _asks_for_a_watch(plan: RunPlan) -> bool:
@@ -70,9 +68,7 @@ def device_answers(plan: RunPlan, failure: Failure) -> bool:
     number = plan.devices[failure.local_rank]
     for attempt in range(1, ATTEMPTS + 1):
         answer = run_module(
-            "shufflenet_fn.run.launching",
-            [plan.device, str(number)],
-            timeout_s=_ANSWERS_WITHIN_S,
+            "shufflenet_fn.run.launching", [plan.device, str(number)], timeout_s=_ANSWERS_WITHIN_S
         )
         settling = runtime.settling
         if answer.code == 0 or settling is None or not settling.refused(answer.text):

@@ -23,16 +23,9 @@ from shufflenet_fn.run.evaluation import (
     evaluation_is_due,
     owes_evaluation,
 )
-from shufflenet_fn.run.events import (
-    EpochTrained,
-    Reporter,
-    RunStarted,
-    StepDone,
-)
+from shufflenet_fn.run.events import EpochTrained, Reporter, RunStarted, StepDone
 from shufflenet_fn.run.plan import RunPlan
-from shufflenet_fn.run.reporting import (
-    run_facts,
-)
+from shufflenet_fn.run.reporting import run_facts
 from shufflenet_fn.run.results import finish, forget_results
 from shufflenet_fn.run.saving import PendingCheckpoint, Progress, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
@@ -85,9 +78,7 @@ def train(
                 first_step=first,
                 total_steps=stop,
                 global_batch=run.global_batch,
-                facts=run_facts(
-                    plan, run.config, run.global_batch, run.threads, len(run.train_set)
-                ),
+                facts=run_facts(plan, run.config, run.global_batch, run.threads, len(run.train_set)),
             )
         )
 
@@ -96,18 +87,10 @@ def train(
     with (
         Saver(run, disk or RealDisk()) as saver,
         training_batches(
-            run,
-            world,
-            range(first, max(first, stop)),
-            threads=run.threads,
-            buffers=run.feed.ready(),
+            run, world, range(first, max(first, stop)), threads=run.threads, buffers=run.feed.ready()
         ) as loaded,
         profiled(
-            loaded,
-            settings.profile if world.is_main else None,
-            max(0, stop - first),
-            run.runtime,
-            reporter,
+            loaded, settings.profile if world.is_main else None, max(0, stop - first), run.runtime, reporter
         ) as batches,
     ):
         step, evaluated = first, NOT_EVALUATED
@@ -316,12 +299,7 @@ def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
 
 
 def save(
-    run: Training,
-    saver: Saver,
-    stopping: Stopping,
-    step: int,
-    progress: Progress,
-    evaluated: Evaluation,
+    run: Training, saver: Saver, stopping: Stopping, step: int, progress: Progress, evaluated: Evaluation
 ) -> None:
     """Queue the state after ``step`` updates for writing; remember how long that takes, to stop in time."""
     stopping.working_on(Phase.SAVING)

@@ -20,9 +20,7 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 _PORTS: Final = 65535
 
 
-def under_torchrun(
-    resolved: Resolved, given: Mapping[str, Any], world: World
-) -> tuple[Resolved, list[str]]:
+def under_torchrun(resolved: Resolved, given: Mapping[str, Any], world: World) -> tuple[Resolved, list[str]]:
     """Return the settings with torchrun's numbers of machines and processes, and notes on unused options."""
     listed = resolved.settings.device_list
     if listed is not None and len(listed.split(",")) != world.local_size:
@@ -44,9 +42,7 @@ def under_torchrun(
     )
     own = {name: getattr(settings, name) for name in ("devices", "num_nodes", "node_rank")}
     meeting = ("rdzv_endpoint", "master_addr", "join_timeout")
-    unused = [
-        name for name in given if name in meeting or own.get(name, given[name]) != given[name]
-    ]
+    unused = [name for name in given if name in meeting or own.get(name, given[name]) != given[name]]
     flags = [item.option.flags[0] for item in declared(TrainSettings) if item.name in unused]
     notes = [f"{', '.join(flags)} not used: torchrun has started the processes"] if flags else []
     origin = {**resolved.origin, "devices": "torchrun", "num_nodes": "torchrun"}

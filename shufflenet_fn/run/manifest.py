@@ -16,11 +16,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 def differences(
-    manifest: Mapping[str, Any],
-    identity: Mapping[str, Any],
-    *,
-    epochs: Epochs,
-    bn_stats: str,
+    manifest: Mapping[str, Any], identity: Mapping[str, Any], *, epochs: Epochs, bn_stats: str
 ) -> list[str]:
     """Return warnings about what has changed since the checkpoint was written.
 
@@ -60,9 +56,7 @@ def last_scores(manifest: Mapping[str, Any]) -> Scores | None:
     scores = manifest["scores"]
     if scores is None or set(scores) != set(Scores._fields):
         return None
-    values: dict[str, Any] = {
-        name: math.nan if value is None else value for name, value in scores.items()
-    }
+    values: dict[str, Any] = {name: math.nan if value is None else value for name, value in scores.items()}
     return Scores(**values) if all(type(v) in (int, float) for v in values.values()) else None
 
 
@@ -95,9 +89,7 @@ def checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, An
             compute them.
     """
     wrong = [
-        name
-        for name, types in _OF_A_RUN.items()
-        if name not in manifest or type(manifest[name]) not in types
+        name for name, types in _OF_A_RUN.items() if name not in manifest or type(manifest[name]) not in types
     ]
     wrong += [
         name

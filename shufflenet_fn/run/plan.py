@@ -30,13 +30,7 @@ from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
 from shufflenet_fn.run.build import build_mixing
-from shufflenet_fn.run.directory import (
-    CONFIG,
-    check_links,
-    create_run_dir,
-    rewind_to,
-    write_description,
-)
+from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, rewind_to, write_description
 from shufflenet_fn.run.epochs import count_epochs, rate_jump
 from shufflenet_fn.run.lock import locked, not_locked
 from shufflenet_fn.run.machines import (
@@ -47,14 +41,7 @@ from shufflenet_fn.run.machines import (
     under_torchrun,
 )
 from shufflenet_fn.run.manifest import check_classes
-from shufflenet_fn.run.resume import (
-    AUTO,
-    Found,
-    Resume,
-    find_resume,
-    find_run,
-    run_of,
-)
+from shufflenet_fn.run.resume import AUTO, Found, Resume, find_resume, find_run, run_of
 from shufflenet_fn.run.resumed_settings import resumed_settings, stored_settings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
@@ -132,9 +119,7 @@ def prepare_run(
     rank = fresh.settings.node_rank if fresh else given.get("node_rank", 0)
     is_main = rank == 0 if world is None else world.is_main
     lock = locked if is_main else not_locked
-    node_rank_missing = (
-        world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
-    )
+    node_rank_missing = world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
     found = Found()
     with naming_node_rank(node_rank_missing):
         if asked == AUTO:

@@ -83,9 +83,7 @@ def run_rank(
         ) from error
 
 
-def _run_rank(
-    plan: RunPlan, world: World, display: Reporter, disk: Disk
-) -> dict[str, Any] | Stopped:
+def _run_rank(plan: RunPlan, world: World, display: Reporter, disk: Disk) -> dict[str, Any] | Stopped:
     allow_open_files()
     runtime = runtime_of(plan.device)
     threads = compute_threads(plan, world)
@@ -131,9 +129,7 @@ def _run_rank(
             reporter.note(note)
         try:
             stopping = Stopping(
-                slot,
-                deadline=plan.deadline if world.is_main else None,
-                limit=str(plan.settings.max_time),
+                slot, deadline=plan.deadline if world.is_main else None, limit=str(plan.settings.max_time)
             )
             outcome = train(plan, world, reporter, stopping=stopping, disk=disk)
         except UserError as error:

@@ -43,10 +43,7 @@ def run_facts(
             f"{macs / 1e6:.1f} M multiply-accumulates at {settings.image_size}²",
         ),
         ("data", f"{printable(str(settings.data))}, {train_images:,} training images"),
-        (
-            "devices",
-            f"{plan.world_size} × {plan.device}, {threads} loader threads each",
-        ),
+        ("devices", f"{plan.world_size} × {plan.device}, {threads} loader threads each"),
         (
             "batch",
             f"{global_batch} images per update in {microbatches} microbatches of "
@@ -63,9 +60,7 @@ def _settings_by_origin(plan: RunPlan) -> list[tuple[str, str]]:
         origin = plan.resolved.origin.get(item.name, "default")
         groups.setdefault(origin, []).append(f"{item.name}={getattr(plan.settings, item.name)}")
     return [
-        (f"from {origin}", " ".join(values))
-        for origin, values in groups.items()
-        if origin != "default"
+        (f"from {origin}", " ".join(values)) for origin, values in groups.items() if origin != "default"
     ] + [("defaults", " ".join(groups.get("default", [])))]
 
 
@@ -131,6 +126,5 @@ _KINDS: dict[type, str] = {
 
 def _plain(event: Any) -> dict[str, Any]:
     return {
-        name: _plain(value) if hasattr(value, "_asdict") else value
-        for name, value in event._asdict().items()
+        name: _plain(value) if hasattr(value, "_asdict") else value for name, value in event._asdict().items()
     }

@@ -58,8 +58,7 @@ def write_results(run_dir: Path, results: Results) -> tuple[str, list[str]]:
     (run_dir / "results.md").write_text(table + "\n", encoding="utf-8", errors=escaping())
     if importlib.util.find_spec("matplotlib") is None:
         notes.append(
-            "curves.png was not drawn: matplotlib is not installed "
-            "(pip install 'shufflenet-fn[report]')"
+            "curves.png was not drawn: matplotlib is not installed (pip install 'shufflenet-fn[report]')"
         )
     else:
         draw_curves(run_dir)
@@ -105,10 +104,7 @@ def draw_curves(run_dir: Path) -> Path:
     evaluated = [r for r in records if r["kind"] == "eval"]
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    for axes, key, label in (
-        (loss_axes, "loss", "loss"),
-        (accuracy_axes, "accuracy1", "top-1 accuracy (%)"),
-    ):
+    for axes, key, label in ((loss_axes, "loss", "loss"), (accuracy_axes, "accuracy1", "top-1 accuracy (%)")):
         _line(axes, trained, key, "training")
         for weights in sorted({r["weights"] for r in evaluated}, reverse=True):
             name = "validation" if weights == "raw" else f"validation, {weights} weights"
@@ -185,7 +181,5 @@ def _nothing_left(run: Training) -> str:
     if epochs < settings.epochs:
         why = f"--max-steps is {settings.max_steps}. To train on, leave it out or give a higher one"
     else:
-        why = (
-            f"--epochs is {settings.epochs}. To train on, resume with --epochs {epochs + 1} or more"
-        )
+        why = f"--epochs is {settings.epochs}. To train on, resume with --epochs {epochs + 1} or more"
     return f"{run.state.step} updates are done and their results are there: nothing is left to do, as {why}."

@@ -16,13 +16,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.checkpoint.format import MANIFEST, step_of
-from shufflenet_fn.checkpoint.inventory import (
-    checkpoints,
-    checkpoints_of,
-    lies_in,
-    links,
-    newest_good,
-)
+from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, lies_in, links, newest_good
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.model.config import PREFIX

@@ -66,14 +66,11 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
     for name in wanted:
         if getattr(changed, name) != getattr(settings, name):
             notes.append(
-                f"{name} changes at the resume from {getattr(settings, name)!r} to "
-                f"{getattr(changed, name)!r}"
+                f"{name} changes at the resume from {getattr(settings, name)!r} to {getattr(changed, name)!r}"
             )
             origin[name] = "command line, at the resume"
     resolved, kept = pin_choices(Resolved(changed, origin, manifest["preset"]), manifest, wanted)
-    resolved, backend = pin_backend(
-        resolved, manifest, select_runtime(resolved.settings.device)[0].name
-    )
+    resolved, backend = pin_backend(resolved, manifest, select_runtime(resolved.settings.device)[0].name)
     notes += [*kept, *backend]
     return resolved, notes
 
@@ -107,9 +104,7 @@ def pin_choices(
     return resolved._replace(settings=settings, origin=origin), notes
 
 
-def pin_backend(
-    resolved: Resolved, manifest: Mapping[str, Any], device: str
-) -> tuple[Resolved, list[str]]:
+def pin_backend(resolved: Resolved, manifest: Mapping[str, Any], device: str) -> tuple[Resolved, list[str]]:
     """Return ``resolved`` with the backend that ``--backend auto`` chose at the start, if it is available.
 
     ``device``: the kind that the run goes on with.

@@ -11,14 +11,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.background import Snapshot, Snapshots, Writer
-from shufflenet_fn.checkpoint.inventory import (
-    BEST,
-    LATEST,
-    Retention,
-    checkpoints_of,
-    point_to,
-    prune,
-)
+from shufflenet_fn.checkpoint.inventory import BEST, LATEST, Retention, checkpoints_of, point_to, prune
 from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.config.derived import microbatches_of
@@ -171,9 +164,7 @@ class Saver:
     def __enter__(self) -> Saver:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, *rest: object
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *rest: object) -> None:
         if kind is None:
             self.drain()
             self._writer.close()
@@ -211,7 +202,5 @@ class Saver:
         size = sum(file.stat().st_size for file in path.iterdir())
         seconds = time.perf_counter() - start
         self._saved.append(
-            CheckpointSaved(
-                taken.step, about["epoch"], path.name, size, blocked_s, seconds, is_best
-            )
+            CheckpointSaved(taken.step, about["epoch"], path.name, size, blocked_s, seconds, is_best)
         )

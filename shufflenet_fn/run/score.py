@@ -40,11 +40,7 @@ from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_to
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
-from shufflenet_fn_backends.runtimes.select import (
-    check_device_indices,
-    runtime_of,
-    select_runtime,
-)
+from shufflenet_fn_backends.runtimes.select import check_device_indices, runtime_of, select_runtime
 from shufflenet_fn_backends.runtimes.settling import patiently
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_backends.support.limits import check_threads
@@ -214,9 +210,7 @@ def arch_of(given: str | None, stored: dict[str, Any], source: Path) -> str:
         return str(stored["arch"])
     arch = canonical_name(given)
     if stored.get("arch", arch) != arch:
-        raise UsageError(
-            f"the checkpoint {source} is of {stored['arch']}, not of {arch}. Leave --arch out."
-        )
+        raise UsageError(f"the checkpoint {source} is of {stored['arch']}, not of {arch}. Leave --arch out.")
     return arch
 
 

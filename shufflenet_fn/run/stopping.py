@@ -74,9 +74,7 @@ class Stopping:
         limit: the limit as the user gave it, for messages.
     """
 
-    def __init__(
-        self, slot: HeartbeatSlot, *, deadline: float | None = None, limit: str = ""
-    ) -> None:
+    def __init__(self, slot: HeartbeatSlot, *, deadline: float | None = None, limit: str = "") -> None:
         self._slot, self._deadline, self._limit = slot, deadline, limit
         self._seconds: deque[float] = deque(maxlen=_REMEMBERED)
         self._since: float | None = None

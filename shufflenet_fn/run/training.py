@@ -130,9 +130,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
     policy, scaling = build.build_precision(settings)
-    epochs = count_epochs(
-        settings, world.size, len(train_set), plan.resume.content if plan.resume else None
-    )
+    epochs = count_epochs(settings, world.size, len(train_set), plan.resume.content if plan.resume else None)
     schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
     # Training does not use these generators, but a user's loss may; some devices seed theirs by the clock.
@@ -238,13 +236,9 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         clock=clock,
         waits=WaitMeter(),
         threads=threads,
-        feed=DeviceFeed(
-            device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)
-        ),
+        feed=DeviceFeed(device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)),
         eval_feed=DeviceFeed(
-            device,
-            Layout(eval_batch_size(settings, world), settings.image_size),
-            ahead=prefetch_of(threads),
+            device, Layout(eval_batch_size(settings, world), settings.image_size), ahead=prefetch_of(threads)
         ),
         epochs=epochs,
         global_batch=batch,
@@ -273,12 +267,7 @@ def loader_threads(workers: int | None, local_size: int) -> int:
 
 
 def training_batches(
-    run: Training,
-    world: World,
-    steps: range,
-    *,
-    threads: int,
-    buffers: BatchBuffers | None = None,
+    run: Training, world: World, steps: range, *, threads: int, buffers: BatchBuffers | None = None
 ) -> BatchIterator:
     """Return the batches of ``steps`` for the rank of ``world``. See ``train_loader``."""
     settings = run.plan.settings

@@ -100,19 +100,14 @@ def verify_resume(
         _run_and_kill([*train, *limit, "--run-dir", str(cut)], folder, cut, timeout_s)
         left = pointed_to(checkpoints_of(cut), LATEST)
         if left is None or left.name == checkpoint_name(steps):
-            raise UserError(
-                f"the run was over before it could be killed. Give it more than --steps {steps}."
-            )
+            raise UserError(f"the run was over before it could be killed. Give it more than --steps {steps}.")
         say(f"resuming what the kill left, from {left.name}")
         _run([*command, "train", "--resume", str(cut), *limit], folder, timeout_s)
         whole, resumed = (
-            read_checkpoint(checkpoints_of(run) / checkpoint_name(steps))
-            for run in (folder / "whole", cut)
+            read_checkpoint(checkpoints_of(run) / checkpoint_name(steps)) for run in (folder / "whole", cut)
         )
         comparison = compare(whole, resumed)
-    return Bottleneck(
-        int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison
-    )
+    return Bottleneck(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
 
 
 def _leave(number: int) -> NoReturn:
@@ -162,11 +157,7 @@ def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: fl
 def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
     # A session of its own, so that launcher and ranks can be killed together.
     return subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
     )
 
 

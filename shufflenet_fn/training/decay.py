@@ -67,9 +67,7 @@ def _add_to_buffers(grads: Flat, params: Flat, weight_decay: float, decay: Decay
 @lru_cache(64)
 def _answers(spec: FlatSpec, group: str, decay: DecayFilter) -> tuple[bool, ...]:
     """Return the answer of ``decay`` for each parameter in a buffer."""
-    return tuple(
-        decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in spec.members(group)
-    )
+    return tuple(decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in spec.members(group))
 
 
 @lru_cache(64)
@@ -78,8 +76,5 @@ def _factors(
 ) -> Tensor:
     """Return one for every element that is decayed and zero for the others."""
     answers = zip(spec.members(group), _answers(spec, group, decay), strict=True)
-    pieces = [
-        torch.full((slot.size + slot.padding,), float(decays), dtype=dtype)
-        for slot, decays in answers
-    ]
+    pieces = [torch.full((slot.size + slot.padding,), float(decays), dtype=dtype) for slot, decays in answers]
     return outside_transforms(lambda: torch.cat(pieces).to(device))

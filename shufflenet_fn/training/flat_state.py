@@ -14,12 +14,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.model.config import ShuffleNetConfig
-from shufflenet_fn.model.running_stats import (
-    MomentsTree,
-    bessel,
-    kind_of,
-    update_running_stats_foreach,
-)
+from shufflenet_fn.model.running_stats import MomentsTree, bessel, kind_of, update_running_stats_foreach
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
 from shufflenet_fn.training.flat import Flat, FlatSpec, flat_spec, flatten, unflatten
 from shufflenet_fn.training.precision import Policy
@@ -94,16 +89,12 @@ def copied(batch_stats: BatchStats | Flat) -> Any:
     return tree_map(torch.clone, batch_stats)
 
 
-def updated_stats(
-    config: ShuffleNetConfig, batch_stats: BatchStats | Flat, moments: MomentsTree
-) -> Any:
+def updated_stats(config: ShuffleNetConfig, batch_stats: BatchStats | Flat, moments: MomentsTree) -> Any:
     """Return the running statistics after a batch (``running_stats``), in the layout of ``batch_stats``."""
     if not isinstance(batch_stats, Flat):
         return update_running_stats_foreach(config, batch_stats, moments)
     spec = batch_stats.spec
-    of_layers: list[Moments] = [
-        get_path(moments, tuple(slot.path.split(".")[:-2])) for slot in spec.slots
-    ]
+    of_layers: list[Moments] = [get_path(moments, tuple(slot.path.split(".")[:-2])) for slot in spec.slots]
     leaves = [
         layer.mean if slot.group == "mean" else layer.saved
         for slot, layer in zip(spec.slots, of_layers, strict=True)
@@ -117,8 +108,7 @@ def updated_stats(
     biased = saved if kind_of(of_layers) == "var" else saved.pow(-2.0) - config.bn_eps
     batch["var"] = biased * factors
     new = (
-        torch.lerp(old[group], batch[group].to(old[group].dtype), config.bn_momentum)
-        for group in spec.groups
+        torch.lerp(old[group], batch[group].to(old[group].dtype), config.bn_momentum) for group in spec.groups
     )
     return Flat(tuple(new), spec)
 

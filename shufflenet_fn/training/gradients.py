@@ -27,9 +27,7 @@ class Gradients(Protocol):
     ) -> tuple[Params, Any]: ...
 
 
-def grads_by_func(
-    loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params
-) -> tuple[Params, Aux]:
+def grads_by_func(loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params) -> tuple[Params, Aux]:
     """Compute gradients by ``torch.func.vjp``. Works under ``vmap`` and other transforms (ensembles)."""
     # torch annotates the result of vjp as a pair, which is true only without has_aux.
     primal: tuple[Any, ...] = torch.func.vjp(loss_fn, params, has_aux=True)
@@ -38,9 +36,7 @@ def grads_by_func(
     return grads, aux
 
 
-def grads_by_engine(
-    loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params
-) -> tuple[Params, Aux]:
+def grads_by_engine(loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params) -> tuple[Params, Aux]:
     """Compute gradients by the autograd engine, outside transforms only.
 
     Saves the 0.1 to 0.3 ms that ``torch.func`` adds to each operator with a custom gradient.

@@ -91,9 +91,7 @@ def unscale(state: LossScale | tuple[()], grads: Any) -> Any:
     return tree_foreach(lambda g: torch._foreach_mul(g, inverse), grads)
 
 
-def adjust(
-    scaling: LossScaling, state: LossScale | tuple[()], finite: Tensor
-) -> LossScale | tuple[()]:
+def adjust(scaling: LossScaling, state: LossScale | tuple[()], finite: Tensor) -> LossScale | tuple[()]:
     """Return the scale for the next step, given whether this step's gradients are finite (0-dim bool)."""
     if scaling.kind != "dynamic" or not isinstance(state, LossScale):
         return state
@@ -102,12 +100,6 @@ def adjust(
     # No backoff makes an infinite scale finite again, so every later step would be skipped.
     grow = (good >= scaling.growth_interval) & torch.isfinite(larger)
     zero = torch.zeros_like(good)
-    grown = LossScale(
-        torch.where(grow, larger, state.scale),
-        torch.where(grow, zero, good),
-    )
-    shrunk = LossScale(
-        (state.scale * scaling.backoff_factor).clamp(min=scaling.minimum),
-        zero,
-    )
+    grown = LossScale(torch.where(grow, larger, state.scale), torch.where(grow, zero, good))
+    shrunk = LossScale((state.scale * scaling.backoff_factor).clamp(min=scaling.minimum), zero)
     return tree_select(finite, grown, shrunk)

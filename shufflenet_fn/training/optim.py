@@ -15,12 +15,7 @@ from torch import Tensor
 from shufflenet_fn.model.variables import Params
 from shufflenet_fn.training.decay import DecayFilter, add_decay, decay_all
 from shufflenet_fn.training.schedules import Schedule
-from shufflenet_fn.tree import (
-    global_norm,
-    tree_foreach,
-    tree_leaves,
-    tree_zeros_like,
-)
+from shufflenet_fn.tree import global_norm, tree_foreach, tree_leaves, tree_zeros_like
 
 OptState = Any
 
@@ -95,9 +90,7 @@ def sgd(
     def init(params: Params) -> SGDState:
         return SGDState(tree_zeros_like(params) if momentum else ())
 
-    def update(
-        grads: Params, state: SGDState, params: Params, step: Tensor
-    ) -> tuple[Updates, SGDState]:
+    def update(grads: Params, state: SGDState, params: Params, step: Tensor) -> tuple[Updates, SGDState]:
         if weight_decay:
             grads = add_decay(grads, params, weight_decay, decay)
         direction, velocity = grads, state.momentum
@@ -137,9 +130,7 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     def init(params: Params) -> OptState:
         return tuple(t.init(params) for t in transformations)
 
-    def update(
-        grads: Params, state: OptState, params: Params, step: Tensor
-    ) -> tuple[Any, OptState]:
+    def update(grads: Params, state: OptState, params: Params, step: Tensor) -> tuple[Any, OptState]:
         new_states = []
         for transformation, inner in zip(transformations, state, strict=True):
             grads, new_inner = transformation.update(grads, inner, params, step)

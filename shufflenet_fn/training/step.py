@@ -17,12 +17,7 @@ from shufflenet_fn.model.network import apply, forward
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.training.ema import update_ema
 from shufflenet_fn.training.flat import unflatten
-from shufflenet_fn.training.flat_state import (
-    copied,
-    grads_like,
-    params_to_compute_with,
-    updated_stats,
-)
+from shufflenet_fn.training.flat_state import copied, grads_like, params_to_compute_with, updated_stats
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
 from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
@@ -223,9 +218,7 @@ def make_train_step(
         grads = unscale(state.loss_scale, grads)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
         new = state._replace(
-            params=apply_updates(state.params, updates),
-            batch_stats=batch_stats,
-            opt_state=opt_state,
+            params=apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
         )
         if ema_decay is not None and isinstance(state.ema, Variables):
             new = new._replace(ema=update_ema(state.ema, new.variables, decay=ema_decay))
@@ -234,9 +227,7 @@ def make_train_step(
                 finite = all_finite(grads) & (flags.skipped == 0)
             else:
                 finite = torch.isfinite(metrics.loss + flags.gradient)
-            new = _select(finite, new, state)._replace(
-                loss_scale=adjust(scaling, state.loss_scale, finite)
-            )
+            new = _select(finite, new, state)._replace(loss_scale=adjust(scaling, state.loss_scale, finite))
             flags = flags._replace(skipped=1.0 - finite.float())
         # A skipped step still counts, so the schedule and the data order advance.
         return new._replace(step=state.step + 1), metrics, flags
@@ -258,9 +249,7 @@ def make_eval_step(
 
     def step(variables: Variables, batch: Examples) -> EvalSums:
         with torch.no_grad():
-            logits, _ = apply(
-                config, variables, prepare(batch.images), backend=backend, policy=policy
-            )
+            logits, _ = apply(config, variables, prepare(batch.images), backend=backend, policy=policy)
             return eval_sums(logits, batch.labels)
 
     return step
@@ -291,15 +280,11 @@ def _cut(batch: Examples, microbatches: int) -> list[Examples]:
         return [batch]
     count = batch.labels.shape[0]
     if count % microbatches:
-        raise ValueError(
-            f"a batch of {count} samples cannot be cut in {microbatches} equal microbatches"
-        )
+        raise ValueError(f"a batch of {count} samples cannot be cut in {microbatches} equal microbatches")
     mixes: Sequence[Mix | tuple[()]] = [()] * microbatches
     if isinstance(batch.mix, Mix):
         mixes = [Mix(part, batch.mix.weight) for part in batch.mix.partners.chunk(microbatches)]
-    parts = zip(
-        batch.images.chunk(microbatches), batch.labels.chunk(microbatches), mixes, strict=True
-    )
+    parts = zip(batch.images.chunk(microbatches), batch.labels.chunk(microbatches), mixes, strict=True)
     return [Examples(*part) for part in parts]
 
 

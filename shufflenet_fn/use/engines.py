@@ -38,9 +38,7 @@ def open_engine(name: str, content: bytes, *, threads: int) -> Engine:
         return opener(content, threads)
     # Each engine has exceptions of its own for a model that it cannot read.
     except Exception as error:
-        raise UsageError(
-            f"{name} cannot run the model: {str(error).strip().splitlines()[-1]}"
-        ) from error
+        raise UsageError(f"{name} cannot run the model: {str(error).strip().splitlines()[-1]}") from error
 
 
 def open_program(file: Path) -> Engine:

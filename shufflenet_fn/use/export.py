@@ -32,9 +32,7 @@ class Exported(NamedTuple):
     description: dict[str, Any]
 
 
-def export(
-    model: Model, out: Path, *, format: Format, input_kind: InputKind, batch: int | None
-) -> Exported:
+def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, batch: int | None) -> Exported:
     """Write ``model`` to ``out``, and its description to ``out`` with ``.json`` added.
 
     Batch norms are folded. Each file is written whole or not at all.
@@ -101,9 +99,7 @@ def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> byt
         add_network(graph, params, "images", [1.0, 1.0, 1.0])
     logits = value(LOGITS, floats, [rows, model.config.num_classes])
     described = describe(model, format="onnx", input_kind=input_kind, batch=batch)
-    metadata = {
-        key: text if isinstance(text, str) else to_json(text) for key, text in described.items()
-    }
+    metadata = {key: text if isinstance(text, str) else to_json(text) for key, text in described.items()}
     content: bytes = graph.model([source], [logits], metadata).SerializeToString()
     return content
 

@@ -87,9 +87,7 @@ def open_model(
     config = get_config(arch, num_classes=width)
     digest = hashlib.sha256()
     for key, tensor in sorted(weights.tensors.items()):
-        digest.update(
-            key.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes()
-        )
+        digest.update(key.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return Model(
         arch=arch,
         config=config,

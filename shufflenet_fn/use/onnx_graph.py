@@ -78,17 +78,10 @@ class Graph:
         """Add an int64 constant of one dimension."""
         return self.constant(np.array(values, np.int64))
 
-    def model(
-        self,
-        inputs: Sequence[Any],
-        outputs: Sequence[Any],
-        metadata: Mapping[str, str],
-    ) -> Any:
+    def model(self, inputs: Sequence[Any], outputs: Sequence[Any], metadata: Mapping[str, str]) -> Any:
         """Return the model, checked by onnx with its shapes."""
         helper = self.onnx.helper
-        graph = helper.make_graph(
-            self.nodes, "shufflenet_v2", list(inputs), list(outputs), self.constants
-        )
+        graph = helper.make_graph(self.nodes, "shufflenet_v2", list(inputs), list(outputs), self.constants)
         opset = helper.make_opsetid("", OPSET)
         model = helper.make_model(
             graph, producer_name="shufflenet-fn", opset_imports=[opset], ir_version=IR_VERSION
@@ -143,15 +136,7 @@ def _backend(graph: Graph) -> Backend[Any]:
 
 
 def _conv2d_bias(
-    graph: Graph,
-    x: Any,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    graph: Graph, x: Any, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> Map:
     order = list(x.layout.order)
     if groups == 1:
@@ -161,11 +146,7 @@ def _conv2d_bias(
         layout = routing.join(x.layout)
     operands = (_joined(graph, x), graph.constant(kernel), graph.constant(added))
     side = kernel.shape[2]
-    attributes: dict[str, Any] = {
-        "kernel_shape": [side] * 2,
-        "strides": [stride] * 2,
-        "pads": [padding] * 4,
-    }
+    attributes: dict[str, Any] = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
     y = graph.add("Conv", *operands, group=groups, **attributes)
     return Map((graph.add("Relu", y) if relu else y,), layout)
 

@@ -23,9 +23,7 @@ _MOST_BITS, _INT16 = 22, 2**15
 _ROWS, _COLUMNS = 2, 3
 
 
-def add_transform(
-    graph: Graph, image: str, *, resize: int, size: int, mean: Sequence[float]
-) -> str:
+def add_transform(graph: Graph, image: str, *, resize: int, size: int, mean: Sequence[float]) -> str:
     """Append the evaluation transform and return its result, float32 (N, 3, size, size).
 
     Args:
@@ -105,9 +103,7 @@ class _Nodes:
         end = self.do("Add", start, size)
         weights = self.do("Slice", weights, start, end, 0)
         first, stop = (
-            self.cast(
-                self.do(operator, self.do("Mul", self.cast(x, "DOUBLE"), scale), support), "INT64"
-            )
+            self.cast(self.do(operator, self.do("Mul", self.cast(x, "DOUBLE"), scale), support), "INT64")
             for operator, x in (("Sub", start), ("Add", end))
         )
         first, stop = self.do("Max", first, 0), self.do("Min", self.do("Add", stop, 1), length)

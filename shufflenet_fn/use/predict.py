@@ -27,14 +27,7 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn.use.description import read_description
-from shufflenet_fn.use.engines import (
-    ONNX_ENGINES,
-    Engine,
-    in_batches,
-    installed,
-    open_engine,
-    open_program,
-)
+from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
 from shufflenet_fn.use.export import onnx_bytes
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
@@ -99,9 +92,7 @@ class Predictor:
             UsageError, DeviceError, UserError: with the one thing that is wrong.
         """
         if engine not in ENGINES:
-            raise UsageError(
-                f"--engine {engine!r} is not valid. Choose one of: {', '.join(ENGINES)}."
-            )
+            raise UsageError(f"--engine {engine!r} is not valid. Choose one of: {', '.join(ENGINES)}.")
         path = Path(model)
         if path.suffix in EXPORTED and path.is_file():
             return _exported(path, engine)
@@ -149,11 +140,7 @@ class Predictor:
             if self.whole:
                 logits = torch.from_numpy(self.whole(pixels[None]))
             else:
-                square = (
-                    pixels
-                    if pixels.shape[:2] == (self.transform.size,) * 2
-                    else self.transform(pixels)
-                )
+                square = pixels if pixels.shape[:2] == (self.transform.size,) * 2 else self.transform(pixels)
                 logits = self.logits(torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0))
             found += self._predictions([name], logits, [UNKNOWN], top)
         return found
@@ -182,9 +169,7 @@ class Predictor:
                     continue
                 if self.whole:
                     rows = [
-                        self.whole(
-                            open_image(dataset.read(i), name=dataset.name(i)).decode(1)[None]
-                        )
+                        self.whole(open_image(dataset.read(i), name=dataset.name(i)).decode(1)[None])
                         for i in indices
                     ]
                     logits = torch.from_numpy(np.concatenate(rows))
@@ -193,9 +178,7 @@ class Predictor:
                 names = [dataset.name(index) for index in indices]
                 yield self._predictions(names, logits, batch.labels.tolist(), top)
 
-    def _predictions(
-        self, names: list[str], logits: Tensor, labels: list[int], top: int
-    ) -> list[Prediction]:
+    def _predictions(self, names: list[str], logits: Tensor, labels: list[int], top: int) -> list[Prediction]:
         values, order = logits.float().softmax(1).topk(min(top, logits.shape[1]))
         return [
             Prediction(
@@ -204,9 +187,7 @@ class Predictor:
                 tuple(shares),
                 None if label == UNKNOWN else best[0] == label,
             )
-            for name, best, shares, label in zip(
-                names, order.tolist(), values.tolist(), labels, strict=True
-            )
+            for name, best, shares, label in zip(names, order.tolist(), values.tolist(), labels, strict=True)
         ]
 
 
@@ -218,10 +199,7 @@ def _choose(engine: str, device: str) -> tuple[str, str]:
     if device != "cpu":
         return "torch", f"the device is {device}"
     if missing:
-        return (
-            "torch",
-            f"{' and '.join(missing)} not installed (pip install 'shufflenet-fn[export]')",
-        )
+        return ("torch", f"{' and '.join(missing)} not installed (pip install 'shufflenet-fn[export]')")
     return "onnxruntime", "installed, and fast on a CPU"
 
 
@@ -254,9 +232,7 @@ def _exported(file: Path, engine: str) -> Predictor:
     else:
         chosen, allowed = ONNX_ENGINES[0] if engine == "auto" else engine, ("auto", *ONNX_ENGINES)
     if engine not in allowed:
-        raise UsageError(
-            f"--engine {engine} does not run {printable(file)}: {', '.join(allowed)} do."
-        )
+        raise UsageError(f"--engine {engine} does not run {printable(file)}: {', '.join(allowed)} do.")
     opened = (
         open_program(file)
         if chosen == "torch"

@@ -55,9 +55,7 @@ class Rows:
                 self._out = open(self._file, "ab")
                 self._out.truncate(self._good)
             except OSError as error:
-                raise UserError(
-                    f"cannot write {printable(self._file)}: {error.strerror}."
-                ) from error
+                raise UserError(f"cannot write {printable(self._file)}: {error.strerror}.") from error
         if self._kind == "csv" and not self._good:
             self._write(self._header())
         return self
@@ -81,9 +79,7 @@ class Rows:
             ) from error
 
     def _header(self) -> str:
-        numbered = [
-            f"{what}{k}" for k in range(1, self._top + 1) for what in ("class", "probability")
-        ]
+        numbered = [f"{what}{k}" for k in range(1, self._top + 1) for what in ("class", "probability")]
         return _csv(["path", *numbered, "correct"])
 
     def _row(self, each: Prediction) -> str:
@@ -96,12 +92,7 @@ class Rows:
             flat = [text for name, share in pairs for text in (name, f"{share:.6f}")]
             return _csv([each.name, *flat, *blank, correct])
         mark = {None: "", True: "  right", False: "  wrong"}[each.correct]
-        return (
-            f"{printable(each.name)}  "
-            + "  ".join(f"{n} {100 * p:.1f} %" for n, p in pairs)
-            + mark
-            + "\n"
-        )
+        return f"{printable(each.name)}  " + "  ".join(f"{n} {100 * p:.1f} %" for n, p in pairs) + mark + "\n"
 
 
 def _csv(cells: list[str]) -> str:

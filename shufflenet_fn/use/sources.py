@@ -96,9 +96,7 @@ def _paths(source: str, lines: Iterable[str]) -> Iterator[str]:
         except OSError as error:
             reason = error.strerror or str(error)
             raise UsageError(f"cannot read the list {printable(source[1:])}: {reason}.") from error
-    elif matched := sorted(
-        path for path in glob.glob(source, recursive=True) if os.path.isfile(path)
-    ):
+    elif matched := sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path)):
         yield from matched
     else:
         raise UsageError(
@@ -116,8 +114,7 @@ def _in_folder(folder: str) -> list[str]:
         path
         for above, folders, files in os.walk(folder)
         # Sorted in place, which `os.walk` follows; hidden ones are left out, as in training.
-        if folders.__setitem__(slice(None), sorted(f for f in folders if not f.startswith(".")))
-        is None
+        if folders.__setitem__(slice(None), sorted(f for f in folders if not f.startswith("."))) is None
         for file in sorted(files)
         if not file.startswith(".") and is_image(path := os.path.join(above, file))
     ]

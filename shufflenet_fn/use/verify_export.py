@@ -19,14 +19,7 @@ from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.use.description import read_description
-from shufflenet_fn.use.engines import (
-    ONNX_ENGINES,
-    Engine,
-    in_batches,
-    installed,
-    open_engine,
-    open_program,
-)
+from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -89,9 +82,7 @@ def verify_export(
         indices = range(0, len(dataset), math.ceil(len(dataset) / limit))
     engines = _engines(out, described)
     torch.set_num_threads(usable_cores())
-    predict = make_predictor(
-        model.config, model.variables, backend=select_backend("auto", "cpu").backend
-    )
+    predict = make_predictor(model.config, model.variables, backend=select_backend("auto", "cpu").backend)
     transform, normalised = EvalTransform(model.resize, model.size), normalizer()
     takes_images = described["input"]["kind"] == "image"
     logits: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in ("model", *engines)}
@@ -132,8 +123,7 @@ def _engines(out: Path, described: dict[str, Any]) -> dict[str, Engine]:
         found = {name: open_engine(name, content, threads=threads) for name in names}
     rows = described["input"]["shape"][0]
     return {
-        name: in_batches(engine, rows if isinstance(rows, int) else None)
-        for name, engine in found.items()
+        name: in_batches(engine, rows if isinstance(rows, int) else None) for name, engine in found.items()
     }
 
 

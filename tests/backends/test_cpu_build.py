@@ -90,18 +90,14 @@ def test_operators_agree_with_narrower_vectors(march: str, lanes: int) -> None:
 def test_without_a_compiler(no_kernels: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(
-        DeviceError, match=r"no C\+\+ compiler: there is no g\+\+.*--backend routed"
-    ):
+    with pytest.raises(DeviceError, match=r"no C\+\+ compiler: there is no g\+\+.*--backend routed"):
         get_backend("cpu")
     chosen = select_backend("auto", "cpu")
     assert chosen.backend.name == "routed"
     assert chosen.reason == "backend routed: not cpu, no C++ compiler: there is no g++"
 
 
-def test_a_compiler_that_fails(
-    no_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_compiler_that_fails(no_kernels: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     compiler = tmp_path / "c++"
     compiler.write_text("#!/bin/sh\necho 'fatal error: omp.h is missing' >&2\nexit 4\n")
     compiler.chmod(0o755)
@@ -112,9 +108,7 @@ def test_a_compiler_that_fails(
     assert "exit code 4" in select_backend("auto", "cpu").reason
 
 
-def test_a_compiler_with_arguments(
-    sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_compiler_with_arguments(sources: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (sources / "api.cpp").write_text('extern "C" int lanes() { return LANES; }')
     monkeypatch.setenv("CXX", "g++ -DLANES=7")
     assert ctypes.CDLL(_build(tmp_path / "kernels")).lanes() == 7
@@ -200,18 +194,12 @@ def test_run_reports_its_backend(
     monkeypatch.setenv("MALLOC_TOP_PAD_", "65536")
     done = process(*arguments, tmp_path / "without")
     assert done.code == 0, done.err
-    assert "backend routed: not cpu, no C++ compiler: $CXX is '/nonexistent/c++'" in (
-        done.out + done.err
-    )
+    assert "backend routed: not cpu, no C++ compiler: $CXX is '/nonexistent/c++'" in (done.out + done.err)
     assert "the allocator is as set by MALLOC_TOP_PAD_" in done.out + done.err
 
 
 def test_the_cpu_backend_asked_for_needs_a_compiler(
-    no_kernels: Path,
-    command: Command,
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    no_kernels: Path, command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("CXX", "/nonexistent/c++")
     run = tmp_path / "run"

@@ -82,8 +82,7 @@ def distance(tree: Any, exact: Any) -> float:
     pairs = list(zip(tree_leaves(tree), tree_leaves(exact), strict=True))
     least = max(b.abs().max().item() for _, b in pairs) / 1000
     return max(
-        (a.double() - b.double()).abs().max().item() / max(b.abs().max().item(), least)
-        for a, b in pairs
+        (a.double() - b.double()).abs().max().item() / max(b.abs().max().item(), least) for a, b in pairs
     )
 
 
@@ -113,19 +112,10 @@ def shortfall(name: str, seed: int, permuted: bool, train: bool, precision: str)
     exact = outcome(
         config, REFERENCE, tree_cast(variables, torch.float64), images.double(), labels, train=train
     )
-    reference = outcome(
-        config, REFERENCE, variables, images, labels, train=train, precision=precision
-    )
+    reference = outcome(config, REFERENCE, variables, images, labels, train=train, precision=precision)
     with unchanged(variables, images):
         found = outcome(
-            config,
-            CPU,
-            variables,
-            images,
-            labels,
-            train=train,
-            permuted=permuted,
-            precision=precision,
+            config, CPU, variables, images, labels, train=train, permuted=permuted, precision=precision
         )
     return max(
         distance(ours, truth) - 2 * distance(theirs, truth) - 1e-6
@@ -146,12 +136,7 @@ def test_float64_is_computed_by_torch(permuted: bool) -> None:
 def test_float16_is_computed_by_torch(permuted: bool) -> None:
     variables, batch = tiny_variables(), examples(4, 32)
     exact = outcome(
-        TINY,
-        REFERENCE,
-        tree_cast(variables, torch.float64),
-        batch[0].double(),
-        batch[1],
-        train=True,
+        TINY, REFERENCE, tree_cast(variables, torch.float64), batch[0].double(), batch[1], train=True
     )
     expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O2")
     found = outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted, precision="O2")
@@ -288,12 +273,7 @@ def test_autocast_error_matches_the_reference() -> None:
     found = outcome(TINY, CPU, variables, *batch, train=True, precision="O1")
     expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O1")
     exact = outcome(
-        TINY,
-        REFERENCE,
-        tree_cast(variables, torch.float64),
-        batch[0].double(),
-        batch[1],
-        train=True,
+        TINY, REFERENCE, tree_cast(variables, torch.float64), batch[0].double(), batch[1], train=True
     )
     for ours, theirs, truth in zip(found, expected, exact, strict=True):
         error, usual = distance(ours, truth), distance(theirs, truth)

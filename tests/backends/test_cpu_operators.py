@@ -49,11 +49,7 @@ def threads(request: pytest.FixtureRequest) -> None:
      ((5, 7, 7), (24, 7, 85), 232), ((1, 20, 30), (16, 17), 3)],
 )  # fmt: skip
 def test_pointwise(
-    threads: None,
-    dtype: torch.dtype,
-    size: tuple[int, int, int],
-    channels: tuple[int, ...],
-    out: int,
+    threads: None, dtype: torch.dtype, size: tuple[int, int, int], channels: tuple[int, ...], out: int
 ) -> None:
     n, h, w = size
     flags = tuple([AFFINE | RELU, 0, AFFINE][i % 3] for i in range(len(channels)))
@@ -121,16 +117,10 @@ def test_depthwise_over_parts(threads: None, dtype: torch.dtype, stride: int) ->
 @DTYPES
 @pytest.mark.parametrize("threads", [1, 3], indirect=True)
 @pytest.mark.parametrize(
-    ("shape", "out"),
-    [((3, 3, 9, 7), 24), ((2, 3, 32, 30), 5), ((1, 3, 1, 1), 24), ((2, 1, 8, 8), 8)],
+    ("shape", "out"), [((3, 3, 9, 7), 24), ((2, 3, 32, 30), 5), ((1, 3, 1, 1), 24), ((2, 1, 8, 8), 8)]
 )
-def test_stem(
-    threads: None, dtype: torch.dtype, shape: tuple[int, int, int, int], out: int
-) -> None:
-    tensors = [
-        random(out, shape[1], 3, 3, seed=1).contiguous(),
-        random(*shape, seed=2, dtype=dtype),
-    ]
+def test_stem(threads: None, dtype: torch.dtype, shape: tuple[int, int, int, int], out: int) -> None:
+    tensors = [random(out, shape[1], 3, 3, seed=1).contiguous(), random(*shape, seed=2, dtype=dtype)]
     exact = doubles(tensors)
     z = nnf.conv2d(exact[1], exact[0], None, 2, 1)
     assert_like_torch(Stem(), tensors, exact, with_moments(z), TOLERANCE[dtype])

@@ -43,9 +43,7 @@ def test_outlier_does_not_spoil_the_variance() -> None:
     expected = z.double().var((0, 2, 3), correction=0)
     identity = torch.zeros(16, 1, 3, 3)
     identity[:, :, 1, 1] = 1.0
-    assert_close(
-        Depthwise((0,), 1).forward([identity, z])[2] / expected, torch.ones(16), 1e-3, "dw"
-    )
+    assert_close(Depthwise((0,), 1).forward([identity, z])[2] / expected, torch.ones(16), 1e-3, "dw")
     weight, no_order = torch.eye(16)[:, :, None, None], torch.empty(0, dtype=torch.int64)
     found = Pointwise((0,)).forward([weight.contiguous(), no_order, z])[2]
     assert_close(found / expected, torch.ones(16), 1e-3, "pointwise")

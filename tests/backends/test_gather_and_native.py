@@ -49,15 +49,7 @@ def test_a_network_shuffles_by_sixteen_operators() -> None:
     forward_counts, backward_counts = Counter(forward.names), Counter(backward.names)
     assert {k: v for k, v in forward_counts.items() if "shufflenet" in k} == shuffles
     assert {k: v for k, v in backward_counts.items() if "shufflenet" in k} == unshuffles
-    for moved in (
-        "split",
-        "cat",
-        "transpose",
-        "clone",
-        "_unsafe_view",
-        "index_add",
-        "slice_backward",
-    ):
+    for moved in ("split", "cat", "transpose", "clone", "_unsafe_view", "index_add", "slice_backward"):
         assert f"aten::{moved}" not in {**forward_counts, **backward_counts}
 
 
@@ -117,9 +109,7 @@ def test_channels_last_stays_in_what_native_compiles() -> None:
 @pytest.mark.parametrize("name", MOVING)
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_values_are_moved_and_not_touched(
-    name: str, channels_last: bool, dtype: torch.dtype
-) -> None:
+def test_values_are_moved_and_not_touched(name: str, channels_last: bool, dtype: torch.dtype) -> None:
     """Bit for bit, infinities and NaNs included."""
     b = get_backend(name)
     x1, x2 = (x.to(dtype) for x in pair(2, 58, 3, 5, channels_last=channels_last))

@@ -100,11 +100,7 @@ def test_logits_gradients_and_statistics_are_the_references(
         params, stats = in_order(config, variables, backend)
         loss = loss_of(config, backend, stats, *batch, train=train)
         grads, (logits, new_stats) = grad(loss, has_aux=True)(params)
-        return (
-            in_canonical(config, grads, backend),
-            logits,
-            in_canonical(config, new_stats, backend),
-        )
+        return (in_canonical(config, grads, backend), logits, in_canonical(config, new_stats, backend))
 
     with unchanged(variables, *batch):
         grads, logits, stats = outcome(backend)
@@ -136,9 +132,7 @@ def test_narrow_dtypes(policy: str, backend: Backend[Any]) -> None:
     variables = tiny_variables(config=config, dtype=chosen.param_dtype)
     images, _ = examples(4, 64, num_classes=10)
     found, expected = (
-        apply(config, in_order(config, variables, b), images, backend=b, policy=chosen, train=True)[
-            0
-        ]
+        apply(config, in_order(config, variables, b), images, backend=b, policy=chosen, train=True)[0]
         for b in (backend, REFERENCE)
     )
     assert found.dtype == torch.float32
@@ -185,9 +179,7 @@ def test_an_ensemble_is_its_members(backend: Backend[Any], train: bool) -> None:
     assert_trees_close(vmap(member)(stacked, images), expected, rtol=1e-10, atol=1e-12)
     # Once more around it: every member on every set of images.
     crossed = vmap(lambda x: vmap(member, in_dims=(0, None))(stacked, x))(images)
-    torch.testing.assert_close(
-        crossed[0].diagonal().movedim(-1, 0), expected[0], rtol=1e-10, atol=1e-12
-    )
+    torch.testing.assert_close(crossed[0].diagonal().movedim(-1, 0), expected[0], rtol=1e-10, atol=1e-12)
 
 
 @orders
@@ -246,10 +238,7 @@ def test_compile_without_a_graph_break(backend: Backend[Any]) -> None:
         images, _ = examples(4)
         with torch.no_grad():
             assert_trees_close(
-                compiled(config, variables, images),
-                network(config, variables, images),
-                rtol=1e-5,
-                atol=1e-6,
+                compiled(config, variables, images), network(config, variables, images), rtol=1e-5, atol=1e-6
             )
 
 

@@ -108,9 +108,7 @@ def test_a_convolution_with_a_bias(
 
 
 @pytest.mark.parametrize("twin", [False, True])
-def test_the_twin_takes_parameters_in_the_maps_order(
-    maps: tuple[Routed, Tensor], twin: bool
-) -> None:
+def test_the_twin_takes_parameters_in_the_maps_order(maps: tuple[Routed, Tensor], twin: bool) -> None:
     x, literal = maps
     backend = ROUTED.permuted if twin else ROUTED
     assert backend is not None

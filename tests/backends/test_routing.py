@@ -9,16 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shufflenet_fn.model.config import ARCHITECTURES, get_config
-from shufflenet_fn_backends.routing import (
-    Half,
-    Layout,
-    interleave,
-    inverse,
-    is_natural,
-    join,
-    natural,
-    split,
-)
+from shufflenet_fn_backends.routing import Half, Layout, interleave, inverse, is_natural, join, natural, split
 
 halves = st.integers(1, 70)
 unit_counts = st.integers(1, 11)
@@ -131,9 +122,7 @@ def test_a_map_in_any_order_and_any_parts(data: st.DataObject, half: int, depth:
     first, second = split(layout, depth=depth)
     assert_partitions(layout, first, second)
     assert channels_of(first.layout, taken(first, parts)) == list(range(100, 100 + half))
-    assert channels_of(second.layout, taken(second, parts)) == list(
-        range(100 + half, 100 + 2 * half)
-    )
+    assert channels_of(second.layout, taken(second, parts)) == list(range(100 + half, 100 + 2 * half))
 
 
 @settings(deadline=None)

@@ -83,16 +83,11 @@ def equal(actual: Any, expected: Any) -> None:
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
-DTYPES = (
-    *(torch.float64, torch.float32, torch.bfloat16, torch.float16),
-    *(torch.int64, torch.bool),
-)
+DTYPES = (*(torch.float64, torch.float32, torch.bfloat16, torch.float16), *(torch.int64, torch.bool))
 
 
 @operators
-@pytest.mark.parametrize(
-    "shape", [(2, 6, 5, 3), (1, 2, 1, 1), (0, 4, 2, 2), (6, 3, 2), (2, 3, 4, 2, 5)]
-)
+@pytest.mark.parametrize("shape", [(2, 6, 5, 3), (1, 2, 1, 1), (0, 4, 2, 2), (6, 3, 2), (2, 3, 4, 2, 5)])
 def test_values_and_layout(op: Operator, shape: tuple[int, ...]) -> None:
     for dtype, channels_last in itertools.product(DTYPES, (False, True)):
         args = arguments(op, shape, dtype=dtype, channels_last=channels_last)
@@ -199,11 +194,7 @@ def test_gradients_to_any_order(op: Operator, way: str) -> None:
         return call(*(x.pow(3) for x in xs))
 
     assert torch.autograd.gradcheck(
-        curved,
-        args,
-        check_forward_ad=True,
-        check_batched_grad=True,
-        check_batched_forward_grad=True,
+        curved, args, check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
     )
     assert torch.autograd.gradgradcheck(curved, args, check_fwd_over_rev=True)
 
@@ -212,9 +203,7 @@ def scalar(call: Callable[..., Any]) -> Callable[..., Tensor]:
     def function(*xs: Tensor) -> Tensor:
         out = call(*xs)
         outs = (out,) if isinstance(out, Tensor) else out
-        return torch.stack(
-            [(i + 1) * (y.sin() * y.square()).sum() for i, y in enumerate(outs)]
-        ).sum()
+        return torch.stack([(i + 1) * (y.sin() * y.square()).sum() for i, y in enumerate(outs)]).sum()
 
     return function
 
@@ -224,12 +213,8 @@ TRANSFORMS: dict[str, Callable[[Callable[..., Tensor], tuple[Tensor, ...]], Any]
     "vjp": lambda f, xs: vjp(f, *xs)[1](torch.ones((), dtype=xs[0].dtype)),
     "jvp": lambda f, xs: jvp(f, xs, xs),
     "vmap": lambda f, xs: vmap(f)(*xs),
-    "vmap over dim 2": lambda f, xs: vmap(f, in_dims=-1)(
-        *(x[..., None].repeat(1, 1, 1, 1, 2) for x in xs)
-    ),
-    "vmap of the first": lambda f, xs: vmap(lambda x: f(x, *xs[1:]))(
-        torch.stack([xs[0], 2 * xs[0]])
-    ),
+    "vmap over dim 2": lambda f, xs: vmap(f, in_dims=-1)(*(x[..., None].repeat(1, 1, 1, 1, 2) for x in xs)),
+    "vmap of the first": lambda f, xs: vmap(lambda x: f(x, *xs[1:]))(torch.stack([xs[0], 2 * xs[0]])),
     "vmap(vmap)": lambda f, xs: vmap(vmap(f))(*(torch.stack([x, 2 * x]) for x in xs)),
     "vmap(grad)": lambda f, xs: vmap(grad(f))(*xs),
     "grad(vmap)": lambda f, xs: grad(lambda *xs: vmap(f)(*xs).prod())(*xs),
@@ -265,10 +250,7 @@ def test_transforms(op: Operator, transform: str) -> None:
             for name in ("jvp", "vmap(grad)", "grad(grad)", "jvp(grad)")
         ),
         # Without jvp: torch 2.14 fails inside over any operator with a Python derivative.
-        *(
-            pytest.param("raw", name, marks=pytest.mark.campaign)
-            for name in ("vmap(grad)", "grad(grad)")
-        ),
+        *(pytest.param("raw", name, marks=pytest.mark.campaign) for name in ("vmap(grad)", "grad(grad)")),
     ],
 )
 # Dynamo's own doing, in torch 2.13.

@@ -27,9 +27,7 @@ class _Here(Worker):
         try:
             if case not in self._built:
                 self._built[case] = self._build(self.name, case, self._settings)
-            return workers._answer(
-                question, self._built[case], steps, lambda: self._finish(self._settings)
-            )
+            return workers._answer(question, self._built[case], steps, lambda: self._finish(self._settings))
         except Exception as error:
             raise workers._user_error(self.name, error) from error
 

@@ -38,21 +38,15 @@ def test_reference_copies_four_times_the_units_channels(
 ) -> None:
     """By hand: cat and shuffle, both forward and backward; no split behind a downsampling unit."""
     config = get_config(name, num_classes=5)
-    expected = sum(
-        pixels * channels * (4 * (units - 1) + 3) for units, channels, pixels in stages(config)
-    )
-    found = copied_per_step(
-        config, get_backend("reference"), image_size=SIZE, memory_format=memory_format
-    )
+    expected = sum(pixels * channels * (4 * (units - 1) + 3) for units, channels, pixels in stages(config))
+    found = copied_per_step(config, get_backend("reference"), image_size=SIZE, memory_format=memory_format)
     assert found.features == expected and found.parameters == 0
     assert sum(found.by_operator.values()) == expected
 
 
 @names
 @formats
-def test_routed_copies_at_most_three_tenths_of_it(
-    name: str, memory_format: torch.memory_format
-) -> None:
+def test_routed_copies_at_most_three_tenths_of_it(name: str, memory_format: torch.memory_format) -> None:
     config = get_config(name, num_classes=5)
     found, reference = (
         copied_per_step(config, get_backend(b), image_size=SIZE, memory_format=memory_format)

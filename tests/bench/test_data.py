@@ -74,9 +74,7 @@ def test_turn_does_not_count_prefetched_batches() -> None:
     assert loaded.per_image == loaded.seconds / loaded.images
 
 
-@pytest.mark.parametrize(
-    ("loader", "workers"), [("ours", 1), ("torchvision", 0), ("torchvision", 1)]
-)
+@pytest.mark.parametrize(("loader", "workers"), [("ours", 1), ("torchvision", 0), ("torchvision", 1)])
 def test_contenders_bring_normalised_batches(
     image_folder: Path, loader: Any, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,9 +118,7 @@ def test_one_json_object_and_its_table(
     process: Callable[..., Any], image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torchvision")
-    outcome = process(
-        *("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1", "--json")
-    )
+    outcome = process(*("data", "bench", image_folder, *SMALL, *SHORT, "--peer-workers", "0,1", "--json"))
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert set(result["contenders"]) == {*OURS, "torchvision"}
@@ -144,9 +140,7 @@ def test_one_json_object_and_its_table(
     assert all(word in table for word in (*OURS, *STAGES, WHOLE))
 
 
-def test_packed_data_is_no_source(
-    command: Callable[..., Any], image_folder: Path, tmp_path: Path
-) -> None:
+def test_packed_data_is_no_source(command: Callable[..., Any], image_folder: Path, tmp_path: Path) -> None:
     outcome = command("data", "pack", image_folder, tmp_path / "packed")
     assert outcome.code == 0, outcome.err
     with pytest.raises(UsageError, match="packed already"):

@@ -12,14 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shufflenet_fn.bench.device_step import (
-    Turn,
-    _warmed_up,
-    build_device_case,
-    compared,
-    kernel_table,
-    timed,
-)
+from shufflenet_fn.bench.device_step import Turn, _warmed_up, build_device_case, compared, kernel_table, timed
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on
 from shufflenet_fn.bench.workers import workers
@@ -144,10 +137,7 @@ def test_ratios_are_to_the_best_peer() -> None:
 
 def test_without_a_peer_ours_are_compared() -> None:
     found = compared(
-        {name: TURNS[name] for name in ("reference", "gather")},
-        ["reference", "gather"],
-        [],
-        SETTINGS,
+        {name: TURNS[name] for name in ("reference", "gather")}, ["reference", "gather"], [], SETTINGS
     )
     assert found["baseline"] == "reference" and found["best_peer"] is None
     assert found["contenders"]["gather"]["ratio"] == pytest.approx(2)
@@ -181,20 +171,8 @@ def test_the_table_shows_what_was_measured() -> None:
     print_device_step(Console(file=out, width=80), result)
     shown = " ".join(out.getvalue().split())
     for text in (
-        *(
-            "reference",
-            "gather",
-            "1.500–1.500",
-            "all TransData",
-            "50.0%",
-            "Conv2D",
-            "peer: no table",
-        ),
+        *("reference", "gather", "1.500–1.500", "all TransData", "50.0%", "Conv2D", "peer: no table"),
         *("2.000 times the speed of reference", "1.500 times its speed, conclusive"),
-        *(
-            "not measured: native (no such [operator])",
-            "kept in file.json",
-            "these times mean nothing",
-        ),
+        *("not measured: native (no such [operator])", "kept in file.json", "these times mean nothing"),
     ):
         assert text in shown

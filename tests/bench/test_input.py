@@ -53,10 +53,7 @@ RESULT = {
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        (
-            {},
-            "no: 8 devices at 235 ms take 35000 images/s, and the loader gives 20000 at most; 43.0 % of a",
-        ),
+        ({}, "no: 8 devices at 235 ms take 35000 images/s, and the loader gives 20000 at most; 43.0 % of a"),
         ({}, "reading takes 113 cores and there are 64: more cores or `shufflenet-fn data pack`"),
         ({"cores_needed": 40.0}, "reading takes 40 of 64 cores: more --workers, a faster disk or"),
         (
@@ -74,12 +71,9 @@ pytestmark = pytest.mark.usefixtures("in_process")
 SMALL = ("--image-size", 32, "--batch-size", 4, "--workers", 2, "--seconds", 0.3)
 
 
-def test_two_devices_at_a_step_time_in_json(
-    command: Callable[..., Any], image_folder: Path
-) -> None:
+def test_two_devices_at_a_step_time_in_json(command: Callable[..., Any], image_folder: Path) -> None:
     outcome = command(
-        *("bench", "input", "--data", image_folder, *SMALL),
-        *("--devices", 2, "--step-ms", 100, "--json"),
+        *("bench", "input", "--data", image_folder, *SMALL), *("--devices", 2, "--step-ms", 100, "--json")
     )
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
@@ -94,9 +88,7 @@ def test_two_devices_at_a_step_time_in_json(
     assert result["verdict"].startswith("yes: " if result["feeds"] else "no: ")
 
 
-def test_without_a_step_time_only_the_maximum(
-    command: Callable[..., Any], image_folder: Path
-) -> None:
+def test_without_a_step_time_only_the_maximum(command: Callable[..., Any], image_folder: Path) -> None:
     outcome = command("bench", "input", "--data", image_folder, *SMALL)
     assert outcome.code == 0, outcome.err
     assert "images/s at most" in outcome.out and "data wait" not in outcome.out
@@ -112,9 +104,7 @@ def test_without_a_step_time_only_the_maximum(
         (("--data", "nowhere"), "nowhere"),
     ],
 )
-def test_wrong_usage_is_named(
-    command: Callable[..., Any], arguments: tuple[object, ...], said: str
-) -> None:
+def test_wrong_usage_is_named(command: Callable[..., Any], arguments: tuple[object, ...], said: str) -> None:
     outcome = command("bench", "input", *arguments)
     assert outcome.code == 2
     assert said in outcome.err and "Traceback" not in outcome.err

@@ -29,9 +29,7 @@ __all__ = ["one_thread"]
 
 pytest.importorskip("torchvision")
 
-SETTINGS = OpsBenchSettings(
-    arch="shufflenet_v2_x0_5", image_size=56, batch_size=2, device="cpu", threads=1
-)
+SETTINGS = OpsBenchSettings(arch="shufflenet_v2_x0_5", image_size=56, batch_size=2, device="cpu", threads=1)
 OPERATIONS = {op.name: op for op in settings_operations(SETTINGS)}
 BACKENDS = candidates_for("cpu")[0][1:]
 
@@ -54,8 +52,7 @@ def test_a_backend_computes_what_torchvision_does(op: Op, backend: str) -> None:
     # Of the unit's own parameters, which may be in another order: as large as theirs. (The bias of a
     # depthwise batch norm has gradient zero, and what is computed is rounding.)
     norms, wanted_norms = (
-        torch.tensor([grad.norm() for grad in all_of[len(op.shapes) :]])
-        for all_of in (grads, expected)
+        torch.tensor([grad.norm() for grad in all_of[len(op.shapes) :]]) for all_of in (grads, expected)
     )
     if op.uses:
         assert error(norms, wanted_norms) < 1e-3

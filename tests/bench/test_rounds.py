@@ -67,9 +67,7 @@ def test_candidates_get_environment_and_threads(log: Log, monkeypatch: pytest.Mo
     assert os.environ["BENCH_A"] == "before" and "BENCH_B" not in os.environ
 
 
-def test_what_candidates_print_stays_off_standard_output(
-    log: Log, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_what_candidates_print_stays_off_standard_output(log: Log, capfd: pytest.CaptureFixture[str]) -> None:
     with started(["it"], builds.talking, log) as (it,):
         it.turn("", 1)
     captured = capfd.readouterr()
@@ -92,8 +90,8 @@ def test_a_candidate_that_fails_is_named(question: str, log: Log) -> None:
 
 
 def test_the_host_waits_once_in_a_turn(log: Log) -> None:
-    with workers(
-        ["any"], builds.logging, log, threads=1, environment={}, finish=builds.note_end
-    ) as (worker,):
+    with workers(["any"], builds.logging, log, threads=1, environment={}, finish=builds.note_end) as (
+        worker,
+    ):
         worker.turn("", 3)
     assert log.lines() == ["any", "any", "any", "finish"]

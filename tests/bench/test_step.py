@@ -27,9 +27,7 @@ TINY = (
     *("--image-size", 32, "--batch-size", 4, "--rounds", 3, "--threads", 1),
     *("--no-compile", "--allocator", "keep"),
 )
-SETTINGS = StepBenchSettings(
-    arch="shufflenet_v2_x0_5", image_size=32, batch_size="4", allocator="keep"
-)
+SETTINGS = StepBenchSettings(arch="shufflenet_v2_x0_5", image_size=32, batch_size="4", allocator="keep")
 EAGER = [name for name, peer in PEERS.items() if not peer.compiled]
 
 
@@ -75,9 +73,7 @@ def test_ours_keeps_freed_memory_by_default(monkeypatch: pytest.MonkeyPatch) -> 
     assert kept
 
 
-def test_compiled_peers_need_a_compiler(
-    command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compiled_peers_need_a_compiler(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     assert available(PEERS, compiled=True).present == tuple(PEERS)
     monkeypatch.setenv("CXX", "no-such-compiler")
     field = available(PEERS, compiled=True)

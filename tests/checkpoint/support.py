@@ -93,8 +93,5 @@ def into_folder(file: Path) -> None:
 
 def small(folder: Path, step: int, *, disk: Disk | None = None, **about: Any) -> Path:
     """A checkpoint of two numbers, which no model takes but everything else does."""
-    files = {
-        WEIGHTS: {"value": torch.full((3,), float(step))},
-        STATE: {"step": torch.tensor(step)},
-    }
+    files = {WEIGHTS: {"value": torch.full((3,), float(step))}, STATE: {"step": torch.tensor(step)}}
     return write_checkpoint(folder, step, files, about, disk=disk or RealDisk())

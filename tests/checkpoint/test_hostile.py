@@ -60,8 +60,7 @@ def header(entries: dict[str, Any], data: bytes = b"", length: int | None = None
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["../../victim", "/etc/passwd", "a/b", "..", ".", "", "manifest.json", "x\0y", "weights"],
+    "name", ["../../victim", "/etc/passwd", "a/b", "..", ".", "", "manifest.json", "x\0y", "weights"]
 )
 def test_only_files_of_a_checkpoint_are_ever_opened(folder: Path, name: str) -> None:
     checkpoint = small(folder, 1)
@@ -148,9 +147,7 @@ BAD_HEADERS: dict[str, bytes] = {
     "the longest there is": header({}, length=2**64 - 1),
     "no length": b"\x08\0\0",
     "huge shape": header({"a": {**ONE, "shape": [2**40, 2**40]}}, bytes(4)),
-    "shape of zero and huge": header(
-        {"a": {**ONE, "shape": [0, 2**62], "data_offsets": [0, 4]}}, bytes(4)
-    ),
+    "shape of zero and huge": header({"a": {**ONE, "shape": [0, 2**62], "data_offsets": [0, 4]}}, bytes(4)),
     "negative": header({"a": {**ONE, "shape": [-1, -1]}}, bytes(4)),
     "beyond the end": header({"a": {**ONE, "data_offsets": [4, 8]}}, bytes(4)),
     "overlapping": header({"a": ONE, "b": ONE}, bytes(8)),
@@ -195,9 +192,7 @@ def test_huge_files_are_refused_before_reading(tmp_path: Path) -> None:
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000
 
 
-def test_a_checkpoint_of_something_else_is_not_resumed(
-    command: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_a_checkpoint_of_something_else_is_not_resumed(command: Callable[..., Any], tmp_path: Path) -> None:
     """Its hashes are true, but nothing in it is of a training run."""
     run = tmp_path / "run"
     run.mkdir()
@@ -220,9 +215,7 @@ def test_a_checkpoint_of_something_else_is_not_resumed(
         outcome = command("train", "--resume", run)
         assert outcome.code in (1, 2), changed
         assert outcome.err.startswith("error: ") and "Traceback" not in outcome.err
-        assert (
-            next(iter(changed)) in outcome.err or "keep" in outcome.err or "epochs" in outcome.err
-        )
+        assert next(iter(changed)) in outcome.err or "keep" in outcome.err or "epochs" in outcome.err
 
 
 def test_extra_fields_cannot_override_manifest(folder: Path) -> None:

@@ -36,20 +36,12 @@ def test_checkpoints_are_listed_newest_first(folder: Path) -> None:
         small(folder, step)
     (folder / "step-7").mkdir()
     (folder / "superseded-step-00000500").mkdir()
-    assert [step_of(path.name) for path in checkpoints(folder)] == [
-        *[100_000_000, 99_999_999, 200, 30, 4]
-    ]
+    assert [step_of(path.name) for path in checkpoints(folder)] == [*[100_000_000, 99_999_999, 200, 30, 4]]
 
 
 @pytest.mark.parametrize(
     ("best", "keep", "left"),
-    [
-        (1, 2, {1, 4, 5}),
-        (5, 2, {4, 5}),
-        (None, 1, {5}),
-        (2, 0, {2}),
-        (3, 9, {1, 2, 3, 4, 5}),
-    ],
+    [(1, 2, {1, 4, 5}), (5, 2, {4, 5}), (None, 1, {5}), (2, 0, {2}), (3, 9, {1, 2, 3, 4, 5})],
 )
 def test_pruning_keeps_the_newest_and_the_best(
     folder: Path, best: int | None, keep: int, left: set[int]
@@ -136,8 +128,7 @@ def test_a_pointer_names_one_checkpoint_and_moves(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "named",
-    ["../outside/step-00000001", "/etc", "..", "", "step-00000009", "step-1", 7, None, ["a"]],
+    "named", ["../outside/step-00000001", "/etc", "..", "", "step-00000009", "step-1", 7, None, ["a"]]
 )
 def test_a_pointer_out_of_the_folder_points_nowhere(folder: Path, named: object) -> None:
     small(folder, 1)

@@ -38,9 +38,7 @@ from tests.model.support import TINY, tiny_variables
 @pytest.mark.parametrize(
     "damage", [Path.unlink, truncate, empty, extend, flip, into_folder], ids=lambda f: f.__name__
 )
-def test_damage_is_detected(
-    kept: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]
-) -> None:
+def test_damage_is_detected(kept: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
     checkpoint = copy_of(kept, tmp_path / "copy")
     verify(checkpoint)
     damage(checkpoint / name)
@@ -121,16 +119,12 @@ def test_a_checkpoint_without_an_average_cannot_give_one(folder: Path) -> None:
 
 def test_another_architecture_is_named(kept: Path) -> None:
     for other in (replace(TINY, num_classes=6), replace(TINY, stage_repeats=(2, 3, 2))):
-        like = create_train_state(
-            tiny_variables(config=other), optimizer(), loss_scaling=DYNAMIC, ema=True
-        )
+        like = create_train_state(tiny_variables(config=other), optimizer(), loss_scaling=DYNAMIC, ema=True)
         with pytest.raises(UserError):
             load_state(kept, other, like)
         # Without velocities, whose shapes differ as well, it is the weights that do not fit.
         bare = sgd(schedules.constant(0.01))
         like = create_train_state(tiny_variables(config=other), bare)
-        plain = save_checkpoint(
-            kept.parent / "plain", TINY, create_train_state(tiny_variables(), bare), NOTE
-        )
+        plain = save_checkpoint(kept.parent / "plain", TINY, create_train_state(tiny_variables(), bare), NOTE)
         with pytest.raises(UsageError, match="do not fit the architecture"):
             load_state(plain, other, like)

@@ -11,13 +11,7 @@ from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.variables import init
 from shufflenet_fn.tree import tree_leaves
-from tests.model.support import (
-    TINY,
-    assert_nothing_shared,
-    assert_trees_equal,
-    tiny_variables,
-    unchanged,
-)
+from tests.model.support import TINY, assert_nothing_shared, assert_trees_equal, tiny_variables, unchanged
 
 
 def state_dict() -> dict[str, Tensor]:
@@ -68,9 +62,7 @@ def test_architecture_that_weights_are_of_is_named() -> None:
     other = to_torchvision(init(config, torch.Generator()), config)
     with pytest.raises(UsageError, match=r"They are of shufflenet_v2_x1_0: .*--arch x1_0") as error:
         from_torchvision(other, get_config("x0_5"))
-    assert "stage2.0.branch1.2.weight is (58, 24, 1, 1), should be (24, 24, 1, 1)" in str(
-        error.value
-    )
+    assert "stage2.0.branch1.2.weight is (58, 24, 1, 1), should be (24, 24, 1, 1)" in str(error.value)
     integers = {key: value.to(torch.int8) for key, value in state_dict().items()}
     with pytest.raises(UsageError, match=r"not of floating point: conv1\.0\.weight is int8"):
         from_torchvision(integers, TINY)

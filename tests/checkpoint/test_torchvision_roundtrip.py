@@ -51,6 +51,4 @@ def test_a_ddp_state_dict_of_the_original_loads(width: str) -> None:
     half = config.stage_channels[1]
     wrapped["module.stage2.0.channel_shuffle.fp_index1"] = torch.arange(half)
     wrapped["module.stage3.1.channel_shuffle.bp_index2"] = torch.arange(half)
-    assert_trees_equal(
-        from_torchvision(wrapped, config), from_torchvision(module.state_dict(), config)
-    )
+    assert_trees_equal(from_torchvision(wrapped, config), from_torchvision(module.state_dict(), config))

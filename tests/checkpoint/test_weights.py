@@ -110,9 +110,7 @@ CONTENTS: dict[str, Any] = {
     "compiled layers": lambda: {
         re.sub(r"(stage\d\.\d\.)", r"\1_orig_mod.", key): value for key, value in weights().items()
     },
-    "averaged": lambda: (
-        {n: t for n, t in averaged().items() if n == "n_averaged"} | named("module.")
-    ),
+    "averaged": lambda: {n: t for n, t in averaged().items() if n == "n_averaged"} | named("module."),
     "beside": lambda: {"model": weights(), "args": BESIDE},
     "dropout": lambda: with_head("fc.1.weight", "fc.1.bias"),
     "sequential": lambda: with_head("classifier.1.weight", "classifier.1.bias"),
@@ -127,17 +125,13 @@ CONTENTS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", CONTENTS)
 @pytest.mark.parametrize("zipped", [True, False])
 def test_files_of_torch_save(tmp_path: Path, kind: str, zipped: bool) -> None:
-    file = tmp_path / (
-        "w.pth.tar" if zipped else "w.safetensors"
-    )  # what it is decides, not its name
+    file = tmp_path / ("w.pth.tar" if zipped else "w.safetensors")  # what it is decides, not its name
     torch.save(CONTENTS[kind](), file, _use_new_zipfile_serialization=zipped)
     assert_trees_equal(from_torchvision(read_tensors(file), TINY), tiny_variables())
     assert not any("argparse.Namespace" in item for item in map(str, get_safe_globals()))
 
 
-def test_tensors_that_an_old_torch_npu_saved(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tensors_that_an_old_torch_npu_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("torch_npu.utils.storage")
     for name in ("torch_npu", "torch_npu.utils", module.__name__):
         monkeypatch.setitem(sys.modules, name, module)
@@ -174,11 +168,7 @@ def test_tensors_that_an_old_torch_npu_saved(
             "state_dict_ema.x.module",
             "state_dict",
         ),
-        (
-            lambda: {"net": {"raw": weights(), "ema": named("y.", averaged())}},
-            "net.ema.y",
-            "net.raw",
-        ),
+        (lambda: {"net": {"raw": weights(), "ema": named("y.", averaged())}}, "net.ema.y", "net.raw"),
         (
             lambda: {"state_dict": named("model.") | averaged("ema_model.")},
             "state_dict.ema_model.module",
@@ -202,17 +192,13 @@ def test_average_is_taken_and_named(tmp_path: Path, content: Any, taken: str, le
         (("fc.weight", "fc.bias"), "has 5 classes"),
     ],
 )
-def test_classifier_that_does_not_fit_is_fresh(
-    tmp_path: Path, names: tuple[str, ...], said: str
-) -> None:
+def test_classifier_that_does_not_fit_is_fresh(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
     content = with_head(*names) if names else named("model.", with_head("fc.weight", "fc.bias"))
     torch.save({k: v for k, v in content.items() if names or ".fc." not in k}, tmp_path / "w.pth")
     config = replace(TINY, num_classes=7)
     variables, notes = load_pretrained(tmp_path / "w.pth", config, generator())
     assert said in notes[-1] and "fresh one of 7" in notes[-1]
-    assert torch.equal(
-        variables.params["fc"]["weight"], init_classifier(config, generator())["weight"]
-    )
+    assert torch.equal(variables.params["fc"]["weight"], init_classifier(config, generator())["weight"])
     assert torch.equal(variables.params["conv1"]["conv"]["weight"], weights()["conv1.0.weight"])
 
 
@@ -228,9 +214,7 @@ def test_classifier_that_does_not_fit_is_fresh(
 def test_class_names_in_a_file(tmp_path: Path, beside: dict[str, Any]) -> None:
     torch.save({"state_dict": weights(), **beside}, tmp_path / "w.pth")
     assert read_weights(tmp_path / "w.pth").classes == tuple("ebcda")
-    torch.save(
-        {"state_dict": with_head("fc.0.weight", "fc.1.weight"), **beside}, tmp_path / "w.pth"
-    )
+    torch.save({"state_dict": with_head("fc.0.weight", "fc.1.weight"), **beside}, tmp_path / "w.pth")
     assert read_weights(tmp_path / "w.pth").classes is None
 
 
@@ -243,9 +227,7 @@ def test_safetensors(tmp_path: Path) -> None:
 def test_checkpoint_folder_prefers_weight_average(tmp_path: Path) -> None:
     optimizer = sgd(schedules.constant(0.1))
     state = create_train_state(tiny_variables(0), optimizer, ema=True)
-    averaged = save_checkpoint(
-        tmp_path, TINY, state._replace(ema=tiny_variables(1)), {"arch": "tiny"}
-    )
+    averaged = save_checkpoint(tmp_path, TINY, state._replace(ema=tiny_variables(1)), {"arch": "tiny"})
     assert_trees_equal(from_torchvision(read_tensors(averaged), TINY), tiny_variables(1))
     plain = save_checkpoint(tmp_path / "plain", TINY, state._replace(ema=()), {})
     assert_trees_equal(from_torchvision(read_tensors(plain), TINY), tiny_variables(0))
@@ -403,16 +385,10 @@ def test_what_a_refused_pickle_holds_is_named(tmp_path: Path, form: str) -> None
         ({"epoch": 3, "best_acc1": torch.tensor(3.0)}, "holds no state_dict"),
         ({"state_dict": [1]}, "holds no state_dict"),
         ({"state_dict": {"fc.bias": 3}}, "holds no state_dict"),
-        (
-            {"optimizer": {"state": {0: {"a": torch.ones(3)}}, "param_groups": []}},
-            "only the state of",
-        ),
+        ({"optimizer": {"state": {0: {"a": torch.ones(3)}}, "param_groups": []}}, "only the state of"),
         ({"student": weights(), "teacher": weights()}, "2 networks: student, teacher"),
         (named("a.") | named("b."), "2 networks: a, b"),
-        (
-            {**weights(), "fc.bias": torch.full((5,), torch.nan)},
-            "finite (NaN or infinite): fc.bias (5 of 5",
-        ),
+        ({**weights(), "fc.bias": torch.full((5,), torch.nan)}, "finite (NaN or infinite): fc.bias (5 of 5"),
         ({**weights(), "fc.bias": torch.ones(5).to_sparse()}, "fc.bias as a sparse"),
         ({**weights(), "fc.bias": torch.ones(5, device="meta")}, "fc.bias as a sparse"),
     ],

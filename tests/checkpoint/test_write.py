@@ -97,8 +97,7 @@ def test_channels_last_weights_are_stored(folder: Path) -> None:
     state = fresh()
     state = state._replace(
         params=tree_map(
-            lambda p: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p,
-            state.params,
+            lambda p: p.contiguous(memory_format=torch.channels_last) if p.ndim == 4 else p, state.params
         )
     )
     back = load_state(save_checkpoint(folder, TINY, state, NOTE), TINY, fresh(seed=5))

@@ -38,9 +38,7 @@ def lines(path: Path) -> list[dict[str, Any]]:
 
 def recorded(run: Path) -> set[str]:
     return {
-        record["name"].split("/data/")[1]
-        for path in run.glob("bad_images*.jsonl")
-        for record in lines(path)
+        record["name"].split("/data/")[1] for path in run.glob("bad_images*.jsonl") for record in lines(path)
     }
 
 
@@ -66,9 +64,7 @@ def test_the_default_stops_and_names_the_file(command: Command, folder: Path, wo
     )
 
 
-def test_skipping_replaces_counts_and_writes_down(
-    command: Command, folder: Path, tmp_path: Path
-) -> None:
+def test_skipping_replaces_counts_and_writes_down(command: Command, folder: Path, tmp_path: Path) -> None:
     done = command("train", *TINY, *SKIP, "--data", folder, "--run-dir", "run")
     assert done.code == 0, done.err
     run = tmp_path / "run"
@@ -94,9 +90,7 @@ def test_skipping_replaces_counts_and_writes_down(
     assert "cannot decode image" in stopped.err
 
 
-def test_two_ranks_count_their_bad_images_together(
-    process: Command, folder: Path, tmp_path: Path
-) -> None:
+def test_two_ranks_count_their_bad_images_together(process: Command, folder: Path, tmp_path: Path) -> None:
     arguments = (*TINY, *SKIP, "--data", folder, "--run-dir", "two")
     two = process("train", *arguments, "--threads", 1, "--devices", 2)
     assert two.code == 0, two.err
@@ -123,9 +117,7 @@ def test_too_many_stop_the_run(command: Command, folder: Path) -> None:
         (["--on-bad-image", "skip", "--max-bad", "0.1"], "For a share write 0.1%"),
     ],
 )
-def test_settings_that_cannot_be(
-    command: Command, folder: Path, arguments: list[str], message: str
-) -> None:
+def test_settings_that_cannot_be(command: Command, folder: Path, arguments: list[str], message: str) -> None:
     done = command("train", *TINY, "--data", folder, *arguments)
     assert done.code == 2
     assert message in done.err

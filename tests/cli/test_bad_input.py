@@ -152,9 +152,7 @@ def test_run_directory_of_another_run(command: Command, image_folder: Path, tmp_
     assert (tmp_path / "run" / "config.json").read_text() == "{}"
 
 
-def test_checkpoint_of_another_architecture(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_checkpoint_of_another_architecture(command: Command, image_folder: Path, tmp_path: Path) -> None:
     done = command("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 1)
     assert done.code == 0, done.err
     outcome = command("train", "--resume", "run", "--arch", "x1_0")
@@ -177,11 +175,7 @@ def test_checkpoint_of_another_architecture(
     ],
 )
 def test_evaluating_weights_without_fitting_classes(
-    command: Command,
-    image_folder: Path,
-    tmp_path: Path,
-    classes: int | None,
-    words: tuple[str, ...],
+    command: Command, image_folder: Path, tmp_path: Path, classes: int | None, words: tuple[str, ...]
 ) -> None:
     import torch
 
@@ -196,9 +190,7 @@ def test_evaluating_weights_without_fitting_classes(
     check_refused(outcome, 2, *words)
 
 
-def test_damaged_checkpoint_is_skipped(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_damaged_checkpoint_is_skipped(command: Command, image_folder: Path, tmp_path: Path) -> None:
     arguments = (*TINY, "--epochs", 2, "--data", image_folder, "--run-dir", "run")
     assert command("train", *arguments).code == 0
     newest = sorted((tmp_path / "run" / "checkpoints").glob("step-*"))[-1]

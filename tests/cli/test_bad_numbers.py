@@ -30,9 +30,7 @@ def dumps(run: Path) -> list[str]:
     return sorted(path.name for path in run.glob("dump-step-*"))
 
 
-def test_the_step_that_diverged_is_kept_whole(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_the_step_that_diverged_is_kept_whole(command: Command, image_folder: Path, tmp_path: Path) -> None:
     outcome = command(*start(image_folder, "--lr", 1e30))
     assert outcome.code == 1 and len(outcome.err.strip().splitlines()) == 1
     assert ". Start again with a lower --learning-rate" in outcome.err
@@ -76,9 +74,7 @@ def test_failed_dump_does_not_hide_divergence(
     assert in_the_way.read_text() == "a file"
 
 
-def test_bad_steps_are_skipped_up_to_a_number(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_bad_steps_are_skipped_up_to_a_number(command: Command, image_folder: Path, tmp_path: Path) -> None:
     outcome = command(*start(image_folder, "--lr", 1e30, "--max-bad-steps", 3))
     assert outcome.code == 1
     assert "the loss is nan at step 3 (epoch 1), bad step 3 in a row" in outcome.err
@@ -87,14 +83,10 @@ def test_bad_steps_are_skipped_up_to_a_number(
         assert f"step {step} (epoch 0) changed nothing: the loss is nan" in outcome.err
     # Skipped updates have left the state as it was before the first.
     folder = tmp_path / "run" / "dump-step-3" / "step-00000003"
-    assert all(
-        t.isfinite().all() for t in read_checkpoint(folder).files["weights.safetensors"].values()
-    )
+    assert all(t.isfinite().all() for t in read_checkpoint(folder).files["weights.safetensors"].values())
 
 
-def test_overflows_under_a_static_scale(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_overflows_under_a_static_scale(command: Command, image_folder: Path, tmp_path: Path) -> None:
     scaled = ("--precision", "O2", "--loss-scale", 1e30, "--max-bad-steps", 2)
     outcome = command(*start(image_folder, *scaled))
     assert outcome.code == 1

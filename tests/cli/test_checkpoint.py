@@ -85,9 +85,7 @@ def test_show(command: Command, run: Path) -> None:
 
 def test_diff(command: Command, run: Path) -> None:
     folder = run / "checkpoints"
-    outcome = command(
-        "checkpoint", "diff", folder / "step-00000002", folder / "step-00000004", "--json"
-    )
+    outcome = command("checkpoint", "diff", folder / "step-00000002", folder / "step-00000004", "--json")
     assert outcome.code == 1
     told = json.loads(outcome.out)
     assert not told["identical"] and told["tensors"] == 2
@@ -111,11 +109,7 @@ def test_a_hostile_manifest_does_not_reach_the_terminal(command: Command, tmp_pa
     small(folder, 1, classes=[evil, "half a \ud83d"], saved_at=1e300, scores={"accuracy1": 10**400})
     small(folder, 2, classes=["a"], settings={evil: evil})
     first, second = (folder / f"step-0000000{step}" for step in (1, 2))
-    for arguments, code in (
-        (("list", "run"), 0),
-        (("show", first), 0),
-        (("diff", first, second), 1),
-    ):
+    for arguments, code in ((("list", "run"), 0), (("show", first), 0), (("diff", first, second), 1)):
         outcome = command("checkpoint", *arguments)
         assert outcome.code == code, outcome.err
         assert "\x1b" not in outcome.out and "\x07" not in outcome.out
@@ -153,11 +147,7 @@ def test_what_kind_of_difference(tmp_path: Path) -> None:
     contents = [
         read_checkpoint(
             write_checkpoint(
-                tmp_path / name,
-                1,
-                {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}},
-                {},
-                disk=RealDisk(),
+                tmp_path / name, 1, {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}}, {}, disk=RealDisk()
             ),
             finite=False,
         )
@@ -169,7 +159,5 @@ def test_what_kind_of_difference(tmp_path: Path) -> None:
     assert found["nan"].largest != found["nan"].largest and found["nan"].elements == 1
     assert (found["int"].largest, found["bool"].largest) == (4, 1)
     assert found["half"].how == "float32 (2,) and float16 (2,)"
-    assert (
-        found["gone"].how == "missing in the second" and found["new"].how == "missing in the first"
-    )
+    assert found["gone"].how == "missing in the second" and found["new"].how == "missing in the first"
     assert compare(contents[0], contents[0]).identical

@@ -65,9 +65,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     (blue / "07 ü\n.jpg").mkdir()
     png = encoded(Image.new("1", (4, 4)), "PNG")
     header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + png[24:29]
-    (blue / "08.png").write_bytes(
-        png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:]
-    )
+    (blue / "08.png").write_bytes(png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:])
     for name, dtype in (("09.tif", np.float32), ("10.tif", np.int32)):
         (blue / name).write_bytes(encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF"))
     (blue / "11.jpg").write_bytes(b"\0\0\0\x18ftypheic")
@@ -89,9 +87,7 @@ def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None
     done = command("data", "check", folder)
     assert done.code == 1
     assert f"truncated (1)\n  {blue}/02.jpg: libjpeg-turbo says: " in done.out
-    assert done.out.splitlines()[-1].startswith(
-        "images: train 28, val 10; 13 problems: a training run "
-    )
+    assert done.out.splitlines()[-1].startswith("images: train 28, val 10; 13 problems: a training run ")
 
 
 def test_remarks(command: Command, folder: Path) -> None:
@@ -125,9 +121,7 @@ def test_remarks(command: Command, folder: Path) -> None:
     result = checked(command, folder, 0)
     assert by_kind(result["remarks"], folder) == {
         "hidden": ["train/green/.hidden.jpg"],
-        "other file": [
-            f"train/green/{name}" for name in ("notes.txt", "photo", "photo.HEIC", "photo.gif")
-        ],
+        "other file": [f"train/green/{name}" for name in ("notes.txt", "photo", "photo.HEIC", "photo.gif")],
         "in no class": ["train/stray.jpg"],
         "alpha": ["train/green/alpha.png"],
         "CMYK": ["train/green/cmyk.jpg"],
@@ -156,9 +150,7 @@ def test_remarks(command: Command, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("packed", [False, True])
-def test_classes_without_validation_are_remarked(
-    command: Command, folder: Path, packed: bool
-) -> None:
+def test_classes_without_validation_are_remarked(command: Command, folder: Path, packed: bool) -> None:
     shutil.rmtree(folder / "val" / "red")
     if packed:
         assert "1 of 3 classes without images in val/: red" in (

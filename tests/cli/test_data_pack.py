@@ -87,9 +87,7 @@ def test_names_that_are_not_utf8(command: Command, image_folder: Path) -> None:
     assert json.loads(command("data", "info", folder, "--json").out)["folder"] == folder
 
 
-def test_jpegs_are_packed_under_any_name(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_jpegs_are_packed_under_any_name(command: Command, image_folder: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(image_folder, tmp_path / "data"))
     for path in (folder / "train" / "red").glob("*.jpg"):
         path.rename(path.with_suffix(".jfif"))

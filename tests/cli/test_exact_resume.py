@@ -138,6 +138,4 @@ def test_two_ranks_and_other_numbers_of_them(
     check_close(tmp_path / "one", tmp_path / "whole", 12)
     # The groups of batch norms matter: one microbatch of 4 images has other statistics.
     assert command(*start, "--run-dir", "one-microbatch", *cut).code == 0
-    assert losses(tmp_path / "one-microbatch") != pytest.approx(
-        losses(tmp_path / "whole")[:5], rel=1e-3
-    )
+    assert losses(tmp_path / "one-microbatch") != pytest.approx(losses(tmp_path / "whole")[:5], rel=1e-3)

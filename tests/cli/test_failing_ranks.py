@@ -18,18 +18,7 @@ from drills.kills.processes import ranks_of, session
 
 Command = Callable[..., Any]
 
-TINY = (
-    "--arch",
-    "x0_5",
-    "--image-size",
-    40,
-    "--batch-size",
-    2,
-    "--device",
-    "cpu",
-    "--epochs",
-    2000,
-)
+TINY = ("--arch", "x0_5", "--image-size", 40, "--batch-size", 2, "--device", "cpu", "--epochs", 2000)
 
 
 class Training:
@@ -96,9 +85,7 @@ def last_step(run: Path) -> int:
 
 
 @pytest.mark.slow
-def test_ranks_stop_together_and_survive_a_kill(
-    start: Callable[..., Training], tmp_path: Path
-) -> None:
+def test_ranks_stop_together_and_survive_a_kill(start: Callable[..., Training], tmp_path: Path) -> None:
     training = start("--devices", 2, "--run-dir", "run", "--threads", 1)
     training.wait_for_steps()
     training.process.send_signal(signal.SIGUSR1)
@@ -133,9 +120,7 @@ def test_second_signal_ends_at_once(start: Callable[..., Training]) -> None:
     assert "SIGINT: stopping" in err and "stopped at once by SIGINT." in err
 
 
-def test_killed_launcher_ends_ranks_and_frees_lock(
-    start: Callable[..., Training], command: Command
-) -> None:
+def test_killed_launcher_ends_ranks_and_frees_lock(start: Callable[..., Training], command: Command) -> None:
     training = start("--devices", 2, "--run-dir", "run", "--checkpoint-freq", 5)
     training.wait_for_steps(2)
     refused = command("train", "--resume", "run")
@@ -158,9 +143,5 @@ def test_hanging_rank_ends_run(start: Callable[..., Training], devices: int) -> 
     code, err = training.end(within=20)
     assert time.monotonic() - begin < 10
     assert code == 1
-    assert (
-        f"error: rank {devices - 1} at step " in err
-        and "--hang-timeout 5" in err
-        and "SIGSTOP" in err
-    )
+    assert f"error: rank {devices - 1} at step " in err and "--hang-timeout 5" in err and "SIGSTOP" in err
     assert len([line for line in err.splitlines() if line.strip()]) == 1, err

@@ -63,9 +63,7 @@ def test_a_run_goes_on_from_any_update(
         outcome = command("train", "--resume", "run", *limit)
     assert outcome.code == 0, outcome.err
     run = tmp_path / "run"
-    ours, theirs = (
-        read_checkpoint(folder / "checkpoints" / "step-00000024") for folder in (run, straight)
-    )
+    ours, theirs = (read_checkpoint(folder / "checkpoints" / "step-00000024") for folder in (run, straight))
     for name, tensors in theirs.files.items():
         assert ours.files[name].keys() == tensors.keys()
         for key, tensor in tensors.items():
@@ -86,12 +84,7 @@ def test_checkpoints_between_epochs(
     assert found == [5, 10, 12, 15, 20, 24]
     unfinished = {step: read_manifest(folder / f"step-{step:08d}")["unfinished"] for step in found}
     assert [step for step in found if unfinished[step] is None] == [12, 24]
-    assert {step: unfinished[step]["steps"] for step in (5, 10, 15, 20)} == {
-        5: 5,
-        10: 10,
-        15: 3,
-        20: 8,
-    }
+    assert {step: unfinished[step]["steps"] for step in (5, 10, 15, 20)} == {5: 5, 10: 10, 15: 3, 20: 8}
     # One taken on the way is the very state that a run stopped there would have.
     assert [r["step"] for r in records(run, "checkpoint")] == found
     assert "ms beside training, which waited" in outcome.out
@@ -133,9 +126,7 @@ def test_failed_save_ends_run_with_reason(image_folder: Path, tmp_path: Path) ->
     }
     with contextlib.ExitStack() as held:
         plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
-        with pytest.raises(
-            UserError, match=r"cannot write .*step-00000008.*No space left on device"
-        ):
+        with pytest.raises(UserError, match=r"cannot write .*step-00000008.*No space left on device"):
             run_rank(plan, World(), Silent(), disk=FullDisk())
     folder = run / "checkpoints"
     found, _ = newest_good(folder)

@@ -20,9 +20,7 @@ _ALL = (
     "--world-size=1 --rank=0 --amp --momentum=0 --benchmark 0 "
 )
 _ONE = "--workers=128 --learning-rate=0.75 --print-freq=10 --device-list=0 --wd=3.0517578125e-05 "
-_EIGHT = (
-    "--workers=184 --learning-rate=4 --print-freq=1 --device-list=0,1,2,3,4,5,6,7 --device_num=8 "
-)
+_EIGHT = "--workers=184 --learning-rate=4 --print-freq=1 --device-list=0,1,2,3,4,5,6,7 --device_num=8 "
 _DEFAULTS = (
     "-j 32 --start-epoch 0 -b 256 -p 10 -ef 5 --resume '' --world-size -1 --rank -1 -bm 0 --device npu "
     "--checkpoint-nameprefix checkpoint --checkpoint-freq 0 --device_num -1 --device-list '' "
@@ -58,18 +56,13 @@ def test_lines_are_read_as_written(
     assert {name: getattr(resolved[0], name) for name in expected} == expected
 
 
-def test_performance_run_and_evaluation(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_performance_run_and_evaluation(command: Command, image_folder: Path, tmp_path: Path) -> None:
     line = f"train --data={image_folder} --epoch=1 --warm_up_epochs=5 -b 8 -a x0_5 --image-size 32"
     code, _, err = command(*shlex.split(line), "--run-dir=r", "--device_num=1", "--max-steps=1")
     assert code == 0
     assert "the warm-up of 5 epochs (command line) is not over when the run is" in err
     code, out, err = command("train", "--evaluate", "--resume=r", "--batch-size=8", "--lr=4")
-    assert (code, out[:5]) == (
-        0,
-        "Acc@1",
-    ) and "warning: --evaluate is shufflenet-fn evaluate" in err
+    assert (code, out[:5]) == (0, "Acc@1") and "warning: --evaluate is shufflenet-fn evaluate" in err
 
 
 @pytest.mark.parametrize(

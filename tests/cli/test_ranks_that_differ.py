@@ -56,8 +56,7 @@ def ranks(tmp_path: Path) -> Ranks:
             for process in started:
                 process.kill()
         return [
-            Outcome(process.returncode, out, err)
-            for process, (out, err) in zip(started, said, strict=True)
+            Outcome(process.returncode, out, err) for process, (out, err) in zip(started, said, strict=True)
         ]
 
     return run
@@ -79,9 +78,7 @@ def test_different_weights_on_one_rank(
     for rank in range(2):
         write_weights(tmp_path / f"rank-{rank}" / "weights.pth", seed=rank, classes=3)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "sitecustomize.py").write_text(
-        "import atexit\natexit.register(print, 'taken down')\n"
-    )
+    (tmp_path / "sitecustomize.py").write_text("import atexit\natexit.register(print, 'taken down')\n")
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
     for outcome in ranks([(*start, "--pretrained", "weights.pth")] * 2):
         assert outcome.code == 1 and "Traceback" not in outcome.err
@@ -92,9 +89,7 @@ def test_different_weights_on_one_rank(
     assert "taken down" in ordinary.out
 
 
-def test_different_run_directory_on_one_rank(
-    ranks: Ranks, image_folder: Path, tmp_path: Path
-) -> None:
+def test_different_run_directory_on_one_rank(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir")
     for outcome in ranks([(*start, tmp_path / "run"), (*start, tmp_path / "other")]):
         assert outcome.code == 2 and "Traceback" not in outcome.err
@@ -102,9 +97,7 @@ def test_different_run_directory_on_one_rank(
         assert f"settings than rank 0: run_dir is {other}, and {first} on rank 0." in outcome.err
 
 
-def test_different_learning_rate_on_one_rank(
-    ranks: Ranks, image_folder: Path, tmp_path: Path
-) -> None:
+def test_different_learning_rate_on_one_rank(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
     start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
     for outcome in ranks([start, (*start, "--lr", 0.03)]):
         assert outcome.code == 2 and "Traceback" not in outcome.err

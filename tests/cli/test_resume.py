@@ -36,9 +36,7 @@ def steps(run: Path) -> list[str]:
 
 def content(run: Path) -> dict[Path, bytes]:
     """All files of a run, save the lock, which has a line for each start."""
-    return {
-        path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK
-    }
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != LOCK}
 
 
 def log(run: Path) -> str:
@@ -107,9 +105,7 @@ def test_resume_reads_its_checkpoint_once(run: Path, tmp_path: Path, resume: str
 
 
 @pytest.mark.parametrize("before", [None, "step-00000001"])
-def test_resume_restores_missing_best_pointer(
-    command: Command, run: Path, before: str | None
-) -> None:
+def test_resume_restores_missing_best_pointer(command: Command, run: Path, before: str | None) -> None:
     """As if the run had been killed between writing it and saying that it is the best."""
     pointer = run / "checkpoints" / "best.json"
     pointer.unlink()
@@ -135,9 +131,7 @@ def test_unwritable_run_directory_is_one_error(command: Command, run: Path) -> N
 
 
 @pytest.mark.parametrize("link", ["step-00000009", "log.txt", "config.json"])
-def test_a_link_out_of_the_run_directory(
-    command: Command, run: Path, tmp_path: Path, link: str
-) -> None:
+def test_a_link_out_of_the_run_directory(command: Command, run: Path, tmp_path: Path, link: str) -> None:
     """In place of a checkpoint it is set aside; what the run would write through it is refused."""
     outside = tmp_path / "outside"
     outside.write_text("precious")
@@ -274,9 +268,7 @@ def test_another_directory_is_refused(command: Command, run: Path, option: str) 
     [("--ema-decay", 0.9), ("--momentum", 0), ("--clip-norm", 1), ("--precision", "O2")],
     ids=lambda options: options[0],
 )
-def test_unfit_settings_are_refused(
-    command: Command, run: Path, options: tuple[object, ...]
-) -> None:
+def test_unfit_settings_are_refused(command: Command, run: Path, options: tuple[object, ...]) -> None:
     before = content(run)
     outcome = command("train", "--resume", run / "checkpoints" / "step-00000003", *options)
     assert outcome.code == 2 and "other settings" in outcome.err
@@ -300,19 +292,12 @@ def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: 
         assert "labels: mapped by class names; the data has 2 of the weights' 3 classes" in told
     (data / "val" / "red").rename(data / "val" / "rot")
     refused = command("evaluate", run, "--data", data)
-    assert (
-        refused.code == 2
-        and "1 class that the list of the weights' classes lacks: rot" in refused.err
-    )
+    assert refused.code == 2 and "1 class that the list of the weights' classes lacks: rot" in refused.err
 
 
-def test_evaluate_maps_class_names_of_a_file(
-    command: Command, run: Path, data: Path, tmp_path: Path
-) -> None:
+def test_evaluate_maps_class_names_of_a_file(command: Command, run: Path, data: Path, tmp_path: Path) -> None:
     weights = read_weights(run).tensors
-    permuted = {
-        key: value[[2, 0, 1]] if key.startswith("fc.") else value for key, value in weights.items()
-    }
+    permuted = {key: value[[2, 0, 1]] if key.startswith("fc.") else value for key, value in weights.items()}
     torch.save({"net": permuted, "classes": ["red", "blue", "green"]}, tmp_path / "w.pth")
     more = ("--data", data, "--image-size", 32, "--json")
     told = command("evaluate", "w.pth", "--arch", "x0_5", *more)
@@ -339,9 +324,7 @@ def test_resume_does_not_need_initial_weights(
     assert stored["settings"]["pretrained"] == str(first)
 
 
-def test_a_static_loss_scale_given_at_a_resume(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_a_static_loss_scale_given_at_a_resume(command: Command, image_folder: Path, tmp_path: Path) -> None:
     scaled = ("--precision", "O2", "--loss-scale", 64, "--max-steps", 1, "--run-dir", "scaled")
     assert command("train", *TINY, "--data", image_folder, "--epochs", 2, *scaled).code == 0
     outcome = command("train", "--resume", "scaled", "--loss-scale", 128, "--max-steps", 2)

@@ -36,16 +36,9 @@ def copy(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished / "checkpoints" / name, tmp_path / "kept" / "of" / name))
 
 
-@pytest.mark.parametrize(
-    ("where", "made"), [((), "runs/x0_5-001"), (("--run-dir", "other"), "other")]
-)
+@pytest.mark.parametrize(("where", "made"), [((), "runs/x0_5-001"), (("--run-dir", "other"), "other")])
 def test_copied_checkpoint_starts_new_run_directory(
-    command: Command,
-    finished: Path,
-    copy: Path,
-    tmp_path: Path,
-    where: tuple[str, ...],
-    made: str,
+    command: Command, finished: Path, copy: Path, tmp_path: Path, where: tuple[str, ...], made: str
 ) -> None:
     """Not the one that the settings name, where the run is that it was copied from."""
     outcome = command("train", "--resume", copy, *where)
@@ -65,9 +58,7 @@ def test_a_checkpoint_named_from_within_its_run(
     assert (run / "checkpoints" / "step-00000004").is_dir()
 
 
-def test_restart_of_copy_uses_copy_then_own_checkpoint(
-    finished: Path, copy: Path, tmp_path: Path
-) -> None:
+def test_restart_of_copy_uses_copy_then_own_checkpoint(finished: Path, copy: Path, tmp_path: Path) -> None:
     """Not from the beginning, before its own first checkpoint; later from that, also if the copy is gone."""
     with contextlib.ExitStack() as held:
         resume = find_resume(copy, lock_of, held).resume
@@ -93,9 +84,7 @@ def test_restart_continues_from_superseded_branch(run: Path) -> None:
     third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
     with contextlib.ExitStack() as held:
-        plan = prepare_run(
-            {"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held
-        )
+        plan = prepare_run({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
     resume = plan.resume
     assert resume is not None
     assert (resume.checkpoint, resume.run_dir, plan.run_dir) == (aside, run, run)
@@ -110,11 +99,7 @@ def test_restart_continues_from_superseded_branch(run: Path) -> None:
 
 @pytest.mark.parametrize("first", ["a later checkpoint", "none yet"])
 def test_resume_uses_checkpoints_written_before_lock(
-    run: Path,
-    image_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    first: str,
+    run: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
 ) -> None:
     """As by the job before, that is being stopped while this one, in its place, looks for a checkpoint."""
     saved = [run / "checkpoints" / f"step-0000000{step}" for step in (3, 6, 9)]
@@ -182,9 +167,7 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
 
 
 @pytest.mark.parametrize("resumed_from_one", [False, True])
-def test_run_with_only_damaged_checkpoints_is_not_restarted(
-    run: Path, resumed_from_one: bool
-) -> None:
+def test_run_with_only_damaged_checkpoints_is_not_restarted(run: Path, resumed_from_one: bool) -> None:
     """That would be from the beginning, and would give up what was trained."""
     with contextlib.ExitStack() as held:
         resume = find_resume(run, lock_of, held).resume
@@ -195,9 +178,7 @@ def test_run_with_only_damaged_checkpoints_is_not_restarted(
         newest_of(run, resume if resumed_from_one else None)
 
 
-def test_a_run_that_has_no_checkpoint_yet(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_has_no_checkpoint_yet(command: Command, image_folder: Path, tmp_path: Path) -> None:
     """As one that failed before its first: what is advised does go on."""
     train = ("train", *TINY, "--data", image_folder, "--epochs", 1, "--run-dir", "run")
     begun = command(*train, "--max-steps", 1)

@@ -94,13 +94,7 @@ def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_run_stopped_anywhere_resumes_byte_identical(
-    command: Command,
-    image_folder: Path,
-    whole: Path,
-    tmp_path: Path,
-    display: SignalAt,
-    step: int,
-    name: str,
+    command: Command, image_folder: Path, whole: Path, tmp_path: Path, display: SignalAt, step: int, name: str
 ) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
     stopped = run(tmp_path / "cut", image_folder, display)
@@ -115,8 +109,7 @@ def test_run_stopped_anywhere_resumes_byte_identical(
 
 def test_max_time_stops_and_saves(command: Command, image_folder: Path, tmp_path: Path) -> None:
     outcome = command(
-        *("train", *TINY, "--data", image_folder, "--epochs", 500, "--run-dir", "run"),
-        *("--max-time", "2s"),
+        *("train", *TINY, "--data", image_folder, "--epochs", 500, "--run-dir", "run"), *("--max-time", "2s")
     )
     assert outcome.code == 75, outcome.err
     assert outcome.err.endswith(
@@ -128,9 +121,7 @@ def test_max_time_stops_and_saves(command: Command, image_folder: Path, tmp_path
     assert command("train", "--resume", "run", "--max-steps", 4).code == 0
 
 
-def test_the_same_command_starts_and_goes_on(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_the_same_command_starts_and_goes_on(command: Command, image_folder: Path, tmp_path: Path) -> None:
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     for where in (("--run-dir", "run"), ("--output", "runs")):
         first = command(*named, *where, "--max-steps", 4)
@@ -147,9 +138,7 @@ def test_the_same_command_starts_and_goes_on(
     assert (tmp_path / "runs" / "x0_5-002").is_dir()
 
 
-def test_max_steps_does_not_finish_a_run(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_max_steps_does_not_finish_a_run(command: Command, image_folder: Path, tmp_path: Path) -> None:
     """``--max-steps`` is a limit of one start; by the same one there is nothing left to do."""
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     runs = tmp_path / "runs"

@@ -103,8 +103,7 @@ def test_files_use_torchvision_order_for_every_backend(
         train(*recipe, "--backend", backend, "--run-dir", backend)
     for file in ("weights.safetensors", "ema.safetensors", "state.safetensors"):
         expected, found = (
-            safetensors.torch.load_file(newest(tmp_path / run) / file)
-            for run in ("reference", "routed")
+            safetensors.torch.load_file(newest(tmp_path / run) / file) for run in ("reference", "routed")
         )
         assert_close_to_scale(found, expected, 1e-3)
     scores = [
@@ -114,9 +113,7 @@ def test_files_use_torchvision_order_for_every_backend(
     assert scores[0] == pytest.approx(scores[1], rel=1e-5)
 
 
-def test_resume_with_another_backend_is_reported(
-    train: Command, command: Command, tmp_path: Path
-) -> None:
+def test_resume_with_another_backend_is_reported(train: Command, command: Command, tmp_path: Path) -> None:
     """In float64: these steps multiply rounding, in float32 to 2e-3 of a tensor, which hides mistakes.
 
     2e-3 times the ratio of both precisions' roundings, 2 ** -29, is 4e-12. Statistics are float32.
@@ -140,9 +137,7 @@ def test_fine_tuning_replaces_the_head(train: Command, command: Command, tmp_pat
     # As a DistributedDataParallel checkpoint of the original would hold it.
     state = {f"module.{key}": value for key, value in model.state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3}, tmp_path / "model_best.pth.tar")
-    out = train(
-        "--pretrained", "model_best.pth.tar", "--max-steps", 1, "--lr", 1e-4, "--run-dir", "run"
-    ).out
+    out = train("--pretrained", "model_best.pth.tar", "--max-steps", 1, "--lr", 1e-4, "--run-dir", "run").out
     assert "has 7 classes; it was replaced by a fresh one of 3" in out
     weights = weights_of(tmp_path / "run")
     assert weights["fc.weight"].shape == (3, 1024)
@@ -185,8 +180,7 @@ def test_the_originals_command_line(command: Command, image_folder: Path, tmp_pa
 
 def test_presets_warn_and_are_overridable(train: Command) -> None:
     outcome = train(
-        *("--preset", "ascend-1p", "--no-amp", "--loss-scale", "none", "--workers", 2),
-        *("--max-steps", 1),
+        *("--preset", "ascend-1p", "--no-amp", "--loss-scale", "none", "--workers", 2), *("--max-steps", 1)
     )
     assert "momentum 0 included" in outcome.err
     assert "train_full_1p.sh" in outcome.out

@@ -55,9 +55,7 @@ def test_resumed_run_equals_uninterrupted_run(train: Callable[..., Path], comman
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
 
 
-def test_mixing_needs_a_partner_for_each_image(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
+def test_mixing_needs_a_partner_for_each_image(command: Command, image_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     outcome = command(
         "train", *TINY, "--data", image_folder, "--run-dir", run, "--mixup", 0.2, "--batch-size", 7

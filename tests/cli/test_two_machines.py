@@ -69,11 +69,7 @@ def start(machines: Machines, place: Path) -> Iterator[Start]:
     """Starts a command on both machines, or ``on`` one; arguments that differ are given as pairs."""
     started: list[subprocess.Popen[str]] = []
 
-    def begin(
-        *command: object,
-        folders: Sequence[Path] = (place, place),
-        on: Sequence[int] = (0, 1),
-    ) -> Pair:
+    def begin(*command: object, folders: Sequence[Path] = (place, place), on: Sequence[int] = (0, 1)) -> Pair:
         pair = [
             subprocess.Popen(
                 [
@@ -104,11 +100,7 @@ def one_machine(image_folder: Path, place: Path) -> Path:
     """The run that all others must be equal to: two devices of one machine."""
     arguments = (*TINY, "--data", str(image_folder), "--devices", "2", "--run-dir", "one")
     done = subprocess.run(
-        [sys.executable, *CLI, "train", *arguments],
-        cwd=place,
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, *CLI, "train", *arguments], cwd=place, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     return place / "one"
@@ -147,12 +139,7 @@ def training(machines: Machines, image_folder: Path) -> tuple[Any, ...]:
 
 @pytest.mark.parametrize("launcher", ["ours", "torchrun"])
 def test_two_machines_equal_two_devices(
-    launcher: str,
-    start: Start,
-    machines: Machines,
-    image_folder: Path,
-    place: Path,
-    one_machine: Path,
+    launcher: str, start: Start, machines: Machines, image_folder: Path, place: Path, one_machine: Path
 ) -> None:
     address = machines.address(0)
     train = ("train", *TINY, "--data", image_folder, "--run-dir", launcher)
@@ -166,9 +153,7 @@ def test_two_machines_equal_two_devices(
     else:
         elastic = ("--nnodes", 2, "--node-rank", (0, 1), "--nproc-per-node", 1)
         meeting = ("--master-addr", address, "--master-port", PORT)
-        pair = start(
-            sys.executable, "-m", "torch.distributed.run", *elastic, *meeting, *CLI, *train
-        )
+        pair = start(sys.executable, "-m", "torch.distributed.run", *elastic, *meeting, *CLI, *train)
     for code, err in pair.ends():
         assert code == 0 and "Traceback" not in err, err
     check_same_end(place / launcher, one_machine)
@@ -273,10 +258,7 @@ def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ..
             marks=pytest.mark.campaign,  # test_ranks_that_differ.py has it for two ranks
         ),
         ("data", r"machine 1 \(\S+\) has other data than machine 0 \(\S+\): training files differ"),
-        (
-            "folder",
-            r"run directory unlike-folder is another folder on machine 1 .* that all machines share",
-        ),
+        ("folder", r"run directory unlike-folder is another folder on machine 1 .* that all machines share"),
         ("devices", r"this machine starts . of 3 processes on 2 machines, .* equally many"),
     ],
     ids=["settings", "data", "folder", "devices"],

@@ -19,15 +19,11 @@ import pytest
 Command = Callable[..., Any]
 
 
-def test_the_drill_on_this_machine(
-    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_drill_on_this_machine(command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
-    outcome = command(
-        *("verify-resume", "--device", "cpu", "--precision", "bf16", "--steps", 30, "--json")
-    )
+    outcome = command(*("verify-resume", "--device", "cpu", "--precision", "bf16", "--steps", 30, "--json"))
     assert outcome.code == 0, outcome.err
     told = json.loads(outcome.out)
     assert told["identical"] and told["different"] == [] and told["tensors"] > 100
@@ -49,9 +45,7 @@ def test_the_drill_on_this_machine(
         ),
     ],
 )
-def test_what_cannot_be_tried(
-    command: Command, options: tuple[object, ...], code: int, words: str
-) -> None:
+def test_what_cannot_be_tried(command: Command, options: tuple[object, ...], code: int, words: str) -> None:
     outcome = command("verify-resume", "--device", "cpu", *options)
     assert outcome.code == code and words in outcome.err and "Traceback" not in outcome.err
 

@@ -15,9 +15,7 @@ def lossless_jpeg(image: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     """A lossless JPEG of uint8 (H, W, 3) RGB: each pixel is stored as its difference from the one before."""
     height, width = image.shape[:2]
     ids = b"RGB"
-    frame = struct.pack(">BHHB", 8, height, width, 3) + b"".join(
-        bytes([name, 0x11, 0]) for name in ids
-    )
+    frame = struct.pack(">BHHB", 8, height, width, 3) + b"".join(bytes([name, 0x11, 0]) for name in ids)
     # Codes of one length, in order.
     lengths = [_CATEGORIES if bits == _CODE_BITS else 0 for bits in range(1, 17)]
     table = bytes([0, *lengths, *range(_CATEGORIES)])

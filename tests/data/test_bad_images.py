@@ -14,13 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from shufflenet_fn.data.bad_images import (
-    BadImage,
-    BadImages,
-    BadSample,
-    UnreadableImage,
-    replacement,
-)
+from shufflenet_fn.data.bad_images import BadImage, BadImages, BadSample, UnreadableImage, replacement
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset
@@ -156,9 +150,7 @@ def test_a_bad_file_stops_the_loader_by_name(
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
-def test_bad_files_of_every_kind_are_replaced(
-    folders: tuple[ImageFolder, ImageFolder], threads: int
-) -> None:
+def test_bad_files_of_every_kind_are_replaced(folders: tuple[ImageFolder, ImageFolder], threads: int) -> None:
     folder = folders[0]
     whole = read(folder, None)
     chosen = [3, 8, 12, 17, 20, 22]
@@ -177,9 +169,7 @@ def test_bad_files_of_every_kind_are_replaced(
         assert batch.labels.tolist() == folder.labels[batch.indices.numpy()].tolist()
 
 
-def test_replacements_are_augmented_like_other_images(
-    folders: tuple[ImageFolder, ImageFolder],
-) -> None:
+def test_replacements_are_augmented_like_other_images(folders: tuple[ImageFolder, ImageFolder]) -> None:
     folder = folders[0]
     before = read(folder, None)
     BAD["empty"](folder.path(7))
@@ -189,9 +179,7 @@ def test_replacements_are_augmented_like_other_images(
         for slot in (old.indices == 7).nonzero().flatten().tolist():
             epoch, index = step // 2, int(new.indices[slot])
             assert index == replacement(5, epoch, 7, 0, len(folder))
-            expected = TRANSFORM(
-                decode_rgb(folder.read(index).data, path="x"), sample_rng(5, epoch, index)
-            )
+            expected = TRANSFORM(decode_rgb(folder.read(index).data, path="x"), sample_rng(5, epoch, index))
             np.testing.assert_array_equal(new.images[slot].permute(1, 2, 0).numpy(), expected)
             checked += 1
     assert checked >= 1
@@ -206,17 +194,14 @@ def test_replacements_do_not_depend_on_ranks_or_threads(
         BAD["truncated early"](folder.path(index))
     expected = joined([read(folder, allow(folder))])
     ranks = [
-        read(folder, allow(folder), rank=rank, world_size=world_size, threads=2)
-        for rank in range(world_size)
+        read(folder, allow(folder), rank=rank, world_size=world_size, threads=2) for rank in range(world_size)
     ]
     assert_equal(joined(ranks), expected)
     assert_equal(joined([read(folder, allow(folder), start_step=3)]), expected[3:])
 
 
 @pytest.mark.parametrize("threads", [0, 2])
-def test_too_many_bad_images_stop_the_run(
-    folders: tuple[ImageFolder, ImageFolder], threads: int
-) -> None:
+def test_too_many_bad_images_stop_the_run(folders: tuple[ImageFolder, ImageFolder], threads: int) -> None:
     folder = folders[0]
     for index in range(0, 23, 2):
         BAD["empty"](folder.path(index))
@@ -231,9 +216,7 @@ def test_too_many_bad_images_stop_the_run(
 
 
 @pytest.mark.parametrize("limit", ["99.9%", "1000"])
-def test_a_set_without_a_good_image_ends(
-    folders: tuple[ImageFolder, ImageFolder], limit: str
-) -> None:
+def test_a_set_without_a_good_image_ends(folders: tuple[ImageFolder, ImageFolder], limit: str) -> None:
     folder = folders[0]
     for index in range(len(folder)):
         BAD["text"](folder.path(index))
@@ -258,9 +241,7 @@ def test_evaluation_leaves_bad_images_out(folders: tuple[ImageFolder, ImageFolde
         list(eval_loader(val, transform, batch_size=3))
 
 
-def test_a_sample_counts_once_and_is_recorded_once(
-    folders: tuple[ImageFolder, ImageFolder],
-) -> None:
+def test_a_sample_counts_once_and_is_recorded_once(folders: tuple[ImageFolder, ImageFolder]) -> None:
     recorded: list[BadSample] = []
     bad = BadImages(folders[0], parse_bad_limit("1"), record=recorded.append)
     for _ in range(5):

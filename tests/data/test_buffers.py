@@ -75,9 +75,7 @@ def test_reused_memory_gives_the_same_batches(
     buffers = BatchBuffers(slots, LAYOUT, page_locked=False)
     expected = load(train, None, threads=0, start=start)
     places = set()
-    for ours, theirs in zip(
-        load(train, buffers, threads=threads, start=start), expected, strict=True
-    ):
+    for ours, theirs in zip(load(train, buffers, threads=threads, start=start), expected, strict=True):
         memory = buffers.take()
         assert ours.labels.data_ptr() == memory.data_ptr()
         assert_same(ours, theirs)
@@ -115,9 +113,7 @@ def test_memory_is_used_again_by_the_next_loader(photo_root: Path) -> None:
     buffers = BatchBuffers(4, Layout(4, 24), page_locked=False)
     for _ in range(3):
         seen: list[int] = []
-        with eval_loader(
-            val, EvalTransform(28, 24), batch_size=4, threads=1, buffers=buffers
-        ) as batches:
+        with eval_loader(val, EvalTransform(28, 24), batch_size=4, threads=1, buffers=buffers) as batches:
             for batch in batches:
                 buffers.take()
                 assert batch.labels.tolist() == val.labels[batch.indices.numpy()].tolist()
@@ -129,13 +125,7 @@ def test_memory_is_used_again_by_the_next_loader(photo_root: Path) -> None:
 def test_closing_ends_threads_that_wait_for_memory(train: ImageFolder) -> None:
     buffers = BatchBuffers(2, LAYOUT, page_locked=False)
     loader = train_loader(
-        train,
-        TrainTransform(24),
-        seed=5,
-        global_batch=8,
-        stop_step=STEPS,
-        threads=4,
-        buffers=buffers,
+        train, TrainTransform(24), seed=5, global_batch=8, stop_step=STEPS, threads=4, buffers=buffers
     )
     next(loader)  # never released: the threads come no further than one more
     loader.close()
@@ -180,9 +170,7 @@ def test_waiting_ends_at_stop_or_release() -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_comes_through_while_threads_wait(
-    photo_root: Path, tmp_path: Path, threads: int
-) -> None:
+def test_an_error_comes_through_while_threads_wait(photo_root: Path, tmp_path: Path, threads: int) -> None:
     import shutil
 
     shutil.copytree(photo_root, tmp_path / "copy")
@@ -204,9 +192,7 @@ def test_bad_arguments(train: ImageFolder) -> None:
     with pytest.raises(UsageError, match="at least 2 slots, one to read and one to fill, got 1"):
         BatchBuffers(1, LAYOUT, page_locked=False)
     other = BatchBuffers(2, Layout(8, 32), page_locked=False)
-    with pytest.raises(
-        UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"
-    ):
+    with pytest.raises(UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"):
         next(load(train, other, threads=0))
 
 

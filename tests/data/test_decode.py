@@ -54,9 +54,7 @@ def test_cmyk_jpeg(picture: Picture) -> None:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "PPM", "TIFF"])
 def test_lossless_formats(picture: Picture, kind: str) -> None:
     image = picture(15, 22)
-    np.testing.assert_array_equal(
-        decode_rgb(encoded(Image.fromarray(image), kind), path="x"), image
-    )
+    np.testing.assert_array_equal(decode_rgb(encoded(Image.fromarray(image), kind), path="x"), image)
 
 
 def test_png_named_jpeg_is_read_by_content(picture: Picture) -> None:
@@ -207,9 +205,7 @@ def test_formats_that_are_not_read_are_named(data: bytes, kind: str, reader: str
         (4, b"\x0c", "it is a JPEG of 12 bits, which is not read; save it with 8"),
     ],
 )
-def test_limits_of_libjpeg_turbo_are_named(
-    picture: Picture, offset: int, value: bytes, message: str
-) -> None:
+def test_limits_of_libjpeg_turbo_are_named(picture: Picture, offset: int, value: bytes, message: str) -> None:
     data = encoded(Image.fromarray(picture(8, 8)), "JPEG")
     at = data.index(b"\xff\xc0") + offset
     with pytest.raises(BadImage, match=message):
@@ -231,9 +227,7 @@ def test_pixels_are_a_view() -> None:
 
 @pytest.mark.parametrize("data", [b"", bytes(17), bytes(19)])
 def test_pixels_of_another_size_are_refused(data: bytes) -> None:
-    with pytest.raises(
-        BadImage, match=rf"it has {len(data)} bytes, which are not 3 x 2 RGB pixels"
-    ):
+    with pytest.raises(BadImage, match=rf"it has {len(data)} bytes, which are not 3 x 2 RGB pixels"):
         decode_sample(Encoded(data, (2, 3)), name="x")
 
 

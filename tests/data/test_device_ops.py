@@ -92,9 +92,7 @@ def test_kept_memory_serves_backward_within_a_step() -> None:
     weight = torch.randn(4, 3, 3, 3, requires_grad=True)
     for images in (batch(), batch() // 2):
         gradients = [
-            torch.autograd.grad(
-                torch.nn.functional.conv2d(f(images), weight).square().sum(), weight
-            )
+            torch.autograd.grad(torch.nn.functional.conv2d(f(images), weight).square().sum(), weight)
             for f in (apply, fresh)
         ]
         torch.testing.assert_close(gradients[0], gradients[1])

@@ -13,18 +13,14 @@ from .conftest import WriteTree
 
 
 def test_hidden_names_are_skipped(tree: WriteTree) -> None:
-    root = tree(
-        {"train/a/1.jpg": b"", "train/a/._1.jpg": b"", "train/.ipynb_checkpoints/1.jpg": b""}
-    )
+    root = tree({"train/a/1.jpg": b"", "train/a/._1.jpg": b"", "train/.ipynb_checkpoints/1.jpg": b""})
     folder = open_image_folder(root, "train")
     assert folder.classes == ("a",)
     assert tuple(folder.paths) == ("a/1.jpg",)
 
 
 def test_missing_root(tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"folder \S*nowhere does not exist .*Name the folder .*train/"
-    ):
+    with pytest.raises(UsageError, match=r"folder \S*nowhere does not exist .*Name the folder .*train/"):
         open_train_val(tmp_path / "nowhere")
 
 
@@ -68,16 +64,12 @@ def test_split_folder_given_as_root(tree: WriteTree) -> None:
 
 
 def test_split_without_class_folders(tree: WriteTree) -> None:
-    with pytest.raises(
-        UsageError, match=r"train has no class folder\. Unpack the data set into it"
-    ):
+    with pytest.raises(UsageError, match=r"train has no class folder\. Unpack the data set into it"):
         open_image_folder(tree({"train/readme.txt": b""}), "train")
 
 
 def test_images_directly_in_the_split(tree: WriteTree) -> None:
-    with pytest.raises(
-        UsageError, match=r"train has 2 images directly in it and no class folder\."
-    ):
+    with pytest.raises(UsageError, match=r"train has 2 images directly in it and no class folder\."):
         open_image_folder(tree({"train/1.jpg": b"", "train/2.jpg": b""}), "train")
 
 
@@ -133,7 +125,5 @@ def test_class_only_in_val(tree: WriteTree) -> None:
 def test_unreadable_file_is_named(tree: WriteTree) -> None:
     folder = open_image_folder(tree({"train/a/1.jpg": b""}), "train")
     folder.path(0).unlink()
-    with pytest.raises(
-        UserError, match=r"cannot read image \S*train/a/1.jpg: No such file .* was listed"
-    ):
+    with pytest.raises(UserError, match=r"cannot read image \S*train/a/1.jpg: No such file .* was listed"):
         folder.read(0)

@@ -23,9 +23,7 @@ def pillow(image: Array, height: int, width: int) -> Array:
     return np.asarray(resized).astype(int)
 
 
-@pytest.mark.parametrize(
-    "source", [(375, 500), (280, 300), (120, 150), (1200, 900), (300, 90), (60, 500)]
-)
+@pytest.mark.parametrize("source", [(375, 500), (280, 300), (120, 150), (1200, 900), (300, 90), (60, 500)])
 def test_the_filter_is_pillows(picture: Picture, source: tuple[int, int]) -> None:
     image = picture(*source, seed=3)
     gap = abs(resize(image, 224, 224) - pillow(image, 224, 224))
@@ -59,9 +57,7 @@ def test_memory_layout_does_not_change_pixels(picture: Picture) -> None:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
-def test_the_callers_grad_mode_does_not_matter(
-    picture: Picture, mode: Callable[[], torch.no_grad]
-) -> None:
+def test_the_callers_grad_mode_does_not_matter(picture: Picture, mode: Callable[[], torch.no_grad]) -> None:
     image, out = picture(50, 60), np.empty((24, 24, 3), dtype=np.uint8)
     with mode():
         resize(image, 24, 24, out=out)

@@ -40,8 +40,7 @@ def asked_for(height: int, width: int, box: Box, size: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("side", "reduction"),
-    [(40, 1), (127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (5000, 8)],
+    ("side", "reduction"), [(40, 1), (127, 1), (128, 2), (255, 2), (256, 4), (511, 4), (512, 8), (5000, 8)]
 )
 def test_reduction_keeps_two_pixels_for_each_result(side: int, reduction: int) -> None:
     assert asked_for(6000, 6000, Box(500, 500, side, side), SIZE) == reduction
@@ -74,9 +73,7 @@ def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int
 
 
 @pytest.mark.parametrize("shape", [(481, 403), (403, 481), (300, 300), (531, 399), (130, 129)])
-def test_evaluation_of_large_jpegs_is_close_to_pillow(
-    picture: Draw, shape: tuple[int, int]
-) -> None:
+def test_evaluation_of_large_jpegs_is_close_to_pillow(picture: Draw, shape: tuple[int, int]) -> None:
     """Sizes that are no multiple of the reduction, too: the last decoded pixel is then half empty."""
     data = jpeg(picture(*shape, seed=5))
     whole = Image.fromarray(decode_rgb(data, path="x"))
@@ -89,15 +86,11 @@ def test_evaluation_of_large_jpegs_is_close_to_pillow(
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 400)])
-def test_without_reduction_transforms_equal_those_of_pixels(
-    picture: Draw, shape: tuple[int, int]
-) -> None:
+def test_without_reduction_transforms_equal_those_of_pixels(picture: Draw, shape: tuple[int, int]) -> None:
     data, scratch, size = jpeg(picture(*shape)), Scratch(), 200
     pixels = decode_rgb(data, path="x")
     for transform in (TrainTransform(size), EvalTransform(size, size)):
-        rng = [
-            (sample_rng(0, 0, 3),) if isinstance(transform, TrainTransform) else () for _ in "ab"
-        ]
+        rng = [(sample_rng(0, 0, 3),) if isinstance(transform, TrainTransform) else () for _ in "ab"]
         opened = open_image(Encoded(data), name="x", scratch=scratch)
         ours = transform(opened, *rng[0], scratch=scratch)  # type: ignore[operator]
         np.testing.assert_array_equal(ours, transform(pixels, *rng[1]))  # type: ignore[operator]

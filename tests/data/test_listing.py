@@ -21,12 +21,7 @@ from tests.unprivileged import unprivileged
 
 from .conftest import WriteTree
 
-FILES = {
-    "train/a/1.jpg": b"",
-    "train/a/2.jpg": b"",
-    "train/b/sub/1.png": b"",
-    "train/b/3.JPEG": b"",
-}
+FILES = {"train/a/1.jpg": b"", "train/a/2.jpg": b"", "train/b/sub/1.png": b"", "train/b/3.JPEG": b""}
 PATHS = ["a/1.jpg", "a/2.jpg", "b/3.JPEG", "b/sub/1.png"]
 
 
@@ -69,9 +64,7 @@ def test_jpegs_are_listed_under_any_name(split: Path) -> None:
     ]
 
 
-def test_files_of_known_extensions_are_not_opened(
-    split: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_of_known_extensions_are_not_opened(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr(formats, "read_file", lambda path, size: opened.append(path) or b"")
     for extension in formats.IMAGE_EXTENSIONS:
@@ -84,9 +77,7 @@ def test_files_of_known_extensions_are_not_opened(
     assert opened == [str(split / "b" / "x.other")]
 
 
-def test_no_free_descriptor_is_no_missing_image(
-    split: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_free_descriptor_is_no_missing_image(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that started without the files that it could not look at would train on other data."""
 
     def refuse(*args: object) -> int:
@@ -128,15 +119,7 @@ def test_a_slow_listing_is_noted(split: Path, monkeypatch: pytest.MonkeyPatch) -
     ]
 
 
-NAMES = [
-    "é.jpg",
-    "日本 語.png",
-    " leading space.jpg",
-    "new\nline.jpg",
-    "tab\t.jpg",
-    "%s{}.jpg",
-    "-.jpg",
-]
+NAMES = ["é.jpg", "日本 語.png", " leading space.jpg", "new\nline.jpg", "tab\t.jpg", "%s{}.jpg", "-.jpg"]
 
 
 def test_any_name_is_listed_and_read(tmp_path: Path) -> None:
@@ -149,10 +132,7 @@ def test_any_name_is_listed_and_read(tmp_path: Path) -> None:
         file.write(b"raw")
     images = open_image_folder(tmp_path / "data", "train")
     found = {os.fsencode(images.path(i)): images.read(i).data for i in range(len(images))}
-    assert found == {
-        raw: b"raw",
-        **{os.fsencode(folder / name): name.encode() for name in NAMES},
-    }
+    assert found == {raw: b"raw", **{os.fsencode(folder / name): name.encode() for name in NAMES}}
     shown = [images.name(i) for i in range(len(images))]
     assert all(name.isprintable() for name in shown)
     assert any(name.endswith("\\xff\\xfe latin.jpg") for name in shown)
@@ -205,9 +185,7 @@ def test_folders_and_files_that_may_not_be_read() -> None:
         root.joinpath("train").chmod(0o700)
         folder.chmod(0)
         try:
-            message = (
-                r"cannot list data folder \S*/train/a: Permission denied\. Check its permissions"
-            )
+            message = r"cannot list data folder \S*/train/a: Permission denied\. Check its permissions"
             with pytest.raises(UsageError, match=message):
                 list_split(root / "train")
         finally:
@@ -215,9 +193,7 @@ def test_folders_and_files_that_may_not_be_read() -> None:
 
 
 def test_training_classes_label_the_validation_split(tree: WriteTree) -> None:
-    root = tree(
-        {"train/a/1.jpg": b"", "train/b/1.jpg": b"", "val/b/1.jpg": b"", "val/b/2.jpg": b""}
-    )
+    root = tree({"train/a/1.jpg": b"", "train/b/1.jpg": b"", "val/b/1.jpg": b"", "val/b/2.jpg": b""})
     _, val = open_train_val(root)
     assert val.classes == ("a", "b")
     assert val.labels.tolist() == [1, 1]

@@ -81,11 +81,7 @@ def test_threads_do_not_matter(
 @pytest.mark.parametrize("threads", [0, 3])
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_ranks_do_not_matter(
-    folders: tuple[ImageFolder, ImageFolder],
-    expected: list[Batch],
-    world_size: int,
-    threads: int,
-    start: int,
+    folders: tuple[ImageFolder, ImageFolder], expected: list[Batch], world_size: int, threads: int, start: int
 ) -> None:
     ranks = [
         read_train(folders[0], threads=threads, rank=rank, world_size=world_size, start_step=start)
@@ -105,17 +101,13 @@ def test_starting_at_any_step(
     assert_equal(read_train(folders[0], threads=start % 3, start_step=start), expected[start:])
 
 
-def test_starting_far_into_a_run_reads_nothing_before(
-    folders: tuple[ImageFolder, ImageFolder],
-) -> None:
+def test_starting_far_into_a_run_reads_nothing_before(folders: tuple[ImageFolder, ImageFolder]) -> None:
     start = 10**9
     batches = read_train(folders[0], threads=0, start_step=start, stop_step=start + 1)
     assert len(batches) == 1
 
 
-def test_epochs_and_seeds_differ(
-    folders: tuple[ImageFolder, ImageFolder], expected: list[Batch]
-) -> None:
+def test_epochs_and_seeds_differ(folders: tuple[ImageFolder, ImageFolder], expected: list[Batch]) -> None:
     first, second = ({*expected[2 * epoch].indices.tolist()} for epoch in (0, 1))
     assert first != second
     other = read_train(folders[0], threads=0, seed=6)
@@ -182,9 +174,7 @@ def test_bad_file_is_named_in_its_place(
     bad = int(expected[1].indices[3])
     folder.path(bad).write_bytes(b"not a picture")
     first = next(k for k, batch in enumerate(expected) if bad in batch.indices.tolist())
-    loader = train_loader(
-        folder, TRANSFORM, seed=5, global_batch=8, stop_step=STEPS, threads=threads
-    )
+    loader = train_loader(folder, TRANSFORM, seed=5, global_batch=8, stop_step=STEPS, threads=threads)
     good = []
     with pytest.raises(UserError, match=rf"cannot decode image {folder.path(bad)}: "):
         for batch in loader:

@@ -55,25 +55,19 @@ def joined(parts: tuple[Batch, ...]) -> Batch:
     """The global batch, of which each rank has read a part."""
     mixes = [part.mix for part in parts if isinstance(part.mix, Mix)]
     assert len({mix.weight.item() for mix in mixes}) == 1
-    images, labels, indices = (
-        torch.cat(leaves) for leaves in zip(*(p[:3] for p in parts), strict=True)
-    )
+    images, labels, indices = (torch.cat(leaves) for leaves in zip(*(p[:3] for p in parts), strict=True))
     mix = Mix(torch.cat([mix.partners for mix in mixes]), mixes[0].weight)
     return Batch(images, labels, indices, mix)
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_ranks_do_not_matter(folder: Dataset, expected: list[Batch], world_size: int) -> None:
-    ranks = [
-        read(folder, rank=rank, world_size=world_size, **EVERYTHING) for rank in range(world_size)
-    ]
+    ranks = [read(folder, rank=rank, world_size=world_size, **EVERYTHING) for rank in range(world_size)]
     assert_equal([joined(parts) for parts in zip(*ranks, strict=True)], expected)
 
 
 @pytest.mark.parametrize(("start", "threads"), [(0, 3), (1, 1), (3, 2), (5, 0)])
-def test_any_threads_from_any_step(
-    folder: Dataset, expected: list[Batch], start: int, threads: int
-) -> None:
+def test_any_threads_from_any_step(folder: Dataset, expected: list[Batch], start: int, threads: int) -> None:
     found = read(folder, threads=threads, start_step=start, **EVERYTHING)
     assert_equal(found, expected[start:])
 

@@ -81,9 +81,7 @@ def read(
     return out, done
 
 
-def expected(
-    folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0
-) -> Any:
+def expected(folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0) -> Any:
     from shufflenet_fn.data.decode import open_image
 
     return np.stack(
@@ -193,9 +191,7 @@ def test_what_it_leaves_to_others(reader: NativeReader, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("side", [16, 20, 24, 64])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_lossless_jpegs_are_not_reduced(
-    reader: NativeReader, tmp_path: Path, side: int, size: int
-) -> None:
+def test_lossless_jpegs_are_not_reduced(reader: NativeReader, tmp_path: Path, side: int, size: int) -> None:
     picture = draw_picture(side, side)
     folder = folder_of(tmp_path, {"a.jpg": lossless_jpeg(picture)})
     transform = TrainTransform(size, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0)
@@ -285,9 +281,7 @@ DAMAGED = jpeg(48, 48)
 @pytest.mark.parametrize(("resize", "size"), [(32, 32), (37, 24), (256, 224), (64, 1)])
 def test_evaluation(reader: NativeReader, tmp_path: Path, resize: int, size: int) -> None:
     sizes = [(1, 1), (2, 300), (300, 2), (32, 32), (33, 64), (97, 131), (300, 200), (256, 341)]
-    folder = folder_of(
-        tmp_path, {f"{n}.jpg": jpeg(*shape, seed=n) for n, shape in enumerate(sizes)}
-    )
+    folder = folder_of(tmp_path, {f"{n}.jpg": jpeg(*shape, seed=n) for n, shape in enumerate(sizes)})
     out = np.zeros((len(folder), size, size, 3), dtype=np.uint8)
     transform = EvalTransform(resize, size)
     with folder.located(np.arange(len(folder))) as stored:
@@ -313,9 +307,7 @@ def test_batches_are_the_same(reader: NativeReader, tmp_path: Path, threads: int
     def batches(native: NativeReader | None) -> list[Any]:
         options: dict[str, Any] = {"seed": 3, "global_batch": 8, "stop_step": 6}
         transform = TrainTransform(24, jitter=0.4)
-        with train_loader(
-            folder, transform, **options, repeats=2, threads=threads, native=native
-        ) as loader:
+        with train_loader(folder, transform, **options, repeats=2, threads=threads, native=native) as loader:
             train = [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader]
         with eval_loader(
             folder, EvalTransform(28, 24), batch_size=7, threads=threads, native=native
@@ -437,9 +429,7 @@ def test_the_reason_for_python_is_one_line(monkeypatch: pytest.MonkeyPatch) -> N
     ["pillow.libs/libjpeg-6dc8d115.so.62.4.0", "PIL/.dylibs/libjpeg.62.4.0.dylib"],
     ids=["Linux", "macOS"],
 )
-def test_where_wheels_have_the_library(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
-) -> None:
+def test_where_wheels_have_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str) -> None:
     import PIL
 
     monkeypatch.setattr(PIL, "__file__", str(tmp_path / "PIL" / "__init__.py"))

@@ -99,15 +99,11 @@ def assert_shows(data: bytes, colours: Sequence[Array], bits: int, within: float
         *product([FLOAT], [16, 32, 64]),
     ],
 )
-def test_grey_tiff_is_right_or_refused(
-    order: str, photometric: int, sample_format: int, bits: int
-) -> None:
+def test_grey_tiff_is_right_or_refused(order: str, photometric: int, sample_format: int, bits: int) -> None:
     stored = 1 - RED if photometric == WHITE_IS_ZERO else RED
     data = tiff([stored], bits, photometric, order=order, sample_format=sample_format)
     read_by_pillow = {(">", GREY, 16), ("<", GREY, 16), ("<", GREY, 12), ("<", WHITE_IS_ZERO, 16)}
-    if sample_format == UNSIGNED and (
-        bits in (1, 2, 4, 8) or (order, photometric, bits) in read_by_pillow
-    ):
+    if sample_format == UNSIGNED and (bits in (1, 2, 4, 8) or (order, photometric, bits) in read_by_pillow):
         levels = np.round(stored * (2**bits - 1)) / (2**bits - 1)
         assert_shows(data, [1 - levels if photometric == WHITE_IS_ZERO else levels] * 3, bits)
         return

@@ -12,13 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shufflenet_fn.data.schedule import (
-    StepSchedule,
-    eval_share,
-    rank_batch_size,
-    samples_at,
-    steps_per_epoch,
-)
+from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, samples_at, steps_per_epoch
 from shufflenet_fn_backends.support.errors import UsageError
 
 from .conftest import Array
@@ -50,16 +44,10 @@ def test_an_epoch_visits_no_sample_twice() -> None:
 def read_epoch(step: int, *, world_size: int, repeats: int) -> list[tuple[int, int]]:
     """(sample, repeat) at every position of a global batch of 12 from 50 samples."""
     parts = [
-        StepSchedule(
-            seed=4, n=50, global_batch=12, rank=rank, world_size=world_size, repeats=repeats
-        )(step)
+        StepSchedule(seed=4, n=50, global_batch=12, rank=rank, world_size=world_size, repeats=repeats)(step)
         for rank in range(world_size)
     ]
-    return [
-        pair
-        for part in parts
-        for pair in zip(part.indices.tolist(), part.repeats.tolist(), strict=True)
-    ]
+    return [pair for part in parts for pair in zip(part.indices.tolist(), part.repeats.tolist(), strict=True)]
 
 
 @pytest.mark.parametrize("repeats", [1, 2, 3, 5])

@@ -177,9 +177,7 @@ def test_mapped_results_are_in_order(workers: int) -> None:
         time.sleep(0.002 * (item % 3 == 0))
         return item * item
 
-    assert list(ordered_map(slow_first, range(40), workers=workers)) == [
-        item * item for item in range(40)
-    ]
+    assert list(ordered_map(slow_first, range(40), workers=workers)) == [item * item for item in range(40)]
     assert list(ordered_map(slow_first, (), workers=workers)) == []
 
 
@@ -237,7 +235,5 @@ def test_readers_start_no_compute_threads(photo_root: Path) -> None:
         check=True,
     )
     started, main = map(int, done.stdout.split())
-    assert (
-        started <= threads + 2
-    )  # a team each would be 4 * threads; threads that end blur the count
+    assert started <= threads + 2  # a team each would be 4 * threads; threads that end blur the count
     assert main == 4

@@ -65,9 +65,7 @@ def test_crop_box_algorithm(monkeypatch: pytest.MonkeyPatch, height: int, width:
     scale, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
     for seed in range(40):
         draws = np.random.default_rng(seed).random(geometry.CROP_DRAWS)
-        ours = geometry.random_resized_crop_box(
-            height, width, scale=scale, ratio=ratio, draws=draws
-        )
+        ours = geometry.random_resized_crop_box(height, width, scale=scale, ratio=ratio, draws=draws)
         uniform, randint = _fed_from(draws)
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "uniform_", uniform)
@@ -136,9 +134,7 @@ def test_eval_geometry(height: int, width: int) -> None:
 def test_centre_crop_offsets(height: int) -> None:
     image = np.arange(height * 240 * 3, dtype=np.int64).reshape(height, 240, 3).astype(np.uint8)
     expected = np.asarray(transforms.CenterCrop(224)(Image.fromarray(image)))
-    np.testing.assert_array_equal(
-        geometry.crop(image, geometry.centre_box(height, 240, 224)), expected
-    )
+    np.testing.assert_array_equal(geometry.crop(image, geometry.centre_box(height, 240, 224)), expected)
 
 
 @pytest.mark.parametrize("source", [(375, 500), (280, 300), (120, 150), (1200, 900), (300, 90)])
@@ -154,9 +150,7 @@ def test_resize_is_torchvisions_to_the_bit(picture: Picture, source: tuple[int, 
 def test_normalize(memory_format: torch.memory_format) -> None:
     images = torch.arange(2 * 3 * 16 * 16).view(2, 3, 16, 16).to(torch.uint8)
     images = images.contiguous(memory_format=memory_format)
-    oracle = transforms.Compose(
-        [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
-    )
+    oracle = transforms.Compose([transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)])
     expected = torch.stack([oracle(image.permute(1, 2, 0).numpy()) for image in images])
     ours = normalize(images)
     torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)

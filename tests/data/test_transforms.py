@@ -26,9 +26,7 @@ SIDES = st.integers(1, 700)
 @given(SIDES, SIDES, st.integers(0, 2**32))
 def test_crop_box_lies_inside(height: int, width: int, seed: int) -> None:
     draws = np.random.default_rng(seed).random(CROP_DRAWS)
-    box = random_resized_crop_box(
-        height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), draws=draws
-    )
+    box = random_resized_crop_box(height, width, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), draws=draws)
     assert box.height > 0
     assert box.width > 0
     assert 0 <= box.top <= height - box.height
@@ -51,9 +49,7 @@ def test_crop_box_follows_its_distribution() -> None:
 
 def test_crop_copies_nothing(picture: Picture) -> None:
     image = picture(30, 40)
-    box = random_resized_crop_box(
-        30, 40, scale=(0.3, 0.5), ratio=(1.0, 1.0), draws=np.full(CROP_DRAWS, 0.5)
-    )
+    box = random_resized_crop_box(30, 40, scale=(0.3, 0.5), ratio=(1.0, 1.0), draws=np.full(CROP_DRAWS, 0.5))
     assert np.shares_memory(crop(image, box), image)
 
 
@@ -107,9 +103,7 @@ def test_always_flipping_mirrors(picture: Picture) -> None:
 def test_flip_has_its_probability(picture: Picture) -> None:
     image = picture(8, 8)
     transform = TrainTransform(8, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.3)
-    flipped = sum(
-        not np.array_equal(transform(image, sample_rng(0, 0, i)), image) for i in range(1000)
-    )
+    flipped = sum(not np.array_equal(transform(image, sample_rng(0, 0, i)), image) for i in range(1000))
     assert abs(flipped - 300) < 60
 
 
@@ -153,9 +147,7 @@ def test_train_transform_validates(fields: dict[str, Any], message: str) -> None
 )
 def test_images_that_are_none_are_refused(transform: Any, image: Any, got: str) -> None:
     options = {"rng": sample_rng(0, 0, 0)} if isinstance(transform, TrainTransform) else {}
-    with pytest.raises(
-        UsageError, match=rf"array of uint8, \(height, width, 3\), but is {got}\. S"
-    ):
+    with pytest.raises(UsageError, match=rf"array of uint8, \(height, width, 3\), but is {got}\. S"):
         transform(image, **options)
 
 

@@ -16,12 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from shufflenet_fn.distributed.group import (
-    check_equal_on_all_ranks,
-    gather,
-    process_group,
-    tree_digest,
-)
+from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather, process_group, tree_digest
 from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.reduce import all_reduce_mean, mean_over_ranks
 from shufflenet_fn.distributed.world import World
@@ -30,13 +25,7 @@ from shufflenet_fn.training import schedules
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.state import TrainState, create_train_state
-from shufflenet_fn.training.step import (
-    Examples,
-    Reducible,
-    TrainStep,
-    make_train_step,
-    no_flags,
-)
+from shufflenet_fn.training.step import Examples, Reducible, TrainStep, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_paths
 from tests.model.support import TINY, examples, generator, tiny_variables, unchanged
 
@@ -218,12 +207,7 @@ def _count_collectives(report: Report, world: World) -> None:
     for name, dtype in (("float32", torch.float32), ("float16", torch.float16)):
         state = create_train_state(tiny_variables(dtype=dtype), BARE)
         reduce = mean_over_ranks(world.size, world.rank, timing=lambda: noted(entered))
-        tree = Reducible(
-            state.params,
-            state.batch_stats,
-            tree_map(torch.zeros_like, _metrics()),
-            no_flags(),
-        )
+        tree = Reducible(state.params, state.batch_stats, tree_map(torch.zeros_like, _metrics()), no_flags())
         with counted_collectives() as seen:
             reduce(tree)
         report.collectives[name] = seen
@@ -271,8 +255,7 @@ def _raise_flags(report: Report, world: World) -> None:
         new, _, flags = step(state, *given)
         report.skipped_flags += gather(flags.skipped.item(), world)
         same = all(
-            torch.equal(a, b)
-            for a, b in zip(tree_leaves(new.params), tree_leaves(state.params), strict=True)
+            torch.equal(a, b) for a, b in zip(tree_leaves(new.params), tree_leaves(state.params), strict=True)
         )
         report.unchanged_by_skip += gather(same and new.step.item() == 1, world)
 

@@ -10,12 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.distributed.group import (
-    check_equal_on_all_ranks,
-    gather,
-    process_group,
-    tree_digest,
-)
+from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather, process_group, tree_digest
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn.errors import UsageError, UserError
@@ -39,9 +34,7 @@ def bounded() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("waiting", ["in a collective", "asleep"])
-def test_failing_rank_gives_message_and_exit_code(
-    waiting: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_failing_rank_gives_message_and_exit_code(waiting: str, capfd: pytest.CaptureFixture[str]) -> None:
     said: list[str] = []
     watching = Launch(max_restarts=5, say=said.append)
     with bounded(), pytest.raises(RankFailed) as error:
@@ -99,10 +92,7 @@ def test_digest_covers_paths_dtypes_shapes_and_bytes() -> None:
     ]
     digests = [digest(base), *map(digest, others)]
     assert len(set(digests)) == len(digests)
-    assert (
-        digest({"a": torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0], "b": torch.tensor(3)})
-        == (digests[0])
-    )
+    assert digest({"a": torch.tensor([[1.0, 9.0], [2.0, 9.0]])[:, 0], "b": torch.tensor(3)}) == (digests[0])
 
 
 @pytest.mark.parametrize(

@@ -104,9 +104,7 @@ def test_signal_to_one_rank_reaches_all() -> None:
         (Phase.STARTING, 1.0, 2, True),
     ],
 )
-def test_stop_request_ends_ranks_that_start(
-    phase: Phase, waited_s: float, machines: int, ends: bool
-) -> None:
+def test_stop_request_ends_ranks_that_start(phase: Phase, waited_s: float, machines: int, ends: bool) -> None:
     ranks = Mock(processes=dict)
     beats, asked_at = [Heartbeat(0, phase, 0.0)], time.monotonic() - waited_s
     with pytest.raises(StoppedWaiting, match="SIGTERM") if ends else nullcontext():

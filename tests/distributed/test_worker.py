@@ -59,7 +59,5 @@ def test_failed_rank_exits_with_full_output(tmp_path: Path) -> None:
     # What is printed must be left to be written at the end.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [*command, tmp_path / "store"], stdout=full, stderr=full, env=env, check=False
-        )
+        done = subprocess.run([*command, tmp_path / "store"], stdout=full, stderr=full, env=env, check=False)
     assert done.returncode == UsageError.exit_code

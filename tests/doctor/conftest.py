@@ -20,11 +20,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def run(module: str, arguments: Sequence[str] = (), **how: object) -> Outcome:
         out, err, code = io.StringIO(), io.StringIO(), 0
-        with (
-            monkeypatch.context() as patch,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
+        with monkeypatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             patch.setattr(sys, "argv", [module, *arguments])
             try:
                 importlib.import_module(module).main()

@@ -64,11 +64,7 @@ def made(path: Path, command: str, timeout: float) -> tuple[Bundle, list[str]]:
 def test_bundle_contains_no_private_names(
     command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    without = (
-        "torchvision",
-        "collective",
-        "loader",
-    )  # start processes of their own or take seconds
+    without = ("torchvision", "collective", "loader")  # start processes of their own or take seconds
     monkeypatch.setattr(examine, "ORDER", tuple(name for name in ORDER if name not in without))
     output = tmp_path / "of zaphod" / "runs"
     outcome = command("doctor", "--device", "cpu", "--bundle", "b.zip", "--output", output)

@@ -55,11 +55,7 @@ def test_a_stage_that_hangs(stages: Callable[[str], None]) -> None:
 @pytest.mark.parametrize(
     ("raised", "text", "fix"),
     [
-        (
-            "ImportError('libhccl.so: cannot open shared object file: No file')",
-            "libhccl.so",
-            "set_env",
-        ),
+        ("ImportError('libhccl.so: cannot open shared object file: No file')", "libhccl.so", "set_env"),
         ("__import__('shufflenet_fn.errors').errors.UserError('no lo')", "no lo", ""),
     ],
 )

@@ -14,9 +14,7 @@ import yaml
 from shufflenet_fn_backends.known_errors import explain, explain_all, known_errors, telling_line
 from tests.conftest import REPOSITORY
 
-RECORDED: list[dict[str, Any]] = yaml.safe_load(
-    Path(__file__).with_name("recorded_texts.yaml").read_text()
-)
+RECORDED: list[dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("recorded_texts.yaml").read_text())
 
 
 @pytest.mark.parametrize("record", RECORDED, ids=lambda record: str(record["source"])[-60:])
@@ -29,14 +27,8 @@ def test_a_recorded_text_is_explained(record: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (
-            "first\nERR00100 PTA call acl api failed.\n EI0002: rank 1 is late\n",
-            "EI0002: rank 1 is late",
-        ),
-        (
-            "first\nRuntimeError: NPU out of memory. Tried to",
-            "RuntimeError: NPU out of memory. Tried to",
-        ),
+        ("first\nERR00100 PTA call acl api failed.\n EI0002: rank 1 is late\n", "EI0002: rank 1 is late"),
+        ("first\nRuntimeError: NPU out of memory. Tried to", "RuntimeError: NPU out of memory. Tried to"),
         ("\n  shape is invalid\nfor input", "shape is invalid"),
         ("", ""),
     ],

@@ -24,8 +24,7 @@ OLD_TOOLKIT = "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion=V
 
 
 @pytest.mark.parametrize(
-    ("version", "status"),
-    [("glibc 2.28", OK), ("glibc 2.36", OK), ("glibc 2.17", WARNING), (None, SKIPPED)],
+    ("version", "status"), [("glibc 2.28", OK), ("glibc 2.36", OK), ("glibc 2.17", WARNING), (None, SKIPPED)]
 )
 def test_glibc(version: str | None, status: str) -> None:
     finding = check_glibc(version)
@@ -60,9 +59,7 @@ SHARED = ("davinci_manager", "devmm_svm", "hisi_hdc")
 
 
 def test_device_files_that_may_be_opened(tmp_path: Path) -> None:
-    finding = check_device_files(
-        devices_in(tmp_path, "davinci0", "davinci1", *SHARED), required=True
-    )
+    finding = check_device_files(devices_in(tmp_path, "davinci0", "davinci1", *SHARED), required=True)
     assert finding.status == OK and "2 devices" in finding.text
 
 
@@ -134,8 +131,7 @@ def test_the_card_that_hccl_takes(environment: dict[str, str], card: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("cards", "card"),
-    [(("lo", "docker0"), "docker0"), (("lo",), "lo"), (("lo", "docker0", "zeth"), "zeth")],
+    ("cards", "card"), [(("lo", "docker0"), "docker0"), (("lo",), "lo"), (("lo", "docker0", "zeth"), "zeth")]
 )
 def test_docker_and_lo_come_last(cards: tuple[str, ...], card: str) -> None:
     assert check_network({}, {f"10.0.0.{i}": c for i, c in enumerate(cards)}).text.startswith(
@@ -143,9 +139,7 @@ def test_docker_and_lo_come_last(cards: tuple[str, ...], card: str) -> None:
     )
 
 
-@pytest.mark.parametrize(
-    "environment", [{"HCCL_IF_IP": "10.9.9.9"}, {"HCCL_SOCKET_IFNAME": "=bond0"}]
-)
+@pytest.mark.parametrize("environment", [{"HCCL_IF_IP": "10.9.9.9"}, {"HCCL_SOCKET_IFNAME": "=bond0"}])
 def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
     finding = check_network(environment, CARDS)
     assert finding.status == WARNING and finding.fix

@@ -48,12 +48,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     ("package", "files", "text", "fix"),
     [
         (WEB_FRAMEWORK, WEB_FILES, "a web framework", "pip uninstall apex. Mixed precision"),
-        (
-            ("apex", "0.9.8dev", ()),
-            WEB_FILES,
-            "a web framework",
-            "pip uninstall apex. Mixed precision",
-        ),
+        (("apex", "0.9.8dev", ()), WEB_FILES, "a web framework", "pip uninstall apex. Mixed precision"),
         (PLACEHOLDER, (), "0.0.1.dev1 is PyPI's placeholder", "install CANN from Huawei"),
         (RUNTIME, (), "8.0.0 is PyPI's, without CANN", "install CANN's toolkit from Huawei"),
         (FUNCTORCH, ("functorch-2.0.0.dist-info/LICENSE",), "asks for torch 2.0", "torch.func"),
@@ -74,11 +69,7 @@ def test_misleading_package_is_reported(
     [
         # NVIDIA's before and after it gave up apex.amp, and Ascend's.
         (("apex", "0.1", ()), ("apex/__init__.py", "apex/amp/frontend.py"), "not used here"),
-        (
-            ("apex", "0.1", ()),
-            ("apex/__init__.py", "apex/optimizers/fused_sgd.py"),
-            "not used here",
-        ),
+        (("apex", "0.1", ()), ("apex/__init__.py", "apex/optimizers/fused_sgd.py"), "not used here"),
         (
             ("apex", "0.1+ascend", ()),
             ("apex/amp/frontend.py", "apex/contrib/combine_tensors/combine_tensors.py"),
@@ -140,9 +131,7 @@ def test_a_torchvision_that_does_not_fit(tmp_path: Path) -> None:
         f"import sys; sys.path.insert(0, {str(tmp_path)!r}); "
         "from shufflenet_fn.doctor.packages import torchvision; print(*torchvision({})[:3])"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.startswith(WARNING)
     assert "torchvision::nms" in done.stdout and "Training does not need it" in done.stdout
 

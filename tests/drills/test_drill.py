@@ -41,9 +41,7 @@ for name in ("one", "two", "one"):
     ],
     ids=lambda value: str(value.moment) if isinstance(value, Point) else "",
 )
-def test_process_stops_at_point_and_continues(
-    point: Point, found: bytes | None, tmp_path: Path
-) -> None:
+def test_process_stops_at_point_and_continues(point: Point, found: bytes | None, tmp_path: Path) -> None:
     control = Control(tmp_path / "control")
     control.folder.mkdir()
     control.set(point)
@@ -72,9 +70,7 @@ def test_process_stops_at_point_and_continues(
 
 def test_operations_have_one_name_for_all_steps() -> None:
     assert name_of("rename", Path("a/.step-00000012.partial")) == "rename .step.partial"
-    assert (
-        name_of("write", Path("step-00000012/weights.safetensors")) == "write weights.safetensors"
-    )
+    assert name_of("write", Path("step-00000012/weights.safetensors")) == "write weights.safetensors"
 
 
 LEAVES = """
@@ -151,9 +147,7 @@ def test_growth_is_told_from_noise() -> None:
     leaking = {growth.quantity: growth for growth in growths(samples(500, 5))}
     assert not leaking["resident"].flat and leaking["files"].flat
     assert leaking["resident"].per_1000_steps == pytest.approx(500_000, rel=0.1)
-    with_threads = [
-        (step, use._replace(threads=5 + (step > 10_000))) for step, use in samples(0, 5)
-    ]
+    with_threads = [(step, use._replace(threads=5 + (step > 10_000))) for step, use in samples(0, 5)]
     assert not {g.quantity: g for g in growths(with_threads)}["threads"].flat
     with pytest.raises(ValueError, match="too few"):
         growths(samples(0, 5)[:8])

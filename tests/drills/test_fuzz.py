@@ -91,13 +91,7 @@ def test_an_error_without_the_name_is_a_violation(
 
 def test_crash_and_hang_do_not_end_the_trials() -> None:
     ended = list(supervised(fuzz_trials.make, (1, 3), range(5), limit_s=1.0))
-    assert [(item.number, item.result) for item in ended] == [
-        (0, 0),
-        (1, None),
-        (2, 4),
-        (3, None),
-        (4, 16),
-    ]
+    assert [(item.number, item.result) for item in ended] == [(0, 0), (1, None), (2, 4), (3, None), (4, 16)]
     assert ended[1].reason == "crash: the process ended with code -11"
     assert ended[3] == Ended(3, None, "hang: it took more than 1 s")
 

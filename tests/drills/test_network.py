@@ -50,9 +50,7 @@ def test_two_machines_with_a_cable(machines: Machines) -> None:
         return subprocess.run([*command, "1"], capture_output=True, check=False).returncode == 0
 
     server = subprocess.Popen(
-        [*machines.on(0), sys.executable, "-c", SERVE, machines.address(0)],
-        stdout=subprocess.PIPE,
-        text=True,
+        [*machines.on(0), sys.executable, "-c", SERVE, machines.address(0)], stdout=subprocess.PIPE, text=True
     )
     try:
         assert server.stdout is not None

@@ -17,9 +17,7 @@ def peer(
     """``shufflenet_v2_<width>`` with batch norms far from their initial values."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module: nn.Module = getattr(torchvision.models, f"shufflenet_v2_{width}")(
-            num_classes=num_classes
-        )
+        module: nn.Module = getattr(torchvision.models, f"shufflenet_v2_{width}")(num_classes=num_classes)
     rng = generator(seed)
     with torch.no_grad():
         for norm in module.modules():

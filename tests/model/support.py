@@ -42,9 +42,7 @@ def tiny_variables(
         low = {"weight": 0.5, "bias": -0.3, "mean": -0.3, "var": 0.5}[path.rpartition(".")[2]]
         return torch.empty(leaf.shape).uniform_(low, 0.6 + abs(low), generator=rng).to(leaf.dtype)
 
-    leaves = iter(
-        [scatter(path, leaf) if ".bn." in path else leaf for path, leaf in tree_paths(variables)]
-    )
+    leaves = iter([scatter(path, leaf) if ".bn." in path else leaf for path, leaf in tree_paths(variables)])
     return tree_map(lambda _: next(leaves), variables)
 
 

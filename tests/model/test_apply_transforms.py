@@ -162,8 +162,7 @@ def test_jvp_is_a_finite_difference() -> None:
     _, slope = jvp(loss, (variables.params,), (tangent,))
     eps = 1e-7
     ahead, behind = (
-        loss(tree_map(lambda p, t, s=sign: p + s * eps * t, variables.params, tangent))
-        for sign in (1, -1)
+        loss(tree_map(lambda p, t, s=sign: p + s * eps * t, variables.params, tangent)) for sign in (1, -1)
     )
     torch.testing.assert_close(slope, (ahead - behind) / (2 * eps), rtol=1e-5, atol=1e-8)
 
@@ -242,9 +241,7 @@ def test_compile_without_a_graph_break(train: bool) -> None:
     torch.compiler.reset()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
-        assert_trees_close(
-            compiled(variables, images), network(variables, images), rtol=1e-5, atol=1e-6
-        )
+        assert_trees_close(compiled(variables, images), network(variables, images), rtol=1e-5, atol=1e-6)
 
 
 def test_compile_a_gradient_without_a_graph_break() -> None:
@@ -282,9 +279,7 @@ def test_input_images_are_not_modified_by_relu() -> None:
         apply(TINY, tiny_variables(), images, train=True)
 
 
-@pytest.mark.parametrize(
-    "shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32), (2, 3, 0, 32)]
-)
+@pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32), (2, 3, 0, 32)])
 @predictors
 def test_images_of_another_shape_are_refused(predict: Predict, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"\(N, 3, H, W\)") as error:
@@ -294,9 +289,7 @@ def test_images_of_another_shape_are_refused(predict: Predict, shape: tuple[int,
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.complex64])
 @predictors
-def test_images_that_are_not_floating_point_are_refused(
-    predict: Predict, dtype: torch.dtype
-) -> None:
+def test_images_that_are_not_floating_point_are_refused(predict: Predict, dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=f"floating-point dtype, not {dtype}.*normalize"):
         predict(torch.zeros((2, 3, 32, 32), dtype=dtype))
     with pytest.raises(ValueError, match=r"must be a torch\.Tensor.*not ndarray"):
@@ -321,9 +314,7 @@ def test_one_value_per_channel_is_refused_in_training(shape: tuple[int, ...]) ->
     variables, images = tiny_variables(), torch.zeros(shape)
     loss = loss_of(variables, images, torch.zeros(shape[0], dtype=torch.long), train=True)
     for function in (loss, grad(loss), torch.compile(loss, backend="eager")):
-        with pytest.raises(
-            ValueError, match=r"more in training: give more images, or .* 32 pixels"
-        ):
+        with pytest.raises(ValueError, match=r"more in training: give more images, or .* 32 pixels"):
             function(variables.params)
     with pytest.raises(ValueError, match="more in training"):
         vmap(lambda x: apply(TINY, variables, x, train=True)[0])(images.expand(3, *shape))

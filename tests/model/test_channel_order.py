@@ -45,10 +45,7 @@ def state_of(config: ShuffleNetConfig, *, dtype: torch.dtype = torch.float32) ->
     """A state in which no two channels are equal, in velocities and averages either."""
     optimizer = chain(clip_by_global_norm(1.0), sgd(constant(0.1), momentum=0.9))
     state = create_train_state(
-        tiny_variables(config=config, dtype=dtype),
-        optimizer,
-        loss_scaling=LossScaling("dynamic"),
-        ema=True,
+        tiny_variables(config=config, dtype=dtype), optimizer, loss_scaling=LossScaling("dynamic"), ema=True
     )
     return state._replace(opt_state=random_like(state.opt_state, 3), ema=random_like(state.ema, 4))
 
@@ -133,9 +130,7 @@ def test_averages_commute_with_permutation() -> None:
 
 def test_training_in_permuted_order_is_training() -> None:
     """Three steps with everything on, against the reference in canonical order."""
-    optimizer = chain(
-        clip_by_global_norm(0.5), sgd(constant(0.01), momentum=0.9, weight_decay=1e-3)
-    )
+    optimizer = chain(clip_by_global_norm(0.5), sgd(constant(0.01), momentum=0.9, weight_decay=1e-3))
     start = create_train_state(tiny_variables(dtype=DOUBLE), optimizer, ema=True)
     results = []
     for backend in (REFERENCE, ROUTED):

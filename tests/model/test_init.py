@@ -21,9 +21,7 @@ def test_the_generator_is_the_only_source_of_randomness() -> None:
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(2)
     assert_trees_equal(init(TINY, generator(5)), first)
-    assert not torch.equal(
-        init(TINY, generator(6)).params["fc"]["weight"], first.params["fc"]["weight"]
-    )
+    assert not torch.equal(init(TINY, generator(6)).params["fc"]["weight"], first.params["fc"]["weight"])
 
 
 def test_weights_are_uniform_in_torchs_default_range() -> None:
@@ -68,9 +66,7 @@ def test_params_and_batch_stats_are_twins() -> None:
         (torch.float64, torch.float64),
     ],
 )
-def test_running_statistics_are_never_narrower_than_float32(
-    dtype: torch.dtype, stats: torch.dtype
-) -> None:
+def test_running_statistics_are_never_narrower_than_float32(dtype: torch.dtype, stats: torch.dtype) -> None:
     variables = init(TINY, generator(), dtype=dtype)
     assert {leaf.dtype for leaf in tree_leaves(variables.params)} == {dtype}
     assert {leaf.dtype for leaf in tree_leaves(variables.batch_stats)} == {stats}

@@ -128,9 +128,7 @@ def _ours(
     config: ShuffleNetConfig, variables: Variables, images: Tensor, labels: Tensor
 ) -> tuple[Tensor, Any, Any]:
     def loss_fn(params: Any) -> tuple[Tensor, Any]:
-        logits, batch_stats = apply(
-            config, Variables(params, variables.batch_stats), images, train=True
-        )
+        logits, batch_stats = apply(config, Variables(params, variables.batch_stats), images, train=True)
         return nnf.cross_entropy(logits, labels), batch_stats
 
     grads, (loss, batch_stats) = torch.func.grad_and_value(loss_fn, has_aux=True)(variables.params)
@@ -146,9 +144,9 @@ def test_features_equal_those_of_torchvision(backend: str) -> None:
     variables = from_torchvision(module.state_dict(), config)
     images, _ = examples(3, 64)
     with torch.no_grad():
-        expected = create_feature_extractor(
-            module, {**{n: n for n in FEATURES[:-1]}, "mean": "pooled"}
-        )(images)
+        expected = create_feature_extractor(module, {**{n: n for n in FEATURES[:-1]}, "mean": "pooled"})(
+            images
+        )
         found = features(config, variables, images, at=FEATURES, backend=get_backend(backend))
     assert list(found) == list(FEATURES)
     for name in FEATURES:
@@ -166,8 +164,6 @@ def test_features_are_differentiable_per_sample() -> None:
 
     images, _ = examples(2, 32)
     gradients = torch.func.vmap(torch.func.grad(energy))(images)
-    torch.testing.assert_close(
-        gradients[1], torch.func.grad(energy)(images[1]), rtol=1e-4, atol=1e-5
-    )
+    torch.testing.assert_close(gradients[1], torch.func.grad(energy)(images[1]), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match=r"unknown feature 'stage9'.*stage2"):
         features(config, variables, images, at=("stage9",))

@@ -57,9 +57,7 @@ def recording() -> tuple[Backend[Tensor], Seen]:
         seen.conv.add((x.dtype, weight.dtype))
         return REFERENCE.conv2d(x, weight, **kwargs)
 
-    def batch_norm_train(
-        x: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any
-    ) -> tuple[Tensor, Moments]:
+    def batch_norm_train(x: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> tuple[Tensor, Moments]:
         assert weight.dtype == bias.dtype
         seen.norm.add((x.dtype, weight.dtype))
         y, moments = REFERENCE.batch_norm_train(x, weight, bias, **kwargs)
@@ -75,10 +73,7 @@ def recording() -> tuple[Backend[Tensor], Seen]:
         return REFERENCE.batch_norm_eval(x, weight, bias, mean, var, **kwargs)
 
     backend = replace(
-        REFERENCE,
-        conv2d=conv2d,
-        batch_norm_train=batch_norm_train,
-        batch_norm_eval=batch_norm_eval,
+        REFERENCE, conv2d=conv2d, batch_norm_train=batch_norm_train, batch_norm_eval=batch_norm_eval
     )
     return backend, seen
 
@@ -91,12 +86,7 @@ def test_dtypes_in_the_network(name: str, train: bool) -> None:
     backend, seen = recording()
     images, _ = examples(4)
     logits, batch_stats = apply(
-        TINY,
-        tiny_variables(dtype=policy.param_dtype),
-        images,
-        train=train,
-        backend=backend,
-        policy=policy,
+        TINY, tiny_variables(dtype=policy.param_dtype), images, train=train, backend=backend, policy=policy
     )
     assert logits.dtype == F32
     assert seen.conv == expected.conv
@@ -114,9 +104,7 @@ def test_gradients_have_the_parameters_dtype(name: str) -> None:
     images, labels = examples(8)
 
     def loss_fn(params: Any) -> Tensor:
-        logits, _ = apply(
-            TINY, Variables(params, variables.batch_stats), images, train=True, policy=policy
-        )
+        logits, _ = apply(TINY, Variables(params, variables.batch_stats), images, train=True, policy=policy)
         return cross_entropy(logits, labels)
 
     with unchanged(variables, images):
@@ -136,9 +124,7 @@ def test_logits_are_near_those_of_float32(name: str, share: float, train: bool) 
     images, _ = examples(8)
     expected, _ = apply(TINY, tiny_variables(), images, train=train)
     policy = get_policy(name)
-    logits, _ = apply(
-        TINY, tiny_variables(dtype=policy.param_dtype), images, train=train, policy=policy
-    )
+    logits, _ = apply(TINY, tiny_variables(dtype=policy.param_dtype), images, train=train, policy=policy)
     torch.testing.assert_close(logits, expected, rtol=0.0, atol=share * expected.std().item())
 
 
@@ -152,9 +138,7 @@ def test_without_a_policy_the_arguments_decide() -> None:
 def test_o0_is_no_policy() -> None:
     images, _ = examples(2)
     plain = apply(TINY, tiny_variables(), images, train=True)
-    assert_trees_equal(
-        apply(TINY, tiny_variables(), images, train=True, policy=get_policy("O0")), plain
-    )
+    assert_trees_equal(apply(TINY, tiny_variables(), images, train=True, policy=get_policy("O0")), plain)
 
 
 @pytest.mark.parametrize(

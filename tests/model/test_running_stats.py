@@ -27,9 +27,7 @@ from tests.model.support import (
 
 
 @pytest.mark.parametrize("momentum", [0.1, 0.37, 1.0])
-@pytest.mark.parametrize(
-    ("dtype", "rtol"), [(torch.float64, 1e-11), (torch.float32, 1e-5)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-11), (torch.float32, 1e-5)], ids=str)
 def test_the_unbiased_variance_enters_with_torchs_momentum(
     momentum: float, dtype: torch.dtype, rtol: float
 ) -> None:
@@ -63,9 +61,7 @@ def test_moments_are_the_batchs_own_and_detached() -> None:
     logits, moments = forward(TINY, variables, images, train=True, backend=REFERENCE, policy=None)
     assert logits.requires_grad
     first = moments["conv1"]
-    x = REFERENCE.conv2d(
-        images, variables.params["conv1"]["conv"]["weight"], stride=2, padding=1, groups=1
-    )
+    x = REFERENCE.conv2d(images, variables.params["conv1"]["conv"]["weight"], stride=2, padding=1, groups=1)
     assert first.count == 3 * 16 * 16
     torch.testing.assert_close(first.mean, x.mean((0, 2, 3)))
     torch.testing.assert_close(first.saved, (x.var((0, 2, 3), correction=0) + 1e-5).rsqrt())

@@ -50,11 +50,7 @@ def test_unflatten_is_the_inverse_of_leaves() -> None:
 
 def test_cast_leaves_integers_alone() -> None:
     cast = tree_cast(sample(), torch.float16)
-    assert [leaf.dtype for leaf in tree_leaves(cast)] == [
-        torch.float16,
-        torch.int64,
-        torch.float16,
-    ]
+    assert [leaf.dtype for leaf in tree_leaves(cast)] == [torch.float16, torch.int64, torch.float16]
 
 
 def test_select_takes_one_side_whole() -> None:

@@ -56,11 +56,7 @@ def trained(device: torch.device, dtype: torch.dtype, backend: str, way: str) ->
     state, computing = in_order_of(TINY, state, get_backend(backend))
     state = state if way == "plain" else flatten_state(state)
     step = make_train_step(
-        TINY,
-        optimizer,
-        backend=computing,
-        gradients=grads_by_engine,
-        stats_in_kernel=way == "in the kernel",
+        TINY, optimizer, backend=computing, gradients=grads_by_engine, stats_in_kernel=way == "in the kernel"
     )
     for _ in range(3):
         state, _, _ = step(state, Examples(images, labels), no_flags(device))
@@ -85,9 +81,7 @@ def errors(device: torch.device, backend: str, way: str) -> list[tuple[float, fl
 
 @pytest.mark.parametrize("way", ["plain", "flat", "in the kernel"])
 @pytest.mark.parametrize("backend", ["reference", "gather", "npu"])
-def test_statistics_and_evaluation_equal_the_cpu(
-    device: torch.device, backend: str, way: str
-) -> None:
+def test_statistics_and_evaluation_equal_the_cpu(device: torch.device, backend: str, way: str) -> None:
     for ours, on_cpu in errors(device, backend, way):
         assert ours <= 4 * on_cpu
 
@@ -98,11 +92,7 @@ def test_wrong_kind_would_be_noticed(
 ) -> None:
     right = expected_kind(npu)
     wrong: ThirdResult = "invstd" if right == "var" else "var"
-    monkeypatch.setattr(
-        reference,
-        "third_result",
-        lambda device: wrong if device.type == "npu" else "invstd",
-    )
+    monkeypatch.setattr(reference, "third_result", lambda device: wrong if device.type == "npu" else "invstd")
     for ours, on_cpu in errors(device, "reference", way):
         assert not ours <= 100 * on_cpu
 
@@ -180,9 +170,7 @@ def tangent(x: Tensor, w: Tensor, b: Tensor) -> Any:
         tangent,
     ],
 )
-def test_transforms_are_right_on_either_kind(
-    device: torch.device, transform: Callable[..., Any]
-) -> None:
+def test_transforms_are_right_on_either_kind(device: torch.device, transform: Callable[..., Any]) -> None:
     wanted = tree_leaves(transform(*operands(CPU, torch.float64)))
     on_cpu = tree_leaves(transform(*operands(CPU, torch.float32)))
     found = tree_leaves(transform(*operands(device, torch.float32)))

@@ -34,11 +34,7 @@ def cli(npu: object, libraries: Path, tmp_path: Path) -> Cli:
     def run(*arguments: str) -> Outcome:
         done = subprocess.run(
             [sys.executable, "-m", "shufflenet_fn_cli.main", *arguments],
-            env={
-                **os.environ,
-                **variables(libraries, Machine()),
-                "XDG_CACHE_HOME": str(tmp_path / "cache"),
-            },
+            env={**os.environ, **variables(libraries, Machine()), "XDG_CACHE_HOME": str(tmp_path / "cache")},
             cwd=tmp_path,
             capture_output=True,
             text=True,

@@ -18,9 +18,7 @@ DOCTOR = (
 @pytest.mark.campaign
 def test_a_bundle_of_an_emulated_chip(on_emulator: OnEmulator, tmp_path: Path) -> None:
     path = tmp_path / "b.zip"
-    ran = on_emulator(
-        DOCTOR, "doctor", "--device", "npu", "--bundle", str(path), devices=1, timeout=590.0
-    )
+    ran = on_emulator(DOCTOR, "doctor", "--device", "npu", "--bundle", str(path), devices=1, timeout=590.0)
     assert ran.code == 0, ran.err
     found = read(path)
     assert not private_words(path)

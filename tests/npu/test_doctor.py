@@ -18,9 +18,7 @@ DOCTOR = (
 NOWHERE = {"LD_LIBRARY_PATH": "/nowhere", "ASCEND_HOME_PATH": ""}
 
 
-def examined(
-    on_emulator: OnEmulator, *arguments: str, **machine: Any
-) -> tuple[int, dict[str, Any]]:
+def examined(on_emulator: OnEmulator, *arguments: str, **machine: Any) -> tuple[int, dict[str, Any]]:
     ran = on_emulator(DOCTOR, "doctor", "--json", *arguments, timeout=300.0, **machine)
     report = json.loads(ran.out)
     found = {stage["name"]: stage for stage in report["stages"]}

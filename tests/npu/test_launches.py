@@ -71,6 +71,5 @@ def test_the_table_in_the_documentation(fp32: dict[str, StepCounts]) -> None:
     table = {name: (int(peer), int(ours)) for name, peer, ours in rows}
     names = {*fp32[PEER].operators, *fp32["gather"].operators}
     assert table == {
-        name: (fp32[PEER].operators.get(name, 0), fp32["gather"].operators.get(name, 0))
-        for name in names
+        name: (fp32[PEER].operators.get(name, 0), fp32["gather"].operators.get(name, 0)) for name in names
     }

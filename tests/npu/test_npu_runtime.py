@@ -63,8 +63,7 @@ print(look().problem)
 )
 def test_bfloat16_is_where_torch_npu_has_it(on_emulator: OnEmulator, soc: str) -> None:
     ran = on_emulator(
-        START + "print(npu.is_bf16_supported(), runtime.chip(), runtime.overflow() is None)",
-        soc=soc,
+        START + "print(npu.is_bf16_supported(), runtime.chip(), runtime.overflow() is None)", soc=soc
     )
     assert soc in SOCS
     able, chip, infinities = ran.out.split()
@@ -153,9 +152,7 @@ print(*(float(flag) for flag in (fine, raised, cleared)), float(product[0]))
     assert values == "0.0 1.0 0.0 65504.0"
 
 
-def train(
-    on_emulator: OnEmulator, images: Path, *arguments: str, **machine: object
-) -> tuple[int, str, str]:
+def train(on_emulator: OnEmulator, images: Path, *arguments: str, **machine: object) -> tuple[int, str, str]:
     """``shufflenet-fn train`` with four updates on small images."""
     ran = on_emulator(
         "from shufflenet_fn_cli.main import main; import sys; "
@@ -226,9 +223,7 @@ def test_precision_auto_and_resuming_elsewhere(
 ) -> None:
     """What ``auto`` chose is stored, and the run goes on with it, the NPU's generator included."""
     run = f"{tmp_path}/run"
-    code, out, err = train(
-        on_emulator, image_folder, "--precision", "auto", "--run-dir", run, soc=NEW
-    )
+    code, out, err = train(on_emulator, image_folder, "--precision", "auto", "--run-dir", run, soc=NEW)
     assert code == 0, err
     assert "precision bf16: auto, Ascend910B1 computes in bfloat16" in out
     checkpoint = max(Path(run, "checkpoints").glob("step-*"))

@@ -43,14 +43,10 @@ def start(libraries: Path, images: Path, faults: str, *arguments: object) -> sub
 
 
 @pytest.mark.campaign
-def test_ranks_start_again_once_devices_are_free(
-    libraries: Path, image_folder: Path, tmp_path: Path
-) -> None:
+def test_ranks_start_again_once_devices_are_free(libraries: Path, image_folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     limits = ("--max-restarts", 1, "--batch-size", 8, "--max-steps", 12, "--print-freq", 1)
-    training = start(
-        libraries, image_folder, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits
-    )
+    training = start(libraries, image_folder, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits)
     try:
         log, deadline = run / "metrics.jsonl", time.monotonic() + 120
         while not (log.exists() and '"train"' in log.read_text()):
@@ -61,11 +57,7 @@ def test_ranks_start_again_once_devices_are_free(
     finally:
         training.kill()
     assert training.returncode == 0, err
-    told = [
-        line
-        for line in err.splitlines()
-        if "Waiting" in line or "again" in line or "Restart" in line
-    ]
+    told = [line for line in err.splitlines() if "Waiting" in line or "again" in line or "Restart" in line]
     assert len(told) == 4, err
     assert "rank 1 was killed by SIGKILL" in told[0] and WAIT in told[0]
     assert told[1] == "Restart 1 of 1, from the last good checkpoint."
@@ -73,13 +65,9 @@ def test_ranks_start_again_once_devices_are_free(
     assert told[3] == "Trying again (1 of 2)."
 
 
-def test_single_device_retries_without_launcher(
-    libraries: Path, image_folder: Path, tmp_path: Path
-) -> None:
+def test_single_device_retries_without_launcher(libraries: Path, image_folder: Path, tmp_path: Path) -> None:
     limits = ("--batch-size", 8, "--max-steps", 1)
-    training = start(
-        libraries, image_folder, "device:busy@1", "--run-dir", tmp_path / "run", *limits
-    )
+    training = start(libraries, image_folder, "device:busy@1", "--run-dir", tmp_path / "run", *limits)
     _, err = training.communicate(timeout=240)
     assert training.returncode == 0, err
     assert err.count(WAIT) == 1, err

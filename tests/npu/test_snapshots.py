@@ -23,9 +23,7 @@ def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, flat: bool) -> None:
     npu.set_device(0)
     device, scaling = torch.device("npu", 0), LossScaling("dynamic", initial=64.0)
     optimizer = sgd(constant(0.05), momentum=0.9)
-    state = create_train_state(
-        tree_to(tiny_variables(), device), optimizer, loss_scaling=scaling, ema=True
-    )
+    state = create_train_state(tree_to(tiny_variables(), device), optimizer, loss_scaling=scaling, ema=True)
     state = flatten_state(state) if flat else state
     step = make_train_step(TINY, optimizer, loss_scaling=scaling, ema_decay=0.9)
     batch = Examples(*(leaf.to(device) for leaf in examples(4)))

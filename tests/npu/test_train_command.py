@@ -50,9 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def train(
-    npu: object, libraries: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Train:
+def train(npu: object, libraries: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Train:
     """Run ``shufflenet-fn train`` in a process of its own, on a machine with so many NPUs."""
     place = tmp_path_factory.mktemp("runs")
 
@@ -117,10 +115,7 @@ def change(tensors: dict[str, Tensor], of: dict[str, Tensor]) -> Tensor:
     ("on_npus", "on_cpu"),
     [
         (("--devices", 1, "--batch-size", 24), ("--devices", 1, "--batch-size", 24)),
-        (
-            ("--devices", 2, "--batch-size", 24),
-            ("--devices", 1, "--batch-size", 24, "--microbatches", 2),
-        ),
+        (("--devices", 2, "--batch-size", 24), ("--devices", 1, "--batch-size", 24, "--microbatches", 2)),
         # Eight parts of one batch, one after the other, in place of eight processes.
         pytest.param(
             ("--devices", 8, "--batch-size", 24),
@@ -144,10 +139,7 @@ def test_losses_and_weights_are_those_of_the_cpu(
     queue = {"TASK_QUEUE_ENABLE": "0"} if devices == 8 else {}
     found: list[dict[str, float]] = []
     for seed in range(3):
-        recipe = (
-            *("--pretrained", start, "--lr", 0.001, "--seed", seed),
-            *("--epochs", 1, "--max-steps", 3),
-        )
+        recipe = (*("--pretrained", start, "--lr", 0.001, "--seed", seed), *("--epochs", 1, "--max-steps", 3))
         place = tmp_path / str(seed)
         cpu = ("--device", "cpu", *on_cpu, *recipe)
         exact = ("--precision", "p=f64,c=f64,o=f64,n=f64", "--backend", "reference")

@@ -49,11 +49,7 @@ def trained(
 ) -> tuple[TrainState, Metrics]:
     scaling = LossScaling(kind, initial=64.0)
     step = make_train_step(
-        TINY,
-        optimizer(),
-        policy=get_policy(precision),
-        backend=get_backend(backend),
-        loss_scaling=scaling,
+        TINY, optimizer(), policy=get_policy(precision), backend=get_backend(backend), loss_scaling=scaling
     )
     state = start(device, scaling)
     state = flatten_state(state) if flat else state
@@ -94,9 +90,7 @@ def test_step_error_is_no_larger_than_on_cpu(
     size = change(exact).norm()
     error, allowed = ((change(state) - change(exact)).norm() / size for state in (ours, on_cpu))
     assert error <= 1.5 * allowed + 1e-3
-    assert float(metrics.loss) == pytest.approx(
-        float(wanted.loss), rel=1e-4 if precision == "O0" else 3e-2
-    )
+    assert float(metrics.loss) == pytest.approx(float(wanted.loss), rel=1e-4 if precision == "O0" else 3e-2)
     if precision == "O0":
         assert error < 1e-3
 
@@ -150,9 +144,7 @@ def test_an_injected_overflow_skips_its_step(on_emulator: OnEmulator) -> None:
 
 
 @pytest.mark.parametrize("there_first", [True, False], ids=["npu to cpu", "cpu to npu"])
-def test_a_checkpoint_changes_device(
-    device: torch.device, tmp_path: Path, there_first: bool
-) -> None:
+def test_a_checkpoint_changes_device(device: torch.device, tmp_path: Path, there_first: bool) -> None:
     first, second = (device, CPU) if there_first else (CPU, device)
     state, _ = trained(first, "O2", "dynamic", "reference", flat=first is device)
     saved = save_checkpoint(tmp_path, TINY, state, {"arch": "tiny"})

@@ -16,11 +16,7 @@ SOURCED: tuple[Kind, ...] = ("operator",)
 
 @pytest.fixture
 def launched(
-    libraries: Path,
-    image_folder: Path,
-    process: Command,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    libraries: Path, image_folder: Path, process: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> set[str]:
     """Names of what two ranks in O2 launch, and an evaluation after them."""
     counts = tmp_path / "counts"
@@ -46,7 +42,5 @@ def test_launched_operators_have_a_source(npu: object, launched: set[str]) -> No
     named = {name for name in launched if name.startswith(("aclnn", "Hccl"))}
     assert {"aclnnConvolution", "aclnnAddmm", "HcclAllReduce"} <= named <= functions.keys()
     assert [
-        name
-        for name in sorted(named)
-        if functions[name].kind in SOURCED and not functions[name].sources
+        name for name in sorted(named) if functions[name].kind in SOURCED and not functions[name].sources
     ] == []

@@ -14,9 +14,7 @@ from ascend_emulator.environment import Machine, variables
 
 
 @pytest.mark.campaign
-def test_a_killed_run_resumes_to_the_same_bytes(
-    npu: object, libraries: Path, tmp_path: Path
-) -> None:
+def test_a_killed_run_resumes_to_the_same_bytes(npu: object, libraries: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shufflenet_fn_cli.main", "verify-resume"]
     done = subprocess.run(
         [*command, "--device", "npu", "--steps", "24", "--json"],

@@ -48,9 +48,7 @@ class Row(NamedTuple):
         return self.lacks.get(what) or self.lacks.get(f"{what} {name}")
 
 
-_REVERSE_ONLY = (
-    "its kernels have first derivatives in reverse mode; other dtypes go through torch's"
-)
+_REVERSE_ONLY = "its kernels have first derivatives in reverse mode; other dtypes go through torch's"
 
 ROWS = (
     Row("native", shuffles_only=True),

@@ -56,8 +56,7 @@ def maps(**shapes: tuple[int, ...]) -> Callable[[int], Inputs]:
     def inputs(seed: int) -> Inputs:
         rng = generator(seed)
         return {
-            name: torch.randn(shape, generator=rng, dtype=torch.float64)
-            for name, shape in shapes.items()
+            name: torch.randn(shape, generator=rng, dtype=torch.float64) for name, shape in shapes.items()
         }
 
     return inputs
@@ -98,9 +97,7 @@ def conv_bias(
 ) -> Callable[..., Outputs]:
     def run(b: Backend[Any], t: Inputs) -> Outputs:
         groups = t["w"].shape[0] if depthwise else 1
-        y = b.conv2d_bias(
-            t["x"], t["w"], t["b"], stride=stride, padding=padding, groups=groups, relu=relu
-        )
+        y = b.conv2d_bias(t["x"], t["w"], t["b"], stride=stride, padding=padding, groups=groups, relu=relu)
         return {"y": b.to_tensor(y)}
 
     return run
@@ -118,9 +115,7 @@ def norm_train(*, relu: bool) -> Callable[..., Outputs]:
 def norm_eval(*, relu: bool) -> Callable[..., Outputs]:
     def run(b: Backend[Any], t: Inputs) -> Outputs:
         x, bn, stats = lift(b, t["x"]), t["bn"], t["stats"]
-        y = b.batch_norm_eval(
-            x, bn["weight"], bn["bias"], stats["mean"], stats["var"], eps=EPS, relu=relu
-        )
+        y = b.batch_norm_eval(x, bn["weight"], bn["bias"], stats["mean"], stats["var"], eps=EPS, relu=relu)
         return {"y": b.to_tensor(y)}
 
     return run
@@ -160,9 +155,7 @@ def shuffle_then_everything(b: Backend[Any], t: Inputs) -> Outputs:
     y1, y2 = b.channel_split(x)
     bias = {"relu": True, "stride": 1, "padding": 0, "groups": 1}
     normed, moments = b.batch_norm_train(x, bn["weight"], bn["bias"], eps=EPS, relu=True)
-    still = b.batch_norm_eval(
-        x, bn["weight"], bn["bias"], stats["mean"], stats["var"], eps=EPS, relu=False
-    )
+    still = b.batch_norm_eval(x, bn["weight"], bn["bias"], stats["mean"], stats["var"], eps=EPS, relu=False)
     read = {
         "y_pw": b.conv2d(x, t["w_pw"], stride=1, padding=0, groups=1),
         "y_pw_shared": b.conv2d(whole, t["w_pw"], stride=1, padding=0, groups=1),
@@ -198,15 +191,11 @@ def everything_inputs(seed: int) -> Inputs:
 
 @lru_cache(maxsize=8)
 def _variables(half: int) -> Any:
-    config = ShuffleNetConfig(
-        stage_repeats=(3, 1, 1), stage_channels=(24, 2 * half, 4, 4, 6), num_classes=2
-    )
+    config = ShuffleNetConfig(stage_repeats=(3, 1, 1), stage_channels=(24, 2 * half, 4, 4, 6), num_classes=2)
     return config, tiny_variables(dtype=torch.float64, config=config)
 
 
-def unit_inputs(
-    half: int, *path: str, x: tuple[int, ...], rename: str = "unit"
-) -> Callable[[int], Inputs]:
+def unit_inputs(half: int, *path: str, x: tuple[int, ...], rename: str = "unit") -> Callable[[int], Inputs]:
     """``x`` and the variables at ``path`` of a network whose stage 2 has twice ``half`` channels."""
 
     def inputs(seed: int) -> Inputs:
@@ -270,11 +259,7 @@ PRIMITIVES = (
     Case("conv 1x1", conv(), maps(x=(2, 10, 5, 7), w=(6, 10, 1, 1))),
     Case("conv 1x1 of one image", conv(), maps(x=(1, 4, 1, 3), w=(6, 4, 1, 1))),
     Case("conv dw", conv(padding=1, depthwise=True), maps(x=(2, 6, 5, 7), w=(6, 1, 3, 3))),
-    Case(
-        "conv dw s2",
-        conv(stride=2, padding=1, depthwise=True),
-        maps(x=(2, 6, 7, 6), w=(6, 1, 3, 3)),
-    ),
+    Case("conv dw s2", conv(stride=2, padding=1, depthwise=True), maps(x=(2, 6, 7, 6), w=(6, 1, 3, 3))),
     Case("conv bias", conv_bias(relu=False), maps(x=(2, 10, 5, 7), w=(6, 10, 1, 1), b=(6,))),
     Case(
         "conv dw bias relu",
@@ -291,9 +276,7 @@ PRIMITIVES = (
     Case("shuffle", shuffle, maps(x1=(2, 5, 5, 7), x2=(2, 5, 5, 7))),
     Case("shuffle of one pixel", shuffle, maps(x1=(1, 3, 1, 1), x2=(1, 3, 1, 1))),
     Case("shuffle, split", shuffle_then_split, maps(x1=(2, 5, 5, 7), x2=(2, 5, 5, 7))),
-    Case(
-        "shuffle, split of 2 channels", shuffle_then_split, maps(x1=(1, 1, 3, 1), x2=(1, 1, 3, 1))
-    ),
+    Case("shuffle, split of 2 channels", shuffle_then_split, maps(x1=(1, 1, 3, 1), x2=(1, 1, 3, 1))),
     Case("shuffle x4", shuffle_four_times, maps(x1=(2, 6, 5, 7), x2=(2, 6, 5, 7))),
     Case("shuffle, everything", shuffle_then_everything, everything_inputs),
 )
@@ -301,16 +284,8 @@ PRIMITIVES = (
 SMALL_UNITS = (
     Case("basic", basic_unit(train=True), unit_inputs(6, "stage2", "1", x=(3, 12, 5, 3))),
     Case("basic eval", basic_unit(train=False), unit_inputs(6, "stage2", "1", x=(1, 12, 5, 3))),
-    Case(
-        "down",
-        downsampling_unit(train=True),
-        unit_inputs(6, "stage2", "0", x=(3, 24, 5, 7)),
-    ),
-    Case(
-        "down eval",
-        downsampling_unit(train=False),
-        unit_inputs(6, "stage2", "0", x=(1, 24, 7, 5)),
-    ),
+    Case("down", downsampling_unit(train=True), unit_inputs(6, "stage2", "0", x=(3, 24, 5, 7))),
+    Case("down eval", downsampling_unit(train=False), unit_inputs(6, "stage2", "0", x=(1, 24, 7, 5))),
     Case("stage", stage, unit_inputs(6, "stage2", x=(3, 24, 7, 5))),
     Case("stem and pool", stem, unit_inputs(6, "conv1", x=(2, 3, 13, 11))),
     Case("conv5 and pool", head, unit_inputs(6, "conv5", x=(3, 4, 5, 3))),
@@ -321,14 +296,10 @@ UNITS = tuple(
     for width, half in HALVES.items()
     for case in (
         Case(
-            f"basic {width}",
-            basic_unit(train=True),
-            unit_inputs(half, "stage2", "1", x=(2, 2 * half, 7, 5)),
+            f"basic {width}", basic_unit(train=True), unit_inputs(half, "stage2", "1", x=(2, 2 * half, 7, 5))
         ),
         Case(
-            f"down {width}",
-            downsampling_unit(train=True),
-            unit_inputs(half, "stage2", "0", x=(2, 24, 7, 9)),
+            f"down {width}", downsampling_unit(train=True), unit_inputs(half, "stage2", "0", x=(2, 24, 7, 9))
         ),
     )
 )

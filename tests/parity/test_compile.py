@@ -24,18 +24,14 @@ pytestmark = [
     # Dynamo's own doing, in torch 2.13.
     pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning"),
     # Of integers and tuples alone (``routing``), so that to trace through it is no risk.
-    pytest.mark.filterwarnings(
-        "ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"
-    ),
+    pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`:UserWarning"),
 ]
 
 CASES = {case.name: case for case in SMALL}
 
 
 def backward(case: Case, b: Any, inputs: Any, compiled: Callable[[Any], Any]) -> Any:
-    return autograd(
-        case._replace(run=lambda b, t: compiled(lambda t: case.run(b, t))(t)), b, inputs
-    )
+    return autograd(case._replace(run=lambda b, t: compiled(lambda t: case.run(b, t))(t)), b, inputs)
 
 
 def of_grad(case: Case, b: Any, inputs: Any, compiled: Callable[[Any], Any]) -> Any:
@@ -55,12 +51,7 @@ def of_vmap(case: Case, b: Any, inputs: Any, compiled: Callable[[Any], Any]) -> 
     return compiled(torch.func.vmap(lambda t: case.run(b, t), in_dims=(dims,)))(t)
 
 
-WAYS = {
-    "compile": backward,
-    "compile(grad)": of_grad,
-    "compile(jvp)": of_jvp,
-    "compile(vmap)": of_vmap,
-}
+WAYS = {"compile": backward, "compile(grad)": of_grad, "compile(jvp)": of_jvp, "compile(vmap)": of_vmap}
 
 
 @rows

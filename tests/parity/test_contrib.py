@@ -40,9 +40,7 @@ def contrib() -> Any:
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("half", HALVES.values())
-def test_as_torch_npus_channel_shuffle(
-    half: int, split: bool, train: bool, device: torch.device
-) -> None:
+def test_as_torch_npus_channel_shuffle(half: int, split: bool, train: bool, device: torch.device) -> None:
     peer = contrib().ChannelShuffle(2 * half, split_shuffle=split).train(train)
     rng = generator(half)
     args = [torch.randn(2, half, 7, 5, generator=rng).to(device) for _ in range(2)]

@@ -60,8 +60,7 @@ def one_pass(
 def images_of(count: int, height: int, width: int, dtype: torch.dtype, layout: str) -> Tensor:
     x = torch.randn(count, 3, height, width, generator=generator(3), dtype=torch.float64)
     return x.to(
-        dtype,
-        memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format,
+        dtype, memory_format=torch.channels_last if layout == "channels_last" else torch.contiguous_format
     )
 
 
@@ -115,9 +114,7 @@ def test_training_pass_in_float32(name: str, layout: str, row: Row, device: torc
 @rows
 @pytest.mark.parametrize(("height", "width"), [(33, 47), (1, 1), (64, 32)])
 @pytest.mark.parametrize("name", HALVES)
-def test_evaluation_of_one_image(
-    name: str, height: int, width: int, row: Row, device: torch.device
-) -> None:
+def test_evaluation_of_one_image(name: str, height: int, width: int, row: Row, device: torch.device) -> None:
     config, variables, _ = problem(name, device, torch.float32, "NCHW")
     image = images_of(1, height, width, torch.float32, "NCHW").to(device)
     actual, stats = apply(config, variables, image, backend=row.backend)
@@ -164,8 +161,7 @@ def test_per_sample_gradients_of_an_ensemble(row: Row, device: torch.device) -> 
         return grad(loss)(v.params)
 
     per_sample = vmap(
-        vmap(lambda *args: gradient(row.backend, *args), in_dims=(None, 0, 0)),
-        in_dims=(0, None, None),
+        vmap(lambda *args: gradient(row.backend, *args), in_dims=(None, 0, 0)), in_dims=(0, None, None)
     )(stacked, images, labels)
     reference = get_backend("reference")
     for i, member in enumerate(members):
@@ -194,9 +190,7 @@ def trained(name: str, device: torch.device, dtype: torch.dtype) -> tuple[Any, T
 
 # Measured on the CPU: in float64 1e-14, in float32 1e-3.
 @rows
-@pytest.mark.parametrize(
-    ("dtype", "allowed"), [(torch.float64, 1e-10), (torch.float32, 2e-2)], ids=str
-)
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float64, 1e-10), (torch.float32, 2e-2)], ids=str)
 def test_training_steps(dtype: torch.dtype, allowed: float, row: Row, device: torch.device) -> None:
     tolerance(device, dtype)
     assert row.backend.name == row.name

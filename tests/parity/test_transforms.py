@@ -15,16 +15,7 @@ from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend
 from tests.parity.backends import Row, cases_and_rows
 from tests.parity.cases import SMALL, Case, Inputs
-from tests.parity.support import (
-    autograd,
-    differentiable,
-    inner,
-    loss_of,
-    parted,
-    prepared,
-    stacked,
-    tangents,
-)
+from tests.parity.support import autograd, differentiable, inner, loss_of, parted, prepared, stacked, tangents
 from tests.parity.tolerance import assert_near, tolerance
 
 # torch's own use, at the first forward-mode derivative in a process.

@@ -15,19 +15,9 @@ from shufflenet_fn.tree import tree_paths
 TOLERANCE: Mapping[str, Mapping[torch.dtype, float]] = MappingProxyType(
     {
         # Largest seen, of routed, which sums in another order: 6e-15, 4e-6. Of fused kernels: 0.07, 4e-4.
-        "cpu": {
-            torch.float64: 2e-13,
-            torch.float32: 2e-5,
-            torch.bfloat16: 0.1,
-            torch.float16: 5e-3,
-        },
+        "cpu": {torch.float64: 2e-13, torch.float32: 2e-5, torch.bfloat16: 0.1, torch.float16: 5e-3},
         # Not measured: room for TF32 in convolutions, which cuDNN uses for float32.
-        "cuda": {
-            torch.float64: 2e-13,
-            torch.float32: 5e-3,
-            torch.bfloat16: 0.1,
-            torch.float16: 1e-2,
-        },
+        "cuda": {torch.float64: 2e-13, torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 1e-2},
         # Not measured on hardware: room for HF32 in convolutions. There is no float64 convolution.
         "npu": {torch.float32: 5e-3, torch.bfloat16: 0.1, torch.float16: 1e-2},
     }

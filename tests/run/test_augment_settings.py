@@ -22,10 +22,7 @@ from shufflenet_fn_backends.support.errors import UsageError
         ({}, SampleAugmentation()),
         ({"auto_augment": "trivial"}, SampleAugmentation(TrivialAugmentWide())),
         ({"auto_augment": "rand"}, SampleAugmentation(RandAugment(2, 9))),
-        (
-            {"auto_augment": "rand", "rand_ops": 3, "rand_magnitude": 5},
-            SampleAugmentation(RandAugment(3, 5)),
-        ),
+        ({"auto_augment": "rand", "rand_ops": 3, "rand_magnitude": 5}, SampleAugmentation(RandAugment(3, 5))),
         ({"erase": 0.25}, SampleAugmentation(erasing=RandomErasing(0.25))),
     ],
 )

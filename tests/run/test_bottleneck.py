@@ -62,16 +62,8 @@ def test_input_bound_says_what_would_end_it() -> None:
     [
         (READING._replace(cores=4), "--workers 32 (cores are free)", "more core"),
         (READING._replace(cores=3), "1 short of what it needs) or one more core per device", "two"),
-        (
-            READING._replace(storage="packed JPEG"),
-            "`shufflenet-fn data pack --format raw`",
-            "data pack` ",
-        ),
-        (
-            READING._replace(storage="packed pixels"),
-            "2 more cores per device would end it",
-            "data pack",
-        ),
+        (READING._replace(storage="packed JPEG"), "`shufflenet-fn data pack --format raw`", "data pack` "),
+        (READING._replace(storage="packed pixels"), "2 more cores per device would end it", "data pack"),
         (READING._replace(threads=0), "--workers 8 reads ahead", "data pack"),
     ],
 )
@@ -116,10 +108,7 @@ class Slow:
 
 
 def test_training_on_a_slow_disk_is_input_bound(
-    command: Callable[..., Any],
-    image_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    command: Callable[..., Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, opened = Clock(), build.open_data
 

@@ -50,9 +50,7 @@ def counted(about: dict[str, Any], *, images: int = 36, world: int = 1, **change
         (manifest(0, 0), {"batch_size": 12}, Epochs(3)),  # before the first update
     ],
 )
-def test_epochs_done_stay_done(
-    about: dict[str, Any], changes: dict[str, Any], expected: Epochs
-) -> None:
+def test_epochs_done_stay_done(about: dict[str, Any], changes: dict[str, Any], expected: Epochs) -> None:
     found = counted(about, **changes)
     assert found == expected
     before = epochs_of(about)

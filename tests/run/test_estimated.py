@@ -34,9 +34,7 @@ def test_large_batches_take_fewer_bytes() -> None:
 
 def test_cost_counts_kernels_and_bytes() -> None:
     work = WORK["shufflenet_v2_x1_0", "fp32"]["gather"]
-    assert cost(work, 64, 1.0) - cost(work, 0, 1.0) == pytest.approx(
-        64 * work.bytes_per_image / 1e12
-    )
+    assert cost(work, 64, 1.0) - cost(work, 0, 1.0) == pytest.approx(64 * work.bytes_per_image / 1e12)
 
 
 def test_unknown_architecture_has_no_estimate() -> None:

@@ -66,10 +66,7 @@ def test_evaluation_does_not_normalise_batch_by_batch() -> None:
 
     backend = replace(get_backend("reference"), conv2d=refused, batch_norm_eval=refused)
     predictor = build_predictor(
-        TINY,
-        backend=backend,
-        policy=get_policy("fp32"),
-        prepare=build_prepare(torch.preserve_format, CPU),
+        TINY, backend=backend, policy=get_policy("fp32"), prepare=build_prepare(torch.preserve_format, CPU)
     )
     scores = evaluate(predictor(tiny_variables()), batches(), feed=in_place, world=World())
     assert scores.num_images == 11

@@ -33,10 +33,7 @@ def loader(root: Path, threads: int, **options: Any) -> Any:
 @pytest.mark.parametrize("threads", [0, 1, 3])
 def test_batches_are_passed_on_without_copy(image_folder: Path, threads: int) -> None:
     feed, places = DeviceFeed(CPU, LAYOUT, ahead=prefetch_of(threads)), set()
-    with (
-        loader(image_folder, 0) as expected,
-        loader(image_folder, threads, buffers=feed.ready()) as batches,
-    ):
+    with loader(image_folder, 0) as expected, loader(image_folder, threads, buffers=feed.ready()) as batches:
         for batch, read in zip(batches, expected, strict=True):
             examples = feed(batch)
             assert examples.images.data_ptr() == batch.images.data_ptr()

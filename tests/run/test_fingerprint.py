@@ -63,9 +63,7 @@ def test_microbatches_and_threads_are_pinned_unless_given() -> None:
     kept, notes = pin_choices(resolved(), manifest(), {})
     assert (kept.settings.microbatches, kept.settings.threads) == (4, 3)
     assert kept.origin == {"microbatches": KEPT, "threads": KEPT} and len(notes) == 2
-    kept, _ = pin_choices(
-        resolved(microbatches=8, threads=1), manifest(), {"microbatches": 8, "threads": 1}
-    )
+    kept, _ = pin_choices(resolved(microbatches=8, threads=1), manifest(), {"microbatches": 8, "threads": 1})
     assert (kept.settings.microbatches, kept.settings.threads) == (8, 1)
     kept, _ = pin_choices(resolved(microbatches=4, accumulate=3), manifest(), {"accumulate": 3})
     assert kept.settings.microbatches is None
@@ -87,14 +85,7 @@ def test_auto_backend_is_pinned_on_same_device() -> None:
 
 def test_microbatches_split_over_any_divisor_of_devices() -> None:
     settings = TrainSettings(batch_size=48, microbatches=12)
-    assert [microbatches_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [
-        12,
-        6,
-        4,
-        3,
-        2,
-        1,
-    ]
+    assert [microbatches_per_device(settings, n) for n in (1, 2, 3, 4, 6, 12)] == [12, 6, 4, 3, 2, 1]
     with pytest.raises(UsageError, match=r"may be one of: 1, 2, 3, 4, 6, 12\. .*--microbatches 15"):
         microbatches_of(settings, 5)
     with pytest.raises(UsageError, match="does not divide into 7 microbatches"):

@@ -72,9 +72,7 @@ def test_unnamed_lock_holder_is_respected(tmp_path: Path, note: bytes) -> None:
 
 
 def test_a_directory_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"cannot write in the run directory .*nowhere: No such file"
-    ):
+    with pytest.raises(UserError, match=r"cannot write in the run directory .*nowhere: No such file"):
         locked(tmp_path / "nowhere").__enter__()
 
 

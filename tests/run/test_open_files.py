@@ -18,16 +18,10 @@ print(*resource.getrlimit(resource.RLIMIT_NOFILE))
 
 
 @pytest.mark.parametrize(
-    ("soft", "hard", "after"),
-    [(256, 512, (512, 512)), (512, 512, (512, 512)), (64, 256, (256, 256))],
+    ("soft", "hard", "after"), [(256, 512, (512, 512)), (512, 512, (512, 512)), (64, 256, (256, 256))]
 )
-def test_open_file_limit_is_raised_to_hard_limit(
-    soft: int, hard: int, after: tuple[int, int]
-) -> None:
+def test_open_file_limit_is_raised_to_hard_limit(soft: int, hard: int, after: tuple[int, int]) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(soft), str(hard)],
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", PROGRAM, str(soft), str(hard)], capture_output=True, text=True, check=True
     )
     assert tuple(map(int, done.stdout.split())) == after

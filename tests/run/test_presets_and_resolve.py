@@ -63,18 +63,13 @@ def test_every_setting_has_help_and_a_valid_default(name: str) -> None:
 
 
 def test_no_two_settings_share_a_flag() -> None:
-    flags = [
-        flag for item in declared(TrainSettings) for flags in item.option.flags for flag in [flags]
-    ]
+    flags = [flag for item in declared(TrainSettings) for flags in item.option.flags for flag in [flags]]
     assert len(flags) == len(set(flags))
 
 
 def test_the_originals_table_is_complete() -> None:
     spellings = {
-        part
-        for item in declared(TrainSettings)
-        for flag in item.option.flags
-        for part in flag.split("/")
+        part for item in declared(TrainSettings) for flag in item.option.flags for part in flag.split("/")
     }
     table = (
         "--data --addr --seed --workers --learning-rate --print-freq --eval-freq --arch "
@@ -133,19 +128,14 @@ def test_setting_names_of_version_0_1_are_read(tmp_path: Path) -> None:
         ("data: ~\nrun_dir:", {"data": None, "run_dir": None}),
         ("lr: 1e-3\nwd: 1.\nepoch: '7'", {"learning_rate": 1e-3, "weight_decay": 1.0, "epochs": 7}),
         ("-b: 3\nj: 2\nwarm-up-epochs: 1", {"batch_size": 3, "workers": 2, "warm_up_epochs": 1}),
-        (
-            "amp: yes\nnesterov: On\nno-compile: true",
-            {"amp": True, "nesterov": True, "compile": False},
-        ),
+        ("amp: yes\nnesterov: On\nno-compile: true", {"amp": True, "nesterov": True, "compile": False}),
         ("<<: {lr: 1, b: 3}\nlr: 2", {"learning_rate": 2.0, "batch_size": 3}),
         ("\ufeff{lr: 1, data: caf\u00e9}", {"learning_rate": 1.0, "data": "caf\u00e9"}),
         ('{"run_dir": 5, "data": "\\ud83d\\ude00 \\udce9"}', {"run_dir": "5", "data": "😀 \udce9"}),
         ("device_list: ''\ngpu: 0\nworld_size: -1", {"device_list": "0"}),
     ],
 )
-def test_config_values_keep_their_text(
-    tmp_path: Path, content: str, expected: dict[str, object]
-) -> None:
+def test_config_values_keep_their_text(tmp_path: Path, content: str, expected: dict[str, object]) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(content, encoding="utf-8")
     assert read_config_file(file) == expected

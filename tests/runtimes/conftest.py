@@ -37,12 +37,8 @@ def torch_npu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
         (package / "__init__.py").write_text(body)
         metadata = folder / f"torch_npu-{version}.dist-info"
         metadata.mkdir()
-        (metadata / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n"
-        )
-        (metadata / "entry_points.txt").write_text(
-            "[torch.backends]\ntorch_npu = torch_npu:_autoload\n"
-        )
+        (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch_npu\nVersion: {version}\n")
+        (metadata / "entry_points.txt").write_text("[torch.backends]\ntorch_npu = torch_npu:_autoload\n")
         monkeypatch.syspath_prepend(str(folder))
         monkeypatch.setenv("PYTHONPATH", str(folder))
         return folder

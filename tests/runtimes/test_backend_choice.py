@@ -9,14 +9,7 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.config.resolve import resolve
-from shufflenet_fn.run.backend_choice import (
-    Kept,
-    StepCase,
-    choose_backend,
-    keep,
-    look_up,
-    step_case,
-)
+from shufflenet_fn.run.backend_choice import Kept, StepCase, choose_backend, keep, look_up, step_case
 from shufflenet_fn.run.plan import RunPlan, plan_run
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import UserError
@@ -129,9 +122,7 @@ def test_values_that_make_no_sense_are_damage(part: str, value: object, why: str
 
 def test_a_precision_is_the_same_by_any_name() -> None:
     cases = [
-        step_case(
-            runtime_of("cpu"), arch="a", precision=name, batch_per_card=1, image_size=8
-        ).precision
+        step_case(runtime_of("cpu"), arch="a", precision=name, batch_per_card=1, image_size=8).precision
         for name in ("O0", "fp32", "p=f32,c=f32,o=f32", "p=f32,c=bf16,o=f32", "p=f64,c=f64,o=f64")
     ]
     assert cases == ["fp32", "fp32", "fp32", "bf16", "p=f64,c=f64,o=f64"]

@@ -26,13 +26,7 @@ CPU_CASES = {
         {f"{POD}/box/cpu.max": "max 100000", f"{POD}/cpu.max": "300000 200000"},
         1.5,
     ),
-    "smallest": (
-        ["0::/a/b"],
-        "/",
-        V2,
-        {"a/b/cpu.max": "800000 100000", "a/cpu.max": "200000 100000"},
-        2.0,
-    ),
+    "smallest": (["0::/a/b"], "/", V2, {"a/b/cpu.max": "800000 100000", "a/cpu.max": "200000 100000"}, 2.0),
     "version 1": (
         ["3:cpu,cpuacct:/a/b", "0::/"],
         "/",
@@ -63,9 +57,7 @@ CPU_CASES = {
 }
 
 
-def recorded(
-    tmp_path: Path, groups: list[str], root: str, kind: str, files: dict[str, str]
-) -> Path:
+def recorded(tmp_path: Path, groups: list[str], root: str, kind: str, files: dict[str, str]) -> Path:
     mount = tmp_path / "mount"
     for name, content in files.items():
         (mount / name).parent.mkdir(parents=True, exist_ok=True)
@@ -84,8 +76,7 @@ def test_cpu_quota_is_smallest_of_ancestors(case: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("quota", "seen", "usable"),
-    [(0.5, 64, 1), (4.0, 64, 4), (1.5, 64, 2), (math.inf, 3, 3), (8.0, 2, 2)],
+    ("quota", "seen", "usable"), [(0.5, 64, 1), (4.0, 64, 4), (1.5, 64, 2), (math.inf, 3, 3), (8.0, 2, 2)]
 )
 def test_usable_cores_respect_quota_and_affinity(
     quota: float, seen: int, usable: int, monkeypatch: pytest.MonkeyPatch

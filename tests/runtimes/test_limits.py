@@ -30,10 +30,7 @@ def wrapped(cause: Exception) -> UserError:
 @pytest.mark.parametrize(
     ("error", "names"),
     [
-        (
-            RuntimeError("can't start new thread"),
-            ("thread", "RLIMIT_NPROC", "ulimit -u", "pids.max"),
-        ),
+        (RuntimeError("can't start new thread"), ("thread", "RLIMIT_NPROC", "ulimit -u", "pids.max")),
         (of_system(errno.EAGAIN), ("process", "RLIMIT_NPROC", "vm.max_map_count", "--workers")),
         (RuntimeError("Resource temporarily unavailable"), ("thread", "kernel.threads-max")),
         (of_system(errno.EMFILE), ("open file", "RLIMIT_NOFILE", "ulimit -n", "fs.file-max")),
@@ -41,10 +38,7 @@ def wrapped(cause: Exception) -> UserError:
         (MemoryError(), ("memory", "MemoryError", "RLIMIT_AS", "vm.max_map_count")),
         (of_system(errno.ENOMEM), ("memory", "RLIMIT_AS")),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes\nmore"), ("9 bytes)",)),
-        (
-            ImportError("libtorch.so: failed to map segment from shared object"),
-            ("libtorch", "ulimit -v"),
-        ),
+        (ImportError("libtorch.so: failed to map segment from shared object"), ("libtorch", "ulimit -v")),
         (wrapped(of_system(errno.ENFILE)), ("open file", "fs.file-max")),
     ],
 )
@@ -104,6 +98,4 @@ def test_command_without_threads_ends_with_message(
     monkeypatch.setattr(threading.Thread, "start", refused)
     outcome = command("data", "check", tmp_path, "--workers", 2)
     assert outcome.code == 1 and not outcome.out
-    assert outcome.err.startswith(
-        "error: the system refuses another thread or process (can't start"
-    )
+    assert outcome.err.startswith("error: the system refuses another thread or process (can't start")

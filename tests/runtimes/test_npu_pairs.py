@@ -40,11 +40,7 @@ def test_every_row_is_a_pair(pair: object) -> None:
             "pip install torch==2.9.0 --index-url https://download.pytorch.org/whl/cpu && "
             "pip install torch_npu==2.9.0. Or install CANN 9.1.0",
         ),
-        (
-            ("2.9.0", "2.9.0", "8.3.RC1"),
-            "aarch64",
-            "pip install torch==2.8.0 torch_npu==2.8.0 'numpy<2'",
-        ),
+        (("2.9.0", "2.9.0", "8.3.RC1"), "aarch64", "pip install torch==2.8.0 torch_npu==2.8.0 'numpy<2'"),
         (("2.7.1", "2.7.1", "8.2.RC1"), "aarch64", "CANN 8.0, 8.1 and 8.2 have no torch_npu"),
         (("2.13.0+cpu", TESTED, "9.1.0"), "aarch64", "pip install torch==2.12.0 torch_npu==2.12.0"),
         (("2.13.0+cpu", TESTED, None), "aarch64", "docs/ascend.md"),

@@ -21,14 +21,7 @@ from shufflenet_fn_backends.runtimes.npu.chip import (
 from shufflenet_fn_backends.runtimes.npu.environment import RECOMMENDED, set_recommended
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError
 
-OLD = (
-    "Ascend910A",
-    "Ascend910ProA",
-    "Ascend910PremiumA",
-    "Ascend910B",
-    "Ascend910ProB",
-    "Ascend310P3",
-)
+OLD = ("Ascend910A", "Ascend910ProA", "Ascend910PremiumA", "Ascend910B", "Ascend910ProB", "Ascend310P3")
 NEW = ("Ascend910B1", "Ascend910B2C", "Ascend910B4-1", "Ascend910_9391", "Ascend950DT")
 
 
@@ -80,9 +73,7 @@ def test_float32_warns_on_chips_without_bfloat16(soc: str) -> None:
     assert warning is None or ("--precision O2" in warning and soc in warning)
 
 
-def together(
-    soc: str, *devices: int, visible: str | None = None, dev: Path = Path("/nowhere")
-) -> str | None:
+def together(soc: str, *devices: int, visible: str | None = None, dev: Path = Path("/nowhere")) -> str | None:
     """Why devices cannot train together, or ``None``."""
     environment = {} if visible is None else {"ASCEND_RT_VISIBLE_DEVICES": visible}
     try:
@@ -92,9 +83,7 @@ def together(
     return None
 
 
-@pytest.mark.parametrize(
-    "devices", [(5,), (0, 3), (4, 6), (0, 1, 2, 3), (7, 6, 5, 4), tuple(range(8))]
-)
+@pytest.mark.parametrize("devices", [(5,), (0, 3), (4, 6), (0, 1, 2, 3), (7, 6, 5, 4), tuple(range(8))])
 def test_devices_that_a_910a_joins(devices: tuple[int, ...]) -> None:
     assert together("Ascend910A", *devices) is None
 
@@ -146,9 +135,7 @@ def test_the_timeouts_fit_each_other() -> None:
 
 
 @pytest.mark.parametrize(("kinds", "kind"), [(("var",) * 3, "var"), (("invstd",) * 3, "invstd")])
-def test_third_result_is_what_all_kernels_agree_on(
-    kinds: tuple[ThirdResult, ...], kind: ThirdResult
-) -> None:
+def test_third_result_is_what_all_kernels_agree_on(kinds: tuple[ThirdResult, ...], kind: ThirdResult) -> None:
     assert decide([Probe(64, 1.0, 1.0, 1.0, found) for found in kinds], "npu:0") == kind
 
 
@@ -177,9 +164,4 @@ def test_probe_tells_the_third_results_apart(monkeypatch: pytest.MonkeyPatch) ->
     }.items():
         monkeypatch.setattr(torch, "native_batch_norm", kernel(third))
         found[name] = [one.kind for one in probe(torch.device("cpu"))]
-    assert found == {
-        "var": ["var"] * 3,
-        "invstd": ["invstd"] * 3,
-        "unbiased": [None] * 3,
-        "eps": [None] * 3,
-    }
+    assert found == {"var": ["var"] * 3, "invstd": ["invstd"] * 3, "unbiased": [None] * 3, "eps": [None] * 3}

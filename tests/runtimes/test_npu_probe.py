@@ -13,13 +13,7 @@ import pytest
 import torch
 
 from shufflenet_fn.doctor import examine
-from shufflenet_fn_backends.runtimes.npu.probe import (
-    check_pair,
-    explain_failure,
-    look,
-    no_device,
-    probe,
-)
+from shufflenet_fn_backends.runtimes.npu.probe import check_pair, explain_failure, look, no_device, probe
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import DeviceError
 from shufflenet_fn_backends.support.subprocesses import Outcome
@@ -81,9 +75,7 @@ def test_crash_beside_a_cuda_build_names_cuda() -> None:
     facts = {"torch": "2.14.1+cu130", "cuda": "13.0"}
     text = explain_failure(outcome, facts)
     assert "2.14.1+cu130" in text and "SIGABRT" in text and "download.pytorch.org/whl/cpu" in text
-    said = Outcome(
-        -6, "", "what(): Duplicated key 'pinned_reserve_segment_size_mb' found in device"
-    )
+    said = Outcome(-6, "", "what(): Duplicated key 'pinned_reserve_segment_size_mb' found in device")
     assert "CPU build" in explain_failure(said, facts)
     other = explain_failure(outcome, {"torch": "2.13.0+cpu", "cuda": None})
     assert "CUDA" not in other and "set_env.sh" in other
@@ -127,9 +119,7 @@ def test_an_explicit_npu_is_refused_with_the_reason(torch_npu: Installed) -> Non
     ("soc", "chosen", "why"),
     [("Ascend910A", "O2", "no bfloat16"), ("Ascend910B2", "bf16", "computes in bfloat16")],
 )
-def test_precision_follows_the_chip(
-    chip: Chip, image_folder: Path, soc: str, chosen: str, why: str
-) -> None:
+def test_precision_follows_the_chip(chip: Chip, image_folder: Path, soc: str, chosen: str, why: str) -> None:
     from shufflenet_fn.config.resolve import resolve
     from shufflenet_fn.run.plan import plan_run
 
@@ -154,9 +144,7 @@ def test_bfloat16_is_refused_where_the_chip_has_none(
     assert not Path("run").exists()
 
 
-def test_more_devices_than_there_are(
-    chip: Chip, command: Callable[..., Any], image_folder: Path
-) -> None:
+def test_more_devices_than_there_are(chip: Chip, command: Callable[..., Any], image_folder: Path) -> None:
     chip(2, "Ascend910B1")
     outcome = command(
         *("train", "--data", image_folder, "--device", "npu", "--devices", 8, "--batch-size", 8)
@@ -177,10 +165,7 @@ def test_compile_says_what_is_known(chip: Chip, image_folder: Path) -> None:
 
 
 def test_broken_torch_npu_does_not_affect_cpu_training(
-    torch_npu: Installed,
-    process: Callable[..., Any],
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    torch_npu: Installed, process: Callable[..., Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch_npu("raise ImportError('libhccl.so: cannot open shared object file: No such file')")
     recipe = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--max-steps", 1)

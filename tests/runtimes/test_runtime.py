@@ -84,9 +84,7 @@ def test_a_profile_of_a_run(
     assert len(list((tmp_path / "traces").iterdir())) == 1
 
 
-def test_a_folder_for_profiles_that_cannot_be(
-    command: Callable[..., Any], image_folder: Path
-) -> None:
+def test_a_folder_for_profiles_that_cannot_be(command: Callable[..., Any], image_folder: Path) -> None:
     outcome = command(
         *("train", *TINY, "--data", image_folder, "--run-dir", "run", "--profile", "/proc/nothing")
     )
@@ -101,9 +99,7 @@ def restored() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restored")
-def test_a_deterministic_run(
-    command: Callable[..., Any], image_folder: Path, tmp_path: Path
-) -> None:
+def test_a_deterministic_run(command: Callable[..., Any], image_folder: Path, tmp_path: Path) -> None:
     arguments = ("train", *TINY, "--data", image_folder, "--deterministic")
     for name in ("a", "b"):
         outcome = command(*arguments, "--run-dir", name)
@@ -114,9 +110,7 @@ def test_a_deterministic_run(
     assert first == second
 
 
-def test_results_have_the_memory(
-    command: Callable[..., Any], image_folder: Path, tmp_path: Path
-) -> None:
+def test_results_have_the_memory(command: Callable[..., Any], image_folder: Path, tmp_path: Path) -> None:
     outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())

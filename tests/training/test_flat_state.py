@@ -69,9 +69,7 @@ def states(
 @pytest.mark.parametrize("gradients", [grads_by_engine, grads_by_func])
 @pytest.mark.parametrize("microbatches", [1, 2])
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "O2"])
-def test_a_step_computes_the_same_bits(
-    precision: str, microbatches: int, gradients: Gradients
-) -> None:
+def test_a_step_computes_the_same_bits(precision: str, microbatches: int, gradients: Gradients) -> None:
     scaling = LossScaling("static", initial=64.0) if precision == "O2" else LossScaling()
     (plain, metrics, flags), (flat, metrics2, flags2) = states(
         scaling, None, gradients, microbatches, policy=get_policy(precision)

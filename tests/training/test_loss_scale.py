@@ -69,9 +69,7 @@ def test_dynamic_scale_grows_and_backs_off() -> None:
 
 
 def test_other_factors() -> None:
-    scaling = LossScaling(
-        "dynamic", initial=8.0, growth_factor=4.0, backoff_factor=0.25, growth_interval=1
-    )
+    scaling = LossScaling("dynamic", initial=8.0, growth_factor=4.0, backoff_factor=0.25, growth_interval=1)
     assert follow(scaling, "..xx.") == [(32, 0), (128, 0), (32, 0), (8, 0), (32, 0)]
 
 

@@ -25,9 +25,7 @@ def test_label_smoothing_is_torchs_and_megviis(smoothing: float) -> None:
         loss, nnf.cross_entropy(logits, labels, label_smoothing=smoothing), rtol=1e-14, atol=0.0
     )
     target = (1 - smoothing) * nnf.one_hot(labels, 10).double() + smoothing / 10
-    torch.testing.assert_close(
-        loss, -(target * logits.log_softmax(1)).sum(1).mean(), rtol=1e-12, atol=0.0
-    )
+    torch.testing.assert_close(loss, -(target * logits.log_softmax(1)).sum(1).mean(), rtol=1e-12, atol=0.0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -22,13 +22,7 @@ from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_map
-from tests.model.support import (
-    TINY,
-    assert_close_to_scale,
-    assert_trees_equal,
-    examples,
-    tiny_variables,
-)
+from tests.model.support import TINY, assert_close_to_scale, assert_trees_equal, examples, tiny_variables
 
 DOUBLE = torch.float64
 # Plain SGD with rate 1 makes the gradients readable: params - new params.
@@ -73,9 +67,7 @@ def test_microbatch_step_averages_over_parts() -> None:
     batch, state = mixed(8), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
     assert isinstance(batch.mix, Mix)
     new, _, _ = make_train_step(TINY, BARE, microbatches=2)(state, batch, no_flags())
-    parts = zip(
-        batch.images.chunk(2), batch.labels.chunk(2), batch.mix.partners.chunk(2), strict=True
-    )
+    parts = zip(batch.images.chunk(2), batch.labels.chunk(2), batch.mix.partners.chunk(2), strict=True)
     single = make_train_step(TINY, BARE)
     halves = [
         single(state, Examples(images, labels, Mix(partners, batch.mix.weight)), no_flags())[0]
@@ -90,11 +82,7 @@ def test_flat_states_in_half_precision(precision: str) -> None:
     scaling = LossScaling("static", initial=64.0)
     state = create_train_state(tiny_variables(), BARE, loss_scaling=scaling)
     step = make_train_step(
-        TINY,
-        BARE,
-        policy=get_policy(precision),
-        loss_scaling=scaling,
-        gradients=grads_by_engine,
+        TINY, BARE, policy=get_policy(precision), loss_scaling=scaling, gradients=grads_by_engine
     )
     batch = mixed(4, dtype=torch.float32)
     plain, metrics, _ = step(state, batch, no_flags())

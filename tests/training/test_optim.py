@@ -19,12 +19,7 @@ from shufflenet_fn.training.optim import (
     sgd,
 )
 from shufflenet_fn.tree import global_norm, tree_leaves, tree_map, tree_paths
-from tests.model.support import (
-    assert_trees_close,
-    assert_trees_equal,
-    generator,
-    unchanged,
-)
+from tests.model.support import assert_trees_close, assert_trees_equal, generator, unchanged
 
 DOUBLE = torch.float64
 RATE = 0.125  # exact in float32, which rates are computed in
@@ -55,10 +50,7 @@ def run_torch(params: Any, grads: list[Any], groups: Any, **options: Any) -> Any
     """The same with ``torch.optim.SGD``; ``groups(path, leaf)`` gives a leaf's weight decay."""
     owned = tree_map(lambda leaf: leaf.clone().requires_grad_(), params)
     optimizer = torch.optim.SGD(
-        [
-            {"params": [leaf], "weight_decay": groups(path, leaf)}
-            for path, leaf in tree_paths(owned)
-        ],
+        [{"params": [leaf], "weight_decay": groups(path, leaf)} for path, leaf in tree_paths(owned)],
         **options,
     )
     for grad in grads:
@@ -74,17 +66,10 @@ def run_torch(params: Any, grads: list[Any], groups: Any, **options: Any) -> Any
 def test_sgd_is_torchs(momentum: float, weight_decay: float, nesterov: bool) -> None:
     nesterov = nesterov and momentum > 0
     params, grads = random_tree(0), [random_tree(seed) for seed in range(1, 9)]
-    optimizer = sgd(
-        schedules.constant(RATE), momentum=momentum, nesterov=nesterov, weight_decay=weight_decay
-    )
+    optimizer = sgd(schedules.constant(RATE), momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
     ours, _ = run(optimizer, params, grads)
     theirs = run_torch(
-        params,
-        grads,
-        lambda path, leaf: weight_decay,
-        lr=RATE,
-        momentum=momentum,
-        nesterov=nesterov,
+        params, grads, lambda path, leaf: weight_decay, lr=RATE, momentum=momentum, nesterov=nesterov
     )
     assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
 
@@ -93,17 +78,13 @@ def test_decay_filter_equals_parameter_groups() -> None:
     params, grads = random_tree(0), [random_tree(seed) for seed in range(1, 6)]
     rule = sgd(schedules.constant(RATE), momentum=0.9, weight_decay=0.5, decay=decay_weights)
     ours, _ = run(rule, params, grads)
-    theirs = run_torch(
-        params, grads, lambda path, leaf: 0.5 * (leaf.ndim > 1), lr=RATE, momentum=0.9
-    )
+    theirs = run_torch(params, grads, lambda path, leaf: 0.5 * (leaf.ndim > 1), lr=RATE, momentum=0.9)
     assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
 
 
 def test_decay_may_be_chosen_by_path() -> None:
     params, grads = random_tree(0), [random_tree(1)]
-    rule = sgd(
-        schedules.constant(RATE), weight_decay=0.5, decay=lambda path, leaf: path == "fc.bias"
-    )
+    rule = sgd(schedules.constant(RATE), weight_decay=0.5, decay=lambda path, leaf: path == "fc.bias")
     ours, _ = run(rule, params, grads)
     theirs = run_torch(params, grads, lambda path, leaf: 0.5 * (path == "fc.bias"), lr=RATE)
     assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
@@ -112,9 +93,7 @@ def test_decay_may_be_chosen_by_path() -> None:
 def test_decay_of_no_leaf_is_no_decay() -> None:
     params, grads = random_tree(0), [random_tree(1)]
     none = sgd(schedules.constant(RATE), weight_decay=0.5, decay=lambda path, leaf: False)
-    assert_trees_equal(
-        run(none, params, grads)[0], run(sgd(schedules.constant(RATE)), params, grads)[0]
-    )
+    assert_trees_equal(run(none, params, grads)[0], run(sgd(schedules.constant(RATE)), params, grads)[0])
 
 
 def test_the_rate_follows_the_step() -> None:
@@ -133,8 +112,7 @@ def test_plain_sgd_keeps_no_velocity() -> None:
 def test_updates_and_state_keep_the_parameters_dtype(dtype: torch.dtype) -> None:
     params, grads = random_tree(0, dtype=dtype), random_tree(1, dtype=dtype)
     rule = chain(
-        clip_by_global_norm(1.0),
-        sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1),
+        clip_by_global_norm(1.0), sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1)
     )
     new, state = run(rule, params, [grads])
     assert {leaf.dtype for leaf in tree_leaves((new, state))} == {dtype}
@@ -143,8 +121,7 @@ def test_updates_and_state_keep_the_parameters_dtype(dtype: torch.dtype) -> None
 def test_no_argument_is_written_to() -> None:
     params, grads = random_tree(0), random_tree(1)
     rule = chain(
-        clip_by_global_norm(0.1),
-        sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1),
+        clip_by_global_norm(0.1), sgd(schedules.constant(RATE), momentum=0.9, nesterov=True, weight_decay=0.1)
     )
     _, state = run(rule, params, [grads])
     step = torch.tensor(3)

@@ -18,9 +18,7 @@ def test_sgd_gives_the_bits_of_torchs(momentum: float, nesterov: bool) -> None:
     params = {"w": torch.randn(100_003, generator=generator)}
     peer = torch.nn.Parameter(params["w"].clone())
     optimizer = sgd(constant(rate), momentum=momentum, nesterov=nesterov, weight_decay=5e-4)
-    torchs = torch.optim.SGD(
-        [peer], lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=5e-4
-    )
+    torchs = torch.optim.SGD([peer], lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=5e-4)
     state = optimizer.init(params)
     for step in range(3):
         grad = torch.randn(100_003, generator=generator)

@@ -25,8 +25,7 @@ def rate(schedule: Schedule, step: int) -> float:
 
 
 @pytest.mark.parametrize(
-    ("epoch", "expected"),
-    [(0, 0.6667), (1, 1.3333), (4, 3.3333), (5, 4.0), (120, 2.067), (239, 0.00018)],
+    ("epoch", "expected"), [(0, 0.6667), (1, 1.3333), (4, 3.3333), (5, 4.0), (120, 2.067), (239, 0.00018)]
 )
 def test_the_originals_values_on_eight_devices(epoch: int, expected: float) -> None:
     digits = len(str(expected).partition(".")[2])

@@ -59,9 +59,7 @@ def run_both(
     return ours, theirs, state, from_torchvision(module.state_dict(), config)
 
 
-@pytest.mark.parametrize(
-    ("nesterov", "only_weights"), [(False, False), (True, False), (True, True)]
-)
+@pytest.mark.parametrize(("nesterov", "only_weights"), [(False, False), (True, False), (True, True)])
 def test_twenty_steps_in_float64(nesterov: bool, only_weights: bool) -> None:
     ours, theirs, state, expected = run_both(
         torch.float64, steps=20, nesterov=nesterov, only_weights=only_weights

@@ -16,21 +16,13 @@ from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.registry import get_backend
-from tests.model.support import (
-    TINY,
-    assert_trees_close,
-    assert_trees_equal,
-    examples,
-    tiny_variables,
-)
+from tests.model.support import TINY, assert_trees_close, assert_trees_equal, examples, tiny_variables
 
 
 def two_steps(backend: str, *, size: int = 8, microbatches: int = 1, in_kernel: bool) -> Any:
     optimizer = sgd(constant(0.05), momentum=0.9)
     state, computing = in_order_of(
-        TINY,
-        create_train_state(tiny_variables(dtype=torch.float64), optimizer),
-        get_backend(backend),
+        TINY, create_train_state(tiny_variables(dtype=torch.float64), optimizer), get_backend(backend)
     )
     step = make_train_step(
         TINY,
@@ -51,9 +43,7 @@ def two_steps(backend: str, *, size: int = 8, microbatches: int = 1, in_kernel: 
 @pytest.mark.parametrize("backend", ["reference", "native", "gather", "routed"])
 @pytest.mark.parametrize("microbatches", [1, 2])
 def test_kernels_and_moments_give_the_same_statistics(backend: str, microbatches: int) -> None:
-    ours, wanted = (
-        two_steps(backend, microbatches=microbatches, in_kernel=flag) for flag in (True, False)
-    )
+    ours, wanted = (two_steps(backend, microbatches=microbatches, in_kernel=flag) for flag in (True, False))
     assert_trees_close(ours, wanted, rtol=1e-12, atol=1e-12)
 
 
@@ -65,11 +55,7 @@ def test_functional_gradients_are_refused() -> None:
 def test_backend_without_the_kernel_is_refused() -> None:
     optimizer = sgd(constant(0.1))
     step = make_train_step(
-        TINY,
-        optimizer,
-        backend=get_backend("routed"),
-        gradients=grads_by_engine,
-        stats_in_kernel=True,
+        TINY, optimizer, backend=get_backend("routed"), gradients=grads_by_engine, stats_in_kernel=True
     )
     state = flatten_state(create_train_state(tiny_variables(), optimizer))
     with pytest.raises(ValueError, match="backend routed cannot update running statistics"):

@@ -16,12 +16,7 @@ from shufflenet_fn.training.ema import init_ema, update_ema
 from shufflenet_fn.training.gradients import grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import cross_entropy
-from shufflenet_fn.training.optim import (
-    GradientTransformation,
-    chain,
-    clip_by_global_norm,
-    sgd,
-)
+from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import (
     Examples,
@@ -65,9 +60,7 @@ def loss_and_stats(variables: Variables, batch: Examples, smoothing: float = 0.0
     """``params -> (loss, batch_stats)``, written out."""
 
     def loss_fn(params: Any) -> tuple[Tensor, Any]:
-        logits, batch_stats = apply(
-            TINY, Variables(params, variables.batch_stats), batch.images, train=True
-        )
+        logits, batch_stats = apply(TINY, Variables(params, variables.batch_stats), batch.images, train=True)
         return cross_entropy(logits, batch.labels, label_smoothing=smoothing), batch_stats
 
     return loss_fn
@@ -153,12 +146,7 @@ def test_a_step_changes_nothing_that_it_is_given(microbatches: int, kind: str) -
     scaling = LossScaling(kind)
     optimizer = full_optimizer()
     step = make_train_step(
-        TINY,
-        optimizer,
-        microbatches=microbatches,
-        loss_scaling=scaling,
-        ema_decay=0.9,
-        label_smoothing=0.1,
+        TINY, optimizer, microbatches=microbatches, loss_scaling=scaling, ema_decay=0.9, label_smoothing=0.1
     )
     state = create_train_state(tiny_variables(), optimizer, loss_scaling=scaling, ema=True)
     state, _, _ = step(state, Examples(*examples(4)), no_flags())
@@ -266,9 +254,7 @@ def test_an_average_update_keeps_its_arguments() -> None:
     average = init_ema(first)
     with unchanged(first, second, average):
         new = update_ema(average, second, decay=0.9)
-    assert_trees_close(
-        new, tree_map(lambda a, b: 0.9 * a + 0.1 * b, first, second), rtol=1e-6, atol=1e-7
-    )
+    assert_trees_close(new, tree_map(lambda a, b: 0.9 * a + 0.1 * b, first, second), rtol=1e-6, atol=1e-7)
 
 
 def test_without_a_decay_no_average_is_kept() -> None:
@@ -283,28 +269,21 @@ def test_evaluation_gives_sums_that_add_up() -> None:
     step = make_eval_step(TINY)
     with unchanged(variables, images, labels):
         whole = step(variables, Examples(images, labels))
-    parts = [
-        step(variables, Examples(*part))
-        for part in zip(images.split(4), labels.split(4), strict=True)
-    ]
+    parts = [step(variables, Examples(*part)) for part in zip(images.split(4), labels.split(4), strict=True)]
     total = tree_map(lambda *sums: torch.stack(sums).sum(0), *parts)
     torch.testing.assert_close(total.loss, whole.loss, rtol=1e-6, atol=0.0)
     assert (total.correct1.item(), total.correct5.item()) == (whole.correct1.item(), 9)
 
     logits, _ = apply(TINY, variables, images)
     assert whole.correct1.item() == (logits.argmax(1) == labels).sum().item()
-    torch.testing.assert_close(
-        whole.loss.double(), 9 * cross_entropy(logits, labels), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(whole.loss.double(), 9 * cross_entropy(logits, labels), rtol=1e-6, atol=0)
     assert whole.loss.dtype == DOUBLE
     assert whole.correct1.dtype == whole.correct5.dtype == torch.int64
 
 
 def test_the_state_is_one_pytree_on_one_device() -> None:
     optimizer = full_optimizer()
-    state = create_train_state(
-        tiny_variables(), optimizer, loss_scaling=LossScaling("dynamic"), ema=True
-    )
+    state = create_train_state(tiny_variables(), optimizer, loss_scaling=LossScaling("dynamic"), ema=True)
     assert isinstance(state, TrainState)
     assert {leaf.device.type for leaf in tree_leaves(state)} == {"cpu"}
     meta = create_train_state(tree_map(lambda leaf: leaf.to("meta"), tiny_variables()), optimizer)

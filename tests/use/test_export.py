@@ -36,23 +36,12 @@ def wanted(images: torch.Tensor) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batch", ["dynamic", "2"])
-def test_tensor_export_has_no_shuffle(
-    command: Command, weights: Path, tmp_path: Path, batch: str
-) -> None:
+def test_tensor_export_has_no_shuffle(command: Command, weights: Path, tmp_path: Path, batch: str) -> None:
     options = (*OPTIONS, "--input", "tensor", "--batch", batch)
     outcome = command("export", weights, "-o", "m.onnx", *options)
     assert outcome.code == 0, outcome.err
     kinds = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
-    expected = {
-        "Conv",
-        "Relu",
-        "MaxPool",
-        "Split",
-        "Concat",
-        "GlobalAveragePool",
-        "Flatten",
-        "Gemm",
-    }
+    expected = {"Conv", "Relu", "MaxPool", "Split", "Concat", "GlobalAveragePool", "Flatten", "Gemm"}
     assert kinds == expected
     run = session(tmp_path / "m.onnx").run
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -63,9 +52,7 @@ def test_tensor_export_has_no_shuffle(
 
 
 @pytest.mark.parametrize(
-    "shape",
-    [(40, 48), (300, 401), (32, 32), (37, 36), (10, 620), (1, 9), (9, 1), (400, 37), (5, 4)],
-    ids=str,
+    "shape", [(40, 48), (300, 401), (32, 32), (37, 36), (10, 620), (1, 9), (9, 1), (400, 37), (5, 4)], ids=str
 )
 def test_graph_resizes_and_crops_to_the_same_bytes(shape: tuple[int, int]) -> None:
     graph, kinds = Graph(onnx), onnx.TensorProto
@@ -74,9 +61,7 @@ def test_graph_resizes_and_crops_to_the_same_bytes(shape: tuple[int, int]) -> No
     source = value("image", kinds.UINT8, ["N", "H", "W", 3])
     model = graph.model([source], [value(out, kinds.FLOAT, ["N", 3, 32, 32])], {})
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    run = onnxruntime.InferenceSession(
-        model.SerializeToString(), providers=["CPUExecutionProvider"]
-    ).run
+    run = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run
     (pixels,) = run(None, {"image": np.stack((image, 255 - image))})
     for found, given in zip(pixels, (image, 255 - image), strict=True):
         np.testing.assert_array_equal(found.transpose(1, 2, 0), EvalTransform(37, 32)(given))
@@ -151,11 +136,7 @@ def test_verify_compares_files_and_refuses_other_weights(
     ],
 )
 def test_bad_request_writes_nothing(
-    command: Command,
-    weights: Path,
-    tmp_path: Path,
-    arguments: tuple[str, ...],
-    words: tuple[str, ...],
+    command: Command, weights: Path, tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]
 ) -> None:
     outcome = command("export", weights, *OPTIONS, *arguments)
     assert outcome.code == 2 and "Traceback" not in outcome.err

@@ -42,13 +42,11 @@ def test_accuracy_equals_that_of_evaluate(
         )
         found[engine] = rows_of(outcome)
         assert "10 images" in outcome.err and f"engine {engine}" in outcome.err
-    assert [row["classes"] for row in found["torch"]] == [
-        row["classes"] for row in found["onnxruntime"]
-    ]
+    assert [row["classes"] for row in found["torch"]] == [row["classes"] for row in found["onnxruntime"]]
     row = found["torch"][0]
-    assert sorted(row["classes"]) == ["blue", "green", "red"] and sum(
-        row["probabilities"]
-    ) == pytest.approx(1)
+    assert sorted(row["classes"]) == ["blue", "green", "red"] and sum(row["probabilities"]) == pytest.approx(
+        1
+    )
     right = sum(row["correct"] for row in found["torch"])
     scored = command("evaluate", weights, *options[:2], "--data", image_folder, "--json")
     # The file names no classes, so `evaluate` takes those of train/, which are the same.
@@ -90,16 +88,7 @@ def test_resume_writes_no_row_twice(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path, kind: str
 ) -> None:
     weights, *options = model
-    arguments = (
-        "predict",
-        weights,
-        image_folder / "val",
-        *options,
-        "--top-k",
-        2,
-        "-o",
-        f"rows.{kind}",
-    )
+    arguments = ("predict", weights, image_folder / "val", *options, "--top-k", 2, "-o", f"rows.{kind}")
     assert command(*arguments).code == 0
     whole = (tmp_path / f"rows.{kind}").read_text()
     assert command(*arguments).code == 2  # it exists

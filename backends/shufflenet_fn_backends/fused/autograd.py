@@ -16,9 +16,7 @@ from torch import Tensor
 from shufflenet_fn_backends.fused.library import Operator
 from shufflenet_fn_backends.support.private import transforms_active
 
-_FIRST_ONLY = (
-    "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"
-)
+_FIRST_ONLY = "backend cpu has first derivatives only; take backend routed for a derivative of a gradient"
 
 
 def call(operator: Operator, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -66,16 +64,12 @@ class _Call(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         saved = ctx.saved_tensors
-        gradients = _Backward.apply(
-            ctx.operator, ctx.inputs, tuple(ctx.needs_input_grad[1:]), *saved, *grads
-        )
+        gradients = _Backward.apply(ctx.operator, ctx.inputs, tuple(ctx.needs_input_grad[1:]), *saved, *grads)
         return None, *gradients
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], operator: Operator, *tensors: Tensor) -> Any:
-        return _one_by_one(
-            info, in_dims[1:], tensors, lambda slices: _Call.apply(operator, *slices)
-        )
+        return _one_by_one(info, in_dims[1:], tensors, lambda slices: _Call.apply(operator, *slices))
 
 
 class _Backward(torch.autograd.Function):
@@ -87,10 +81,7 @@ class _Backward(torch.autograd.Function):
     ) -> tuple[Tensor | None, ...]:
         results = (len(tensors) - inputs) // 2
         return operator.backward(
-            tensors[:inputs],
-            tensors[inputs : inputs + results],
-            tensors[inputs + results :],
-            needed,
+            tensors[:inputs], tensors[inputs : inputs + results], tensors[inputs + results :], needed
         )
 
     @staticmethod
@@ -124,13 +115,10 @@ def _one_by_one(
 ) -> tuple[Any, Any]:
     # The kernels have no batch dimension of models. Each call uses the whole machine anyway.
     rows = [
-        function(
-            [t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=True)]
-        )
+        function([t if d is None else t.select(d, i) for t, d in zip(tensors, in_dims, strict=True)])
         for i in range(info.batch_size)
     ]
     results = tuple(
-        None if column[0] is None else torch.stack(list(column))
-        for column in zip(*rows, strict=True)
+        None if column[0] is None else torch.stack(list(column)) for column in zip(*rows, strict=True)
     )
     return results, tuple(None if result is None else 0 for result in results)

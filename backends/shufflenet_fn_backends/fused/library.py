@@ -53,9 +53,7 @@ def kernels() -> SimpleNamespace:
             f"cannot load the CPU kernels from {path}: {error}. Take --backend routed, which does "
             f"without them (torch {torch.__version__})."
         ) from error
-    return SimpleNamespace(
-        **{name: _function(library, name, types) for name, types in _SIGNATURES.items()}
-    )
+    return SimpleNamespace(**{name: _function(library, name, types) for name, types in _SIGNATURES.items()})
 
 
 def _function(library: ctypes.CDLL, name: str, signature: tuple[Any, ...]) -> Callable[..., None]:

@@ -33,8 +33,7 @@ def address(x: Tensor, dtype: torch.dtype | None = None) -> int:
             + (
                 ""
                 if pointer
-                else " without data: they can be neither traced nor batched; take "
-                "backend routed for that"
+                else " without data: they can be neither traced nor batched; take backend routed for that"
             )
         )
     return pointer
@@ -115,9 +114,7 @@ class Parts:
         gradients: whether to allocate the gradients of all tensors, in ``gradients``.
     """
 
-    def __init__(
-        self, tensors: Sequence[Tensor], flags: Sequence[int], *, gradients: bool = False
-    ) -> None:
+    def __init__(self, tensors: Sequence[Tensor], flags: Sequence[int], *, gradients: bool = False) -> None:
         self.gradients: list[Tensor] = []
         self.channels = 0
         self._alive: list[Tensor] = []

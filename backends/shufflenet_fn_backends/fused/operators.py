@@ -119,9 +119,7 @@ class MaxPool(Operator):
         part = Parts(tensors, (self.flag,))
         y = empty(part.shape.halved(), part.channels, part.dtype)
         which = torch.empty_like(y, dtype=torch.uint8)
-        kernels().pool_forward(
-            is_half(y), part.fields, self._fields(part), address(y), address(which)
-        )
+        kernels().pool_forward(is_half(y), part.fields, self._fields(part), address(y), address(which))
         return y, which
 
     def backward(
@@ -131,9 +129,7 @@ class MaxPool(Operator):
         which = which.contiguous(memory_format=torch.channels_last)
         part = Parts(tensors, (self.flag,), gradients=True)
         dy = grads[0].to(y.dtype).contiguous(memory_format=torch.channels_last)
-        kernels().pool_backward(
-            is_half(y), part.fields, self._fields(part), address(dy), address(which)
-        )
+        kernels().pool_backward(is_half(y), part.fields, self._fields(part), address(dy), address(which))
         return tuple(part.gradients)
 
     def _fields(self, part: Parts) -> Fields:
@@ -206,11 +202,7 @@ def _forward(
 
 
 def _backward(
-    kernel: Callable[..., object],
-    call: tuple[Fields, ...],
-    weight: Tensor,
-    results: Tensors,
-    grads: Tensors,
+    kernel: Callable[..., object], call: tuple[Fields, ...], weight: Tensor, results: Tensors, grads: Tensors
 ) -> Tensor:
     """Call the kernel of a convolution's gradient. Return the gradient of the weight."""
     z, mean, _ = results
@@ -226,8 +218,7 @@ def _image_gradient(x: Tensor, weight: Tensor, results: Tensors, grads: Tensors)
     moments = dmean[:, None, None] + 2.0 * dvar[:, None, None] * (z - mean[:, None, None])
     dz = (dz + moments / shape_of(z).pixels).to(x.dtype)
     dx: Tensor = torch.ops.aten.convolution_backward(
-        *(dz, x, weight.to(x.dtype), None, (2, 2), (1, 1), (1, 1)),
-        *(False, (0, 0), 1, (True, False, False)),
+        *(dz, x, weight.to(x.dtype), None, (2, 2), (1, 1), (1, 1)), *(False, (0, 0), 1, (True, False, False))
     )[0]
     return dx
 
@@ -250,9 +241,7 @@ def _pointwise_fields(parts: Parts, weight: Tensor, order: Tensor) -> Fields:
 
 def _stem_fields(x: Tensor, weight: Tensor) -> Fields:
     if weight.shape[1:] != (x.shape[1], 3, 3):
-        raise ValueError(
-            f"a weight {tuple(weight.shape)} does not fit images of {x.shape[1]} channels"
-        )
+        raise ValueError(f"a weight {tuple(weight.shape)} does not fit images of {x.shape[1]} channels")
     return fields(
         address(x),
         *shape_of(x),

@@ -132,9 +132,7 @@ class _Recorder:
 
     def mean(self, x: _Map) -> None:
         assert len(x.parts) == 1, "the last layer is a convolution"
-        self.steps.append(
-            _Step(_MEAN, False, None, None, x, x.parts[0].channels, 1, _NO_BUFFER, _NO_BUFFER)
-        )
+        self.steps.append(_Step(_MEAN, False, None, None, x, x.parts[0].channels, 1, _NO_BUFFER, _NO_BUFFER))
 
     def _buffer(self, elements: int) -> int:
         self.buffers.append(-(-elements // 64) * 64)

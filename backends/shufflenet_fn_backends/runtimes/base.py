@@ -170,11 +170,7 @@ def torch_profiling(activities: Sequence[ProfilerActivity]) -> Profiling:
         with torch.profiler.profile(
             activities=list(activities),
             schedule=torch.profiler.schedule(
-                skip_first=window.skip,
-                wait=0,
-                warmup=window.warm_up,
-                active=window.record,
-                repeat=1,
+                skip_first=window.skip, wait=0, warmup=window.warm_up, active=window.record, repeat=1
             ),
             on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder), name),
             record_shapes=True,

@@ -16,9 +16,7 @@ from typing import NamedTuple
 from shufflenet_fn_backends.support.errors import DeviceError
 from shufflenet_fn_backends.support.limits import limit_reached
 
-INSTALL = (
-    "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++)"
-)
+INSTALL = "Install one (Debian and Ubuntu: apt install g++; Fedora and openEuler: dnf install gcc-c++)"
 
 
 def find_compiler(advice: str) -> list[str]:

@@ -60,9 +60,7 @@ def limit_reached(error: BaseException) -> LimitReached | None:
         known = error.strerror == os.strerror(error.errno)
         refused = _BY_NUMBER.get(error.errno) if known else None
     elif isinstance(error, (OSError, RuntimeError, ImportError)):
-        refused = next(
-            (kind for kind, pattern in _BY_TEXT if re.search(pattern, said, re.IGNORECASE)), None
-        )
+        refused = next((kind for kind, pattern in _BY_TEXT if re.search(pattern, said, re.IGNORECASE)), None)
     return None if refused is None else refusal(refused, said)
 
 

@@ -55,9 +55,7 @@ class _Case:
         self.dtype, self.count, self.op, self.root, self.seed = dtype, count, op, root, seed
 
     def of(self, rank: int, count: int | None = None, salt: int = 0) -> np.ndarray:
-        return values(
-            self.dtype, self.count if count is None else count, self.seed + 97 * salt, rank
-        )
+        return values(self.dtype, self.count if count is None else count, self.seed + 97 * salt, rank)
 
     def room(self, count: int) -> np.ndarray:
         """Filled with what no result is: a value left untouched is seen."""
@@ -66,9 +64,7 @@ class _Case:
 
     def call(self, name: str, *arguments: Any) -> dict[str, Any]:
         converted = [
-            argument.ctypes.data_as(ctypes.c_void_p)
-            if isinstance(argument, np.ndarray)
-            else argument
+            argument.ctypes.data_as(ctypes.c_void_p) if isinstance(argument, np.ndarray) else argument
             for argument in arguments
         ]
         return self.process.call(name, self.comm, *converted)
@@ -81,9 +77,7 @@ class _Case:
 
     def all_reduce(self) -> _Outcome:
         send, receive = self.of(self.rank), self.room(self.count)
-        done = self.call(
-            "all_reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op
-        )
+        done = self.call("all_reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op)
         return done, receive, reduced(self.dtype, self.op, [self.of(r) for r in range(self.size)])
 
     def all_reduce_in_place(self) -> _Outcome:
@@ -93,9 +87,7 @@ class _Case:
 
     def reduce(self) -> _Outcome:
         send, receive = self.of(self.rank), self.room(self.count)
-        done = self.call(
-            "reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op, self.root
-        )
+        done = self.call("reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op, self.root)
         if self.rank != self.root:
             return done, receive, self.room(self.count)
         return done, receive, reduced(self.dtype, self.op, [self.of(r) for r in range(self.size)])
@@ -103,9 +95,7 @@ class _Case:
     def reduce_scatter(self) -> _Outcome:
         send = self.of(self.rank, self.count * self.size)
         receive = self.room(self.count)
-        done = self.call(
-            "reduce_scatter", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op
-        )
+        done = self.call("reduce_scatter", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op)
         mine = slice(self.rank * self.count, (self.rank + 1) * self.count)
         parts = [self.of(r, self.count * self.size)[mine] for r in range(self.size)]
         return done, receive, reduced(self.dtype, self.op, parts)
@@ -141,9 +131,7 @@ class _Case:
 
     def all_gather(self) -> _Outcome:
         receive = self.room(self.count * self.size)
-        done = self.call(
-            "all_gather", self.of(self.rank), receive, ctypes.c_uint64(self.count), self.dtype
-        )
+        done = self.call("all_gather", self.of(self.rank), receive, ctypes.c_uint64(self.count), self.dtype)
         return done, receive, np.concatenate([self.of(r) for r in range(self.size)])
 
     def all_gather_v(self) -> _Outcome:
@@ -180,9 +168,7 @@ class _Case:
     def all_to_all(self) -> _Outcome:
         receive = self.room(self.count * self.size)
         sends = [self.of(rank, self.count * self.size) for rank in range(self.size)]
-        done = self.call(
-            "all_to_all", sends[self.rank], receive, ctypes.c_uint64(self.count), self.dtype
-        )
+        done = self.call("all_to_all", sends[self.rank], receive, ctypes.c_uint64(self.count), self.dtype)
         mine = slice(self.rank * self.count, (self.rank + 1) * self.count)
         return done, receive, np.concatenate([send[mine] for send in sends])
 

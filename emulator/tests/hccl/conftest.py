@@ -35,16 +35,7 @@ def hccl_library(shared_folder: Path) -> Path:
             subprocess.run(
                 [
                     compiler,
-                    *(
-                        "-std=c++20",
-                        "-O1",
-                        "-fPIC",
-                        "-shared",
-                        "-Wall",
-                        "-Wextra",
-                        "-Werror",
-                        "-pthread",
-                    ),
+                    *("-std=c++20", "-O1", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror", "-pthread"),
                     *("-isystem", str(Path(torch.__file__).parent / "include"), "-I", str(SOURCES)),
                     *(str(everything), "-o", str(partial)),
                 ],

@@ -70,9 +70,7 @@ class Ranks:
         assert answer is not None, f"rank {rank} ended"
         return answer
 
-    def all(
-        self, do: str, /, *, of: list[int] | None = None, **settings: Any
-    ) -> list[Answer | None]:
+    def all(self, do: str, /, *, of: list[int] | None = None, **settings: Any) -> list[Answer | None]:
         """Ask all ranks, or some, the same; their answers."""
         asked = list(range(self.size)) if of is None else of
         for rank in asked:

@@ -33,11 +33,7 @@ def three(hccl_library: Path) -> Iterator[Ranks]:
 def all_reduce(world: Ranks, of: list[int], **settings: object) -> None:
     """Begin a collective on some ranks, without waiting for its end."""
     for rank in of:
-        world.tell(
-            rank,
-            "collective",
-            **{"function": "all_reduce", "dtype": FLOAT32, "count": 9, **settings},
-        )
+        world.tell(rank, "collective", **{"function": "all_reduce", "dtype": FLOAT32, "count": 9, **settings})
 
 
 def test_a_killed_peer_is_named_by_all_others(three: Ranks) -> None:
@@ -127,9 +123,7 @@ def test_hung_peer_is_named_after_the_timeout(hccl_library: Path) -> None:
         assert answer is not None and answer["code"] == TIMEOUT and "hung" in answer["text"]
 
 
-def test_communicator_timeout_overrides_the_environment(
-    hccl_library: Path,
-) -> None:
+def test_communicator_timeout_overrides_the_environment(hccl_library: Path) -> None:
     with ranks(hccl_library, 2, HCCL_EXEC_TIMEOUT="1000") as world:
         world.join(exec_timeout=1)
         with bounded(1.0 + SOON_S):
@@ -169,24 +163,16 @@ def test_different_roots_are_named(three: Ranks) -> None:
         three.tell(rank, "collective", function="broadcast", dtype=UINT8, count=4, root=rank // 2)
     for rank in range(3):
         answer = three.answer(rank)
-        assert (
-            answer is not None
-            and answer["code"] == PARAMETER
-            and "the root differs" in answer["text"]
-        )
+        assert answer is not None and answer["code"] == PARAMETER and "the root differs" in answer["text"]
 
 
 def test_counts_that_do_not_fit_are_named(three: Ranks) -> None:
     for rank in range(3):
-        three.tell(
-            rank, "collective", function="all_to_all_v", dtype=UINT8, count=40 if rank == 1 else 90
-        )
+        three.tell(rank, "collective", function="all_to_all_v", dtype=UINT8, count=40 if rank == 1 else 90)
     for rank in range(3):
         answer = three.answer(rank)
         assert answer is not None and answer["code"] == PARAMETER
-        assert re.search(
-            r"rank 0 .* sends \d+ elements to rank 1 .*, which expects \d+", answer["text"]
-        )
+        assert re.search(r"rank 0 .* sends \d+ elements to rank 1 .*, which expects \d+", answer["text"])
 
 
 def test_a_message_of_another_size_is_named(three: Ranks) -> None:
@@ -214,9 +200,7 @@ def test_what_the_chip_refuses_is_refused(three: Ranks) -> None:
     three.join(name="third")
     three.join(name="fourth")
     three.all("setting", name="chip", values=[0, True])
-    assert "does not take bfloat16 on Ascend910A" in refused(
-        "broadcast", comm="third", dtype=BFLOAT16
-    )
+    assert "does not take bfloat16 on Ascend910A" in refused("broadcast", comm="third", dtype=BFLOAT16)
     assert refused("all_reduce", comm="fourth", dtype=INT16, op=SUM).endswith(
         "it takes int8, int32, float16, float32, int64"
     )
@@ -246,17 +230,12 @@ def test_an_asynchronous_error_is_kept_for_who_asks(three: Ranks) -> None:
     assert codes == [0, REMOTE, 0]
 
 
-def test_float16_overflow_is_flagged_on_saturating_chips(
-    hccl_library: Path,
-) -> None:
+def test_float16_overflow_is_flagged_on_saturating_chips(hccl_library: Path) -> None:
     with ranks(hccl_library, 2) as world:
         world.join()
         for saturates, largest in ((False, "inf"), (True, "65504.0")):
             world.all("setting", name="chip", values=[1, saturates])
-            for values, expected in (
-                ([1.0, 60000.0], ["2.0", largest]),
-                ([1.0, 2.0], ["2.0", "4.0"]),
-            ):
+            for values, expected in (([1.0, 60000.0], ["2.0", largest]), ([1.0, 2.0], ["2.0", "4.0"])):
                 answers = world.all("sum", values=values)
                 assert [answer and answer["values"] for answer in answers] == [expected] * 2
                 flags = [answer and answer["overflow"] for answer in world.all("overflow")]

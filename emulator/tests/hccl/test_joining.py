@@ -10,16 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hccl.ranks import (
-    NOT_FOUND,
-    PARAMETER,
-    REMOTE,
-    RUNTIME,
-    SOON_S,
-    TIMEOUT,
-    bounded,
-    ranks,
-)
+from tests.hccl.ranks import NOT_FOUND, PARAMETER, REMOTE, RUNTIME, SOON_S, TIMEOUT, bounded, ranks
 from tests.hccl.worker import FLOAT32
 
 
@@ -64,10 +55,7 @@ def test_ranks_that_do_not_fit_together(hccl_library: Path) -> None:
         root = world.ask(0, "root")["root"]
         world.begin([0], "create", root=root)
         answer = world.ask(1, "create", root=root, size=3, rank=1)
-        assert (
-            answer["code"] == PARAMETER
-            and "of 3 ranks, another rank made it of 2" in answer["text"]
-        )
+        assert answer["code"] == PARAMETER and "of 3 ranks, another rank made it of 2" in answer["text"]
         answer = world.ask(1, "create", root=root, rank=0)
         assert answer["code"] == PARAMETER and "rank 0 is taken twice" in answer["text"]
         answer = world.ask(1, "create", root=root, rank=2)
@@ -106,9 +94,7 @@ def test_timeout_must_be_a_number(hccl_library: Path) -> None:
     with ranks(hccl_library, 1, HCCL_EXEC_TIMEOUT="soon") as world:
         answer = world.ask(0, "create", root=world.ask(0, "root")["root"])
         assert answer["code"] == PARAMETER
-        assert answer["text"].startswith(
-            "EI0001: HCCL_EXEC_TIMEOUT=soon is not a number of seconds"
-        )
+        assert answer["text"].startswith("EI0001: HCCL_EXEC_TIMEOUT=soon is not a number of seconds")
 
 
 def test_a_communicator_spans_network_namespaces(hccl_library: Path) -> None:
@@ -150,9 +136,7 @@ def test_nothing_is_left_when_all_are_killed(hccl_library: Path, tmp_path: Path,
     assert list(own.iterdir()) == []
     if shared.is_dir():
         assert {name for name in set(os.listdir(shared)) - before if "hccl" in name} == set()
-    assert not [
-        name for name in os.listdir(tempfile.gettempdir()) if "ascend-emulator-hccl" in name
-    ]
+    assert not [name for name in os.listdir(tempfile.gettempdir()) if "ascend-emulator-hccl" in name]
 
 
 @pytest.mark.parametrize(

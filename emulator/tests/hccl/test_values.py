@@ -33,16 +33,7 @@ REDUCIBLE = (INT8, INT16, INT32, INT64, FLOAT16, FLOAT32, BFLOAT16)
 MOVABLE = (*REDUCIBLE, UINT8, UINT16, UINT32, UINT64, FLOAT64)
 NO_PRODUCT = (INT16, BFLOAT16)
 REDUCING = ("all_reduce", "all_reduce_in_place", "reduce", "reduce_scatter", "reduce_scatter_v")
-MOVING = (
-    "broadcast",
-    "all_gather",
-    "all_gather_v",
-    "scatter",
-    "all_to_all",
-    "all_to_all_v",
-    "ring",
-    "group",
-)
+MOVING = ("broadcast", "all_gather", "all_gather_v", "scatter", "all_to_all", "all_to_all_v", "ring", "group")
 
 # 8 ranks exchange at most 1 MiB in a round: these are several rounds, the last of them odd.
 LARGE = 700_001
@@ -126,23 +117,13 @@ def test_sub_communicators(world: Ranks) -> None:
         groups = [group for group in groups if group]
         for number, members in enumerate(groups):
             for rank in members:
-                settings = {
-                    "parent": "world",
-                    "name": f"sub{attempt}",
-                    "members": members,
-                    "id": number,
-                }
+                settings = {"parent": "world", "name": f"sub{attempt}", "members": members, "id": number}
                 world.tell(rank, "create_sub", **settings)
         made = [world.answer(rank) for rank in range(world.size)]
         assert made == [{"code": 0, "text": ""}] * world.size
         for members in groups:
             for rank in members:
-                settings = {
-                    "comm": f"sub{attempt}",
-                    "members": members,
-                    "dtype": FLOAT32,
-                    "count": 9,
-                }
+                settings = {"comm": f"sub{attempt}", "members": members, "dtype": FLOAT32, "count": 9}
                 world.tell(rank, "collective", function="all_gather", **settings)
         answers = [world.answer(rank) for rank in range(world.size)]
         assert answers == [{"code": 0, "text": "", "wrong": ""}] * world.size

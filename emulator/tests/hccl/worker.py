@@ -151,9 +151,7 @@ class Rank:
             self.handles[name] = handle
         return done
 
-    def do_on(
-        self, function: str, comm: str = "world", values: list[Any] | None = None
-    ) -> dict[str, Any]:
+    def do_on(self, function: str, comm: str = "world", values: list[Any] | None = None) -> dict[str, Any]:
         """Any function of a communicator and numbers."""
         return self.call(function, self.handles[comm], *(values or []))
 
@@ -184,9 +182,7 @@ class Rank:
         ranks = list(range(self.size)) if members is None else members
         if self.rank not in ranks:
             return {"code": 0, "wrong": ""}
-        return run(
-            self, function, self.handles[comm], ranks.index(self.rank), len(ranks), **settings
-        )
+        return run(self, function, self.handles[comm], ranks.index(self.rank), len(ranks), **settings)
 
 
 def main() -> None:

@@ -51,9 +51,7 @@ class Mixing:
     def __post_init__(self) -> None:
         for name, alpha in (("mixup", self.mixup), ("cutmix", self.cutmix)):
             if not 0 <= alpha < math.inf:
-                raise UsageError(
-                    f"mixing: {name} is {alpha}, but must be a number of at least 0 (0 is off)."
-                )
+                raise UsageError(f"mixing: {name} is {alpha}, but must be a number of at least 0 (0 is off).")
         if self.mixup == self.cutmix == 0:
             raise UsageError("mixing: mixup and cutmix are both 0, so there is nothing to mix.")
 

@@ -46,9 +46,7 @@ def trivial_wide_space() -> Space:
 @functools.cache
 def rand_space() -> Space:
     """Return RandAugment's space (Cubuk et al. 2019) with torchvision's magnitudes."""
-    return _space(
-        shear=0.3, rotate=30.0, enhance=0.9, lost_bits=4, shift=lambda side: 150.0 / 331.0 * side
-    )
+    return _space(shear=0.3, rotate=30.0, enhance=0.9, lost_bits=4, shift=lambda side: 150.0 / 331.0 * side)
 
 
 def _space(
@@ -140,9 +138,7 @@ class RandAugment:
         ]
 
 
-def _operation(
-    space: Space, which: float, level: int, sign: float, height: int, width: int
-) -> Operation:
+def _operation(space: Space, which: float, level: int, sign: float, height: int, width: int) -> Operation:
     """Return the operation that two uniform numbers choose.
 
     Args:

@@ -95,9 +95,7 @@ class SampleAugmentation:
     policy: Policy | None = None
     erasing: RandomErasing | None = None
 
-    def __call__(
-        self, image: RgbImage, *, seed: int, epoch: int, index: int, repeat: int = 0
-    ) -> None:
+    def __call__(self, image: RgbImage, *, seed: int, epoch: int, index: int, repeat: int = 0) -> None:
         """Augment in place.
 
         Args:

@@ -9,13 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
-from shufflenet_fn_backends.support.compiler import (
-    INSTALL,
-    Recipe,
-    build_library,
-    cache_root,
-    find_compiler,
-)
+from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, cache_root, find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError
 
 _WITHOUT: Final = "take --image-reader python, which needs none"
@@ -25,14 +19,7 @@ RECIPE: Final = Recipe(
     what="the image reader",
     sources=Path(__file__).with_name("kernels"),
     # No fused multiply-add: boxes and weights must equal those that Python computes.
-    flags=(
-        "-std=c++17",
-        "-O3",
-        "-march=native",
-        "-ffp-contract=off",
-        "-fPIC",
-        "-fvisibility=hidden",
-    ),
+    flags=("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"),
     libraries=("-ldl",),
     advice=_WITHOUT,
 )
@@ -96,9 +83,7 @@ def pillow_libjpeg() -> Path | None:
 
 
 def _decoder(
-    load: Callable[..., int | None],
-    make_reader: Callable[..., int | None],
-    free: Callable[..., None],
+    load: Callable[..., int | None], make_reader: Callable[..., int | None], free: Callable[..., None]
 ) -> int:
     path = pillow_libjpeg()
     if path is None:

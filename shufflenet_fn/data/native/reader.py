@@ -151,9 +151,7 @@ def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt
 
 def _check_images(out: Images, count: int, size: int) -> None:
     if out.shape != (count, size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(
-            f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}"
-        )
+        raise ValueError(f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}")
 
 
 class ImageReader(NamedTuple):
@@ -179,9 +177,7 @@ def choose_image_reader(name: str) -> ImageReader:
         if name == "native":
             raise
         return ImageReader(None, f"image reader python: not native, {_why(error)}")
-    reason = (
-        "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
-    )
+    reason = "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
     return ImageReader(reader, f"image reader native: {reason}")
 
 

@@ -155,8 +155,7 @@ def prepare(
         finished = {source.split: _usable_parts(folder, source) for source in splits}
         if not skip_bad_images:
             left_out = {
-                split: tuple(chain(*(part.left_out for part in parts)))
-                for split, parts in finished.items()
+                split: tuple(chain(*(part.left_out for part in parts))) for split, parts in finished.items()
             }
             _refuse_left_out(folder, "is half packed", left_out)
     else:

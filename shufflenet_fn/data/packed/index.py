@@ -65,8 +65,7 @@ class PackSettings:
             raise UsageError(f"--format must be one of {', '.join(FORMATS)}, got {self.format!r}.")
         if self.short_side < 0:
             raise UsageError(
-                f"--short-side must be at least 1 pixel, or 0 to keep every size, got "
-                f"{self.short_side}."
+                f"--short-side must be at least 1 pixel, or 0 to keep every size, got {self.short_side}."
             )
         if self.format == "raw" and self.quality is not None:
             raise UsageError("--quality is of JPEGs. Leave it out with --format raw.")
@@ -154,9 +153,7 @@ def read_index(folder: Path) -> PackedIndex:
         return index_from_fields(fields)
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
-        raise UserError(
-            f"{printable(path)} makes no sense: {reason}. Pack the data again."
-        ) from error
+        raise UserError(f"{printable(path)} makes no sense: {reason}. Pack the data again.") from error
 
 
 def _why_not_packed(folder: Path) -> str:
@@ -206,9 +203,7 @@ def index_from_fields(fields: Mapping[str, Any]) -> PackedIndex:
     )
 
 
-def _split(
-    split: str, entries: Any, shards: list[Any], kept: int, left_out: list[str]
-) -> SplitIndex:
+def _split(split: str, entries: Any, shards: list[Any], kept: int, left_out: list[str]) -> SplitIndex:
     files = tuple(FileFacts(**shard) for shard in shards)
     found = SplitIndex(FileFacts(**entries), files, kept, tuple(left_out))
     names = [entries_name(split), *(shard_name(split, number) for number in range(len(files)))]
@@ -217,9 +212,7 @@ def _split(
             raise ValueError(f"a file is named {facts.name!r} where {name!r} belongs")
     held = sum(shard.images for shard in files)
     if held != found.entries.images:
-        raise ValueError(
-            f"{split} has {found.entries.images} entries and {held} images in its shards"
-        )
+        raise ValueError(f"{split} has {found.entries.images} entries and {held} images in its shards")
     return found
 
 
@@ -264,8 +257,7 @@ def _other_version(path: Path, fields: Mapping[str, Any]) -> str:
     if not isinstance(version, int) or version > VERSION:
         return f"{said}. Read it with the version of shufflenet-fn that packed it, or pack the data again."
     return (
-        f"{said}, whose shards are tar files. Pack the images again: "
-        f"`{_pack_command(path.parent, fields)}`."
+        f"{said}, whose shards are tar files. Pack the images again: `{_pack_command(path.parent, fields)}`."
     )
 
 
@@ -287,9 +279,7 @@ def _pack_command(folder: Path, fields: Mapping[str, Any]) -> str:
     ]
     if isinstance(known.get("shard_bytes"), int) and known["shard_bytes"] != 256 << 20:
         words += ["--shard-size", f"{known['shard_bytes'] / (1 << 20):.17g}"]
-    command = shlex.join(
-        [printable(source) if isinstance(source, str) else "SRC", printable(folder), *words]
-    )
+    command = shlex.join([printable(source) if isinstance(source, str) else "SRC", printable(folder), *words])
     return f"shufflenet-fn data pack {command} --overwrite"
 
 

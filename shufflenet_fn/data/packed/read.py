@@ -134,9 +134,7 @@ class PackedSplit:
         table = np.array([label_of.get(name, -1) for name in packed], dtype=np.int64)
         present = np.unique(self.entries.labels)
         if not 0 <= present[0] <= present[-1] < len(table):
-            raise UserError(
-                f"the labels of {printable(self.root)} {self.split} are damaged. {DAMAGE_FIX}"
-            )
+            raise UserError(f"the labels of {printable(self.root)} {self.split} are damaged. {DAMAGE_FIX}")
         unknown = [packed[label] for label in present if table[label] < 0]
         if unknown:
             raise UsageError(

@@ -9,13 +9,7 @@ from typing import NamedTuple
 
 from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.files import BEYOND, ShardFiles, sha256_of
-from shufflenet_fn.data.packed.index import (
-    INDEX_NAME,
-    FileFacts,
-    SplitIndex,
-    is_packed_file,
-    read_index,
-)
+from shufflenet_fn.data.packed.index import INDEX_NAME, FileFacts, SplitIndex, is_packed_file, read_index
 from shufflenet_fn.data.threads import ordered_map
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -69,10 +63,7 @@ class _Shard(NamedTuple):
 
 
 def verify(
-    folder: str | Path,
-    *,
-    workers: int,
-    report: Callable[[VerifyProgress], None] = lambda progress: None,
+    folder: str | Path, *, workers: int, report: Callable[[VerifyProgress], None] = lambda progress: None
 ) -> Verified:
     """Read every file of a packed data set and compare its SHA-256 with the index's.
 
@@ -121,9 +112,7 @@ def _strangers(folder: Path, splits: Mapping[str, SplitIndex]) -> Iterator[Damag
             yield Damage(path.name, reason, stray=True)
 
 
-def _shards(
-    split: str, files: SplitIndex, entries: Entries | None, *, suspect: bool
-) -> Iterator[_Shard]:
+def _shards(split: str, files: SplitIndex, entries: Entries | None, *, suspect: bool) -> Iterator[_Shard]:
     first = 0
     for facts in files.shards:
         yield _Shard(split, facts, first, entries, suspect)

@@ -25,21 +25,8 @@ from shufflenet_fn.data.packed.destination import (
     write_part,
 )
 from shufflenet_fn.data.packed.encode import Record, encode_record
-from shufflenet_fn.data.packed.entries import (
-    Row,
-    entries_bytes,
-    entries_of,
-    joined,
-    record_checksum,
-)
-from shufflenet_fn.data.packed.files import (
-    Sample,
-    ShardWriter,
-    publish,
-    sha256_of,
-    temporary,
-    write_file,
-)
+from shufflenet_fn.data.packed.entries import Row, entries_bytes, entries_of, joined, record_checksum
+from shufflenet_fn.data.packed.files import Sample, ShardWriter, publish, sha256_of, temporary, write_file
 from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
     FileFacts,
@@ -123,9 +110,7 @@ def pack(
         )
         if complete is not None:
             return Packed(complete, 0, was_complete=True)
-        finished = prepare(
-            folder, plan, splits, skip_bad_images=skip_bad_images, overwrite=overwrite
-        )
+        finished = prepare(folder, plan, splits, skip_bad_images=skip_bad_images, overwrite=overwrite)
         jobs = [
             _Job(samples, folder, settings, skip_bad_images, workers, report, Fingerprint(samples))
             for samples in splits

@@ -22,9 +22,7 @@ def settings(request: pytest.FixtureRequest) -> PackSettings:
 
 
 @pytest.fixture(scope="session")
-def packed_once(
-    photo_root: Path, settings: PackSettings, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
+def packed_once(photo_root: Path, settings: PackSettings, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``photo_root``, packed. Not to be written to."""
     folder = tmp_path_factory.mktemp("packed") / "set"
     pack(photo_root, folder, settings, workers=2)

@@ -22,9 +22,7 @@ JPEG = PackSettings(short_side=64)
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"quality": 50}])
-def test_small_jpegs_are_kept_byte_for_byte(
-    picture: Picture, mode: str, options: dict[str, Any]
-) -> None:
+def test_small_jpegs_are_kept_byte_for_byte(picture: Picture, mode: str, options: dict[str, Any]) -> None:
     data = encoded(Image.fromarray(picture(64, 80)).convert(mode), "JPEG", **options)
     assert encode_record(data, JPEG, name="x") == (data, 64, 80, True)
 
@@ -36,18 +34,14 @@ def test_no_short_side_keeps_any_size(picture: Picture) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(128, 200), (200, 128), (65, 65)])
-def test_large_jpegs_are_shrunk_to_the_short_side(
-    picture: Picture, height: int, width: int
-) -> None:
+def test_large_jpegs_are_shrunk_to_the_short_side(picture: Picture, height: int, width: int) -> None:
     data = encoded(Image.fromarray(picture(height, width)), "JPEG", quality=95)
     record = encode_record(data, JPEG, name="x")
     expected = (64, int(64 * width / height)) if height < width else (int(64 * height / width), 64)
     assert (record.height, record.width, record.kept) == (*expected, False)
     shrunk = Image.open(io.BytesIO(record.data))
     assert (shrunk.format, shrunk.mode, shrunk.size) == ("JPEG", "RGB", expected[::-1])
-    exact = Image.fromarray(decode_rgb(data, path="x")).resize(
-        expected[::-1], Image.Resampling.BILINEAR
-    )
+    exact = Image.fromarray(decode_rgb(data, path="x")).resize(expected[::-1], Image.Resampling.BILINEAR)
     by_pillow = encoded(exact, "JPEG", quality=90, subsampling="4:2:0")
     assert error_of(record.data, exact) < 1.1 * error_of(by_pillow, exact)
     assert len(record.data) < 1.1 * len(by_pillow)
@@ -58,9 +52,7 @@ def error_of(data: bytes, exact: Image.Image) -> float:
     return float(np.abs(decode_rgb(data, path="x") - np.asarray(exact, dtype=float)).mean())
 
 
-@pytest.mark.parametrize(
-    ("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "CMYK")]
-)
+@pytest.mark.parametrize(("kind", "mode"), [("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "L"), ("JPEG", "CMYK")])
 def test_other_images_become_rgb_jpegs(picture: Picture, kind: str, mode: str) -> None:
     data = encoded(Image.fromarray(picture(50, 40)).convert(mode), kind)
     record = encode_record(data, JPEG, name="x")
@@ -71,8 +63,7 @@ def test_other_images_become_rgb_jpegs(picture: Picture, kind: str, mode: str) -
 def test_quality_decides_the_size(picture: Picture) -> None:
     data = encoded(Image.fromarray(picture(128, 128)), "PNG")
     sizes = [
-        len(encode_record(data, PackSettings(quality=quality), name="x").data)
-        for quality in (30, 60, 90)
+        len(encode_record(data, PackSettings(quality=quality), name="x").data) for quality in (30, 60, 90)
     ]
     assert sizes == sorted(set(sizes))
 
@@ -93,9 +84,7 @@ def test_an_orientation_tag_is_ignored_as_in_training(picture: Picture) -> None:
 
 @pytest.mark.parametrize("settings", [JPEG, RAW], ids=["jpeg", "raw"])
 @pytest.mark.parametrize("height", [40, 100], ids=["small", "large"])
-def test_a_truncated_jpeg_is_not_packed(
-    picture: Picture, settings: PackSettings, height: int
-) -> None:
+def test_a_truncated_jpeg_is_not_packed(picture: Picture, settings: PackSettings, height: int) -> None:
     data = encoded(Image.fromarray(picture(height, 90)), "JPEG")
     with pytest.raises(BadImage, match=r"cut\.jpg"):
         encode_record(data[: len(data) // 2], settings, name="cut.jpg")

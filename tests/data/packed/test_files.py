@@ -65,9 +65,7 @@ def test_images_in_shards_are_files_that_pillow_opens(train: PackedSplit) -> Non
 
 
 def test_tar_lists_a_shard(train: PackedSplit) -> None:
-    done = subprocess.run(
-        ["tar", "tf", train.shard_paths()[0]], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(["tar", "tf", train.shard_paths()[0]], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1] == "000000000.cls"
     assert done.stderr == ""
 
@@ -89,9 +87,7 @@ def shards_of(train: PackedSplit) -> npt.NDArray[np.int64]:
     return np.arange(len(train.shard_paths()))
 
 
-def read_directly(
-    train: PackedSplit, files: ShardFiles, indices: npt.NDArray[np.int64]
-) -> list[bytes]:
+def read_directly(train: PackedSplit, files: ShardFiles, indices: npt.NDArray[np.int64]) -> list[bytes]:
     """The images of these samples, by position, each with the right checksum."""
     shards = np.searchsorted(train._ends, indices, side="right")
     with train.located(indices) as stored, files.of(shards) as opened:
@@ -102,8 +98,7 @@ def read_directly(
             )
         ]
         checksums = [
-            zlib.crc32(record, seed)
-            for record, seed in zip(records, stored["seed"].tolist(), strict=True)
+            zlib.crc32(record, seed) for record, seed in zip(records, stored["seed"].tolist(), strict=True)
         ]
         assert checksums == stored["checksum"].tolist()
     return records
@@ -133,10 +128,7 @@ def test_no_places_of_no_samples(train: PackedSplit) -> None:
 
 @pytest.mark.parametrize("index", [-1, 23])
 def test_a_place_out_of_range(train: PackedSplit, index: int) -> None:
-    with (
-        pytest.raises(IndexError, match=f"sample {index} of 23"),
-        train.located(np.array([0, index])),
-    ):
+    with pytest.raises(IndexError, match=f"sample {index} of 23"), train.located(np.array([0, index])):
         pass
 
 
@@ -151,9 +143,7 @@ any_facts = st.tuples(
 @given(facts=st.lists(any_facts, max_size=20))
 def test_a_checksum_goes_on_from_its_seed(facts: list[tuple[int, int, int, int]]) -> None:
     kinds = (np.int64, np.int64, np.uint32, np.uint32)
-    columns = [
-        np.array([row[place] for row in facts], dtype=kind) for place, kind in enumerate(kinds)
-    ]
+    columns = [np.array([row[place] for row in facts], dtype=kind) for place, kind in enumerate(kinds)]
     seeds = checksum_seeds(*columns)
     assert seeds.dtype == np.uint32
     assert [zlib.crc32(b"data", seed) for seed in seeds.tolist()] == [

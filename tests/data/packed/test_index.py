@@ -83,9 +83,7 @@ def in_shard(key: str, value: object) -> Callable[[Fields], None]:
         *(replace(key, 5) for key in ("settings", "classes", "splits", "source", "provenance")),
     ],
 )
-def test_malformed_index_with_valid_hash_is_refused(
-    packed: Path, change: Callable[[Fields], None]
-) -> None:
+def test_malformed_index_with_valid_hash_is_refused(packed: Path, change: Callable[[Fields], None]) -> None:
     fields = copy.deepcopy(read_sealed(packed / INDEX_NAME))
     change(fields)
     write_sealed(packed / INDEX_NAME, fields)

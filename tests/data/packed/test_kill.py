@@ -84,15 +84,11 @@ def test_killed_run_continues_to_the_same_bytes(
     same_set(folder, uninterrupted)
 
 
-def test_full_disk_is_explained_and_recoverable(
-    source: Path, uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_full_disk_is_explained_and_recoverable(source: Path, uninterrupted: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: the same failing write, other wording."""
     folder = tmp_path / "packed"
     limit = (100_000, resource.RLIM_INFINITY)
-    process = start(
-        source, folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    )
+    process = start(source, folder, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit))
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "Traceback" not in err

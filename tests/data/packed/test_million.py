@@ -77,9 +77,7 @@ def write_index_of(folder: Path, images: int) -> None:
 
 def measured(folder: Path) -> tuple[int, float]:
     """Growth of the process's own memory in KiB, and seconds of CPU time to open."""
-    done = subprocess.run(
-        [sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", OPEN, folder], capture_output=True, text=True, check=True)
     _, grown, seconds, sums, name = done.stdout.split(maxsplit=4)
     assert sums == "1"
     assert "class_0000/image_000000.jpg" in name

@@ -72,9 +72,7 @@ def test_batches_are_the_same(reader: NativeReader, packed: Path) -> None:
 
     def batches(native: NativeReader | None) -> list[torch.Tensor]:
         transform = TrainTransform(24, jitter=0.3)
-        with train_loader(
-            split, transform, seed=1, global_batch=4, stop_step=9, native=native
-        ) as loader:
+        with train_loader(split, transform, seed=1, global_batch=4, stop_step=9, native=native) as loader:
             images = [batch.images.clone() for batch in loader]
         with eval_loader(split, EvalTransform(32, 24), batch_size=5, native=native) as loader:
             return images + [batch.images.clone() for batch in loader]

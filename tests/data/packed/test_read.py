@@ -163,9 +163,7 @@ def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
     record = bytes(open_packed(packed, "train").read(1).data)
     data[data.index(record[-100:]) + 50] ^= 16
     shard.write_bytes(data)
-    with pytest.raises(
-        UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\).*`data verify`"
-    ):
+    with pytest.raises(UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\).*`data verify`"):
         open_packed(packed, "train").read(1)
 
 

@@ -74,27 +74,17 @@ def test_only_shards_entries_and_index_are_left(packed_once: Path, settings: Pac
     assert index.settings == settings
 
 
-def test_order_labels_classes_and_names_are_the_folders(
-    photo_root: Path, packed_once: Path
-) -> None:
+def test_order_labels_classes_and_names_are_the_folders(photo_root: Path, packed_once: Path) -> None:
     for folder, packed in zip(open_train_val(photo_root), open_train_val(packed_once), strict=True):
-        assert (packed.split, packed.classes, len(packed)) == (
-            folder.split,
-            folder.classes,
-            len(folder),
-        )
+        assert (packed.split, packed.classes, len(packed)) == (folder.split, folder.classes, len(folder))
         np.testing.assert_array_equal(packed.labels, folder.labels)
         for index in range(len(folder)):
-            assert packed.name(index).endswith(
-                f"({os.path.relpath(folder.name(index), photo_root)})"
-            )
+            assert packed.name(index).endswith(f"({os.path.relpath(folder.name(index), photo_root)})")
 
 
 def test_raw_records_are_the_decoded_pixels(photo_root: Path, tmp_path: Path) -> None:
     pack(photo_root, tmp_path / "x", PackSettings("raw", 0, None), workers=2)
-    for folder, packed in zip(
-        open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
-    ):
+    for folder, packed in zip(open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True):
         for index in range(len(folder)):
             pixels, shape = packed.read(index)
             image = decode_rgb(folder.read(index).data, path="x")
@@ -103,12 +93,8 @@ def test_raw_records_are_the_decoded_pixels(photo_root: Path, tmp_path: Path) ->
 
 def test_short_side_0_keeps_jpegs_byte_for_byte(photo_root: Path, tmp_path: Path) -> None:
     pack(photo_root, tmp_path / "x", PackSettings(short_side=0), workers=2)
-    for folder, packed in zip(
-        open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True
-    ):
-        assert [packed.read(i) for i in range(len(packed))] == [
-            folder.read(i) for i in range(len(folder))
-        ]
+    for folder, packed in zip(open_train_val(photo_root), open_train_val(tmp_path / "x"), strict=True):
+        assert [packed.read(i) for i in range(len(packed))] == [folder.read(i) for i in range(len(folder))]
         assert read_index(tmp_path / "x").splits[folder.split].kept == len(folder)
 
 
@@ -182,9 +168,7 @@ def test_other_settings_need_overwrite(photo_root: Path, tmp_path: Path, complet
 
 @pytest.mark.parametrize("change", ["touch", "remove", "add", "rename"])
 @pytest.mark.parametrize("complete", [True, False])
-def test_a_changed_source_is_refused(
-    source: Path, tmp_path: Path, change: str, complete: bool
-) -> None:
+def test_a_changed_source_is_refused(source: Path, tmp_path: Path, change: str, complete: bool) -> None:
     folder = begun(source, tmp_path / "x", complete)
     image = source / "train" / "ant" / "0.jpg"
     if change == "touch":
@@ -235,18 +219,14 @@ def test_other_library_versions_are_refused(photo_root: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_version_2_is_refused_and_overwritten(
-    photo_root: Path, tmp_path: Path, complete: bool
-) -> None:
+def test_version_2_is_refused_and_overwritten(photo_root: Path, tmp_path: Path, complete: bool) -> None:
     folder = tmp_path / "x"
     folder.mkdir()
     name = INDEX_NAME if complete else PLAN_NAME
     old = {"kind": KIND, "version": 2, "provenance": {"source": str(photo_root)}}
     (folder / name).write_text(json.dumps(old))
     (folder / "train-00000.array_record").touch()
-    with pytest.raises(
-        UserError, match=r"version 2 .* reads version 3.*data pack \S+ \S+ --overwrite"
-    ):
+    with pytest.raises(UserError, match=r"version 2 .* reads version 3.*data pack \S+ \S+ --overwrite"):
         pack(photo_root, folder, JPEG, workers=2)
     pack(photo_root, folder, JPEG, workers=2, overwrite=True)
     pack(photo_root, tmp_path / "fresh", JPEG, workers=2)
@@ -272,9 +252,7 @@ def test_skipped_bad_images_are_listed(source: Path, tmp_path: Path, interrupted
     bad.insert(2, "bee/7.jpg")
     if interrupted:
         with pytest.raises(Stop):
-            pack(
-                source, tmp_path / "x", RAW, workers=2, skip_bad_images=True, report=stop_after(20)
-            )
+            pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True, report=stop_after(20))
     index = pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True).index
     assert list(index.splits["train"].left_out) == bad
     train = open_packed(tmp_path / "x", "train")
@@ -288,17 +266,14 @@ def test_skipped_bad_images_are_listed(source: Path, tmp_path: Path, interrupted
 
 
 @pytest.mark.parametrize("complete", [True, False])
-def test_set_without_bad_images_is_refused_by_stop(
-    source: Path, tmp_path: Path, complete: bool
-) -> None:
+def test_set_without_bad_images_is_refused_by_stop(source: Path, tmp_path: Path, complete: bool) -> None:
     (source / "train" / "ant" / "0.jpg").write_bytes(b"no image")
     (source / "train" / "ant" / "2.jpg").write_bytes(b"no image")
     report = stop_after(99 if complete else 20)
     with nullcontext() if complete else pytest.raises(Stop):
         pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True, report=report)
     with pytest.raises(
-        UsageError,
-        match=r"without 2 bad images: train/ant/0\.jpg, train/ant/2\.jpg\. Pass --on-bad",
+        UsageError, match=r"without 2 bad images: train/ant/0\.jpg, train/ant/2\.jpg\. Pass --on-bad"
     ):
         pack(source, tmp_path / "x", RAW, workers=2)
     pack(source, tmp_path / "x", RAW, workers=2, skip_bad_images=True)
@@ -326,10 +301,7 @@ def test_a_folder_with_something_else_is_not_touched(photo_root: Path, tmp_path:
 @pytest.mark.parametrize(
     ("place", "destination", "words"),
     [
-        *(
-            ("source", f"source/{below}", "lies in the source")
-            for below in ("", "train", "train/x")
-        ),
+        *(("source", f"source/{below}", "lies in the source") for below in ("", "train", "train/x")),
         ("source", "", "a folder of its own"),
         ("nowhere", "x", "nowhere does not exist"),
     ],
@@ -352,9 +324,7 @@ def test_destination_is_or_lies_below_a_file(photo_root: Path, tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
         pack(photo_root, tmp_path / "file", JPEG, workers=1)
-    with pytest.raises(
-        UserError, match=r"cannot write packed data to .*Not a directory\. Check that path"
-    ):
+    with pytest.raises(UserError, match=r"cannot write packed data to .*Not a directory\. Check that path"):
         pack(photo_root, tmp_path / "file" / "x", JPEG, workers=1)
 
 
@@ -370,10 +340,7 @@ def test_a_full_or_read_only_disk_has_advice(tmp_path: Path, error: int) -> None
 def test_two_at_once_are_refused(photo_root: Path, tmp_path: Path) -> None:
     from filelock import FileLock
 
-    with (
-        FileLock(tmp_path / LOCK_NAME),
-        pytest.raises(UserError, match="another process is packing"),
-    ):
+    with FileLock(tmp_path / LOCK_NAME), pytest.raises(UserError, match="another process is packing"):
         pack(photo_root, tmp_path, JPEG, workers=1)
 
 

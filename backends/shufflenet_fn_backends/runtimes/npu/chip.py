@@ -98,9 +98,7 @@ def check_together(
     numbers = tuple(_number_of_machine(device, environment, dev) for device in devices)
     if len(devices) == 8 or any(set(numbers) <= set(group) for group in _GROUPS):
         return
-    meant = (
-        "" if numbers == devices else f", which are {','.join(map(str, numbers))} of the machine,"
-    )
+    meant = "" if numbers == devices else f", which are {','.join(map(str, numbers))} of the machine,"
     raise UsageError(
         f"devices {given}{meant} cannot train together: on {soc} HCCL joins 2 or 4 devices only if all are "
         "in 0-3 or all in 4-7. Use --devices 2 or 4, or such a --device-list, for example 0,1,2,3."
@@ -129,8 +127,7 @@ def overflow(npu: Any, torch_npu: Any) -> Overflow | None:
     if npu.utils.is_support_inf_nan():
         return None
     return Overflow(
-        clear=_clearing(torch_npu.npu_clear_float_status),
-        raised=_reading(torch_npu.npu_get_float_status),
+        clear=_clearing(torch_npu.npu_clear_float_status), raised=_reading(torch_npu.npu_get_float_status)
     )
 
 

@@ -188,9 +188,7 @@ def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
         on_trace_ready=profiler.tensorboard_trace_handler(str(folder), worker_name=name),
         record_shapes=True,
         # Without it the traces lack collectives. The name has an underscore, but is documented.
-        experimental_config=profiler._ExperimentalConfig(
-            profiler_level=profiler.ProfilerLevel.Level1
-        ),
+        experimental_config=profiler._ExperimentalConfig(profiler_level=profiler.ProfilerLevel.Level1),
     ) as running:
         yield running
 

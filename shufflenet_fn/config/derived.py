@@ -70,8 +70,8 @@ def microbatches_of(settings: TrainSettings, world_size: int) -> int:
         raise UsageError(
             f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch "
             f"of this run is computed in {microbatches} parts, each with its own batch-norm statistics, as "
-            f"at its first start. The number of devices over all machines may be one of: {allowed}. Or change "
-            f"what is computed with --microbatches {_next_multiple(microbatches, world_size)}."
+            f"at its first start. The number of devices over all machines may be one of: {allowed}. Or "
+            f"change what is computed with --microbatches {_next_multiple(microbatches, world_size)}."
         )
     return microbatches
 

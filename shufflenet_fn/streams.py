@@ -171,6 +171,6 @@ def _text(output: Output, stream: TextIO | None) -> TextIO:
         inner,
         encoding=stream.encoding,
         errors=escaping(),
-        line_buffering=bool(stream.line_buffering),
+        line_buffering=bool(stream.line_buffering or stream.write_through),
         write_through=stream.write_through,
     )

@@ -180,6 +180,11 @@ class ElasticRanks(threading.Thread):
                 "--node-rank 0: by another run, or by a second command with --node-rank 0. End that, or give "
                 "all machines another port."
             )
+        if "Ping failed" in text:
+            return UserError(
+                f"something else than a launcher answers at --rdzv-endpoint {nodes.endpoint}, such as a proxy. "
+                "Give the address of machine 0 and a port that is free there, the same on all machines."
+            )
         if "imed out" in text:
             return UserError(
                 f"not all of the {nodes.num_nodes} machines came to {nodes.endpoint} within "

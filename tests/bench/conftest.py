@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from shufflenet_fn.bench.memory import Memory
 
 from shufflenet_fn.bench import workers
-from shufflenet_fn.bench.workers import Step, Worker
+from shufflenet_fn.bench.workers import Memory, Step, Worker
 
 
 class _Here(Worker):

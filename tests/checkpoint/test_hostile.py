@@ -199,7 +199,7 @@ def test_a_checkpoint_of_something_else_is_not_resumed(command: Callable[..., An
     about: dict[str, Any] = {
         **dict(arch="shufflenet_v2_x0_5", classes=["a"], epoch=0, steps_per_epoch=1),
         **dict(unfinished=None, skipped_in_a_row=0, best=None, scores=None),
-        **dict(device="cpu", backend="cpu", microbatches=1, global_batch=1, threads=1, identity={}),
+        **dict(device="cpu", backend="cpu", lanes=1, global_batch=1, threads=1, identity={}),
         **dict(settings={}, origin={}, preset=None),
     }
     for changed in (

@@ -182,7 +182,7 @@ class ElasticRanks(threading.Thread):
             )
         if "Ping failed" in text:
             return UserError(
-                f"something else than a launcher answers at --rdzv-endpoint {nodes.endpoint}, such as a proxy. "
+                f"something else than a launcher answers at --rdzv-endpoint {nodes.endpoint}, like a proxy. "
                 "Give the address of machine 0 and a port that is free there, the same on all machines."
             )
         if "imed out" in text:

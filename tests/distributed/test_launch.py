@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -124,15 +123,8 @@ def test_machine_that_waits_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_service_at_the_endpoint_is_named() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def answer() -> None:
-            with suppress(OSError):
-                while True:
-                    connection, _ = server.accept()
-                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-
-        threading.Thread(target=answer, daemon=True).start()
-        nodes = Nodes(2, 1, f"127.0.0.1:{server.getsockname()[1]}", 3.0)
-        with pytest.raises(UserError, match="something else than a launcher answers"):
-            launch(says_when_it_was_told_to_stop, None, processes=1, nodes=nodes)
+    ranks = elastic.ElasticRanks(print, (), processes=1, nodes=Nodes(2, 1, "host:1", 0.0), say=print)
+    answered = RuntimeError("Ping failed, invalid value returned from server. Expected: 1, Got: 1347703880")
+    assert "something else than a launcher answers at --rdzv-endpoint host:1" in str(
+        ranks.explained(answered)
+    )

@@ -125,10 +125,10 @@ def _install_torch_npu(session: nox.Session) -> None:
         session.skip("torch_npu exists for Linux on x86-64 and aarch64 only")
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         session.skip("the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)")
-    # Python compiles the modules that are imported; pip would compile all of torch, which takes longer.
-    session.install("--no-compile", f"torch=={TORCH_NPU}", *_cpu_build(session))
+    # pip compiles torch_npu here: compiled on import, its SyntaxWarnings would be errors of pytest.
+    session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
     session.install(
-        *("--no-compile", f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
+        *(f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
         *("pytest", "pytest-xdist", "hypothesis"),
     )
     check = "import torch; print('a CUDA build' if torch.version.cuda else 'a CPU build')"

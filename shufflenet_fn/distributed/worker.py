@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
 import gc
@@ -54,6 +55,10 @@ def run_worker(
         except Exception as error:
             _end(limit_reached(error) or error, slot)
         slot.beat(slot.last_beat().step, Phase.ENDED)
+    if "torch_npu" not in sys.modules:
+        # After elastic has sent the result. Threads of gloo sometimes abort an ordinary exit, and the rank
+        # would count as killed. CANN's libraries need the ordinary exit.
+        atexit.register(exit_at_once, 0)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib.util
 import os
 import signal
@@ -347,6 +348,12 @@ def refused_at_first(starts: int, world: World) -> int:
     if world.attempt < starts and world.rank == 1:
         raise RuntimeError("EJ0001: Failed to initialize the HCCP process")
     return world.attempt
+
+
+def fails_in_exit_handlers(argument: None, world: World) -> int:
+    """Stand for a library that ends the process at its exit, as threads of gloo sometimes do."""
+    atexit.register(os._exit, 3)
+    return world.rank
 
 
 def says_when_it_was_told_to_stop(argument: object, world: World) -> list[int]:

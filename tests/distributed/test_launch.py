@@ -21,6 +21,7 @@ from shufflenet_fn.distributed.world import Nodes
 from shufflenet_fn.errors import UserError
 from shufflenet_fn_backends.runtimes.settling import Settling
 from tests.distributed.rank_functions import (
+    fails_in_exit_handlers,
     killed_once,
     killed_while_the_other_waits,
     refused_at_first,
@@ -110,6 +111,10 @@ def test_stop_request_ends_ranks_that_start(phase: Phase, waited_s: float, machi
     with pytest.raises(StoppedWaiting, match="SIGTERM") if ends else nullcontext():
         launching._stop_waiting(ranks, beats, Nodes(machines), 15, asked_at)
     assert ranks.kill_now.called == (ends and machines == 1)
+
+
+def test_rank_ends_without_finalization() -> None:
+    assert launch(fails_in_exit_handlers, None, processes=2) == 0
 
 
 def test_machine_that_waits_says_why(monkeypatch: pytest.MonkeyPatch) -> None:

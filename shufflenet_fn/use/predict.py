@@ -27,7 +27,7 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn.use.description import read_description
-from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
+from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, open_engine, open_program
 from shufflenet_fn.use.export import onnx_bytes
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
@@ -82,8 +82,7 @@ class Predictor:
 
         Args:
             model: where it is.
-            engine: what computes: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is ONNX Runtime on a
-                CPU if it is installed, else torch.
+            engine: what computes: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is torch.
             device: for engine ``torch``; the others compute on the CPU.
             arch: the architecture of a bare weights file.
             names: a text file with a class name on each line, for weights that carry none.
@@ -98,7 +97,7 @@ class Predictor:
             return _exported(path, engine)
         opened = open_model(path, arch=arch, names=names)
         runtime, reason = select_runtime(device)
-        chosen, why = _choose(engine, runtime.name)
+        chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
         if chosen == "torch":
             logits, why = _torch(opened, runtime), f"{why}; {reason}"
         else:
@@ -189,18 +188,6 @@ class Predictor:
             )
             for name, best, shares, label in zip(names, order.tolist(), values.tolist(), labels, strict=True)
         ]
-
-
-def _choose(engine: str, device: str) -> tuple[str, str]:
-    """Return the engine for a model of ours, and why."""
-    if engine != "auto":
-        return engine, "as asked"
-    missing = [name for name in ("onnx", "onnxruntime") if not installed(name)]
-    if device != "cpu":
-        return "torch", f"the device is {device}"
-    if missing:
-        return ("torch", f"{' and '.join(missing)} not installed (pip install 'shufflenet-fn[export]')")
-    return "onnxruntime", "installed, and fast on a CPU"
 
 
 def _torch(model: Model, runtime: Runtime) -> Callable[[Tensor], Tensor]:

@@ -10,7 +10,9 @@ import typer
 from typer.core import TyperGroup
 
 from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.importing import importing
+from shufflenet_fn_cli.options import Arch, Names
 
 
 class _ExportGroup(TyperGroup):
@@ -55,19 +57,14 @@ def export(
         ),
     ] = "",
     batch: Annotated[str, typer.Option("--batch", help="N, a fixed number, or dynamic.")] = "dynamic",
-    arch: Annotated[
-        str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")
-    ] = None,
+    arch: Arch = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=8, max=4096, help="Side of the centre crop.")
     ] = None,
     eval_resize: Annotated[
         int | None, typer.Option("--eval-resize", min=8, help="Short side before the crop.")
     ] = None,
-    names: Annotated[
-        Path | None,
-        typer.Option("--names", help="A text file with a class name on each line, for weights without."),
-    ] = None,
+    names: Names = None,
 ) -> None:
     """Write a model with its preprocessing and class names. Channels are routed: the graph has no shuffle."""
     with importing():
@@ -110,7 +107,7 @@ def verify(
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Compare at most this many images.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare an exported file with its model on real images, from the file to the logits.
 

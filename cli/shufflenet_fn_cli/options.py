@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shufflenet_fn.config.options import Declared, declared
+
+Arch = Annotated[str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")]
+Names = Annotated[
+    Path | None,
+    typer.Option("--names", help="A text file with a class name on each line, for weights without."),
+]
 
 
 def with_settings(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -12,6 +12,7 @@ import typer
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.data_progress import open_progress
 from shufflenet_fn_cli.importing import importing
+from shufflenet_fn_cli.options import Arch, Names
 
 FORMATS = ("table", "csv", "jsonl")
 
@@ -52,13 +53,8 @@ def predict(
         str, typer.Option("--on-bad-image", help="skip an unreadable image and count it, or stop.")
     ] = "skip",
     split: Annotated[str, typer.Option("--split", help="Of packed data: val or train.")] = "val",
-    arch: Annotated[
-        str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")
-    ] = None,
-    names: Annotated[
-        Path | None,
-        typer.Option("--names", help="A text file with a class name on each line, for weights without."),
-    ] = None,
+    arch: Arch = None,
+    names: Names = None,
 ) -> None:
     """Predict the classes of images. Folders named like classes give the accuracy as well."""
     with importing():

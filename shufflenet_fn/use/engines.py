@@ -57,9 +57,9 @@ def open_program(file: Path) -> Engine:
     return run
 
 
-def in_batches(engine: Engine, rows: int | None) -> Engine:
-    """Return ``engine`` for any number of images, where it takes exactly ``rows`` at a time."""
-    if rows is None:
+def in_batches(engine: Engine, rows: int | str) -> Engine:
+    """Return ``engine`` for any number of images. ``rows``: how many it takes at a time; a name is any."""
+    if isinstance(rows, str):
         return engine
 
     def run(x: Array) -> Array:

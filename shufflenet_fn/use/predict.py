@@ -13,11 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from shufflenet_fn.data.bad_images import BadImages
+from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.files import read_file
+from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
@@ -96,9 +97,9 @@ class Predictor:
         if path.suffix in EXPORTED and path.is_file():
             return _exported(path, engine)
         opened = open_model(path, arch=arch, names=names)
-        runtime, reason = select_runtime(device)
         chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
         if chosen == "torch":
+            runtime, reason = select_runtime(device)
             logits, why = _torch(opened, runtime), f"{why}; {reason}"
         else:
             content = onnx_bytes(opened, input_kind="tensor", batch=None)
@@ -126,21 +127,20 @@ class Predictor:
         """
         found = []
         for number, image in enumerate(images):
+            source: LazyImage | RgbImage
             if isinstance(image, np.ndarray):
                 if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
                     raise ValueError(
                         f"image {number} is {image.dtype} {image.shape}, but must be uint8 (H, W, 3), RGB"
                     )
-                name, pixels = str(number), image
+                name, source = str(number), image
             else:
                 name = os.fspath(image)
-                lazy = open_image(Encoded(read_file(Path(name))), name=name)
-                pixels = lazy.decode(1) if self.whole else self.transform(lazy)
+                source = open_image(Encoded(read_file(Path(name))), name=name)
             if self.whole:
-                logits = torch.from_numpy(self.whole(pixels[None]))
+                logits = torch.from_numpy(self.whole(as_lazy_image(source).decode(1)[None]))
             else:
-                square = pixels if pixels.shape[:2] == (self.transform.size,) * 2 else self.transform(pixels)
-                logits = self.logits(torch.from_numpy(square).permute(2, 0, 1).unsqueeze(0))
+                logits = self.logits(torch.from_numpy(self.transform(source)).permute(2, 0, 1).unsqueeze(0))
             found += self._predictions([name], logits, [UNKNOWN], top)
         return found
 
@@ -154,6 +154,19 @@ class Predictor:
         bad_images: BadImages | None,
     ) -> Iterator[list[Prediction]]:
         """Yield the predictions of a data set in its order, a batch at a time. Bad images are left out."""
+        if self.whole:
+            for index in range(len(dataset)):
+                name = dataset.name(index)
+                try:
+                    pixels = open_image(dataset.read(index), name=name).decode(1)
+                except BadImage as error:
+                    if bad_images is None:
+                        raise
+                    bad_images.report(index, error)
+                    continue
+                logits = torch.from_numpy(self.whole(pixels[None]))
+                yield self._predictions([name], logits, [int(dataset.labels[index])], top)
+            return
         with eval_loader(
             dataset,
             self.transform,
@@ -166,16 +179,8 @@ class Predictor:
                 indices = batch.indices.tolist()
                 if not indices:
                     continue
-                if self.whole:
-                    rows = [
-                        self.whole(open_image(dataset.read(i), name=dataset.name(i)).decode(1)[None])
-                        for i in indices
-                    ]
-                    logits = torch.from_numpy(np.concatenate(rows))
-                else:
-                    logits = self.logits(batch.images)
                 names = [dataset.name(index) for index in indices]
-                yield self._predictions(names, logits, batch.labels.tolist(), top)
+                yield self._predictions(names, self.logits(batch.images), batch.labels.tolist(), top)
 
     def _predictions(self, names: list[str], logits: Tensor, labels: list[int], top: int) -> list[Prediction]:
         values, order = logits.float().softmax(1).topk(min(top, logits.shape[1]))
@@ -225,7 +230,7 @@ def _exported(file: Path, engine: str) -> Predictor:
         if chosen == "torch"
         else open_engine(chosen, file.read_bytes(), threads=usable_cores())
     )
-    run = in_batches(opened, rows if isinstance(rows, int) else None)
+    run = in_batches(opened, rows)
     classes = described["classes"] or map(str, range(described["num_classes"]))
     return Predictor(
         transform=EvalTransform(preprocessing["resize_short_side"], preprocessing["center_crop"]),

@@ -122,9 +122,7 @@ def _engines(out: Path, described: dict[str, Any]) -> dict[str, Engine]:
         content, threads = out.read_bytes(), usable_cores()
         found = {name: open_engine(name, content, threads=threads) for name in names}
     rows = described["input"]["shape"][0]
-    return {
-        name: in_batches(engine, rows if isinstance(rows, int) else None) for name, engine in found.items()
-    }
+    return {name: in_batches(engine, rows) for name, engine in found.items()}
 
 
 def _model_of(out: Path, described: dict[str, Any], against: Path | None) -> Model:

@@ -119,6 +119,23 @@ def test_exported_file_predicts_the_same(
     np.testing.assert_allclose(*shares, atol=1e-4)
 
 
+def test_exported_file_without_class_names_numbers_them(
+    command: Command, weights: Path, image_folder: Path
+) -> None:
+    exported = command("export", weights, "-o", "m.onnx", "--arch", "x0_5", "--image-size", 32)
+    assert exported.code == 0 and "name no classes" in exported.err
+    rows = rows_of(command("predict", "m.onnx", image_folder / "val" / "red", "--format", "jsonl"))
+    assert {name for row in rows for name in row["classes"]} <= {"0", "1", "2"}
+
+
+def test_array_of_the_crop_size_is_resized_like_a_file(weights: Path, tmp_path: Path) -> None:
+    predictor = Predictor.open(weights, arch="x0_5")
+    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "x.png")
+    by_path, by_array = predictor.predict([tmp_path / "x.png", pixels], top=3)
+    assert by_path[1:] == by_array[1:]
+
+
 def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> None:
     predictor = Predictor.open(weights, arch="x0_5", names=weights.with_name("names.txt"))
     path = image_folder / "val" / "red" / "00.jpg"

@@ -7,6 +7,7 @@ conv2d 1x1         C++: reads the parts in place, applies their pending batch no
                    them, multiplies, and computes the moments of the result
 conv2d depthwise   C++: the same, plane by plane
 conv2d 3x3, s2     C++: patches of the images, then a matrix product (the stem)
+conv2d_bias        the same kernels, which also add the bias and apply ReLU; without gradients only
 batch_norm         computes coefficients from the convolution's moments; the next reader applies them
 max_pool2d         C++: applies the pending normalisation to its input
 channel_split      bookkeeping (``routing``)
@@ -22,7 +23,6 @@ Supported derivatives: first derivatives in reverse mode, and ``vmap`` around th
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -40,11 +40,17 @@ from shufflenet_fn_backends.fused.feature_map import (
     single,
     take,
 )
-from shufflenet_fn_backends.fused.library import Operator
-from shufflenet_fn_backends.fused.operators import Coefficients, Depthwise, MaxPool, Pointwise, Stem
-from shufflenet_fn_backends.fused.program import record
+from shufflenet_fn_backends.fused.operators import (
+    Coefficients,
+    Convolution,
+    Depthwise,
+    MaxPool,
+    Pointwise,
+    Stem,
+)
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, reordered
+from shufflenet_fn_backends.support.private import transforms_active
 
 _STEM_CHANNELS = 16
 
@@ -83,6 +89,14 @@ def to_tensor(x: FeatureMap | Tensor) -> Tensor:
     return reordered(_side_by_side(x), routing.inverse(x.layout.order), 1)
 
 
+class _Kernel(NamedTuple):
+    """The operator that computes a convolution, its tensors, and the layout of the result."""
+
+    operator: Convolution
+    tensors: tuple[Tensor, ...]
+    layout: routing.Layout
+
+
 class _Ordered(NamedTuple):
     """The primitives that take parameters or return moments, for either channel order."""
 
@@ -91,30 +105,19 @@ class _Ordered(NamedTuple):
     def conv2d(
         self, x: FeatureMap | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
     ) -> FeatureMap:
-        if torch.compiler.is_compiling():
-            raise NotImplementedError("backend cpu cannot be compiled by torch; take backend routed")
-        kernel, geometry = tuple(weight.shape[2:]), (stride, padding, groups)
-        if isinstance(x, Tensor):
-            if (
-                (kernel, geometry) == ((3, 3), (2, 1, 1))
-                and x.shape[1] <= _STEM_CHANNELS
-                and kernels_take(x, weight)
-            ):
-                return single(_convolved(Stem(), weight, x))
-            x = _feature_map(x)
-        channels = len(x.layout.order)
-        if groups == channels == weight.shape[0]:
-            return self._depthwise(x, weight, stride, padding)
-        if (kernel, geometry) == ((1, 1), (1, 0, 1)) and _kernels_take(x, weight):
-            aligned = self.permuted or routing.is_natural(x.layout.order)
-            order = () if aligned else x.layout.order
-            index = index_constant(order, weight.device)
-            return single(_convolved(Pointwise(x.flags), weight, index, *x.tensors))
-        if groups != 1:
-            raise ValueError(f"{groups} groups of {channels} channels: only 1 and {channels} are there")
+        found = self._kernel(x, weight, (stride, padding, groups))
+        if found is not None:
+            z, mean, var = call(found.operator, *found.tensors)
+            return FeatureMap((Part(z, moments=(mean, var)),), found.layout)
+        x = _feature_map(x)
+        order, y = x.layout.order, _side_by_side(x)
+        depthwise = groups == len(order) == weight.shape[0]
+        if groups != 1 and not depthwise:
+            raise ValueError(f"{groups} groups of {len(order)} channels: only 1 and {len(order)} are there")
         if not self.permuted:
-            weight = reordered(weight, x.layout.order, 1)
-        return single(Part(nnf.conv2d(_side_by_side(x), weight, None, stride, padding)))
+            weight = reordered(weight, order, 0 if depthwise else 1)
+        part = Part(nnf.conv2d(y, weight, None, stride, padding, 1, groups))
+        return FeatureMap((part,), routing.Layout((len(order),), order)) if depthwise else single(part)
 
     def batch_norm_train(
         self, x: FeatureMap | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
@@ -172,27 +175,46 @@ class _Ordered(NamedTuple):
         groups: int,
         relu: bool,
     ) -> FeatureMap:
+        if not (torch.is_grad_enabled() or transforms_active()):
+            found = self._kernel(x, weight, (stride, padding, groups))
+            if found is not None:
+                if not self.permuted:
+                    bias = reordered(bias, found.layout.order)
+                return FeatureMap(
+                    (Part(found.operator.biased(found.tensors, bias, relu=relu)),), found.layout
+                )
         y = self.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
-        parts = []
-        for part, b in zip(y.parts, self._cut(y, bias), strict=True):
-            z = part.z + b[:, None, None]
-            parts.append(Part(z.relu() if relu else z))
-        return replace(y, parts=tuple(parts))
+        (b,) = self._cut(y, bias)
+        z = y.parts[0].z + b[:, None, None]
+        return replace(y, parts=(Part(z.relu() if relu else z),))
 
-    def _depthwise(self, x: FeatureMap, weight: Tensor, stride: int, padding: int) -> FeatureMap:
-        if not self.permuted:
-            weight = reordered(weight, x.layout.order)
-        whole = routing.Layout((len(x.layout.order),), x.layout.order)
-        if (
-            (tuple(weight.shape[2:]), padding) == ((3, 3), 1)
-            and stride in (1, 2)
-            and _kernels_take(x, weight)
-        ):
-            part = _convolved(Depthwise(x.flags, stride), weight, *x.tensors)
-            return FeatureMap((part,), whole)
-        y = _side_by_side(x)
-        y = nnf.conv2d(y, weight, None, stride, padding, 1, y.shape[1])
-        return FeatureMap((Part(y),), whole)
+    def _kernel(
+        self, x: FeatureMap | Tensor, weight: Tensor, geometry: tuple[int, int, int]
+    ) -> _Kernel | None:
+        """Return the kernel of a convolution of this stride, padding and groups, if there is one."""
+        if torch.compiler.is_compiling():
+            raise NotImplementedError("backend cpu cannot be compiled by torch; take backend routed")
+        size = tuple(weight.shape[2:])
+        if isinstance(x, Tensor) and (size, geometry) == ((3, 3), (2, 1, 1)):
+            if x.shape[1] <= _STEM_CHANNELS and kernels_take(x, weight):
+                return _Kernel(Stem(), (weight.float(), x), routing.natural(weight.shape[0]))
+            return None
+        x = _feature_map(x)
+        order = x.layout.order
+        if not _kernels_take(x, weight):
+            return None
+        if (size, geometry) == ((1, 1), (1, 0, 1)):
+            aligned = self.permuted or routing.is_natural(order)
+            index = index_constant(() if aligned else order, weight.device)
+            tensors = (weight.float(), index, *x.tensors)
+            return _Kernel(Pointwise(x.flags), tensors, routing.natural(weight.shape[0]))
+        channels, (stride, padding, groups) = len(order), geometry
+        if groups == channels == weight.shape[0] and (size, padding) == ((3, 3), 1) and stride in (1, 2):
+            if not self.permuted:
+                weight = reordered(weight, order)
+            tensors = (weight.float(), *x.tensors)
+            return _Kernel(Depthwise(x.flags, stride), tensors, routing.Layout((channels,), order))
+        return None
 
     def _cut(self, x: FeatureMap, parameter: Tensor) -> tuple[Tensor, ...]:
         """Split a parameter (C, ...) into the parts of ``x``."""
@@ -216,11 +238,6 @@ def _side_by_side(x: FeatureMap) -> Tensor:
     return torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
 
 
-def _convolved(operator: Operator, weight: Tensor, *tensors: Tensor) -> Part:
-    z, mean, var = call(operator, weight.float(), *tensors)
-    return Part(z, moments=(mean, var))
-
-
 def _backend(name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None) -> Backend[FeatureMap]:
     return Backend(
         name=name,
@@ -233,7 +250,6 @@ def _backend(name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None)
         channel_shuffle=channel_shuffle,
         to_tensor=to_tensor,
         permuted=permuted,
-        program=partial(record, permuted=ordered.permuted),
     )
 
 

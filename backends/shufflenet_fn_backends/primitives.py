@@ -17,9 +17,9 @@ Shapes: N batch, C channels, H and W height and width; activations NCHW, weights
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -149,22 +149,6 @@ class ToTensor(Protocol[F_contra]):
         """Return the feature map as one NCHW tensor in canonical channel order."""
 
 
-class Program(Protocol):
-    """Records a folded forward pass, which then runs without Python code for each layer.
-
-    ``body(backend, x)`` uses ``conv2d_bias``, ``max_pool2d``, ``channel_split`` and ``channel_shuffle`` of
-    the given backend, and returns a feature map.
-    """
-
-    def __call__(
-        self, body: Callable[[Backend[Any], Any], Any], images: Tensor
-    ) -> Callable[[Tensor], Tensor]:
-        """Return a function from images of this shape and dtype to the spatial means (N, C) of the result.
-
-        The function is not differentiable.
-        """
-
-
 @dataclass(frozen=True)
 class Backend(Generic[F]):
     """A named set of primitives over feature maps of type ``F``.
@@ -186,7 +170,6 @@ class Backend(Generic[F]):
     shared: Shared[F] = as_it_is
     batch_norm_update_: BatchNormUpdate[F] | None = None
     permuted: Backend[F] | None = None
-    program: Program | None = None
 
 
 def half_of_channels(x: Tensor) -> int:

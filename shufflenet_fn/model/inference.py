@@ -21,9 +21,6 @@ from shufflenet_fn.tree import register_node, tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
-_RECORDED = (torch.float32, torch.bfloat16)
-_SHAPES_KEPT = 8
-
 
 @dataclass(frozen=True)
 class InferenceParams:
@@ -108,7 +105,8 @@ def infer(
     tree, x = policy.cast_params(params.params), policy.cast_input(x)
     with policy.autocast(x.device.type):
         y = folded_body(tree, twin, x)
-        logits = _head(tree, twin.to_tensor(y).mean((2, 3)))
+        features = twin.to_tensor(y).mean((2, 3))
+        logits = nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
     return policy.cast_output(logits)
 
 
@@ -121,30 +119,14 @@ def make_predictor(
 ) -> Callable[[Tensor], Tensor]:
     """Return a function from images to logits: ``infer`` with all work on the weights done in advance.
 
-    If the backend has a ``program``, the first call with a new image shape records the forward pass. Later
-    calls run the recording without Python code for each layer. The function is not differentiable.
+    The function is not differentiable.
     """
     params = fold(config, variables, backend=backend)
-    twin = backend.permuted if params.permuted else backend
-    assert twin is not None
-    program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
-    if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
-        return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
+    policy = policy or _as_they_are(params.params["fc"]["weight"])
     # Copy, so that later in-place changes of the variables have no effect.
     tree = tree_map(torch.clone, policy.cast_params(params.params))
-    recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
-
-    def predict(x: Tensor) -> Tensor:
-        _check(params, x, backend, policy)
-        x = policy.cast_input(x)
-        features = recorded.get(x.shape[1:])
-        if features is None:
-            if len(recorded) >= _SHAPES_KEPT:
-                recorded.pop(next(iter(recorded)))
-            features = recorded[x.shape[1:]] = program(partial(folded_body, tree), x)
-        return policy.cast_output(_head(tree, features(x)))
-
-    return torch.no_grad()(predict)
+    params = InferenceParams(tree, params.permuted)
+    return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
 
 
 def _float64(x: Tensor) -> Tensor:
@@ -181,10 +163,6 @@ def _folded_layer(backend: Backend[Any]) -> Layer:
         return y, {}
 
     return layer
-
-
-def _head(tree: Params, features: Tensor) -> Tensor:
-    return nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
 
 
 def _check(params: InferenceParams, x: Tensor, backend: Backend[Any], policy: Policy | None) -> None:

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from shufflenet_fn_backends.support.errors import DeviceError
 
 _POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
 _SIGNATURES = {
-    "pointwise_forward": (_INT, *[_POINTER] * 6),
+    "pointwise_forward": (_INT, *[_POINTER] * 5),
     "pointwise_backward": (_INT, *[_POINTER] * 4),
     "depthwise_forward": (_INT, *[_POINTER] * 5),
     "depthwise_backward": (_INT, *[_POINTER] * 4),
@@ -29,9 +29,7 @@ _SIGNATURES = {
     "pool_backward": (_INT, *[_POINTER] * 4),
     "apply_forward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
     "apply_backward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
-    "program": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG, *[_POINTER, _LONG] * 2, _LONG),
     "lanes": (),
-    "pack": (_POINTER, _POINTER, _LONG, _LONG, _POINTER),
 }
 
 
@@ -115,10 +113,8 @@ def build(compiler: list[str], folder: Path) -> Path:
 class Operator(ABC):
     """An operator and its gradient, on plain CPU tensors and without autograd."""
 
-    @property
-    @abstractmethod
-    def constants(self) -> tuple[int, ...]:
-        """Indices of the results that have no gradient."""
+    constants: ClassVar[tuple[int, ...]] = ()
+    """Indices of the results that have no gradient."""
 
     @abstractmethod
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:

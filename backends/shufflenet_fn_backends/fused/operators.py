@@ -7,8 +7,10 @@ of parts (``memory.Parts``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +32,58 @@ from shufflenet_fn_backends.fused.memory import (
 )
 
 
+class Call(NamedTuple):
+    """The arguments of a convolution's kernels.
+
+    ``fields`` has addresses of ``weight`` and of tensors in ``alive``. ``shape`` and ``dtype`` are those of
+    the result. ``gradients``: of all tensors after the weight.
+    """
+
+    fields: tuple[Fields, ...]
+    weight: Tensor
+    shape: Shape
+    dtype: torch.dtype
+    gradients: Sequence[Tensor | None]
+    alive: object
+
+
+class Convolution(Operator):
+    """A convolution. The first tensor is its weight, float32."""
+
+    kernel: ClassVar[str]
+
+    @abstractmethod
+    def call(self, tensors: Tensors, *, gradients: bool = False) -> Call:
+        """Return the arguments of the kernels; with ``gradients``, those of the backward pass."""
+
+    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
+        call = self.call(tensors)
+        mean, var = vector(call.weight.shape[0]), vector(call.weight.shape[0])
+        return self._forward(call, (0, 0), address(mean), address(var)), mean, var
+
+    def biased(self, tensors: Tensors, bias: Tensor, *, relu: bool) -> Tensor:
+        """Return z plus a bias per channel, after a ReLU if ``relu``. It is not differentiable."""
+        bias = bias.float().contiguous()
+        return self._forward(self.call(tensors), (address(bias), relu), None, None)
+
+    def backward(
+        self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
+    ) -> Gradients:
+        call, (z, mean, _) = self.call(tensors, gradients=True), results
+        dweight, gradient = torch.empty_like(call.weight), OutputGradient(z, mean, grads)
+        kernel = getattr(kernels(), f"{self.kernel}_backward")
+        kernel(is_half(z), *call.fields, gradient.fields, address(dweight))
+        return dweight, *call.gradients
+
+    def _forward(self, call: Call, activation: tuple[int, int], *moments: int | None) -> Tensor:
+        z = empty(call.shape, call.weight.shape[0], call.dtype)
+        output = fields(address(z), call.weight.shape[0], *activation)
+        getattr(kernels(), f"{self.kernel}_forward")(is_half(z), *call.fields, output, *moments)
+        return z
+
+
 @dataclass(frozen=True)
-class Pointwise(Operator):
+class Pointwise(Convolution):
     """1x1 convolution. Tensors: weight (O, C, 1, 1) float32, order (C,) int64 or empty, then the parts.
 
     Permuted input channel k is multiplied by column ``order[k]`` of the weight. An empty order is the natural
@@ -39,73 +91,74 @@ class Pointwise(Operator):
     """
 
     flags: tuple[int, ...]
-    constants: tuple[int, ...] = ()
+    kernel = "pointwise"
 
-    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
+    def call(self, tensors: Tensors, *, gradients: bool = False) -> Call:
         weight, order, *rest = tensors
-        weight, parts = weight.contiguous(), Parts(rest, self.flags)
-        call = (parts.fields, _pointwise_fields(parts, weight, order))
-        kernel = kernels().pointwise_forward
-        return _forward(kernel, call, parts.shape, weight.shape[0], parts.dtype, None)
-
-    def backward(
-        self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
-    ) -> Gradients:
-        weight, order, *rest = tensors
-        weight, parts = weight.contiguous(), Parts(rest, self.flags, gradients=True)
-        call = (parts.fields, _pointwise_fields(parts, weight, order))
-        dweight = _backward(kernels().pointwise_backward, call, weight, results, grads)
-        return dweight, None, *parts.gradients
+        weight, parts = weight.contiguous(), Parts(rest, self.flags, gradients=gradients)
+        if weight.shape[1:] != (parts.channels, 1, 1) or order.numel() not in (0, parts.channels):
+            raise ValueError(
+                f"a weight {tuple(weight.shape)} does not fit a feature map of {parts.channels} channels"
+            )
+        values = fields(
+            parts.count,
+            parts.shape.pixels,
+            parts.channels,
+            weight.shape[0],
+            address(weight, torch.float32),
+            address(order, torch.int64),
+            torch.get_num_threads(),
+        )
+        return Call((parts.fields, values), weight, parts.shape, parts.dtype, [None, *parts.gradients], parts)
 
 
 @dataclass(frozen=True)
-class Depthwise(Operator):
+class Depthwise(Convolution):
     """3x3 depthwise convolution, padding 1. Tensors: weight (C, 1, 3, 3) float32, then the parts."""
 
     flags: tuple[int, ...]
     stride: int
-    constants: tuple[int, ...] = ()
+    kernel = "depthwise"
 
-    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
+    def call(self, tensors: Tensors, *, gradients: bool = False) -> Call:
         weight, *rest = tensors
-        weight, parts = weight.contiguous(), Parts(rest, self.flags)
+        weight, parts = weight.contiguous(), Parts(rest, self.flags, gradients=gradients)
+        if weight.shape != (parts.channels, 1, 3, 3):
+            raise ValueError(
+                f"a depthwise weight {tuple(weight.shape)} does not fit a feature map of "
+                f"{parts.channels} channels"
+            )
         shape = parts.shape.halved() if self.stride == 2 else parts.shape
-        call = (parts.fields, _depthwise_fields(parts, weight, self.stride))
-        return _forward(kernels().depthwise_forward, call, shape, parts.channels, parts.dtype)
-
-    def backward(
-        self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
-    ) -> Gradients:
-        weight, *rest = tensors
-        weight, parts = weight.contiguous(), Parts(rest, self.flags, gradients=True)
-        call = (parts.fields, _depthwise_fields(parts, weight, self.stride))
-        dweight = _backward(kernels().depthwise_backward, call, weight, results, grads)
-        return dweight, *parts.gradients
+        pointer = address(weight, torch.float32)
+        values = fields(
+            parts.count, parts.channels, *parts.shape, self.stride, pointer, torch.get_num_threads()
+        )
+        return Call((parts.fields, values), weight, shape, parts.dtype, parts.gradients, parts)
 
 
 @dataclass(frozen=True)
-class Stem(Operator):
+class Stem(Convolution):
     """3x3 convolution, stride 2, padding 1, over images.
 
     Tensors: weight (O, C, 3, 3) float32, x (N, C, H, W).
     """
 
-    constants: tuple[int, ...] = ()
+    kernel = "stem"
 
-    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
+    def call(self, tensors: Tensors, *, gradients: bool = False) -> Call:
         weight = tensors[0].contiguous()
         x = tensors[1].contiguous(memory_format=torch.channels_last)
-        call, shape = (_stem_fields(x, weight),), shape_of(x).halved()
-        return _forward(kernels().stem_forward, call, shape, weight.shape[0], x.dtype)
+        channels, pointer = x.shape[1], address(weight, torch.float32)
+        if weight.shape[1:] != (channels, 3, 3):
+            raise ValueError(f"a weight {tuple(weight.shape)} does not fit images of {channels} channels")
+        values = fields(address(x), *shape_of(x), channels, weight.shape[0], pointer, torch.get_num_threads())
+        return Call((values,), weight, shape_of(x).halved(), x.dtype, [None], x)
 
     def backward(
         self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
     ) -> Gradients:
-        weight = tensors[0].contiguous()
-        x = tensors[1].contiguous(memory_format=torch.channels_last)
-        call = (_stem_fields(x, weight),)
-        dweight = _backward(kernels().stem_backward, call, weight, results, grads)
-        return dweight, _image_gradient(x, weight, results, grads) if needed[1] else None
+        dweight, _ = super().backward(tensors, results, grads, needed)
+        return dweight, _image_gradient(tensors[1], tensors[0], results, grads) if needed[1] else None
 
 
 @dataclass(frozen=True)
@@ -113,7 +166,7 @@ class MaxPool(Operator):
     """3x3 maximum of one part, stride 2, padding 1. Results: y, and the index of the maximum (uint8)."""
 
     flag: int
-    constants: tuple[int, ...] = (1,)
+    constants = (1,)
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
         part = Parts(tensors, (self.flag,))
@@ -144,7 +197,7 @@ class Coefficients(Operator):
     """
 
     eps: float
-    constants: tuple[int, ...] = (1,)
+    constants = (1,)
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
         mean, var, weight, bias = tensors
@@ -167,7 +220,6 @@ class Materialize(Operator):
     """One part as a tensor, with its normalisation and ReLU applied."""
 
     flag: int
-    constants: tuple[int, ...] = ()
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
         part = Parts(tensors, (self.flag,))
@@ -186,31 +238,6 @@ class Materialize(Operator):
         return tuple(part.gradients)
 
 
-def _forward(
-    kernel: Callable[..., object],
-    call: tuple[Fields, ...],
-    shape: Shape,
-    channels: int,
-    dtype: torch.dtype,
-    *packed: None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Call the kernel of a convolution. Return z, mean and variance."""
-    z, mean, var = empty(shape, channels, dtype), vector(channels), vector(channels)
-    output = fields(address(z), channels, 0, 0)
-    kernel(is_half(z), *call, output, *packed, address(mean), address(var))
-    return z, mean, var
-
-
-def _backward(
-    kernel: Callable[..., object], call: tuple[Fields, ...], weight: Tensor, results: Tensors, grads: Tensors
-) -> Tensor:
-    """Call the kernel of a convolution's gradient. Return the gradient of the weight."""
-    z, mean, _ = results
-    dweight, gradient = torch.empty_like(weight), OutputGradient(z, mean, grads)
-    kernel(is_half(z), *call, gradient.fields, address(dweight))
-    return dweight
-
-
 def _image_gradient(x: Tensor, weight: Tensor, results: Tensors, grads: Tensors) -> Tensor:
     """Return the gradient of the images. It is rarely needed, so it uses torch's operators."""
     z, mean, _ = results
@@ -221,48 +248,3 @@ def _image_gradient(x: Tensor, weight: Tensor, results: Tensors, grads: Tensors)
         *(dz, x, weight.to(x.dtype), None, (2, 2), (1, 1), (1, 1)), *(False, (0, 0), 1, (True, False, False))
     )[0]
     return dx
-
-
-def _pointwise_fields(parts: Parts, weight: Tensor, order: Tensor) -> Fields:
-    if weight.shape[1:] != (parts.channels, 1, 1) or order.numel() not in (0, parts.channels):
-        raise ValueError(
-            f"a weight {tuple(weight.shape)} does not fit a feature map of {parts.channels} channels"
-        )
-    return fields(
-        parts.count,
-        parts.shape.pixels,
-        parts.channels,
-        weight.shape[0],
-        address(weight, torch.float32),
-        address(order, torch.int64),
-        torch.get_num_threads(),
-    )
-
-
-def _stem_fields(x: Tensor, weight: Tensor) -> Fields:
-    if weight.shape[1:] != (x.shape[1], 3, 3):
-        raise ValueError(f"a weight {tuple(weight.shape)} does not fit images of {x.shape[1]} channels")
-    return fields(
-        address(x),
-        *shape_of(x),
-        x.shape[1],
-        weight.shape[0],
-        address(weight, torch.float32),
-        torch.get_num_threads(),
-    )
-
-
-def _depthwise_fields(parts: Parts, weight: Tensor, stride: int) -> Fields:
-    if weight.shape != (parts.channels, 1, 3, 3):
-        raise ValueError(
-            f"a depthwise weight {tuple(weight.shape)} does not fit a feature map of "
-            f"{parts.channels} channels"
-        )
-    return fields(
-        parts.count,
-        parts.channels,
-        *parts.shape,
-        stride,
-        address(weight, torch.float32),
-        torch.get_num_threads(),
-    )

@@ -3,7 +3,6 @@
 #include "depthwise.hpp"
 #include "pointwise.hpp"
 #include "pool.hpp"
-#include "program.hpp"
 #include "stem.hpp"
 
 namespace {
@@ -88,9 +87,8 @@ Pool<T> read_pool(const int64_t* parts, const int64_t* f) {
 SFN_API sfn_lanes() { return VL; }
 
 SFN_API sfn_pointwise_forward(int half, const int64_t* parts, const int64_t* op, const int64_t* out,
-                              const float* packed, float* mean, float* var) {
-  SFN_BY_DTYPE(
-      pointwise_forward<T>(read_pointwise<T>(parts, op), read_output<T>(out), packed, mean, var));
+                              float* mean, float* var) {
+  SFN_BY_DTYPE(pointwise_forward<T>(read_pointwise<T>(parts, op), read_output<T>(out), mean, var));
 }
 SFN_API sfn_pointwise_backward(int half, const int64_t* parts, const int64_t* op,
                                const int64_t* gradient, float* dweight) {
@@ -129,14 +127,4 @@ SFN_API sfn_apply_backward(int half, const int64_t* part, int64_t rows, const vo
                            int64_t dy_stride, int64_t threads) {
   SFN_BY_DTYPE(apply_backward<T>(read_parts<T>(part, 1)[0], rows, static_cast<const T*>(dy),
                                  dy_stride, threads));
-}
-SFN_API sfn_program(int half, const int64_t* steps, int64_t count, const void* x, int64_t images,
-                    int64_t image_size, void* features, int64_t feature_size, void* arenas,
-                    int64_t arena_size, int64_t threads) {
-  SFN_BY_DTYPE(run_program<T>(read_steps(steps, count), static_cast<const T*>(x), images,
-                              image_size, static_cast<T*>(features), feature_size,
-                              static_cast<T*>(arenas), arena_size, threads));
-}
-SFN_API sfn_pack(const float* weight, const int64_t* perm, int64_t in, int64_t out, float* to) {
-  return guarded([&] { transpose_weight(weight, perm, in, out, to); });
 }

@@ -57,17 +57,13 @@ inline const float* in_place(const Pointwise<float>& op, int64_t first, int64_t*
 }
 inline const float* in_place(const Pointwise<bf16>&, int64_t, int64_t*) { return nullptr; }
 
-// `packed`: [in][pad(out)], or null to have it made from op.weight.
+// Moments are computed unless mean is null.
 template <class T>
-void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, const float* packed,
-                       float* mean, float* var) {
+void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, float* mean, float* var) {
   int64_t ld_in = pad(op.in), ld_out = pad(op.out);
   static thread_local Scratch weights;
-  if (packed == nullptr) {
-    float* fresh = weights.floats(op.in * ld_out);
-    transpose_weight(op.weight, op.perm, op.in, op.out, fresh);
-    packed = fresh;
-  }
+  float* packed = weights.floats(op.in * ld_out);
+  transpose_weight(op.weight, op.perm, op.in, op.out, packed);
   bool wanted = mean != nullptr;
   std::vector<std::unique_ptr<Moments>> moments(op.threads);
   for_shares(op.threads, [&](int64_t t) {

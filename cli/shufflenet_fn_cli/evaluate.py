@@ -31,7 +31,7 @@ def evaluate(
         from shufflenet_fn.distributed.world import World, world_from_environment
         from shufflenet_fn.io import to_json
         from shufflenet_fn.run.bad_data import left_out_line
-        from shufflenet_fn.run.score import plan_evaluation, run_evaluation
+        from shufflenet_fn.use.evaluate import plan_evaluation, run_evaluation
         from shufflenet_fn_backends.runtimes.select import runtime_of
 
     plan = plan_evaluation(weights, EvalSettings(**given))

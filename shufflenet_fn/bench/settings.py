@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,14 +14,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 _PANEL = "Measurement"
 _option = partial(options.option, panel=_PANEL)
-
-
-def _as_train(name: str, default: Any = ..., **changes: Any) -> Any:
-    """Return a field like the one of this name in ``TrainSettings``, with another default and ``changes``."""
-    field = TrainSettings.__dataclass_fields__[name]
-    option = dataclasses.replace(field.metadata["option"], panel=_PANEL, **changes)
-    value = field.default if default is ... else default
-    return dataclasses.field(default=value, metadata={"option": option})
+_as_train = partial(options.like, TrainSettings, panel=_PANEL)
 
 
 def _device() -> Any:

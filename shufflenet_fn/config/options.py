@@ -67,6 +67,14 @@ def option(default: Any, *flags: str, help: str, panel: str, **limits: Any) -> A
     return dataclasses.field(default=default, metadata={"option": Option(flags, help, panel, **limits)})
 
 
+def like(settings: Any, name: str, default: Any = ..., **changes: Any) -> Any:
+    """Return a field like the one of this name in ``settings``, with another default and ``changes``."""
+    field = settings.__dataclass_fields__[name]
+    option = dataclasses.replace(field.metadata["option"], **changes)
+    value = field.default if default is ... else default
+    return dataclasses.field(default=value, metadata={"option": option})
+
+
 @dataclass(frozen=True)
 class Declared:
     """A field of a settings class: its name, plain type, whether ``None`` is allowed, default, option."""

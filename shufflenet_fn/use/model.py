@@ -5,18 +5,22 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from shufflenet_fn.checkpoint.format import MANIFEST
+from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
-from shufflenet_fn.model.config import ShuffleNetConfig, get_config
+from shufflenet_fn.model.config import ShuffleNetConfig, canonical_name, get_config
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.run.score import arch_of, locate
+from shufflenet_fn.run.resume import find_checkpoint
 from shufflenet_fn.tree import tree_cast
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -42,6 +46,8 @@ class Model:
     source: str
     sha256: str
     notes: tuple[str, ...] = ()
+    data: str | None = None
+    """The data that its run was trained on."""
 
 
 def open_model(
@@ -64,9 +70,9 @@ def open_model(
     Raises:
         UsageError, UserError: with the one thing that is wrong.
     """
-    source, manifest, notes = locate(path)
+    source, manifest, notes = _locate(path)
     stored = manifest.get("settings", {})
-    arch = arch_of(arch, stored, source)
+    arch = _arch_of(arch, stored, source)
     weights = read_weights(source)
     if not set(HEAD) <= weights.tensors.keys():
         raise UsageError(
@@ -98,7 +104,38 @@ def open_model(
         source=str(source.absolute()),
         sha256=digest.hexdigest(),
         notes=(*notes, *weights.notes),
+        data=stored.get("data"),
     )
+
+
+def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The weights' file or checkpoint, its manifest (empty for a bare file), and notes."""
+    if not weights.exists():
+        raise UsageError(
+            f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
+        )
+    if not weights.is_dir():
+        return weights, {}, []
+    if (weights / MANIFEST).exists():
+        return weights, read_manifest(weights), []
+    best = pointed_to(checkpoints_of(weights), BEST)
+    if best is not None:
+        return best, read_manifest(best), [f"weights: the run's best checkpoint, {best.name}"]
+    content, notes = find_checkpoint(weights)
+    return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
+
+
+def _arch_of(given: str | None, stored: dict[str, Any], source: Path) -> str:
+    if given is None and "arch" not in stored:
+        raise UsageError(
+            f"{source} does not say which architecture it is of: give --arch, such as --arch x1_0."
+        )
+    if given is None:
+        return str(stored["arch"])
+    arch = canonical_name(given)
+    if stored.get("arch", arch) != arch:
+        raise UsageError(f"the checkpoint {source} is of {stored['arch']}, not of {arch}. Leave --arch out.")
+    return arch
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, make_tree, turns_of
+from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, loaded_in_rounds, make_tree
 from shufflenet_fn.bench.input import run_input_bench
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
 from shufflenet_fn.bench.settings import DataBenchSettings, InputBenchSettings
@@ -187,7 +187,7 @@ def in_turns_with_dali(
             for count in threads
             if dali_python is not None
         ]
-        return turns_of([*ours, *theirs], settings.rounds, tell)
+        return loaded_in_rounds([*ours, *theirs], settings.rounds, tell)
 
 
 def told_of(turns: Sequence[Loaded]) -> dict[str, float]:

@@ -20,7 +20,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
     for speed in result["speeds"]:
         yield f"\nColour jitter {speed['color_jitter']}, {speed['threads']} threads:\n"
         yield from _table(
-            ("contender", "images/s", "CPU s per 1,000 images"),
+            ("candidate", "images/s", "CPU s per 1,000 images"),
             (
                 (name, f"{found['images_s']:.0f}", f"{found['cpu_s_per_1000']:.2f}")
                 for name, found in speed["contenders"].items()
@@ -36,7 +36,7 @@ def _lines(result: dict[str, Any]) -> Iterator[str]:
         )
     yield "\nOne thread to two:\n"
     yield from _table(
-        ("contender", "speed-up", "interval", "bar", "conclusive"),
+        ("candidate", "speed-up", "interval", "bar", "conclusive"),
         (
             (
                 name,

@@ -50,7 +50,7 @@ class Saved(NamedTuple):
     version: int
 
 
-class Story(NamedTuple):
+class Recording(NamedTuple):
     """Saves in a folder: all operations, when each save returned, and the content of each version."""
 
     root: Path
@@ -63,42 +63,42 @@ def contents_of(checkpoint: Path) -> Contents:
     return {path.name: path.read_bytes() for path in checkpoint.iterdir()}
 
 
-def tell(root: Path, steps: list[int], keep: int) -> Story:
+def record(root: Path, steps: list[int], keep: int) -> Recording:
     """Save ``steps`` one after the other, as a run does. A step may occur twice (after a resume)."""
     root.mkdir()
     recorder = Recorder(RealDisk())
-    story = Story(root, recorder.operations, [], {})
+    recording = Recording(root, recorder.operations, [], {})
     for version, step in enumerate(steps):
         path = save_small(root / "checkpoints", step, version, recorder)
         point_to(root / "checkpoints", "latest", path, disk=recorder)
-        story.contents[step, version] = contents_of(path)
+        recording.contents[step, version] = contents_of(path)
         prune(root / "checkpoints", Retention(keep), disk=recorder)
-        story.saves.append(Saved(len(recorder.operations), step, version))
-    return story
+        recording.saves.append(Saved(len(recorder.operations), step, version))
+    return recording
 
 
-def crashes(story: Story, rng: random.Random, limit: int, place: Path) -> Iterator[tuple[int, Path]]:
+def crashes(recording: Recording, rng: random.Random, limit: int, place: Path) -> Iterator[tuple[int, Path]]:
     """Yield, for every prefix, the states that a crash may leave (at most ``limit``), as folders."""
-    model = CrashModel(story.root)
-    for done in range(len(story.operations) + 1):
+    model = CrashModel(recording.root)
+    for done in range(len(recording.operations) + 1):
         for found in model.outcomes(rng, limit):
             materialise(found, place)
             yield done, place
             shutil.rmtree(place)
-        if done < len(story.operations):
-            model.apply(story.operations[done])
+        if done < len(recording.operations):
+            model.apply(recording.operations[done])
 
 
-def check(story: Story, done: int, place: Path) -> None:
+def check(recording: Recording, done: int, place: Path) -> None:
     """Assert that the next start finds the newest save that had returned, or a newer complete one."""
     folder = place / "checkpoints"
-    due = [save for save in story.saves if save.operations <= done]
+    due = [save for save in recording.saves if save.operations <= done]
     found, _ = newest_good(folder)
     if found is None:
         assert not due, f"nothing left after {done} operations"
         return
     step, version = found.manifest["step"], found.manifest["version"]
-    assert contents_of(found.path) == story.contents[step, version], "wrong bytes"
+    assert contents_of(found.path) == recording.contents[step, version], "wrong bytes"
     if due:
         assert step >= due[-1].step and version >= due[-1].version
     for path in checkpoints(folder):
@@ -108,7 +108,7 @@ def check(story: Story, done: int, place: Path) -> None:
         assert latest is not None
     if latest is not None:
         pointed = verify(latest)
-        assert contents_of(latest) == story.contents[pointed["step"], pointed["version"]]
+        assert contents_of(latest) == recording.contents[pointed["step"], pointed["version"]]
     # The next start tidies the folder, which must not lose the checkpoint.
     tidy(folder)
     again, _ = newest_good(folder)
@@ -140,14 +140,14 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="crash-prefixes-") as name:
         for title, (steps, keep) in STORIES.items():
-            story = tell(Path(name) / title, steps, keep)
-            row: dict[str, Any] = {"story": title, "operations": len(story.operations)}
+            recording = record(Path(name) / title, steps, keep)
+            row: dict[str, Any] = {"story": title, "operations": len(recording.operations)}
             row |= {"states": 0, "wrong": 0}
             rng = random.Random(arguments.seed)
-            for done, place in crashes(story, rng, arguments.states, Path(name) / "crashed"):
+            for done, place in crashes(recording, rng, arguments.states, Path(name) / "crashed"):
                 row["states"] += 1
                 try:
-                    check(story, done, place)
+                    check(recording, done, place)
                 except AssertionError as error:
                     row["wrong"] += 1
                     print(f"{title}, after {done} operations: {error}", file=sys.stderr)

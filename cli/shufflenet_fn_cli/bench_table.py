@@ -39,7 +39,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
             f"{result['precision']}, {case['threads']} threads, {result['rounds']} rounds"
         )
         _print_table(console, title, ("candidate", "ms", "ours ÷ it", "90 % interval"), rows)
-        _print_verdict(console, case)
+        _print_best_peer(console, case)
     _print_left_out(console, result)
 
 
@@ -76,7 +76,7 @@ def _print_step(console: Console, result: dict[str, Any]) -> None:
         f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds"
     )
     _print_table(console, title, ("candidate", "images/s", "ours ÷ it", "90 % interval"), rows)
-    _print_verdict(console, result)
+    _print_best_peer(console, result)
     compiled = result["ours_compiled"]
     if compiled is not None:
         console.print(
@@ -133,7 +133,7 @@ def print_device_step(console: Console, result: dict[str, Any]) -> None:
             f"{following['next']} (90 % interval {_interval(following['ratio_interval'])})"
         )
     if result["ratio_best_peer"] is not None:
-        _print_verdict(console, result)
+        _print_best_peer(console, result)
     _print_left_out(console, result)
     if result["kept"] is not None:
         console.print(f"kept in {result['kept']}")
@@ -173,7 +173,7 @@ def print_data_table(result: dict[str, Any]) -> None:
         console,
         f"{result['images']} images to batches of {result['batch_size']} × {result['image_size']}², "
         f"jitter {result['color_jitter']}, {result['threads']} threads",
-        ("contender", "images/s", "CPU s/1000", "× torchvision", "per CPU s"),
+        ("candidate", "images/s", "CPU s/1000", "× torchvision", "per CPU s"),
         rows,
     )
     for name, over in result["ratios"].items():
@@ -191,7 +191,7 @@ def print_data_table(result: dict[str, Any]) -> None:
 
 
 def print_input_table(result: dict[str, Any]) -> None:
-    """Print the verdict, after the numbers that it is made of."""
+    """Print whether the host feeds its devices, after the numbers behind it."""
     rates = [("the loader's maximum", result["maximum_img_s"])]
     if result["step_ms"] is not None:
         rates.append((f"demanded at {result['step_ms']:.4g} ms", result["demanded_img_s"]))
@@ -210,7 +210,7 @@ def print_input_table(result: dict[str, Any]) -> None:
     console.print(result["verdict"])
 
 
-def _print_verdict(console: Console, result: dict[str, Any]) -> None:
+def _print_best_peer(console: Console, result: dict[str, Any]) -> None:
     console.print(
         f"against the best peer ({result['best_peer']}): {result['ratio_best_peer']:.3f} times its speed, "
         f"{'conclusive' if result['conclusive'] else result['advice']}"

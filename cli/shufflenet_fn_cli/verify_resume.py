@@ -11,7 +11,7 @@ from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
 from shufflenet_fn_cli.importing import importing
 
 if TYPE_CHECKING:
-    from shufflenet_fn.run.verify_resume import Bottleneck
+    from shufflenet_fn.run.verify_resume import Verification
 
 _SHOWN = 10
 
@@ -38,7 +38,7 @@ def verify_resume(
         from shufflenet_fn.run.verify_resume import verify_resume as drill
 
     chosen = ("--device", device, "--precision", precision, "--backend", backend)
-    verdict = drill(
+    found = drill(
         (sys.executable, "-m", "shufflenet_fn_cli.main"),
         (*chosen, "--deterministic" if deterministic else "--no-deterministic"),
         devices=devices,
@@ -47,31 +47,31 @@ def verify_resume(
         say=lambda text: print(text, file=sys.stderr),
     )
     if as_json:
-        comparison = verdict.comparison
+        comparison = found.comparison
         print(
             to_json(
                 {
-                    "identical": verdict.identical,
-                    "saved": verdict.saved,
-                    "steps": verdict.steps,
-                    "seconds": verdict.seconds,
+                    "identical": found.identical,
+                    "saved": found.saved,
+                    "steps": found.steps,
+                    "seconds": found.seconds,
                     "tensors": comparison.tensors,
                     "different": [item._asdict() for item in comparison.different],
                 }
             )
         )
     else:
-        _print(verdict)
-    if not verdict.identical:
+        _print(found)
+    if not found.identical:
         raise typer.Exit(1)
 
 
-def _print(verdict: Bottleneck) -> None:
+def _print(found: Verification) -> None:
     from rich.table import Table
 
     from shufflenet_fn_cli.console import table_console
 
-    comparison, console = verdict.comparison, table_console()
+    comparison, console = found.comparison, table_console()
     table = Table("tensor", "file", "difference", "elements")
     for item in comparison.different[:_SHOWN]:
         largest = item.how if item.largest is None else f"up to {item.largest:.3g}"
@@ -79,13 +79,12 @@ def _print(verdict: Bottleneck) -> None:
     if comparison.different:
         console.print(table)
     cut = (
-        f"after {verdict.steps} updates, killed and resumed from step {verdict.saved}: "
+        f"after {found.steps} updates, killed and resumed from step {found.saved}: "
         f"{comparison.tensors} tensors"
     )
-    if verdict.identical:
+    if found.identical:
         console.print(
-            f"the same bytes {cut} compared in {verdict.seconds:.0f} s. A resume is exact here.",
-            soft_wrap=True,
+            f"the same bytes {cut} compared in {found.seconds:.0f} s. A resume is exact here.", soft_wrap=True
         )
         return
     first = comparison.different[0]

@@ -13,49 +13,19 @@ import torch
 import torch.nn.functional as nnf
 from torch import Tensor, nn
 
-from shufflenet_fn.bench.step_candidates import (
-    LEARNING_RATE,
-    MOMENTUM,
-    WEIGHT_DECAY,
-    mixed_precision,
-    random_batch,
-)
+from shufflenet_fn.bench.step_candidates import module_step
 from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.model.config import ShuffleNetConfig
 
 
 def peer_step(
-    config: ShuffleNetConfig,
-    device: torch.device,
-    *,
-    precision: str,
-    batch_size: int,
-    image_size: int,
-    distributed: bool = False,
+    config: ShuffleNetConfig, device: torch.device, *, distributed: bool = False, **sizes: Any
 ) -> Step:
-    """Build the peer's step: forward, loss, backward and update. It returns its loss.
-
-    Half precision uses autocast, and float16 also a gradient scaler.
-    """
+    """Build the peer's step. ``sizes``: as for ``module_step``."""
     model: nn.Module = AscendShuffleNet(config).to(device)
     if distributed:
         model = nn.parallel.DistributedDataParallel(model, device_ids=[device.index], broadcast_buffers=False)
-    optimizer = torch.optim.SGD(
-        model.parameters(), LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-    )
-    images, labels = random_batch(config, device, batch_size, image_size)
-    scaler, autocast = mixed_precision("npu", precision)
-
-    def take() -> Tensor:
-        with autocast():
-            loss = nn.functional.cross_entropy(model(images), labels)
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        scaler.step(optimizer)
-        scaler.update()
-        return loss.detach()
-
-    return take
+    return module_step(model, config, device, **sizes)
 
 
 class AscendShuffleNet(nn.Module):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
-from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, reported, silent
+from shufflenet_fn.bench.rounds import Progress, in_rounds, ratio, ratio_report, reported, silent
 from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
@@ -162,30 +162,27 @@ def best_peer(root: str, settings: DataBenchSettings, progress: Progress) -> tup
 def measure(
     readers: Mapping[str, Reader], settings: DataBenchSettings, rounds: int, progress: Progress
 ) -> dict[str, list[Loaded]]:
-    """Run ``turns_of`` for all ``readers``, each in a separate process."""
+    """Measure all ``readers`` in rounds, each in a separate process."""
     loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
-    names = list(readers)
-    with workers(names, build_loading, loading, threads=1, parents=True) as contenders:
-        return turns_of(contenders, rounds, progress)
+    with workers(list(readers), build_loading, loading, threads=1, parents=True) as candidates:
+        return loaded_in_rounds(candidates, rounds, progress)
 
 
-def turns_of(contenders: Sequence[Any], rounds: int, progress: Progress) -> dict[str, list[Loaded]]:
-    """Take ``rounds`` turns of each contender, by name, after one that warms up and does not count.
+def loaded_in_rounds(candidates: Sequence[Any], rounds: int, progress: Progress) -> dict[str, list[Loaded]]:
+    """Take ``rounds`` turns of each candidate, by name, after one that warms up and does not count.
 
-    A contender is a ``workers.Worker``, or has the same ``name`` and ``value(case)``, which takes a turn.
+    A candidate is a ``workers.Worker``, or has the same ``name`` and ``value(case)``, which takes a turn.
     """
-    names = [contender.name for contender in contenders]
-    for contender in contenders:
-        contender.value("")
-
-    def told(number: int, latest: Sequence[Loaded]) -> None:
-        rates = (f"{n} {1 / one.per_image:.0f}" for n, one in zip(names, latest, strict=True))
-        progress(f"round {number}/{rounds}, images/s: {', '.join(rates)}")
-
-    def turn(index: int) -> Loaded:
-        return Loaded(*contenders[index].value(""))
-
-    return dict(zip(names, interleaved(turn, len(names), rounds, told), strict=True))
+    by_name = {candidate.name: candidate for candidate in candidates}
+    for candidate in candidates:
+        candidate.value("")
+    return in_rounds(
+        list(by_name),
+        lambda name: Loaded(*by_name[name].value("")),
+        rounds,
+        lambda loaded: f"{1 / loaded.per_image:.0f} images/s",
+        progress,
+    )
 
 
 def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:
@@ -205,8 +202,7 @@ def compared(ours: Sequence[Loaded], theirs: Sequence[Loaded]) -> dict[str, Any]
     return {
         "ratio": found.median,
         "interval": (found.low, found.high),
-        "conclusive": found.conclusive,
-        "advice": advice(found, len(ours)),
+        **ratio_report(found, len(ours)),
         "cpu_ratio": cpu.median,
         "cpu_interval": (cpu.low, cpu.high),
     }

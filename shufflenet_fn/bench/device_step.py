@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 import torch
 
 from shufflenet_fn.bench.candidates import EMULATED, announced
-from shufflenet_fn.bench.rounds import Progress, advice, interleaved, ratio, ratio_fields
+from shufflenet_fn.bench.rounds import Progress, in_rounds, ratio, ratio_fields, ratio_report
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on, peers_on
 from shufflenet_fn.bench.workers import Step, Worker, workers
@@ -140,8 +140,7 @@ def compared(
         if len(by_time) == 1
         else {"next": by_time[1], **ratio_fields(ratio(steps[fastest], steps[by_time[1]]))},
         "ratio_best_peer": against.median if against is not None and best_peer else None,
-        "conclusive": None if against is None else against.conclusive,
-        "advice": None if against is None else advice(against, settings.rounds),
+        **(ratio_report(against, settings.rounds) if against else {"conclusive": None, "advice": None}),
     }
 
 
@@ -159,20 +158,16 @@ def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict
 
 
 def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress) -> Turns:
-    def on_round(number: int, latest: Sequence[Turn]) -> None:
-        words = (f"{n} {1000 * t.step:.4g} ms" for n, t in zip(names, latest, strict=True))
-        progress(f"round {number}/{rounds}: {', '.join(words)}")
-
-    def turn(index: int) -> Turn:
+    def turn(name: str) -> Turn:
         try:
-            return Turn(*worker.value(f"turn: {names[index]}"))
+            return Turn(*worker.value(f"turn: {name}"))
         except UserError as error:
             raise UserError(
-                f"{names[index]} took a step and failed in a later one: {error} If memory ran out, give a "
+                f"{name} took a step and failed in a later one: {error} If memory ran out, give a "
                 "smaller --batch-size, or name fewer candidates with --backend."
             ) from error
 
-    return dict(zip(names, interleaved(turn, len(names), rounds, on_round), strict=True))
+    return in_rounds(names, turn, rounds, lambda turn: f"{1000 * turn.step:.4g} ms", progress)
 
 
 def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:

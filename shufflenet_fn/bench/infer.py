@@ -100,12 +100,11 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
     settings = chosen.settings
     names = [OURS, *field.present, *([] if ONNX in field.left_out else [ONNX])]
     progress(f"batch {chosen.batch_size}, {chosen.threads} threads: building and warming up")
-    started = dict(ALLOCATORS[settings.allocator])
-    with workers(names, build_pass, chosen, threads=chosen.threads, environment=started) as candidates:
-        columns = run_rounds(
+    environment = ALLOCATORS[settings.allocator]
+    with workers(names, build_pass, chosen, threads=chosen.threads, environment=environment) as candidates:
+        seconds = run_rounds(
             candidates, rounds=settings.rounds, turn_seconds=settings.turn_seconds, progress=progress
         )
-    seconds = dict(zip(names, columns, strict=True))
     milliseconds = {name: 1000 * statistics.median(column) for name, column in seconds.items()}
     peers = {name: seconds[name] for name in field.present}
     onnx = ratio(seconds[OURS], seconds[ONNX]) if ONNX in seconds else None

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any, NamedTuple
 
-from shufflenet_fn.bench.loading import our_batches
-from shufflenet_fn.bench.rounds import Progress, cpu_seconds, silent
+from shufflenet_fn.bench.loading import Loaded, measured, our_batches
+from shufflenet_fn.bench.rounds import Progress, silent
 from shufflenet_fn.bench.settings import InputBenchSettings, check
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.config.settings import TrainSettings
@@ -32,7 +31,7 @@ def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent
     * ``maximum_img_s``: rate of the loader if devices consume batches immediately;
     * ``cpu_s_per_1000``: CPU seconds per 1,000 images at that rate, over all cores;
     * ``step_ms``: compute time of a batch, as given or from ``load``. ``null`` if only the maximum was
-      measured; then all following values except the verdict are ``null``, too;
+      measured; then all following values except ``verdict`` are ``null``, too;
     * ``demanded_img_s``: rate of devices that never wait; ``delivered_img_s``: measured rate;
     * ``data_wait``: share of a step that each device waited; ``feeds``: whether all waited for at most 2 %;
     * ``headroom``: maximum / demanded; ``cores_needed``: CPU seconds per second at the demanded rate;
@@ -95,10 +94,10 @@ def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent
             "headroom": maximum / demanded,
             "cores_needed": demanded * _cpu_per_image(paced),
         }
-    return {**result, "verdict": verdict_text(result)}
+    return {**result, "verdict": conclusion(result)}
 
 
-def verdict_text(result: dict[str, Any]) -> str:
+def conclusion(result: dict[str, Any]) -> str:
     """Return in words whether the host feeds its devices."""
     devices = f"{result['devices']} device{'s' if result['devices'] > 1 else ''}"
     if result["step_ms"] is None:
@@ -122,7 +121,7 @@ def verdict_text(result: dict[str, Any]) -> str:
     return f"no: {demand}; {wait}. {cure} or `shufflenet-fn data pack` would help"
 
 
-def _cpu_per_image(found: Sequence[Fed]) -> float:
+def _cpu_per_image(found: Sequence[Loaded]) -> float:
     return sum(one.cpu_seconds for one in found) / sum(one.images for one in found)
 
 
@@ -144,17 +143,8 @@ class Feeding(NamedTuple):
     seconds: float
 
 
-class Fed(NamedTuple):
-    """What a device got: images in wall seconds, of which it ``waited`` for data; CPU seconds of its host."""
-
-    images: int
-    seconds: float
-    waited: float
-    cpu_seconds: float
-
-
-def feed_devices(feeding: Feeding) -> list[Fed]:
-    """Feed all devices at once, each by a process of its own as ``train`` has it.
+def feed_devices(feeding: Feeding) -> list[Loaded]:
+    """Feed all devices at once, each from a separate process, as ``train`` does.
 
     Raises:
         UsageError, UserError: the data cannot be read, or is too little for a batch.
@@ -166,57 +156,26 @@ def feed_devices(feeding: Feeding) -> list[Fed]:
     ):
         # All open their data first, so that they then run side by side.
         list(pool.map(lambda process: process.value("open"), processes))
-        return list(pool.map(lambda process: Fed(*process.value("feed")), processes))
+        return list(pool.map(lambda process: Loaded(*process.value("feed")), processes))
 
 
-def build_feeding(name: str, case: str, feeding: Feeding) -> Callable[[], Fed | None]:
-    """``workers.Build``: a device's process. ``case`` open reads nothing but the list of the images."""
+def build_feeding(name: str, case: str, feeding: Feeding) -> Callable[[], Loaded | None]:
+    """``workers.Build``: a device's process. Case ``open`` reads only the list of images."""
     if case == "open":
         open_split(feeding.settings.data or "", "train")
         return lambda: None
-    rank = int(name.split()[-1])
+    rank, together = int(name.split()[-1]), max(1, feeding.threads)
 
-    def feed() -> Fed:
+    def feed() -> Loaded:
         with our_batches(
             feeding.settings, threads=feeding.threads, rank=rank, world_size=feeding.devices
         ) as batches:
-            return fed(batches, feeding)
+            labels = (examples.labels for examples in batches)
+            return measured(labels, prefetch_of(together), together, feeding.seconds, feeding.step_seconds)
 
     return feed
 
 
-def fed(batches: Iterator[Any], feeding: Feeding) -> Fed:
-    """Feed one device, from a loader that has nothing ready.
-
-    What it read ahead is thrown away: with a full store even a loader that is too slow looks fast for a
-    while. Then as many steps settle the pace, and then steps count, in groups as large as are read side by
-    side.
-    """
-    together = max(1, feeding.threads)
-    ahead = prefetch_of(together)
-    for _ in range(ahead):
-        next(batches)
-    for _ in range(ahead):
-        _step(batches, feeding.step_seconds)
-    images, waited, spent, start = 0, 0.0, cpu_seconds(), time.perf_counter()
-    while (taken := time.perf_counter() - start) < feeding.seconds or images == 0:
-        for _ in range(together):
-            count, seconds = _step(batches, feeding.step_seconds)
-            images, waited = images + count, waited + seconds
-    return Fed(images, taken, waited, cpu_seconds() - spent)
-
-
-def _step(batches: Iterator[Any], seconds: float) -> tuple[int, float]:
-    """Images of a step and seconds that it waited for them."""
-    start = time.perf_counter()
-    images = len(next(batches).labels)
-    waited = time.perf_counter() - start
-    if seconds:
-        # A device computes by itself; its host sleeps.
-        time.sleep(seconds)
-    return images, waited
-
-
-def total_rate(found: Sequence[Fed]) -> float:
+def total_rate(found: Sequence[Loaded]) -> float:
     """Images per second over all devices."""
     return sum(one.images / one.seconds for one in found)

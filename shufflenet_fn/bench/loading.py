@@ -14,7 +14,7 @@ from shufflenet_fn.bench.rounds import cpu_seconds, settle
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import prefetch_of, train_loader
-from shufflenet_fn.data.native.reader import choose_image_reader
+from shufflenet_fn.data.native.reader import ImageReader, choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run import build
@@ -54,11 +54,12 @@ class Loading(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """A turn: images, wall seconds, and CPU seconds of the process with its children."""
+    """A turn: images, wall seconds, CPU seconds of the process with its children, seconds waited for data."""
 
     images: int
     seconds: float
     cpu_seconds: float
+    waited: float
 
     @property
     def per_image(self) -> float:
@@ -68,7 +69,12 @@ class Loaded(NamedTuple):
 
 @contextmanager
 def our_batches(
-    settings: TrainSettings, *, threads: int, rank: int = 0, world_size: int = 1
+    settings: TrainSettings,
+    *,
+    threads: int,
+    rank: int = 0,
+    world_size: int = 1,
+    reader: ImageReader | None = None,
 ) -> Iterator[Iterator[Examples]]:
     """The endless batches of ``settings.data`` on the CPU, each valid until the next is asked for.
 
@@ -91,7 +97,7 @@ def our_batches(
         threads=threads,
         prefetch=ahead,
         buffers=feed.ready(),
-        native=choose_image_reader(settings.image_reader).reader,
+        native=(reader or choose_image_reader(settings.image_reader)).reader,
     ) as batches:
         yield map(feed, batches)
 
@@ -110,26 +116,36 @@ def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded
     return lambda: measured(batches, ahead, together, loading.seconds)
 
 
-def measured(batches: Iterator[Any], ahead: int, together: int, seconds: float) -> Loaded:
+def measured(
+    batches: Iterator[Any], ahead: int, together: int, seconds: float, step_seconds: float = 0.0
+) -> Loaded:
     """Run a turn of a loader that prefetches.
 
-    Batches that it has prefetched during other turns are consumed first and do not count. Then batches count
-    for at least ``seconds``, in groups of as many as are read in parallel. The turn ends when the prefetch
-    queue is full again, so that the loader does not slow the next candidate.
+    Batches that it has prefetched are consumed first and do not count: with a full queue, even a loader that
+    is too slow looks fast for a while. Then batches count for at least ``seconds``, in groups of as many as
+    are read in parallel. The turn ends when the prefetch queue is full again, so that the loader does not
+    slow the next candidate.
 
     Args:
       batches: an endless iterator.
       ahead: maximum number of prefetched batches.
       together: number of batches that are read in parallel.
       seconds: minimum length of the measurement.
+      step_seconds: seconds that a device computes with each batch, while its host sleeps.
     """
-    for _ in range(ahead):
+    for number in range(2 * ahead if step_seconds else ahead):
         next(batches)
-    images, spent, start = 0, cpu_seconds(), time.perf_counter()
+        if number >= ahead:  # these settle the pace
+            time.sleep(step_seconds)
+    images, waited, spent, start = 0, 0.0, cpu_seconds(), time.perf_counter()
     while (taken := time.perf_counter() - start) < seconds or images == 0:
         for _ in range(together):
+            asked = time.perf_counter()
             images += len(next(batches))
-    loaded = Loaded(images, taken, cpu_seconds() - spent)
+            waited += time.perf_counter() - asked
+            if step_seconds:
+                time.sleep(step_seconds)
+    loaded = Loaded(images, taken, cpu_seconds() - spent, waited)
     settle()
     return loaded
 

@@ -100,10 +100,9 @@ def _operation(op: Op, ready: list[Worker], settings: OpsBenchSettings, progress
     passes = {}
     for which in PASSES:
         progress(f"{op.name}, {which}")
-        columns = run_rounds(
+        seconds = run_rounds(
             ready, case=f"{op.name}: {which}", rounds=settings.rounds, turn_seconds=settings.turn_seconds
         )
-        seconds = {worker.name: column for worker, column in zip(ready, columns, strict=True)}
         baseline = ready[0].name
         passes[which] = {
             name: {

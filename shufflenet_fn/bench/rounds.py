@@ -42,11 +42,10 @@ def run_rounds(
     steps: int | None = None,
     turn_seconds: float = 0.0,
     progress: Progress = silent,
-) -> list[list[float]]:
-    """Measure all candidates in ``rounds`` rounds. In each round, every candidate takes one turn.
+) -> dict[str, list[float]]:
+    """Measure all candidates in ``rounds`` rounds (``in_rounds``).
 
-    The order is reversed in every second round. The first turn of each candidate builds and warms it up, and
-    does not count.
+    The first turn of each candidate builds and warms it up, and does not count.
 
     Args:
         candidates: the candidates.
@@ -62,40 +61,38 @@ def run_rounds(
     Raises:
         UserError: a candidate failed.
     """
+    by_name = {worker.name: worker for worker in candidates}
     for worker in candidates:
         worker.turn(case, 1)
-    lengths = [steps or _steps_for(worker, case, turn_seconds) for worker in candidates]
+    lengths = {worker.name: steps or _steps_for(worker, case, turn_seconds) for worker in candidates}
 
-    def turn(index: int) -> float:
-        return candidates[index].turn(case, lengths[index]) / lengths[index]
+    def turn(name: str) -> float:
+        return by_name[name].turn(case, lengths[name]) / lengths[name]
 
-    def on_round(number: int, latest: Sequence[float]) -> None:
-        words = (f"{w.name} {s:.4g} s" for w, s in zip(candidates, latest, strict=True))
-        progress(f"round {number}/{rounds}: {', '.join(words)}")
-
-    return interleaved(turn, len(candidates), rounds, on_round)
+    return in_rounds(list(by_name), turn, rounds, lambda seconds: f"{seconds:.4g} s", progress)
 
 
-def interleaved(
-    turn: Callable[[int], T], candidates: int, rounds: int, on_round: Callable[[int, Sequence[T]], None]
-) -> list[list[T]]:
-    """Call ``turn(i)`` for each candidate ``rounds`` times, in reverse order in every second round.
+def in_rounds(
+    names: Sequence[str], turn: Callable[[str], T], rounds: int, show: Callable[[T], str], progress: Progress
+) -> dict[str, list[T]]:
+    """Call ``turn(name)`` for each candidate in each round, in reverse order in every second round.
 
     Args:
-        turn: measures the candidate of an index once.
-        candidates: number of candidates.
+        names: names of the candidates.
+        turn: measures a candidate once.
         rounds: number of rounds.
-        on_round: called after each round with its number (from 1) and its results.
+        show: formats a result for ``progress``.
+        progress: called with a line of text after every round.
 
     Returns:
         The results by candidate, then by round.
     """
-    found: list[list[T]] = [[] for _ in range(candidates)]
+    found: dict[str, list[T]] = {name: [] for name in names}
     for number in range(rounds):
-        order = range(candidates)
-        for index in order if number % 2 == 0 else reversed(order):
-            found[index].append(turn(index))
-        on_round(number + 1, [column[-1] for column in found])
+        for name in names if number % 2 == 0 else reversed(names):
+            found[name].append(turn(name))
+        latest = (f"{name} {show(column[-1])}" for name, column in found.items())
+        progress(f"round {number + 1}/{rounds}: {', '.join(latest)}")
     return found
 
 
@@ -165,9 +162,13 @@ def against_peers(
         "ratio_intervals": {name: (found.low, found.high) for name, found in ratios.items()},
         "best_peer": best,
         "ratio_best_peer": ratios[best].median,
-        "conclusive": ratios[best].conclusive,
-        "advice": advice(ratios[best], rounds),
+        **ratio_report(ratios[best], rounds),
     }
+
+
+def ratio_report(found: Ratio, rounds: int) -> dict[str, Any]:
+    """Return whether a ratio is conclusive after ``rounds``, and the advice if it is not."""
+    return {"conclusive": found.conclusive, "advice": advice(found, rounds)}
 
 
 def advice(found: Ratio, rounds: int) -> str | None:

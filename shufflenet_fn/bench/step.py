@@ -98,7 +98,10 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     for warning in announced(field):
         progress(warning)
     names = [OURS, *([OURS_COMPILED] if settings.ours_compile else []), *field.present]
-    seconds = _seconds(settings, names, threads, progress)
+    environment = ALLOCATORS[settings.allocator]
+    with workers(names, build_step, settings, threads=threads, environment=environment) as candidates:
+        progress("building and warming up (a compiled candidate takes a minute)")
+        seconds = run_rounds(candidates, rounds=settings.rounds, steps=settings.steps or 1, progress=progress)
     rates = {name: int(settings.batch_size) / statistics.median(column) for name, column in seconds.items()}
     peers = {name: seconds[name] for name in field.present}
     compared = against_peers(seconds[OURS], peers, settings.rounds)
@@ -115,16 +118,6 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
         "ours_compiled": _compiled(settings, seconds, rates, best),
         **_memory(settings, names, threads, best, progress),
     }
-
-
-def _seconds(
-    settings: StepBenchSettings, names: list[str], threads: int, progress: Progress
-) -> dict[str, list[float]]:
-    started = dict(ALLOCATORS[settings.allocator])
-    with workers(names, build_step, settings, threads=threads, environment=started) as candidates:
-        progress("building and warming up (a compiled candidate takes a minute)")
-        seconds = run_rounds(candidates, rounds=settings.rounds, steps=settings.steps or 1, progress=progress)
-    return dict(zip(names, seconds, strict=True))
 
 
 def _compiled(
@@ -148,9 +141,8 @@ def _memory(
     """Measure peak and activation memory of each candidate, alone in a new process."""
     progress("memory of each candidate, in a fresh process")
     found: dict[str, Memory] = {}
-    started = dict(LIVE)
     for name in names:
-        with workers([name], build_step, settings, threads=threads, environment=started) as alone:
+        with workers([name], build_step, settings, threads=threads, environment=LIVE) as alone:
             alone[0].turn("", 2)
             found[name] = alone[0].memory("", 2)
     peers = [name for name in names if name in PEERS]

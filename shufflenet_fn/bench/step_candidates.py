@@ -243,38 +243,47 @@ def random_batch(
 
 
 def torchvision_step(settings: StepBenchSettings, peer: Peer, device: torch.device) -> Step:
-    """Build a step with torchvision's model and torch's SGD.
-
-    Half precision uses autocast, and float16 also a gradient scaler.
-    """
+    """Build a step with torchvision's model and torch's SGD."""
     config = get_config(settings.arch)
     state_dict = to_torchvision(init(config, torch.Generator().manual_seed(0)), config)
     model: Any = torchvision_model("bench step", settings.arch, state_dict)
     model = model.to(device).to(memory_format=peer.memory_format)
+    if peer.compiled:
+        model = torch.compile(model)
+    step = module_step(model, config, device, memory_format=peer.memory_format, **_measured(settings))
+    return settled(step) if peer.compiled else step
+
+
+def module_step(
+    model: torch.nn.Module,
+    config: ShuffleNetConfig,
+    device: torch.device,
+    *,
+    precision: str,
+    batch_size: int,
+    image_size: int,
+    memory_format: torch.memory_format = torch.contiguous_format,
+) -> Step:
+    """Build a step of a module on ``device`` with torch's SGD.
+
+    Half precision uses autocast, and float16 also a gradient scaler.
+    """
     optimizer = torch.optim.SGD(
         model.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    if peer.compiled:
-        model = torch.compile(model)
-    images, labels = random_batch(config, device, int(settings.batch_size), settings.image_size)
-    images = images.contiguous(memory_format=peer.memory_format)
-    scaler, autocast = mixed_precision(device.type, settings.precision)
+    images, labels = random_batch(config, device, batch_size, image_size)
+    images = images.contiguous(memory_format=memory_format)
+    dtype = get_policy(precision).compute_dtype
+    half, scaled = dtype != torch.float32, dtype == torch.float16
+    scaler = torch.amp.GradScaler(device.type, init_scale=64.0, growth_interval=10**6, enabled=scaled)
 
     def run() -> Tensor:
         optimizer.zero_grad()
-        with autocast():
+        with torch.autocast(device.type, dtype=dtype if half else None, enabled=half):
             loss: Tensor = torch.nn.functional.cross_entropy(model(images), labels)
         scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         scaler.step(optimizer)
         scaler.update()
         return loss.detach()
 
-    return settled(run) if peer.compiled else run
-
-
-def mixed_precision(device: str, precision: str) -> tuple[torch.amp.GradScaler, Callable[[], torch.autocast]]:
-    """Return a gradient scaler, which scales in float16 only, and a maker of autocast contexts."""
-    dtype = get_policy(precision).compute_dtype
-    half, scaled = dtype != torch.float32, dtype == torch.float16
-    scaler = torch.amp.GradScaler(device, init_scale=64.0, growth_interval=10**6, enabled=scaled)
-    return scaler, lambda: torch.autocast(device, dtype=dtype if half else None, enabled=half)
+    return run

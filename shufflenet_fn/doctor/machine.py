@@ -153,10 +153,10 @@ def versions(facts: dict[str, Any]) -> Finding:
     if facts["cann"].get("emulator"):
         return Finding(SKIPPED, "CANN is emulated")
     installed = str(facts["torch_npu"]["version"])
-    verdict = pairs.judge(
+    found = pairs.compatibility(
         facts["torch"]["version"], installed, facts["cann"].get("version"), machine=platform.machine()
     )
-    return Finding(OK if verdict.fits else WARNING, verdict.text, verdict.fix)
+    return Finding(OK if found.fits else WARNING, found.text, found.fix)
 
 
 def numpy(facts: dict[str, Any]) -> Finding:

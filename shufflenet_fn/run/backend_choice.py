@@ -48,12 +48,12 @@ class StepCase(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """A kept result. ``contender``: our fastest candidate, which computes with ``backend``.
+    """A kept result. ``candidate``: our fastest candidate, which computes with ``backend``.
 
     ``step_ms``: milliseconds of a step, for each of our candidates.
     """
 
-    contender: str
+    candidate: str
     backend: str
     step_ms: Mapping[str, float]
 
@@ -90,7 +90,16 @@ def keep(case: StepCase, kept: Kept) -> Path:
         UserError: the cache folder cannot be written.
     """
     path = _path(case)
-    text = to_json({"format": FORMAT, "case": case._asdict(), **kept._asdict()}, indent=2)
+    text = to_json(
+        {
+            "format": FORMAT,
+            "case": case._asdict(),
+            "contender": kept.candidate,
+            "backend": kept.backend,
+            "step_ms": dict(kept.step_ms),
+        },
+        indent=2,
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, f"{text}\n".encode())
@@ -127,8 +136,8 @@ def _kept(read: Mapping[str, Any]) -> Kept:
         raise ValueError(f"there is no backend {kept.backend!r} for it")
     if not all(isinstance(ms, (int, float)) and ms > 0 for ms in kept.step_ms.values()):
         raise ValueError("step_ms does not hold times")
-    if kept.contender not in kept.step_ms:
-        raise ValueError(f"step_ms does not hold {kept.contender!r}")
+    if kept.candidate not in kept.step_ms:
+        raise ValueError(f"step_ms does not hold {kept.candidate!r}")
     return kept
 
 
@@ -303,5 +312,5 @@ def _measured(kept: Kept, found: Found) -> Choice:
     return Choice(
         kept.backend,
         f"backend {kept.backend}: auto, the fastest of the kept measurement {found.path} ({times} a step)",
-        running_stats="step" if kept.contender.endswith(STATS_IN_STEP) else "auto",
+        running_stats="step" if kept.candidate.endswith(STATS_IN_STEP) else "auto",
     )

@@ -9,7 +9,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.timing import VERDICT_STEPS
+from shufflenet_fn.run.timing import BOTTLENECK_STEPS
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Bottleneck(NamedTuple):
     text: str
 
 
-def verdict(times: StepTimes, steps: int, reading: Reading) -> Bottleneck:
+def find_bottleneck(times: StepTimes, steps: int, reading: Reading) -> Bottleneck:
     """Return the bottleneck of steps with these mean ``times``.
 
     It is the longest part of a step apart from computation, if that takes at least a tenth of the step.
@@ -143,23 +143,23 @@ def _count(number: int, noun: str) -> str:
     return f"{number if number > 1 else 'one'} {noun}{'s' if number > 1 else ''}"
 
 
-def judge(run: Training, times: StepTimes) -> None:
-    """Count a step; report the bottleneck after ``VERDICT_STEPS`` measured ones. Call it on all ranks."""
+def report_bottleneck(run: Training, times: StepTimes) -> None:
+    """Count a step; report the bottleneck after ``BOTTLENECK_STEPS`` measured ones. Call it on all ranks."""
     run.waits.add(times)
-    if run.verdict is None and run.waits.steps == VERDICT_STEPS:
-        run.verdict = _verdict(run)
+    if run.bottleneck is None and run.waits.steps == BOTTLENECK_STEPS:
+        run.bottleneck = _bottleneck_of(run)
         if run.world.is_main:
-            run.reporter.note(f"after {VERDICT_STEPS} steps: {run.verdict.text}")
+            run.reporter.note(f"after {BOTTLENECK_STEPS} steps: {run.bottleneck.text}")
 
 
 def mean_bottleneck(run: Training) -> Bottleneck | None:
     """Return the bottleneck of all steps; ``None`` if none was measured. Call it on all ranks."""
     if run.waits.steps == 0:
         return None
-    before, run.verdict = run.verdict, _verdict(run)
-    if run.world.is_main and (before is None or before.kind != run.verdict.kind):
-        run.reporter.note(f"over all {run.verdict.steps} steps: {run.verdict.text}")
-    return run.verdict
+    before, run.bottleneck = run.bottleneck, _bottleneck_of(run)
+    if run.world.is_main and (before is None or before.kind != run.bottleneck.kind):
+        run.reporter.note(f"over all {run.bottleneck.steps} steps: {run.bottleneck.text}")
+    return run.bottleneck
 
 
 def storage_of(samples: Dataset) -> Storage:
@@ -169,7 +169,7 @@ def storage_of(samples: Dataset) -> Storage:
     return "packed pixels" if samples.raw else "packed JPEG"
 
 
-def _verdict(run: Training) -> Bottleneck:
+def _bottleneck_of(run: Training) -> Bottleneck:
     # The rank that waits least in the collective is the one that the others wait for.
     times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
     reading = Reading(
@@ -180,4 +180,4 @@ def _verdict(run: Training) -> Bottleneck:
         storage=storage_of(run.train_set),
         accelerator=run.device.type != "cpu",
     )
-    return verdict(times, run.waits.steps, reading)
+    return find_bottleneck(times, run.waits.steps, reading)

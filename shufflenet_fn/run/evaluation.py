@@ -99,7 +99,7 @@ def evaluation_is_due(epoch: int, epochs: int, eval_freq: int) -> bool:
     return (epoch + 1) % eval_freq == 0 or epoch + 1 == epochs or epoch > 0.9 * epochs
 
 
-def owes_evaluation(run: Training, first: int) -> bool:
+def needs_evaluation(run: Training, first: int) -> bool:
     """Return whether the run was stopped between the epoch that ends at ``first`` and its evaluation."""
     settings, (epochs, number) = run.plan.settings, run.epochs.place(first)
     if run.plan.resume is None or epochs == 0 or number:

@@ -13,7 +13,7 @@ from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
 from shufflenet_fn.run.bad_data import replaced_line
-from shufflenet_fn.run.bottleneck import judge
+from shufflenet_fn.run.bottleneck import report_bottleneck
 from shufflenet_fn.run.consistency import check_same_data
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
@@ -21,7 +21,7 @@ from shufflenet_fn.run.evaluation import (
     Evaluation,
     evaluate_epoch,
     evaluation_is_due,
-    owes_evaluation,
+    needs_evaluation,
 )
 from shufflenet_fn.run.events import EpochTrained, Reporter, RunStarted, StepDone
 from shufflenet_fn.run.plan import RunPlan
@@ -95,7 +95,7 @@ def train(
     ):
         step, evaluated = first, NOT_EVALUATED
         # A run that was stopped between an epoch and its evaluation does that first.
-        if owes_evaluation(run, first):
+        if needs_evaluation(run, first):
             epoch = run.epochs.place(first)[0] - 1
             evaluated = evaluate_epoch(run, stopping, epoch)
             save(run, saver, stopping, first, Progress(epoch, None, evaluated.whole), evaluated)
@@ -253,7 +253,7 @@ def _read_back(
     check_step(run, done.step, progress_before(run, done.step, meter), done.before, what)
     times = run.clock.times(done.timed)
     meter.add(times, values, skipped)
-    judge(run, times)
+    report_bottleneck(run, times)
     number = done.step - run.epochs.start(epoch)
     due = number % run.plan.settings.print_freq == 0 or done.step == steps[-1]
     if run.world.is_main and due:

@@ -145,7 +145,7 @@ def finish(run: Training, fps: list[float], started: float, costs: Costs) -> dic
             run.reporter.note(_nothing_left(run))
             run.reporter.event(RunFinished(kept._asdict(), results_table(kept)))
             return kept._asdict()
-    memory, judged = run.runtime.memory(), mean_bottleneck(run)
+    memory, bottleneck = run.runtime.memory(), mean_bottleneck(run)
     results = Results(
         name=f"{run.world.size}p-{run.plan.device.upper()}",
         arch=run.plan.settings.arch,
@@ -164,8 +164,8 @@ def finish(run: Training, fps: list[float], started: float, costs: Costs) -> dic
         memory_peak_bytes=memory.peak,
         memory_reserved_bytes=memory.reserved,
         memory_total_bytes=memory.total,
-        step_seconds=run.waits.mean_times._asdict() if judged else None,
-        verdict=judged._asdict() if judged else None,
+        step_seconds=run.waits.mean_times._asdict() if bottleneck else None,
+        verdict=bottleneck._asdict() if bottleneck else None,
         checkpoints=costs._asdict(),
     )
     if run.world.is_main:

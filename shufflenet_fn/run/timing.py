@@ -19,8 +19,8 @@ from shufflenet_fn_backends.support.errors import UserError
 
 SKIPPED_STEPS = 10
 
-VERDICT_STEPS = 50
-"""Measured steps after which a run says what bounds it."""
+BOTTLENECK_STEPS = 50
+"""Measured steps after which a run reports its bottleneck."""
 
 
 class Scores(NamedTuple):

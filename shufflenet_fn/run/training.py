@@ -103,7 +103,7 @@ class Training:
     best: Best | None
     identity: dict[str, Any]
     last: Scores | None = None
-    verdict: Bottleneck | None = None
+    bottleneck: Bottleneck | None = None
     skipped_in_a_row: int = 0
     unfinished: EpochSums | None = None
 

@@ -29,7 +29,7 @@ _BATCH = 8
 _REFUSALS: Final = {kind.exit_code: kind for kind in (UsageError, DeviceError)}
 
 
-class Bottleneck(NamedTuple):
+class Verification(NamedTuple):
     """Result of the drill.
 
     ``saved``: step of the checkpoint that the run resumed from, in the middle of an epoch. ``steps``: total
@@ -54,7 +54,7 @@ def verify_resume(
     steps: int,
     timeout_s: float,
     say: Callable[[str], None],
-) -> Bottleneck:
+) -> Verification:
     """Train ``steps`` updates without interruption, again with a SIGKILL, and compare the results.
 
     Everything is written to a temporary folder that is removed, also where one of ``STOP_SIGNALS`` ends
@@ -107,7 +107,7 @@ def verify_resume(
             read_checkpoint(checkpoints_of(run) / checkpoint_name(steps)) for run in (folder / "whole", cut)
         )
         comparison = compare(whole, resumed)
-    return Bottleneck(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
+    return Verification(int(left.name.rpartition("-")[2]), steps, time.monotonic() - began, comparison)
 
 
 def _leave(number: int) -> NoReturn:

@@ -133,7 +133,7 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
         "classes": len(classes),
         "classes_in_data": len(present),
         "labels_mapped": sorted(present) != list(classes),
-        "weights": model.source,
+        "weights": str(model.path),
         "arch": model.arch,
         "data": plan.data,
         "split": settings.split,
@@ -155,9 +155,9 @@ def _open(plan: EvalPlan) -> Dataset:
     width, classes = model.config.num_classes, known.classes
     if width != len(classes):
         raise UsageError(
-            f"the weights in {model.source} are of {width} classes, and {plan.data} has {len(classes)}. The "
+            f"the weights in {model.path} are of {width} classes, and {plan.data} has {len(classes)}. The "
             "file does not name its classes, so labels cannot be mapped to them. Evaluate on the data that "
             "they learned, with all classes in train/; or save the list of names under 'classes' beside the "
-            f"state_dict; or train a classifier with `shufflenet-fn train --pretrained {model.source}`."
+            f"state_dict; or train a classifier with `shufflenet-fn train --pretrained {model.path}`."
         )
     return known if known.split == split else open_split(root, split, classes)

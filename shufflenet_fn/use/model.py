@@ -46,6 +46,8 @@ class Model:
     source: str
     sha256: str
     notes: tuple[str, ...] = ()
+    path: Path = Path()
+    """The weights, as ``source``, relative if it was given so."""
     data: str | None = None
     """The data that its run was trained on."""
 
@@ -104,6 +106,7 @@ def open_model(
         source=str(source.absolute()),
         sha256=digest.hexdigest(),
         notes=(*notes, *weights.notes),
+        path=source,
         data=stored.get("data"),
     )
 

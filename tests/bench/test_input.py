@@ -3,39 +3,13 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from shufflenet_fn.bench.input import Feeding, fed, verdict_text
-from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.training.step import Examples
-
-
-def batches(seconds: float) -> Iterator[Examples]:
-    """Batches of 3 images, each of which takes its time."""
-    while True:
-        time.sleep(seconds)
-        yield Examples(torch.empty(3, 1), torch.empty(3, dtype=torch.int64))
-
-
-def feeding(step_seconds: float) -> Feeding:
-    return Feeding(TrainSettings(), devices=1, threads=2, step_seconds=step_seconds, seconds=0.2)
-
-
-def test_device_wait_equals_loader_time() -> None:
-    found = fed(batches(0.03), feeding(0.01))
-    # In whole groups of the two batches that two threads read side by side.
-    assert found.images % 6 == 0 and found.seconds >= 0.2
-    steps = found.images / 3
-    assert 0.03 * steps <= found.waited <= found.seconds - 0.01 * steps
-    at_most = fed(batches(0.03), feeding(0.0))
-    assert at_most.waited > 0.9 * at_most.seconds
-
+from shufflenet_fn.bench.input import conclusion
 
 RESULT = {
     "devices": 8,
@@ -63,8 +37,8 @@ RESULT = {
         ({"step_ms": None}, "this host gives 8 devices 20000 images/s at most. With --step-ms"),
     ],
 )
-def test_verdict_says_whether_devices_are_fed(changed: dict[str, Any], said: str) -> None:
-    assert said in verdict_text({**RESULT, **changed})
+def test_conclusion_says_whether_devices_are_fed(changed: dict[str, Any], said: str) -> None:
+    assert said in conclusion({**RESULT, **changed})
 
 
 pytestmark = pytest.mark.usefixtures("in_process")

@@ -31,8 +31,8 @@ def test_the_order_turns_around_every_round(log: Log) -> None:
         seconds = run_rounds(candidates, case="1", rounds=3, steps=2, progress=told.append)
     rounds = ["a1 b1", "a1 a1 b1 b1", "b1 b1 a1 a1", "a1 a1 b1 b1"]
     assert log.lines() == " ".join(rounds).split()
-    assert [len(column) for column in seconds] == [3, 3]
-    assert all(value > 0 for column in seconds for value in column)
+    assert {name: len(column) for name, column in seconds.items()} == {"a": 3, "b": 3}
+    assert all(value > 0 for column in seconds.values() for value in column)
     assert len(told) == 3 and told[0].startswith("round 1/3: a ")
 
 
@@ -52,8 +52,8 @@ class _Steady:
 @pytest.mark.parametrize(("turn_seconds", "steps"), [(0.1, 10), (0.024, 2), (1e-9, 1)])
 def test_a_turn_lasts_as_long_as_asked(turn_seconds: float, steps: int) -> None:
     steady = _Steady()
-    (seconds,) = run_rounds([cast(Worker, steady)], rounds=4, turn_seconds=turn_seconds)
-    assert seconds == pytest.approx([0.01] * 4)  # of one step, not of a turn
+    seconds = run_rounds([cast(Worker, steady)], rounds=4, turn_seconds=turn_seconds)
+    assert seconds["steady"] == pytest.approx([0.01] * 4)  # of one step, not of a turn
     assert steady.turns[-4:] == [steps] * 4
 
 

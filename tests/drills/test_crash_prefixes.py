@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drills.crash_prefixes import STORIES, check, crashes, tell
+from drills.crash_prefixes import STORIES, check, crashes, record
 from drills.crashes import Operation, Recorder
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.io import Disk, RealDisk
@@ -17,18 +17,18 @@ from tests.checkpoint.support import small
 @pytest.mark.parametrize("name", STORIES)
 def test_every_prefix_leaves_usable_checkpoint(name: str, tmp_path: Path) -> None:
     steps, keep = STORIES[name]
-    story = tell(tmp_path / "run", steps, keep)
+    recording = record(tmp_path / "run", steps, keep)
     count = 0
-    for done, place in crashes(story, random.Random(0), 24, tmp_path / "crashed"):
-        check(story, done, place)
+    for done, place in crashes(recording, random.Random(0), 24, tmp_path / "crashed"):
+        check(recording, done, place)
         count += 1
-    assert count > 2 * len(story.operations) > 50
+    assert count > 2 * len(recording.operations) > 50
 
 
 @pytest.mark.parametrize("forgotten", ["files", "checkpoint", "parent"])
 def test_model_detects_missing_flush(forgotten: str, tmp_path: Path) -> None:
     """Without any one of the flushes, there is a prefix after which a finished save is lost."""
-    story = tell(tmp_path / "run", [1, 2, 3], 1)
+    recording = record(tmp_path / "run", [1, 2, 3], 1)
 
     def is_forgotten(operation: Operation) -> bool:
         name = operation.path.name
@@ -41,13 +41,13 @@ def test_model_detects_missing_flush(forgotten: str, tmp_path: Path) -> None:
         )
         return operation.kind == "flush" and kind == forgotten
 
-    marked = [None if is_forgotten(operation) else operation for operation in story.operations]
+    marked = [None if is_forgotten(operation) else operation for operation in recording.operations]
     saves = [
         save._replace(operations=sum(o is not None for o in marked[: save.operations]))
-        for save in story.saves
+        for save in recording.saves
     ]
-    careless = story._replace(operations=[o for o in marked if o is not None], saves=saves)
-    assert len(careless.operations) < len(story.operations)
+    careless = recording._replace(operations=[o for o in marked if o is not None], saves=saves)
+    assert len(careless.operations) < len(recording.operations)
     with pytest.raises(AssertionError):
         for done, place in crashes(careless, random.Random(0), 64, tmp_path / "crashed"):
             check(careless, done, place)

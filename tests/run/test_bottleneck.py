@@ -11,7 +11,7 @@ import pytest
 
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.run import build, timing
-from shufflenet_fn.run.bottleneck import Reading, more_threads, verdict
+from shufflenet_fn.run.bottleneck import Reading, find_bottleneck, more_threads
 from shufflenet_fn.run.events import StepTimes
 
 READING = Reading(batch_size=128, threads=2, cores=2, devices=8, storage="files", accelerator=True)
@@ -36,19 +36,19 @@ def times(*, compute: float, **others: float) -> StepTimes:
     ],
 )
 def test_bottleneck_is_the_longest_part(kind: str, share: float, step: StepTimes) -> None:
-    found = verdict(step, 50, READING)
+    found = find_bottleneck(step, 50, READING)
     assert (found.kind, found.steps) == (kind, 50)
     assert found.share == pytest.approx(share)
     assert found.text.startswith(f"{kind}: ")
 
 
 def test_cpu_is_never_launch_bound() -> None:
-    found = verdict(times(compute=1.0), 50, READING._replace(accelerator=False))
+    found = find_bottleneck(times(compute=1.0), 50, READING._replace(accelerator=False))
     assert found.kind == "compute-bound"
 
 
 def test_input_bound_says_what_would_end_it() -> None:
-    text = verdict(times(compute=0.62, data=0.38), 50, READING).text
+    text = find_bottleneck(times(compute=0.62, data=0.38), 50, READING).text
     # 128 images in 1 s from 2 threads; in 0.62 s it takes 3.2 threads.
     assert text == (
         "input-bound: 38 % of the step waits for data (380 of 1000 ms). 2 loader threads per device "
@@ -68,7 +68,7 @@ def test_input_bound_says_what_would_end_it() -> None:
     ],
 )
 def test_the_advice_fits_how_the_data_is_read(reading: Reading, said: str, not_said: str) -> None:
-    text = verdict(times(compute=0.62, data=0.38), 50, reading).text
+    text = find_bottleneck(times(compute=0.62, data=0.38), 50, reading).text
     assert said in text and not_said not in text
 
 

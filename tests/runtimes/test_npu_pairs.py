@@ -12,8 +12,8 @@ from shufflenet_fn_backends.runtimes.npu.pairs import (
     PAIRS,
     TESTED,
     TOO_OLD,
+    compatibility,
     find,
-    judge,
     numpy_bound,
     pip_install,
     reads_alloc_conf,
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY
 def test_every_row_is_a_pair(pair: object) -> None:
     row = PAIRS[PAIRS.index(pair)]  # type: ignore[arg-type]
     assert find(row.torch_npu) == row
-    assert judge(f"{row.torch}+cpu", row.torch_npu, row.cann).fits
+    assert compatibility(f"{row.torch}+cpu", row.torch_npu, row.cann).fits
     assert row.torch_npu == row.torch or row.torch_npu.startswith(f"{row.torch}.post")
     assert row.numpy == numpy_bound(row.cann)
 
@@ -49,19 +49,19 @@ def test_every_row_is_a_pair(pair: object) -> None:
     ],
 )
 def test_what_is_no_pair(versions: tuple[str, str, str | None], machine: str, words: str) -> None:
-    verdict = judge(*versions, machine=machine)
-    assert not verdict.fits
-    assert words in verdict.fix
-    assert all(str(version or "unknown") in verdict.text for version in versions)
+    found = compatibility(*versions, machine=machine)
+    assert not found.fits
+    assert words in found.fix
+    assert all(str(version or "unknown") in found.text for version in versions)
 
 
 def test_a_patch_of_cann_shares_the_row() -> None:
-    assert judge("2.9.0", "2.9.0", "8.5.1").fits
+    assert compatibility("2.9.0", "2.9.0", "8.5.1").fits
 
 
 def test_an_unknown_cann_is_named() -> None:
-    verdict = judge("2.9.0", "2.9.0.post2", None)
-    assert verdict.fits and "listed with CANN 9.0.0" in verdict.text
+    found = compatibility("2.9.0", "2.9.0.post2", None)
+    assert found.fits and "listed with CANN 9.0.0" in found.text
 
 
 def test_only_versions_in_no_row_read_alloc_conf() -> None:

@@ -61,7 +61,7 @@ PAIRS: Final = (
 TOO_OLD: Final = "CANN 8.0, 8.1 and 8.2 have no torch_npu for torch 2.7 or newer"
 
 
-class Verdict(NamedTuple):
+class Compatibility(NamedTuple):
     """Whether versions are listed as compatible, a sentence about it, and the fix if they are not."""
 
     fits: bool
@@ -113,7 +113,7 @@ def pip_install(pair: Pair, *, machine: str = "x86_64") -> str:
     )
 
 
-def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_64") -> Verdict:
+def compatibility(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_64") -> Compatibility:
     """Return whether the three versions are listed as compatible."""
     three = f"torch {torch}, torch_npu {torch_npu}, CANN {cann or 'of unknown version'}"
     row, best = find(torch_npu), recommended(cann)
@@ -122,23 +122,23 @@ def judge(torch: str, torch_npu: str, cann: str | None, *, machine: str = "x86_6
     if cann_minor(cann) is not None and best is None:
         if cann_minor(cann) < cann_minor(PAIRS[-1].cann):  # type: ignore[operator]  # both are known
             fix = f"{TOO_OLD}. Install CANN {newest.cann}, and: {pip_install(newest, machine=machine)}"
-            return Verdict(False, f"{three}: no pair", fix)
-        return Verdict(False, f"{three}: this CANN is newer than the table of {DATE}", _ASK)
+            return Compatibility(False, f"{three}: no pair", fix)
+        return Compatibility(False, f"{three}: this CANN is newer than the table of {DATE}", _ASK)
     if row is None:
         text = f"{three}: not in Ascend's table of {DATE}"
         if _plain(torch_npu) == TESTED:
             text += "; the tests of shufflenet-fn run with this torch_npu"
         other = f"{install}, or see" if install else "See"
-        return Verdict(False, text, f"{other} {_WHERE}")
+        return Compatibility(False, text, f"{other} {_WHERE}")
     if _plain(torch) != row.torch:
         fix = f"torch_npu {row.torch_npu} is for torch {row.torch}: {pip_install(row, machine=machine)}"
-        return Verdict(False, f"{three}: no pair", fix)
+        return Compatibility(False, f"{three}: no pair", fix)
     if cann is None:
-        return Verdict(True, f"{three}; it is listed with CANN {row.cann}")
+        return Compatibility(True, f"{three}; it is listed with CANN {row.cann}")
     if cann_minor(cann) != cann_minor(row.cann):
         fix = f"{install}. Or install CANN {row.cann}, which this torch_npu is listed with"
-        return Verdict(False, f"{three}: no pair", fix)
-    return Verdict(True, f"{three}: a pair of Ascend's table of {DATE}")
+        return Compatibility(False, f"{three}: no pair", fix)
+    return Compatibility(True, f"{three}: a pair of Ascend's table of {DATE}")
 
 
 _WHERE: Final = "docs/ascend.md for the pairs that go together"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vmap
+from torch.func import grad, jvp
 
 from shufflenet_fn.model.channel_order import in_order_of, to_canonical
 from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
@@ -31,12 +31,10 @@ from tests.model.support import (
     assert_close_to_scale,
     assert_trees_equal,
     examples,
-    generator,
     one_thread,
     tiny_variables,
     unchanged,
 )
-from tests.rounding import assert_rounding_only, rounded_otherwise
 
 __all__ = ["one_thread"]
 
@@ -123,27 +121,6 @@ def shortfall(name: str, seed: int, permuted: bool, train: bool, precision: str)
     )
 
 
-@orders
-def test_float64_is_computed_by_torch(permuted: bool) -> None:
-    variables, batch = tiny_variables(dtype=torch.float64), examples(4, 32, dtype=torch.float64)
-    found = outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted)
-    expected = outcome(TINY, REFERENCE, variables, *batch, train=True)
-    for ours, theirs in zip(found, expected, strict=True):
-        assert distance(ours, theirs) <= 1e-11
-
-
-@orders
-def test_float16_is_computed_by_torch(permuted: bool) -> None:
-    variables, batch = tiny_variables(), examples(4, 32)
-    exact = outcome(
-        TINY, REFERENCE, tree_cast(variables, torch.float64), batch[0].double(), batch[1], train=True
-    )
-    expected = outcome(TINY, REFERENCE, variables, *batch, train=True, precision="O2")
-    found = outcome(TINY, CPU, variables, *batch, train=True, permuted=permuted, precision="O2")
-    for ours, theirs, truth in zip(found, expected, exact, strict=True):
-        assert distance(ours, truth) <= 2 * distance(theirs, truth)
-
-
 def test_both_kinds_of_gradient_are_the_same_bits() -> None:
     variables, batch = tiny_variables(), examples(4, 32)
     for permuted in (False, True):
@@ -161,26 +138,6 @@ def loss_over(variables: Variables, backend: Backend[Any] = CPU) -> Callable[...
         return cross_entropy(logits, labels)
 
     return loss
-
-
-def test_the_gradient_of_a_mean_over_vmap() -> None:
-    variables = tiny_variables()
-    images, labels = examples(6, 32)
-    images, labels = images.reshape(3, 2, 3, 32, 32), labels.reshape(3, 2)
-
-    def gradients(params: Any, backend: Backend[Any], dtype: torch.dtype = torch.float32) -> Any:
-        model = tree_map(lambda leaf: leaf.to(dtype), variables)
-        loss = loss_over(model, backend)
-
-        def mean_loss(params: Any) -> Tensor:
-            return vmap(loss, in_dims=(None, 0, 0))(params, images.to(dtype), labels).mean()
-
-        grads, value = grad_and_value(mean_loss)(tree_map(lambda leaf: leaf.to(dtype), params))
-        return {"grads": grads, "loss": value}
-
-    truth = gradients(variables.params, REFERENCE, torch.float64)
-    samples = [gradients(p, REFERENCE) for p in rounded_otherwise(variables.params, 3)]
-    assert_rounding_only(gradients(variables.params, CPU), samples, truth)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -285,13 +242,3 @@ def test_an_unused_parameter_has_gradient_zero() -> None:
     for gradients in (grads_by_engine, grads_by_func):
         grads, _ = gradients(lambda p: (p["used"].sum(), ()), params)
         assert_trees_equal(grads, {"used": torch.ones(2), "unused": torch.zeros(3)})
-
-
-def test_odd_sizes_and_a_batch_of_one() -> None:
-    variables = tiny_variables()
-    for size in (1, 17, 33):
-        images = torch.randn(1, 3, size, size, generator=generator(size))
-        for train in (False, True) if size > 32 else (False,):
-            found, _ = apply(TINY, variables, images, train=train, backend=CPU)
-            expected, _ = apply(TINY, variables, images, train=train, backend=REFERENCE)
-            torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)

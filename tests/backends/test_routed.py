@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jvp, vmap
+from torch.func import grad, grad_and_value
 
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.channel_order import in_order_of, to_canonical
@@ -17,8 +17,6 @@ from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_conf
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.losses import cross_entropy
-from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn.tree import tree_leaves, tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from shufflenet_fn_backends.routed import BACKEND as ROUTED
@@ -124,22 +122,6 @@ def test_both_channel_orders_compute_the_same_bits(train: bool) -> None:
     assert_trees_equal(*results)
 
 
-@pytest.mark.parametrize("policy", ["O1", "O2", "O3", "bf16"])
-@orders
-def test_narrow_dtypes(policy: str, backend: Backend[Any]) -> None:
-    config = get_config("x0_5", num_classes=10)
-    chosen = get_policy(policy)
-    variables = tiny_variables(config=config, dtype=chosen.param_dtype)
-    images, _ = examples(4, 64, num_classes=10)
-    found, expected = (
-        apply(config, in_order(config, variables, b), images, backend=b, policy=chosen, train=True)[0]
-        for b in (backend, REFERENCE)
-    )
-    assert found.dtype == torch.float32
-    # Sums in another order, rounded at every one of 56 layers: 2^-8 to begin with for bfloat16.
-    assert (found - expected).abs().max() < 0.1 * expected.abs().max()
-
-
 @orders
 def test_channels_last_stays_and_gives_the_same(backend: Backend[Any]) -> None:
     """Wherever a convolution reads, so that none has to convert."""
@@ -159,87 +141,6 @@ def test_channels_last_stays_and_gives_the_same(backend: Backend[Any]) -> None:
     assert all(y.is_contiguous(memory_format=torch.channels_last) for y in seen)
     expected, _ = apply(TINY, variables, images, train=True, backend=backend)
     torch.testing.assert_close(logits, expected, rtol=1e-11, atol=1e-12)
-
-
-# ---- transforms ----
-
-
-@orders
-@modes
-def test_an_ensemble_is_its_members(backend: Backend[Any], train: bool) -> None:
-    members = [in_order(TINY, tiny_variables(seed, dtype=DOUBLE), backend) for seed in range(3)]
-    stacked = tree_map(lambda *a: torch.stack(a), *members)
-    images = torch.stack([examples(4, seed=seed, dtype=DOUBLE)[0] for seed in range(3)])
-
-    def member(variables: Variables, x: Tensor) -> tuple[Tensor, Any]:
-        return apply(TINY, variables, x, train=train, backend=backend)
-
-    singly = [member(m, x) for m, x in zip(members, images, strict=True)]
-    expected = tree_map(lambda *a: torch.stack(a), *singly)
-    assert_trees_close(vmap(member)(stacked, images), expected, rtol=1e-10, atol=1e-12)
-    # Once more around it: every member on every set of images.
-    crossed = vmap(lambda x: vmap(member, in_dims=(0, None))(stacked, x))(images)
-    torch.testing.assert_close(crossed[0].diagonal().movedim(-1, 0), expected[0], rtol=1e-10, atol=1e-12)
-
-
-@orders
-def test_per_sample_gradients(backend: Backend[Any]) -> None:
-    params, stats = in_order(TINY, tiny_variables(dtype=DOUBLE), backend)
-    images, labels = examples(3, dtype=DOUBLE)
-
-    def gradient(image: Tensor, label: Tensor) -> Any:
-        loss = loss_of(TINY, backend, stats, image[None], label[None], train=False)
-        return grad(loss, has_aux=True)(params)[0]
-
-    singly = [gradient(*pair) for pair in zip(images, labels, strict=True)]
-    expected = tree_map(lambda *a: torch.stack(a), *singly)
-    assert_close_to_scale(vmap(gradient)(images, labels), expected, 1e-11)
-
-
-@orders
-def test_forward_and_second_derivatives_are_the_references(backend: Backend[Any]) -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    batch = examples(3, dtype=DOUBLE)
-    direction = tree_map(lambda a: random(*a.shape, seed=a.numel()), variables.params)
-
-    def derivatives(backend: Backend[Any]) -> tuple[Tensor, Any]:
-        params, stats = in_order(TINY, variables, backend)
-        tangent = in_order(TINY, direction, backend)
-        loss = loss_of(TINY, backend, stats, *batch, train=True)
-        _, pushed, _ = jvp(loss, (params,), (tangent,), has_aux=True)
-
-        def slope(params: Any) -> Tensor:
-            grads = grad(loss, has_aux=True)(params)[0]
-            pairs = zip(tree_leaves(grads), tree_leaves(tangent), strict=True)
-            return torch.stack([(a * b).sum() for a, b in pairs]).sum()
-
-        return pushed, in_canonical(TINY, grad(slope)(params), backend)
-
-    pushed, hessian = derivatives(backend)
-    expected_pushed, expected_hessian = derivatives(REFERENCE)
-    assert expected_pushed.abs() > 1e-3
-    torch.testing.assert_close(pushed, expected_pushed, rtol=1e-9, atol=0)
-    assert_close_to_scale(hessian, expected_hessian, 1e-9)
-
-
-@pytest.mark.campaign
-@orders
-def test_compile_without_a_graph_break(backend: Backend[Any]) -> None:
-    """For two sizes of network in one compiled function, so that sizes become symbols."""
-
-    def network(config: ShuffleNetConfig, v: Variables, x: Tensor) -> tuple[Tensor, Any]:
-        return apply(config, v, x, train=True, backend=backend)
-
-    torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    wider = ShuffleNetConfig((2, 3, 2), (8, 12, 20, 24, 32), num_classes=5)
-    for config in (TINY, wider):
-        variables = in_order(config, tiny_variables(config=config), backend)
-        images, _ = examples(4)
-        with torch.no_grad():
-            assert_trees_close(
-                compiled(config, variables, images), network(config, variables, images), rtol=1e-5, atol=1e-6
-            )
 
 
 def test_compile_a_gradient_without_a_graph_break() -> None:

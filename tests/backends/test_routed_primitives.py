@@ -132,32 +132,11 @@ def test_the_twin_takes_parameters_in_the_maps_order(maps: tuple[Routed, Tensor]
     torch.testing.assert_close(moments.saved, expected.saved[order])
 
 
-def test_max_pooling_part_by_part(maps: tuple[Routed, Tensor]) -> None:
-    options = {"kernel": 3, "stride": 2, "padding": 1}
-    found, expected = (b.max_pool2d(x, **options) for b, x in zip(BOTH, maps, strict=True))
-    assert_same(found, expected)
-    assert found.layout == maps[0].layout
-
-
 def test_shared_is_one_part_in_the_same_order(maps: tuple[Routed, Tensor]) -> None:
     shared = ROUTED.shared(maps[0])
     assert len(shared.parts) == 1 and shared.layout.order == maps[0].layout.order
     assert ROUTED.shared(shared) is shared
     assert_same(shared, maps[1])
-
-
-def test_gradients_reach_every_channel_through_splits(maps: tuple[Routed, Tensor]) -> None:
-    def loss(x: Tensor, backend: Backend[Any]) -> Tensor:
-        for unit in range(4):
-            x1, x2 = backend.channel_split(x)
-            weight = random(CHANNELS // 2, CHANNELS // 2, 1, 1, seed=unit)
-            y = backend.conv2d(x2, weight, stride=1, padding=0, groups=1)
-            x = backend.channel_shuffle(x1, y)
-        return (backend.to_tensor(x) * random(2, CHANNELS, 6, 5, seed=9)).sum()
-
-    found, expected = (grad(loss)(maps[1], backend) for backend in BOTH)
-    assert (expected != 0).all()
-    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_a_map_is_a_pytree_node(maps: tuple[Routed, Tensor]) -> None:

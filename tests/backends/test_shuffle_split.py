@@ -151,15 +151,6 @@ def test_every_device_has_a_kernel_of_its_own(op: Operator) -> None:
     assert not torch._C._dispatch_has_kernel_for_dispatch_key(name, "CompositeImplicitAutograd")
 
 
-@operators
-def test_the_inverse(op: Operator) -> None:
-    inverse = op.name.removeprefix("un") if op.name.startswith("un") else f"un{op.name}"
-    args = arguments(op)
-    out = op.function(*args)
-    back = getattr(shuffle_split, inverse)(*([out] if isinstance(out, Tensor) else out))
-    equal((back,) if isinstance(back, Tensor) else back, args)
-
-
 class Seen(TorchDispatchMode):
     """The names of the operators that run."""
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.func import grad, grad_and_value, jacfwd, jacrev, jvp, vjp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from shufflenet_fn.model.inference import fold, infer, make_predictor
 from shufflenet_fn.model.network import apply
@@ -32,15 +32,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script`:FutureWarning
 
 DOUBLE = torch.float64
 TOLERANCE = 1e-11
-LAYERS = (
-    ("conv1", "conv"),
-    ("stage2", "0", "branch1", "dw", "conv"),
-    ("stage3", "0", "branch2", "pw1", "conv"),
-    ("stage3", "1", "branch2", "dw", "bn"),
-    ("stage4", "1", "branch2", "pw2", "conv"),
-    ("conv5", "bn"),
-    ("fc",),
-)
 
 
 Predict = Callable[[Any], Tensor]
@@ -93,18 +84,6 @@ def test_func_grad_equals_autograd(train: bool) -> None:
     assert_close_to_scale(grad(loss)(variables.params), expected, TOLERANCE)
 
 
-def test_per_sample_gradients() -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    images, labels = examples(3, dtype=DOUBLE)
-
-    def one(params: Any, image: Tensor, label: Tensor) -> Tensor:
-        return loss_of(variables, image[None], label[None])(params)
-
-    per_sample = vmap(grad(one), in_dims=(None, 0, 0))(variables.params, images, labels)
-    singly = [grad(one)(variables.params, *pair) for pair in zip(images, labels, strict=True)]
-    assert_close_to_scale(per_sample, tree_map(lambda *a: torch.stack(a), *singly), TOLERANCE)
-
-
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("own_images", [False, True])
 def test_an_ensemble_is_its_members(train: bool, own_images: bool) -> None:
@@ -127,18 +106,6 @@ def test_an_ensemble_is_its_members(train: bool, own_images: bool) -> None:
     assert not torch.equal(together[0][0], together[0][1])
 
 
-def test_an_ensemble_is_trained_as_its_members() -> None:
-    members = [tiny_variables(seed, dtype=DOUBLE) for seed in range(2)]
-    stacked = tree_map(lambda *a: torch.stack(a), *members)
-    images, labels = examples(4, dtype=DOUBLE)
-
-    def gradient(variables: Variables) -> Any:
-        return grad(loss_of(variables, images, labels, train=True))(variables.params)
-
-    expected = tree_map(lambda *a: torch.stack(a), *map(gradient, members))
-    assert_close_to_scale(vmap(gradient)(stacked), expected, TOLERANCE)
-
-
 @pytest.mark.parametrize("train", [False, True])
 def test_jvp_is_the_transpose_of_vjp(train: bool) -> None:
     variables = tiny_variables(dtype=DOUBLE)
@@ -153,18 +120,6 @@ def test_jvp_is_the_transpose_of_vjp(train: bool) -> None:
     (pulled,) = vjp(logits_of, variables.params)[1](cotangent)
     assert pushed.abs().max() > 1e-3
     torch.testing.assert_close(inner(pushed, cotangent), inner(tangent, pulled), rtol=1e-9, atol=0)
-
-
-def test_jvp_is_a_finite_difference() -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    loss = loss_of(variables, *examples(4, dtype=DOUBLE), train=True)
-    tangent = random_like(variables.params, 5)
-    _, slope = jvp(loss, (variables.params,), (tangent,))
-    eps = 1e-7
-    ahead, behind = (
-        loss(tree_map(lambda p, t, s=sign: p + s * eps * t, variables.params, tangent)) for sign in (1, -1)
-    )
-    torch.testing.assert_close(slope, (ahead - behind) / (2 * eps), rtol=1e-5, atol=1e-8)
 
 
 def test_jacobians_by_row_and_by_column_agree() -> None:
@@ -205,58 +160,6 @@ def test_second_derivatives() -> None:
     )
     numeric = tree_map(lambda a, b: (a - b) / (2 * eps), ahead, behind)
     assert_close_to_scale(exact, numeric, 1e-5)
-
-
-@pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("path", LAYERS, ids=".".join)
-def test_gradcheck(path: tuple[str, ...], train: bool) -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    images, _ = examples(3, 16, dtype=DOUBLE)
-    layer = variables.params
-    for key in path:
-        layer = layer[key]
-
-    def replaced(tree: Any, keys: tuple[str, ...], value: Any) -> Any:
-        if not keys:
-            return value
-        return {**tree, keys[0]: replaced(tree[keys[0]], keys[1:], value)}
-
-    def logits_of(*leaves: Tensor) -> Tensor:
-        params = replaced(variables.params, path, dict(zip(layer, leaves, strict=True)))
-        return apply(TINY, Variables(params, variables.batch_stats), images, train=train)[0]
-
-    leaves = [leaf.clone().requires_grad_() for leaf in layer.values()]
-    assert torch.autograd.gradcheck(logits_of, leaves, fast_mode=True)
-
-
-@pytest.mark.campaign
-@pytest.mark.parametrize("train", [False, True])
-def test_compile_without_a_graph_break(train: bool) -> None:
-    variables = tiny_variables()
-    images, _ = examples(4)
-
-    def network(v: Variables, x: Tensor) -> tuple[Tensor, Any]:
-        return apply(TINY, v, x, train=train)
-
-    torch.compiler.reset()
-    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        assert_trees_close(compiled(variables, images), network(variables, images), rtol=1e-5, atol=1e-6)
-
-
-def test_compile_a_gradient_without_a_graph_break() -> None:
-    variables = tiny_variables()
-    images, labels = examples(4)
-
-    def gradient(params: Any, x: Tensor) -> Any:
-        return grad_and_value(loss_of(variables, x, labels, train=True))(params)
-
-    torch.compiler.reset()
-    compiled = torch.compile(gradient, fullgraph=True, backend="eager")
-    grads, loss = compiled(variables.params, images)
-    expected, expected_loss = gradient(variables.params, images)
-    torch.testing.assert_close(loss, expected_loss)
-    assert_close_to_scale(grads, expected, 1e-5)
 
 
 @pytest.mark.parametrize("train", [False, True])

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from shufflenet_fn.bench.rounds import run_rounds
-from shufflenet_fn.bench.workers import Worker, workers
+from shufflenet_fn.bench import workers as memory
+from shufflenet_fn.bench.rounds import Ratio, advice, interval, paired_ratios, ratio, run_rounds
+from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, Memory, Worker, measure_memory, workers
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 from tests.bench import builds
 from tests.bench.builds import Log
@@ -95,3 +97,88 @@ def test_the_host_waits_once_in_a_turn(log: Log) -> None:
     ):
         worker.turn("", 3)
     assert log.lines() == ["any", "any", "any", "finish"]
+
+
+# ---- ratios, their intervals, and whether they are conclusive ----
+
+
+def test_ratios_and_interval() -> None:
+    ratios = paired_ratios([1.0, 2.0, 4.0], [2.0, 2.0, 2.0])
+    assert ratios == [2.0, 1.0, 0.5]
+    low, high = interval([1.0, 1.1, 1.2, 1.3, 1.4] * 4)
+    assert 1.0 <= low <= 1.2 <= high <= 1.4
+    assert interval([3.0, 3.0, 3.0]) == (3.0, 3.0)
+
+
+def test_ratio_is_the_median_of_paired_ratios() -> None:
+    # The machine became slower by half on the way, for both alike.
+    found = ratio([1.0, 1.0, 1.0, 2.0, 2.0], [1.5, 1.5, 1.5, 3.0, 3.0])
+    assert found == (1.5, 1.5, 1.5)
+    assert found.conclusive
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "conclusive"),
+    [(1.93, 2.07, True), (1.91, 2.07, False), (1.93, 2.09, False), (2.0, 2.0, True)],
+)
+def test_conclusive_is_within_four_percent(low: float, high: float, conclusive: bool) -> None:
+    assert Ratio(2.0, low, high).conclusive is conclusive
+
+
+def test_advice_names_enough_rounds() -> None:
+    assert advice(Ratio(1.0, 0.97, 1.03), 20) is None
+    # Twice as wide as allowed: four times the rounds.
+    assert advice(Ratio(1.0, 0.92, 1.01), 20) == "inconclusive: run longer (--rounds 80)"
+    # Never fewer than there were.
+    assert advice(Ratio(1.0, 0.959, 1.0), 20) == "inconclusive: run longer (--rounds 30)"
+
+
+# ---- memory of a step: activations are measured without retained memory ----
+
+
+MIB = 2**20
+
+
+def found(case: str, environment: dict[str, str], tmp_path: Path) -> tuple[Memory, Memory]:
+    """One measurement after the other, of two steps each."""
+    log = Log(tmp_path / "log")
+    with workers(["it"], builds.allocating, log, threads=1, environment=environment) as (it,):
+        it.turn(case, 1)
+        return it.memory(case, 2), it.memory(case, 2)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+@linux
+def test_a_temporary_counts_once_however_many_steps(tmp_path: Path) -> None:
+    for measured in found("free", dict(LIVE), tmp_path):
+        assert measured.activation is not None
+        assert 60 * MIB < measured.activation < 72 * MIB
+        assert measured.peak > measured.activation + 50 * MIB  # and torch itself
+
+
+@linux
+def test_retained_memory_does_not_count_as_activation(tmp_path: Path) -> None:
+    first, second = found("keep", dict(LIVE), tmp_path)
+    assert first.activation is not None and second.activation is not None
+    assert 120 * MIB < first.activation < 136 * MIB
+    assert 120 * MIB < second.activation < 136 * MIB
+    assert 120 * MIB < second.peak - first.peak < 136 * MIB
+
+
+@linux
+def test_an_allocator_that_keeps_memory_hides_it(tmp_path: Path) -> None:
+    """So the environment reaches the process, and the measurement needs its own."""
+    _, measured = found("free", dict(ALLOCATORS["keep"]), tmp_path)
+    assert measured.activation is not None
+    assert measured.activation < 24 * MIB
+
+
+def test_without_a_resettable_peak_activation_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_reset_peak", lambda: False)
+    calls: list[int] = []
+    measured = measure_memory(lambda: calls.append(1), steps=3)
+    assert measured.activation is None
+    assert measured.peak > 50 * MIB
+    assert len(calls) == 3

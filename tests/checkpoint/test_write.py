@@ -7,6 +7,8 @@ import hashlib
 import itertools
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from shufflenet_fn.checkpoint.background import SLOTS, Snapshots, Writer
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import point_to, pointed_to
 from shufflenet_fn.checkpoint.read import load_state, read_checkpoint, verify
@@ -199,3 +202,75 @@ def test_invalid_manifest_leaves_no_files(folder: Path) -> None:
     with pytest.raises(TypeError, match="not JSON serializable"):
         save_checkpoint(folder, TINY, fresh(), {"settings": {1, 2}})
     assert not folder.exists()
+
+
+# ---- the thread beside training: order, the bound, and errors that are never lost ----
+
+
+def fail() -> None:
+    raise UserError("the disk is full")
+
+
+def test_tasks_are_done_in_order_beside_the_caller() -> None:
+    writer, done, gate = Writer(), [], threading.Event()
+    writer.submit(lambda: done.append(("gate", gate.wait(10))))
+    for number in range(5):
+        writer.submit(lambda number=number: done.append((number, threading.current_thread().name)))
+    assert done == []
+    gate.set()
+    writer.drain()
+    assert done == [("gate", True), *((number, "checkpoint-writer") for number in range(5))]
+    assert writer.close(10)
+
+
+def test_error_reaches_caller_and_stops_writer() -> None:
+    writer, done = Writer(), []
+    writer.submit(fail)
+    writer.submit(lambda: done.append(1))
+    for call in (writer.drain, writer.check, lambda: writer.submit(lambda: done.append(2))):
+        with pytest.raises(UserError, match="the disk is full"):
+            call()
+    assert writer.close(10) and done == []
+
+
+def test_early_error_is_reported() -> None:
+    writer = Writer(fail)
+    with pytest.raises(UserError, match="the disk is full"):
+        writer.drain()
+    assert writer.close(10)
+
+
+def test_closing_gives_up_on_a_task_that_hangs() -> None:
+    writer, gate = Writer(), threading.Event()
+    writer.submit(lambda: gate.wait(30) and None)
+    assert not writer.close(0.05)
+    gate.set()
+    assert writer.close(10)
+
+
+def test_snapshot_waits_for_a_free_slot() -> None:
+    state = fresh()
+    snapshots = Snapshots(state)
+    taken = [snapshots.take(at_step(state, step)) for step in range(SLOTS)]
+    threading.Timer(0.2, taken[0].release).start()
+    start = time.perf_counter()
+    third = snapshots.take(state)
+    assert time.perf_counter() - start > 0.1
+    assert int(taken[1].state().step) == 1 and int(third.state().step) == 0
+
+
+def test_cpu_snapshot_is_the_state_itself() -> None:
+    state = trained()
+    snapshot = Snapshots(state).take(state)
+    pairs = zip(tree_leaves(snapshot.state()), tree_leaves(state), strict=True)
+    assert all(ours is theirs for ours, theirs in pairs)
+
+
+def test_later_steps_leave_a_snapshot_as_it_was() -> None:
+    state = trained(1)
+    snapshot = Snapshots(state).take(state)
+    before = tree_map(torch.clone, state)
+    step = make_train_step(TINY, optimizer(), loss_scaling=DYNAMIC, ema_decay=0.9)
+    for seed in range(3):
+        state, _, _ = step(state, Examples(*examples(4, seed=seed)), no_flags())
+    assert_trees_equal(snapshot.state(), before)

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 
-from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather, process_group, tree_digest
+from shufflenet_fn.distributed.group import (
+    Agreement,
+    RanksDiffer,
+    check_equal_on_all_ranks,
+    gather,
+    process_group,
+    tree_digest,
+)
 from shufflenet_fn.distributed.launch import Launch, RankFailed, launch
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn.errors import UsageError, UserError
@@ -130,3 +141,103 @@ def test_world_from_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
     assert world_from_environment() == World(rank=5, size=8, local_rank=1, local_size=4)
+
+
+# ---- ranks compare digests without a collective; here each rank is a thread ----
+
+
+def on_ranks(size: int, body: Callable[[Agreement, int], None]) -> list[BaseException | None]:
+    """How ``body`` ends on each rank."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, timeout=timedelta(seconds=20))
+    clients = [
+        dist.TCPStore("127.0.0.1", store.port, is_master=False, timeout=timedelta(seconds=20))
+        for _ in range(size)
+    ]
+
+    def rank(number: int) -> BaseException | None:
+        agreement = Agreement(World(number, size), clients[number], timeout_s=5.0)
+        try:
+            body(agreement, number)
+        except UserError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(size) as pool:
+        ended = list(pool.map(rank, range(size)))
+    # The store's own entry aside, at most the last verdict is left.
+    assert store.num_keys() <= 2
+    return ended
+
+
+def test_equal_digests_agree_repeatedly() -> None:
+    def body(agreement: Agreement, rank: int) -> None:
+        for number in range(20):
+            agreement.check(f"digest {number}", "the state")
+
+    assert on_ranks(3, body) == [None] * 3
+
+
+def test_difference_is_raised_on_every_rank() -> None:
+    def body(agreement: Agreement, rank: int) -> None:
+        agreement.check("same", "the state after step 1")
+        agreement.check("other" if rank == 2 else "same", "the state after step 2")
+
+    errors = on_ranks(3, body)
+    assert len({str(error) for error in errors}) == 1
+    assert "the state after step 2 differs between ranks: ranks [2]" in str(errors[0])
+
+
+class SlowToRead:
+    """A store that gives what was left only some time after it is there."""
+
+    def __init__(self, store: dist.TCPStore) -> None:
+        self._store = store
+        self.read: list[tuple[str, float]] = []
+
+    def set(self, key: str, value: str) -> None:
+        self._store.set(key, value)
+
+    def get(self, key: str) -> bytes:
+        time.sleep(0.5)
+        value = bytes(self._store.get(key))
+        self.read.append((key, time.monotonic()))
+        return value
+
+    def check(self, keys: list[str]) -> bool:
+        return bool(self._store.check(keys))
+
+    def delete_key(self, key: str) -> bool:
+        return bool(self._store.delete_key(key))
+
+
+def test_rank_0_ends_last_when_ranks_differ() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    slow = SlowToRead(dist.TCPStore("127.0.0.1", store.port, is_master=False))
+
+    def check(agreement: Agreement, digest: str) -> float:
+        with pytest.raises(RanksDiffer, match=r"ranks \[1\]"):
+            agreement.check(digest, "the state")
+        return time.monotonic()
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(check, Agreement(World(0, 2), store), "one")
+        second = pool.submit(check, Agreement(World(1, 2), slow), "other")
+        (read,) = slow.read if second.result() else []
+        assert read[0] == "verdict/0" and first.result() > read[1]
+
+
+def test_single_rank_agrees() -> None:
+    Agreement(World(), None).check("digest", "the state")
+
+
+def test_wait_ends_at_timeout_and_give_up() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True)
+    slow = Agreement(World(0, 2), store, timeout_s=0.2)
+    with pytest.raises(UserError, match="no answer from another rank"):
+        slow.check("digest", "the state")
+    alone = Agreement(World(0, 2), store, timeout_s=60)
+    threading.Timer(0.1, alone.give_up).start()
+    start = time.monotonic()
+    with pytest.raises(UserError, match="was not compared"):
+        alone.check("digest", "the state")
+    assert time.monotonic() - start < 10

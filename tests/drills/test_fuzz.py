@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,12 @@ from drills.fuzz.mutations import MUTATIONS, mutate
 from drills.fuzz.pictures import made_pictures
 from drills.fuzz.supervised import Ended, supervised
 from drills.fuzz.trials import DETECTED, make_trials
+from drills.fuzz_checkpoint import appended, flips, fuzz, tried, write_two
+from shufflenet_fn.checkpoint.format import WEIGHTS, StoredFile, encode_manifest, sha256
+from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.lazy_image import LazyImage, Scratch, as_lazy_image
+from tests.model.support import TINY
 
 from . import fuzz_trials
 
@@ -105,3 +111,48 @@ def test_mutations_are_of_any_file_and_seeded(kind: str) -> None:
             MUTATIONS[kind](again, np.random.default_rng(seed))
             assert once == again
     assert mutate(b"abc", np.random.default_rng(1)) == mutate(b"abc", np.random.default_rng(1))
+
+
+# ---- ``drills/fuzz_checkpoint.py`` on a small network, and that it would see what is not detected ----
+
+
+def test_every_damage_is_detected() -> None:
+    counts = {count.kind: count for count in fuzz(TINY, 150, seed=1)}
+    assert all(count.tried == count.detected for count in counts.values())
+    assert all(count.fell_back and not count.violations for count in counts.values())
+    assert counts["a bit flipped"].tried == 150
+    assert counts["truncated at every 4 KiB"].tried > 20
+    assert len(counts) == 6
+
+
+def test_every_damage_changes_files_and_is_undone(tmp_path: Path) -> None:
+    _, newer = write_two(tmp_path, TINY, seed=0)
+    before = {file.name: file.read_bytes() for file in newer.iterdir()}
+    for damages in (flips(newer, 5, random.Random(0)), appended(newer, random.Random(0))):
+        for _ in damages:
+            assert {file.name: file.read_bytes() for file in newer.iterdir()} != before
+        assert {file.name: file.read_bytes() for file in newer.iterdir()} == before
+
+
+def test_a_wrong_load_is_counted(tmp_path: Path) -> None:
+    """A manifest that vouches for the damaged file stands in for a check that fails."""
+    _, newer = write_two(tmp_path, TINY, seed=0)
+    saved = read_checkpoint(newer)
+    files = {file.name: file.read_bytes() for file in newer.iterdir()}
+
+    def vouched_for() -> Iterator[str]:
+        content = bytearray(files[WEIGHTS])
+        content[-1] ^= 1
+        stored = {
+            name: StoredFile(sha256(data), len(data))
+            for name, data in {**files, WEIGHTS: bytes(content)}.items()
+            if name != "manifest.json"
+        }
+        (newer / WEIGHTS).write_bytes(content)
+        (newer / "manifest.json").write_bytes(encode_manifest({}, 2, stored))
+        yield "vouched for"
+        for name, data in files.items():
+            (newer / name).write_bytes(data)
+
+    count = tried("vouched for", vouched_for(), newer, saved)
+    assert (count.tried, count.detected, count.wrong) == (1, 0, 1) and count.violations

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
+from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.architecture import conv_layers
-from shufflenet_fn.model.config import get_config
+from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, canonical_name, get_config
+from shufflenet_fn.model.count import count_macs, count_params
 from shufflenet_fn.model.variables import get_path, init
 from shufflenet_fn.tree import tree_leaves, tree_paths
 from tests.model.support import TINY, assert_trees_equal, generator
@@ -70,3 +73,84 @@ def test_running_statistics_are_never_narrower_than_float32(dtype: torch.dtype, 
     variables = init(TINY, generator(), dtype=dtype)
     assert {leaf.dtype for leaf in tree_leaves(variables.params)} == {dtype}
     assert {leaf.dtype for leaf in tree_leaves(variables.batch_stats)} == {stats}
+
+
+# ---- the published sizes of the four architectures ----
+
+
+PUBLISHED = {
+    "x0_5": (1_366_792, 40.5),
+    "x1_0": (2_278_604, 144.9),
+    "x1_5": (3_503_624, 295.8),
+    "x2_0": (7_393_996, 583.3),
+}
+
+
+@pytest.mark.parametrize("width", PUBLISHED)
+def test_parameters(width: str) -> None:
+    assert count_params(get_config(width)) == PUBLISHED[width][0]
+
+
+@pytest.mark.parametrize("width", PUBLISHED)
+def test_multiply_accumulates_at_224(width: str) -> None:
+    assert round(count_macs(get_config(width)) / 1e6, 1) == PUBLISHED[width][1]
+
+
+def test_multiply_accumulates_grow_with_the_image() -> None:
+    """The convolutions' share goes with the area, the classifier's does not change."""
+    classifier = TINY.stage_channels[-1] * TINY.num_classes
+    small = count_macs(TINY, height=64, width=32) - classifier
+    assert count_macs(TINY, height=128, width=64) - classifier == 4 * small
+
+
+@pytest.mark.parametrize("width", PUBLISHED)
+def test_there_are_56_convolutions(width: str) -> None:
+    assert len(list(conv_layers(get_config(width)))) == 56
+
+
+# ---- names and limits of an architecture ----
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_short_and_long_names_are_one_architecture(name: str) -> None:
+    short = name.removeprefix("shufflenet_v2_")
+    assert canonical_name(short) == canonical_name(name) == name
+    assert get_config(short, num_classes=7) == get_config(name, num_classes=7)
+
+
+def test_architectures_differ() -> None:
+    assert len({get_config(name) for name in ARCHITECTURES}) == 4
+
+
+def test_unknown_name_lists_closest_and_valid_names() -> None:
+    with pytest.raises(UsageError) as error:
+        get_config("x1.0")
+    for part in ("'x1.0'", "did you mean 'shufflenet_v2_x1_0'?", *ARCHITECTURES):
+        assert part in str(error.value)
+
+
+def test_an_unknown_override_is_an_error() -> None:
+    with pytest.raises(TypeError, match="num_class"):
+        get_config("x1_0", num_class=10)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("stage_repeats", (4, 8)),
+        ("stage_repeats", (4, 0, 4)),
+        ("stage_channels", (24, 48, 96, 192)),
+        ("stage_channels", (24, 48, 97, 192, 1024)),
+        ("stage_channels", (0, 48, 96, 192, 1024)),
+        ("num_classes", 0),
+        ("bn_momentum", 1.5),
+        ("bn_momentum", float("nan")),
+        ("bn_eps", 0.0),
+        ("bn_eps", float("nan")),
+    ],
+)
+def test_invalid_field_is_named_with_its_value(field: str, value: Any) -> None:
+    shown = str(97 if value == (24, 48, 97, 192, 1024) else value)
+    with pytest.raises(ValueError, match=field) as error:
+        ShuffleNetConfig(**{field: value})
+    assert shown in str(error.value)

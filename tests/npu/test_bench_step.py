@@ -9,11 +9,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from ascend_emulator.environment import Machine, variables
+from benchmarks.launch_counts.ranks import count_case
+from benchmarks.launch_counts.step_counts import StepCounts
+from benchmarks.launch_counts.worker import Case
 from shufflenet_fn.config.resolve import resolve
+from shufflenet_fn.run.backend_choice import WORK, Work
 from shufflenet_fn.run.lock import locked
 from shufflenet_fn.run.plan import plan_run
 from shufflenet_fn.run.resume import find_resume
@@ -101,3 +106,19 @@ def test_a_kept_measurement_is_followed(
     plan = plan_run(resolve({**given, "device": "npu", "precision": "O2"}))
     assert plan.backend == "gather" and any("least estimated cost" in note for note in plan.notes)
     assert any(f"{older} is of cann 8.5.0" in note for note in plan.notes)
+
+
+# ---- the estimate behind ``--backend auto`` on an NPU without a measurement ----
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("name", ["gather", "npu"])
+def test_work_is_what_the_model_gives(libraries: Path, npu: Any, name: str) -> None:
+    small, large = (
+        StepCounts(**count_case(libraries, Case(name, "fp32", size, 224, "x0_5"), timeout_s=240))
+        for size in (2, 4)
+    )
+    per_image = (large.moved - small.moved) // 2
+    assert WORK["shufflenet_v2_x0_5", "fp32"][name] == Work(
+        large.kernels, large.moved - 4 * per_image, per_image
+    )

@@ -10,6 +10,7 @@ import pytest
 
 from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.doctor.examine import ORDER
+from tests.doctor.test_bundle import private_words, read
 
 DOCTOR = (
     "from shufflenet_fn_cli.main import main; import sys; "
@@ -144,3 +145,28 @@ def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_
     assert refused.code == 3
     assert "Traceback" not in refused.err
     assert "CANN" in refused.err and "set_env.sh" in refused.err
+
+
+# ---- ``doctor --device npu --bundle`` on the emulator ----
+
+
+@pytest.mark.campaign
+def test_a_bundle_of_an_emulated_chip(on_emulator: OnEmulator, tmp_path: Path) -> None:
+    path = tmp_path / "b.zip"
+    ran = on_emulator(DOCTOR, "doctor", "--device", "npu", "--bundle", str(path), devices=1, timeout=590.0)
+    assert ran.code == 0, ran.err
+    found = read(path)
+    assert not private_words(path)
+    assert found["versions.json"]["emulated"] and found["versions.json"]["packages"]["torch_npu"]
+    assert found["versions.json"]["device"]["chip"] == "Ascend910B1"
+    steps = found["steps.json"]
+    assert len(steps["npu fp32"]["losses"]) == len(steps["cpu fp32"]["losses"]) == 3
+    # Both start from the same weights and take the same images.
+    assert steps["npu fp32"]["losses"][0] == pytest.approx(steps["cpu fp32"]["losses"][0], rel=1e-3)
+    bench = found["bench.json"]["fp32"]
+    assert {"npu", "reference", "original's shape"} <= set(bench["contenders"])
+    assert "mean nothing" in bench["warning"]
+    # The emulator records no kernels: the reason stands there, and no figures.
+    tables = found["kernels.json"]["fp32"]["batch 2"]
+    assert set(tables) == set(bench["contenders"])
+    assert all(set(table) == {"missing"} for table in tables.values())

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from shufflenet_fn.checkpoint.background import Snapshots
+from shufflenet_fn.checkpoint.inventory import checkpoints
+from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.buffers import Layout
@@ -15,8 +20,17 @@ from shufflenet_fn.data.loader import train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.run.transfer import UNDER_WAY, DeviceFeed
+from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
+from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import Mix
-from shufflenet_fn.training.step import Examples
+from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.schedules import constant
+from shufflenet_fn.training.state import create_train_state
+from shufflenet_fn.training.step import Examples, make_train_step, no_flags
+from shufflenet_fn.tree import tree_leaves, tree_map, tree_to
+from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
+
+from .counted_run import counted_run
 
 LAYOUT, STEPS = Layout(4, 16), 12
 
@@ -94,3 +108,60 @@ def test_short_batch_uses_start_of_memory(npu: Any) -> None:
             parts.labels.fill_(number)
         batch = Batch(parts.images, parts.labels, torch.zeros(count, dtype=torch.int64))
         assert_on_device(feed(batch), batch)
+
+
+# ---- states of a device are saved without the training loop waiting for it ----
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["plain", "flat"])
+def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, flat: bool) -> None:
+    npu.set_device(0)
+    device, scaling = torch.device("npu", 0), LossScaling("dynamic", initial=64.0)
+    optimizer = sgd(constant(0.05), momentum=0.9)
+    state = create_train_state(tree_to(tiny_variables(), device), optimizer, loss_scaling=scaling, ema=True)
+    state = flatten_state(state) if flat else state
+    step = make_train_step(TINY, optimizer, loss_scaling=scaling, ema_decay=0.9)
+    batch = Examples(*(leaf.to(device) for leaf in examples(4)))
+    snapshots, kept, expected = Snapshots(state), [], []
+    for _ in range(2):
+        state, _, _ = step(state, batch, no_flags(device))
+        kept.append(snapshots.take(state))
+        expected.append(tree_map(lambda leaf: leaf.cpu().clone(), unflatten_state(state)))
+    state, _, _ = step(state, batch, no_flags(device))
+    for snapshot, was in zip(kept, expected, strict=True):
+        assert {leaf.device.type for leaf in tree_leaves(snapshot.state())} == {"cpu"}
+        assert_trees_equal(unflatten_state(snapshot.state()), was)
+    # Their memory is used again.
+    places = {leaf.data_ptr() for leaf in tree_leaves(kept[0].state())}
+    kept[0].release()
+    again = {leaf.data_ptr() for leaf in tree_leaves(snapshots.take(state).state())}
+    assert len(places & again) >= len(again) - 1  # the step number may lie on the host
+
+
+# ---- the training loop does not wait for the device that it feeds, also where it saves ----
+
+
+def test_steps_and_saving_wait_for_events_only(
+    libraries: Path, npu: object, image_folder: Path, tmp_path: Path
+) -> None:
+    few, more, saving = (
+        counted_run(
+            *(libraries, image_folder, tmp_path / name, "--max-steps", steps),
+            *("--keep", "9", "--checkpoint-freq", freq),
+        )
+        for name, steps, freq in (("few", "8", "0"), ("more", "10", "0"), ("saving", "8", "2"))
+    )
+    assert more.launches > few.launches
+    waits = Counter(few.syncs)
+    # Four events a step: that of the metrics of the step before the last, that of the upload before that, and
+    # the two between which that step's device may have been idle, which torch_npu asks for to subtract them.
+    assert Counter(more.syncs) - waits == Counter({"aclrtSynchronizeEvent": 8})
+    # One event for each of the three checkpoints more, waited for by the thread that writes.
+    assert Counter(saving.syncs) - waits == Counter({"aclrtSynchronizeEvent": 3})
+    assert waits - Counter(more.syncs) == waits - Counter(saving.syncs) == Counter()
+    rare, often = (checkpoints(tmp_path / name / "checkpoints") for name in ("few", "saving"))
+    assert (len(rare), len(often)) == (1, 4)
+    ends = [read_checkpoint(found[0]) for found in (rare, often)]
+    for file, tensors in ends[0].files.items():
+        for name, tensor in tensors.items():
+            assert torch.equal(tensor, ends[1].files[file][name]), (file, name)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 import torch
 
+from shufflenet_fn.data.bad_images import BadSample
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
+from shufflenet_fn.run.bad_data import BadImageFile, left_out_line
 from shufflenet_fn.run.build import build_predictor, build_prepare
 from shufflenet_fn.run.evaluation import evaluate
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.step import Examples, make_eval_step
 from shufflenet_fn_backends.registry import get_backend
+from shufflenet_fn_backends.support.errors import UserError
 from tests.model.support import TINY, generator, one_thread, tiny_variables
 
 __all__ = ["one_thread"]
@@ -70,3 +74,27 @@ def test_evaluation_does_not_normalise_batch_by_batch() -> None:
     )
     scores = evaluate(predictor(tiny_variables()), batches(), feed=in_place, world=World())
     assert scores.num_images == 11
+
+
+# ---- what a run says about its bad images, and where it writes them down ----
+
+
+def test_unwritable_record_names_file_and_image(tmp_path: Path) -> None:
+    file = BadImageFile(tmp_path / "gone", rank=1)
+    with pytest.raises(UserError) as caught:
+        file.record(BadSample("train", 7, "train/a/7.jpg", "the file is empty"))
+    assert f"{tmp_path}/gone/bad_images.rank1.jsonl: No such file" in str(caught.value)
+    assert "train/a/7.jpg" in str(caught.value) and "--resume" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "end"),
+    [
+        ((), "the scores are over 93 images"),
+        (("a", "b"), "93 images. They are: a, b"),
+        (tuple("abcdefg"), "93 images. They are: a, b, c, d, e and 2 more"),
+    ],
+)
+def test_images_left_out_are_named(names: tuple[str, ...], end: str) -> None:
+    line = left_out_line(100, 93, names)
+    assert line is not None and line.endswith(end)

@@ -10,8 +10,21 @@ import json
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
+
+from shufflenet_fn_backends.support.errors import UserError
+
+
+@contextmanager
+def explained(what: str, fix: str, error: type[UserError] = UserError) -> Iterator[None]:
+    """Convert an ``OSError`` of the body to "cannot ``what``", with the reason and the ``fix``."""
+    try:
+        yield
+    except OSError as failed:
+        raise error(f"cannot {what}: {failed.strerror or failed}. {fix}") from failed
 
 
 class Disk(Protocol):

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 from shufflenet_fn.checkpoint.format import REPLACED, DamagedCheckpoint, NewerCheckpoint, epochs_done, step_of
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
-from shufflenet_fn.io import Disk, RealDisk, parse_json, read_regular, remove_tree, replace_file, to_json
+from shufflenet_fn.io import (
+    Disk,
+    RealDisk,
+    explained,
+    parse_json,
+    read_regular,
+    remove_tree,
+    replace_file,
+    to_json,
+)
 from shufflenet_fn_backends.support.errors import UserError
 
 CHECKPOINTS = "checkpoints"
@@ -73,12 +82,8 @@ def lies_in(folder: Path, checkpoint: Path) -> bool:
 
 
 def _entries(folder: Path) -> list[Path]:
-    try:
+    with explained(f"look for checkpoints in {folder}", "Make it readable."):
         return list(folder.iterdir()) if folder.is_dir() else []
-    except OSError as error:
-        raise UserError(
-            f"cannot look for checkpoints in {folder}: {error.strerror or error}. Make it readable."
-        ) from error
 
 
 def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content | None, list[str]]:
@@ -100,13 +105,9 @@ def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content 
 def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
     """Point ``folder/name.json`` to ``checkpoint``, atomically."""
     content = to_json({"checkpoint": checkpoint.name}).encode()
-    try:
+    fix = "Free some space or make the run directory writable, then go on with --resume."
+    with explained(f"write {folder / name}.json", fix):
         replace_file(folder / f"{name}.json", content, disk=disk)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder / name}.json: {error.strerror or error}. Free some space or make the "
-            "run directory writable, then go on with --resume."
-        ) from error
 
 
 def pointed_to(folder: Path, name: str) -> Path | None:
@@ -144,15 +145,11 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
     ranked = sorted(scored, key=lambda item: (-item[0], item[1].name))
     kept.update(path for _, path in ranked[: retention.best])
     kept.update(path for path, manifest in known if _is_milestone(manifest, retention.every))
-    try:
+    fix = "Make the run directory writable, then go on with --resume."
+    with explained(f"remove an old checkpoint in {folder}", fix):
         for path, _ in known:
             if path not in kept:
                 retire(disk or RealDisk(), path)
-    except OSError as error:
-        raise UserError(
-            f"cannot remove an old checkpoint in {folder}: {error.strerror or error}. Make the run "
-            "directory writable, then go on with --resume."
-        ) from error
 
 
 def tidy(folder: Path, *, disk: Disk | None = None) -> None:

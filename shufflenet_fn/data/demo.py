@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
+from shufflenet_fn.io import explained
 from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
@@ -64,7 +65,11 @@ def write_demo(
             f"cannot write the demo set to {folder}: it exists and has no {MANIFEST}, so it is "
             "something else. Name another folder, or remove this one."
         )
-    with _explained(folder), _alone(folder), _workspace(folder) as workspace:
+    fix = (
+        "Free some space there (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that "
+        "is."
+    )
+    with explained(f"write the demo set to {folder}", fix), _alone(folder), _workspace(folder) as workspace:
         if is_complete(folder):  # another process wrote it while this one waited
             return folder
         fresh = workspace / "new"
@@ -129,18 +134,6 @@ def _workspace(folder: Path) -> Iterator[Path]:
         yield workspace
     finally:
         shutil.rmtree(workspace, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Convert write errors to a ``UserError`` with advice."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"cannot write the demo set to {folder}: {error.strerror or error}. Free some space "
-            "there (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that is."
-        ) from error
 
 
 IMAGE_SIDE = 64

@@ -19,9 +19,9 @@ from shufflenet_fn.distributed.network import addresses
 from shufflenet_fn.doctor.examine import examine
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, DoctorSettings, Finding, Report, Stage
 from shufflenet_fn.doctor.scrub import private_here, scrub, scrub_values
-from shufflenet_fn.io import replace_file, to_json
+from shufflenet_fn.io import explained, replace_file, to_json
 from shufflenet_fn_backends.known_errors import explain
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 Say = Callable[[str], None]
@@ -166,13 +166,8 @@ def write_archive(path: Path, texts: Mapping[str, str]) -> int:
         for name, text in texts.items():
             archive.writestr(name, text)
     data = packed.getvalue()
-    try:
+    with explained(f"write {path}", "Free some space, or name another file with --bundle."):
         replace_file(path, data)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}. Free some space, or name another file "
-            "with --bundle."
-        ) from None
     return len(data)
 
 

@@ -1,7 +1,6 @@
 """Stages for the machine of an NPU: versions, permissions, network card and variables. None imports torch.
 
-Each check takes its inputs as arguments, so that tests can describe another machine. The stages at the end of
-this file pass the inputs of this machine.
+The inputs of this machine are the defaults of further arguments, so that tests can describe another one.
 """
 
 from __future__ import annotations
@@ -43,16 +42,22 @@ def check_glibc(version: str | None) -> Finding:
     return Finding(OK, f"{version} (2.28 or newer is needed)")
 
 
-def check_numpy(numpy: str, cann: str | None) -> Finding:
+def numpy(facts: dict[str, Any], installed: str | None = None) -> Finding:
     """Check that numpy is compatible with CANN, whose operator compiler imports it."""
-    if pairs.numpy_bound(cann) and int(numpy.partition(".")[0]) >= 2:
-        text = f"numpy {numpy} beside CANN {cann}: its operator compiler fails with numpy 2 (error 500001)"
+    installed, cann = installed or importlib.metadata.version("numpy"), facts["cann"].get("version")
+    if pairs.numpy_bound(cann) and int(installed.partition(".")[0]) >= 2:
+        text = (
+            f"numpy {installed} beside CANN {cann}: its operator compiler fails with numpy 2 (error 500001)"
+        )
         return Finding(WARNING, text, f"pip install '{pairs.NUMPY_1}'")
-    return Finding(OK, f"numpy {numpy}; no bound is known for CANN {cann or 'of unknown version'}")
+    return Finding(OK, f"numpy {installed}; no bound is known for CANN {cann or 'of unknown version'}")
 
 
-def check_device_files(dev: Path, *, required: bool) -> Finding:
+def device_files(facts: dict[str, Any], dev: Path = Path("/dev")) -> Finding:
     """Check that this user may open the NPU's device files in ``dev``."""
+    if facts["cann"].get("emulator"):
+        return Finding(SKIPPED, "CANN is emulated")
+    wrong = FAILED if facts["device"] == "npu" else WARNING
     devices = sorted(path for path in dev.glob("davinci*") if path.name[7:].isdigit())
     if not devices:
         return Finding(SKIPPED, f"there is no {dev}/davinci0")
@@ -60,7 +65,7 @@ def check_device_files(dev: Path, *, required: bool) -> Finding:
     missing = [str(path) for path in paths if not path.exists()]
     if missing:
         fix = f"Pass them to the container: {' '.join(f'--device {path}' for path in missing)}"
-        return Finding(FAILED if required else WARNING, f"no {', '.join(missing)}", fix)
+        return Finding(wrong, f"no {', '.join(missing)}", fix)
     closed = [path for path in paths if not os.access(path, os.R_OK | os.W_OK, effective_ids=True)]
     if closed:
         number = closed[0].stat().st_gid
@@ -69,12 +74,13 @@ def check_device_files(dev: Path, *, required: bool) -> Finding:
             f"again; in a container: docker run --group-add {number}"
         )
         text = f"no right to read and write {', '.join(map(str, closed))}"
-        return Finding(FAILED if required else WARNING, text, fix)
+        return Finding(wrong, text, fix)
     return Finding(OK, f"{len(devices)} devices in {dev}, readable and writable")
 
 
-def check_user(uid: int) -> Finding:
-    """Check that user number ``uid`` has a passwd entry, which HCCL and torch.compile look up."""
+def user(facts: dict[str, Any], uid: int | None = None) -> Finding:
+    """Check that the user has a passwd entry, which HCCL and torch.compile look up."""
+    uid = os.geteuid() if uid is None else uid
     try:
         return Finding(OK, f"user {pwd.getpwuid(uid).pw_name} ({uid})")
     except KeyError:
@@ -85,19 +91,23 @@ def check_user(uid: int) -> Finding:
         return Finding(WARNING, f"user number {uid} has no passwd entry", fix)
 
 
-def check_folder(folder: Path) -> Finding:
+def folder(facts: dict[str, Any], path: Path | None = None) -> Finding:
     """Check that CANN can write its ``kernel_meta`` into the current folder."""
-    if os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
-        return Finding(OK, f"{folder} is writable")
+    path = path or Path.cwd()
+    if os.access(path, os.W_OK | os.X_OK, effective_ids=True):
+        return Finding(OK, f"{path} is writable")
     fix = "Start in a folder that you can write, or set ASCEND_WORK_PATH and ASCEND_CACHE_PATH to one."
-    return Finding(WARNING, f"{folder} is not writable, and CANN writes kernel_meta there", fix)
+    return Finding(WARNING, f"{path} is not writable, and CANN writes kernel_meta there", fix)
 
 
-def check_network(environment: Mapping[str, str], cards: Mapping[str, str]) -> Finding:
+def network(
+    facts: dict[str, Any], environment: Mapping[str, str] = os.environ, cards: Mapping[str, str] | None = None
+) -> Finding:
     """Find the network card of the host that HCCL uses, by its documented order. ``cards``: address to name.
 
     Source: hccl, docs/zh/user_guide/hccl_env/HCCL_IF_IP.md and HCCL_SOCKET_IFNAME.md, at 09300b7.
     """
+    cards = addresses() if cards is None else cards
     address, wanted = environment.get("HCCL_IF_IP"), environment.get("HCCL_SOCKET_IFNAME")
     names = sorted(set(cards.values()))
     listed = ", ".join(names) or "none"
@@ -121,8 +131,9 @@ def check_network(environment: Mapping[str, str], cards: Mapping[str, str]) -> F
     return Finding(OK, f"HCCL takes {taken} of {listed}{choice}", details={"card": taken})
 
 
-def check_variables(environment: Mapping[str, str], torch_npu: str | None) -> Finding:
+def variables(facts: dict[str, Any], environment: Mapping[str, str] = os.environ) -> Finding:
     """Find variables of torch_npu with invalid values, and those that this torch_npu does not read."""
+    torch_npu = facts["torch_npu"].get("version")
     queue = environment.get(_QUEUE)
     both = environment.get(ALLOC_CONF) and environment.get(_NPU_ALLOC_CONF)
     if queue is not None and queue not in ("0", "1", "2"):
@@ -157,38 +168,6 @@ def versions(facts: dict[str, Any]) -> Finding:
         facts["torch"]["version"], installed, facts["cann"].get("version"), machine=platform.machine()
     )
     return Finding(OK if found.fits else WARNING, found.text, found.fix)
-
-
-def numpy(facts: dict[str, Any]) -> Finding:
-    """Check numpy with this CANN."""
-    return check_numpy(importlib.metadata.version("numpy"), facts["cann"].get("version"))
-
-
-def device_files(facts: dict[str, Any]) -> Finding:
-    """Check the NPU's device files in /dev."""
-    if facts["cann"].get("emulator"):
-        return Finding(SKIPPED, "CANN is emulated")
-    return check_device_files(Path("/dev"), required=facts["device"] == "npu")
-
-
-def user(facts: dict[str, Any]) -> Finding:
-    """Check the user of this process."""
-    return check_user(os.geteuid())
-
-
-def folder(facts: dict[str, Any]) -> Finding:
-    """Check the current folder."""
-    return check_folder(Path.cwd())
-
-
-def network(facts: dict[str, Any]) -> Finding:
-    """Find the network card that HCCL uses."""
-    return check_network(os.environ, addresses())
-
-
-def variables(facts: dict[str, Any]) -> Finding:
-    """Check torch_npu's variables."""
-    return check_variables(os.environ, facts["torch_npu"].get("version"))
 
 
 def _group(number: int) -> str:

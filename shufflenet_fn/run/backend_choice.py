@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.io import replace_file, to_json
+from shufflenet_fn.io import explained, replace_file, to_json
 from shufflenet_fn.run.directory import version_of
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_backends.names import BACKEND_NAMES, STATS_IN_STEP
@@ -23,7 +23,7 @@ from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.environment import emulated
 from shufflenet_fn_backends.support.compiler import cache_root
-from shufflenet_fn_backends.support.errors import DeviceError, UserError
+from shufflenet_fn_backends.support.errors import DeviceError
 
 FORMAT: Final = 1
 _PRECISIONS: Final = ("fp32", "bf16", "O1", "O2", "O3")
@@ -100,14 +100,10 @@ def keep(case: StepCase, kept: Kept) -> Path:
         },
         indent=2,
     )
-    try:
+    fix = "Set XDG_CACHE_HOME to a writable folder, or leave out --keep."
+    with explained(f"keep the result in {path}", fix):
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, f"{text}\n".encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot keep the result in {path}: {error.strerror or error}. Set XDG_CACHE_HOME to a writable "
-            "folder, or leave out --keep."
-        ) from error
     return path
 
 
@@ -196,40 +192,23 @@ BYTES_PER_S: Final = 1.0e12
 """A guess, not measured: memory bandwidth that kernels reach on an Atlas A2, published as 1.6e12."""
 
 _SIDE: Final = 224
+_ROWS: Final = (  # architecture, width, fixed bytes, then kernels and bytes per image of gather and of npu
+    ("x0_5", "fp32", 111723272, (1065, 135335817), (1210, 130989321)),
+    ("x0_5", "half", 157041704, (1145, 76772233), (1290, 74598985)),
+    ("x1_0", "fp32", 217477368, (1049, 259913417), (1208, 249409385)),
+    ("x1_0", "half", 272541984, (1127, 138291929), (1286, 133039913)),
+    ("x1_5", "fp32", 314555144, (1026, 361930633), (1187, 345993481)),
+    ("x1_5", "half", 424395816, (1106, 190069641), (1267, 182101065)),
+    ("x2_0", "fp32", 719091960, (1036, 491542217), (1203, 469447529)),
+    ("x2_0", "half", 891627808, (1114, 254106329), (1281, 243058985)),
+)
 WORK: Final[Mapping[tuple[str, str], Mapping[str, Work]]] = MappingProxyType(
     {
-        ("shufflenet_v2_x0_5", "fp32"): {
-            "gather": Work(1065, 111723272, 135335817),
-            "npu": Work(1210, 111723272, 130989321),
-        },
-        ("shufflenet_v2_x0_5", "half"): {
-            "gather": Work(1145, 157041704, 76772233),
-            "npu": Work(1290, 157041704, 74598985),
-        },
-        ("shufflenet_v2_x1_0", "fp32"): {
-            "gather": Work(1049, 217477368, 259913417),
-            "npu": Work(1208, 217477368, 249409385),
-        },
-        ("shufflenet_v2_x1_0", "half"): {
-            "gather": Work(1127, 272541984, 138291929),
-            "npu": Work(1286, 272541984, 133039913),
-        },
-        ("shufflenet_v2_x1_5", "fp32"): {
-            "gather": Work(1026, 314555144, 361930633),
-            "npu": Work(1187, 314555144, 345993481),
-        },
-        ("shufflenet_v2_x1_5", "half"): {
-            "gather": Work(1106, 424395816, 190069641),
-            "npu": Work(1267, 424395816, 182101065),
-        },
-        ("shufflenet_v2_x2_0", "fp32"): {
-            "gather": Work(1036, 719091960, 491542217),
-            "npu": Work(1203, 719091960, 469447529),
-        },
-        ("shufflenet_v2_x2_0", "half"): {
-            "gather": Work(1114, 891627808, 254106329),
-            "npu": Work(1281, 891627808, 243058985),
-        },
+        (f"shufflenet_v2_{arch}", width): {
+            name: Work(kernels, fixed, per_image)
+            for name, (kernels, per_image) in (("gather", gather), ("npu", npu))
+        }
+        for arch, width, fixed, gather, npu in _ROWS
     }
 )
 """By architecture and width of the convolutions; half is O2 with a loss scale."""

@@ -12,8 +12,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.io import to_json
-from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn.io import explained, to_json
 
 _NAMED = 5
 """Bad images that a warning names."""
@@ -44,15 +43,10 @@ class BadImageFile:
 
     def record(self, sample: BadSample) -> None:
         """Add a line for ``sample``. Raises ``UserError`` if it cannot be written."""
-        try:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write(to_json(dataclasses.asdict(sample)) + "\n")
-        except OSError as error:
-            raise UserError(
-                f"cannot add the bad image {sample.name} to {printable(self._path)}: "
-                f"{error.strerror or error}. Make room or restore the run directory, then go on with "
-                "--resume."
-            ) from error
+        what = f"add the bad image {sample.name} to {printable(self._path)}"
+        fix = "Make room or restore the run directory, then go on with --resume."
+        with explained(what, fix), open(self._path, "a", encoding="utf-8") as file:
+            file.write(to_json(dataclasses.asdict(sample)) + "\n")
 
 
 def replaced_line(bad: BadImages | None, n: int, run_dir: Path, world: World) -> str | None:

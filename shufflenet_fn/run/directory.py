@@ -31,7 +31,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.io import RealDisk, replace_file, to_json
+from shufflenet_fn.io import RealDisk, explained, replace_file, to_json
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -50,7 +50,10 @@ def create_run_dir(resolved: Resolved) -> Path:
         UsageError: it holds another run, or cannot be made or written.
     """
     settings = resolved.settings
-    try:
+    where = settings.run_dir or settings.output
+    with explained(
+        f"write the run directory {where}", "Choose a writable --run-dir (or --output).", UsageError
+    ):
         if settings.run_dir is not None:
             path = Path(settings.run_dir)
             path.mkdir(parents=True, exist_ok=True)
@@ -67,12 +70,6 @@ def create_run_dir(resolved: Resolved) -> Path:
         else:
             path = _next_free(Path(settings.output), settings.arch.removeprefix(PREFIX))
         (path / "checkpoints").mkdir(exist_ok=True)
-    except OSError as error:
-        where = settings.run_dir or settings.output
-        raise UsageError(
-            f"cannot write the run directory {where}: {error.strerror or error}. Choose a writable "
-            "--run-dir (or --output)."
-        ) from None
     return path
 
 
@@ -100,14 +97,10 @@ def write_description(path: Path, resolved: Resolved, argv: Sequence[str]) -> No
         "settings": dataclasses.asdict(resolved.settings),
         "origin": resolved.origin,
     }
-    try:
+    fix = "Free some space, or choose another --run-dir."
+    with explained(f"write in the run directory {path}", fix):
         replace_file(path / CONFIG, f"{to_json(config, indent=2)}\n".encode())
         replace_file(path / "env.json", f"{to_json(environment(), indent=2)}\n".encode())
-    except OSError as error:
-        raise UserError(
-            f"cannot write in the run directory {path}: {error.strerror or error}. Free some space, or "
-            "choose another --run-dir."
-        ) from error
 
 
 def environment() -> dict[str, Any]:
@@ -200,7 +193,8 @@ def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_ste
     Raises:
         UserError: the disk is full or not writable. What was there is still there.
     """
-    try:
+    fix = "Free some space or make it writable, then give the same command again."
+    with explained(f"bring the run directory {run_dir} back to {step} updates", fix):
         folder, disk = checkpoints_of(run_dir), RealDisk()
         tidy(folder, disk=disk)
         notes = []
@@ -225,11 +219,6 @@ def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_ste
             replace_file(metrics, kept.encode(), disk=disk)
         _mark(run_dir / LOG, step)
         return notes
-    except OSError as error:
-        raise UserError(
-            f"cannot bring the run directory {run_dir} back to {step} updates: {error.strerror or error}. "
-            "Free some space or make it writable, then give the same command again."
-        ) from error
 
 
 def _mark(log: Path, step: int) -> None:

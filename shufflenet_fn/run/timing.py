@@ -13,9 +13,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from shufflenet_fn.io import explained
 from shufflenet_fn.run.events import Reporter, StepTimes
 from shufflenet_fn_backends.runtimes.base import Profiler, Runtime, Window
-from shufflenet_fn_backends.support.errors import UserError
 
 SKIPPED_STEPS = 10
 
@@ -296,13 +296,8 @@ def profiled(
         return
     window = fitted(steps)
     path = Path(folder)
-    try:
+    with explained(f"write the profile in {path}", "Name another folder with --profile."):
         path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the profile in {path}: {error.strerror or error}. Name another folder with "
-            "--profile."
-        ) from None
     with _named_in_utf8(path) as named, runtime.profiler(named, "rank0", window) as profiler:
         yield _with_steps(batches, profiler)
         profiler.step()  # after the last batch nobody asks for another

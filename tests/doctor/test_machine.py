@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import pwd
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from shufflenet_fn.doctor import machine
 from shufflenet_fn.doctor.ascend import cann_version, how_to_set_up
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING
-from shufflenet_fn.doctor.machine import (
-    check_device_files,
-    check_folder,
-    check_glibc,
-    check_network,
-    check_numpy,
-    check_user,
-    check_variables,
-)
 from tests.unprivileged import unprivileged
 
 OLD_TOOLKIT = "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion=V100R001C23\n"
@@ -27,7 +20,7 @@ OLD_TOOLKIT = "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion=V
     ("version", "status"), [("glibc 2.28", OK), ("glibc 2.36", OK), ("glibc 2.17", WARNING), (None, SKIPPED)]
 )
 def test_glibc(version: str | None, status: str) -> None:
-    finding = check_glibc(version)
+    finding = machine.check_glibc(version)
     assert finding.status == status
     assert bool(finding.fix) == (status == WARNING)
 
@@ -43,7 +36,7 @@ def test_glibc(version: str | None, status: str) -> None:
     ],
 )
 def test_numpy_must_be_compatible_with_cann(numpy: str, cann: str | None, status: str) -> None:
-    finding = check_numpy(numpy, cann)
+    finding = machine.numpy({"cann": {"version": cann}}, numpy)
     assert finding.status == status
     assert ("numpy<2" in finding.fix) == (status == WARNING)
 
@@ -55,41 +48,42 @@ def devices_in(folder: Path, *names: str, mode: int = 0o666) -> Path:
     return folder
 
 
+NEEDED: dict[str, Any] = {"device": "npu", "cann": {}}
 SHARED = ("davinci_manager", "devmm_svm", "hisi_hdc")
 
 
 def test_device_files_that_may_be_opened(tmp_path: Path) -> None:
-    finding = check_device_files(devices_in(tmp_path, "davinci0", "davinci1", *SHARED), required=True)
+    finding = machine.device_files(NEEDED, devices_in(tmp_path, "davinci0", "davinci1", *SHARED))
     assert finding.status == OK and "2 devices" in finding.text
 
 
 def test_no_device_files(tmp_path: Path) -> None:
-    assert check_device_files(tmp_path, required=True).status == SKIPPED
+    assert machine.device_files(NEEDED, tmp_path).status == SKIPPED
 
 
 def test_a_container_without_the_manager(tmp_path: Path) -> None:
     dev = devices_in(tmp_path, "davinci0", "devmm_svm", "hisi_hdc")
-    finding = check_device_files(dev, required=True)
+    finding = machine.device_files(NEEDED, dev)
     assert finding.status == FAILED and "davinci_manager" in finding.text
     assert f"--device {dev}/davinci_manager" in finding.fix
-    assert check_device_files(dev, required=False).status == WARNING
+    assert machine.device_files({**NEEDED, "device": "auto"}, dev).status == WARNING
 
 
 def test_device_files_without_rights() -> None:
     with unprivileged() as folder:
         devices_in(folder, "davinci0", *SHARED)
         (folder / "davinci0").chmod(0)
-        finding = check_device_files(folder, required=True)
+        finding = machine.device_files(NEEDED, folder)
     assert finding.status == FAILED and "davinci0" in finding.text
     assert "davinci_manager" not in finding.text
     assert "usermod -aG" in finding.fix and "--group-add" in finding.fix
 
 
 def test_users_with_and_without_an_entry() -> None:
-    assert check_user(0).text == "user root (0)"
+    assert machine.user({}, 0).text == "user root (0)"
     taken = {entry.pw_uid for entry in pwd.getpwall()}
     nobody = next(uid for uid in range(4_242_424, 4_343_434) if uid not in taken)
-    finding = check_user(nobody)
+    finding = machine.user({}, nobody)
     assert finding.status == WARNING and f"useradd -u {nobody}" in finding.fix
 
 
@@ -97,9 +91,9 @@ def test_a_folder_that_cannot_be_written() -> None:
     with unprivileged() as folder:
         closed = folder / "closed"
         closed.mkdir()
-        assert check_folder(closed).status == OK
+        assert machine.folder({}, closed).status == OK
         closed.chmod(0o555)
-        finding = check_folder(closed)
+        finding = machine.folder({}, closed)
     assert finding.status == WARNING and "ASCEND_WORK_PATH" in finding.fix
 
 
@@ -125,7 +119,7 @@ CARDS = {
     ],
 )
 def test_the_card_that_hccl_takes(environment: dict[str, str], card: str) -> None:
-    finding = check_network(environment, CARDS)
+    finding = machine.network({}, environment, CARDS)
     assert finding.status == OK
     assert finding.text.startswith(f"HCCL takes {card}")
 
@@ -134,14 +128,14 @@ def test_the_card_that_hccl_takes(environment: dict[str, str], card: str) -> Non
     ("cards", "card"), [(("lo", "docker0"), "docker0"), (("lo",), "lo"), (("lo", "docker0", "zeth"), "zeth")]
 )
 def test_docker_and_lo_come_last(cards: tuple[str, ...], card: str) -> None:
-    assert check_network({}, {f"10.0.0.{i}": c for i, c in enumerate(cards)}).text.startswith(
+    assert machine.network({}, {}, {f"10.0.0.{i}": c for i, c in enumerate(cards)}).text.startswith(
         f"HCCL takes {card} "
     )
 
 
 @pytest.mark.parametrize("environment", [{"HCCL_IF_IP": "10.9.9.9"}, {"HCCL_SOCKET_IFNAME": "=bond0"}])
 def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
-    finding = check_network(environment, CARDS)
+    finding = machine.network({}, environment, CARDS)
     assert finding.status == WARNING and finding.fix
 
 
@@ -157,7 +151,7 @@ def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
     ],
 )
 def test_variables(environment: dict[str, str], torch_npu: str, status: str, words: str) -> None:
-    finding = check_variables(environment, torch_npu)
+    finding = machine.variables({"torch_npu": {"version": torch_npu}}, environment)
     assert finding.status == status and words in finding.text
 
 

@@ -257,30 +257,17 @@ def _other_version(path: Path, fields: Mapping[str, Any]) -> str:
     if not isinstance(version, int) or version > VERSION:
         return f"{said}. Read it with the version of shufflenet-fn that packed it, or pack the data again."
     return (
-        f"{said}, whose shards are tar files. Pack the images again: `{_pack_command(path.parent, fields)}`."
+        f"{said}, whose shards are tar files. Pack the images again, with the options that made it: "
+        f"`{_pack_command(path.parent, fields)}`."
     )
 
 
 def _pack_command(folder: Path, fields: Mapping[str, Any]) -> str:
-    """Return the command that packs ``folder`` again, with its settings as far as an old index says them."""
-    settings, provenance = fields.get("settings"), fields.get("provenance")
+    """Return the command that packs ``folder`` again, with the source that an old index names."""
+    provenance = fields.get("provenance")
     source = provenance.get("source") if isinstance(provenance, dict) else None
-    known = settings if isinstance(settings, dict) else {}
-    options = {
-        "--format": (known.get("format"), "jpeg"),
-        "--short-side": (known.get("short_side"), 256),
-        "--quality": (known.get("quality"), DEFAULT_QUALITY),
-    }
-    words = [
-        word
-        for name, (value, default) in options.items()
-        for word in (name, str(value))
-        if value not in (None, default)
-    ]
-    if isinstance(known.get("shard_bytes"), int) and known["shard_bytes"] != 256 << 20:
-        words += ["--shard-size", f"{known['shard_bytes'] / (1 << 20):.17g}"]
-    command = shlex.join([printable(source) if isinstance(source, str) else "SRC", printable(folder), *words])
-    return f"shufflenet-fn data pack {command} --overwrite"
+    source = printable(source) if isinstance(source, str) else "SRC"
+    return f"shufflenet-fn data pack {shlex.join([source, printable(folder)])} --overwrite"
 
 
 def _read(path: Path) -> str:

@@ -55,10 +55,10 @@ class Graph:
         """Append a node and return the name of its result."""
         return self.add_many(operator, inputs, [out or self._name(operator)], **attributes)[0]
 
-    def split(self, value: str, sizes: Sequence[int]) -> list[str]:
-        """Split ``value`` along its channels."""
+    def split(self, value: str, sizes: Sequence[int], *, axis: int = 1) -> list[str]:
+        """Split ``value`` along an axis, by default its channels."""
         names = [self._name(f"split{i}") for i in range(len(sizes))]
-        return self.add_many("Split", (value, self.integers(*sizes)), names, axis=1)
+        return self.add_many("Split", (value, self.integers(*sizes)), names, axis=axis)
 
     def add_many(
         self, operator: str, inputs: Sequence[str], outputs: list[str], **attributes: Any

@@ -2,6 +2,7 @@
 
     python -m benchmarks.finetune prepare --elpv FOLDER_OF_THE_PACKAGE --out DATA
     python -m benchmarks.finetune run --fashion DIR --elpv DATA --out RUNS
+    python -m benchmarks.finetune table --out RUNS
 
 x0_5, Fashion-MNIST at 32 pixels and elpv at 48. Both sides start from the same weights and train for the same
 epochs. Ours is ``shufflenet-fn train``. The peer is torchvision's model, transforms and loader with values of
@@ -21,6 +22,7 @@ import argparse
 import hashlib
 import json
 import shutil
+import statistics
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +41,8 @@ from shufflenet_fn_cli.main import app
 SIZES = {"fashion": 32, "elpv": 48}
 ARCH = "shufflenet_v2_x0_5"
 SEEDS = (0, 1, 2)
+T_OF_3 = 4.303
+"""97.5 % quantile of Student's t for three values."""
 
 
 class Job(NamedTuple):
@@ -63,9 +67,18 @@ class Peer(NamedTuple):
 
 def jobs() -> list[Job]:
     """Return all runs. Those with a source come after the runs that train it."""
-    kinds = (("fashion", None, 3), ("elpv", None, 10), ("elpv", "fashion", 5), ("fashion", "elpv", 2))
-    found = [Job(side, *kind, seed) for seed in SEEDS for kind in kinds for side in ("ours", "references")]
-    return found + [Job("tutorial", *kinds[2], seed) for seed in SEEDS]
+    pretraining, *elpv, fashion = (
+        ("fashion", None, 3),
+        ("elpv", None, 10),
+        ("elpv", "fashion", 5),
+        ("fashion", "elpv", 2),
+    )
+    sides, first, *others = ("ours", "references"), *SEEDS
+    found = [Job(side, *pretraining, first) for side in sides]
+    found += [Job(side, *kind, seed) for seed in SEEDS for kind in elpv for side in sides]
+    found += [Job(side, *pretraining, seed) for seed in others for side in sides]
+    found += [Job(side, *fashion, seed) for seed in SEEDS for side in sides]
+    return found + [Job("tutorial", *elpv[1], seed) for seed in SEEDS]
 
 
 def train_ours(job: Job, data: Path, weights: Path | None, run: Path) -> float:
@@ -158,15 +171,39 @@ def run(fashion: Path, elpv: Path, out: Path) -> None:
             print(json.dumps({**row, "seconds": round(time.perf_counter() - start)}), file=file)
 
 
+def table(out: Path) -> None:
+    """Print top-1 per seed, means, and paired differences with 95 % intervals by Student's t."""
+    rows = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    kinds = dict.fromkeys((row["data"], row["source"], row["epochs"]) for row in rows)
+    print("| data, start, epochs | side | top-1 per seed | mean | ours is better by |")
+    print("| --- | --- | --- | --- | --- |")
+    for data, source, epochs in kinds:
+        found = [row for row in rows if (row["data"], row["source"]) == (data, source)]
+        ours = {row["seed"]: row["accuracy"] for row in found if row["side"] == "ours"}
+        for side in dict.fromkeys(row["side"] for row in found):
+            scores = {row["seed"]: row["accuracy"] for row in found if row["side"] == side}
+            differences = [ours[seed] - score for seed, score in scores.items() if seed in ours]
+            better = f"{statistics.mean(differences):.1f}" if side != "ours" else ""
+            if better and len(differences) == len(SEEDS):
+                better += f" ± {T_OF_3 * statistics.stdev(differences) / len(SEEDS) ** 0.5:.1f}"
+            each = ", ".join(f"{score:.1f}" for score in scores.values())
+            start = f"{data}, {source or 'random'}, {epochs}"
+            print(f"| {start} | {side} | {each} | {statistics.mean(scores.values()):.1f} | {better} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
-    for verb, names in (("prepare", ("elpv", "out")), ("run", ("fashion", "elpv", "out"))):
+    for verb, names in (
+        ("prepare", ("elpv", "out")),
+        ("run", ("fashion", "elpv", "out")),
+        ("table", ("out",)),
+    ):
         command = verbs.add_parser(verb)
         for name in names:
             command.add_argument(f"--{name}", type=Path, required=True)
     arguments = vars(parser.parse_args())
-    {"prepare": prepare, "run": run}[arguments.pop("verb")](*arguments.values())
+    {"prepare": prepare, "run": run, "table": table}[arguments.pop("verb")](*arguments.values())
 
 
 if __name__ == "__main__":

@@ -120,7 +120,7 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
                 "learning_rate": 0.01,
                 "momentum": 0.9,
                 "weight_decay": 1e-4,
-                # Kornblith et al., "Do better ImageNet models transfer better?", arXiv:1805.08974, A.5.
+                # Kornblith et al., "Do better ImageNet models transfer better?", arXiv:1805.08974, appendix.
                 "nesterov": True,
                 # Zhang et al., "Dive into Deep Learning", d2l.ai, section 14.2: ten times that of the body.
                 "head_lr": 0.1,

@@ -53,7 +53,7 @@ def resolve(
         layers.append((f"preset {preset}", get_preset(preset).values))
     layers.append((str(config_file), from_file))
     layers.append(("command line", given))
-    own_rate = True
+    own_rate = True  # whether the learning rate was chosen with the optimizer, or after it
     for source, layer in layers:
         layer = settle_conflicts(layer)
         own_rate = "learning_rate" in layer or (own_rate and "opt" not in layer)

@@ -92,6 +92,7 @@ def test_one_rank(
     for name, limit in (("whole", ()), ("cut", ("--max-steps", cut))):
         outcome = command(*start, "--run-dir", name, *limit)
         assert outcome.code == 0, outcome.err
+        assert ("without --pretrained freezes random weights" in outcome.err) == ("--freeze" in options)
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
         file.write('{"kind": "train", "st')  # as a kill in the middle of a line leaves it
     outcome = command("train", "--resume", "cut")

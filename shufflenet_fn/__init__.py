@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from shufflenet_fn.model.variables import Variables, init
     from shufflenet_fn.training.loss_scale import LossScaling
     from shufflenet_fn.training.losses import cross_entropy
-    from shufflenet_fn.training.optim import GradientTransformation, sgd
+    from shufflenet_fn.training.optim import GradientTransformation, adamw, sgd
     from shufflenet_fn.training.precision import Policy, get_policy
     from shufflenet_fn.training.state import TrainState, create_train_state
     from shufflenet_fn.training.step import Examples, make_eval_step, make_train_step
@@ -41,6 +41,7 @@ _HOME = {
     "ShuffleNetConfig": "shufflenet_fn.model.config",
     "TrainState": "shufflenet_fn.training.state",
     "Variables": "shufflenet_fn.model.variables",
+    "adamw": "shufflenet_fn.training.optim",
     "apply": "shufflenet_fn.model.network",
     "create_train_state": "shufflenet_fn.training.state",
     "cross_entropy": "shufflenet_fn.training.losses",
@@ -69,6 +70,7 @@ __all__ = [
     "ShuffleNetConfig",
     "TrainState",
     "Variables",
+    "adamw",
     "apply",
     "create_train_state",
     "cross_entropy",

@@ -89,6 +89,74 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
             "megvii-model/ShuffleNet-Series, ShuffleNetV2/train.py (300,000 steps of 1024 images; its "
             "BGR 0-255 input is replaced by normalised RGB)",
         ),
+        "tuned": Preset(
+            # Every value is of the command in the source, where the batch is 8 x 128 images.
+            {
+                "epochs": 600,
+                "batch_size": 1024,
+                "learning_rate": 0.5,
+                "schedule": "cosine",
+                "warm_up_epochs": 5,
+                "momentum": 0.9,
+                "weight_decay": 2e-5,
+                "decay_on": "weights",
+                "label_smoothing": 0.1,
+                "image_size": 176,
+                "color_jitter": 0.0,
+                "auto_augment": "trivial",
+                "erase": 0.1,
+                "mixup": 0.2,
+                "cutmix": 1.0,
+                "repeats": 4,
+            },
+            "torchvision's training of its x1_5 and x2_0, github.com/pytorch/vision/pull/5906",
+            "not run by us. torchvision published 73.0 top-1 for x1_5 and 76.2 for x2_0, at evaluate "
+            "--image-size 224 --eval-resize 232. Its warm-up changes per epoch, and it decays the "
+            "classifier's bias.",
+        ),
+        "finetune": Preset(
+            {
+                # Li et al., "Rethinking the hyperparameters for fine-tuning", arXiv:2002.11770, section 1.
+                "learning_rate": 0.01,
+                "momentum": 0.9,
+                "weight_decay": 1e-4,
+                # Kornblith et al., "Do better ImageNet models transfer better?", arXiv:1805.08974, appendix.
+                "nesterov": True,
+                # Zhang et al., "Dive into Deep Learning", d2l.ai, section 14.2: ten times that of the body.
+                "head_lr": 0.1,
+                # torchvision's recipe, as in "tuned".
+                "schedule": "cosine",
+                "decay_on": "weights",
+                "label_smoothing": 0.1,
+                # Ours, for a few thousand images (docs/training.md, "Fine-tuning").
+                "epochs": 20,
+                "batch_size": 64,
+                "warm_up_epochs": 1,
+                "crop_scale": 0.35,
+                "color_jitter": 0.0,
+            },
+            "values of arXiv:2002.11770, arXiv:1805.08974, d2l.ai and torchvision; give --pretrained",
+        ),
+        "scratch": Preset(
+            {
+                # Zagoruyko and Komodakis, "Wide residual networks", arXiv:1605.07146, section 3.
+                "learning_rate": 0.1,
+                "momentum": 0.9,
+                "nesterov": True,
+                "weight_decay": 5e-4,
+                # torchvision's recipe, as in "tuned".
+                "schedule": "cosine",
+                "decay_on": "weights",
+                "label_smoothing": 0.1,
+                # Ours, for a few thousand images (docs/training.md, "Fine-tuning").
+                "epochs": 60,
+                "batch_size": 64,
+                "warm_up_epochs": 1,
+                "crop_scale": 0.35,
+                "color_jitter": 0.0,
+            },
+            "values of arXiv:1605.07146 and torchvision, for small data without pretrained weights",
+        ),
         "demo": Preset(
             {
                 "data": "demo",

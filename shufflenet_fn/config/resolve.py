@@ -12,7 +12,7 @@ from shufflenet_fn.config.presets import get_preset
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.io import parse_json
-from shufflenet_fn.model.config import canonical_name
+from shufflenet_fn.model.config import PARTS, canonical_name, frozen_parts
 from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -53,8 +53,10 @@ def resolve(
         layers.append((f"preset {preset}", get_preset(preset).values))
     layers.append((str(config_file), from_file))
     layers.append(("command line", given))
+    own_rate = True  # whether the learning rate was chosen with the optimizer, or after it
     for source, layer in layers:
         layer = settle_conflicts(layer)
+        own_rate = "learning_rate" in layer or (own_rate and "opt" not in layer)
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
     settings = checked(TrainSettings(**values))
@@ -67,6 +69,11 @@ def resolve(
         raise UsageError(
             f"--max-bad {settings.max_bad} has an effect only with --on-bad-image skip. Add that, or "
             "drop this."
+        )
+    if settings.opt == "adamw" and not own_rate:
+        raise UsageError(
+            f"--opt adamw needs a learning rate: {settings.learning_rate:g} ({origin['learning_rate']}) is "
+            "meant for sgd. Give --lr, for example --lr 0.001."
         )
     for name in ("rand_ops", "rand_magnitude"):
         value = getattr(settings, name)
@@ -92,6 +99,9 @@ def settle_conflicts(layer: Mapping[str, Any]) -> dict[str, Any]:
             settled.setdefault("opt_level", TrainSettings.opt_level)
     elif layer.get("amp"):
         settled.setdefault("precision", None)
+    if layer.get("opt") == "adamw":  # a preset's or config file's sgd
+        settled.setdefault("nesterov", False)
+        settled.setdefault("momentum", TrainSettings.momentum)
     if layer.get("devices"):
         settled.setdefault("device_list", None)
     return settled
@@ -208,6 +218,10 @@ def checked(settings: TrainSettings) -> TrainSettings:
             f"--precision {settings.precision} and --amp both choose the precision. "
             "Drop one; --amp means --precision " + settings.opt_level + "."
         )
+    for name in ("nesterov", "momentum"):
+        value = getattr(settings, name)
+        if settings.opt == "adamw" and value != getattr(TrainSettings, name):
+            raise UsageError(f"--{name}{'' if value is True else f' {value}'} is for --opt sgd. Drop one.")
     if settings.nesterov and settings.momentum == 0:
         raise UsageError("--nesterov needs a --momentum above 0, for example --momentum 0.9.")
     if settings.node_rank >= settings.num_nodes:
@@ -234,4 +248,6 @@ def checked(settings: TrainSettings) -> TrainSettings:
     paths: dict[str, Any] = {
         name: expand_home(value) for name in _PATHS if (value := getattr(settings, name)) is not None
     }
-    return dataclasses.replace(settings, arch=canonical_name(settings.arch), **paths)
+    parts = frozen_parts(settings.freeze)
+    freeze = ",".join(name for name, key in PARTS.items() if key in parts) or "none"
+    return dataclasses.replace(settings, arch=canonical_name(settings.arch), freeze=freeze, **paths)

@@ -191,6 +191,13 @@ class TrainSettings:
         "A classifier of another width is replaced by a newly initialised one.",
         panel=_MODEL,
     )
+    freeze: str = option(
+        "none",
+        "--freeze",
+        help="Parts of the network that are not trained, of stem, stage2, stage3, stage4 and conv5: for "
+        "example stem,stage2. Their batch norms keep their statistics.",
+        panel=_MODEL,
+    )
     epochs: int = option(
         90, "--epochs", "--epoch", help="Passes over the training data.", panel=_RECIPE, minimum=1
     )
@@ -225,6 +232,13 @@ class TrainSettings:
     learning_rate: float = option(
         0.1, "--learning-rate", "--lr", help="Peak learning rate.", panel=_RECIPE, above=0
     )
+    head_lr: float | None = option(
+        None,
+        "--head-lr",
+        help="Peak learning rate of the classifier, on the same schedule; --lr if not given.",
+        panel=_RECIPE,
+        above=0,
+    )
     schedule: str = option(
         "epoch-cosine",
         "--schedule",
@@ -235,10 +249,22 @@ class TrainSettings:
     warm_up_epochs: int = option(
         0, "--warm-up-epochs", "--warm_up_epochs", help="Epochs of linear warm-up.", panel=_RECIPE, minimum=0
     )
+    opt: str = option(
+        "sgd",
+        "--opt",
+        help="Optimizer. adamw is Adam with decoupled weight decay, and needs --lr.",
+        panel=_RECIPE,
+        choices=("sgd", "adamw"),
+    )
     momentum: float = option(0.9, "--momentum", help="Momentum of SGD.", panel=_RECIPE, minimum=0, below=1)
     nesterov: bool = option(False, "--nesterov/--no-nesterov", help="Nesterov momentum.", panel=_RECIPE)
     weight_decay: float = option(
-        1e-4, "--weight-decay", "--wd", help="L2 weight decay.", panel=_RECIPE, minimum=0
+        1e-4,
+        "--weight-decay",
+        "--wd",
+        help="Weight decay: an L2 penalty with sgd, decoupled with adamw.",
+        panel=_RECIPE,
+        minimum=0,
     )
     decay_on: str = option(
         "all",

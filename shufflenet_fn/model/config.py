@@ -80,6 +80,32 @@ def canonical_name(name: str) -> str:
     return full
 
 
+PARTS: Final[Mapping[str, str]] = MappingProxyType(
+    {"stem": "conv1", **{name: name for name in ("stage2", "stage3", "stage4", "conv5")}}
+)
+"""Names by which users freeze parts of the network, and their keys in ``params``."""
+
+
+def frozen_parts(text: str) -> tuple[str, ...]:
+    """Return the keys in ``params`` of the parts in a list such as ``stem,stage2``; none for ``none``.
+
+    Raises:
+        UsageError: a name is unknown, or the classifier's.
+    """
+    names = [] if text == "none" else [name.strip() for name in text.split(",")]
+    for name in names:
+        if name in ("fc", "head"):
+            raise UsageError(
+                f"--freeze {text!r}: the classifier is always trained. Choose among {', '.join(PARTS)}."
+            )
+        if name not in (*PARTS, "conv1"):
+            raise UsageError(
+                f"--freeze {text!r}: {name!r} is no part of the network{suggestion(name, PARTS)}. List parts "
+                f"among {', '.join(PARTS)}, separated by commas, or give none."
+            )
+    return tuple(key for part, key in PARTS.items() if part in names or key in names)
+
+
 def get_config(name: str, **overrides: Any) -> ShuffleNetConfig:
     """Return the config of a named architecture, with fields replaced by ``overrides``.
 

@@ -6,7 +6,8 @@ Reference: Ma, Zhang, Zheng, Sun, "ShuffleNet V2", 2018, arXiv:1807.11164, figur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -141,12 +142,14 @@ def forward(
     backend: Backend[Any],
     policy: Policy | None,
     update_stats: bool = False,
+    frozen: Collection[str] = (),
 ) -> tuple[Tensor, MomentsTree]:
     """Return the logits and the batch's moments, without updating the running statistics.
 
     The training step uses it to update the statistics of all layers at once, outside ``grad``. With
     ``update_stats``, the kernels write the new statistics into ``variables.batch_stats``, which the caller
-    must own, and no moments are returned. This requires ``backend.batch_norm_update_``.
+    must own, and no moments are returned. This requires ``backend.batch_norm_update_``. Parts of the network
+    that are ``frozen`` normalise as in evaluation and have no moments.
     """
     check_images(x)
     check_dtype(x, variables.params["fc"]["weight"].dtype, policy)
@@ -156,13 +159,13 @@ def forward(
             f"which need more in training: give more images, or ones larger than {REDUCTION} pixels"
         )
     layer = _layer(backend, config, train=train, update_stats=update_stats)
+    others = dict.fromkeys(frozen, _layer(backend, config, train=False))
     if policy is None:
-        return _forward(config, variables, x, layer, backend)
+        return _forward(variables, x, layer, others, backend)
     params = policy.cast_params(variables.params)
     with policy.autocast(x.device.type):
-        logits, moments = _forward(
-            config, Variables(params, variables.batch_stats), policy.cast_input(x), layer, backend
-        )
+        cast = Variables(params, variables.batch_stats)
+        logits, moments = _forward(cast, policy.cast_input(x), layer, others, backend)
     return policy.cast_output(logits), moments
 
 
@@ -201,10 +204,11 @@ def check_dtype(x: Tensor, own: torch.dtype, policy: Policy | None) -> None:
 
 
 def _forward(
-    config: ShuffleNetConfig, variables: Variables, x: Tensor, layer: Layer, backend: Backend[Any]
+    variables: Variables, x: Tensor, layer: Layer, others: Mapping[str, Layer], backend: Backend[Any]
 ) -> tuple[Tensor, MomentsTree]:
     params, stats = variables
-    y, moments = body(backend, layer, params, stats, x)
+    y, moments = body(backend, layer, params, stats, x, others=others)
+    moments = {name: part for name, part in moments.items() if name not in others}
     features = backend.to_tensor(y).mean((2, 3))
     return nnf.linear(features, params["fc"]["weight"], params["fc"]["bias"]), moments
 
@@ -216,21 +220,23 @@ def body(
     stats: dict[str, Any],
     x: Any,
     maps: dict[str, Any] | None = None,
+    others: Mapping[str, Layer] = MappingProxyType({}),
 ) -> tuple[Any, MomentsTree]:
     """Return the last feature map, before the global mean, and the batch's moments.
 
     ``maps`` receives all feature maps by name: ``conv1``, ``maxpool``, ``stage2`` to ``stage4``, ``conv5``.
+    ``others``: layers in place of ``layer``, by the part of the network that they compute.
     """
-    ctx = _Context(backend, layer)
     maps = {} if maps is None else maps
     moments: MomentsTree = {}
-    y, moments["conv1"] = layer(params["conv1"], stats["conv1"], x, kernel=3, stride=2)
+    y, moments["conv1"] = others.get("conv1", layer)(params["conv1"], stats["conv1"], x, kernel=3, stride=2)
     maps["conv1"] = y
     maps["maxpool"] = y = backend.max_pool2d(y, kernel=3, stride=2, padding=1)
     for stage in ("stage2", "stage3", "stage4"):
+        ctx = _Context(backend, others.get(stage, layer))
         y, moments[stage] = _stage(ctx, params[stage], stats[stage], y)
         maps[stage] = y
-    y, moments["conv5"] = layer(params["conv5"], stats["conv5"], y)
+    y, moments["conv5"] = others.get("conv5", layer)(params["conv5"], stats["conv5"], y)
     maps["conv5"] = y
     return y, moments
 

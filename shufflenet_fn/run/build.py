@@ -26,12 +26,19 @@ from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.folder import Note, silent
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn.model.config import ShuffleNetConfig, get_config
+from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
-from shufflenet_fn.training.decay import decay_all, decay_weights
+from shufflenet_fn.training.decay import decay_all, decay_weights, of_classifier
 from shufflenet_fn.training.loss_scale import LossScaling, init_loss_scale, parse_loss_scaling
-from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
+from shufflenet_fn.training.optim import (
+    GradientTransformation,
+    adamw,
+    chain,
+    clip_by_global_norm,
+    scaled_rate,
+    sgd,
+)
 from shufflenet_fn.training.precision import Policy, get_policy
 from shufflenet_fn.training.schedules import Schedule, constant, cosine, epoch_cosine, linear
 from shufflenet_fn.training.state import TrainState, create_train_state
@@ -80,14 +87,21 @@ def _schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
 
 
 def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTransformation:
-    """Return SGD, after gradient clipping if that is set."""
-    optimizer = sgd(
-        schedule,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-        decay=decay_all if settings.decay_on == "all" else decay_weights,
-    )
+    """Return the optimizer that ``--opt`` names, after gradient clipping if that is set."""
+    decay = decay_all if settings.decay_on == "all" else decay_weights
+    if settings.opt == "adamw":
+        optimizer = adamw(schedule, weight_decay=settings.weight_decay, decay=decay)
+    else:
+        optimizer = sgd(
+            schedule,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+            decay=decay,
+        )
+    if settings.head_lr is not None:
+        # All schedules are proportional to the peak.
+        optimizer = scaled_rate(optimizer, settings.head_lr / settings.learning_rate, of_classifier)
     if settings.clip_norm is None:
         return optimizer
     return chain(clip_by_global_norm(settings.clip_norm), optimizer)
@@ -177,7 +191,13 @@ def build_state(
     # The pretrained weights may no longer exist when the run is resumed.
     start = settings if resume is None else replace(settings, pretrained=None)
     variables, notes = build_variables(start, config, policy, device)
-    state = create_train_state(variables, optimizer, loss_scaling=scaling, ema=settings.ema_decay is not None)
+    state = create_train_state(
+        variables,
+        optimizer,
+        loss_scaling=scaling,
+        ema=settings.ema_decay is not None,
+        frozen=frozen_parts(settings.freeze),
+    )
     if resume is None:
         return InitialState(state, notes)
     state = state_from(resume.files, config, state, resume.path)

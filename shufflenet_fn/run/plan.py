@@ -253,6 +253,8 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
             f"the warm-up of {settings.warm_up_epochs} epochs ({resolved.origin['warm_up_epochs']}) is "
             f"not over when the run is: the learning rate does not reach {settings.learning_rate:g}."
         )
+    if settings.freeze != "none" and settings.pretrained is None and resume is None:
+        warnings.append(f"--freeze {settings.freeze} without --pretrained freezes random weights.")
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
     if build_mixing(settings) is not None:

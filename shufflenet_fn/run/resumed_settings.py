@@ -58,11 +58,13 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
     settings = replace(settings, max_steps=None, profile=None, max_time=None)
     wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
     changed = checked(replace(settings, **wanted))
-    if changed.arch != settings.arch:
-        raise UsageError(
-            f"the checkpoint {checkpoint} is of {settings.arch}, not of {changed.arch}. Leave --arch out, "
-            "or start a new run with --arch and without --resume."
-        )
+    for name in ("arch", "freeze", "opt"):
+        before, now = getattr(settings, name), getattr(changed, name)
+        if now != before:
+            raise UsageError(
+                f"--{name} {now}: the checkpoint {checkpoint} is of a run with --{name} {before}. Leave it "
+                "out, or start a new run with it, with --pretrained for these weights instead of --resume."
+            )
     for name in wanted:
         if getattr(changed, name) != getattr(settings, name):
             notes.append(

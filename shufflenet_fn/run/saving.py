@@ -18,6 +18,7 @@ from shufflenet_fn.config.derived import microbatches_of
 from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.io import Disk, finite
 from shufflenet_fn.model.channel_order import to_canonical
+from shufflenet_fn.model.config import frozen_parts
 from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.timing import EpochSums
@@ -45,6 +46,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
     settings, resolved = run.plan.settings, run.plan.resolved
     return {
         "arch": settings.arch,
+        "frozen": list(frozen_parts(settings.freeze)),
         "num_classes": run.config.num_classes,
         "classes": list(run.train_set.classes),
         "steps_per_epoch": run.epochs.length,

@@ -30,7 +30,7 @@ from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts
 from shufflenet_fn.run import build
 from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
 from shufflenet_fn.run.bottleneck import Bottleneck
@@ -173,9 +173,10 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         # A step is done with a microbatch's images before it prepares the next. A compiled one allocates.
         reuse=device.type == "cpu" and not settings.compile,
     )
+    frozen = frozen_parts(settings.freeze)
     state, computing = in_order_of(config, state, backend)
     if runtime.flat_state:
-        state = flatten_state(state)
+        state = flatten_state(state, frozen)
     bad_images = functools.partial(
         bad_images_of,
         on_bad_image=settings.on_bad_image,
@@ -188,6 +189,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         config,
         policy=policy,
         backend=computing,
+        frozen=frozen,
         label_smoothing=settings.label_smoothing,
         gradients=grads_by_engine,
         compiler=torch.compile if settings.compile else lambda function: function,

@@ -1,4 +1,4 @@
-"""Weight decay: which parameters are decayed, and the decay of a whole tree in one or two launches."""
+"""Rules for some of the parameters: weight decay and scaled updates, for a whole tree in a few launches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
 from shufflenet_fn_backends.support.private import outside_transforms
 
 DecayFilter = Callable[[str, Tensor], bool]
-"""Takes a parameter's dotted path and a tensor of its shape. Returns whether it is decayed."""
+"""Takes a parameter's dotted path and a tensor of its shape. Returns whether the rule applies to it."""
 
 
 def decay_all(path: str, leaf: Tensor) -> bool:
@@ -26,6 +26,23 @@ def decay_all(path: str, leaf: Tensor) -> bool:
 def decay_weights(path: str, leaf: Tensor) -> bool:
     """Decay convolution and classifier weights only: the paper's recipe (megvii)."""
     return leaf.ndim > 1
+
+
+def of_classifier(path: str, leaf: Tensor) -> bool:
+    """Select the classifier."""
+    return path.startswith("fc.")
+
+
+def scale_selected(tree: Any, factor: float, select: DecayFilter) -> Any:
+    """Return ``tree`` with the leaves that ``select`` selects multiplied by ``factor``."""
+    if not isinstance(tree, Flat):
+        leaves = [leaf * factor if select(path, leaf) else leaf for path, leaf in tree_paths(tree)]
+        return tree_unflatten(tree, leaves)
+    spec, buffers = tree.spec, list(tree.buffers)
+    for i, (group, buffer) in enumerate(zip(spec.groups, tree.buffers, strict=True)):
+        if any(_answers(spec, group, select)):
+            buffers[i] = buffer * _factors(spec, group, select, buffer.dtype, buffer.device, factor, 1.0)
+    return Flat(tuple(buffers), spec)
 
 
 def add_decay(grads: Any, params: Params | Flat, weight_decay: float, decay: DecayFilter) -> Any:
@@ -72,9 +89,18 @@ def _answers(spec: FlatSpec, group: str, decay: DecayFilter) -> tuple[bool, ...]
 
 @lru_cache(64)
 def _factors(
-    spec: FlatSpec, group: str, decay: DecayFilter, dtype: torch.dtype, device: torch.device
+    spec: FlatSpec,
+    group: str,
+    select: DecayFilter,
+    dtype: torch.dtype,
+    device: torch.device,
+    value: float = 1.0,
+    other: float = 0.0,
 ) -> Tensor:
-    """Return one for every element that is decayed and zero for the others."""
-    answers = zip(spec.members(group), _answers(spec, group, decay), strict=True)
-    pieces = [torch.full((slot.size + slot.padding,), float(decays), dtype=dtype) for slot, decays in answers]
+    """Return ``value`` for every element that is selected and ``other`` for the others."""
+    answers = zip(spec.members(group), _answers(spec, group, select), strict=True)
+    pieces = [
+        torch.full((slot.size + slot.padding,), value if answer else other, dtype=dtype)
+        for slot, answer in answers
+    ]
     return outside_transforms(lambda: torch.cat(pieces).to(device))

@@ -7,6 +7,7 @@ but a step reads it.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import lru_cache
 from typing import Any, Final
 
@@ -17,24 +18,32 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, bessel, kind_of, update_running_stats_foreach
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
 from shufflenet_fn.training.flat import Flat, FlatSpec, flat_spec, flatten, unflatten
+from shufflenet_fn.training.frozen import PREFIX, part_of, trainable
 from shufflenet_fn.training.precision import Policy
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.tree import tree_map, tree_replace, tree_structure
+from shufflenet_fn.tree import tree_leaves, tree_map, tree_replace, tree_structure
 from shufflenet_fn_backends.primitives import Moments
 from shufflenet_fn_backends.support.private import outside_transforms
 
 NORM: Final = "norm"
 
 
-def flatten_state(state: TrainState) -> TrainState:
+def flatten_state(state: TrainState, frozen: Collection[str] = ()) -> TrainState:
     """Return ``state`` with its parameters, its statistics and all trees of their structure flattened.
 
     Parameters are kept in two buffers, so that a precision policy can cast each as a whole: ``norm`` (batch
-    norms) and ``rest`` (convolutions and classifier). Statistics are kept in ``mean`` and ``var``. The step
-    number moves to the host, so the schedule is computed there.
+    norms) and ``rest`` (convolutions and classifier). Statistics are kept in ``mean`` and ``var``. ``frozen``
+    parts of the network have such buffers of their own. The step number moves to the host, so the schedule is
+    computed there.
     """
-    params_spec = flat_spec(state.params, _kind)
-    stats_spec = flat_spec(state.batch_stats, lambda path, leaf: path.rpartition(".")[2])
+
+    def group(path: str, leaf: Tensor) -> str:
+        kind = path.rpartition(".")[2]
+        if kind in ("weight", "bias"):
+            kind = NORM if ".bn." in path else "rest"
+        return PREFIX + kind if part_of(path) in frozen else kind
+
+    params_spec, stats_spec = flat_spec(state.params, group), flat_spec(state.batch_stats, group)
 
     def flat(variables: Variables) -> Any:
         return Variables(
@@ -47,7 +56,7 @@ def flatten_state(state: TrainState) -> TrainState:
         step=state.step.cpu(),
         params=params,
         batch_stats=batch_stats,
-        opt_state=_flatten_within(state.opt_state, params_spec),
+        opt_state=_flatten_within(state.opt_state, trainable(params, frozen).spec),
         ema=flat(state.ema) if isinstance(state.ema, Variables) else state.ema,
     )
 
@@ -68,7 +77,7 @@ def params_to_compute_with(params: Params | Flat, policy: Policy | None) -> Para
     buffers = params.buffers
     if policy is not None and not policy.use_autocast:
         buffers = tuple(
-            buffer.to(policy.norm_dtype if group == NORM else policy.compute_dtype)
+            buffer.to(policy.norm_dtype if group.removeprefix(PREFIX) == NORM else policy.compute_dtype)
             for group, buffer in zip(params.spec.groups, buffers, strict=True)
         )
     tree: Params = unflatten(Flat(buffers, params.spec))
@@ -91,6 +100,8 @@ def copied(batch_stats: BatchStats | Flat) -> Any:
 
 def updated_stats(config: ShuffleNetConfig, batch_stats: BatchStats | Flat, moments: MomentsTree) -> Any:
     """Return the running statistics after a batch (``running_stats``), in the layout of ``batch_stats``."""
+    if not tree_leaves(batch_stats):
+        return batch_stats
     if not isinstance(batch_stats, Flat):
         return update_running_stats_foreach(config, batch_stats, moments)
     spec = batch_stats.spec
@@ -123,10 +134,6 @@ def _bessel_factors(
         if slot.group == "var":
             values += [bessel(count)] * slot.size + [0.0] * slot.padding
     return outside_transforms(lambda: torch.tensor(values, dtype=dtype, device=device))
-
-
-def _kind(path: str, leaf: Tensor) -> str:
-    return NORM if ".bn." in path else "rest"
 
 
 def _flatten_within(tree: Any, spec: FlatSpec) -> Any:

@@ -7,15 +7,16 @@ an update takes a few launches instead of one per tensor.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from shufflenet_fn.model.variables import Params
-from shufflenet_fn.training.decay import DecayFilter, add_decay, decay_all
+from shufflenet_fn.training.decay import DecayFilter, add_decay, decay_all, scale_selected
 from shufflenet_fn.training.schedules import Schedule
-from shufflenet_fn.tree import global_norm, tree_foreach, tree_leaves, tree_zeros_like
+from shufflenet_fn.tree import global_norm, tree_foreach, tree_leaves, tree_map, tree_zeros_like
 
 OptState = Any
 
@@ -84,8 +85,7 @@ def sgd(
         raise ValueError(f"momentum must lie in [0, 1), not {momentum}")
     if nesterov and momentum == 0.0:
         raise ValueError("nesterov needs a momentum above 0")
-    if not weight_decay >= 0.0:
-        raise ValueError(f"weight_decay must not be negative, not {weight_decay}")
+    _check_decay(weight_decay)
 
     def init(params: Params) -> SGDState:
         return SGDState(tree_zeros_like(params) if momentum else ())
@@ -107,6 +107,105 @@ def sgd(
         return Updates(direction, -schedule(step)), SGDState(velocity)
 
     return GradientTransformation(init, update)
+
+
+class AdamWState(NamedTuple):
+    """State of ``adamw``.
+
+    ``updates``: their number so far, 0-dim, floating point; a step that was skipped is none. ``mean`` and
+    ``square``: moving averages of the gradients and of their squares, trees like ``params``, at least
+    float32.
+    """
+
+    updates: Tensor
+    mean: Any
+    square: Any
+
+
+def adamw(
+    schedule: Schedule,
+    *,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    decay: DecayFilter = decay_all,
+) -> GradientTransformation:
+    """Build Adam with decoupled weight decay, with the update rule of ``torch.optim.AdamW``.
+
+    ``m = b1 * m + (1 - b1) * g``; ``v = b2 * v + (1 - b2) * g²``;
+    ``p -= lr * (m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps) + weight_decay * p)``
+    (Loshchilov and Hutter, arXiv:1711.05101).
+
+    Args:
+        schedule: as in ``sgd``.
+        betas: decay of both averages, in [0, 1).
+        eps: added to the denominator, above 0.
+        weight_decay: as a multiple of the parameters, per unit of learning rate.
+        decay: selects the leaves to decay, by dotted path and tensor.
+
+    Raises:
+        ValueError: a value is out of range.
+    """
+    if not all(0.0 <= beta < 1.0 for beta in betas):
+        raise ValueError(f"betas must lie in [0, 1), not {betas}")
+    if not eps > 0.0:
+        raise ValueError(f"eps must be positive, not {eps}")
+    _check_decay(weight_decay)
+    first, second = betas
+
+    def init(params: Params) -> AdamWState:
+        zeros = tree_zeros_like(_at_least_float32(params))
+        some = tree_leaves(zeros)[0]
+        return AdamWState(torch.zeros((), dtype=some.dtype, device=some.device), zeros, zeros)
+
+    def update(grads: Params, state: AdamWState, params: Params, step: Tensor) -> tuple[Updates, AdamWState]:
+        grads, count = _at_least_float32(grads), state.updates + 1.0
+        mean = tree_foreach(lambda m, g: torch._foreach_lerp(m, g, 1.0 - first), state.mean, grads)
+        square = tree_foreach(
+            lambda v, g: torch._foreach_addcmul(torch._foreach_mul(v, second), g, g, value=1.0 - second),
+            state.square,
+            grads,
+        )
+
+        def direction(means: list[Tensor], squares: list[Tensor]) -> Any:
+            roots = torch._foreach_div(torch._foreach_sqrt(squares), _weight(second, count).sqrt())
+            unbiased = torch._foreach_div(means, _weight(first, count))
+            return torch._foreach_div(unbiased, torch._foreach_add(roots, eps))
+
+        moved = tree_foreach(direction, mean, square)
+        moved = tree_map(lambda d, p: d.to(p.dtype), moved, params)
+        if weight_decay:
+            moved = add_decay(moved, params, weight_decay, decay)
+        return Updates(moved, -schedule(step)), AdamWState(count, mean, square)
+
+    return GradientTransformation(init, update)
+
+
+def _weight(beta: float, count: Tensor) -> Tensor:
+    """Return ``1 - beta^count``, without the cancellation that would cost float32 five digits."""
+    return -torch.expm1(count * (math.log(beta) if beta else -math.inf))
+
+
+def _at_least_float32(tree: Any) -> Any:
+    # Squares of small gradients underflow in float16.
+    return tree_map(lambda leaf: leaf.to(torch.promote_types(leaf.dtype, torch.float32)), tree)
+
+
+def _check_decay(weight_decay: float) -> None:
+    if not weight_decay >= 0.0:
+        raise ValueError(f"weight_decay must not be negative, not {weight_decay}")
+
+
+def scaled_rate(
+    optimizer: GradientTransformation, factor: float, select: DecayFilter
+) -> GradientTransformation:
+    """Multiply the learning rate of ``optimizer`` by ``factor`` for the leaves that ``select`` selects."""
+
+    def update(grads: Params, state: OptState, params: Params, step: Tensor) -> tuple[Updates, OptState]:
+        updates, state = optimizer.update(grads, state, params, step)
+        return updates._replace(direction=scale_selected(updates.direction, factor, select)), state
+
+    return GradientTransformation(optimizer.init, update)
 
 
 def clip_by_global_norm(max_norm: float) -> GradientTransformation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.training.ema import init_ema
+from shufflenet_fn.training.frozen import merged, trainable
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling, init_loss_scale
 from shufflenet_fn.training.optim import GradientTransformation
 
@@ -38,6 +40,7 @@ def create_train_state(
     *,
     loss_scaling: LossScaling | None = None,
     ema: bool = False,
+    frozen: Collection[str] = (),
 ) -> TrainState:
     """Return the state before the first step, on the device of ``variables``.
 
@@ -46,13 +49,32 @@ def create_train_state(
         optimizer: creates ``opt_state``.
         loss_scaling: ``None`` for no scaling.
         ema: whether to keep an average of the variables.
+        frozen: parts of the network that are not trained, as in ``make_train_step``.
     """
     device = variables.params["fc"]["weight"].device
     return TrainState(
         step=torch.tensor(0, dtype=torch.int64, device=device),
         params=variables.params,
         batch_stats=variables.batch_stats,
-        opt_state=optimizer.init(variables.params),
+        opt_state=optimizer.init(trainable(variables.params, frozen)),
         loss_scale=init_loss_scale(loss_scaling or LossScaling(), device),
         ema=init_ema(variables) if ema else (),
     )
+
+
+def trainable_state(state: TrainState, frozen: Collection[str]) -> TrainState:
+    """Return ``state`` without the frozen parts of its parameters, statistics and averages."""
+    ema = state.ema
+    if isinstance(ema, Variables):
+        ema = Variables(*(trainable(tree, frozen) for tree in ema))
+    params, batch_stats = (trainable(tree, frozen) for tree in state.variables)
+    return state._replace(params=params, batch_stats=batch_stats, ema=ema)
+
+
+def merged_state(state: TrainState, part: TrainState) -> TrainState:
+    """Return ``part`` with the frozen parts of ``state``: the inverse of ``trainable_state``."""
+    ema = part.ema
+    if isinstance(state.ema, Variables) and isinstance(ema, Variables):
+        ema = Variables(*map(merged, state.ema, ema))
+    params, batch_stats = map(merged, state.variables, part.variables)
+    return part._replace(params=params, batch_stats=batch_stats, ema=ema)

@@ -6,7 +6,7 @@ ranks is an injected function, so this module does not depend on ``torch.distrib
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,12 +18,13 @@ from shufflenet_fn.model.variables import BatchStats, Params, Variables
 from shufflenet_fn.training.ema import update_ema
 from shufflenet_fn.training.flat import unflatten
 from shufflenet_fn.training.flat_state import copied, grads_like, params_to_compute_with, updated_stats
+from shufflenet_fn.training.frozen import merged, trainable
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
 from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
 from shufflenet_fn.training.precision import Policy
-from shufflenet_fn.training.state import TrainState
+from shufflenet_fn.training.state import TrainState, merged_state, trainable_state
 from shufflenet_fn.tree import all_finite, finite_if_all_are, tree_foreach, tree_select
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
@@ -115,6 +116,7 @@ def make_train_step(
     label_smoothing: float = 0.0,
     microbatches: int = 1,
     ema_decay: float | None = None,
+    frozen: Collection[str] = (),
     prepare: Callable[[Tensor], Tensor] = identity,
     reduce: Reduce = no_reduce,
     gradients: Gradients = grads_by_func,
@@ -143,6 +145,10 @@ def make_train_step(
             and metrics are means over microbatches, exactly as over ranks: 2 ranks with 1 microbatch each
             give the same result as 1 rank with 2 microbatches.
         ema_decay: decay of ``state.ema``; ``None`` to keep no average.
+        frozen: parts of the network that are not trained, among ``conv1``, ``stage2``, ``stage3``, ``stage4``
+            and ``conv5``. Their parameters, running statistics and averages stay as they are, and their batch
+            norms normalise with the running statistics. Nothing is differentiated below the lowest trainable
+            layer. ``create_train_state`` and ``flatten_state`` need the same parts.
         prepare: maps the images of a batch to normalised ones, on the device, microbatch by microbatch.
         reduce: computes the mean over ranks; the default is the identity, for one rank.
         gradients: ``grads_by_func`` composes with transforms around the step; ``grads_by_engine`` is faster
@@ -187,28 +193,31 @@ def make_train_step(
             backend=backend,
             policy=policy,
             update_stats=stats_in_kernel,
+            frozen=frozen,
         )
         loss = mixed_cross_entropy(logits, labels, mix, label_smoothing=label_smoothing)
         return scale_loss(loss_scale, loss), (loss, logits, moments)
 
-    def microbatch(state: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
+    def microbatch(state: TrainState, own: TrainState, part: Examples) -> tuple[Any, Any, Metrics]:
         # The kernels write in place: give them a copy, so that the input state does not change.
-        old = copied(state.batch_stats) if stats_in_kernel else state.batch_stats
-        stats = unflatten(old)
+        old = copied(own.batch_stats) if stats_in_kernel else own.batch_stats
+        stats = unflatten(merged(state.batch_stats, old))
+        whole = params_to_compute_with(state.params, policy)
         grads, (loss, logits, moments) = gradients(
-            lambda params: loss_fn(params, stats, state.loss_scale, *part),
-            params_to_compute_with(state.params, policy),
+            lambda params: loss_fn(merged(whole, params), stats, state.loss_scale, *part),
+            trainable(whole, frozen),
         )
         batch_stats = old if stats_in_kernel else updated_stats(config, old, moments)
         top1, top5 = correct_counts(logits, part.labels)
         count = part.labels.shape[0]
         metrics = Metrics(loss.float(), top1 / count, top5 / count)
-        return grads_like(state.params, grads), batch_stats, metrics
+        return grads_like(own.params, grads), batch_stats, metrics
 
     def step(state: TrainState, batch: Examples, flags: Flags) -> tuple[TrainState, Metrics, Flags]:
         if overflow is not None:
             overflow.clear()
-        local = _mean(microbatch(state, part) for part in _cut(batch, microbatches))
+        own = trainable_state(state, frozen)
+        local = _mean(microbatch(state, own, part) for part in _cut(batch, microbatches))
         if overflow is not None:
             flags = flags._replace(skipped=torch.maximum(flags.skipped, overflow.raised()))
         if scaling.kind == "none":
@@ -216,21 +225,21 @@ def make_train_step(
             flags = flags._replace(gradient=finite_if_all_are(local[0]).float())
         grads, batch_stats, metrics, flags = reduce(Reducible(*local, flags))
         grads = unscale(state.loss_scale, grads)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, state.step)
-        new = state._replace(
-            params=apply_updates(state.params, updates), batch_stats=batch_stats, opt_state=opt_state
+        updates, opt_state = optimizer.update(grads, own.opt_state, own.params, own.step)
+        new = own._replace(
+            params=apply_updates(own.params, updates), batch_stats=batch_stats, opt_state=opt_state
         )
-        if ema_decay is not None and isinstance(state.ema, Variables):
-            new = new._replace(ema=update_ema(state.ema, new.variables, decay=ema_decay))
+        if ema_decay is not None and isinstance(own.ema, Variables):
+            new = new._replace(ema=update_ema(own.ema, new.variables, decay=ema_decay))
         if scaling.kind != "none" or skip_bad:
             if scaling.kind != "none":
                 finite = all_finite(grads) & (flags.skipped == 0)
             else:
                 finite = torch.isfinite(metrics.loss + flags.gradient)
-            new = _select(finite, new, state)._replace(loss_scale=adjust(scaling, state.loss_scale, finite))
+            new = _select(finite, new, own)._replace(loss_scale=adjust(scaling, state.loss_scale, finite))
             flags = flags._replace(skipped=1.0 - finite.float())
         # A skipped step still counts, so the schedule and the data order advance.
-        return new._replace(step=state.step + 1), metrics, flags
+        return merged_state(state, new)._replace(step=state.step + 1), metrics, flags
 
     return step
 

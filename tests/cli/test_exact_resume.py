@@ -14,12 +14,17 @@ import torch
 
 from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint
+from shufflenet_fn.checkpoint.torchvision import to_torchvision
+from shufflenet_fn.model.config import frozen_parts, get_config
+from shufflenet_fn.model.variables import init
 
 Command = Callable[..., Any]
 
 TRAIN = ("train", "--arch", "x0_5", "--image-size", 32, "--device", "cpu", "--threads", 1)
 RECIPE = ("--epochs", 2, "--print-freq", 1, "--ema-decay", 0.9, "--eval-freq", 2, "--lr", 0.02)
 MIXED = ("--mixup", 0.4, "--cutmix", 1, "--auto-augment", "trivial", "--erase", 0.5)
+FROZEN = ("--freeze", "conv1,stage3", "--head-lr", 0.1)
+ADAMW = ("--opt", "adamw", "--head-lr", 0.01, "--lr", 0.001, "--freeze", "stage2")
 TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
 
 
@@ -65,9 +70,9 @@ def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
     ("kind", "cut", "options"),
     [
         ("folder", 4, ("--backend", "cpu", "--precision", "fp32", "--clip-norm", 0.5, *MIXED)),
-        ("raw", 1, ("--backend", "routed", "--precision", "bf16", "--nesterov", *MIXED)),
+        ("raw", 1, ("--backend", "routed", "--precision", "bf16", "--nesterov", *MIXED, *FROZEN)),
         # A scale that overflows at first, so that skipped steps and changes of scale are crossed.
-        ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic")),
+        ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic", *ADAMW)),
         ("jpeg", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
         # Between two epochs.
         ("folder", 6, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
@@ -87,12 +92,26 @@ def test_one_rank(
     for name, limit in (("whole", ()), ("cut", ("--max-steps", cut))):
         outcome = command(*start, "--run-dir", name, *limit)
         assert outcome.code == 0, outcome.err
+        assert ("without --pretrained freezes random weights" in outcome.err) == ("--freeze" in options)
     with open(tmp_path / "cut" / "metrics.jsonl", "a") as file:
         file.write('{"kind": "train", "st')  # as a kill in the middle of a line leaves it
     outcome = command("train", "--resume", "cut")
     assert outcome.code == 0, outcome.err
     assert "since the checkpoint was written" not in outcome.err
     check_same(tmp_path / "cut", tmp_path / "whole", 12)
+    check_frozen(last(tmp_path / "whole", 12))
+
+
+def check_frozen(content: Content) -> None:
+    """What is frozen is in the manifest, and keeps its initial tensors, also in averages."""
+    frozen, settings = content.manifest["frozen"], content.manifest["settings"]
+    assert frozen == list(frozen_parts(settings["freeze"]))
+    config = get_config("x0_5", num_classes=3)
+    before = to_torchvision(init(config, torch.Generator().manual_seed(settings["seed"])), config)
+    for file in ("weights.safetensors", "ema.safetensors"):
+        for key, tensor in content.files[file].items():
+            if key.partition(".")[0] in frozen and "num_batches" not in key:
+                assert torch.equal(tensor, before[key]), key
 
 
 def losses(run: Path) -> list[float]:
@@ -111,7 +130,7 @@ def check_close(ours: Path, theirs: Path, step: int) -> None:
 def test_two_ranks_and_other_numbers_of_them(
     command: Command, process: Command, image_folder: Path, tmp_path: Path
 ) -> None:
-    recipe = (*RECIPE, "--precision", "bf16", "--clip-norm", 1, *MIXED)
+    recipe = (*RECIPE, "--precision", "bf16", "--clip-norm", 1, *MIXED, *FROZEN)
     start = (*TRAIN, "--data", image_folder, "--batch-size", 4, *recipe)
     two = ("--devices", 2)
     saved = ("--checkpoint-freq", 5, "--keep", 9)

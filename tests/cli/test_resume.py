@@ -276,6 +276,18 @@ def test_unfit_settings_are_refused(command: Command, run: Path, options: tuple[
     assert content(run) == before, "refused before the run was brought back to that checkpoint"
 
 
+@pytest.mark.parametrize(
+    "options", [("--freeze", "stem"), ("--opt", "adamw", "--lr", 0.1)], ids=lambda o: o[0]
+)
+def test_another_trainable_set_or_optimizer_is_refused(
+    command: Command, run: Path, options: tuple[object, ...]
+) -> None:
+    outcome = command("train", "--resume", run, *options)
+    before = {"--freeze": "none", "--opt": "sgd"}[str(options[0])]
+    assert outcome.code == 2 and f"of a run with {options[0]} {before}." in outcome.err
+    assert "--pretrained" in outcome.err and len(outcome.err.strip().splitlines()) == 1
+
+
 def test_evaluate_uses_the_labels_of_the_run(command: Command, run: Path, data: Path) -> None:
     whole = json.loads(command("evaluate", run, "--data", data, "--json").out)
     for split in ("train", "val"):

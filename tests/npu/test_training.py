@@ -15,8 +15,9 @@ from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
+from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling
-from shufflenet_fn.training.optim import GradientTransformation, sgd
+from shufflenet_fn.training.optim import GradientTransformation, adamw, sgd
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
@@ -141,6 +142,31 @@ def test_an_injected_overflow_skips_its_step(on_emulator: OnEmulator) -> None:
         ]
         assert [scale for *_, scale, _ in steps] == [64.0, after, after, after]
         assert [number for *_, number in steps] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("frozen", [("conv1", "stage3"), ("conv1", "stage2", "stage3", "stage4", "conv5")])
+def test_frozen_parts_and_adamw(device: torch.device, frozen: tuple[str, ...]) -> None:
+    rule, results = adamw(constant(0.01), weight_decay=0.1), []
+    for where, backend in ((CPU, "reference"), (device, "native")):
+        step = make_train_step(
+            TINY,
+            rule,
+            backend=get_backend(backend),
+            ema_decay=0.9,
+            frozen=frozen,
+            gradients=grads_by_engine,
+            stats_in_kernel=where is device,
+        )
+        state = create_train_state(tree_to(tiny_variables(), where), rule, ema=True, frozen=frozen)
+        state = flatten_state(state, frozen) if where is device else state
+        new, *_ = step(state, Examples(*(leaf.to(where) for leaf in BATCH)), no_flags(where))
+        results.append(tree_to(unflatten_state(new), CPU))
+    wanted, ours = results
+    for name in frozen:
+        assert_trees_equal(ours.params[name], tiny_variables().params[name])
+        assert_trees_equal(ours.ema[1][name], tiny_variables().batch_stats[name])
+    torch.testing.assert_close(ours.params["fc"]["weight"], wanted.params["fc"]["weight"], rtol=0, atol=1e-5)
+    assert ours.opt_state.updates == 1
 
 
 @pytest.mark.parametrize("there_first", [True, False], ids=["npu to cpu", "cpu to npu"])

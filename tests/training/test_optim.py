@@ -9,18 +9,26 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.training import schedules
-from shufflenet_fn.training.decay import decay_weights
+from shufflenet_fn.training.decay import decay_weights, of_classifier
 from shufflenet_fn.training.optim import (
     GradientTransformation,
     SGDState,
+    adamw,
     apply_updates,
     chain,
     clip_by_global_norm,
+    scaled_rate,
     sgd,
 )
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.tree import global_norm, tree_leaves, tree_map, tree_paths
-from tests.model.support import assert_trees_close, assert_trees_equal, generator, unchanged
+from tests.model.support import (
+    assert_close_to_scale,
+    assert_trees_close,
+    assert_trees_equal,
+    generator,
+    unchanged,
+)
 
 DOUBLE = torch.float64
 RATE = 0.125  # exact in float32, which rates are computed in
@@ -47,11 +55,23 @@ def run(optimizer: GradientTransformation, params: Any, grads: list[Any]) -> tup
     return params, state
 
 
-def run_torch(params: Any, grads: list[Any], groups: Any, **options: Any) -> Any:
-    """The same with ``torch.optim.SGD``; ``groups(path, leaf)`` gives a leaf's weight decay."""
+def run_torch(
+    params: Any, grads: list[Any], groups: Any, rule: Any = torch.optim.SGD, head: float = 1.0, **options: Any
+) -> Any:
+    """The same with torch's ``rule``; ``groups(path, leaf)`` gives a leaf's weight decay.
+
+    ``head``: factor of the classifier's rate.
+    """
     owned = tree_map(lambda leaf: leaf.clone().requires_grad_(), params)
-    optimizer = torch.optim.SGD(
-        [{"params": [leaf], "weight_decay": groups(path, leaf)} for path, leaf in tree_paths(owned)],
+    optimizer = rule(
+        [
+            {
+                "params": [leaf],
+                "weight_decay": groups(path, leaf),
+                "lr": options["lr"] * (head if path.startswith("fc") else 1.0),
+            }
+            for path, leaf in tree_paths(owned)
+        ],
         **options,
     )
     for grad in grads:
@@ -73,6 +93,30 @@ def test_sgd_is_torchs(momentum: float, weight_decay: float, nesterov: bool) -> 
         params, grads, lambda path, leaf: weight_decay, lr=RATE, momentum=momentum, nesterov=nesterov
     )
     assert_trees_close(ours, theirs, rtol=1e-13, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize("betas", [(0.9, 0.999), (0.0, 0.5)])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.25])
+def test_fifty_steps_of_adamw_are_torchs(
+    dtype: torch.dtype, betas: tuple[float, float], weight_decay: float
+) -> None:
+    params, *grads = (random_tree(seed, dtype=dtype) for seed in range(51))
+    options: dict[str, Any] = {"betas": betas, "eps": 1e-3}
+    rule = adamw(schedules.constant(RATE / 16), weight_decay=weight_decay, decay=decay_weights, **options)
+    for number in (1, 2, 50):
+        ours, state = run(scaled_rate(rule, 4.0, of_classifier), params, grads[:number])
+        theirs = run_torch(
+            params,
+            grads[:number],
+            lambda path, leaf: weight_decay * (leaf.ndim > 1),
+            rule=torch.optim.AdamW,
+            head=4.0,
+            lr=RATE / 16,
+            **options,
+        )
+        assert_close_to_scale(ours, theirs, 1e-13 if dtype == DOUBLE else 3e-7 * number**0.5)
+        assert state.updates == number
 
 
 def test_decay_filter_equals_parameter_groups() -> None:
@@ -117,6 +161,12 @@ def test_updates_and_state_keep_the_parameters_dtype(dtype: torch.dtype) -> None
     )
     new, state = run(rule, params, [grads])
     assert {leaf.dtype for leaf in tree_leaves((new, state))} == {dtype}
+    # Squares of small gradients would be zero in float16, and the update infinite.
+    tiny = tree_map(lambda leaf: leaf * 1e-4, grads)
+    new, state = run(adamw(schedules.constant(RATE), weight_decay=0.1), params, [tiny])
+    assert {leaf.dtype for leaf in tree_leaves(new)} == {dtype}
+    assert {leaf.dtype for leaf in tree_leaves(state)} == {torch.promote_types(dtype, torch.float32)}
+    assert all(leaf.isfinite().all() for leaf in tree_leaves(new))
 
 
 def test_no_argument_is_written_to() -> None:
@@ -196,11 +246,14 @@ def test_a_chain_of_nothing_is_the_identity() -> None:
         ({"nesterov": True}, "nesterov needs a momentum"),
         ({"weight_decay": -1e-4}, "weight_decay must not be negative"),
         ({"weight_decay": float("nan")}, "weight_decay must not be negative"),
+        ({"betas": (0.9, 1.0)}, "betas must lie in"),
+        ({"eps": 0.0}, "eps must be positive"),
+        ({"betas": (0.9, 0.9), "weight_decay": -1.0}, "weight_decay must not be negative"),
     ],
 )
 def test_values_out_of_range(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        sgd(schedules.constant(0.1), **options)
+        (adamw if options.keys() & {"betas", "eps"} else sgd)(schedules.constant(0.1), **options)
 
 
 @pytest.mark.parametrize("max_norm", [0.0, -1.0, float("nan")])

@@ -14,6 +14,7 @@ from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import Weights, read_weights
+from shufflenet_fn.checkpoint.weights_file import check_kind
 from shufflenet_fn.config.derived import eval_resize
 from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn.config.options import declared
@@ -191,6 +192,7 @@ def locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
             f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
         )
     if not weights.is_dir():
+        check_kind(weights)
         return weights, {}, []
     if (weights / MANIFEST).exists():
         return weights, read_manifest(weights), []

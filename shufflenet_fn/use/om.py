@@ -1,7 +1,7 @@
 """Export to OM, the format of Ascend's offline inference, which CANN's compiler ``atc`` makes from ONNX.
 
 Read in CANN's documents and sources, and not tried on a chip: the options of ``atc`` and the file for AIPP
-(hicann/ge at ffdcbc9, docs/zh/user_guides/atc_tools), and the list of ONNX operators.
+(hicann/ge at ffdcbc9, docs/zh/user_guides/atc_tools), and the list in ``cann_operators.txt``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.doctor.ascend import SET_ENV, cann_version
+from shufflenet_fn.doctor.ascend import HOMES, SET_ENV, cann_version, installations
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.export import Exported, onnx_bytes, write_export
 from shufflenet_fn.use.model import MEAN, STD, Model
@@ -28,14 +28,7 @@ from shufflenet_fn_backends.support.errors import DeviceError, UsageError, UserE
 
 OPSETS: Final = (OPSET, 11)
 
-# CANN 8.0 to 9.1, "Supported ONNX Operators" (hiascend.com, atlasoxol_09_*): these are listed for opsets 9 to
-# 18 of ONNX 1.12. Split is listed for parts of more than one channel only, which routing does not keep to.
-OPERATORS: Final = frozenset(
-    ("Concat", "Conv", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "MaxPool", "Relu")
-)
-
 _EXAMPLES: Final = "Ascend310P3, Ascend910B3 or, on Atlas A3, Ascend910_9391"
-_PLACES: Final = ("/usr/local/Ascend/cann/bin", "/usr/local/Ascend/ascend-toolkit/latest/bin")
 
 # atc refuses paths with other characters than letters, digits, "_", "-" and ".", so it works in a folder with
 # plain names. It may add the host's system to the name of the OM.
@@ -50,22 +43,6 @@ _AIPP_HEAD: Final = (
     "aipp_op {{\n    aipp_mode: static\n    input_format: RGB888_U8\n    csc_switch: false\n"
     "    rbuv_swap_switch: false\n    src_image_size_w: {size}\n    src_image_size_h: {size}\n"
 )
-
-_SCRIPT: Final = """\
-#!/bin/sh
-# Converts the ONNX file beside this script to an OM. It needs CANN's toolkit, and no NPU. First run:
-#   {set_env}
-(
-    set -e
-    here=$(dirname -- "$0")
-    [ -f "$here"/{onnx} ] || here=.
-    work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
-    {copies}
-    (cd "$work" && atc {arguments})
-    mv -f "$work"/model*.om "$here"/{om}
-)
-"""
 
 
 class OmPlan(NamedTuple):
@@ -112,24 +89,20 @@ def plan_om(
             f"--input image needs AIPP, which CANN 9.0 does not have on {soc} (Atlas 350). Use --input "
             "tensor, and normalise images before."
         )
-    atc, onnx_file = find_atc(), out.with_suffix(".onnx")
-    other = onnx_file.exists() and not out.with_suffix(".atc.sh").exists()
-    if other or (atc is None and out.exists()):
-        why = (
-            f"{printable(onnx_file)} is of another export"
-            if other
-            else f"{printable(out)} is there, but no atc"
-        )
-        raise UsageError(f"{why}, and would be replaced. Remove it, or give -o another name.")
+    atc, onnx_file, fix = find_atc(), out.with_suffix(".onnx"), "Remove it, or give -o another name."
+    if onnx_file.exists() and not out.with_suffix(".atc.sh").exists():
+        raise UsageError(f"{printable(onnx_file)} is of another export, and would be replaced. {fix}")
+    if atc is None and out.exists():
+        raise UsageError(f"{printable(out)} exists, and there is no atc here to replace it. {fix}")
     return OmPlan(out, input_kind, batch, soc, opset or OPSET, atc)
 
 
 def find_atc() -> Path | None:
-    """Return CANN's ``atc``: from PATH, ASCEND_TOOLKIT_HOME, or the usual places."""
-    toolkit = os.environ.get("ASCEND_TOOLKIT_HOME")
-    places = (os.environ.get("PATH", ""), *([f"{toolkit}/bin"] if toolkit else ()), *_PLACES)
-    found = shutil.which("atc", path=os.pathsep.join(places))
-    return Path(found) if found else None
+    """Return CANN's ``atc``: from PATH, the environment that CANN sets, or the usual places."""
+    named = [Path(os.environ[name]) for name in HOMES if os.environ.get(name)]
+    places = [str(home / "bin") for home in (*named, *installations())]
+    found = shutil.which("atc", path=os.pathsep.join([os.environ.get("PATH", ""), *places]))
+    return Path(found).absolute() if found else None
 
 
 def export_om(model: Model, plan: OmPlan) -> Exported:
@@ -143,42 +116,48 @@ def export_om(model: Model, plan: OmPlan) -> Exported:
         UserError: ``atc`` fails, or a file cannot be written.
     """
     out, batch, size = plan.out, plan.batch, model.size
-    onnx_file, script = out.with_suffix(".onnx"), out.with_suffix(".atc.sh")
+    files = {_ONNX: out.with_suffix(".onnx")}
     beside = describe(model, format="onnx", input_kind="tensor", batch=batch)
-    content = onnx_bytes(
-        model, input_kind="tensor", batch=batch, metadata=beside, opset=plan.opset, gathers=True
-    )
-    check_operators(content)
+    contents = {
+        _ONNX: onnx_bytes(
+            model, input_kind="tensor", batch=batch, metadata=beside, opset=plan.opset, gathers=True
+        )
+    }
+    check_operators(contents[_ONNX])
     described = describe(model, format="om", input_kind=plan.input_kind, batch=batch)
     arguments = _ARGUMENTS.format(batch=batch, size=size, soc=plan.soc).split()
-    sources = {_ONNX: (onnx_file, content)}
     if plan.input_kind == "image":
+        files[_AIPP], contents[_AIPP] = out.with_suffix(".aipp.cfg"), aipp_config(size).encode()
         arguments.append(f"--insert_op_conf={_AIPP}")
-        sources[_AIPP] = out.with_suffix(".aipp.cfg"), aipp_config(size).encode()
         described["input"]["shape"] = [batch, size, size, 3]
         described["preprocessing"]["in_the_graph"] = "mean and std"
     described |= {"names": ["images", LOGITS], "soc": plan.soc, "opset": plan.opset, "atc": arguments}
     made = {}
     if plan.atc:
         described["versions"]["cann"] = cann_version({"ASCEND_HOME_PATH": str(plan.atc.parent.parent)})
-        made[out] = _convert(plan.atc, arguments, {name: item for name, (_, item) in sources.items()})
-    commands = _script(out, {name: file for name, (file, _) in sources.items()}, arguments)
-    write_export(onnx_file, {**dict(sources.values()), script: commands}, beside)
+        made[out] = _convert(plan.atc, arguments, contents)
+    script = out.with_suffix(".atc.sh")
+    sources = {file: contents[name] for name, file in files.items()}
+    write_export(files[_ONNX], {**sources, script: _script(out, files, arguments)}, beside)
     exported = write_export(out, made, described)
     if plan.atc is None:
         raise DeviceError(
             f"atc is not here, so {printable(out)} was not made. On a machine with CANN's toolkit (no NPU is "
             f"needed) run: {SET_ENV}; sh {shlex.quote(printable(script))} "
-            f"(written, with {', '.join(printable(file) for file, _ in sources.values())} beside it)."
+            f"(written, with {', '.join(map(printable, sources))} beside it)."
         )
     return exported
 
 
 def check_operators(content: bytes) -> None:
-    """Raise ``UserError`` if an ONNX model has an operator that is not in CANN's list."""
-    other = {node.op_type for node in import_onnx().load_from_string(content).graph.node} - OPERATORS
+    """Raise ``UserError`` if an ONNX model has an operator that CANN does not list for its opset."""
+    model = import_onnx().load_from_string(content)
+    rows = (row.partition("#")[0].split() for row in _text("cann_operators.txt").splitlines())
+    opset = model.opset_import[0].version
+    listed = {row[0] for row in rows if row and int(row[1]) <= opset <= int(row[2])}
+    other = sorted({node.op_type for node in model.graph.node} - listed)
     if other:
-        raise UserError(f"these ONNX operators were not found in CANN's list: {', '.join(sorted(other))}.")
+        raise UserError(f"CANN's list of ONNX operators has no {', '.join(other)} of opset {opset}.")
 
 
 def aipp_config(size: int) -> str:
@@ -193,35 +172,35 @@ def ais_bench(out: Path, batch: int) -> str:
     return f"python3 -m ais_bench --model {shlex.quote(printable(out))} --batchsize {batch} --loop 100"
 
 
-def _script(out: Path, sources: Mapping[str, Path], arguments: list[str]) -> bytes:
-    text = _SCRIPT.format(
+def _script(out: Path, files: Mapping[str, Path], arguments: list[str]) -> bytes:
+    copies = (f'cp "$here"/{shlex.quote(file.name)} "$work"/{name}' for name, file in files.items())
+    text = _text("atc_script.txt").format(
         set_env=SET_ENV,
-        onnx=shlex.quote(sources[_ONNX].name),
-        copies="\n    ".join(f'cp "$here"/{shlex.quote(sources[n].name)} "$work"/{n}' for n in sources),
+        onnx=shlex.quote(files[_ONNX].name),
+        copies="\n    ".join(copies),
         arguments=shlex.join(arguments),
         om=shlex.quote(out.name),
     )
     return text.encode(errors="surrogateescape")
 
 
-def _convert(atc: Path, arguments: list[str], sources: Mapping[str, bytes]) -> bytes:
-    """Return the OM that ``atc`` makes from ``sources``."""
+def _text(name: str) -> str:
+    return Path(__file__).with_name(name).read_text(encoding="utf-8")
+
+
+def _convert(atc: Path, arguments: list[str], contents: Mapping[str, bytes]) -> bytes:
+    """Return the OM that ``atc`` makes from ``contents``."""
     command = [str(atc), *arguments]
     homes = (atc.parent.parent, atc.parent.parent.parent)
     set_env = next((home / "set_env.sh" for home in homes if (home / "set_env.sh").is_file()), None)
     if set_env and "ASCEND_OPP_PATH" not in os.environ:  # CANN's environment is not set in this shell
         command = ["bash", "-c", 'source "$0"; exec "$@"', str(set_env), *command]
     with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as folder:
-        for name, content in sources.items():
+        for name, content in contents.items():
             Path(folder, name).write_bytes(content)
         try:
             done = subprocess.run(
-                command,
-                cwd=folder,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                errors="replace",
-                check=False,
+                command, cwd=folder, input="", capture_output=True, errors="replace", check=False
             )
         except OSError as error:
             raise UserError(f"cannot run {printable(atc)}: {error.strerror or error}.") from error

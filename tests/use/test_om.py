@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from shufflenet_fn.data.device_ops import normalizer
+from shufflenet_fn.doctor.ascend import HOMES
 from shufflenet_fn.use import om
 from shufflenet_fn.use.export import export, onnx_bytes
 from shufflenet_fn.use.model import open_model
@@ -39,8 +40,8 @@ def program(file: Path, text: str) -> Path:
 
 @pytest.fixture(autouse=True)
 def no_atc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(om, "_PLACES", ())
-    for name in ("ASCEND_TOOLKIT_HOME", "ASCEND_OPP_PATH"):
+    monkeypatch.setattr(om, "installations", list)
+    for name in (*HOMES, "ASCEND_OPP_PATH"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -66,10 +67,11 @@ def test_atc_gets_a_graph_that_it_reads(
     opset: str,
 ) -> None:
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(toolkit))
-    for _ in range(2):  # an OM of before is replaced
-        rest = (*BATCH, *SOC, "--input", kind, "--opset", opset)
-        outcome = command("export", weights, "-o", "m.om", *OPTIONS, *rest)
-        assert outcome.code == 0, outcome.err
+    for earlier in ("m.om", "m.onnx", "m.atc.sh"):
+        (tmp_path / earlier).write_text("is replaced")
+    rest = (*BATCH, *SOC, "--input", kind, "--opset", opset)
+    outcome = command("export", weights, "-o", "m.om", *OPTIONS, *rest)
+    assert outcome.code == 0, outcome.err
     assert "ais_bench --model m.om --batchsize 4" in outcome.out
     made = (tmp_path / "m.om").read_text()
     assert made.startswith("IMODimages:4,3,32,32") and ("RGB888_U8" in made) == (kind == "image")

@@ -41,22 +41,31 @@ def export(
         ),
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="The file to write: .onnx or .pt2.", show_default=False)
+        Path,
+        typer.Option("--output", "-o", help="The file to write: .onnx, .pt2 or .om.", show_default=False),
     ],
     format: Annotated[
-        str, typer.Option("--format", help="onnx (opset 13), or torch (torch.export).")
+        str, typer.Option("--format", help="onnx (opset 13), torch (torch.export), or om (Ascend, by atc).")
     ] = "onnx",
     input_kind: Annotated[
         str,
         typer.Option(
             "--input",
             help="image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
-            "tensor: float32 (N, 3, size, size), normalised by the caller. Default: image for onnx, tensor "
-            "for torch.",
+            "For om: uint8 (N, size, size, 3), cropped by the caller, normalised by AIPP. "
+            "tensor: float32 (N, 3, size, size), normalised by the caller. Default: image for onnx and om, "
+            "tensor for torch.",
             show_default=False,
         ),
     ] = "",
-    batch: Annotated[str, typer.Option("--batch", help="N, a fixed number, or dynamic.")] = "dynamic",
+    batch: Annotated[
+        str, typer.Option("--batch", help="N, a fixed number, or dynamic. om needs a number.")
+    ] = "dynamic",
+    soc: Annotated[
+        str | None,
+        typer.Option("--soc", help="The chip that runs an OM, such as Ascend310P3. Default: this machine's."),
+    ] = None,
+    opset: Annotated[int | None, typer.Option("--opset", help="Of ONNX, for om: 13 (default) or 11.")] = None,
     arch: Arch = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=8, max=4096, help="Side of the centre crop.")
@@ -66,22 +75,35 @@ def export(
     ] = None,
     names: Names = None,
 ) -> None:
-    """Write a model with its preprocessing and class names. Channels are routed: the graph has no shuffle."""
+    """Write a model with its preprocessing and class names."""
     with importing():
         from shufflenet_fn.data.paths import printable
-        from shufflenet_fn.use.export import check_export
+        from shufflenet_fn.use.export import MOST_BATCH, check_export
         from shufflenet_fn.use.export import export as write
         from shufflenet_fn.use.model import open_model
+        from shufflenet_fn.use.om import ais_bench, export_om, plan_om
 
-    kind = input_kind or ("image" if format == "onnx" else "tensor")
-    if batch != "dynamic" and not batch.isdecimal():
-        raise UsageError(f"--batch {batch!r} is not valid: give a number of at least 1, or dynamic.")
+    kind = input_kind or ("tensor" if format == "torch" else "image")
+    if batch != "dynamic" and not (batch.isdecimal() and len(batch) < 10):
+        raise UsageError(f"--batch {batch!r} is not valid: give a number from 1 to {MOST_BATCH}, or dynamic.")
     size = None if batch == "dynamic" else int(batch)
     check_export(output, format=format, input_kind=kind, batch=size)
+    plan = None
+    if format == "om":
+        plan = plan_om(output, input_kind=kind, batch=size, soc=soc, opset=opset)
+    elif soc is not None or opset is not None:
+        raise UsageError("--soc and --opset are for --format om only.")
     opened = open_model(model, arch=arch, image_size=image_size, resize=eval_resize, names=names)
     for note in opened.notes:
         print(note, file=sys.stderr)
-    done = write(opened, output, format=format, input_kind=kind, batch=size)  # type: ignore[arg-type]
+    if opened.classes is None:
+        print("warning: the weights name no classes; give --names FILE to include them", file=sys.stderr)
+    if plan:
+        if plan.atc:
+            print(f"converting with {printable(plan.atc)}, which can take minutes", file=sys.stderr)
+        done = export_om(opened, plan)
+    else:
+        done = write(opened, output, format=format, input_kind=kind, batch=size)  # type: ignore[arg-type]
     shape = ", ".join(map(str, done.description["input"]["shape"]))
     classes = opened.config.num_classes
     print(
@@ -89,8 +111,8 @@ def export(
         f"{printable(done.description_file)}: "
         f"{opened.arch}, {classes} classes, input {done.description['input']['dtype']} ({shape})"
     )
-    if opened.classes is None:
-        print("warning: the weights name no classes; give --names FILE to include them", file=sys.stderr)
+    if plan:
+        print(f"check it on the device: {ais_bench(output, plan.batch)}")
 
 
 @export_app.command()

@@ -46,16 +46,24 @@ _IGNORED: Final = (
 """Plain types that people keep beside weights. Nothing of such a value is used, so none is ever made."""
 
 
+def check_kind(file: Path) -> None:
+    """Raise ``UsageError`` if ``file`` is known to be something else than weights, such as an ONNX model."""
+    try:
+        other = _other_kind(file)
+    except OSError as error:
+        other = f"{error.strerror or error}."
+    if other is not None:
+        raise UsageError(f"cannot read weights from {printable(file)}: {other}")
+
+
 def load_file(file: Path) -> Any:
     """Return what ``file`` holds, with tensors on the CPU. Plain values beside the tensors may be lost.
 
     Raises:
         UsageError: it is no weights file, damaged, or a pickle of more than tensors and plain values.
     """
+    check_kind(file)
     try:
-        other = _other_kind(file)
-        if other is not None:
-            raise UsageError(f"cannot read weights from {printable(file)}: {other}")
         if _is_safetensors(file):
             return safetensors.torch.load_file(file)
         return _load_pickle(file)
@@ -83,6 +91,8 @@ def _other_kind(file: Path) -> str | None:
             return kind
     if head[257:262] == b"ustar":
         return _ARCHIVE
+    if file.suffix == ".om" or head.startswith(b"IMOD"):
+        return "it is an OM, which only an Ascend device runs. Name the checkpoint it is of."
     if file.suffix == ".onnx" or (head[0] == 8 and head[2:3] == b"\x12"):
         return f"it is an ONNX model, which holds a graph. Name the checkpoint it is of. {_SAVE}"
     return _other_zip(file) if head.startswith(b"PK") else None

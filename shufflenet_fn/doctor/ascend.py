@@ -23,7 +23,7 @@ _DRIVER = Path("/usr/local/Ascend/driver")
 # Paths since CANN 8.5, and older ones. Ascend's pages disagree on the version, so search both.
 _PLACES = ("cann", "ascend-toolkit/latest", "ascend-toolkit")
 _OTHER_SET_ENV = "/usr/local/Ascend/ascend-toolkit/set_env.sh"
-_HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
+HOMES = ("ASCEND_HOME_PATH", "ASCEND_TOOLKIT_HOME")
 
 
 def torch_npu(facts: dict[str, Any]) -> Finding:
@@ -91,8 +91,8 @@ def how_to_set_up(
     environment: Mapping[str, str] = os.environ, *, roots: tuple[Path, ...] | None = None
 ) -> str:
     """Return what to do if CANN's libraries are not found. ``roots``: see ``cann_version``."""
-    homes = [f"{name}={environment[name]}" for name in _HOMES if environment.get(name)]
-    scripts = [path / "set_env.sh" for path in _installations(roots)]
+    homes = [f"{name}={environment[name]}" for name in HOMES if environment.get(name)]
+    scripts = [path / "set_env.sh" for path in installations(roots)]
     scripts = [path for path in scripts if path.exists()]
     if homes:
         return (
@@ -117,8 +117,8 @@ def cann_version(
         roots: folders to search otherwise; defaults to /usr/local/Ascend, ~/Ascend, and ascend in
             site-packages, where pip installs CANN.
     """
-    named = [Path(environment[name]) for name in _HOMES if environment.get(name)]
-    for home in named or _installations(roots):
+    named = [Path(environment[name]) for name in HOMES if environment.get(name)]
+    for home in named or installations(roots):
         for pattern in ("*/ascend_toolkit_install.info", "ascend_toolkit_install.info", "version.cfg"):
             for file in sorted(home.glob(pattern)):
                 found = re.search(r"version\w*=\[?(?:[\w.]+:)?([\w.]+)", _read(file), re.I)
@@ -127,7 +127,8 @@ def cann_version(
     return None
 
 
-def _installations(roots: tuple[Path, ...] | None) -> list[Path]:
+def installations(roots: tuple[Path, ...] | None = None) -> list[Path]:
+    """Return the folders where CANN may be, the likeliest first. ``roots``: see ``cann_version``."""
     if roots is None:
         site = Path(sysconfig.get_path("purelib"))
         roots = (Path("/usr/local/Ascend"), Path("~/Ascend").expanduser(), site / "ascend")

@@ -1,9 +1,10 @@
-"""Export of a model to a file for deployment: ONNX, or torch's exported program."""
+"""Export of a model to a file for deployment: ONNX, or torch's exported program. For OM see ``om``."""
 
 from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,8 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 Format = Literal["onnx", "torch"]
 InputKind = Literal["image", "tensor"]
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+MOST_BATCH = 65535
+SUFFIXES = {"onnx": ".onnx", "torch": ".pt2", "om": ".om"}
 
 
 class Exported(NamedTuple):
@@ -50,17 +52,24 @@ def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, ba
         UserError: the file cannot be written.
     """
     check_export(out, format=format, input_kind=input_kind, batch=batch)
+    if format not in ("onnx", "torch"):
+        raise UsageError(f"export does not write {format}; for an OM call export_om of shufflenet_fn.use.om.")
     described = describe(model, format=format, input_kind=input_kind, batch=batch)
     if format == "onnx":
-        content = onnx_bytes(model, input_kind=input_kind, batch=batch)
+        content = onnx_bytes(model, input_kind=input_kind, batch=batch, metadata=described)
     else:
         content = _torch(model, described, batch)
+    return write_export(out, {out: content}, described)
+
+
+def write_export(out: Path, files: Mapping[Path, bytes], described: dict[str, Any]) -> Exported:
+    """Write ``files`` and the description of ``out``, each whole or not at all. Raises ``UserError``."""
     beside = out.with_name(out.name + ".json")
-    try:
-        replace_file(out, content)
-        replace_file(beside, (to_json(described, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
+    for file, content in {**files, beside: (to_json(described, indent=2) + "\n").encode()}.items():
+        try:
+            replace_file(file, content)
+        except OSError as error:
+            raise UserError(f"cannot write {printable(file)}: {error.strerror or error}.") from error
     return Exported(out, beside, described)
 
 
@@ -72,8 +81,8 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
         raise UsageError(f"--input {input_kind!r} is not valid. Choose one of: image, tensor.")
     if format == "torch" and input_kind == "image":
         raise UsageError("--format torch takes --input tensor only. Use --format onnx for images.")
-    if batch is not None and batch < 1:
-        raise UsageError(f"--batch {batch} is not valid: give a number of at least 1, or dynamic.")
+    if batch is not None and not 1 <= batch <= MOST_BATCH:
+        raise UsageError(f"--batch {batch} is not valid: give a number from 1 to {MOST_BATCH}, or dynamic.")
     if out.suffix != SUFFIXES[format]:
         raise UsageError(
             f"{printable(out)} must end in {SUFFIXES[format]} for --format {format}: "
@@ -84,10 +93,20 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
         raise UsageError(f"{printable(out)} {wrong}. Give -o the path of a file.")
 
 
-def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> bytes:
-    """Return the ONNX file of a model. Arguments as ``export``."""
+def onnx_bytes(
+    model: Model,
+    *,
+    input_kind: InputKind,
+    batch: int | None,
+    metadata: dict[str, Any] | None = None,
+    **form: Any,
+) -> bytes:
+    """Return the ONNX file of a model. Arguments as ``export``; ``metadata`` is from ``describe``.
+
+    ``form``: fields of ``Graph``.
+    """
     onnx = import_onnx()
-    graph, floats, rows = Graph(onnx), onnx.TensorProto.FLOAT, batch or "N"
+    graph, floats, rows = Graph(onnx, **form), onnx.TensorProto.FLOAT, batch or "N"
     params = fold(model.config, model.variables)
     value = onnx.helper.make_tensor_value_info
     if input_kind == "image":
@@ -98,9 +117,8 @@ def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> byt
         source = value("images", floats, [rows, 3, model.size, model.size])
         add_network(graph, params, "images", [1.0, 1.0, 1.0])
     logits = value(LOGITS, floats, [rows, model.config.num_classes])
-    described = describe(model, format="onnx", input_kind=input_kind, batch=batch)
-    metadata = {key: text if isinstance(text, str) else to_json(text) for key, text in described.items()}
-    content: bytes = graph.model([source], [logits], metadata).SerializeToString()
+    texts = {key: item if isinstance(item, str) else to_json(item) for key, item in (metadata or {}).items()}
+    content: bytes = graph.model([source], [logits], texts).SerializeToString()
     return content
 
 

@@ -14,6 +14,7 @@ from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
+from shufflenet_fn.checkpoint.weights_file import check_kind
 from shufflenet_fn.config.derived import eval_resize
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD
 from shufflenet_fn.data.paths import printable
@@ -118,6 +119,7 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
             f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
         )
     if not weights.is_dir():
+        check_kind(weights)
         return weights, {}, []
     if (weights / MANIFEST).exists():
         return weights, read_manifest(weights), []

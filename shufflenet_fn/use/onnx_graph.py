@@ -1,5 +1,7 @@
 """The folded network as an ONNX model. Channels are routed at export, so the graph has no shuffle.
 
+(With ``Graph.gathers`` it has: one Gather for each half.)
+
 The network's own definition (``model.network.body``) runs once over a backend whose feature maps are names
 of ONNX values. Split and shuffle only update the order of channels (``routing``), and weights are permuted to
 that order, so that each convolution reads channels as they are stored.
@@ -45,9 +47,14 @@ def import_onnx() -> Any:
 
 @dataclass
 class Graph:
-    """Nodes and constants of an ONNX graph under construction."""
+    """Nodes and constants of an ONNX graph under construction.
+
+    ``gathers``: shuffle with Gather instead of routing, which splits off parts as small as one channel.
+    """
 
     onnx: Any
+    opset: int = OPSET
+    gathers: bool = False
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
 
@@ -82,7 +89,7 @@ class Graph:
         """Return the model, checked by onnx with its shapes."""
         helper = self.onnx.helper
         graph = helper.make_graph(self.nodes, "shufflenet_v2", list(inputs), list(outputs), self.constants)
-        opset = helper.make_opsetid("", OPSET)
+        opset = helper.make_opsetid("", self.opset)
         model = helper.make_model(
             graph, producer_name="shufflenet-fn", opset_imports=[opset], ir_version=IR_VERSION
         )
@@ -128,7 +135,7 @@ def _backend(graph: Graph) -> Backend[Any]:
         batch_norm_train=_unused,
         batch_norm_eval=_unused,
         max_pool2d=partial(_max_pool2d, graph),
-        channel_split=partial(_channel_split, graph),
+        channel_split=partial(_gathered_halves if graph.gathers else _channel_split, graph),
         channel_shuffle=_channel_shuffle,
         to_tensor=_unused,
         shared=partial(_shared, graph),
@@ -170,6 +177,15 @@ def _channel_split(graph: Graph, x: Map) -> tuple[Map, Map]:
         pieces.update(zip(mine, names, strict=True))
     first, second = (Map(tuple(pieces[r] for r in half.ranges), half.layout) for half in halves)
     return first, second
+
+
+def _gathered_halves(graph: Graph, x: Map) -> tuple[Map, Map]:
+    whole, places = _joined(graph, x), routing.inverse(x.layout.order)
+    half = len(places) // 2
+    first, second = (
+        graph.add("Gather", whole, graph.integers(*taken), axis=1) for taken in (places[:half], places[half:])
+    )
+    return Map((first,), routing.natural(half)), Map((second,), routing.natural(half))
 
 
 def _channel_shuffle(x1: Map, x2: Map) -> Map:

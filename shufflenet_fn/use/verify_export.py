@@ -21,6 +21,7 @@ from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.use.description import read_description
 from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
 from shufflenet_fn.use.model import Model, open_model
+from shufflenet_fn.use.om import ais_bench
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
@@ -71,6 +72,13 @@ def verify_export(
         UsageError, UserError: with the one thing that is wrong.
     """
     described = read_description(out)
+    if out.suffix == ".om":
+        raise UsageError(
+            f"{printable(out)} runs on an Ascend device only: "
+            f"{ais_bench(out, described['input']['shape'][0])}. "
+            f"Here verify the ONNX file it is made from: shufflenet-fn export verify "
+            f"{printable(out.with_suffix('.onnx'))} --data {data}"
+        )
     model = _model_of(out, described, against)
     dataset = open_split(ensure_demo() if data == "demo" else data, split, model.classes)
     if len(dataset.classes) != model.config.num_classes:

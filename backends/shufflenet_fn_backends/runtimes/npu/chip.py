@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import subprocess
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -47,6 +49,25 @@ def half(soc: str) -> Half:
 def is_atlas_training(soc: str) -> bool:
     """Return whether the chip is of the 910A class, the first training generation."""
     return _ATLAS_TRAINING.fullmatch(soc) is not None
+
+
+def chip_of_this_machine() -> str | None:
+    """Return the name of the first chip as ATC takes it, from npu-smi; ``None`` if it shows none.
+
+    Source: hicann/ge at ffdcbc9, --soc_version.md: "Ascend" and the chip's name, or, on Atlas A3 and
+    Ascend 950, the names of chip and NPU with "_" between.
+    """
+    text = ""
+    for options in (["-l"], ["-t", "board", "-i", "ID", "-c", "0"], ["-t", "board", "-i", "ID"]):
+        number = re.search(r"NPU ID\s*: (\d+)", text)
+        command = ["npu-smi", "info", *(number[1] if number and o == "ID" else o for o in options)]
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            text += subprocess.run(command, capture_output=True, text=True, check=False, timeout=30).stdout
+    chip, npu = (re.search(rf"{name} Name\s*: (\w*\d\w*)", text) for name in ("Chip", "NPU"))
+    if chip is None:
+        return None
+    name = chip[1] if chip[1].startswith("Ascend") else f"Ascend{chip[1]}"
+    return f"{name}_{npu[1]}" if npu else name
 
 
 def float32_warning(soc: str) -> str | None:

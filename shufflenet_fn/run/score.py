@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import torch
 
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.named_weights import FORMS, find_weights
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import Weights, read_weights
@@ -60,11 +62,12 @@ class EvalJob(NamedTuple):
     notes: tuple[str, ...]
 
 
-def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
+def plan_evaluation(weights: str | os.PathLike[str], settings: EvalSettings) -> EvalJob:
     """Find the weights and fill in what their run knows.
 
     Args:
-        weights: a weights file, a checkpoint, or a run directory (its best checkpoint).
+        weights: a weights file, a checkpoint, a run directory (its best checkpoint), or a name
+            (``find_weights``).
         settings: what the user gave.
 
     Raises:
@@ -77,7 +80,8 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     runtime, reason = select_runtime(settings.device)
     runtime.check_dtypes(policy.dtypes, f"--precision {settings.precision}")
     check_device_indices(runtime, list(range(settings.devices)))
-    source, manifest, notes = locate(weights)
+    found = find_weights(weights, arch=settings.arch)
+    source, manifest, notes = locate(found.path)
     stored = manifest.get("settings", {})
     arch = arch_of(settings.arch, stored, source)
     data = settings.data or stored.get("data")
@@ -94,6 +98,7 @@ def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalJob:
     width = len(read.tensors["fc.weight"])
     from_torchvision(read.tensors, get_config(arch, num_classes=width))  # refused here, if it is
     notes += [
+        *found.notes,
         *read.notes,
         reason,
         select_backend(settings.backend, runtime.name).reason,
@@ -188,7 +193,8 @@ def locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """The weights' file or checkpoint, its manifest (empty for a bare file), and notes."""
     if not weights.exists():
         raise UsageError(
-            f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
+            f"no model at {printable(weights)}. Give a run directory, a checkpoint, a weights file, or a "
+            f"name: {FORMS}."
         )
     if not weights.is_dir():
         return weights, {}, []

@@ -56,11 +56,8 @@ def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, ba
     else:
         content = _torch(model, described, batch)
     beside = out.with_name(out.name + ".json")
-    try:
-        replace_file(out, content)
-        replace_file(beside, (to_json(described, indent=2) + "\n").encode())
-    except OSError as error:
-        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
+    write_out(out, content)
+    write_out(beside, (to_json(described, indent=2) + "\n").encode())
     return Exported(out, beside, described)
 
 
@@ -79,9 +76,22 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
             f"{printable(out)} must end in {SUFFIXES[format]} for --format {format}: "
             f"-o {printable(out.with_suffix(SUFFIXES[format]))}."
         )
+    check_out(out)
+
+
+def check_out(out: Path) -> None:
+    """Raise ``UsageError`` where no file can be."""
     if out.is_dir() or not out.parent.is_dir():
         wrong = "is a folder" if out.is_dir() else f"lies in no folder: {out.parent} does not exist"
         raise UsageError(f"{printable(out)} {wrong}. Give -o the path of a file.")
+
+
+def write_out(out: Path, content: bytes) -> None:
+    """Write ``content`` to ``out``, whole or not at all. Raises ``UserError`` if that fails."""
+    try:
+        replace_file(out, content)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
 
 
 def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> bytes:

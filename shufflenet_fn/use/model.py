@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from shufflenet_fn.checkpoint.named_weights import find_weights
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize
@@ -45,7 +47,7 @@ class Model:
 
 
 def open_model(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     arch: str | None = None,
     image_size: int | None = None,
@@ -55,7 +57,7 @@ def open_model(
     """Open a run directory (its best checkpoint), a checkpoint, or a weights file.
 
     Args:
-        path: where it is.
+        path: where it is, or a name (``find_weights``).
         arch: the architecture of a bare weights file; a checkpoint knows its own.
         image_size: side of the central crop; by default the run's, or 224.
         resize: short side before the crop; by default the run's, or 256/224 of the crop.
@@ -64,7 +66,8 @@ def open_model(
     Raises:
         UsageError, UserError: with the one thing that is wrong.
     """
-    source, manifest, notes = locate(path)
+    found = find_weights(path, arch=arch)
+    source, manifest, notes = locate(found.path)
     stored = manifest.get("settings", {})
     arch = arch_of(arch, stored, source)
     weights = read_weights(source)
@@ -97,7 +100,7 @@ def open_model(
         size=size,
         source=str(source.absolute()),
         sha256=digest.hexdigest(),
-        notes=(*notes, *weights.notes),
+        notes=(*found.notes, *notes, *weights.notes),
     )
 
 

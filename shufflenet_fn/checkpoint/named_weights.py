@@ -241,24 +241,24 @@ def _note(name: str, path: Path, sha256: str) -> str:
 
 def _chunks(url: str, target: Path) -> Iterator[bytes]:
     from rich.console import Console
-    from rich.progress import wrap_file
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
     print(f"downloading {printable(url)} to {printable(target)}", file=sys.stderr, flush=True)
-    console, done = Console(stderr=True), 0
+    console, columns, done = Console(stderr=True), (BarColumn(), DownloadColumn(), TimeRemainingColumn()), 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "shufflenet-fn"})
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            total = response.length
-            if (total or 0) > _MAX_BYTES:
-                raise ValueError(f"it has {total:,} bytes")
-            with wrap_file(
-                response, total, description="", console=console, disable=not console.is_terminal
-            ) as reader:
-                while chunk := reader.read(_CHUNK):
-                    done += len(chunk)
-                    if done > _MAX_BYTES:
-                        raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
-                    yield chunk
+        with (
+            urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response,
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        ):
+            total: int | None = response.length
+            task = progress.add_task("", total=total)
+            while chunk := response.read(_CHUNK):
+                done += len(chunk)
+                if max(done, total or 0) > _MAX_BYTES:
+                    raise ValueError(f"it has more than {_MAX_BYTES:,} bytes")
+                progress.update(task, completed=done)
+                yield chunk
             if total is not None and done != total:
                 raise ValueError(f"the server ended after {done:,} of {total:,} bytes")
     except (OSError, http.client.HTTPException, ValueError) as error:

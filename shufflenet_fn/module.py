@@ -14,7 +14,7 @@ from shufflenet_fn.checkpoint.torchvision import (
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.tree import tree_leaves
+from shufflenet_fn.tree import tree_leaves, tree_map
 from shufflenet_fn_backends.support.errors import UsageError
 
 
@@ -44,7 +44,11 @@ class ShuffleNetV2(nn.Module):
         buffers = dict(self.named_buffers())
         # Read at each call: `functional_call` and wrappers exchange them.
         variables = variables_of({**dict(self.named_parameters()), **buffers}, self.config)
-        logits, batch_stats = apply(self.config, variables, x, train=self.training)
+        # `half()` casts the statistics too, which `apply` takes in float32.
+        stats = tree_map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)), variables.batch_stats)
+        logits, batch_stats = apply(
+            self.config, variables._replace(batch_stats=stats), x, train=self.training
+        )
         if self.training:
             with torch.no_grad():
                 for old, new in zip(

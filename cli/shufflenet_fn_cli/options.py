@@ -17,7 +17,7 @@ ModelName = Annotated[
     typer.Argument(
         metavar="MODEL",
         help="A run directory (its best checkpoint), a checkpoint, a weights file, or a name: "
-        "torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME[/FILE][@REVISION].",
+        "torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME/FILE.",
         show_default=False,
     ),
 ]

@@ -188,7 +188,7 @@ class TrainSettings:
         None,
         "--pretrained",
         help="Start from these weights (.safetensors, .pth, .pth.tar, a checkpoint or a run directory), or "
-        "from a name: torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME[/FILE][@REVISION]. "
+        "from a name: torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME/FILE. "
         "A classifier of another width is replaced by a newly initialised one.",
         panel=_MODEL,
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
     from shufflenet_fn.model.network import apply, features
     from shufflenet_fn.model.variables import Variables, init
+    from shufflenet_fn.module import from_module, to_module
     from shufflenet_fn.training.loss_scale import LossScaling
     from shufflenet_fn.training.losses import cross_entropy
     from shufflenet_fn.training.optim import GradientTransformation, adamw, sgd
@@ -47,6 +48,7 @@ _HOME = {
     "cross_entropy": "shufflenet_fn.training.losses",
     "features": "shufflenet_fn.model.network",
     "fold": "shufflenet_fn.model.inference",
+    "from_module": "shufflenet_fn.module",
     "from_torchvision": "shufflenet_fn.checkpoint.torchvision",
     "get_backend": "shufflenet_fn_backends.registry",
     "get_config": "shufflenet_fn.model.config",
@@ -57,6 +59,7 @@ _HOME = {
     "make_predictor": "shufflenet_fn.model.inference",
     "make_train_step": "shufflenet_fn.training.step",
     "sgd": "shufflenet_fn.training.optim",
+    "to_module": "shufflenet_fn.module",
     "to_torchvision": "shufflenet_fn.checkpoint.torchvision",
 }
 
@@ -76,6 +79,7 @@ __all__ = [
     "cross_entropy",
     "features",
     "fold",
+    "from_module",
     "from_torchvision",
     "get_backend",
     "get_config",
@@ -86,6 +90,7 @@ __all__ = [
     "make_predictor",
     "make_train_step",
     "sgd",
+    "to_module",
     "to_torchvision",
 ]
 

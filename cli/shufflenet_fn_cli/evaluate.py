@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import with_settings
+from shufflenet_fn_cli.options import ModelName, with_settings
 
 
 @with_settings(EvalSettings)
 def evaluate(
-    weights: Annotated[
-        Path,
-        typer.Argument(
-            help="A run directory (its best checkpoint), a checkpoint, or a weights file.", show_default=False
-        ),
-    ],
+    model: ModelName,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     **given: Any,
 ) -> None:
@@ -34,7 +28,7 @@ def evaluate(
         from shufflenet_fn.use.evaluate import plan_evaluation, run_evaluation
         from shufflenet_fn_backends.runtimes.select import runtime_of
 
-    plan = plan_evaluation(weights, EvalSettings(**given))
+    plan = plan_evaluation(model, EvalSettings(**given))
     for note in plan.notes:
         print(note, file=sys.stderr)
     devices = plan.settings.devices

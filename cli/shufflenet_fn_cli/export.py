@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, Names
+from shufflenet_fn_cli.options import Arch, ModelName, Names
 
 
 class _ExportGroup(TyperGroup):
@@ -34,12 +34,7 @@ export_app = typer.Typer(
 
 @export_app.command("model")
 def export(
-    model: Annotated[
-        Path,
-        typer.Argument(
-            help="A run directory (its best checkpoint), a checkpoint, or a weights file.", show_default=False
-        ),
-    ],
+    model: ModelName,
     output: Annotated[
         Path,
         typer.Option("--output", "-o", help="The file to write: .onnx, .pt2 or .om.", show_default=False),
@@ -122,7 +117,7 @@ def verify(
         str, typer.Option("--data", help="Image folder, packed data, or 'demo'.", show_default=False)
     ],
     against: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--against", help="The model to compare with. Default: the exported weights."),
     ] = None,
     split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",

@@ -15,6 +15,7 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_backends.support.limits import limit_reached
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
+from shufflenet_fn_cli.convert import convert
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
 from shufflenet_fn_cli.evaluate import evaluate
@@ -37,6 +38,7 @@ app = typer.Typer(
 app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
+app.command()(convert)
 app.command()(doctor)
 app.command()(verify_resume)
 app.add_typer(bench_app, name="bench")

@@ -12,6 +12,15 @@ import typer
 from shufflenet_fn.config.options import Declared, declared
 
 Arch = Annotated[str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")]
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run directory (its best checkpoint), a checkpoint, a weights file, or a name: "
+        "torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME/FILE.",
+        show_default=False,
+    ),
+]
 Names = Annotated[
     Path | None,
     typer.Option("--names", help="A text file with a class name on each line, for weights without."),

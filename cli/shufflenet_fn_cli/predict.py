@@ -22,7 +22,8 @@ def predict(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A run, a checkpoint, a weights file, or an exported file.",
+            help="A run, a checkpoint, a weights file, a name such as torchvision:IMAGENET1K_V1, or an "
+            "exported file.",
             show_default=False,
         ),
     ],

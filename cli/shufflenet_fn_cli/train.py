@@ -95,7 +95,7 @@ def _evaluate(given: dict[str, Any]) -> None:
     if given.get("amp"):
         wanted.setdefault("precision", given.get("opt_level", TrainSettings.opt_level))
     _warn("--evaluate is shufflenet-fn evaluate now; options of training are not used.")
-    evaluate(weights=Path(weights), **wanted)
+    evaluate(model=weights, **wanted)
 
 
 def run_with_display(plan: RunPlan, world: World) -> Outcome:

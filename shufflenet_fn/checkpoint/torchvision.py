@@ -41,13 +41,17 @@ def from_torchvision(state_dict: Mapping[str, Tensor], config: ShuffleNetConfig)
         UsageError: keys are missing or unexpected, or shapes differ; the message lists them.
     """
     given = canonical_keys(state_dict)
-    table = list(_table(config))
     _check(given, config)
+    # Not `.contiguous()`: it may return its argument, and the caller's tensor must not be shared.
+    copies = {key: t.detach().clone(memory_format=torch.contiguous_format) for key, t in given.items()}
+    return variables_of(copies, config)
+
+
+def variables_of(tensors: Mapping[str, Tensor], config: ShuffleNetConfig) -> Variables:
+    """Return variables of the very ``tensors``, which have torchvision's keys."""
     variables = Variables({}, {})
-    for collection, path, key, _ in table:
-        # Not `.contiguous()`: it may return its argument, and the caller's tensor must not be shared.
-        tensor = given[key].detach().clone(memory_format=torch.contiguous_format)
-        set_path(getattr(variables, collection), path, tensor)
+    for collection, path, key, _ in _table(config):
+        set_path(getattr(variables, collection), path, tensors[key])
     return variables
 
 

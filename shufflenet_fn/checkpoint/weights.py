@@ -21,7 +21,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.checkpoint.torchvision import canonical_keys, is_head, not_finite, prefixes_of
-from shufflenet_fn.checkpoint.weights_file import load_file
+from shufflenet_fn.checkpoint.weights_file import CLASSES, load_file
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -187,6 +187,7 @@ def _classes(content: Any, tensors: dict[str, Tensor]) -> tuple[str, ...] | None
     """The class names in a file, in the order of the outputs, if there are as many as outputs."""
     width = len(tensors["fc.weight"]) if "fc.weight" in tensors else 0
     given = [content.get(key) for key in _CLASSES] if isinstance(content, Mapping) else []
+    given.append(getattr(content, CLASSES, None))
     for value in given:
         names: list[Any] = list(value) if isinstance(value, (list, tuple)) else []
         if isinstance(value, Mapping):  # from indices to names, or from names to indices

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import re
 import warnings
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
 
+import safetensors
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
 from shufflenet_fn.data.paths import printable
+from shufflenet_fn.io import parse_json
 from shufflenet_fn_backends.support.errors import UsageError
+
+CLASSES: Final = "classes"
+"""Name of the class names: an entry, an attribute of a ``state_dict``, or JSON in safetensors' metadata."""
 
 _SAVE: Final = "Where it was made, save the weights alone: torch.save(model.state_dict(), 'w.pth')."
 _ARCHIVE: Final = "it is an archive. Unpack it, and name the weights file in it."
@@ -65,13 +72,20 @@ def load_file(file: Path) -> Any:
     check_kind(file)
     try:
         if _is_safetensors(file):
-            return safetensors.torch.load_file(file)
+            return _load_safetensors(file)
         return _load_pickle(file)
     except OSError as error:
         reason = f"{error.strerror or error}."
     except SafetensorError as error:
         reason = f"it is damaged or cut short: {error}."
     raise UsageError(f"cannot read weights from {printable(file)}: {reason}")
+
+
+def _load_safetensors(file: Path) -> OrderedDict[str, Tensor]:
+    content = OrderedDict(safetensors.torch.load_file(file))
+    with safetensors.safe_open(file, "pt") as opened, contextlib.suppress(ValueError):
+        vars(content)[CLASSES] = parse_json((opened.metadata() or {}).get(CLASSES, "null").encode())
+    return content
 
 
 def _is_safetensors(file: Path) -> bool:

@@ -187,7 +187,8 @@ class TrainSettings:
     pretrained: str | None = option(
         None,
         "--pretrained",
-        help="Start from these weights (.safetensors, .pth, .pth.tar, a checkpoint or a run directory). "
+        help="Start from these weights (.safetensors, .pth, .pth.tar, a checkpoint or a run directory), or "
+        "from a name: torchvision:IMAGENET1K_V1, https://…#sha256=HEX or hf://ORG/NAME/FILE. "
         "A classifier of another width is replaced by a newly initialised one.",
         panel=_MODEL,
     )

@@ -56,12 +56,12 @@ def torch(facts: dict[str, Any]) -> Finding:
 
 
 def torchvision(facts: dict[str, Any]) -> Finding:
-    """Check torchvision, which only benchmarks and some tests need."""
+    """Check torchvision, which only benchmarks and weights by its names need."""
     if importlib.util.find_spec("torchvision") is None:
-        return Finding(SKIPPED, "not installed; only bench needs it")
+        return Finding(SKIPPED, "not installed; only bench and --pretrained torchvision:NAME need it")
     try:
         module = importlib.import_module("torchvision")
-    except Exception as error:  # any error affects only the benchmarks
+    except Exception as error:  # training does without it
         from shufflenet_fn_backends.known_errors import explain
 
         known = explain(str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -160,14 +159,14 @@ def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
 
 
 def build_variables(
-    settings: TrainSettings, config: ShuffleNetConfig, policy: Policy, device: torch.device
+    seed: int, config: ShuffleNetConfig, policy: Policy, device: torch.device, pretrained: Path | None
 ) -> InitialVariables:
     """Return fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
-    generator = torch.Generator().manual_seed(settings.seed)
-    if settings.pretrained is None:
-        variables, notes = init(config, generator), [f"weights: fresh, from seed {settings.seed}"]
+    generator = torch.Generator().manual_seed(seed)
+    if pretrained is None:
+        variables, notes = init(config, generator), [f"weights: fresh, from seed {seed}"]
     else:
-        variables, notes = load_pretrained(Path(settings.pretrained), config, generator)
+        variables, notes = load_pretrained(pretrained, config, generator)
     params = tree_cast(variables.params, policy.param_dtype)
     return InitialVariables(tree_to(Variables(params, variables.batch_stats), device), notes)
 
@@ -179,18 +178,19 @@ def build_state(
     device: torch.device,
     *,
     resume: Content | None,
+    pretrained: Path | None,
 ) -> InitialState:
     """Return the initial state: that of the checkpoint ``resume``, if there is one.
 
-    It is on ``device``, in canonical channel order.
+    It is on ``device``, in canonical channel order. ``pretrained``: the weights to start from otherwise.
 
     Raises:
         UsageError: the checkpoint was written with other settings.
     """
     policy, scaling = build_precision(settings)
     # The pretrained weights may no longer exist when the run is resumed.
-    start = settings if resume is None else replace(settings, pretrained=None)
-    variables, notes = build_variables(start, config, policy, device)
+    start = pretrained if resume is None else None
+    variables, notes = build_variables(settings.seed, config, policy, device, start)
     state = create_train_state(
         variables,
         optimizer,

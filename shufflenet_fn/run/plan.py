@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from shufflenet_fn.checkpoint.named_weights import Source, find_weights
 from shufflenet_fn.config.derived import (
     check_values,
     global_batch,
@@ -59,6 +60,7 @@ class RunPlan(NamedTuple):
     chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
     continue from. ``deadline``: time at which the run must be over, by ``time.monotonic`` of machine 0.
     ``data``: the training and validation split, listed once and handed to the ranks of this machine.
+    ``pretrained``: where the weights lie that the run starts from.
     """
 
     resolved: Resolved
@@ -72,6 +74,7 @@ class RunPlan(NamedTuple):
     warnings: tuple[str, ...]
     deadline: float | None = None
     data: tuple[Dataset, Dataset] | None = None
+    pretrained: Source | None = None
 
     @property
     def settings(self) -> TrainSettings:
@@ -267,13 +270,18 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     epochs = count_epochs(settings, world_size, len(train), content)
     config = build.build_config(settings, num_classes_of(settings, train))
     # Build once here, so that a mismatch is refused before anything is created or rewound.
+    pretrained = None
     if resume is not None:
         jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
         warnings += [] if jump is None else [jump]
         optimizer = build.build_optimizer(settings, build.build_schedule(settings, *epochs))
-        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
+        build.build_state(
+            settings, config, optimizer, torch.device("cpu"), resume=resume.content, pretrained=None
+        )
     elif settings.pretrained is not None:
-        build.load_pretrained(Path(settings.pretrained), config, torch.Generator())
+        pretrained = find_weights(settings.pretrained, arch=settings.arch)
+        notes += pretrained.notes
+        build.load_pretrained(pretrained.path, config, torch.Generator())
     return RunPlan(
         resolved=resolved,
         device=runtime.name,
@@ -285,6 +293,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         notes=tuple(notes),
         warnings=tuple(warnings),
         data=data,
+        pretrained=pretrained,
     )
 
 

@@ -136,7 +136,12 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     # Training does not use these generators, but a user's loss may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
     state, notes = build.build_state(
-        settings, config, optimizer, device, resume=plan.resume.content if plan.resume else None
+        settings,
+        config,
+        optimizer,
+        device,
+        resume=plan.resume.content if plan.resume else None,
+        pretrained=plan.pretrained.path if plan.pretrained else None,
     )
     warnings, best = list(plan.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -48,11 +49,12 @@ class EvalPlan(NamedTuple):
     notes: tuple[str, ...]
 
 
-def plan_evaluation(weights: Path, settings: EvalSettings) -> EvalPlan:
+def plan_evaluation(weights: str | os.PathLike[str], settings: EvalSettings) -> EvalPlan:
     """Open the weights and fill in what their run knows.
 
     Args:
-        weights: a weights file, a checkpoint, or a run directory (its best checkpoint).
+        weights: a weights file, a checkpoint, a run directory (its best checkpoint), or a name
+            (``find_weights``).
         settings: what the user gave.
 
     Raises:

@@ -66,10 +66,7 @@ def write_export(out: Path, files: Mapping[Path, bytes], described: dict[str, An
     """Write ``files`` and the description of ``out``, each whole or not at all. Raises ``UserError``."""
     beside = out.with_name(out.name + ".json")
     for file, content in {**files, beside: (to_json(described, indent=2) + "\n").encode()}.items():
-        try:
-            replace_file(file, content)
-        except OSError as error:
-            raise UserError(f"cannot write {printable(file)}: {error.strerror or error}.") from error
+        write_out(file, content)
     return Exported(out, beside, described)
 
 
@@ -88,9 +85,22 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
             f"{printable(out)} must end in {SUFFIXES[format]} for --format {format}: "
             f"-o {printable(out.with_suffix(SUFFIXES[format]))}."
         )
+    check_out(out)
+
+
+def check_out(out: Path) -> None:
+    """Raise ``UsageError`` where no file can be."""
     if out.is_dir() or not out.parent.is_dir():
         wrong = "is a folder" if out.is_dir() else f"lies in no folder: {out.parent} does not exist"
         raise UsageError(f"{printable(out)} {wrong}. Give -o the path of a file.")
+
+
+def write_out(out: Path, content: bytes) -> None:
+    """Write ``content`` to ``out``, whole or not at all. Raises ``UserError`` if that fails."""
+    try:
+        replace_file(out, content)
+    except OSError as error:
+        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
 
 
 def onnx_bytes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
+from shufflenet_fn.checkpoint.named_weights import FORMS, find_weights
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
@@ -54,7 +56,7 @@ class Model:
 
 
 def open_model(
-    path: Path,
+    path: str | os.PathLike[str],
     *,
     arch: str | None = None,
     image_size: int | None = None,
@@ -64,7 +66,7 @@ def open_model(
     """Open a run directory (its best checkpoint), a checkpoint, or a weights file.
 
     Args:
-        path: where it is.
+        path: where it is, or a name (``find_weights``).
         arch: the architecture of a bare weights file; a checkpoint knows its own.
         image_size: side of the central crop; by default the run's, or 224.
         resize: short side before the crop; by default the run's, or 256/224 of the crop.
@@ -73,7 +75,8 @@ def open_model(
     Raises:
         UsageError, UserError: with the one thing that is wrong.
     """
-    source, manifest, notes = _locate(path)
+    found = find_weights(path, arch=arch)
+    source, manifest, notes = _locate(found.path)
     stored = manifest.get("settings", {})
     arch = _arch_of(arch, stored, source)
     weights = read_weights(source)
@@ -106,7 +109,7 @@ def open_model(
         size=size,
         source=str(source.absolute()),
         sha256=digest.hexdigest(),
-        notes=(*notes, *weights.notes),
+        notes=(*found.notes, *notes, *weights.notes),
         path=source,
         data=stored.get("data"),
     )
@@ -116,7 +119,8 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """The weights' file or checkpoint, its manifest (empty for a bare file), and notes."""
     if not weights.exists():
         raise UsageError(
-            f"no model at {printable(weights)}. Give a run directory, a checkpoint, or a weights file."
+            f"no model at {printable(weights)}. Give a run directory, a checkpoint, a weights file, or a "
+            f"name: {FORMS}."
         )
     if not weights.is_dir():
         check_kind(weights)

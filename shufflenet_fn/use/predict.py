@@ -96,7 +96,7 @@ class Predictor:
         path = Path(model)
         if path.suffix in EXPORTED and path.is_file():
             return _exported(path, engine)
-        opened = open_model(path, arch=arch, names=names)
+        opened = open_model(model, arch=arch, names=names)
         chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
         if chosen == "torch":
             runtime, reason = select_runtime(device)

@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
 
 
 def verify_export(
-    out: Path, data: str, *, against: Path | None, split: str = "val", limit: int | None = None
+    out: Path, data: str, *, against: str | None, split: str = "val", limit: int | None = None
 ) -> list[Comparison]:
     """Return a comparison for each installed engine that runs ``out``.
 
@@ -64,7 +64,7 @@ def verify_export(
     Args:
         out: a file from ``export``, with its ``.json`` beside it.
         data: an image folder, packed data, or ``"demo"``.
-        against: the run, checkpoint or weights to compare with; by default those that were exported.
+        against: the run, checkpoint, weights or name to compare with; by default those that were exported.
         split: the split of the data.
         limit: compare no more than this many images, evenly spaced.
 
@@ -133,12 +133,12 @@ def _engines(out: Path, described: dict[str, Any]) -> dict[str, Engine]:
     return {name: in_batches(engine, rows) for name, engine in found.items()}
 
 
-def _model_of(out: Path, described: dict[str, Any], against: Path | None) -> Model:
-    path = against or Path(described["weights"]["path"])
+def _model_of(out: Path, described: dict[str, Any], against: str | None) -> Model:
+    path = against or described["weights"]["path"]
     preprocessing = described["preprocessing"]
     model = open_model(
         path,
-        arch=None if path.is_dir() else described["arch"],
+        arch=None if Path(path).is_dir() else described["arch"],
         image_size=preprocessing["center_crop"],
         resize=preprocessing["resize_short_side"],
     )

@@ -102,7 +102,7 @@ CONTENTS: dict[str, Any] = {
     },
     **{
         key: lambda key=key: {key: weights(), "epoch": 3, "optimizer": {"param_groups": []}}
-        for key in ("model", "model_state_dict", "net", "network", "weights", "params")
+        for key in ("model", "model_ema", "model_state_dict", "net", "network", "weights", "params")
     },
     "nested": lambda: {"trainer": {"model": named("module.")}, "best_acc1": torch.ones(())},
     "flat": lambda: {**weights(), "epoch": 3},

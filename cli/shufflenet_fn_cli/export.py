@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, Names
+from shufflenet_fn_cli.options import Arch, Names, choice
 
 
 class _ExportGroup(TyperGroup):
@@ -44,18 +44,18 @@ def export(
         Path, typer.Option("--output", "-o", help="The file to write: .onnx or .pt2.", show_default=False)
     ],
     format: Annotated[
-        str, typer.Option("--format", help="onnx (opset 13), or torch (torch.export).")
+        str, choice("--format", "onnx is of opset 13, torch is of torch.export.", "onnx", "torch")
     ] = "onnx",
     input_kind: Annotated[
-        str,
-        typer.Option(
+        str | None,
+        choice(
             "--input",
-            help="image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
+            "image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
             "tensor: float32 (N, 3, size, size), normalised by the caller. Default: image for onnx, tensor "
             "for torch.",
-            show_default=False,
+            *("image", "tensor"),
         ),
-    ] = "",
+    ] = None,
     batch: Annotated[str, typer.Option("--batch", help="N, a fixed number, or dynamic.")] = "dynamic",
     arch: Arch = None,
     image_size: Annotated[
@@ -103,7 +103,7 @@ def verify(
         Path | None,
         typer.Option("--against", help="The model to compare with. Default: the exported weights."),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
+    split: Annotated[str, choice("--split", "Split of the data.", "val", "train")] = "val",
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Compare at most this many images.")
     ] = None,
@@ -118,8 +118,6 @@ def verify(
         from shufflenet_fn.io import to_json
         from shufflenet_fn.use.verify_export import MIN_AGREEMENT, verify_export
 
-    if split not in ("val", "train"):
-        raise UsageError(f"--split {split!r} is not valid. Choose one of: val, train.")
     found = verify_export(file, data, against=against, split=split, limit=limit)
     if as_json:
         print(to_json([{**each._asdict(), "passed": each.passed} for each in found]))

@@ -87,6 +87,7 @@ def infer(
     *,
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
+    pooled: bool = False,
 ) -> Tensor:
     """Return the logits (N, num_classes), equal to those of ``apply`` in evaluation up to rounding.
 
@@ -96,6 +97,7 @@ def infer(
         x: images, normalised, (N, 3, H, W).
         backend: the backend that ``params`` were folded for.
         policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
+        pooled: return the input of the classifier, (N, C), instead of the logits.
 
     Raises:
         ValueError: ``x`` is not (N, 3, H, W) or not floating point, or ``params`` were folded for a backend
@@ -108,8 +110,9 @@ def infer(
     tree, x = policy.cast_params(params.params), policy.cast_input(x)
     with policy.autocast(x.device.type):
         y = folded_body(tree, twin, x)
-        logits = _head(tree, twin.to_tensor(y).mean((2, 3)))
-    return policy.cast_output(logits)
+        found = twin.to_tensor(y).mean((2, 3))
+        found = found if pooled else _head(tree, found)
+    return policy.cast_output(found)
 
 
 def make_predictor(
@@ -118,8 +121,9 @@ def make_predictor(
     *,
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
+    pooled: bool = False,
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to logits: ``infer`` with all work on the weights done in advance.
+    """Return a function from images to what ``infer`` returns, with all work on the weights done in advance.
 
     If the backend has a ``program``, the first call with a new image shape records the forward pass. Later
     calls run the recording without Python code for each layer. The function is not differentiable.
@@ -129,7 +133,7 @@ def make_predictor(
     assert twin is not None
     program, policy = twin.program, policy or _as_they_are(params.params["fc"]["weight"])
     if program is None or policy.use_autocast or policy.compute_dtype not in _RECORDED:
-        return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
+        return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy, pooled=pooled))
     # Copy, so that later in-place changes of the variables have no effect.
     tree = tree_map(torch.clone, policy.cast_params(params.params))
     recorded: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
@@ -142,7 +146,8 @@ def make_predictor(
             if len(recorded) >= _SHAPES_KEPT:
                 recorded.pop(next(iter(recorded)))
             features = recorded[x.shape[1:]] = program(partial(folded_body, tree), x)
-        return policy.cast_output(_head(tree, features(x)))
+        found = features(x)
+        return policy.cast_output(found if pooled else _head(tree, found))
 
     return torch.no_grad()(predict)
 

@@ -197,7 +197,7 @@ def locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     best = pointed_to(checkpoints_of(weights), BEST)
     if best is not None:
         return best, read_manifest(best), [f"weights: the run's best checkpoint, {best.name}"]
-    content, notes = find_checkpoint(weights)
+    content, notes = find_checkpoint(weights, "no model")
     return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
 
 

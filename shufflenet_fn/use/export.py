@@ -17,6 +17,7 @@ from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.model import MEAN, STD, Model
 from shufflenet_fn.use.onnx_graph import LOGITS, Graph, add_network, import_onnx
 from shufflenet_fn.use.onnx_image import add_transform
+from shufflenet_fn.use.output import check_output
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 Format = Literal["onnx", "torch"]
@@ -79,9 +80,7 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
             f"{printable(out)} must end in {SUFFIXES[format]} for --format {format}: "
             f"-o {printable(out.with_suffix(SUFFIXES[format]))}."
         )
-    if out.is_dir() or not out.parent.is_dir():
-        wrong = "is a folder" if out.is_dir() else f"lies in no folder: {out.parent} does not exist"
-        raise UsageError(f"{printable(out)} {wrong}. Give -o the path of a file.")
+    check_output(out)
 
 
 def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> bytes:

@@ -66,8 +66,8 @@ def open_model(
     """
     source, manifest, notes = locate(path)
     stored = manifest.get("settings", {})
-    arch = arch_of(arch, stored, source)
     weights = read_weights(source)
+    arch = arch_of(arch, stored, source)
     if not set(HEAD) <= weights.tensors.keys():
         raise UsageError(
             f"the weights in {printable(source)} have no classifier (fc.weight, fc.bias), so they predict no "

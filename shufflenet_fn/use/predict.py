@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.bad_images import BadImage, BadImages
+from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.device_ops import normalizer
@@ -32,13 +33,13 @@ from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, open_eng
 from shufflenet_fn.use.export import onnx_bytes
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
+from shufflenet_fn_backends.names import ENGINE_NAMES
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
-ENGINES = ("auto", "torch", *ONNX_ENGINES)
 EXPORTED = (".onnx", ".pt2")
 
 
@@ -91,16 +92,16 @@ class Predictor:
         Raises:
             UsageError, DeviceError, UserError: with the one thing that is wrong.
         """
-        if engine not in ENGINES:
-            raise UsageError(f"--engine {engine!r} is not valid. Choose one of: {', '.join(ENGINES)}.")
+        if engine not in ENGINE_NAMES:
+            raise UsageError(f"engine {engine!r} is not valid. Choose one of: {', '.join(ENGINE_NAMES)}.")
         path = Path(model)
         if path.suffix in EXPORTED and path.is_file():
             return _exported(path, engine)
         opened = open_model(path, arch=arch, names=names)
         chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
         if chosen == "torch":
-            runtime, reason = select_runtime(device)
-            logits, why = _torch(opened, runtime), f"{why}; {reason}"
+            runtime, place, reason = open_device(device)
+            logits, why = _torch(opened, runtime, place), f"{why}; {reason}"
         else:
             content = onnx_bytes(opened, input_kind="tensor", batch=None)
             logits = _normalised(open_engine(chosen, content, threads=usable_cores()))
@@ -167,20 +168,9 @@ class Predictor:
                 logits = torch.from_numpy(self.whole(pixels[None]))
                 yield self._predictions([name], logits, [int(dataset.labels[index])], top)
             return
-        with eval_loader(
-            dataset,
-            self.transform,
-            batch_size=batch_size,
-            threads=loader_threads(workers, 1),
-            bad_images=bad_images,
-            native=choose_image_reader("auto").reader,
-        ) as batches:
-            for batch in batches:
-                indices = batch.indices.tolist()
-                if not indices:
-                    continue
-                names = [dataset.name(index) for index in indices]
-                yield self._predictions(names, self.logits(batch.images), batch.labels.tolist(), top)
+        for batch in image_batches(dataset, self.transform, batch_size, workers, bad_images):
+            names = [dataset.name(index) for index in batch.indices.tolist()]
+            yield self._predictions(names, self.logits(batch.images), batch.labels.tolist(), top)
 
     def _predictions(self, names: list[str], logits: Tensor, labels: list[int], top: int) -> list[Prediction]:
         values, order = logits.float().softmax(1).topk(min(top, logits.shape[1]))
@@ -195,12 +185,36 @@ class Predictor:
         ]
 
 
-def _torch(model: Model, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+def image_batches(
+    dataset: Dataset,
+    transform: EvalTransform,
+    batch_size: int,
+    workers: int | None,
+    bad_images: BadImages | None,
+) -> Iterator[Batch]:
+    """Yield the batches of a data set in its order. Bad images are left out."""
+    with eval_loader(
+        dataset,
+        transform,
+        batch_size=batch_size,
+        threads=loader_threads(workers, 1),
+        bad_images=bad_images,
+        native=choose_image_reader("auto").reader,
+    ) as batches:
+        yield from (batch for batch in batches if len(batch.indices))
+
+
+def open_device(name: str) -> tuple[Runtime, torch.device, str]:
+    """Return the runtime that ``--device`` names, its first device, ready to compute, and the reason."""
+    runtime, reason = select_runtime(name)
     runtime.prepare()
     runtime.set_device(0)
     torch.set_num_threads(usable_cores())
     runtime.tune()
-    device = runtime.device(0)
+    return runtime, runtime.device(0), reason
+
+
+def _torch(model: Model, runtime: Runtime, device: torch.device) -> Callable[[Tensor], Tensor]:
     predict = build.build_predictor(
         model.config,
         backend=select_backend("auto", runtime.name).backend,

@@ -82,7 +82,7 @@ def embed(
     def maps(x: Tensor) -> Tensor:
         return features(model.config, variables, x, at=at, backend=backend)[at]
 
-    compute = maps
+    compute: Callable[[Tensor], Tensor] = maps
     if at == "pooled":  # faster, with folded batch norms
         compute = make_predictor(model.config, variables, backend=backend, pooled=True)
     prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import functorch
 import numpy as np
 import pytest
 import torch
@@ -21,6 +22,7 @@ from tests.model.support import (
     TINY,
     assert_close_to_scale,
     assert_trees_close,
+    assert_trees_equal,
     examples,
     generator,
     tiny_variables,
@@ -107,6 +109,19 @@ def test_per_sample_gradients() -> None:
     per_sample = vmap(grad(one), in_dims=(None, 0, 0))(variables.params, images, labels)
     singly = [grad(one)(variables.params, *pair) for pair in zip(images, labels, strict=True)]
     assert_close_to_scale(per_sample, tree_map(lambda *a: torch.stack(a), *singly), TOLERANCE)
+
+
+def test_functorch_gives_the_same_gradients() -> None:
+    """torch contains it; its names warn that they are those of ``torch.func``."""
+    variables, (images, labels) = tiny_variables(), examples(3)
+
+    def one(params: Any, image: Tensor, label: Tensor) -> Tensor:
+        return loss_of(variables, image[None], label[None])(params)
+
+    with pytest.warns(FutureWarning, match=r"torch\.func"):
+        found = functorch.vmap(functorch.grad(one), (None, 0, 0))(variables.params, images, labels)
+    expected = vmap(grad(one), (None, 0, 0))(variables.params, images, labels)
+    assert_trees_equal(found, expected)
 
 
 @pytest.mark.parametrize("train", [False, True])

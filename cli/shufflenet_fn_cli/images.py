@@ -40,7 +40,7 @@ def report(count: int, start: float, bad: BadImages | None, more: Sequence[str] 
     Raises:
         UserError: none could be read, and there is nothing ``more``.
     """
-    met = bad.met if bad else ()
+    met = sorted(bad.met, key=lambda sample: sample.index) if bad else []
     shown = "; ".join(f"{sample.name} ({sample.reason})" for sample in met[:_SHOWN])
     rest = f"; and {len(met) - _SHOWN} more" if len(met) > _SHOWN else ""
     if not count and not more:

@@ -26,7 +26,7 @@ from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.engines import installed
 from shufflenet_fn.use.model import Model
 from shufflenet_fn.use.output import check_output, write_whole
-from shufflenet_fn.use.predict import image_batches, open_device
+from shufflenet_fn.use.predict import computed_batches, open_device
 from shufflenet_fn.use.sources import UNKNOWN
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.support.errors import UsageError
@@ -88,13 +88,18 @@ def embed(
     prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu")
     found: npt.NDArray[np.float32] = np.empty((0,), np.float32)
     kept: list[int] = []
-    transform = EvalTransform(model.resize, model.size)
-    for batch in image_batches(images, transform, batch_size, workers, bad_images):
-        with torch.no_grad():
-            rows = compute(prepare(batch.images.to(place))).cpu().numpy()
+    for batch in computed_batches(
+        images,
+        EvalTransform(model.resize, model.size),
+        torch.no_grad()(lambda pixels: compute(prepare(pixels.to(place))).cpu()),
+        threaded=place.type == "cpu",
+        batch_size=batch_size,
+        workers=workers,
+        bad_images=bad_images,
+    ):
         if not kept:
-            found = np.empty((len(images), *rows.shape[1:]), np.float32)
-        found[len(kept) : len(kept) + len(rows)] = rows
+            found = np.empty((len(images), *batch.images.shape[1:]), np.float32)
+        found[len(kept) : len(kept) + len(batch.indices)] = batch.images.numpy()
         kept += batch.indices.tolist()
         advance(len(kept))
     described = describe(model, format="features", input_kind="tensor", batch=None)

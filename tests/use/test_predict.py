@@ -142,6 +142,29 @@ def test_unreadable_images_are_counted_and_named(
     assert outcome.code == 1 and "none of the 2 images can be read: gone.jpg (No such file" in outcome.err
 
 
+@pytest.mark.parametrize("kind", ["weights", "image"])
+def test_number_of_threads_does_not_matter(
+    command: Command, model: tuple[object, ...], image_folder: Path, kind: str
+) -> None:
+    if kind == "image":
+        assert command("export", model[0], "-o", "m.onnx", *model[1:], "--input", kind).code == 0
+        model = ("m.onnx",)
+    weights, *options = model
+    found = [
+        rows_of(
+            command(
+                *("predict", weights, image_folder / "val", *options, "--format", "jsonl"),
+                *("--workers", workers, "--batch-size", size),
+            )
+        )
+        for workers, size in ((0, 64), (1, 1), (3, 64))
+    ]
+    for rows in found[1:]:
+        assert [row["name"] for row in rows] == [row["name"] for row in found[0]]
+        shares = [[row["probabilities"] for row in some] for some in (rows, found[0])]
+        np.testing.assert_allclose(*shares, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_resume_writes_no_row_twice(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path, kind: str

@@ -153,7 +153,7 @@ def record(
 
 
 class _Recorded:
-    """The recorded steps, with one arena of buffers per thread."""
+    """The recorded steps, with one arena of buffers per thread. Several threads may call it at once."""
 
     def __init__(self, recorder: _Recorder, last: _Map, dtype: torch.dtype) -> None:
         offsets, self._arena_size = _arena(recorder)
@@ -182,30 +182,29 @@ class _Recorded:
         self._features = len(last.layout.order)
         self._order = routing.inverse(last.layout.order)
         self._dtype = dtype
-        self._arenas = torch.empty(0, dtype=dtype, device="cpu")
-        self._lock = threading.Lock()
+        self._own = threading.local()
 
     def __call__(self, images: Tensor) -> Tensor:
         x = images.to(self._dtype).contiguous(memory_format=torch.channels_last)
         threads = torch.get_num_threads()
         features = torch.empty(x.shape[0], self._features, dtype=self._dtype, device="cpu")
-        with self._lock:
-            if self._arenas.numel() < threads * self._arena_size:
-                size = threads * self._arena_size
-                self._arenas = torch.empty(size, dtype=self._dtype, device="cpu")
-            kernels().program(
-                int(self._dtype is torch.bfloat16),
-                self._fields,
-                self._count,
-                address(x, self._dtype),
-                x.shape[0],
-                x.shape[1:].numel(),
-                address(features),
-                self._features,
-                address(self._arenas),
-                self._arena_size,
-                threads,
-            )
+        arenas = getattr(self._own, "arenas", None)
+        if arenas is None or arenas.numel() < threads * self._arena_size:
+            arenas = torch.empty(threads * self._arena_size, dtype=self._dtype, device="cpu")
+            self._own.arenas = arenas
+        kernels().program(
+            int(self._dtype is torch.bfloat16),
+            self._fields,
+            self._count,
+            address(x, self._dtype),
+            x.shape[0],
+            x.shape[1:].numel(),
+            address(features),
+            self._features,
+            address(arenas),
+            self._arena_size,
+            threads,
+        )
         return reordered(features, self._order, 1)
 
 

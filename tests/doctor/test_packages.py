@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -140,6 +141,7 @@ def test_python_here() -> None:
     finding = python({})
     assert finding.status == OK, finding
     assert finding.details["executable"] == sys.executable
+    assert {f"{name} {version(name)}" for name in ("typer", "rich")} <= {*finding.text.split(", ")}
 
 
 def test_torchvision_here() -> None:

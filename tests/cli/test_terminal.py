@@ -1,9 +1,10 @@
-"""Shells complete the values of options: what typer is told, and in real shells on a terminal."""
+"""On a terminal, shells complete the values of options, and rich draws."""
 
 from __future__ import annotations
 
 import os
 import pty
+import re
 import select
 import shutil
 import subprocess
@@ -124,3 +125,22 @@ def terminal(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Termina
 def test_shell_completes_a_value(terminal: Terminal) -> None:
     terminal.type("shufflenet-fn train --arch x2\t")
     terminal.wait_for("x2_0")
+
+
+@pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
+def test_progress_is_drawn_in_colour(
+    variables: dict[str, str], coloured: bool, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    environment = {
+        **os.environ,
+        "TERM": "xterm-256color",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        **variables,
+    }
+    arguments = ("-m", "shufflenet_fn_cli.main", "data", "check", str(image_folder))
+    opened = Terminal([sys.executable, *arguments], environment)
+    opened.wait_for("a training run would not stop")
+    opened.close()
+    assert "━━━━".encode() in opened.shown
+    assert bool(re.search(rb"\x1b\[[\d;]*3[0-9]", opened.shown)) == coloured

@@ -26,7 +26,10 @@ Sources = Annotated[
 ]
 BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at a time.")]
 Workers = Annotated[
-    int | None, typer.Option("--workers", "-j", min=0, help="Loader threads. Default: the cores.")
+    int | None,
+    typer.Option(
+        "--workers", "-j", min=0, help="Threads that read and, on a CPU, compute. Default: the cores."
+    ),
 ]
 OnBadImage = Annotated[
     str, choice("--on-bad-image", "Count images that cannot be read, or stop at one.", "skip", "stop")

@@ -100,7 +100,11 @@ class Predictor:
         if engine not in ENGINE_NAMES:
             raise UsageError(f"engine {engine!r} is not valid. Choose one of: {', '.join(ENGINE_NAMES)}.")
         path = Path(model)
-        if path.suffix in EXPORTED and path.is_file():
+        exported = path.suffix in EXPORTED and path.is_file()
+        if device not in ("auto", "cpu") and (exported or engine in ONNX_ENGINES):
+            what = printable(path) if exported else f"--engine {engine}"
+            raise UsageError(f"{what} computes on the CPU here. Leave out --device {device}.")
+        if exported:
             return _exported(path, engine)
         opened = open_model(path, arch=arch, names=names)
         chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")

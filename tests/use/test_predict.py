@@ -238,6 +238,7 @@ def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> 
         (("-", "--format", "xml"), ("xml", "table, csv, jsonl")),
         (("-", "--engine", "tensorrt"), ("tensorrt", "onnxruntime")),
         (("-", "--resume"), ("--resume", "-o")),
+        (("-", "--engine", "openvino", "--device", "npu"), ("openvino computes on the CPU", "--device npu")),
         (("-", "-o", "nowhere/x.csv"), ("nowhere/x.csv", "no folder")),
         (("-", "-o", "."), ("is a folder",)),
         (("-", "--device", "tpu"), ("'tpu'", "cuda, npu")),

@@ -8,6 +8,8 @@ from typing import Final
 
 BACKEND_NAMES: Final = ("reference", "native", "gather", "routed", "cpu", "npu")
 DEVICE_NAMES: Final = ("cpu", "cuda", "npu")
+ENGINE_NAMES: Final = ("auto", "torch", "onnxruntime", "openvino")
+"""What computes in ``predict``."""
 STATS_IN_STEP: Final = "+step"
 """Suffix of a backend's name in measurements: the step updates the running statistics, not the kernels."""
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from shufflenet_fn_backends.support.errors import UsageError
-from shufflenet_fn_cli.data_progress import open_progress, size_text
+from shufflenet_fn_cli.data_progress import advice_when_interrupted, open_progress, size_text
+from shufflenet_fn_cli.options import choice
 
 if TYPE_CHECKING:
     from shufflenet_fn.data.packed.write import Packed
@@ -25,8 +24,7 @@ def pack(
         Path, typer.Argument(help="Folder for the packed data; must be new or empty.", show_default=False)
     ],
     record_format: Annotated[
-        str,
-        typer.Option("--format", help="Store images as jpeg, or as raw pixels (large, nothing to decode)."),
+        str, choice("--format", "raw stores pixels: large, with nothing to decode.", "jpeg", "raw")
     ] = "jpeg",
     short_side: Annotated[
         int, typer.Option(help="Shrink larger images to this short side in pixels; 0 keeps every size.")
@@ -43,7 +41,8 @@ def pack(
         typer.Option(help="Threads that decode and encode. (default: one per core)", show_default=False),
     ] = None,
     on_bad_image: Annotated[
-        str, typer.Option(help="stop, or skip: leave out and list images that cannot be decoded.")
+        str,
+        choice("--on-bad-image", "skip leaves out and lists images that cannot be decoded.", "stop", "skip"),
     ] = "stop",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing packed data.")] = False,
 ) -> None:
@@ -60,13 +59,11 @@ def pack(
     from shufflenet_fn.data.paths import printable
     from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
-    if on_bad_image not in ("stop", "skip"):
-        raise UsageError(f"--on-bad-image must be stop or skip, got {on_bad_image!r}.")
     if quality is None and record_format != "raw":
         quality = DEFAULT_QUALITY
     settings = PackSettings(record_format, short_side, quality, _shard_bytes(shard_size))
     torch.set_num_threads(1)  # the workers already use every core, each on an image of its own
-    with _advice_when_interrupted(), open_progress() as advance:
+    with advice_when_interrupted("run the same command again to go on"), open_progress() as advance:
         packed = pack_folder(
             ensure_demo() if source == "demo" else source,
             destination,
@@ -78,15 +75,6 @@ def pack(
             note=lambda text: print(text, file=sys.stderr),
         )
     _print(packed, printable(destination))
-
-
-@contextmanager
-def _advice_when_interrupted() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        raise
 
 
 def _shard_bytes(mib: float) -> int:

@@ -53,6 +53,16 @@ def open_progress(*, binary: bool = False) -> Iterator[Advance]:
         yield advance
 
 
+@contextmanager
+def advice_when_interrupted(text: str) -> Iterator[None]:
+    """Print ``text`` if the body is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted: {text}", file=sys.stderr)
+        raise
+
+
 class _Lines:
     """A line per stage every ten seconds and at its end."""
 

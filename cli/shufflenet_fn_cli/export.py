@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, ModelName, Names
+from shufflenet_fn_cli.options import Arch, ModelName, Names, choice
 
 
 class _ExportGroup(TyperGroup):
@@ -40,19 +40,24 @@ def export(
         typer.Option("--output", "-o", help="The file to write: .onnx, .pt2 or .om.", show_default=False),
     ],
     format: Annotated[
-        str, typer.Option("--format", help="onnx (opset 13), torch (torch.export), or om (Ascend, by atc).")
+        str,
+        choice(
+            "--format",
+            "onnx is of opset 13, torch is of torch.export, om is for Ascend (by atc).",
+            *("onnx", "torch", "om"),
+        ),
     ] = "onnx",
     input_kind: Annotated[
-        str,
-        typer.Option(
+        str | None,
+        choice(
             "--input",
-            help="image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
+            "image: uint8 (N, H, W, 3) RGB of any size, resized, cropped and normalised in the file. "
             "For om: uint8 (N, size, size, 3), cropped by the caller, normalised by AIPP. "
             "tensor: float32 (N, 3, size, size), normalised by the caller. Default: image for onnx and om, "
             "tensor for torch.",
-            show_default=False,
+            *("image", "tensor"),
         ),
-    ] = "",
+    ] = None,
     batch: Annotated[
         str, typer.Option("--batch", help="N, a fixed number, or dynamic. om needs a number.")
     ] = "dynamic",
@@ -120,7 +125,7 @@ def verify(
         str | None,
         typer.Option("--against", help="The model to compare with. Default: the exported weights."),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="val or train.")] = "val",
+    split: Annotated[str, choice("--split", "Split of the data.", "val", "train")] = "val",
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, help="Compare at most this many images.")
     ] = None,
@@ -135,8 +140,6 @@ def verify(
         from shufflenet_fn.io import to_json
         from shufflenet_fn.use.verify_export import MIN_AGREEMENT, verify_export
 
-    if split not in ("val", "train"):
-        raise UsageError(f"--split {split!r} is not valid. Choose one of: val, train.")
     found = verify_export(file, data, against=against, split=split, limit=limit)
     if as_json:
         print(to_json([{**each._asdict(), "passed": each.passed} for each in found]))

@@ -18,6 +18,7 @@ from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.convert import convert
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
+from shufflenet_fn_cli.embed import embed
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.export import export_app
 from shufflenet_fn_cli.predict import predict
@@ -39,6 +40,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(predict)
 app.command()(convert)
+app.command()(embed)
 app.command()(doctor)
 app.command()(verify_resume)
 app.add_typer(bench_app, name="bench")

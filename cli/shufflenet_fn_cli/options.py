@@ -3,15 +3,49 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import typer
 
-from shufflenet_fn.config.options import Declared, declared
+from shufflenet_fn.config.options import Declared, Option, declared
+from shufflenet_fn.model.config import ARCH_NAMES
+from shufflenet_fn_backends.names import DEVICE_NAMES
 
-Arch = Annotated[str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")]
+KNOWN: Final = MappingProxyType(
+    {
+        "arch": ARCH_NAMES,
+        "precision": ("fp32", "bf16", "O0", "O1", "O2", "O3"),
+        "loss_scale": ("auto", "dynamic", "none"),
+    }
+)
+"""Values that shells complete, of settings that take others as well."""
+
+
+def completing(values: Iterable[str]) -> Callable[[], list[str]]:
+    """Return what typer calls for the values that shells complete."""
+    return lambda: list(values)
+
+
+def choice(flag: str, help: str, *choices: str) -> Any:
+    """Return an option that takes one of ``choices``, which shells complete."""
+
+    def check(value: str | None) -> str | None:
+        Option((flag,), help, "", choices).check("", value)
+        return value
+
+    text = f"{help} One of: {', '.join(choices)}."
+    return typer.Option(flag, help=text, callback=check, autocompletion=completing(choices))
+
+
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch", "-a", help="Architecture of a bare weights file.", autocompletion=completing(ARCH_NAMES)
+    ),
+]
 ModelName = Annotated[
     str,
     typer.Argument(
@@ -21,6 +55,8 @@ ModelName = Annotated[
         show_default=False,
     ),
 ]
+Device = Annotated[str, choice("--device", "Kind of device.", "auto", *DEVICE_NAMES)]
+Split = Annotated[str, choice("--split", "Split of packed data.", "val", "train")]
 Names = Annotated[
     Path | None,
     typer.Option("--names", help="A text file with a class name on each line, for weights without."),
@@ -66,6 +102,13 @@ def _parameter(item: Declared) -> inspect.Parameter:
     if item.default is not None:
         shown = str(item.default).lower() if item.type is bool else item.default
         help_text += f" (default: {shown})"
-    typed = typer.Option(*option.flags, help=help_text, rich_help_panel=option.panel, show_default=False)
+    values = option.choices or KNOWN.get(item.name)
+    typed = typer.Option(
+        *option.flags,
+        help=help_text,
+        rich_help_panel=option.panel,
+        show_default=False,
+        autocompletion=completing(values) if values else None,
+    )
     annotation = Annotated[item.type | None, typed]  # type: ignore[name-defined]  # a type at run time
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)

@@ -17,7 +17,7 @@ from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.evaluate import evaluate
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import with_settings
+from shufflenet_fn_cli.options import completing, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 @with_settings(TrainSettings)
 def train(
-    preset: Annotated[str | None, typer.Option(help=f"Recipe to start from: {', '.join(PRESETS)}.")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"Recipe to start from: {', '.join(PRESETS)}.", autocompletion=completing(PRESETS)),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML or JSON file of settings; overrides the preset.")
     ] = None,

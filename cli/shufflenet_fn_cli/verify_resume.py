@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from shufflenet_fn_backends.names import BACKEND_NAMES, DEVICE_NAMES
+from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_cli.importing import importing
+from shufflenet_fn_cli.options import KNOWN, Device, choice, completing
 
 if TYPE_CHECKING:
     from shufflenet_fn.run.verify_resume import Verification
@@ -17,10 +18,14 @@ _SHOWN = 10
 
 
 def verify_resume(
-    device: Annotated[str, typer.Option(help=f"auto, or one of: {', '.join(DEVICE_NAMES)}.")] = "auto",
+    device: Device = "auto",
     devices: Annotated[int, typer.Option(min=1, help="Processes, one for each device.")] = 1,
-    precision: Annotated[str, typer.Option(help="As for train.")] = "fp32",
-    backend: Annotated[str, typer.Option(help=f"auto, or one of: {', '.join(BACKEND_NAMES)}.")] = "auto",
+    precision: Annotated[
+        str, typer.Option(help="As for train.", autocompletion=completing(KNOWN["precision"]))
+    ] = "fp32",
+    backend: Annotated[
+        str, choice("--backend", "Primitives to compute with.", "auto", *BACKEND_NAMES)
+    ] = "auto",
     steps: Annotated[int, typer.Option(help="Number of updates of the run.")] = 40,
     deterministic: Annotated[
         bool, typer.Option(help="Use deterministic operators; needed on accelerators.")

@@ -70,11 +70,15 @@ class BadImages:
     """
 
     def __init__(
-        self, samples: Dataset, limit: BadLimit, *, record: Callable[[BadSample], None] = lambda sample: None
+        self,
+        samples: Dataset,
+        limit: BadLimit | None,
+        *,
+        record: Callable[[BadSample], None] = lambda sample: None,
     ) -> None:
         """Args:
         samples: the split.
-        limit: of bad images.
+        limit: of bad images; ``None`` allows any number.
         record: called once with each bad sample, one call at a time, by the thread that found it.
         """
         self._samples, self._limit, self._record = samples, limit, record
@@ -100,8 +104,7 @@ class BadImages:
         sample = BadSample(self._samples.split, index, error.name, error.reason)
         self._met[index] = sample
         self._record(sample)
-        allowed = self._limit.of(len(self._samples))
-        if len(self._met) > allowed:
+        if self._limit is not None and len(self._met) > (allowed := self._limit.of(len(self._samples))):
             self._too_many = self._said(allowed)
 
     def _said(self, allowed: int) -> str:

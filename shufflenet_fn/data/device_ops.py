@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -47,9 +48,9 @@ def normalizer(
 ) -> Callable[[Tensor], Tensor]:
     """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
-    With ``reuse``, all results share the same memory: each is valid only until the next call. Do not call it
-    inside ``torch.inference_mode``, because autograd cannot use memory allocated there. Fresh memory for each
-    batch would cost the host several times the arithmetic, because the system clears its pages.
+    With ``reuse``, all results in a thread share memory: each is valid only until the next call. Do not call
+    it inside ``torch.inference_mode``, because autograd cannot use memory allocated there. Fresh memory for
+    each batch would cost the host several times the arithmetic, because the system clears its pages.
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
     bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
@@ -81,8 +82,8 @@ def _fresh(images: Tensor) -> Tensor:
     return images.to(torch.float32, copy=True)
 
 
-class _Kept:
-    """Like ``_fresh``, in reused memory that grows as needed."""
+class _Kept(threading.local):
+    """Like ``_fresh``, in reused memory of each thread, which grows as needed."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)

@@ -55,16 +55,9 @@ def read_file(path: str | Path, size: int | None = None) -> bytes:
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _OWN_FAULT:
-            if error.errno == errno.ENOENT:
-                reason = _gone(Path(path), reason)
+            if error.errno == errno.ENOENT and os.path.islink(path):
+                reason = f"it is a link to {printable(os.readlink(path))}, which does not exist"
             raise UnreadableImage(printable(path), reason) from error
         raise UserError(
-            f"cannot read image {printable(path)}: {reason}. It was there when the folder was "
-            "listed; check the disk or mount and start again."
+            f"cannot read image {printable(path)}: {reason}. Check the disk or mount and start again."
         ) from error
-
-
-def _gone(path: Path, reason: str) -> str:
-    if path.is_symlink():
-        return f"it is a link to {printable(os.readlink(path))}, which does not exist"
-    return f"{reason}; it was there when the folder was listed"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 
+from torch import Tensor
+
 from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImages
@@ -109,6 +111,7 @@ def eval_loader(
     bad_images: BadImages | None = None,
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> BatchIterator:
     """Iterate over this rank's share of ``folder``: each sample on exactly one rank, in order.
 
@@ -124,6 +127,8 @@ def eval_loader(
       bad_images: counts images that cannot be read or decoded, which are then left out of their batch; it
         may be empty. ``None`` raises the first of them.
       buffers, native: as ``train_loader``.
+      compute: function of a batch's images, called by the thread that read it, with one compute thread. Its
+        result takes the place of the images.
 
     Raises:
       UsageError, BadImage, UserError: as ``train_loader``.
@@ -142,7 +147,19 @@ def eval_loader(
         memory=_memory(buffers, Layout(batch_size, transform.size), 0),
         native=native,
     )
+    if compute is not None:
+        read = functools.partial(_computed, read, compute)
     return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
+
+
+def _computed(
+    read: Callable[[int, Callable[[], bool]], Batch],
+    compute: Callable[[Tensor], Tensor],
+    number: int,
+    stopped: Callable[[], bool],
+) -> Batch:
+    batch = read(number, stopped)
+    return batch._replace(images=compute(batch.images)) if len(batch.indices) else batch
 
 
 def prefetch_of(threads: int) -> int:

@@ -32,8 +32,9 @@ _NEEDED: Final = MappingProxyType(
 def python(facts: dict[str, Any]) -> Finding:
     """Check the interpreter, and the required packages besides torch."""
     version, machine = platform.python_version(), platform.machine()
-    text = f"Python {version}, {platform.system()} {machine}"
-    details = {"version": version, "machine": machine, "executable": sys.executable}
+    shown = {n: importlib.metadata.version(n) for n in ("typer", "rich") if importlib.util.find_spec(n)}
+    text = ", ".join([f"Python {version}", *map(" ".join, shown.items()), f"{platform.system()} {machine}"])
+    details = {"version": version, "machine": machine, "executable": sys.executable, **shown}
     if sys.version_info < _OLDEST_PYTHON or struct.calcsize("P") < 8:
         return Finding(FAILED, text, "Use a 64-bit Python 3.10 or newer.", details)
     missing = [package for name, package in _NEEDED.items() if importlib.util.find_spec(name) is None]

@@ -22,6 +22,9 @@ _STAGE_CHANNELS: Final[Mapping[str, tuple[int, int, int, int, int]]] = MappingPr
 )
 
 ARCHITECTURES: Final = tuple(PREFIX + width for width in _STAGE_CHANNELS)
+ARCH_NAMES: Final = (*_STAGE_CHANNELS, *ARCHITECTURES)
+FEATURES: Final = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", "pooled")
+"""Names of the feature maps that ``features`` returns."""
 
 
 @dataclass(frozen=True)

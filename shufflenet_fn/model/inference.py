@@ -84,6 +84,7 @@ def infer(
     *,
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
+    pooled: bool = False,
 ) -> Tensor:
     """Return the logits (N, num_classes), equal to those of ``apply`` in evaluation up to rounding.
 
@@ -93,6 +94,7 @@ def infer(
         x: images, normalised, (N, 3, H, W).
         backend: the backend that ``params`` were folded for.
         policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
+        pooled: return the input of the classifier, (N, C), instead of the logits.
 
     Raises:
         ValueError: ``x`` is not (N, 3, H, W) or not floating point, or ``params`` were folded for a backend
@@ -105,9 +107,10 @@ def infer(
     tree, x = policy.cast_params(params.params), policy.cast_input(x)
     with policy.autocast(x.device.type):
         y = folded_body(tree, twin, x)
-        features = twin.to_tensor(y).mean((2, 3))
-        logits = nnf.linear(features, tree["fc"]["weight"], tree["fc"]["bias"])
-    return policy.cast_output(logits)
+        found = twin.to_tensor(y).mean((2, 3))
+        if not pooled:
+            found = nnf.linear(found, tree["fc"]["weight"], tree["fc"]["bias"])
+    return policy.cast_output(found)
 
 
 def make_predictor(
@@ -116,8 +119,9 @@ def make_predictor(
     *,
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
+    pooled: bool = False,
 ) -> Callable[[Tensor], Tensor]:
-    """Return a function from images to logits: ``infer`` with all work on the weights done in advance.
+    """Return a function from images to what ``infer`` returns, with all work on the weights done in advance.
 
     The function is not differentiable.
     """
@@ -126,7 +130,7 @@ def make_predictor(
     # Copy, so that later in-place changes of the variables have no effect.
     tree = tree_map(torch.clone, policy.cast_params(params.params))
     params = InferenceParams(tree, params.permuted)
-    return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy))
+    return torch.no_grad()(partial(infer, config, params, backend=backend, policy=policy, pooled=pooled))
 
 
 def _float64(x: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from shufflenet_fn.model.architecture import REDUCTION, fewest_values
-from shufflenet_fn.model.config import ShuffleNetConfig
+from shufflenet_fn.model.config import FEATURES, ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, update_running_stats
 from shufflenet_fn.model.variables import BatchStats, Variables
 from shufflenet_fn.training.precision import Policy
+from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 
@@ -85,15 +86,12 @@ def apply(
     return logits, update_running_stats(config, variables.batch_stats, moments)
 
 
-FEATURES = ("conv1", "maxpool", "stage2", "stage3", "stage4", "conv5", "pooled")
-
-
 def features(
     config: ShuffleNetConfig,
     variables: Variables,
     x: Tensor,
     *,
-    at: Sequence[str] = ("pooled",),
+    at: str | Sequence[str] = ("pooled",),
     backend: Backend[Any] = REFERENCE,
     policy: Policy | None = None,
 ) -> dict[str, Tensor]:
@@ -105,22 +103,25 @@ def features(
         config: the architecture that ``variables`` belong to.
         variables: as in ``apply``.
         x: images, normalised, (N, 3, H, W), floating point.
-        at: names among ``FEATURES``. ``pooled`` is the input of the classifier, (N, C); the others are
-            (N, C, H, W), in torchvision's channel order. ``conv1`` and ``conv5`` are taken after their ReLU.
+        at: one or more of ``model.config.FEATURES``. ``pooled`` is the input of the classifier, (N, C); the
+            others are (N, C, H, W), in torchvision's channel order, ``conv1`` and ``conv5`` after their ReLU.
         backend: the primitives to compute with.
         policy: dtypes to compute in; ``None`` computes in the dtype of the arguments.
 
     Raises:
-        ValueError: a name is unknown, or ``x`` is not (N, 3, H, W).
+        ValueError: a name is unknown, or ``x`` is refused as by ``apply``.
 
     Example:
         >>> features(config, variables, torch.zeros(2, 3, 64, 64), at=("stage2",))["stage2"].shape
         torch.Size([2, 48, 8, 8])
     """
-    unknown = [name for name in at if name not in FEATURES]
-    if unknown:
-        raise ValueError(f"unknown feature {unknown[0]!r}: choose among {', '.join(FEATURES)}")
+    at = (at,) if isinstance(at, str) else at
+    for name in at:
+        if name not in FEATURES:
+            hint = suggestion(str(name), FEATURES)
+            raise ValueError(f"unknown feature {name!r}{hint}: choose among {', '.join(FEATURES)}")
     check_images(x)
+    check_dtype(x, variables.params["fc"]["weight"].dtype, policy)
     policy = policy or Policy(x.dtype, x.dtype, x.dtype, x.dtype)
     layer = _layer(backend, config, train=False)
     maps: dict[str, Any] = {}

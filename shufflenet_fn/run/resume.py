@@ -185,13 +185,13 @@ def run_of(checkpoint: Path) -> Path | None:
     return run_dir if (run_dir / CONFIG).exists() else None
 
 
-def find_checkpoint(path: Path) -> tuple[Content, list[str]]:
+def find_checkpoint(path: Path, lacking: str = "nothing to resume") -> tuple[Content, list[str]]:
     """Read the newest undamaged checkpoint of a run directory, or ``path`` itself if it is a checkpoint.
 
-    Returns it, and a note on every one that was skipped.
+    Returns it, and a note on every one that was skipped. Messages begin with what is ``lacking``.
     """
     if not path.is_dir():
-        raise UsageError(f"nothing to resume at {path}: there is no such directory.")
+        raise UsageError(f"{lacking} at {path}: there is no such directory.")
     if (path / MANIFEST).exists():
         path = path.resolve() if path.is_symlink() else path
         return read_checkpoint(path), []
@@ -203,12 +203,11 @@ def find_checkpoint(path: Path) -> tuple[Content, list[str]]:
         raise _none_usable(folder, notes)
     if (path / CONFIG).exists():
         raise UsageError(
-            f"nothing to resume at {path}: the run there has no checkpoint yet. Give the command that "
+            f"{lacking} at {path}: the run there has no checkpoint yet. Give the command that "
             f"started it again, with --run-dir {path} --resume auto."
         )
     raise UsageError(
-        f"nothing to resume at {path}: it is neither a checkpoint nor a run directory with one "
-        "below checkpoints/."
+        f"{lacking} at {path}: it is neither a checkpoint nor a run directory with one below checkpoints/."
     )
 
 

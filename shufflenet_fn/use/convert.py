@@ -15,8 +15,8 @@ from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.checkpoint.weights_file import CLASSES
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.io import to_json
-from shufflenet_fn.use.export import check_out, write_out
 from shufflenet_fn.use.model import Model
+from shufflenet_fn.use.output import check_output, write_out
 from shufflenet_fn_backends.support.errors import UsageError
 
 ENDINGS: Final = (".safetensors", ".pth.tar", ".pth", ".pt")
@@ -26,7 +26,7 @@ def check_ending(out: Path) -> str:
     """Return the ending of ``out`` that says which form to write. Raises ``UsageError`` for others."""
     for ending in ENDINGS:
         if out.name.endswith(ending):
-            check_out(out)
+            check_output(out)
             return ending
     raise UsageError(
         f"{printable(out)} must end in .safetensors or .pth (torchvision's state_dict; .pt as well), or in "

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.io import replace_file, to_json
+from shufflenet_fn.io import to_json
 from shufflenet_fn.model.inference import fold, infer
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.model import MEAN, STD, Model
 from shufflenet_fn.use.onnx_graph import LOGITS, Graph, add_network, import_onnx
 from shufflenet_fn.use.onnx_image import add_transform
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn.use.output import check_output, write_out
+from shufflenet_fn_backends.support.errors import UsageError
 
 Format = Literal["onnx", "torch"]
 InputKind = Literal["image", "tensor"]
@@ -85,22 +86,7 @@ def check_export(out: Path, *, format: str, input_kind: str, batch: int | None) 
             f"{printable(out)} must end in {SUFFIXES[format]} for --format {format}: "
             f"-o {printable(out.with_suffix(SUFFIXES[format]))}."
         )
-    check_out(out)
-
-
-def check_out(out: Path) -> None:
-    """Raise ``UsageError`` where no file can be."""
-    if out.is_dir() or not out.parent.is_dir():
-        wrong = "is a folder" if out.is_dir() else f"lies in no folder: {out.parent} does not exist"
-        raise UsageError(f"{printable(out)} {wrong}. Give -o the path of a file.")
-
-
-def write_out(out: Path, content: bytes) -> None:
-    """Write ``content`` to ``out``, whole or not at all. Raises ``UserError`` if that fails."""
-    try:
-        replace_file(out, content)
-    except OSError as error:
-        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
+    check_output(out)
 
 
 def onnx_bytes(

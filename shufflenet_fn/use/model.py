@@ -78,8 +78,8 @@ def open_model(
     found = find_weights(path, arch=arch)
     source, manifest, notes = _locate(found.path)
     stored = manifest.get("settings", {})
-    arch = _arch_of(arch, stored, source)
     weights = read_weights(source)
+    arch = _arch_of(arch, stored, source)
     if not set(HEAD) <= weights.tensors.keys():
         raise UsageError(
             f"the weights in {printable(source)} have no classifier (fc.weight, fc.bias), so they predict no "
@@ -130,7 +130,7 @@ def _locate(weights: Path) -> tuple[Path, dict[str, Any], list[str]]:
     best = pointed_to(checkpoints_of(weights), BEST)
     if best is not None:
         return best, read_manifest(best), [f"weights: the run's best checkpoint, {best.name}"]
-    content, notes = find_checkpoint(weights)
+    content, notes = find_checkpoint(weights, "no model")
     return content.path, content.manifest, [*notes, f"weights: checkpoint {content.path.name}"]
 
 

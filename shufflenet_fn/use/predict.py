@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.bad_images import BadImage, BadImages
+from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.device_ops import normalizer
@@ -22,6 +23,7 @@ from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
+from shufflenet_fn.data.threads import PrefetchIterator
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.run import build
 from shufflenet_fn.run.training import loader_threads
@@ -32,14 +34,16 @@ from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, open_eng
 from shufflenet_fn.use.export import onnx_bytes
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
+from shufflenet_fn_backends.names import ENGINE_NAMES
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
-ENGINES = ("auto", "torch", *ONNX_ENGINES)
 EXPORTED = (".onnx", ".pt2")
+_PER_THREAD = 8
+"""Batches of a thread, at least."""
 
 
 class Prediction(NamedTuple):
@@ -59,7 +63,8 @@ class Predictor:
     """A model that is ready to predict. Make it with ``Predictor.open``.
 
     ``logits`` maps uint8 images (N, 3, size, size) on the CPU to logits (N, num_classes). ``whole`` is set
-    for an export that takes whole images instead: it maps one uint8 (1, H, W, 3) to logits.
+    for an export that takes whole images instead: it maps one uint8 (1, H, W, 3) to logits. ``threaded``:
+    several threads may call ``logits`` at once, which is then faster than one that uses all cores.
     """
 
     transform: EvalTransform
@@ -68,6 +73,7 @@ class Predictor:
     notes: tuple[str, ...]
     logits: Callable[[Tensor], Tensor]
     whole: Engine | None = None
+    threaded: bool = False
 
     @classmethod
     def open(
@@ -91,16 +97,22 @@ class Predictor:
         Raises:
             UsageError, DeviceError, UserError: with the one thing that is wrong.
         """
-        if engine not in ENGINES:
-            raise UsageError(f"--engine {engine!r} is not valid. Choose one of: {', '.join(ENGINES)}.")
+        if engine not in ENGINE_NAMES:
+            raise UsageError(f"engine {engine!r} is not valid. Choose one of: {', '.join(ENGINE_NAMES)}.")
         path = Path(model)
-        if path.suffix in EXPORTED and path.is_file():
+        exported = path.suffix in EXPORTED and path.is_file()
+        if device not in ("auto", "cpu") and (exported or engine in ONNX_ENGINES):
+            what = printable(path) if exported else f"--engine {engine}"
+            raise UsageError(f"{what} computes on the CPU here. Leave out --device {device}.")
+        if exported:
             return _exported(path, engine)
         opened = open_model(model, arch=arch, names=names)
         chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
+        threaded = False
         if chosen == "torch":
-            runtime, reason = select_runtime(device)
-            logits, why = _torch(opened, runtime), f"{why}; {reason}"
+            runtime, place, reason = open_device(device)
+            logits, why = _torch(opened, runtime, place), f"{why}; {reason}"
+            threaded = place.type == "cpu"
         else:
             content = onnx_bytes(opened, input_kind="tensor", batch=None)
             logits = _normalised(open_engine(chosen, content, threads=usable_cores()))
@@ -110,6 +122,7 @@ class Predictor:
             engine=chosen,
             notes=(*opened.notes, f"engine {chosen}: {why}"),
             logits=logits,
+            threaded=threaded,
         )
 
     def predict(
@@ -155,32 +168,26 @@ class Predictor:
     ) -> Iterator[list[Prediction]]:
         """Yield the predictions of a data set in its order, a batch at a time. Bad images are left out."""
         if self.whole:
-            for index in range(len(dataset)):
-                name = dataset.name(index)
-                try:
-                    pixels = open_image(dataset.read(index), name=name).decode(1)
-                except BadImage as error:
-                    if bad_images is None:
-                        raise
-                    bad_images.report(index, error)
-                    continue
-                logits = torch.from_numpy(self.whole(pixels[None]))
-                yield self._predictions([name], logits, [int(dataset.labels[index])], top)
+            for index, pixels in enumerate(_decoded(dataset, loader_threads(workers, 1))):
+                if not isinstance(pixels, BadImage):
+                    logits, labels = torch.from_numpy(self.whole(pixels[None])), [int(dataset.labels[index])]
+                    yield self._predictions([dataset.name(index)], logits, labels, top)
+                elif bad_images is None:
+                    raise pixels
+                else:
+                    bad_images.report(index, pixels)
             return
-        with eval_loader(
+        for batch in computed_batches(
             dataset,
             self.transform,
+            self.logits,
+            threaded=self.threaded,
             batch_size=batch_size,
-            threads=loader_threads(workers, 1),
+            workers=workers,
             bad_images=bad_images,
-            native=choose_image_reader("auto").reader,
-        ) as batches:
-            for batch in batches:
-                indices = batch.indices.tolist()
-                if not indices:
-                    continue
-                names = [dataset.name(index) for index in indices]
-                yield self._predictions(names, self.logits(batch.images), batch.labels.tolist(), top)
+        ):
+            names = [dataset.name(index) for index in batch.indices.tolist()]
+            yield self._predictions(names, batch.images, batch.labels.tolist(), top)
 
     def _predictions(self, names: list[str], logits: Tensor, labels: list[int], top: int) -> list[Prediction]:
         values, order = logits.float().softmax(1).topk(min(top, logits.shape[1]))
@@ -195,12 +202,60 @@ class Predictor:
         ]
 
 
-def _torch(model: Model, runtime: Runtime) -> Callable[[Tensor], Tensor]:
+def computed_batches(
+    dataset: Dataset,
+    transform: EvalTransform,
+    compute: Callable[[Tensor], Tensor],
+    *,
+    threaded: bool,
+    batch_size: int,
+    workers: int | None,
+    bad_images: BadImages | None,
+) -> Iterator[Batch]:
+    """Yield the batches of a data set in its order, with ``compute`` of the images in their place.
+
+    Bad images are left out. ``threaded``: each loader thread computes the batches that it reads. On a CPU,
+    threads that compute a batch together would wait for each other and compete with those that read.
+    """
+    threads = loader_threads(workers, 1)
+    if threaded:  # so many that the threads end at about the same time
+        batch_size = min(batch_size, max(1, len(dataset) // (_PER_THREAD * max(1, threads))))
+    with eval_loader(
+        dataset,
+        transform,
+        batch_size=batch_size,
+        threads=threads,
+        bad_images=bad_images,
+        native=choose_image_reader("auto").reader,
+        compute=compute if threaded else None,
+    ) as batches:
+        for batch in batches:
+            if len(batch.indices):
+                yield batch if threaded else batch._replace(images=compute(batch.images))
+
+
+def _decoded(dataset: Dataset, threads: int) -> Iterator[RgbImage | BadImage]:
+    def decode(index: int, stopped: Callable[[], bool]) -> RgbImage | BadImage:
+        try:
+            return open_image(dataset.read(index), name=dataset.name(index)).decode(1)
+        except BadImage as error:
+            return error
+
+    with PrefetchIterator(decode, 0, len(dataset), threads=threads, prefetch=threads) as images:
+        yield from images
+
+
+def open_device(name: str) -> tuple[Runtime, torch.device, str]:
+    """Return the runtime that ``--device`` names, its first device, ready to compute, and the reason."""
+    runtime, reason = select_runtime(name)
     runtime.prepare()
     runtime.set_device(0)
     torch.set_num_threads(usable_cores())
     runtime.tune()
-    device = runtime.device(0)
+    return runtime, runtime.device(0), reason
+
+
+def _torch(model: Model, runtime: Runtime, device: torch.device) -> Callable[[Tensor], Tensor]:
     predict = build.build_predictor(
         model.config,
         backend=select_backend("auto", runtime.name).backend,

@@ -7,20 +7,29 @@ import io
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.io import to_json
+from shufflenet_fn.use.output import check_output
 from shufflenet_fn.use.predict import Prediction
 from shufflenet_fn_backends.support.errors import UsageError, UserError
+
+_SAMPLE = 16
+"""Rows of a continued file that are computed again."""
+_TOLERANCE = 1e-3
+"""Largest difference of a probability between two engines or devices."""
+
+Shares = dict[str, float]
+"""Probabilities by class."""
 
 
 class Rows:
     """Writes predictions as they come. A file that was broken off can be continued.
 
-    ``done``: the names of images that the file has already.
+    ``done``: the names of images that the file has already. ``sample``: some of its rows, by name.
     """
 
     def __init__(self, file: Path | None, kind: str, top: int, *, resume: bool) -> None:
@@ -34,18 +43,21 @@ class Rows:
             UsageError: ``file`` exists already, or cannot be continued.
         """
         self._file, self._kind, self._top = file, kind, top
-        self.done: frozenset[str] = frozenset()
+        self.done: set[str] = set()
+        self.sample: dict[str, Shares] = {}
         self._good = 0
-        if resume and (file is None or kind == "table"):
+        self.resumable = file is not None and kind != "table"
+        if resume and not self.resumable:
             raise UsageError("--resume needs -o FILE with --format csv or jsonl.")
-        if file is not None and file.exists() and not resume:
+        if file is None:
+            return
+        check_output(file)
+        if file.exists() and not resume:
             raise UsageError(
                 f"{printable(file)} exists already. Continue it with --resume, or give -o another name."
             )
-        if file is not None and not file.absolute().parent.is_dir():
-            raise UsageError(f"-o {printable(file)}: its folder does not exist.")
-        if file is not None and resume and file.exists():
-            self.done, self._good = _read(file, kind, self._header())
+        if file.exists():
+            self._continue(file)
 
     def __enter__(self) -> Rows:
         if self._file is None:
@@ -64,6 +76,18 @@ class Rows:
         if self._file is not None:
             self._out.close()
 
+    def check(self, again: Iterable[Prediction]) -> None:
+        """Raise ``UsageError`` if predictions of images in ``sample`` differ from the rows of the file."""
+        for each in again:
+            then, now = self.sample[each.name], dict(zip(each.classes, each.probabilities, strict=True))
+            if not (_within(then, now) and _within(now, then)):
+                was, found = (", ".join(f"{n} {p:.4f}" for n, p in s.items()) for s in (then, now))
+                raise UsageError(
+                    f"{printable(self._file or '')} was begun with another model, --top-k or image: for "
+                    f"{printable(each.name)} it has {was}, but now it is {found}. Go on with what it was "
+                    "begun with, or give -o another name."
+                )
+
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Write a row for each prediction. Raises ``UserError`` if that fails."""
         self._write("".join(map(self._row, predictions)))
@@ -76,6 +100,26 @@ class Rows:
             where = "standard output" if self._file is None else printable(self._file)
             raise UserError(
                 f"cannot write to {where}: {error.strerror}. Make room and go on with --resume."
+            ) from error
+
+    def _continue(self, file: Path) -> None:
+        """Read the rows of ``file``, up to the end of its last whole one."""
+        try:
+            content = file.read_bytes()
+            self._good = content.rfind(b"\n") + 1
+            text, header = os.fsdecode(content[: self._good]), self._header()
+            if self._kind == "csv" and self._good:
+                if not text.startswith(header):
+                    raise ValueError(f"its first line is not {header.strip()!r}, that of --top-k {self._top}")
+                text = text[len(header) :]
+            for name, shares in _parsed(text, self._kind):
+                self.done.add(name)
+                if len(self.sample) < _SAMPLE:
+                    self.sample[name] = shares
+        except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+            raise UsageError(
+                f"{printable(file)} cannot be continued as {self._kind} ({error}). Give the options that it "
+                "was begun with, or -o another name."
             ) from error
 
     def _header(self) -> str:
@@ -101,20 +145,21 @@ def _csv(cells: list[str]) -> str:
     return text.getvalue()
 
 
-def _read(file: Path, kind: str, header: str) -> tuple[frozenset[str], int]:
-    """Return the names in a file, and the bytes up to the end of its last whole row."""
-    content = file.read_bytes()
-    good = content.rfind(b"\n") + 1
-    text = os.fsdecode(content[:good])
-    try:
-        if kind == "jsonl":
-            return frozenset(json.loads(line)["name"] for line in text.splitlines()), good
-        if good and not text.startswith(header):
-            raise ValueError("its columns are others")
-        rows = csv.reader(io.StringIO(text[len(header) :]))
-        return frozenset(row[0] for row in rows if row), good
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UsageError(
-            f"{printable(file)} cannot be continued as {kind} ({error}). Give the options that it was begun "
-            "with, or -o another name."
-        ) from error
+def _within(one: Shares, other: Shares) -> bool:
+    """Return whether ``one`` may be ``other`` with other rounding, which may exchange classes that tie."""
+    least = min(other.values(), default=0.0)
+    return len(one) == len(other) and all(
+        abs(share - other[name]) <= _TOLERANCE if name in other else share <= least + _TOLERANCE
+        for name, share in one.items()
+    )
+
+
+def _parsed(text: str, kind: str) -> Iterator[tuple[str, Shares]]:
+    """Yield name and probabilities of each row. Raises if it is not of ``kind``."""
+    if kind == "jsonl":
+        for line in text.split("\n")[:-1]:
+            row = json.loads(line)
+            yield row["name"], dict(zip(row["classes"], map(float, row["probabilities"]), strict=True))
+        return
+    for name, *cells, _ in csv.reader(io.StringIO(text)):
+        yield name, {c: float(p) for c, p in zip(cells[::2], cells[1::2], strict=True) if c}

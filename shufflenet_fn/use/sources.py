@@ -6,22 +6,23 @@ import glob
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.dataset import Dataset, Encoded, Stored, stored_files
+from shufflenet_fn.data.dataset import Encoded, Stored, stored_files
 from shufflenet_fn.data.files import read_file
 from shufflenet_fn.data.formats import is_image
-from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.packed.index import is_packed
+from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.support.errors import UsageError
 
 UNKNOWN = -1
 """Label of an image whose class is not known."""
+_NO_NAMES = {"", ".", ".."}
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,49 +54,91 @@ class ImageFiles:
         return stored_files([os.fsencode(self.paths[index]) for index in indices.tolist()])
 
 
+@dataclass(frozen=True, eq=False)
+class Selected:
+    """Some images of a data set, with labels of their own, as a ``Dataset``."""
+
+    whole: ImageFiles | PackedSplit
+    indices: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
+    classes: tuple[str, ...]
+
+    @property
+    def root(self) -> Path:
+        return self.whole.root
+
+    @property
+    def split(self) -> str:
+        return self.whole.split
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def name(self, index: int) -> str:
+        return self.whole.name(int(self.indices[index]))
+
+    def read(self, index: int) -> Encoded:
+        return self.whole.read(int(self.indices[index]))
+
+    def located(self, indices: npt.NDArray[np.int64]) -> AbstractContextManager[Stored]:
+        return self.whole.located(self.indices[indices])
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Selected:
+        """Return the images that bool (len(self),) ``chosen`` marks."""
+        return replace(self, indices=self.indices[chosen], labels=self.labels[chosen])
+
+
 def open_sources(
-    sources: Sequence[str],
-    classes: Sequence[str] | None,
-    *,
-    split: str = "val",
-    lines: Iterable[str] = (),
-    done: frozenset[str] = frozenset(),
-) -> Dataset:
+    sources: Sequence[str], classes: Sequence[str] | None, *, split: str = "val", lines: Iterable[str] = ()
+) -> Selected:
     """Return the images of ``sources`` as a data set.
 
     Args:
         sources: files, folders (searched in all depths), patterns (``*``, ``**``), ``@FILE`` (a path on each
             line), ``-`` (``lines``), or one folder of packed data.
-        classes: the model's. A folder of one of these names labels the images in it.
+        classes: the model's. A folder of one of these names labels the images in it. ``None``: the names
+            of all folders are classes.
         split: the split of packed data.
         lines: paths, such as those of standard input.
-        done: paths to leave out.
 
     Raises:
         UsageError: a source does not exist or holds no image.
     """
+    whole: ImageFiles | PackedSplit
     if len(sources) == 1 and is_packed(Path(sources[0])):
-        return open_split(sources[0], split, classes)
-    found = dict.fromkeys(path for source in sources for path in _paths(source, lines))
-    paths = tuple(path for path in found if path not in done)
-    label_of = {name: label for label, name in enumerate(classes or ())}
-    labels = np.array([label_of.get(Path(path).parent.name, UNKNOWN) for path in paths], np.int64)
-    return ImageFiles(paths, labels, tuple(classes or ()))
+        whole = open_packed(sources[0], split)
+    else:
+        whole = _open_files(tuple(dict.fromkeys(p for source in sources for p in _paths(source, lines))))
+    labels = whole.labels
+    if classes is not None:
+        label_of = {name: label for label, name in enumerate(classes)}
+        # One more, which the label ``UNKNOWN`` indexes.
+        table = np.array([*(label_of.get(name, UNKNOWN) for name in whole.classes), UNKNOWN], np.int64)
+        labels = table.take(labels, mode="wrap")
+    return Selected(whole, np.arange(len(whole)), labels, tuple(classes or whole.classes))
+
+
+def _open_files(paths: tuple[str, ...]) -> ImageFiles:
+    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
+    classes = tuple(sorted({*folders} - _NO_NAMES))
+    label_of = {name: label for label, name in enumerate(classes)}
+    return ImageFiles(paths, np.array([label_of.get(f, UNKNOWN) for f in folders], np.int64), classes)
 
 
 def _paths(source: str, lines: Iterable[str]) -> Iterator[str]:
     if source == "-":
-        yield from _listed(lines)
+        yield from _listed(lines, "standard input")
     elif os.path.isdir(source):
         yield from _in_folder(source)
     elif os.path.exists(source):
         yield source
     elif source.startswith("@"):
         try:
-            yield from _listed(Path(source[1:]).read_text("utf-8", "surrogateescape").splitlines())
+            listed = Path(source[1:]).read_text("utf-8", "surrogateescape").split("\n")
         except OSError as error:
             reason = error.strerror or str(error)
             raise UsageError(f"cannot read the list {printable(source[1:])}: {reason}.") from error
+        yield from _listed(listed, printable(source[1:]))
     elif matched := sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path)):
         yield from matched
     else:
@@ -105,8 +148,11 @@ def _paths(source: str, lines: Iterable[str]) -> Iterator[str]:
         )
 
 
-def _listed(lines: Iterable[str]) -> Iterator[str]:
-    return (path for line in lines if (path := line.rstrip("\r\n")))
+def _listed(lines: Iterable[str], where: str) -> list[str]:
+    found = [path for line in lines if (path := line.rstrip("\r\n"))]
+    if not found:
+        raise UsageError(f"no path in {where}. Give a path on each line.")
+    return found
 
 
 def _in_folder(folder: str) -> list[str]:
@@ -118,6 +164,8 @@ def _in_folder(folder: str) -> list[str]:
         for file in sorted(files)
         if not file.startswith(".") and is_image(path := os.path.join(above, file))
     ]
+    if is_packed(Path(folder)):
+        raise UsageError(f"{printable(folder)} is packed data, which must be the only SOURCE.")
     if not found:
         raise UsageError(f"no image in {printable(folder)} or the folders in it.")
     return found

@@ -146,7 +146,7 @@ def test_training_on_data_with_a_missing_shard(command: Command, packed: Path) -
         (("pack", "{data}", "x", "--shard-size", "nan"), "--shard-size"),
         (("pack", "{data}", "x", "--shard-size", "inf"), "--shard-size"),
         (("pack", "{data}", "x", "--workers", 0), "--workers"),
-        (("pack", "{data}", "x", "--on-bad-image", "weep"), "stop or skip"),
+        (("pack", "{data}", "x", "--on-bad-image", "weep"), "stop, skip"),
         (("verify", "nowhere"), "nowhere is not a folder"),
         (("verify", "{data}"), "is not packed"),
         (("info", "nowhere"), "nowhere does not exist"),

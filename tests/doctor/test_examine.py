@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,7 @@ def test_python_here() -> None:
     finding = python({})
     assert finding.status == OK, finding
     assert finding.details["executable"] == sys.executable
+    assert {f"{name} {version(name)}" for name in ("typer", "rich")} <= {*finding.text.split(", ")}
 
 
 def test_torchvision_here() -> None:

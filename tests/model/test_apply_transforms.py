@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import functorch
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.func import grad, jacfwd, jacrev, jvp, vjp, vmap
 
 from shufflenet_fn.model.inference import fold, infer, make_predictor
-from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.network import apply, features
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.precision import get_policy
@@ -21,6 +22,7 @@ from tests.model.support import (
     TINY,
     assert_close_to_scale,
     assert_trees_close,
+    assert_trees_equal,
     examples,
     generator,
     tiny_variables,
@@ -49,7 +51,11 @@ def predicted(images: Any) -> Tensor:
     return make_predictor(TINY, tiny_variables())(images)
 
 
-predictors = pytest.mark.parametrize("predict", [evaluated, inferred, predicted])
+def pooled(images: Any) -> Tensor:
+    return features(TINY, tiny_variables(), images, at="pooled")["pooled"]
+
+
+predictors = pytest.mark.parametrize("predict", [evaluated, inferred, predicted, pooled])
 
 
 def loss_of(
@@ -82,6 +88,19 @@ def test_func_grad_equals_autograd(train: bool) -> None:
     params = tree_unflatten(variables.params, leaves)
     expected = tree_unflatten(params, list(torch.autograd.grad(loss(params), leaves)))
     assert_close_to_scale(grad(loss)(variables.params), expected, TOLERANCE)
+
+
+def test_functorch_gives_the_same_gradients() -> None:
+    """torch contains it; its names warn that they are those of ``torch.func``."""
+    variables, (images, labels) = tiny_variables(), examples(3)
+
+    def one(params: Any, image: Tensor, label: Tensor) -> Tensor:
+        return loss_of(variables, image[None], label[None])(params)
+
+    with pytest.warns(FutureWarning, match=r"torch\.func"):
+        found = functorch.vmap(functorch.grad(one), (None, 0, 0))(variables.params, images, labels)
+    expected = vmap(grad(one), (None, 0, 0))(variables.params, images, labels)
+    assert_trees_equal(found, expected)
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -163,6 +182,36 @@ def test_second_derivatives() -> None:
 
 
 @pytest.mark.parametrize("train", [False, True])
+def test_features_under_every_transform() -> None:
+    variables, images = tiny_variables(dtype=DOUBLE), examples(3, dtype=DOUBLE)[0]
+
+    def maps(x: Tensor) -> dict[str, Tensor]:
+        return features(TINY, variables, x, at=("stage3", "pooled"))
+
+    with unchanged(variables, images):
+        found, tangent = jvp(maps, (images,), (random_like(images, 5),))
+        cotangent = random_like(found, 6)
+        (pulled,) = vjp(maps, images)[1](cotangent)
+        torch.testing.assert_close(
+            inner(tangent, cotangent), inner(random_like(images, 5), pulled), rtol=1e-9, atol=0
+        )
+        singly = vmap(maps)(images[:, None])
+        assert_close_to_scale(tree_map(lambda a: a[:, 0], singly), found, TOLERANCE)
+        rows, columns = (jacobian(maps)(images[:1, :, :16, :16]) for jacobian in (jacrev, jacfwd))
+        assert_close_to_scale(columns, rows, TOLERANCE)
+        torch.compiler.reset()
+        compiled = torch.compile(maps, fullgraph=True, backend="aot_eager")
+        assert_close_to_scale(compiled(images), found, TOLERANCE)
+
+
+@pytest.mark.parametrize("names", ["stage9", "pool", ("stage2", "fc"), (3,)])
+def test_unknown_feature_is_refused(names: Any) -> None:
+    wrong = names if isinstance(names, str) else names[-1]
+    with pytest.raises(ValueError, match=rf"unknown feature {wrong!r}.*conv1, .*pooled"):
+        features(TINY, tiny_variables(), examples(2)[0], at=names)
+
+
+@pytest.mark.parametrize("train", [False, True])
 def test_no_argument_is_written_to(train: bool) -> None:
     variables = tiny_variables()
     images, labels = examples(4)
@@ -201,8 +250,9 @@ def test_images_that_are_not_floating_point_are_refused(predict: Predict, dtype:
 
 def test_images_of_another_dtype_need_a_policy() -> None:
     variables, double = tiny_variables(), examples(2, dtype=DOUBLE)[0]
-    with pytest.raises(ValueError, match=r"x is torch\.float64 .* are torch\.float32: .*policy"):
-        apply(TINY, variables, double)
+    for predict in (evaluated, pooled):
+        with pytest.raises(ValueError, match=r"x is torch\.float64 .* are torch\.float32: .*policy"):
+            predict(double)
     with pytest.raises(ValueError, match=r"x is torch\.float64"):
         apply(TINY, variables, double, policy=get_policy("O1"))
     expected, _ = apply(TINY, variables, double.float())

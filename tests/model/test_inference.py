@@ -13,7 +13,7 @@ from torch.func import grad
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.config import ARCHITECTURES, get_config
 from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
-from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.network import apply, features
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_leaves, tree_map
 from shufflenet_fn_backends.names import BACKEND_NAMES
@@ -41,8 +41,12 @@ def test_logits_are_those_of_apply(arch: str, name: str) -> None:
         params = fold(config, variables, backend=backend)
         found = infer(config, params, images, backend=backend)
         predicted = make_predictor(config, variables, backend=backend)(images)
+        pooled = infer(config, params, images, backend=backend, pooled=True)
+        served = make_predictor(config, variables, backend=backend, pooled=True)(images)
     assert relative(found, expected) <= 1e-5
     assert relative(predicted, expected) <= 1e-5
+    for inputs in (pooled, served):
+        assert relative(inputs, features(config, variables, images)["pooled"]) <= 1e-5
 
 
 @backends

@@ -10,8 +10,9 @@ import torch.nn.functional as nnf
 from torch import Tensor, nn
 
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
-from shufflenet_fn.model.config import ShuffleNetConfig, get_config
-from shufflenet_fn.model.network import FEATURES, apply, features
+from shufflenet_fn.model.channel_order import to_permuted
+from shufflenet_fn.model.config import FEATURES, ShuffleNetConfig, get_config
+from shufflenet_fn.model.network import apply, features
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn_backends.registry import get_backend
 from tests.model.support import assert_close_to_scale, assert_trees_close, examples
@@ -135,35 +136,24 @@ def _ours(
     return loss, grads, batch_stats
 
 
-@pytest.mark.parametrize("backend", ["reference", "routed"])
-def test_features_equal_those_of_torchvision(backend: str) -> None:
+@pytest.mark.parametrize("width", WIDTHS)
+def test_features_equal_those_of_torchvision(width: str) -> None:
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    module = peer("x0_5").eval()
-    config = get_config("x0_5", num_classes=10)
-    variables = from_torchvision(module.state_dict(), config)
+    module = peer(width).eval()
+    config = get_config(width, num_classes=10)
+    variables, routed = from_torchvision(module.state_dict(), config), get_backend("routed")
     images, _ = examples(3, 64)
+    nodes = {**{name: name for name in FEATURES[:-1]}, "mean": "pooled"}
     with torch.no_grad():
-        expected = create_feature_extractor(module, {**{n: n for n in FEATURES[:-1]}, "mean": "pooled"})(
-            images
+        expected = create_feature_extractor(module, nodes)(images)
+        found = features(config, variables, images, at=FEATURES)
+        moved = features(config, variables, images, at=FEATURES, backend=routed)
+        permuted = features(
+            config, to_permuted(config, variables), images, at=FEATURES, backend=routed.permuted
         )
-        found = features(config, variables, images, at=FEATURES, backend=get_backend(backend))
     assert list(found) == list(FEATURES)
     for name in FEATURES:
-        if backend == "reference":
-            assert torch.equal(found[name], expected[name]), name
-        assert_close_to_scale(found[name], expected[name], 1e-5)
-
-
-def test_features_are_differentiable_per_sample() -> None:
-    config = get_config("x0_5", num_classes=10)
-    variables = from_torchvision(peer("x0_5").eval().state_dict(), config)
-
-    def energy(image: Tensor) -> Tensor:
-        return features(config, variables, image[None])["pooled"].square().sum()
-
-    images, _ = examples(2, 32)
-    gradients = torch.func.vmap(torch.func.grad(energy))(images)
-    torch.testing.assert_close(gradients[1], torch.func.grad(energy)(images[1]), rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match=r"unknown feature 'stage9'.*stage2"):
-        features(config, variables, images, at=("stage9",))
+        assert torch.equal(found[name], expected[name]), name
+        assert_close_to_scale(moved[name], expected[name], 1e-5)
+        assert_close_to_scale(permuted[name], expected[name], 1e-5)

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 from PIL import Image
 
 from shufflenet_fn.use.predict import Predictor
@@ -70,6 +71,61 @@ def test_sources_are_files_folders_patterns_and_lists(
         assert [row["name"] for row in rows_of(outcome)] == files, sources
 
 
+def test_resume_refuses_another_model(
+    command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
+) -> None:
+    weights, *options = model
+    red, both = image_folder / "val" / "red", image_folder / "val"
+    tensors = safetensors.torch.load_file(str(weights))
+    safetensors.torch.save_file(
+        {**tensors, "fc.bias": tensors["fc.bias"].flip(0)}, tmp_path / "other.safetensors"
+    )
+    for kind in ("csv", "jsonl"):
+        rest = (*options, "-o", f"rows.{kind}", "--resume")
+        assert command("predict", weights, red, *rest, "--top-k", 2).code == 0
+        before = (tmp_path / f"rows.{kind}").read_bytes()
+        for other, top, words in (("other.safetensors", 2, "another model"), (weights, 3, "--top-k")):
+            outcome = command("predict", other, both, *rest, "--top-k", top)
+            assert outcome.code == 2 and words in outcome.err, outcome.err
+            assert (tmp_path / f"rows.{kind}").read_bytes() == before
+        again = command("predict", weights, both, *rest, "--top-k", 2, "--engine", "onnxruntime")
+        assert again.code == 0 and "3 were there already" in again.err, again.err
+
+
+def test_packed_data_resumes_and_lacks_classes(
+    command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
+) -> None:
+    weights, *options = model
+    shutil.copytree(image_folder, tmp_path / "own")
+    for split in ("train", "val"):
+        (tmp_path / "own" / split / "red").rename(tmp_path / "own" / split / "rose")
+    assert command("data", "pack", "own", "packed").code == 0
+    arguments = ("predict", weights, "packed", *options, "-o", "rows.jsonl", "--resume")
+    assert command(*arguments).code == 0
+    whole = (tmp_path / "rows.jsonl").read_text()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["correct"] is None for row in rows] == ["rose" in row["name"] for row in rows]
+    (tmp_path / "rows.jsonl").write_text("".join(whole.splitlines(keepends=True)[:4]))
+    assert "4 were there already" in command(*arguments).err
+    assert (tmp_path / "rows.jsonl").read_text() == whole
+
+
+def test_interrupted_command_says_how_to_go_on(
+    command: Command, model: tuple[object, ...], image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights, *options = model
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    arguments = ("predict", weights, image_folder / "val", *options, "-o", "rows.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("shufflenet_fn.use.rows.Rows.write", interrupted)
+        outcome = command(*arguments)
+    assert outcome.code == 130 and "interrupted: go on with the same command and --resume" in outcome.err
+    assert command(*arguments, "--resume").code == 0
+
+
 def test_unreadable_images_are_counted_and_named(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +137,32 @@ def test_unreadable_images_are_counted_and_named(
     assert "1 unreadable" in outcome.err and "broken.jpg" in outcome.err
     outcome = command("predict", weights, folder, *options, "--on-bad-image", "stop")
     assert outcome.code == 1 and "broken.jpg" in outcome.err
+    (tmp_path / "list.txt").write_text("gone.jpg\n\n")
+    outcome = command("predict", weights, "@list.txt", folder / "broken.jpg", *options)
+    assert outcome.code == 1 and "none of the 2 images can be read: gone.jpg (No such file" in outcome.err
+
+
+@pytest.mark.parametrize("kind", ["weights", "image"])
+def test_number_of_threads_does_not_matter(
+    command: Command, model: tuple[object, ...], image_folder: Path, kind: str
+) -> None:
+    if kind == "image":
+        assert command("export", model[0], "-o", "m.onnx", *model[1:], "--input", kind).code == 0
+        model = ("m.onnx",)
+    weights, *options = model
+    found = [
+        rows_of(
+            command(
+                *("predict", weights, image_folder / "val", *options, "--format", "jsonl"),
+                *("--workers", workers, "--batch-size", size),
+            )
+        )
+        for workers, size in ((0, 64), (1, 1), (3, 64))
+    ]
+    for rows in found[1:]:
+        assert [row["name"] for row in rows] == [row["name"] for row in found[0]]
+        shares = [[row["probabilities"] for row in some] for some in (rows, found[0])]
+        np.testing.assert_allclose(*shares, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
@@ -152,17 +234,26 @@ def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> 
         (("nowhere.jpg",), ("nowhere.jpg", "patterns")),
         (("@none.txt",), ("none.txt",)),
         ((".",), ("no image in",)),
+        (("-",), ("no path in standard input",)),
         (("-", "--format", "xml"), ("xml", "table, csv, jsonl")),
         (("-", "--engine", "tensorrt"), ("tensorrt", "onnxruntime")),
         (("-", "--resume"), ("--resume", "-o")),
-        (("-", "-o", "nowhere/x.csv"), ("nowhere/x.csv",)),
+        (("-", "--engine", "openvino", "--device", "npu"), ("openvino computes on the CPU", "--device npu")),
+        (("-", "-o", "nowhere/x.csv"), ("nowhere/x.csv", "no folder")),
+        (("-", "-o", "."), ("is a folder",)),
+        (("-", "--device", "tpu"), ("'tpu'", "cuda, npu")),
         (("-", "--on-bad-image", "ignore"), ("ignore", "skip, stop")),
     ],
 )
 def test_bad_request_is_one_message(
-    command: Command, model: tuple[object, ...], arguments: tuple[str, ...], words: tuple[str, ...]
+    command: Command,
+    model: tuple[object, ...],
+    arguments: tuple[str, ...],
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     weights, *options = model
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
     outcome = command("predict", weights, *options, *arguments)
     assert outcome.code == 2 and "Traceback" not in outcome.err
     assert all(word in outcome.err for word in words), outcome.err

@@ -68,9 +68,9 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
     try:
         settings = TrainSettings(image_size=image_size, color_jitter=reader.jitter)
         transform, _ = build.build_transforms(settings)
-        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
         samples = open_split(reader.root, "train")
         native = choose_image_reader(settings.image_reader).reader
+        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True, native=native)
         count = min(images, len(samples)) // BATCH * BATCH or len(samples)
         pipeline = Pipeline(samples, transform, native, settings.seed, count)
         whole = _whole(pipeline, prepare)
@@ -87,14 +87,14 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
 def read_in_stages(
     pipeline: Pipeline, indices: npt.NDArray[np.int64], out: RgbImage, clock: StageClock
 ) -> npt.NDArray[np.bool_]:
-    """Read samples of epoch 0 into ``out`` by the native reader, and jitter them. Return which were read."""
-    native, transform = pipeline.native, pipeline.transform
+    """Read samples of epoch 0 into ``out`` by the native reader. Return which were read."""
+    native = pipeline.native
     before = {} if native is None else native.seconds()
     start = time.perf_counter()
-    done, draws = train_at_once(
+    done = train_at_once(
         native,
         pipeline.samples,
-        transform,
+        pipeline.transform,
         seed=pipeline.seed,
         epoch=0,
         indices=indices,
@@ -109,9 +109,6 @@ def read_in_stages(
         clock.seconds[stage] += seconds - before[stage]
         rest -= seconds - before[stage]
     clock.seconds["draw"] += rest
-    with clock("jitter"):
-        for slot in np.flatnonzero(done).tolist():
-            transform.colours(out[slot], draws[slot])
     return done
 
 

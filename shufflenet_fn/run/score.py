@@ -134,12 +134,13 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
     dataset = _open(plan, weights)
     transform = EvalTransform(plan.eval_resize, plan.image_size)
     config = get_config(plan.arch, num_classes=len(dataset.classes))
+    reader = choose_image_reader(settings.image_reader).reader
     variables = tree_to(tree_cast(from_torchvision(weights.tensors, config), torch.float32), device)
     predictor = build.build_predictor(
         config,
         backend=select_backend(settings.backend, runtime.name).backend,
         policy=get_policy(settings.precision),
-        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
+        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=reader),
     )
     threads = loader_threads(settings.workers, world.local_size)
     layout = Layout(settings.batch_size, plan.image_size)
@@ -156,7 +157,7 @@ def run_evaluation(plan: EvalJob, world: World) -> dict[str, Any]:
             threads=threads,
             buffers=feed.ready(),
             bad_images=bad,
-            native=choose_image_reader(settings.image_reader).reader,
+            native=reader,
         ) as batches:
             scores = evaluate(predictor(variables), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start

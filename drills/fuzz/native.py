@@ -31,7 +31,7 @@ class NativeImages:
         views = np.zeros((2, 48, 48, 3), dtype=np.uint8)
         sample, first = np.array([number]), np.array([0])
         with stored_files([bytes(self._path)]) as stored:
-            trained, _ = self._reader.train(
+            trained = self._reader.train(
                 stored, TRAIN, seed=0, epoch=0, indices=sample, repeats=first, out=views[:1]
             )
             done = np.concatenate([trained, self._reader.eval(stored, EVAL, out=views[1:])])

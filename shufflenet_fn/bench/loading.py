@@ -158,7 +158,8 @@ def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
         batch_size=loading.batch_size,
         color_jitter=reader.jitter,
     )
-    prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
+    native = choose_image_reader(settings.image_reader).reader
+    prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True, native=native)
     with our_batches(settings, threads=reader.workers) as batches:
         for examples in batches:
             yield prepare(examples.images) if reader.normalised else examples.images

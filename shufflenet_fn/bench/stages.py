@@ -31,8 +31,10 @@ def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Map
         settings = TrainSettings(
             data=reader.root, image_size=image_size, batch_size=batch, color_jitter=reader.jitter
         )
-        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True)
         chosen = choose_image_reader(settings.image_reader)
+        prepare = build.build_prepare(
+            torch.channels_last, torch.device("cpu"), reuse=True, native=chosen.reader
+        )
         seconds: dict[str, float] = {}
         for _ in range(2):  # the first pass warms up
             read = dict.fromkeys(READER_STAGES, 0.0) if chosen.reader is None else chosen.reader.seconds()

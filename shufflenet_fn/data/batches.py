@@ -17,10 +17,10 @@ from shufflenet_fn.data.buffers import BatchMemory, Parts, Stopped
 from shufflenet_fn.data.dataset import Dataset, Located
 from shufflenet_fn.data.decode import RgbImage, open_image
 from shufflenet_fn.data.lazy_image import Scratch
-from shufflenet_fn.data.native.reader import Draws, Flags, Images, NativeReader
+from shufflenet_fn.data.native.reader import Flags, Images, NativeReader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.schedule import StepSchedule
-from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.training.losses import Mix
 
 
@@ -78,7 +78,6 @@ def train_batch(
         augment(out, seed=seed, epoch=epoch, index=index, repeat=repeat)
 
     def finish(slot: int, index: int, out: RgbImage) -> None:
-        transform.colours(out, draws[slot])
         augment(out, seed=seed, epoch=epoch, index=index, repeat=int(repeats[slot]))
 
     def instead(index: int, attempt: int) -> int:
@@ -86,7 +85,7 @@ def train_batch(
 
     with memory.writing(step, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        done, draws = train_at_once(
+        done = train_at_once(
             native,
             folder,
             transform,
@@ -227,8 +226,8 @@ def train_at_once(
     repeats: npt.NDArray[np.int64],
     images: Images,
     stopped: Callable[[], bool],
-) -> tuple[Flags, Draws]:
-    """Read crops and flips of samples into ``images``, as far as the native reader can.
+) -> Flags:
+    """Read transformed samples into ``images``, as far as the native reader can.
 
     Nothing is read without a reader, or if the data set is not ``Located``. Result as ``NativeReader.train``.
 
@@ -236,12 +235,11 @@ def train_at_once(
       Stopped: ``stopped()`` was true.
     """
     done = np.zeros(len(indices), dtype=np.bool_)
-    draws = np.zeros((len(indices), TRAIN_DRAWS), dtype=np.float64)
     if reader is None or not isinstance(folder, Located):
-        return done, draws
+        return done
     for part in _parts(len(indices), stopped):
         with folder.located(indices[part]) as stored:
-            done[part], draws[part] = reader.train(
+            done[part] = reader.train(
                 stored,
                 transform,
                 seed=seed,
@@ -250,7 +248,7 @@ def train_at_once(
                 repeats=repeats[part],
                 out=images[part],
             )
-    return done, draws
+    return done
 
 
 def eval_at_once(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn_backends.support.errors import UsageError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -45,16 +46,18 @@ def normalizer(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     reuse: bool = False,
+    native: NativeReader | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
     With ``reuse``, all results in a thread share memory: each is valid only until the next call. Do not call
     it inside ``torch.inference_mode``, because autograd cannot use memory allocated there. Fresh memory for
-    each batch would cost the host several times the arithmetic, because the system clears its pages.
+    each batch would cost the host several times the arithmetic, because the system clears its pages. On a CPU
+    with few threads, ``native`` then computes the same in one pass over the memory.
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
     bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    floats_of = _Kept() if reuse else _fresh
+    memory_for = _Kept() if reuse else _fresh
 
     def apply(images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(scale):
@@ -63,23 +66,29 @@ def normalizer(
                 f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. Pass pixels from 0 to "
                 "255, not yet scaled, with channels before height and width."
             )
-        floats = floats_of(images)
-        if images.device.type == "cpu" and _is_nhwc(images):
+        floats = memory_for(images)
+        if images.device.type != "cpu" or not _is_nhwc(images):
+            floats.copy_(images).mul_(scale.view(1, -1, 1, 1)).add_(bias.view(1, -1, 1, 1))
+        elif reuse and native is not None and torch.get_num_threads() < _MANY_THREADS:
+            native.normalise(images, scale, bias, out=floats)
+        else:
             # Repeat the constants over a whole row: an innermost dimension of three leaves a CPU's vector
             # units idle.
             width = images.shape[3]
-            rows = floats.permute(0, 2, 3, 1).flatten(2)
+            rows = floats.copy_(images).permute(0, 2, 3, 1).flatten(2)
             rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
-        else:
-            floats.mul_(scale.view(1, -1, 1, 1)).add_(bias.view(1, -1, 1, 1))
         return floats.to(dtype)
 
     return apply
 
 
+_MANY_THREADS = 4
+"""Threads with which torch's three passes over the memory take less time than one pass of one thread."""
+
+
 def _fresh(images: Tensor) -> Tensor:
-    """Return ``images`` as float32, in new memory of the same layout."""
-    return images.to(torch.float32, copy=True)
+    """Return new memory for float32 values in the layout of ``images``."""
+    return torch.empty_like(images, dtype=torch.float32)
 
 
 class _Kept(threading.local):
@@ -95,10 +104,8 @@ class _Kept(threading.local):
         memory = self._memory[:size]
         if _is_nhwc(images):
             count, channels, height, width = images.shape
-            floats = memory.view(count, height, width, channels).permute(0, 3, 1, 2)
-        else:
-            floats = memory.view(images.shape)
-        return floats.copy_(images)
+            return memory.view(count, height, width, channels).permute(0, 3, 1, 2)
+        return memory.view(images.shape)
 
 
 def _is_nhwc(images: Tensor) -> bool:

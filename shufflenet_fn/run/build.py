@@ -23,6 +23,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.folder import Note, silent
+from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts, get_config
@@ -130,13 +131,17 @@ def build_transforms(settings: TrainSettings) -> tuple[TrainTransform, EvalTrans
 
 
 def build_prepare(
-    memory_format: torch.memory_format, device: torch.device, *, reuse: bool = False
+    memory_format: torch.memory_format,
+    device: torch.device,
+    *,
+    reuse: bool = False,
+    native: NativeReader | None = None,
 ) -> Callable[[Tensor], Tensor]:
     """Return the function from uint8 images to normalised float32 ones in the given layout, on the device.
 
-    With ``reuse`` they are valid until the next call (``device_ops.normalizer``).
+    ``reuse`` and ``native`` are those of ``device_ops.normalizer``.
     """
-    normalise = normalizer(device=device, reuse=reuse)
+    normalise = normalizer(device=device, reuse=reuse, native=native)
     return lambda images: normalise(images.contiguous(memory_format=memory_format))
 
 

@@ -177,6 +177,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         device,
         # A step is done with a microbatch's images before it prepares the next. A compiled one allocates.
         reuse=device.type == "cpu" and not settings.compile,
+        native=reader,
     )
     frozen = frozen_parts(settings.freeze)
     state, computing = in_order_of(config, state, backend)

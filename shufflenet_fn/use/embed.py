@@ -15,6 +15,7 @@ from torch import Tensor
 
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.io import to_json
@@ -85,7 +86,8 @@ def embed(
     compute: Callable[[Tensor], Tensor] = maps
     if at == "pooled":  # faster, with folded batch norms
         compute = make_predictor(model.config, variables, backend=backend, pooled=True)
-    prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu")
+    native = choose_image_reader("auto").reader
+    prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu", native=native)
     found: npt.NDArray[np.float32] = np.empty((0,), np.float32)
     kept: list[int] = []
     for batch in computed_batches(

@@ -98,11 +98,12 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     runtime.tune()
     device = runtime.device(world.local_rank)
     dataset = _open(plan)
+    reader = choose_image_reader(settings.image_reader).reader
     predictor = build.build_predictor(
         model.config,
         backend=select_backend(settings.backend, runtime.name).backend,
         policy=get_policy(settings.precision),
-        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
+        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=reader),
     )
     threads = loader_threads(settings.workers, world.local_size)
     layout = Layout(settings.batch_size, model.size)
@@ -119,7 +120,7 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
             threads=threads,
             buffers=feed.ready(),
             bad_images=bad,
-            native=choose_image_reader(settings.image_reader).reader,
+            native=reader,
         ) as batches:
             scores = evaluate(predictor(tree_to(model.variables, device)), batches, feed=feed, world=world)
         seconds = time.perf_counter() - start

@@ -260,13 +260,18 @@ def _torch(model: Model, runtime: Runtime, device: torch.device) -> Callable[[Te
         model.config,
         backend=select_backend("auto", runtime.name).backend,
         policy=get_policy("fp32"),
-        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu"),
+        prepare=build.build_prepare(
+            runtime.memory_format,
+            device,
+            reuse=device.type == "cpu",
+            native=choose_image_reader("auto").reader,
+        ),
     )(tree_to(model.variables, device))
     return torch.no_grad()(lambda images: predict(images.to(device)).cpu())
 
 
 def _normalised(engine: Engine) -> Callable[[Tensor], Tensor]:
-    normalise = normalizer()
+    normalise = normalizer(native=choose_image_reader("auto").reader)
     return lambda images: torch.from_numpy(engine(normalise(images).contiguous().numpy()))
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD, normalize, normalizer
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn_backends.support.errors import UsageError
 
 
@@ -60,17 +61,18 @@ def test_only_pixels_are_normalised(images: torch.Tensor, got: str) -> None:
         normalize(images)
 
 
-@pytest.mark.parametrize("reuse", [False, True])
+@pytest.mark.parametrize("reader", [None, "python", "native"], ids=["fresh", "reuse", "native"])
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("shape", [(4, 3, 9, 7), (1, 3, 1, 1), (2, 3, 5, 1), (3, 3, 32, 32)])
 def test_the_order_of_the_memory_changes_no_bit(
-    shape: tuple[int, ...], memory_format: torch.memory_format, reuse: bool
+    shape: tuple[int, ...], memory_format: torch.memory_format, reader: str | None
 ) -> None:
     images = torch.randint(0, 256, shape, dtype=torch.uint8).contiguous(memory_format=memory_format)
     std, mean = torch.tensor(IMAGENET_STD), torch.tensor(IMAGENET_MEAN)
     scale = torch.tensor([1.0 / (255.0 * s) for s in IMAGENET_STD]).view(1, 3, 1, 1)
     bias = torch.tensor([-m / s for m, s in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)])
-    ours = normalizer(reuse=reuse)(images)
+    native = choose_image_reader(reader).reader if reader else None
+    ours = normalizer(reuse=reader is not None, native=native)(images)
     assert torch.equal(ours, images.float().mul(scale).add(bias.view(1, 3, 1, 1)))
     assert ours.is_contiguous(memory_format=memory_format)
     torch.testing.assert_close(ours, (images / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1))

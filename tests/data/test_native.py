@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import zlib
@@ -20,12 +19,11 @@ from PIL import Image
 from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.folder import ImageFolder, open_image_folder
-from shufflenet_fn.data.geometry import CROP_DRAWS, random_resized_crop_box
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.native.library import Functions, functions, pillow_libjpeg
-from shufflenet_fn.data.native.reader import Crop, NativeReader, choose_image_reader, crop_rule
+from shufflenet_fn.data.native.library import Functions, _jitters_alike, functions, pillow_libjpeg
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader, crop_rule
 from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from shufflenet_fn.data.transforms import EvalTransform, TrainTransform, color_jitter
 from tests.data.conftest import draw_picture, encoded
 from tests.data.lossless_jpeg import lossless_jpeg
 
@@ -63,30 +61,34 @@ def read(
     *,
     seed: int = 0,
     epoch: int = 0,
+    repeat: int = 0,
 ) -> tuple[Any, Any]:
     """The images and which were done."""
     indices = np.arange(len(folder)) if indices is None else indices
     out = np.zeros((len(indices), transform.size, transform.size, 3), dtype=np.uint8)
     with folder.located(indices) as stored:
-        done, draws = reader.train(
+        done = reader.train(
             stored,
             transform,
             seed=seed,
             epoch=epoch,
             indices=indices,
-            repeats=np.zeros_like(indices),
+            repeats=np.full_like(indices, repeat),
             out=out,
         )
-    assert draws.shape == (len(indices), TRAIN_DRAWS)
     return out, done
 
 
-def expected(folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0) -> Any:
+def expected(
+    folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0, repeat: int = 0
+) -> Any:
     from shufflenet_fn.data.decode import open_image
 
     return np.stack(
         [
-            transform(open_image(folder.read(index), name="it"), sample_rng(seed, epoch, index))
+            transform(
+                open_image(folder.read(index), name="it"), sample_rng(seed, epoch, index, repeat=repeat)
+            )
             for index in range(len(folder))
         ]
     )
@@ -130,22 +132,43 @@ def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path:
     np.testing.assert_array_equal(found, expected(folder, TrainTransform(32, jitter=0.0)))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     height=st.integers(1, 300),
     width=st.integers(1, 300),
     size=st.integers(1, 64),
-    seed=st.integers(0, 2**64 - 1),
+    scale=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
+    ratio=st.floats(1, 3),
+    jitter=st.sampled_from([0.0, 0.2, 2.5]),
+    key=st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2**20)),
 )
-def test_any_size(height: int, width: int, size: int, seed: int) -> None:
+def test_any_size_and_draws(
+    height: int, width: int, size: int, scale: Any, ratio: float, jitter: float, key: tuple[int, int, int]
+) -> None:
     import tempfile
 
     with tempfile.TemporaryDirectory() as root:
         folder = folder_of(Path(root), {"1.jpg": jpeg(height, width, seed=height)})
-        transform = TrainTransform(size, jitter=0.0)
-        found, done = read(NativeReader(functions()), folder, transform, seed=seed)
+        transform = TrainTransform(size, scale=tuple(scale), ratio=(1 / ratio, ratio), jitter=jitter)
+        draws = dict(zip(("seed", "epoch", "repeat"), key, strict=True))
+        found, done = read(NativeReader(functions()), folder, transform, **draws)
         assert done.all()
-        np.testing.assert_array_equal(found, expected(folder, transform, seed=seed))
+        np.testing.assert_array_equal(found, expected(folder, transform, **draws))
+
+
+@pytest.mark.parametrize("strength", [0.05, 0.4, 1.0, 3.0])
+def test_jitter_gives_the_bytes_of_opencv(library: Functions, strength: float) -> None:
+    assert library.jitters
+    assert not _jitters_alike(lambda *arguments: None)
+    rng = np.random.default_rng(0)
+    for count in (*range(1, 70), 5000):  # those after whole vectors, too
+        image = rng.integers(0, 256, size=(1, count, 3), dtype=np.uint8)
+        for order in range(6):
+            draws = np.array([(order + 0.5) / 6, *rng.random(3)])
+            ours, theirs = image.copy(), image.copy()
+            library.jitter(ours.ctypes.data, count, strength, draws.ctypes.data)
+            color_jitter(theirs, strength, draws)
+            np.testing.assert_array_equal(ours, theirs, err_msg=f"{count} {order}")
 
 
 def sampled(data: bytes, height: int, width: int, factors: bytes) -> bytes:
@@ -300,9 +323,10 @@ def mixed_folder(root: Path) -> ImageFolder:
     return folder_of(root, images)
 
 
-@pytest.mark.parametrize("threads", [0, 2])
-def test_batches_are_the_same(reader: NativeReader, tmp_path: Path, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "jitters"), [(0, True), (2, True), (0, False)])
+def test_batches_are_the_same(library: Functions, tmp_path: Path, threads: int, jitters: bool) -> None:
     folder = mixed_folder(tmp_path)
+    reader = NativeReader(Functions(**{**vars(library), "jitters": jitters}))
 
     def batches(native: NativeReader | None) -> list[Any]:
         options: dict[str, Any] = {"seed": 3, "global_batch": 8, "stop_step": 6}
@@ -399,21 +423,14 @@ def test_wrong_arrays_are_refused(
 @pytest.mark.parametrize("dtype", [np.int64, np.int32])
 def test_numbers_laid_out_otherwise(reader: NativeReader, tmp_path: Path, dtype: Any) -> None:
     folder = folder_of(tmp_path, {f"{number}.jpg": jpeg(40, 40) for number in range(9)})
-    samples = np.arange(9)
-    out = np.zeros((9, 24, 24, 3), dtype=np.uint8)
+    samples, out = np.arange(9), np.zeros((2, 9, 24, 24, 3), dtype=np.uint8)
+    strided = np.repeat(samples.astype(dtype), 2)[::2]
     with folder.located(samples) as stored:
-        _, draws = reader.train(
-            stored,
-            WHOLE,
-            seed=3,
-            epoch=4,
-            indices=np.repeat(samples.astype(dtype), 2)[::2],
-            repeats=np.repeat(8 - samples.astype(dtype), 2)[::2],
-            out=out,
-        )
-    for sample, own in enumerate(draws):
-        wanted = sample_rng(3, 4, sample, repeat=8 - sample).random(TRAIN_DRAWS)
-        np.testing.assert_array_equal(own, wanted)
+        for numbers, images in ((samples, out[0]), (strided, out[1])):
+            assert reader.train(
+                stored, WHOLE, seed=3, epoch=4, indices=numbers, repeats=8 - numbers, out=images
+            ).all()
+    np.testing.assert_array_equal(*out)
 
 
 @pytest.mark.usefixtures("nothing_built")
@@ -438,43 +455,6 @@ def test_where_wheels_have_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path
     path.parent.mkdir(parents=True)
     path.touch()
     assert pillow_libjpeg() == path
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    height=st.integers(1, 5000),
-    width=st.integers(1, 5000),
-    seed=st.integers(0, 2**32),
-    scale=st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)).map(sorted),
-    ratio=st.floats(1, 3),
-)
-def test_boxes(height: int, width: int, seed: int, scale: list[float], ratio: float) -> None:
-    low, high = scale
-    transform = TrainTransform(8, scale=(low, high), ratio=(1 / ratio, ratio))
-    rule, box = crop_rule(transform), np.zeros(4, dtype=np.int64)
-    for draws in np.random.default_rng(seed).random((10, CROP_DRAWS)):
-        functions().crop_box(height, width, _address(rule), draws.ctypes.data, box.ctypes.data)
-        wanted = random_resized_crop_box(
-            height, width, scale=transform.scale, ratio=transform.ratio, draws=draws
-        )
-        assert tuple(box.tolist()) == wanted
-
-
-def _address(rule: Crop) -> int:
-    return ctypes.addressof(rule)
-
-
-@given(
-    seed=st.integers(0, 2**64 - 1),
-    epoch=st.integers(0, 2**40),
-    index=st.integers(0, 2**40),
-    repeat=st.integers(0, 2**20),
-)
-def test_draws_are_those_of_numpy(seed: int, epoch: int, index: int, repeat: int) -> None:
-    draws = np.zeros(TRAIN_DRAWS)
-    functions().draws(seed, epoch, index, repeat, len(draws), draws.ctypes.data)
-    wanted = sample_rng(seed, epoch, index, repeat=repeat).random(TRAIN_DRAWS)
-    np.testing.assert_array_equal(draws, wanted)
 
 
 def test_checksums_are_those_of_zlib(library: Functions) -> None:

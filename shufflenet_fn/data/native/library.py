@@ -9,6 +9,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
+import numpy as np
+
+from shufflenet_fn.data.transforms import JITTER_DRAWS, color_jitter
 from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, cache_root, find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError
 
@@ -32,14 +35,19 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "reader_seconds": (None, (_POINTER, _POINTER)),
     "train": (None, (*[_POINTER] * 3, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 2)),
     "eval": (None, (*[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 2)),
-    "crop_box": (None, (_LONG, _LONG, *[_POINTER] * 3)),
-    "draws": (None, (*[ctypes.c_uint64] * 4, _LONG, _POINTER)),
+    "normalise": (None, (_POINTER, _LONG, *[_POINTER] * 3)),
+    "jitter": (None, (_POINTER, _LONG, _DOUBLE, _POINTER)),
     "crc32": (ctypes.c_uint32, (ctypes.c_uint32, ctypes.c_char_p, _LONG)),
 }
 
 
 class Functions(SimpleNamespace):
-    """The library's functions by their names in ``_SIGNATURES``, and ``decoder``, what ``reader`` takes."""
+    """The library's functions by their names in ``_SIGNATURES``.
+
+    Attributes:
+      decoder: what ``reader`` takes.
+      jitters: whether ``jitter`` and ``color_jitter`` give the same bytes.
+    """
 
 
 def build() -> Path:
@@ -67,7 +75,20 @@ def functions() -> Functions:
         ) from error
     found = {name: _function(library, name) for name in _SIGNATURES}
     decoder = _decoder(found.pop("library"), found["reader"], found["reader_free"])
-    return Functions(**found, decoder=decoder)
+    return Functions(**found, decoder=decoder, jitters=_jitters_alike(found["jitter"]))
+
+
+def _jitters_alike(jitter: Callable[..., None]) -> bool:
+    # OpenCV has other code on other processors. With this seed, rounding once more shows in a few pixels.
+    rng = np.random.default_rng(7)
+    pixels = rng.integers(0, 256, size=(64, 64, 3), dtype=np.uint8)
+    for draws in rng.random((256, JITTER_DRAWS)):
+        ours, theirs = pixels.copy(), pixels.copy()
+        jitter(ours.ctypes.data, 64 * 64, 0.4, draws.ctypes.data)
+        color_jitter(theirs, 0.4, draws)
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
 
 
 def pillow_libjpeg() -> Path | None:

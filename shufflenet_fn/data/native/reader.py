@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from torch import Tensor
 
 from shufflenet_fn.data.dataset import Stored
 from shufflenet_fn.data.native.library import Functions, functions
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import DeviceError
 
-Draws = npt.NDArray[np.float64]
 Images = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
-STAGES = ("read", "decode", "resize")
+STAGES = ("read", "decode", "resize", "jitter")
 
 
 class Crop(ctypes.Structure):
@@ -34,6 +34,7 @@ class _Training(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_int64),
         ("crop", Crop),
+        ("jitter", ctypes.c_double),
         ("flip", ctypes.c_double),
         ("seed", ctypes.c_uint64),
         ("epoch", ctypes.c_uint64),
@@ -41,7 +42,7 @@ class _Training(ctypes.Structure):
 
 
 class NativeReader:
-    """Reads, decodes, crops and resizes samples, with a decompressor and memory for each thread."""
+    """Reads, decodes, crops, resizes and jitters samples, with a decompressor and memory for each thread."""
 
     def __init__(self, functions: Functions) -> None:
         self._functions = functions
@@ -57,8 +58,8 @@ class NativeReader:
         indices: npt.NDArray[np.int64],
         repeats: npt.NDArray[np.int64],
         out: Images,
-    ) -> tuple[Flags, Draws]:
-        """Read random-resized crops and flips of samples, without the jitter.
+    ) -> Flags:
+        """Read random-resized crops of samples, jittered and flipped.
 
         Args:
           stored: STORED (N,), their locations.
@@ -68,8 +69,7 @@ class NativeReader:
           out: C-contiguous uint8 (N, size, size, 3) to fill.
 
         Returns:
-          bool (N,), which samples were read (the other parts of ``out`` are undefined); float64 (N,
-          TRAIN_DRAWS), all draws.
+          bool (N,), which samples were read. The other parts of ``out`` are undefined.
         """
         count, size = len(stored), transform.size
         _check_images(out, count, size)
@@ -78,7 +78,9 @@ class NativeReader:
         repeats = _numbers("repeats", repeats, count)
         draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
         done = np.zeros(count, dtype=np.bool_)
-        how = _Training(size, crop_rule(transform), transform.flip, seed, epoch)
+        jitters: bool = self._functions.jitters
+        jitter = transform.jitter if jitters else 0.0
+        how = _Training(size, crop_rule(transform), jitter, transform.flip, seed, epoch)
         self._functions.train(
             self._reader(),
             ctypes.addressof(how),
@@ -91,7 +93,10 @@ class NativeReader:
             out.ctypes.data,
             done.ctypes.data,
         )
-        return done, draws
+        if not jitters:
+            for slot in np.flatnonzero(done):
+                transform.colours(out[slot], draws[slot])
+        return done
 
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
         """Read samples, resized and cropped by ``transform``. Args and result as ``train``."""
@@ -109,8 +114,20 @@ class NativeReader:
         )
         return done
 
+    def normalise(self, images: Tensor, scale: Tensor, bias: Tensor, *, out: Tensor) -> None:
+        """Fill ``out`` with ``images * scale + bias``, on the CPU.
+
+        Args:
+          images: uint8 (N, 3, H, W) in channels_last memory.
+          scale, bias: float32 (3,).
+          out: float32, otherwise as ``images``.
+        """
+        self._functions.normalise(
+            images.data_ptr(), images.numel(), scale.data_ptr(), bias.data_ptr(), out.data_ptr()
+        )
+
     def seconds(self) -> dict[str, float]:
-        """Return how long reading, decoding and resizing have taken in this thread so far."""
+        """Return how long each of STAGES has taken in this thread so far."""
         found = np.zeros(len(STAGES), dtype=np.float64)
         self._functions.reader_seconds(self._reader(), found.ctypes.data)
         return dict(zip(STAGES, found.tolist(), strict=True))

@@ -54,9 +54,7 @@ def read(reader: NativeReader, split: PackedSplit) -> tuple[Any, Any]:
     indices = np.arange(len(split))
     out = np.zeros((len(split), 24, 24, 3), dtype=np.uint8)
     with split.located(indices) as stored:
-        done, _ = reader.train(
-            stored, TRANSFORM, seed=1, epoch=2, indices=indices, repeats=indices * 0, out=out
-        )
+        done = reader.train(stored, TRANSFORM, seed=1, epoch=2, indices=indices, repeats=indices * 0, out=out)
     return out, done
 
 

@@ -47,17 +47,20 @@ SFN_API void sfn_reader_free(void* reader) { delete static_cast<sfn::Reader*>(re
 struct Training {
   int64_t size;
   sfn::CropRule crop;
-  double flip;
+  double jitter, flip;
   uint64_t seed, epoch;
 };
 
-// Train: random-resized crops, flipped at random. `draws`: `stride` numbers of each sample are written there, the
-// first of them those of the crop, the last that of the flip. `done[i]` tells whether sample i was read.
+// Train: random-resized crops, flipped and jittered at random. `draws`: `stride` numbers of each sample are
+// written there, those of the crop, of the jitter and of the flip. `done[i]` tells whether sample i was read.
 SFN_API void sfn_train(void* reader, const Training* how, const sfn::Stored* samples, int64_t count,
                        const int64_t* indices, const int64_t* repeats, double* draws, int64_t stride,
                        uint8_t* out, uint8_t* done) {
+  auto* own_reader = static_cast<sfn::Reader*>(reader);
+  const int64_t pixels = how->size * how->size;
   for (int64_t i = 0; i < count; ++i) {
     double* own = draws + i * stride;
+    uint8_t* image = out + i * pixels * 3;
     sfn::sample_draws(how->seed, how->epoch, static_cast<uint64_t>(indices[i]),
                       static_cast<uint64_t>(repeats[i]), stride, own);
     const auto plan = [&](const sfn::Size& found) {
@@ -65,7 +68,8 @@ SFN_API void sfn_train(void* reader, const Training* how, const sfn::Stored* sam
                                own[stride - 1] < how->flip);
     };
     try {
-      done[i] = static_cast<sfn::Reader*>(reader)->read(samples[i], plan, out + i * how->size * how->size * 3);
+      done[i] = own_reader->read(samples[i], plan, image);
+      if (done[i] && how->jitter > 0) own_reader->jitter(image, pixels, how->jitter, own + sfn::kCropDraws);
     } catch (const std::bad_alloc&) {
       done[i] = 0;
     }
@@ -87,18 +91,24 @@ SFN_API void sfn_eval(void* reader, const sfn::Stored* samples, int64_t count, i
   }
 }
 
-// The pieces, for tests against what they have to equal.
-SFN_API void sfn_crop_box(int64_t height, int64_t width, const sfn::CropRule* rule, const double* draws,
-                          int64_t* box) {
-  const auto found = sfn::random_resized_crop(height, width, *rule, draws);
-  box[0] = found.top, box[1] = found.left, box[2] = found.height, box[3] = found.width;
+// `count` values of three channels in turn, times their `scale`, plus their `bias`: in one pass.
+SFN_API void sfn_normalise(const uint8_t* values, int64_t count, const float* scale, const float* bias,
+                           float* out) {
+  constexpr int kBlock = 48;  // of three channels and whole vectors
+  float scales[kBlock], biases[kBlock];
+  for (int k = 0; k < kBlock; ++k) scales[k] = scale[k % 3], biases[k] = bias[k % 3];
+  const int64_t whole = count / kBlock * kBlock;
+  for (int64_t i = 0; i < whole; i += kBlock)
+    for (int k = 0; k < kBlock; ++k) out[i + k] = static_cast<float>(values[i + k]) * scales[k] + biases[k];
+  for (int64_t i = whole; i < count; ++i)
+    out[i] = static_cast<float>(values[i]) * scales[i - whole] + biases[i - whole];
 }
 
+SFN_API void sfn_jitter(uint8_t* image, int64_t pixels, double strength, const double* draws) {
+  sfn::color_jitter(image, pixels, strength, draws);
+}
+
+// For tests against what it has to equal.
 SFN_API uint32_t sfn_crc32(uint32_t crc, const uint8_t* data, int64_t size) {
   return sfn::crc32(crc, data, static_cast<size_t>(size));
-}
-
-SFN_API void sfn_draws(uint64_t seed, uint64_t epoch, uint64_t index, uint64_t repeat, int64_t count,
-                       double* draws) {
-  sfn::sample_draws(seed, epoch, index, repeat, count, draws);
 }

@@ -6,7 +6,7 @@
 
 namespace sfn {
 
-enum Stage : int { kReading, kDecoding, kResizing, kStages };
+enum Stage : int { kReading, kDecoding, kResizing, kJittering, kStages };
 
 class StageClock {
  public:

@@ -8,6 +8,7 @@
 
 #include "box.hpp"
 #include "clock.hpp"
+#include "colours.hpp"
 #include "jpeg.hpp"
 #include "resample.hpp"
 #include "stored.hpp"
@@ -32,6 +33,12 @@ class Reader {
     for (auto* memory : {&data_, &strip_, &narrowed_})
       if (memory->size() > kKept) std::vector<uint8_t>().swap(*memory);
     return good;
+  }
+
+  // The jitter of what `read` has just written, `count` pixels.
+  void jitter(uint8_t* out, int64_t count, double strength, const double* draws) {
+    color_jitter(out, count, strength, draws);
+    clock_.mark(kJittering);
   }
 
  private:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -128,24 +127,6 @@ def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path:
     found, done = read(reader, folder, TrainTransform(32, jitter=0.0))
     assert done.all()
     np.testing.assert_array_equal(found, expected(folder, TrainTransform(32, jitter=0.0)))
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    height=st.integers(1, 300),
-    width=st.integers(1, 300),
-    size=st.integers(1, 64),
-    seed=st.integers(0, 2**64 - 1),
-)
-def test_any_size(height: int, width: int, size: int, seed: int) -> None:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as root:
-        folder = folder_of(Path(root), {"1.jpg": jpeg(height, width, seed=height)})
-        transform = TrainTransform(size, jitter=0.0)
-        found, done = read(NativeReader(functions()), folder, transform, seed=seed)
-        assert done.all()
-        np.testing.assert_array_equal(found, expected(folder, transform, seed=seed))
 
 
 def sampled(data: bytes, height: int, width: int, factors: bytes) -> bytes:
@@ -482,8 +463,3 @@ def test_checksums_are_those_of_zlib(library: Functions) -> None:
         data = np.random.default_rng(size).bytes(size)
         for start in (0, 1, 0xFFFFFFFF, 123456789):
             assert library.crc32(start, data, size) == zlib.crc32(data, start), size
-
-
-def test_crop_rule_stores_log_ratios() -> None:
-    rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
-    assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

@@ -26,10 +26,7 @@ def print_infer_table(result: dict[str, Any]) -> None:
     """Print milliseconds of each candidate, in a table for each batch size and number of threads."""
     console = table_console()
     for case in result["cases"]:
-        rows = [("shufflenet-fn", f"{case['ours_ms']:.3f}", "", "")]
-        for name, milliseconds in case["peers_ms"].items():
-            interval = _interval(case["ratio_intervals"][name])
-            rows.append((name, f"{milliseconds:.3f}", f"{case['ratios'][name]:.3f}", interval))
+        rows = _peer_rows(case, case["ours_ms"], case["peers_ms"], 3)
         onnx = case["onnxruntime"]
         if onnx is not None:
             found = (f"{onnx['ms']:.3f}", f"{onnx['ratio']:.3f}", _interval(onnx["ratio_interval"]))
@@ -67,10 +64,7 @@ def print_ops_table(result: dict[str, Any]) -> None:
 
 
 def _print_step(console: Console, result: dict[str, Any]) -> None:
-    rows = [("shufflenet-fn", f"{result['ours_img_s']:.1f}", "", "")]
-    for name, rate in result["peers"].items():
-        interval = _interval(result["ratio_intervals"][name])
-        rows.append((name, f"{rate:.1f}", f"{result['ratios'][name]:.3f}", interval))
+    rows = _peer_rows(result, result["ours_img_s"], result["peers"], 1)
     title = (
         f"training step, {result['arch']}, {result['image_size']}², batch {result['batch_size']}, "
         f"{result['precision']}, {result['threads']} threads, {result['rounds']} rounds"
@@ -208,6 +202,17 @@ def print_input_table(result: dict[str, Any]) -> None:
         shares = ", ".join(f"{100 * share:.1f}" for share in result["data_wait"])
         console.print(f"data wait by device, % of the step: {shares}")
     console.print(result["verdict"])
+
+
+def _peer_rows(
+    result: dict[str, Any], ours: float, peers: dict[str, float], digits: int
+) -> list[tuple[str, str, str, str]]:
+    """Return rows with the figure of each candidate, ours first, and the ratio to each peer."""
+    ratios, intervals = result["ratios"], result["ratio_intervals"]
+    return [("shufflenet-fn", f"{ours:.{digits}f}", "", "")] + [
+        (name, f"{figure:.{digits}f}", f"{ratios[name]:.3f}", _interval(intervals[name]))
+        for name, figure in peers.items()
+    ]
 
 
 def _print_best_peer(console: Console, result: dict[str, Any]) -> None:

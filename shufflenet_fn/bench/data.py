@@ -12,9 +12,10 @@ from typing import Any
 
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
 from shufflenet_fn.bench.rounds import Progress, in_rounds, ratio, ratio_report, reported, silent
-from shufflenet_fn.bench.settings import DataBenchSettings, check, counts
+from shufflenet_fn.bench.settings import DataBenchSettings, counts
 from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.data.folder import open_image_folder
 from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
 from shufflenet_fn.data.packed.index import PackSettings, is_packed
@@ -50,7 +51,7 @@ def run_data_bench(
         UsageError: a setting is not allowed, or ``source`` is not an image folder.
         UserError: an image cannot be read.
     """
-    check(settings)
+    check_options(settings)
     worker_counts(settings.peer_workers)
     with tempfile.TemporaryDirectory(dir=settings.scratch, prefix="shufflenet-fn-bench-") as place:
         tree = make_tree(source, Path(place) / FILES, settings.images)

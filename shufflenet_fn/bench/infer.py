@@ -33,9 +33,10 @@ from shufflenet_fn.bench.rounds import (
     run_rounds,
     silent,
 )
-from shufflenet_fn.bench.settings import InferBenchSettings, check, counts
+from shufflenet_fn.bench.settings import InferBenchSettings, counts
 from shufflenet_fn.bench.workers import ALLOCATORS, Step, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import apply
@@ -61,7 +62,7 @@ def run_infer_bench(settings: InferBenchSettings, *, progress: Progress = silent
     Raises:
         UsageError: a setting is not allowed, or torchvision is missing.
     """
-    check(settings)
+    check_options(settings)
     settings = replace(settings, arch=canonical_name(settings.arch))
     batch_sizes = counts("--batch-size", settings.batch_size)
     threads = counts("--threads", settings.threads)

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from shufflenet_fn.bench.loading import Loaded, measured, our_batches
 from shufflenet_fn.bench.rounds import Progress, silent
-from shufflenet_fn.bench.settings import InputBenchSettings, check
+from shufflenet_fn.bench.settings import InputBenchSettings
 from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.data.opening import open_split
@@ -41,7 +42,7 @@ def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent
         UsageError: a setting is not allowed, or there is no data set.
         UserError: an image cannot be read.
     """
-    check(settings)
+    check_options(settings)
     if settings.data is None:
         raise UsageError("bench input needs --data DIR: a folder of images, or packed data.")
     if settings.step_ms is not None and settings.load is not None:

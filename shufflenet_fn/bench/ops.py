@@ -14,9 +14,10 @@ from torch import Tensor
 from shufflenet_fn.bench.candidates import EMULATED, torchvision_model, torchvision_models
 from shufflenet_fn.bench.ops_cases import Op, operations
 from shufflenet_fn.bench.rounds import Progress, ratio, ratio_fields, reported, run_rounds, silent
-from shufflenet_fn.bench.settings import OpsBenchSettings, check
+from shufflenet_fn.bench.settings import OpsBenchSettings
 from shufflenet_fn.bench.workers import ALLOCATORS, Step, Worker, workers
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import canonical_name, get_config
 from shufflenet_fn.model.variables import Variables, init
@@ -50,7 +51,7 @@ def run_ops_bench(settings: OpsBenchSettings, *, progress: Progress = silent) ->
         UsageError: a setting is not allowed.
         DeviceError: the device is not available.
     """
-    check(settings)
+    check_options(settings)
     runtime, reason = select_runtime(settings.device)
     settings = replace(settings, arch=canonical_name(settings.arch), device=runtime.name)
     progress(reason)

@@ -52,34 +52,37 @@ def operations(config: ShuffleNetConfig, batch_size: int, image_size: int) -> tu
     halves = {"x1": (n, h, side, side), "x2": (n, h, side, side)}
     branch = {"x": (n, h, side, side)}
     units = config.stage_repeats[0] - 1
+
+    def conv(name: str, side: int, weight: tuple[int, ...], stride: int) -> Op:
+        options: dict[str, Any] = {"stride": stride, "padding": weight[-1] // 2, "groups": h // weight[1]}
+        return Op(
+            name,
+            {"x": (n, h, side, side), "weight": weight},
+            lambda b, t, stage: b.to_tensor(b.conv2d(lifted(b, t["x"]), t["weight"], **options)),
+            lambda models, t, stage: nnf.conv2d(t["x"], t["weight"], **options),
+        )
+
     return (
         Op("channel split and shuffle", halves, _split_shuffle(units), _tv_split_shuffle(units), units),
-        Op("to_tensor of a shuffled map", halves, _to_tensor, _tv_shuffle),
-        Op("conv2d 1x1", {**branch, "weight": (h, h, 1, 1)}, _conv(1, 1, 0), _tv_conv(1, 0)),
-        Op("conv2d depthwise 3x3", {**branch, "weight": (h, 1, 3, 3)}, _conv(h, 1, 1), _tv_conv(1, 1)),
-        Op(
-            "conv2d depthwise 3x3, stride 2",
-            {"x": (n, h, quarter, quarter), "weight": (h, 1, 3, 3)},
-            _conv(h, 2, 1),
-            _tv_conv(2, 1),
-        ),
+        Op("to_tensor of a shuffled map", halves, _split_shuffle(0), _tv_shuffle),
+        conv("conv2d 1x1", side, (h, h, 1, 1), 1),
+        conv("conv2d depthwise 3x3", side, (h, 1, 3, 3), 1),
+        conv("conv2d depthwise 3x3, stride 2", quarter, (h, 1, 3, 3), 2),
         Op(
             "batch_norm_train and ReLU", {**branch, "weight": (h,), "bias": (h,)}, _batch_norm, _tv_batch_norm
         ),
-        Op("max_pool2d", {"x": (n, stem, half, half)}, _max_pool, _tv_max_pool),
         Op(
-            "basic unit",
-            halves,
-            _basic_units,
-            _tv_basic_units,
-            units,
-            tuple(str(unit) for unit in range(1, units + 1)),
+            "max_pool2d",
+            {"x": (n, stem, half, half)},
+            lambda b, t, stage: b.to_tensor(b.max_pool2d(lifted(b, t["x"]), kernel=3, stride=2, padding=1)),
+            lambda models, t, stage: nnf.max_pool2d(t["x"], 3, 2, 1),
         ),
+        Op("basic unit", halves, _basic_units, _tv_basic_units, units, tuple(map(str, range(1, units + 1)))),
         Op(
             "downsampling unit",
             {"x": (n, stem, quarter, quarter)},
             _downsampling,
-            _tv_downsampling,
+            lambda models, t, stage: stage[0](t["x"]),
             uses=("0",),
         ),
     )
@@ -117,31 +120,9 @@ def _tv_split_shuffle(units: int) -> Callable[[Any, Tensors, Any], Tensor]:
     return run
 
 
-def _to_tensor(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    x1, x2 = lifted(backend, t["x1"]), lifted(backend, t["x2"])
-    return backend.to_tensor(backend.channel_shuffle(x1, x2))
-
-
 def _tv_shuffle(models: Any, t: Tensors, stage: Any) -> Tensor:
     x: Tensor = models.shufflenetv2.channel_shuffle(torch.cat((t["x1"], t["x2"]), dim=1), 2)
     return x
-
-
-def _conv(groups: int, stride: int, padding: int) -> Callable[[Backend[Any], Tensors, Variables], Tensor]:
-    def run(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-        x = lifted(backend, t["x"])
-        y = backend.conv2d(x, t["weight"], stride=stride, padding=padding, groups=groups)
-        return backend.to_tensor(y)
-
-    return run
-
-
-def _tv_conv(stride: int, padding: int) -> Callable[[Any, Tensors, Any], Tensor]:
-    def run(models: Any, t: Tensors, stage: Any) -> Tensor:
-        groups = t["x"].shape[1] // t["weight"].shape[1]
-        return nnf.conv2d(t["x"], t["weight"], None, stride, padding, 1, groups)
-
-    return run
 
 
 def _batch_norm(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
@@ -152,14 +133,6 @@ def _batch_norm(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
 def _tv_batch_norm(models: Any, t: Tensors, stage: Any) -> Tensor:
     y = nnf.batch_norm(t["x"], None, None, t["weight"], t["bias"], True, 0.1, _EPS)
     return nnf.relu(y, inplace=True)
-
-
-def _max_pool(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
-    return backend.to_tensor(backend.max_pool2d(lifted(backend, t["x"]), kernel=3, stride=2, padding=1))
-
-
-def _tv_max_pool(models: Any, t: Tensors, stage: Any) -> Tensor:
-    return nnf.max_pool2d(t["x"], 3, 2, 1)
 
 
 def _basic_units(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor:
@@ -185,8 +158,3 @@ def _downsampling(backend: Backend[Any], t: Tensors, stage: Variables) -> Tensor
         context, stage.params["0"], stage.batch_stats["0"], lifted(backend, t["x"])
     )
     return backend.to_tensor(x)
-
-
-def _tv_downsampling(models: Any, t: Tensors, stage: Any) -> Tensor:
-    x: Tensor = stage[0](t["x"])
-    return x

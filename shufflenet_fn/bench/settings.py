@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 from shufflenet_fn.config import options
-from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.model.config import ARCHITECTURES, canonical_name
 from shufflenet_fn_backends.support.errors import UsageError
@@ -17,23 +16,18 @@ _option = partial(options.option, panel=_PANEL)
 _as_train = partial(options.like, TrainSettings, panel=_PANEL)
 
 
-def _device() -> Any:
-    return _as_train("device", help="Kind of device.")
-
-
-def _threads() -> Any:
-    help = "Compute threads; all cores if not given."
-    return _option(None, "--threads", help=help, minimum=1)
+_device = partial(_as_train, "device", help="Kind of device.")
+_threads = partial(_option, None, "--threads", help="Compute threads; all cores if not given.", minimum=1)
+_compile = partial(
+    _option,
+    True,
+    "--compile/--no-compile",
+    help="Measure against torchvision under torch.compile too (needs a C++ compiler).",
+)
 
 
 def _turn_seconds(default: float) -> Any:
-    help = "Length of a turn in seconds."
-    return _option(default, "--turn-seconds", help=help, above=0)
-
-
-def _compile() -> Any:
-    help = "Measure against torchvision under torch.compile too (needs a C++ compiler)."
-    return _option(True, "--compile/--no-compile", help=help)
+    return _option(default, "--turn-seconds", help="Length of a turn in seconds.", above=0)
 
 
 def _allocator(default: str, of_default: str) -> Any:
@@ -209,12 +203,6 @@ class InputBenchSettings(LoadingSettings):
         "workers", help="Loader threads for all devices, as for train; all cores if not given.", minimum=1
     )
     seconds: float = _option(10.0, "--seconds", help="How long each part of the measurement counts.", above=0)
-
-
-def check(settings: BenchSettings) -> None:
-    """Raise ``UsageError`` unless every value is allowed."""
-    for item in declared(type(settings)):
-        item.option.check(item.name, getattr(settings, item.name))
 
 
 def architectures(text: str) -> tuple[str, ...]:

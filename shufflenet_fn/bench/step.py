@@ -10,9 +10,10 @@ from typing import Any
 from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, torchvision_models
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
 from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, reported, run_rounds, silent
-from shufflenet_fn.bench.settings import StepBenchSettings, architectures, check, counts
+from shufflenet_fn.bench.settings import StepBenchSettings, architectures, counts
 from shufflenet_fn.bench.step_candidates import PEERS, build_step
 from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory, workers
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import select_runtime
@@ -54,7 +55,7 @@ def run_step_bench(settings: StepBenchSettings, *, progress: Progress = silent) 
         DeviceError: the device is not available.
         UserError: none of our variants can be measured there.
     """
-    check(settings)
+    check_options(settings)
     archs = architectures(settings.arch)
     batches = counts("--batch-size", settings.batch_size, minimum=2)
     runtime, reason = select_runtime(settings.device)

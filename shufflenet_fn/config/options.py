@@ -101,6 +101,12 @@ def declared(settings: type) -> Iterator[Declared]:
         )
 
 
+def check_options(settings: Any) -> None:
+    """Raise ``UsageError`` unless every value of a settings dataclass is allowed."""
+    for item in declared(type(settings)):
+        item.option.check(item.name, getattr(settings, item.name))
+
+
 def convert(item: Declared, value: Any, source: str) -> Any:
     """Return ``value`` from a config file, typed or as text, in the declared type.
 

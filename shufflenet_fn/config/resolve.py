@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from shufflenet_fn.config.options import convert, declared, expand_home
+from shufflenet_fn.config.options import check_options, convert, declared, expand_home
 from shufflenet_fn.config.presets import get_preset
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.bad_limit import parse_bad_limit
@@ -211,8 +211,7 @@ def _text_loader(path: Path) -> type[yaml.SafeLoader]:
 
 def checked(settings: TrainSettings) -> TrainSettings:
     """Check ``settings`` and return them with derived values filled in."""
-    for item in declared(TrainSettings):
-        item.option.check(item.name, getattr(settings, item.name))
+    check_options(settings)
     if settings.precision and settings.amp:
         raise UsageError(
             f"--precision {settings.precision} and --amp both choose the precision. "

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Final
 
-from shufflenet_fn.config.options import declared
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, DoctorSettings, Finding, Report, Stage
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu.probe import AUTOLOAD
@@ -65,8 +65,7 @@ def examine(settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda
     Raises:
         UsageError: a setting is not valid.
     """
-    for item in declared(DoctorSettings):
-        item.option.check(item.name, getattr(settings, item.name))
+    check_options(settings)
     facts: Facts = {"device": settings.device, "output": settings.output}
     stages = []
     for name in ORDER:

@@ -42,6 +42,32 @@ class EpochSums(NamedTuple):
     accuracy5: float = 0.0
 
 
+class TimeMeter:
+    """The mean times of steps, without the first ``skip``.
+
+    Those compile, warm up, and use batches that were read ahead.
+    """
+
+    def __init__(self, skip: int = SKIPPED_STEPS) -> None:
+        self._skip, self._seen = skip, 0
+        self._times = [0.0] * len(StepTimes._fields)
+
+    @property
+    def steps(self) -> int:
+        """Measured steps."""
+        return max(0, self._seen - self._skip)
+
+    def add(self, times: StepTimes) -> None:
+        self._seen += 1
+        if self._seen > self._skip:
+            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
+
+    @property
+    def mean_times(self) -> StepTimes:
+        """Mean of the measured steps; zeros before there is one."""
+        return StepTimes(*(total / max(1, self.steps) for total in self._times))
+
+
 class EpochMeter:
     """Collect the steps of one epoch.
 
@@ -57,32 +83,22 @@ class EpochMeter:
     """
 
     def __init__(self, global_batch: int, steps: int, before: EpochSums | None = None) -> None:
-        before = before or EpochSums()
+        self._before = before or EpochSums()
         self._global_batch = global_batch
-        self._skip = SKIPPED_STEPS if steps > SKIPPED_STEPS else min(1, steps - 1)
-        self._taken = 0
-        self._timed = 0
-        self._times = [0.0] * len(StepTimes._fields)
-        self._before = before.steps
-        self._sums = list(before[2:])
-        self.skipped = before.skipped
+        self._times = TimeMeter(SKIPPED_STEPS if steps > SKIPPED_STEPS else min(1, steps - 1))
+        self._sums = list(self._before[2:])
+        self.steps, self.skipped = self._before[:2]
+        """Steps of the epoch so far, those before this start included, and those whose update was skipped."""
 
     def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
         """Add a step: its times, its (loss, accuracy1, accuracy5), and whether its update was skipped."""
-        self._taken += 1
+        self.steps += 1
         if skipped:
             # Its loss may be infinite; one such step must not blind the mean of the epoch.
             self.skipped += 1
         else:
             self._sums = [a + b for a, b in zip(self._sums, metrics, strict=True)]
-        if self._taken > self._skip:
-            self._timed += 1
-            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
-
-    @property
-    def steps(self) -> int:
-        """Steps of the epoch so far, those before this start of the run included."""
-        return self._before + self._taken
+        self._times.add(times)
 
     @property
     def sums(self) -> EpochSums:
@@ -101,38 +117,12 @@ class EpochMeter:
     @property
     def mean_times(self) -> StepTimes:
         """Mean of the measured steps; zeros before there is one."""
-        return StepTimes(*(total / max(1, self._timed) for total in self._times))
+        return self._times.mean_times
 
     @property
     def fps(self) -> float | None:
         """Images per second over all devices; ``None`` before there is a measured step."""
-        return self._global_batch / self.mean_times.total if self._timed else None
-
-
-class WaitMeter:
-    """The mean times of all steps of this start of a run.
-
-    Its first 10 steps do not count: they compile, warm up, and use batches that were read ahead.
-    """
-
-    def __init__(self) -> None:
-        self._seen = 0
-        self._times = [0.0] * len(StepTimes._fields)
-
-    @property
-    def steps(self) -> int:
-        """Measured steps."""
-        return max(0, self._seen - SKIPPED_STEPS)
-
-    def add(self, times: StepTimes) -> None:
-        self._seen += 1
-        if self._seen > SKIPPED_STEPS:
-            self._times = [a + b for a, b in zip(self._times, times, strict=True)]
-
-    @property
-    def mean_times(self) -> StepTimes:
-        """Mean of the measured steps; zeros before there is one."""
-        return StepTimes(*(total / max(1, self.steps) for total in self._times))
+        return self._global_batch / self.mean_times.total if self._times.steps else None
 
 
 @dataclass

@@ -41,7 +41,7 @@ from shufflenet_fn.run.fingerprint import fingerprint_of
 from shufflenet_fn.run.manifest import differences, last_scores
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.stopping import Stopping
-from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, WaitMeter
+from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, TimeMeter
 from shufflenet_fn.run.transfer import READ_BACK, DeviceFeed
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
@@ -93,7 +93,7 @@ class Training:
     max_bad_steps: int
     predictor: build.Predictor
     clock: StepClock
-    waits: WaitMeter
+    waits: TimeMeter
     threads: int
     feed: DeviceFeed
     eval_feed: DeviceFeed
@@ -242,7 +242,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         max_bad_steps=max_bad,
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
         clock=clock,
-        waits=WaitMeter(),
+        waits=TimeMeter(),
         threads=threads,
         feed=DeviceFeed(device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)),
         eval_feed=DeviceFeed(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from shufflenet_fn.config.eval_settings import EvalSettings
-from shufflenet_fn.config.options import declared
+from shufflenet_fn.config.options import check_options
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.dataset import Dataset
@@ -60,8 +60,7 @@ def plan_evaluation(weights: str | os.PathLike[str], settings: EvalSettings) -> 
     Raises:
         UsageError, DeviceError, UserError: with the one thing that is wrong.
     """
-    for item in declared(EvalSettings):
-        item.option.check(item.name, getattr(settings, item.name))
+    check_options(settings)
     parse_bad_limit(settings.max_bad)
     policy = get_policy(settings.precision)
     runtime, reason = select_runtime(settings.device)

@@ -55,14 +55,6 @@ def test_candidates_compute_in_half_precision_where_asked() -> None:
         assert rounded == pytest.approx(exact, rel=5e-2)  # four images, one pixel each at the end
 
 
-def test_there_are_both_layouts_with_and_without_compiler() -> None:
-    assert {(p.memory_format, p.compiled) for p in PEERS.values()} == {
-        (layout, compiled)
-        for layout in (torch.contiguous_format, torch.channels_last)
-        for compiled in (False, True)
-    }
-
-
 def test_ours_keeps_freed_memory_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     kept: list[int] = []
     monkeypatch.setattr(cpu, "keep_freed_memory", lambda: kept.append(1))

@@ -97,12 +97,6 @@ def test_jpegs_are_packed_under_any_name(command: Command, image_folder: Path, t
     assert err.startswith(f"passed over 1 file below {folder}/train: 1 .gif. JPEGs are read under ")
 
 
-def test_the_demo_is_described(command: Command) -> None:
-    code, out, err = command("data", "info", "demo")
-    assert code == 0, err
-    assert "an image folder, " in out
-
-
 def test_packed_and_folder_score_the_same(
     command: Command, packed: Path, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -51,27 +51,6 @@ def straight(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return run
 
 
-def test_a_run_goes_on_from_any_update(
-    command: Command, image_folder: Path, tmp_path: Path, straight: Path
-) -> None:
-    cuts = (1, 7, 12, 13, 23)
-    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", "run")
-    outcome = command(*start, "--max-steps", cuts[0])
-    for stop in (*cuts[1:], None):
-        assert outcome.code == 0, outcome.err
-        limit = () if stop is None else ("--max-steps", stop)
-        outcome = command("train", "--resume", "run", *limit)
-    assert outcome.code == 0, outcome.err
-    run = tmp_path / "run"
-    ours, theirs = (read_checkpoint(folder / "checkpoints" / "step-00000024") for folder in (run, straight))
-    for name, tensors in theirs.files.items():
-        assert ours.files[name].keys() == tensors.keys()
-        for key, tensor in tensors.items():
-            assert torch.equal(ours.files[name][key], tensor), (name, key)
-    for kinds in (("train",), ("epoch",), ("eval",)):
-        assert records(run, *kinds) == records(straight, *kinds)
-
-
 def test_checkpoints_between_epochs(
     command: Command, image_folder: Path, tmp_path: Path, straight: Path
 ) -> None:

@@ -215,15 +215,6 @@ def test_too_many_bad_images_stop_the_run(folders: tuple[ImageFolder, ImageFolde
     assert message.count(f"{folder.root}/train/") == 3
 
 
-@pytest.mark.parametrize("limit", ["99.9%", "1000"])
-def test_a_set_without_a_good_image_ends(folders: tuple[ImageFolder, ImageFolder], limit: str) -> None:
-    folder = folders[0]
-    for index in range(len(folder)):
-        BAD["text"](folder.path(index))
-    with pytest.raises(UserError, match=r"23 of the 23 images .* allows 22\. .* and 20 more\."):
-        read(folder, allow(folder, limit))
-
-
 def test_evaluation_leaves_bad_images_out(folders: tuple[ImageFolder, ImageFolder]) -> None:
     val, transform = folders[1], EvalTransform(28, 24)
     whole = torch.cat([batch.images for batch in eval_loader(val, transform, batch_size=3)])

@@ -13,7 +13,7 @@ import torch
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.buffers import BatchBuffers, FreshMemory, Layout, Stopped
 from shufflenet_fn.data.folder import ImageFolder, open_train_val
-from shufflenet_fn.data.loader import eval_loader, prefetch_of, train_loader
+from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -201,8 +201,3 @@ def test_fresh_memory_is_new_each_time() -> None:
     with memory.writing(0, lambda: True) as one, memory.writing(0, lambda: True) as other:
         assert one.data_ptr() != other.data_ptr()
         assert one.numel() == LAYOUT.nbytes
-
-
-@pytest.mark.parametrize("threads", [1, 2, 8])
-def test_every_thread_has_work_by_default(threads: int) -> None:
-    assert prefetch_of(threads) >= threads

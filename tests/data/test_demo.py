@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import subprocess
 import sys
@@ -200,10 +199,3 @@ def test_the_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_cache_root() == tmp_path / "home" / ".cache" / "shufflenet-fn"
-
-
-def test_the_manifest_counts(tmp_path: Path) -> None:
-    folder = small(tmp_path / "set")
-    manifest = json.loads((folder / "demo.json").read_text())
-    assert manifest["files"] == 50
-    assert manifest["bytes"] == sum(path.stat().st_size for path in folder.rglob("*.jpg"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.folder import ImageFolder, open_image_folder
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.native.library import Functions, _jitters_alike, functions, pillow_libjpeg
-from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader, crop_rule
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform, color_jitter
 from tests.data.conftest import draw_picture, encoded
@@ -462,8 +461,3 @@ def test_checksums_are_those_of_zlib(library: Functions) -> None:
         data = np.random.default_rng(size).bytes(size)
         for start in (0, 1, 0xFFFFFFFF, 123456789):
             assert library.crc32(start, data, size) == zlib.crc32(data, start), size
-
-
-def test_crop_rule_stores_log_ratios() -> None:
-    rule = crop_rule(TrainTransform(8, ratio=(0.5, 2.0)))
-    assert (rule.log_low, rule.log_high) == (math.log(0.5), math.log(2.0))

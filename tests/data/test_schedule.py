@@ -33,14 +33,6 @@ def test_ranks_cut_one_sequence(extra: int, per_rank: int, world_size: int, step
     np.testing.assert_array_equal(np.concatenate([part.indices for part in parts]), expected)
 
 
-def test_an_epoch_visits_no_sample_twice() -> None:
-    steps = StepSchedule(seed=0, n=23, global_batch=4, rank=0, world_size=1)
-    assert steps.steps_per_epoch == 5
-    for epoch in range(3):
-        seen = np.concatenate([steps(5 * epoch + k).indices for k in range(5)])
-        assert len(set(seen.tolist())) == 20
-
-
 def read_epoch(step: int, *, world_size: int, repeats: int) -> list[tuple[int, int]]:
     """(sample, repeat) at every position of a global batch of 12 from 50 samples."""
     parts = [

@@ -147,17 +147,6 @@ raise SystemExit(7)
     assert (done.returncode, done.stderr) == (7, "")
 
 
-def test_importing_the_package_imports_no_data_library() -> None:
-    code = """
-import sys, shufflenet_fn.data
-heavy = {"torch", "cv2", "simplejpeg", "PIL", "torchvision"} & set(sys.modules)
-assert heavy <= {"torch"}, heavy
-import shufflenet_fn.data.folder, shufflenet_fn.data.demo, shufflenet_fn.data.transforms
-"""
-    done = run(code)
-    assert done.returncode == 0, done.stderr
-
-
 def test_sources_and_demo_do_not_import_torch() -> None:
     code = """
 import sys

@@ -14,7 +14,7 @@ from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.run import build, timing
 from shufflenet_fn.run.bottleneck import Reading, find_bottleneck, more_threads
 from shufflenet_fn.run.events import StepTimes
-from shufflenet_fn.run.timing import SKIPPED_STEPS, StepClock, TimedStep, WaitMeter, _Marks
+from shufflenet_fn.run.timing import SKIPPED_STEPS, StepClock, TimedStep, TimeMeter, _Marks
 
 READING = Reading(batch_size=128, threads=2, cores=2, devices=8, storage="files", accelerator=True)
 
@@ -214,7 +214,7 @@ def test_the_first_step_has_no_step_before_it() -> None:
 
 
 def test_first_steps_are_not_measured() -> None:
-    meter, one = WaitMeter(), StepTimes(9.0, 8.0, 0.0, 1.0, 0.0)
+    meter, one = TimeMeter(), StepTimes(9.0, 8.0, 0.0, 1.0, 0.0)
     for _ in range(SKIPPED_STEPS):
         meter.add(one)
     assert (meter.steps, meter.mean_times.total) == (0, 0.0)

@@ -12,8 +12,6 @@ from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.decay import decay_weights
-from shufflenet_fn.training.ema import init_ema, update_ema
-from shufflenet_fn.training.gradients import grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
@@ -64,17 +62,6 @@ def loss_and_stats(variables: Variables, batch: Examples, smoothing: float = 0.0
         return cross_entropy(logits, batch.labels, label_smoothing=smoothing), batch_stats
 
     return loss_fn
-
-
-def test_gradients_are_those_of_func_grad() -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    loss_fn = loss_and_stats(variables, Examples(*examples(4, dtype=DOUBLE)))
-    with unchanged(variables):
-        grads, batch_stats = grads_by_func(loss_fn, variables.params)
-    expected, expected_stats = torch.func.grad(loss_fn, has_aux=True)(variables.params)
-    assert_close_to_scale(grads, expected, 1e-12)
-    assert_trees_equal(batch_stats, expected_stats)
-    assert not any(leaf.requires_grad for leaf in tree_leaves((grads, batch_stats)))
 
 
 def test_a_step_is_gradient_update_and_statistics() -> None:
@@ -247,14 +234,6 @@ def test_the_average_follows_its_formula() -> None:
         state, _, _ = step(state, Examples(*examples(4, seed=seed, dtype=DOUBLE)), no_flags())
         expected = tree_map(lambda a, v: 0.75 * a + 0.25 * v, expected, state.variables)
         assert_trees_close(state.ema, expected, rtol=1e-13, atol=1e-15)
-
-
-def test_an_average_update_keeps_its_arguments() -> None:
-    first, second = tiny_variables(0), tiny_variables(1)
-    average = init_ema(first)
-    with unchanged(first, second, average):
-        new = update_ema(average, second, decay=0.9)
-    assert_trees_close(new, tree_map(lambda a, b: 0.9 * a + 0.1 * b, first, second), rtol=1e-6, atol=1e-7)
 
 
 def test_without_a_decay_no_average_is_kept() -> None:

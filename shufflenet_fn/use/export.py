@@ -15,8 +15,9 @@ from shufflenet_fn.io import replace_file, to_json
 from shufflenet_fn.model.inference import fold, infer
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.model import MEAN, STD, Model
-from shufflenet_fn.use.onnx_graph import LOGITS, Graph, add_network, import_onnx
+from shufflenet_fn.use.onnx_graph import IMAGES, LOGITS, Graph, add_network, import_onnx
 from shufflenet_fn.use.onnx_image import add_transform
+from shufflenet_fn.use.quantize import Int8, quantize
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 Format = Literal["onnx", "torch"]
@@ -32,7 +33,15 @@ class Exported(NamedTuple):
     description: dict[str, Any]
 
 
-def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, batch: int | None) -> Exported:
+def export(
+    model: Model,
+    out: Path,
+    *,
+    format: Format,
+    input_kind: InputKind,
+    batch: int | None,
+    int8: Int8 | None = None,
+) -> Exported:
     """Write ``model`` to ``out``, and its description to ``out`` with ``.json`` added.
 
     Batch norms are folded. Each file is written whole or not at all.
@@ -44,15 +53,20 @@ def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, ba
         input_kind: ``"image"``: uint8 (N, H, W, 3), RGB, any H and W. The graph resizes, crops and
             normalises as evaluation does. ``"tensor"``: float32 (N, 3, size, size), normalised.
         batch: N, or ``None`` for any.
+        int8: quantise an ONNX file to int8.
 
     Raises:
         UsageError: the suffix or the combination is not allowed, or a package is missing.
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or int8 costs too much accuracy.
     """
     check_export(out, format=format, input_kind=input_kind, batch=batch)
+    if int8 and format != "onnx":
+        raise UsageError(f"--int8 needs --format onnx, not {format}.")
     described = describe(model, format=format, input_kind=input_kind, batch=batch)
     if format == "onnx":
         content = onnx_bytes(model, input_kind=input_kind, batch=batch)
+        if int8:
+            content, described["quantization"] = quantize(model, content, int8)
     else:
         content = _torch(model, described, batch)
     beside = out.with_name(out.name + ".json")
@@ -95,8 +109,8 @@ def onnx_bytes(model: Model, *, input_kind: InputKind, batch: int | None) -> byt
         images = add_transform(graph, "image", resize=model.resize, size=model.size, mean=MEAN)
         add_network(graph, params, images, [1 / deviation for deviation in STD])
     else:
-        source = value("images", floats, [rows, 3, model.size, model.size])
-        add_network(graph, params, "images", [1.0, 1.0, 1.0])
+        source = value(IMAGES, floats, [rows, 3, model.size, model.size])
+        add_network(graph, params, IMAGES, [1.0, 1.0, 1.0])
     logits = value(LOGITS, floats, [rows, model.config.num_classes])
     described = describe(model, format="onnx", input_kind=input_kind, batch=batch)
     metadata = {key: text if isinstance(text, str) else to_json(text) for key, text in described.items()}

@@ -11,7 +11,10 @@ import torch
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD
+from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
@@ -99,6 +102,16 @@ def open_model(
         sha256=digest.hexdigest(),
         notes=(*notes, *weights.notes),
     )
+
+
+def open_labelled(model: Model, data: str, split: str) -> Dataset:
+    """Open a split whose labels index the classes of ``model``. Raises ``UsageError`` if it has others."""
+    dataset = open_split(ensure_demo() if data == "demo" else data, split, model.classes)
+    if len(dataset.classes) != model.config.num_classes:
+        raise UsageError(
+            f"{data} has {len(dataset.classes)} classes, but the model has {model.config.num_classes}."
+        )
+    return dataset
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

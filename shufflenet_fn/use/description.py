@@ -50,7 +50,8 @@ def read_description(out: Path) -> dict[str, Any]:
         if not out.is_file():
             raise UsageError(f"no exported file at {printable(out)}.")
         described = parse_json(file.read_bytes())
-        return {key: described[key] for key in _READ}
+        quantization = described.get("quantization")
+        return {"quantization": quantization, **{key: described[key] for key in _READ}}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"{printable(file)} does not describe an export ({error}). It is written beside the file by "

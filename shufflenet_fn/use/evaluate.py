@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,11 +13,8 @@ from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn.config.options import check_options
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
-from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
 from shufflenet_fn.data.native.reader import choose_image_reader
-from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -30,7 +26,7 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
-from shufflenet_fn.use.model import Model, open_model
+from shufflenet_fn.use.model import Model, open_labelled, open_model
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import check_device_indices, runtime_of, select_runtime
@@ -96,7 +92,7 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     torch.set_num_threads(cores)
     runtime.tune()
     device = runtime.device(world.local_rank)
-    dataset = _open(plan)
+    dataset = open_labelled(model, plan.data, settings.split)
     reader = choose_image_reader(settings.image_reader).reader
     predictor = build.build_predictor(
         model.config,
@@ -145,21 +141,3 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
         "device": plan.device,
         "devices": world.size,
     }
-
-
-def _open(plan: EvalPlan) -> Dataset:
-    """The split, with labels as the weights know them: by their class names, else as in train/."""
-    model, split = plan.model, plan.settings.split
-    root = ensure_demo() if plan.data == "demo" else Path(plan.data)
-    if model.classes is not None:
-        return open_split(root, split, model.classes, "the list of the weights' classes")
-    known = open_split(root, "train" if (root / "train").is_dir() else split)
-    width, classes = model.config.num_classes, known.classes
-    if width != len(classes):
-        raise UsageError(
-            f"the weights in {model.path} are of {width} classes, and {plan.data} has {len(classes)}. The "
-            "file does not name its classes, so labels cannot be mapped to them. Evaluate on the data that "
-            "they learned, with all classes in train/; or save the list of names under 'classes' beside the "
-            f"state_dict; or train a classifier with `shufflenet-fn train --pretrained {model.path}`."
-        )
-    return known if known.split == split else open_split(root, split, classes)

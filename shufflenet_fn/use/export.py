@@ -16,9 +16,10 @@ from shufflenet_fn.io import to_json
 from shufflenet_fn.model.inference import fold, infer
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.model import MEAN, STD, Model
-from shufflenet_fn.use.onnx_graph import LOGITS, Graph, add_network, import_onnx
+from shufflenet_fn.use.onnx_graph import IMAGES, LOGITS, Graph, add_network, import_onnx
 from shufflenet_fn.use.onnx_image import add_transform
 from shufflenet_fn.use.output import check_output, write_out
+from shufflenet_fn.use.quantize import Int8, quantize
 from shufflenet_fn_backends.support.errors import UsageError
 
 Format = Literal["onnx", "torch"]
@@ -35,7 +36,15 @@ class Exported(NamedTuple):
     description: dict[str, Any]
 
 
-def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, batch: int | None) -> Exported:
+def export(
+    model: Model,
+    out: Path,
+    *,
+    format: Format,
+    input_kind: InputKind,
+    batch: int | None,
+    int8: Int8 | None = None,
+) -> Exported:
     """Write ``model`` to ``out``, and its description to ``out`` with ``.json`` added.
 
     Batch norms are folded. Each file is written whole or not at all.
@@ -47,17 +56,22 @@ def export(model: Model, out: Path, *, format: Format, input_kind: InputKind, ba
         input_kind: ``"image"``: uint8 (N, H, W, 3), RGB, any H and W. The graph resizes, crops and
             normalises as evaluation does. ``"tensor"``: float32 (N, 3, size, size), normalised.
         batch: N, or ``None`` for any.
+        int8: quantise an ONNX file to int8.
 
     Raises:
         UsageError: the suffix or the combination is not allowed, or a package is missing.
-        UserError: the file cannot be written.
+        UserError: the file cannot be written, or int8 costs too much accuracy.
     """
     check_export(out, format=format, input_kind=input_kind, batch=batch)
     if format not in ("onnx", "torch"):
         raise UsageError(f"export does not write {format}; for an OM call export_om of shufflenet_fn.use.om.")
+    if int8 and format != "onnx":
+        raise UsageError(f"--int8 needs --format onnx, not {format}.")
     described = describe(model, format=format, input_kind=input_kind, batch=batch)
     if format == "onnx":
         content = onnx_bytes(model, input_kind=input_kind, batch=batch, metadata=described)
+        if int8:
+            content, described["quantization"] = quantize(model, content, int8)
     else:
         content = _torch(model, described, batch)
     return write_export(out, {out: content}, described)
@@ -110,8 +124,8 @@ def onnx_bytes(
         images = add_transform(graph, "image", resize=model.resize, size=model.size, mean=MEAN)
         add_network(graph, params, images, [1 / deviation for deviation in STD])
     else:
-        source = value("images", floats, [rows, 3, model.size, model.size])
-        add_network(graph, params, "images", [1.0, 1.0, 1.0])
+        source = value(IMAGES, floats, [rows, 3, model.size, model.size])
+        add_network(graph, params, IMAGES, [1.0, 1.0, 1.0])
     logits = value(LOGITS, floats, [rows, model.config.num_classes])
     texts = {key: item if isinstance(item, str) else to_json(item) for key, item in (metadata or {}).items()}
     content: bytes = graph.model([source], [logits], texts).SerializeToString()

@@ -18,7 +18,10 @@ from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.checkpoint.weights_file import check_kind
 from shufflenet_fn.config.derived import eval_resize
+from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import IMAGENET_MEAN, IMAGENET_STD
+from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.config import ShuffleNetConfig, canonical_name, get_config
@@ -145,6 +148,27 @@ def _arch_of(given: str | None, stored: dict[str, Any], source: Path) -> str:
     if stored.get("arch", arch) != arch:
         raise UsageError(f"the checkpoint {source} is of {stored['arch']}, not of {arch}. Leave --arch out.")
     return arch
+
+
+def open_labelled(model: Model, data: str, split: str) -> Dataset:
+    """Open a split whose labels index the outputs of ``model``: by their class names, else as in train/.
+
+    Raises:
+        UsageError: there is no such data, or its classes are not those of the model.
+    """
+    root = ensure_demo() if data == "demo" else Path(data)
+    if model.classes is not None:
+        return open_split(root, split, model.classes, "the list of the weights' classes")
+    known = open_split(root, "train" if (root / "train").is_dir() else split)
+    width, classes = model.config.num_classes, known.classes
+    if width != len(classes):
+        raise UsageError(
+            f"the weights in {model.path} are of {width} classes, and {data} has {len(classes)}. The "
+            "file does not name its classes, so labels cannot be mapped to them. Evaluate on the data that "
+            "they learned, with all classes in train/; or save the list of names under 'classes' beside the "
+            f"state_dict; or train a classifier with `shufflenet-fn train --pretrained {model.path}`."
+        )
+    return known if known.split == split else open_split(root, split, classes)
 
 
 def _read_names(file: Path) -> tuple[str, ...]:

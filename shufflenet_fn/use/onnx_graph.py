@@ -4,7 +4,7 @@
 
 The network's own definition (``model.network.body``) runs once over a backend whose feature maps are names
 of ONNX values. Split and shuffle only update the order of channels (``routing``), and weights are permuted to
-that order, so that each convolution reads channels as they are stored.
+that order, so that each convolution reads channels as they are stored. Convolutions are named as layers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from shufflenet_fn.model.inference import InferenceParams, folded_body
+from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed_map import DEPTH
@@ -28,7 +29,8 @@ from shufflenet_fn_backends.support.errors import UsageError
 OPSET, IR_VERSION = 13, 8
 """CANN's ATC reads opsets 9 to 18 of ONNX 1.12, which is IR version 8."""
 
-LOGITS = "logits"
+IMAGES, LOGITS = "images", "logits"
+"""Names of the network's input and output."""
 
 Array = npt.NDArray[Any]
 
@@ -70,8 +72,8 @@ class Graph:
     def add_many(
         self, operator: str, inputs: Sequence[str], outputs: list[str], **attributes: Any
     ) -> list[str]:
-        make = self.onnx.helper.make_node
-        self.nodes.append(make(operator, inputs, outputs, name=f"n{len(self.nodes)}", **attributes))
+        attributes = {"name": f"n{len(self.nodes)}", **attributes}
+        self.nodes.append(self.onnx.helper.make_node(operator, inputs, outputs, **attributes))
         return outputs
 
     def constant(self, value: Array) -> str:
@@ -120,18 +122,19 @@ def add_network(graph: Graph, params: InferenceParams, images: str, scale: Seque
     tree = params.params
     first = tree["conv1"]["weight"] * tree["conv1"]["weight"].new_tensor(scale).view(1, 3, 1, 1)
     tree = {**tree, "conv1": {**tree["conv1"], "weight": first}}
-    y = folded_body(tree, _backend(graph), Map((images,), routing.natural(3)))
+    layers = {id(leaf): path.removesuffix(".weight") for path, leaf in tree_paths(tree)}
+    y = folded_body(tree, _backend(graph, layers), Map((images,), routing.natural(3)))
     pooled = graph.add("Flatten", graph.add("GlobalAveragePool", _joined(graph, y)), axis=1)
     weight = _numpy(tree["fc"]["weight"])[:, list(y.layout.order)]
     operands = (graph.constant(weight), graph.constant(_numpy(tree["fc"]["bias"])))
-    graph.add("Gemm", pooled, *operands, out=LOGITS, transB=1)
+    graph.add("Gemm", pooled, *operands, out=LOGITS, name="fc", transB=1)
 
 
-def _backend(graph: Graph) -> Backend[Any]:
+def _backend(graph: Graph, layers: Mapping[int, str]) -> Backend[Any]:
     return Backend(
         name="onnx",
         conv2d=_unused,
-        conv2d_bias=partial(_conv2d_bias, graph),
+        conv2d_bias=partial(_conv2d_bias, graph, layers),
         batch_norm_train=_unused,
         batch_norm_eval=_unused,
         max_pool2d=partial(_max_pool2d, graph),
@@ -143,7 +146,16 @@ def _backend(graph: Graph) -> Backend[Any]:
 
 
 def _conv2d_bias(
-    graph: Graph, x: Any, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
+    graph: Graph,
+    layers: Mapping[int, str],
+    x: Any,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int,
+    padding: int,
+    groups: int,
+    relu: bool,
 ) -> Map:
     order = list(x.layout.order)
     if groups == 1:
@@ -154,8 +166,9 @@ def _conv2d_bias(
     operands = (_joined(graph, x), graph.constant(kernel), graph.constant(added))
     side = kernel.shape[2]
     attributes: dict[str, Any] = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-    y = graph.add("Conv", *operands, group=groups, **attributes)
-    return Map((graph.add("Relu", y) if relu else y,), layout)
+    layer = layers[id(weight)]
+    y = graph.add("Conv", *operands, name=layer, group=groups, **attributes)
+    return Map((graph.add("Relu", y, name=f"{layer}.relu") if relu else y,), layout)
 
 
 def _max_pool2d(graph: Graph, x: Map, *, kernel: int, stride: int, padding: int) -> Map:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from shufflenet_fn.data.geometry import LONGEST
-from shufflenet_fn.use.onnx_graph import Graph
+from shufflenet_fn.use.onnx_graph import IMAGES, Graph
 
 _MOST_BITS, _INT16 = 22, 2**15
 _LEAST_BLOCK = 16
@@ -57,7 +57,9 @@ def add_transform(graph: Graph, image: str, *, resize: int, size: int, mean: Seq
     for axis, wanted in ((_COLUMNS, columns), (_ROWS, rows)):
         pixels = nodes.filtered(pixels, wanted, axis)
     pixels = graph.add("Cast", pixels, to=graph.onnx.TensorProto.FLOAT)
-    return graph.add("Sub", pixels, graph.constant(np.array(mean, np.float32).reshape(1, 3, 1, 1)))
+    return graph.add(
+        "Sub", pixels, graph.constant(np.array(mean, np.float32).reshape(1, 3, 1, 1)), out=IMAGES
+    )
 
 
 class _Filter(NamedTuple):

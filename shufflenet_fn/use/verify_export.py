@@ -12,15 +12,14 @@ import numpy.typing as npt
 import torch
 
 from shufflenet_fn.data.decode import open_image
-from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
-from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.inference import make_predictor
+from shufflenet_fn.use.accuracy import Drop, paired_drop, wilson
 from shufflenet_fn.use.description import read_description
 from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
-from shufflenet_fn.use.model import Model, open_model
+from shufflenet_fn.use.model import Model, open_labelled, open_model
 from shufflenet_fn.use.om import ais_bench
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -28,7 +27,6 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 MIN_AGREEMENT: Final = 0.999
 """Below this share of equal top-1 predictions, an export is not the same model."""
-_Z: Final = 1.96
 
 
 class Comparison(NamedTuple):
@@ -36,7 +34,8 @@ class Comparison(NamedTuple):
 
     ``largest``: the largest difference of a logit; ``largest_logit``: the largest absolute logit.
     ``differ``: names of images with another top-1 prediction. ``accuracy`` and ``model_accuracy``:
-    (value, low, high) in percent. ``milliseconds``: median time per image, without decoding.
+    (value, low, high) in percent. ``drop``: between the two. ``max_drop``: the most that an int8 file may
+    lose, ``None`` for others. ``milliseconds``: median time per image, without decoding.
     """
 
     engine: str
@@ -46,11 +45,17 @@ class Comparison(NamedTuple):
     differ: list[str]
     accuracy: tuple[float, float, float]
     model_accuracy: tuple[float, float, float]
+    drop: Drop
+    max_drop: float | None
     milliseconds: float
 
     @property
-    def passed(self) -> bool:
-        return self.agreement >= MIN_AGREEMENT
+    def failure(self) -> str:
+        """Return why this is not the same model; empty if it is."""
+        if self.max_drop is not None:
+            return self.drop.refusal(self.max_drop)
+        least = 100 * MIN_AGREEMENT
+        return "" if self.agreement >= MIN_AGREEMENT else f"less than {least:.1f} % agreement"
 
 
 def verify_export(
@@ -80,11 +85,7 @@ def verify_export(
             f"{printable(out.with_suffix('.onnx'))} --data {data}"
         )
     model = _model_of(out, described, against)
-    dataset = open_split(ensure_demo() if data == "demo" else data, split, model.classes)
-    if len(dataset.classes) != model.config.num_classes:
-        raise UsageError(
-            f"{data} has {len(dataset.classes)} classes, but the model has {model.config.num_classes}."
-        )
+    dataset = open_labelled(model, data, split)
     indices = range(len(dataset))
     if limit is not None and limit < len(dataset):
         indices = range(0, len(dataset), math.ceil(len(dataset) / limit))
@@ -114,6 +115,7 @@ def verify_export(
             stacked["model"],
             labels,
             [dataset.name(index) for index in indices],
+            (described["quantization"] or {}).get("max_drop"),
             1000 * float(np.median(seconds[name])),
         )
         for name in engines
@@ -156,6 +158,7 @@ def _comparison(
     wanted: npt.NDArray[np.float32],
     labels: npt.NDArray[np.int64],
     names: list[str],
+    max_drop: float | None,
     milliseconds: float,
 ) -> Comparison:
     top1, expected = ours.argmax(1), wanted.argmax(1)
@@ -168,13 +171,7 @@ def _comparison(
         differ=differ,
         accuracy=wilson(int((top1 == labels).sum()), len(labels)),
         model_accuracy=wilson(int((expected == labels).sum()), len(labels)),
+        drop=paired_drop(top1 == labels, expected == labels),
+        max_drop=max_drop,
         milliseconds=milliseconds,
     )
-
-
-def wilson(hits: int, count: int) -> tuple[float, float, float]:
-    """Return a share in percent with its 95 % interval (Wilson, 1927)."""
-    share, z2 = hits / count, _Z * _Z
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return 100 * share, 100 * (centre - half), 100 * (centre + half)

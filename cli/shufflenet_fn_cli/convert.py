@@ -35,7 +35,7 @@ def convert(
     opened = write(model, output, arch=arch, names=names)
     for note in opened.notes:
         print(note, file=sys.stderr)
-    named = "no class names" if opened.classes is None else "their names"
+    named = "no class names" if opened.classes is None else "with their names"
     print(
         f"wrote {printable(output)} ({output.stat().st_size:,} bytes): {opened.arch}, "
         f"{opened.config.num_classes} classes, {named}"

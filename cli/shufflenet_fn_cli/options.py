@@ -11,7 +11,9 @@ import typer
 
 from shufflenet_fn.config.options import Declared, declared
 
-Arch = Annotated[str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file.")]
+Arch = Annotated[
+    str | None, typer.Option("--arch", "-a", help="Architecture of a bare weights file or a name.")
+]
 ModelName = Annotated[
     str,
     typer.Argument(

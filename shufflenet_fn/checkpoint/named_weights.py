@@ -84,7 +84,7 @@ def find_weights(name: str | os.PathLike[str], *, arch: str | None) -> Source:
 def _of_torchvision(member: str, arch: str | None) -> Source:
     name = printable(f"torchvision:{member}")
     if arch is None:
-        raise UsageError(f"{name} is of every architecture: give --arch, such as --arch x1_0.")
+        raise UsageError(f"{name} exists for several architectures: give --arch, such as --arch x1_0.")
     try:
         models: Any = importlib.import_module("torchvision.models")
     except Exception as error:  # one that is made for another torch raises RuntimeError

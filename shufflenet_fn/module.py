@@ -71,11 +71,6 @@ def to_module(config: ShuffleNetConfig, variables: Variables) -> ShuffleNetV2:
     Args:
         config: the architecture that ``variables`` belong to.
         variables: in canonical channel order.
-
-    Example:
-        >>> module = to_module(config, variables).eval()
-        >>> torch.equal(module(images), apply(config, variables, images)[0])
-        True
     """
     return ShuffleNetV2(config, variables)
 
@@ -88,30 +83,32 @@ def from_module(module: nn.Module) -> tuple[ShuffleNetConfig, Variables]:
     Raises:
         UsageError: it is another network, or its batch norms differ in momentum or epsilon.
     """
+    for part in module.modules():
+        if isinstance(part, ShuffleNetV2):
+            return part.config, from_torchvision(module.state_dict(), part.config)
     tensors = canonical_keys(module.state_dict())
     stages = ("stage2", "stage3", "stage4")
-    ends = [f"{stage}.0.branch2.5.weight" for stage in stages]
-    keys = ("conv1.0.weight", *ends, "conv5.0.weight", "fc.weight")
+    keys = (
+        "conv1.0.weight",
+        *(f"{stage}.0.branch2.5.weight" for stage in stages),
+        "conv5.0.weight",
+        "fc.weight",
+    )
     missing = [key for key in keys if key not in tensors]
     if missing:
         raise UsageError(
             f"{type(module).__name__} is no ShuffleNetV2 of to_module or torchvision: its state_dict has no "
             f"{', '.join(missing)}."
         )
-    stem, second, third, fourth, last, classes = (len(tensors[key]) for key in keys)
-    repeats = [len({key.split(".")[1] for key in tensors if key.startswith(f"{s}.")}) for s in stages]
-    norms: set[tuple[float | None, float]] = set()
-    for part in module.modules():
-        if isinstance(part, ShuffleNetV2):
-            norms.add((part.config.bn_momentum, part.config.bn_eps))
-        elif isinstance(part, nn.modules.batchnorm._BatchNorm):
-            norms.add((part.momentum, part.eps))
-    momentum, eps = norms.pop() if len(norms) == 1 else (None, 0.0)
-    if momentum is None:
+    norms = {(n.momentum, n.eps) for n in module.modules() if isinstance(n, nn.modules.batchnorm._BatchNorm)}
+    (momentum, eps), *others = norms or {(None, 0.0)}
+    if momentum is None or others:
         raise UsageError(
             f"the batch norms of {type(module).__name__} have no momentum, or differ in momentum or eps. A "
             "config has one momentum and one eps for all."
         )
+    stem, second, third, fourth, last, classes = (len(tensors[key]) for key in keys)
+    repeats = [len({key.split(".")[1] for key in tensors if key.startswith(f"{s}.")}) for s in stages]
     config = ShuffleNetConfig(
         stage_repeats=(repeats[0], repeats[1], repeats[2]),
         stage_channels=(stem, 2 * second, 2 * third, 2 * fourth, last),

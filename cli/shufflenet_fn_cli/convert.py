@@ -30,16 +30,12 @@ def convert(
     """Write a model's weights, with its class names, in a form that other tools read."""
     with importing():
         from shufflenet_fn.data.paths import printable
-        from shufflenet_fn.use.convert import check_ending
         from shufflenet_fn.use.convert import convert as write
-        from shufflenet_fn.use.model import open_model
 
-    check_ending(output)
-    opened = open_model(model, arch=arch, names=names)
+    opened = write(model, output, arch=arch, names=names)
     for note in opened.notes:
         print(note, file=sys.stderr)
-    write(opened, output)
-    named = "no class names" if opened.classes is None else "their names"
+    named = "no class names" if opened.classes is None else "with their names"
     print(
         f"wrote {printable(output)} ({output.stat().st_size:,} bytes): {opened.arch}, "
         f"{opened.config.num_classes} classes, {named}"

@@ -13,14 +13,11 @@ from shufflenet_fn.model.config import FEATURES
 from shufflenet_fn_cli.data_progress import open_progress
 from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report
 from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, Device, Split, choice
+from shufflenet_fn_cli.options import Arch, Device, ModelName, Split, choice
 
 
 def embed(
-    model: Annotated[
-        Path,
-        typer.Argument(metavar="MODEL", help="A run, a checkpoint, or a weights file.", show_default=False),
-    ],
+    model: ModelName,
     sources: Sources,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The file to write: .npz or .parquet.", show_default=False)

@@ -43,7 +43,10 @@ def choice(flag: str, help: str, *choices: str) -> Any:
 Arch = Annotated[
     str | None,
     typer.Option(
-        "--arch", "-a", help="Architecture of a bare weights file.", autocompletion=completing(ARCH_NAMES)
+        "--arch",
+        "-a",
+        help="Architecture of a bare weights file or a name.",
+        autocompletion=completing(ARCH_NAMES),
     ),
 ]
 ModelName = Annotated[

@@ -12,9 +12,9 @@ import sys
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -33,6 +33,7 @@ _SHA256: Final = re.compile(r"sha256=([0-9a-f]{64})", re.IGNORECASE)
 _IN_FILE_NAME: Final = re.compile(r"-([0-9a-f]{8,64})\.[^-]*$")
 """PyTorch's files have the beginning of their hash in their names."""
 
+_ADD_HASH: Final = "has no hash: add #sha256=HEX, the 64 hexadecimal digits that sha256sum prints."
 _ON_HUB: Final = re.compile(r"([^/@]+/[^/@]+)(?:/([^@]+))?(?:@(.+))?")
 _WEIGHTS: Final = (".safetensors", ".bin", ".pt", ".pth", ".tar", ".ckpt")
 _HUB_REASONS: Final = {
@@ -83,7 +84,7 @@ def find_weights(name: str | os.PathLike[str], *, arch: str | None) -> Source:
 def _of_torchvision(member: str, arch: str | None) -> Source:
     name = printable(f"torchvision:{member}")
     if arch is None:
-        raise UsageError(f"{name} is of every architecture: give --arch, such as --arch x1_0.")
+        raise UsageError(f"{name} exists for several architectures: give --arch, such as --arch x1_0.")
     try:
         models: Any = importlib.import_module("torchvision.models")
     except Exception as error:  # one that is made for another torch raises RuntimeError
@@ -91,10 +92,8 @@ def _of_torchvision(member: str, arch: str | None) -> Source:
             f"{name} needs the package torchvision ({error}): pip install 'shufflenet-fn[vision]'"
         ) from error
     arch = canonical_name(arch)
-    known = {
-        key: weights for key, weights in models.get_model_weights(arch).__members__.items() if weights.url
-    }
-    found = next((weights for key, weights in known.items() if key.lower() == member.lower()), None)
+    known = {key: each for key, each in models.get_model_weights(arch).__members__.items() if each.url}
+    found = next((each for key, each in known.items() if key.lower() == member.lower()), None)
     if found is None:
         raise UsageError(
             f"{name} does not exist: torchvision has {', '.join(known) or 'no weights'} for {arch}."
@@ -110,35 +109,29 @@ def _of_pytorch(url: str) -> Source:
     file = url.rpartition("/")[2]
     beginning = _IN_FILE_NAME.search(file)
     if beginning is None:
-        _refuse_without_hash(url)
+        raise UsageError(f"{printable(url)} {_ADD_HASH}")
     return _downloaded(url, Path(torch.hub.get_dir()) / "checkpoints" / file, beginning[1])
 
 
 def _of_url(name: str) -> Source:
     url, _, fragment = name.partition("#")
+    file = url.partition("?")[0].rpartition("/")[2]
     try:
         parts = urllib.parse.urlsplit(url)
-        host = parts.hostname if parts.port != 0 else None
+        valid = parts.hostname and file and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
-        host = None
-    file = url.partition("?")[0].rpartition("/")[2]
-    if not host or not file or "@" in parts.netloc:
-        reason = "has a user name in it" if host and "@" in parts.netloc else "names no file on a host"
-        raise UsageError(f"{printable(name)} {reason}. Give https://HOST/FILE#sha256=HEX.")
-    given = _SHA256.fullmatch(fragment)
-    if given is not None:
-        sha256 = given[1].lower()
-        return _downloaded(url, cache_root() / "weights" / f"{sha256[:16]}-{file[-80:]}", sha256)
-    if not fragment and host == "download.pytorch.org" and _IN_FILE_NAME.search(file):
+        valid = False
+    if not valid:
+        raise UsageError(
+            f"{printable(name)} is not valid. Give https://HOST/FILE#sha256=HEX, without a password."
+        )
+    if not fragment and parts.hostname == "download.pytorch.org":
         return _of_pytorch(url)
-    _refuse_without_hash(name)
-
-
-def _refuse_without_hash(name: str) -> NoReturn:
-    raise UsageError(
-        f"{printable(name)} does not say which file it must be: add #sha256=HEX, the 64 hexadecimal digits "
-        "that sha256sum prints for it."
-    )
+    given = _SHA256.fullmatch(fragment)
+    if given is None:
+        raise UsageError(f"{printable(name)} {_ADD_HASH}")
+    sha256 = given[1].lower()
+    return _downloaded(url, cache_root() / "weights" / f"{sha256[:16]}-{file[-80:]}", sha256)
 
 
 def _of_hub(rest: str) -> Source:
@@ -155,49 +148,41 @@ def _of_hub(rest: str) -> Source:
             f"{printable(name)} needs the package huggingface_hub ({error}): pip install 'shufflenet-fn[hub]'"
         ) from error
     try:
-        found = _first_there(get, file or "model.safetensors")
-        if found is None:
+        try:
+            found = get(file or "model.safetensors")
+        except Exception as error:
+            kinds = _kinds(error)
+            if "EntryNotFoundError" not in kinds or "LocalEntryNotFoundError" in kinds:
+                raise
             files = sorted(hub.list_repo_files(repository, revision=revision))
             weights = [each for each in files if each.endswith(_WEIGHTS)]
             if file or len(weights) != 1:
                 wrong = "does not exist" if file else "does not say which file"
                 raise UsageError(
-                    f"{printable(name)} {wrong}. The repository has "
-                    f"{printable(', '.join(files[:20])) or 'no files'}. Give hf://{repository}/FILE."
-                )
+                    f"{printable(name)} {wrong}. The repository has {printable(', '.join(files[:20]))}. Give "
+                    f"hf://{repository}/FILE."
+                ) from None
             found = get(weights[0])
     except UserError:
         raise
     # The client raises errors of its own, of its HTTP library and of the system.
     except Exception as error:
-        known = next((_HUB_REASONS[kind] for kind in _kinds(error) if kind in _HUB_REASONS), None)
-        if known is not None:
-            raise UsageError(f"cannot get {printable(name)}: {known}.") from error
+        for kind in _kinds(error):
+            if kind in _HUB_REASONS:
+                raise UsageError(f"cannot get {printable(name)}: {_HUB_REASONS[kind]}.") from error
         reason = str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
         if "LocalEntryNotFoundError" in _kinds(error):
             reason = "there is no network, and the file is not in the cache"
         url = hub.hf_hub_url(repository, file or "model.safetensors", revision=revision)
         raise UserError(
-            f"cannot get {printable(name)}: {reason}. To do without the network, "
-            f"download {url} elsewhere, and give the path of that file."
+            f"cannot get {printable(name)}: {reason}. To do without the network, download {url} elsewhere, "
+            "and give the path of that file."
         ) from error
-    path, sha256 = Path(found), _sha256(Path(found))
-    return Source(path, sha256, (_note(name, path, sha256),))
-
-
-def _first_there(get: Callable[[str], str], file: str) -> str | None:
-    """The path of ``file``; ``None`` if its repository has none of this name."""
-    try:
-        return get(file)
-    except Exception as error:
-        kinds = _kinds(error)
-        if "EntryNotFoundError" not in kinds or "LocalEntryNotFoundError" in kinds:
-            raise
-        return None
+    return _source(name, Path(found))
 
 
 def _kinds(error: Exception) -> list[str]:
-    """Names, as the client's classes have moved between its modules."""
+    # Names, as the client's classes have moved between its modules.
     return [kind.__name__ for kind in type(error).__mro__]
 
 
@@ -213,30 +198,34 @@ def _downloaded(url: str, target: Path, expected: str) -> Source:
                     try:
                         with open(partial, "wb") as file:
                             file.writelines(_chunks(url, target))
-                        if not (found := _sha256(partial)).startswith(expected):
-                            raise UserError(
-                                f"{printable(url)} is another file: its sha256 is {found}, and must be "
-                                f"{expected}{'…' * (len(expected) < 64)}. Correct the URL or the hash."
-                            )
+                        wrong = f"{printable(url)} is another file"
+                        _check(_source(url, partial), expected, wrong, "Correct the URL or the hash.")
                         partial.replace(target)
                     finally:
                         partial.unlink(missing_ok=True)
-        sha256 = _sha256(target)
+        source = _source(url, target)
     except OSError as error:
         raise UserError(
             f"cannot keep {printable(url)} as {printable(target)}: {error.strerror or error}. Free some "
             "space, make the folder writable, or set XDG_CACHE_HOME (for PyTorch's own files TORCH_HOME)."
         ) from error
-    if not sha256.startswith(expected):
-        raise UserError(
-            f"{printable(target)} has the sha256 {sha256}, and not {expected}{'…' * (len(expected) < 64)}. "
-            f"Remove it to download {printable(url)} again."
-        )
-    return Source(target, sha256, (_note(url, target, sha256),))
+    _check(source, expected, f"{printable(target)} is another file", "Remove it to download it again.")
+    return source
 
 
-def _note(name: str, path: Path, sha256: str) -> str:
-    return f"weights: {printable(name)} is {printable(path)}, sha256 {sha256}"
+def _check(source: Source, expected: str, wrong: str, advice: str) -> None:
+    if not str(source.sha256).startswith(expected):
+        rest = "…" * (len(expected) < 64)
+        raise UserError(f"{wrong}: its sha256 is {source.sha256}, and must be {expected}{rest}. {advice}")
+
+
+def _source(name: str, file: Path) -> Source:
+    digest = hashlib.sha256()
+    with open(file, "rb") as opened:
+        while chunk := opened.read(_CHUNK):
+            digest.update(chunk)
+    sha256 = digest.hexdigest()
+    return Source(file, sha256, (f"weights: {printable(name)} is {printable(file)}, sha256 {sha256}",))
 
 
 def _chunks(url: str, target: Path) -> Iterator[bytes]:
@@ -246,7 +235,8 @@ def _chunks(url: str, target: Path) -> Iterator[bytes]:
     print(f"downloading {printable(url)} to {printable(target)}", file=sys.stderr, flush=True)
     console, columns, done = Console(stderr=True), (BarColumn(), DownloadColumn(), TimeRemainingColumn()), 0
     try:
-        request = urllib.request.Request(url, headers={"User-Agent": "shufflenet-fn"})
+        quoted = urllib.parse.quote(url, safe="%/:=&?~+!$,;'@()*[]")  # spaces, and letters beyond ASCII
+        request = urllib.request.Request(quoted, headers={"User-Agent": "shufflenet-fn"})
         with (
             urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response,
             Progress(*columns, console=console, disable=not console.is_terminal) as progress,
@@ -278,11 +268,3 @@ def _reason(error: Exception) -> str:
     if isinstance(inner, TimeoutError):
         return f"no answer within {_TIMEOUT_S:.0f} s"
     return str(getattr(inner, "strerror", None) or inner or type(inner).__name__)
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -19,6 +19,7 @@ from shufflenet_fn.checkpoint.inventory import (
     newest_good,
     pointed_to,
 )
+from shufflenet_fn.checkpoint.named_weights import FORMS
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.checkpoint.torchvision import canonical_keys, is_head, not_finite, prefixes_of
 from shufflenet_fn.checkpoint.weights_file import CLASSES, load_file
@@ -70,7 +71,7 @@ def read_weights(path: Path) -> Weights:
     if not file.is_file():
         raise UsageError(
             f"no weights at {path}. Give a .safetensors, .pth or .pth.tar file, or a checkpoint folder "
-            f"that holds {WEIGHTS}."
+            f"that holds {WEIGHTS}, or a name: {FORMS}."
         )
     weights = _choose(load_file(file), printable(file))
     if file.name in (WEIGHTS, EMA) and (file.parent / MANIFEST).exists():

@@ -60,7 +60,7 @@ class RunPlan(NamedTuple):
     chosen once for all ranks. ``notes`` and ``warnings`` are shown at the start. ``resume``: what to
     continue from. ``deadline``: time at which the run must be over, by ``time.monotonic`` of machine 0.
     ``data``: the training and validation split, listed once and handed to the ranks of this machine.
-    ``pretrained``: where the weights lie that the run starts from.
+    ``pretrained``: where the weights lie that the run starts from, for a resume only their hash.
     """
 
     resolved: Resolved
@@ -272,6 +272,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     # Build once here, so that a mismatch is refused before anything is created or rewound.
     pretrained = None
     if resume is not None:
+        pretrained = Source(Path(), resume.manifest.get("pretrained_sha256"))
         jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
         warnings += [] if jump is None else [jump]
         optimizer = build.build_optimizer(settings, build.build_schedule(settings, *epochs))

@@ -94,7 +94,7 @@ def pin_choices(
     elif "microbatches" not in given:
         kept["microbatches"] = manifest["lanes"]
     if settings.benchmark and "benchmark" not in given and "accumulate" not in given:
-        # --benchmark 1 would count anew, by the number of devices.
+        # --benchmark 1 would count again, by the number of devices.
         stored_batch = manifest["settings"].get("batch_size", settings.batch_size)
         kept |= {"benchmark": 0, "accumulate": manifest["global_batch"] // stored_batch}
     if settings.threads is None:

@@ -21,7 +21,6 @@ from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.model.config import frozen_parts
 from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
-from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
 from shufflenet_fn.training.flat_state import unflatten_state
@@ -60,17 +59,8 @@ def fixed_part(run: Training) -> dict[str, Any]:
         "settings": dataclasses.asdict(settings),
         "origin": resolved.origin,
         "preset": resolved.preset,
-        "pretrained": _named_weights(run.plan),
+        "pretrained_sha256": run.plan.pretrained.sha256 if run.plan.pretrained else None,
     }
-
-
-def _named_weights(plan: RunPlan) -> dict[str, str] | None:
-    """The name and hash of the weights that the run started from, for weights that are found by name."""
-    if plan.resume is not None:
-        named: dict[str, str] | None = plan.resume.manifest.get("pretrained")
-        return named
-    source, name = plan.pretrained, plan.settings.pretrained
-    return {"name": str(name), "sha256": source.sha256} if source and source.sha256 else None
 
 
 def changing_part(run: Training, progress: Progress) -> dict[str, Any]:

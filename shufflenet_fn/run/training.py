@@ -130,18 +130,15 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     config = build.build_config(settings, num_classes_of(settings, train_set))
     batch = global_batch(settings, world.size)
     policy, scaling = build.build_precision(settings)
-    epochs = count_epochs(settings, world.size, len(train_set), plan.resume.content if plan.resume else None)
+    resume = plan.resume.content if plan.resume else None
+    epochs = count_epochs(settings, world.size, len(train_set), resume)
     schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
     # Training does not use these generators, but a user's loss may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
+    pretrained = plan.pretrained.path if plan.pretrained else None
     state, notes = build.build_state(
-        settings,
-        config,
-        optimizer,
-        device,
-        resume=plan.resume.content if plan.resume else None,
-        pretrained=plan.pretrained.path if plan.pretrained else None,
+        settings, config, optimizer, device, resume=resume, pretrained=pretrained
     )
     warnings, best = list(plan.warnings), None
     unfinished, skipped_in_a_row, last = None, 0, None

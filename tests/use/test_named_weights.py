@@ -121,7 +121,7 @@ def test_url_is_downloaded_once(site: Site, weights: Path, tmp_path: Path, folde
     assert find_weights(Path(f"{site.url}/{folder}/w.pth#sha256={site.sha256}"), arch=None).path == found.path
     assert len(site.hits) == count
     found.path.write_bytes(b"damaged")
-    with pytest.raises(UserError, match=f"has the sha256 .*, and not {site.sha256}. Remove it"):
+    with pytest.raises(UserError, match=f"its sha256 is .*, and must be {site.sha256}. Remove it"):
         find_weights(name, arch=None)
 
 
@@ -136,7 +136,7 @@ def test_url_is_downloaded_once(site: Site, weights: Path, tmp_path: Path, folde
         ("/elsewhere/w.pth", "redirects in a circle, or to no web address"),
         ("/nowhere/w.pth", "the server answered 404 Not Found"),
         ("/slow/w.pth", "no answer within"),
-        ("/a b/w.pth", "URL can't contain control characters"),
+        ("/a ü/w.pth", "the server answered 404 Not Found"),
     ],
 )
 def test_broken_download_leaves_nothing(
@@ -150,7 +150,7 @@ def test_broken_download_leaves_nothing(
     assert f"To do without the network, put the file at {target}." in str(error.value) or "another" in said
     assert kept(tmp_path) == []
     site.close()
-    with pytest.raises(UserError, match=r"Connection refused|control characters"):
+    with pytest.raises(UserError, match="Connection refused"):
         find_weights(f"{site.url}{path}#sha256={OTHER}", arch=None)
 
 
@@ -168,10 +168,10 @@ def test_cache_that_cannot_be_written_is_named(site: Site, tmp_path: Path) -> No
         ("https://host/w.pth#sha256=0123", "64 hexadecimal digits"),
         ("https://host/w.pth#main", "64 hexadecimal digits"),
         ("https://download.pytorch.org/w.pth", "add #sha256=HEX"),
-        ("https://", "names no file on a host"),
-        ("https://host/", "names no file on a host"),
-        ("https://host:99999/w.pth", "names no file on a host"),
-        (f"https://me:secret@host/w.pth#sha256={OTHER}", "has a user name"),
+        ("https://", "Give https://HOST/FILE#sha256=HEX"),
+        ("https://host/", "Give https://HOST/FILE#sha256=HEX"),
+        ("https://host:99999/w.pth", "Give https://HOST/FILE#sha256=HEX"),
+        (f"https://me:secret@host/w.pth#sha256={OTHER}", "without a password"),
         ("s3://bucket/w.pth", "is no name of weights. Give a path, torchvision:NAME, https"),
         ("hf://name", "hf://ORG/NAME[/FILE][@REVISION]"),
         ("hf://org/name@", "hf://ORG/NAME[/FILE][@REVISION]"),
@@ -227,7 +227,7 @@ def test_torchvision_names_use_the_hash_and_cache_of_torch(
     official = f"https://download.pytorch.org/models/{file}"
     assert find_weights(official, arch=None).path == found.path
     shutil.copy(weights, found.path.with_name(f"w-{OTHER[:8]}.pth"))
-    with pytest.raises(UserError, match=f"and not {OTHER[:8]}…. Remove it"):
+    with pytest.raises(UserError, match=f"must be {OTHER[:8]}…. Remove it"):
         find_weights("torchvision:OTHER", arch="x2_0")
 
 
@@ -307,4 +307,4 @@ def test_resume_needs_no_network_and_keeps_the_name(
     for checkpoint in (tmp_path / "run" / "checkpoints").glob("step-*"):
         manifest = json.loads((checkpoint / "manifest.json").read_text())
         assert manifest["settings"]["pretrained"] == name
-        assert manifest["pretrained"] == {"name": name, "sha256": site.sha256}
+        assert manifest["pretrained_sha256"] == site.sha256

@@ -27,7 +27,7 @@ _NO_NAMES = {"", ".", ".."}
 
 @dataclass(frozen=True, eq=False)
 class ImageFiles:
-    """Image files in any folders, as a ``Dataset``.
+    """Image files in any folders.
 
     Attributes:
       paths: as given, or as found in a folder.
@@ -38,8 +38,6 @@ class ImageFiles:
     paths: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-    root: Path = Path()
-    split: str = "images"
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -62,14 +60,8 @@ class Selected:
     indices: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
-
-    @property
-    def root(self) -> Path:
-        return self.whole.root
-
-    @property
-    def split(self) -> str:
-        return self.whole.split
+    root: Path = Path()
+    split: str = "images"
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -14,13 +14,13 @@ import torch
 from shufflenet_fn.bench.loading import Reader
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data import geometry
-from shufflenet_fn.data.batches import train_at_once
+from shufflenet_fn.data.batches import read_natively
 from shufflenet_fn.data.buffers import Layout
-from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.dataset import Dataset, Stored
 from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.lazy_image import RgbImage, Scratch
 from shufflenet_fn.data.loader import prefetch_of, train_loader
-from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
+from shufflenet_fn.data.native.reader import Flags, NativeReader, choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import TRAIN_DRAWS, TrainTransform
@@ -91,17 +91,12 @@ def read_in_stages(
     native = pipeline.native
     before = {} if native is None else native.seconds()
     start = time.perf_counter()
-    done = train_at_once(
-        native,
-        pipeline.samples,
-        pipeline.transform,
-        seed=pipeline.seed,
-        epoch=0,
-        indices=indices,
-        repeats=np.zeros_like(indices),
-        images=out[: len(indices)],
-        stopped=lambda: False,
-    )
+
+    def read(reader: NativeReader, stored: Stored, part: slice) -> Flags:
+        numbers = indices[part], np.zeros_like(indices[part])
+        return reader.train(stored, pipeline.transform, pipeline.seed, 0, *numbers, out=out[part])
+
+    done = read_natively(native, pipeline.samples, indices, lambda: False, read)
     if native is None:
         return done
     rest = time.perf_counter() - start
@@ -147,7 +142,7 @@ def _staged(pipeline: Pipeline, prepare: Prepare, clock: StageClock) -> None:
     buffer = np.empty((min(BATCH, count), size, size, 3), dtype=np.uint8)
     for start in range(0, count, len(buffer)):
         indices = np.arange(start, min(start + len(buffer), count))
-        done = read_in_stages(pipeline, indices, buffer, clock)
+        done = read_in_stages(pipeline, indices, buffer[: len(indices)], clock)
         for slot in np.flatnonzero(~done).tolist():
             transform_in_stages(pipeline, int(indices[slot]), buffer[slot], scratch, clock)
         with clock("normalise"):

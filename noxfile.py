@@ -1,9 +1,9 @@
 """The sessions of CI and of releases.
 
-``nox`` runs the default sessions: ``checks``, ``tests``, ``resume`` and ``npu``. The campaigns (``campaign``,
-``drills``, ``packaging``, ``interop``, ``npu_full``) belong to a release; their latest results are in
-``drills/results/``. ``npu`` and ``npu_full`` have their own environments, because torch_npu needs a specific
-version of torch and aborts with a CUDA build. The other sessions use the environment of nox itself.
+``nox`` runs the default sessions: ``checks``, ``tests``, ``resume`` and ``npu``. ``isa`` and the campaigns
+(``campaign``, ``drills``, ``packaging``, ``interop``, ``npu_full``) belong to a release; their latest results
+are in ``drills/results/``. ``npu`` and ``npu_full`` have their own environments, because torch_npu needs a
+specific version of torch and aborts with a CUDA build. The others use the environment of nox itself.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import json
 import platform
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import nox
 
@@ -28,6 +30,8 @@ KEPT = {"PYTHONDONTWRITEBYTECODE": None}
 PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
 DEFAULT = ("-m", "not campaign and not interop")
+# For our kernels, torch's and oneDNN's: as on a processor without AVX-512.
+AVX2 = {"CXXFLAGS": "-march=x86-64-v3", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
 
 
 @nox.session(venv_backend="none")
@@ -45,6 +49,20 @@ def checks(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the test suite without campaigns. Arguments after ``--`` replace the defaults of pytest."""
     _pytest(session, *(session.posargs or [*PARALLEL, *DEFAULT]))
+
+
+@nox.session(venv_backend="none")
+def isa(session: nox.Session) -> None:
+    """Run the tests of backends and of the image reader with AVX2 only, as most processors have it.
+
+    Arguments after ``--`` replace the tests and go to pytest.
+    """
+    if platform.machine() != "x86_64":
+        session.skip("these instruction sets are of x86-64")
+    limited = "import torch; assert torch.backends.cpu.get_cpu_capability() == 'AVX2'"
+    session.run(sys.executable, "-c", limited, env=AVX2, external=True)
+    tests = ("tests/parity", "tests/backends", "tests/data/test_native.py")
+    _pytest(session, *(session.posargs or [*PARALLEL, *DEFAULT, *tests]), env=AVX2)
 
 
 @nox.session(venv_backend="none")
@@ -107,8 +125,8 @@ def npu_full(session: nox.Session) -> None:
     _emulated(session, *PARALLEL, *only, "tests/npu", "tests/parity", "--device", "npu")
 
 
-def _pytest(session: nox.Session, *arguments: str) -> None:
-    session.run(sys.executable, "-m", "pytest", *arguments, env=PROCESSES, external=True)
+def _pytest(session: nox.Session, *arguments: str, env: Mapping[str, str] = MappingProxyType({})) -> None:
+    session.run(sys.executable, "-m", "pytest", *arguments, env={**PROCESSES, **env}, external=True)
 
 
 def _drill(session: nox.Session, name: str, *arguments: str) -> None:

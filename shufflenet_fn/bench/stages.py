@@ -15,7 +15,7 @@ from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.run import build
 
 STAGES = (*READER_STAGES, "normalise", "rest")
-"""``rest``: random numbers, jitter, images that the native reader does not take, and handing over batches."""
+"""``rest``: random numbers, images that the native reader does not take, and handing over batches."""
 WHOLE = "whole"
 BATCH = 32
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,10 +14,10 @@ from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
 from shufflenet_fn.data.augment.sample import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
 from shufflenet_fn.data.buffers import BatchMemory, Parts, Stopped
-from shufflenet_fn.data.dataset import Dataset, Located
+from shufflenet_fn.data.dataset import Dataset, Located, Stored
 from shufflenet_fn.data.decode import RgbImage, open_image
 from shufflenet_fn.data.lazy_image import Scratch
-from shufflenet_fn.data.native.reader import Flags, Images, NativeReader
+from shufflenet_fn.data.native.reader import Flags, NativeReader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.schedule import StepSchedule
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -83,19 +83,13 @@ def train_batch(
     def instead(index: int, attempt: int) -> int:
         return replacement(seed, epoch, index, attempt, len(folder))
 
+    def read(reader: NativeReader, stored: Stored, part: slice) -> Flags:
+        numbers = indices[part], repeats[part]
+        return reader.train(stored, transform, seed, epoch, *numbers, out=_rows(parts)[part])
+
     with memory.writing(step, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        done = train_at_once(
-            native,
-            folder,
-            transform,
-            seed=seed,
-            epoch=epoch,
-            indices=indices,
-            repeats=repeats,
-            images=_rows(parts),
-            stopped=stopped,
-        )
+        done = read_natively(native, folder, indices, stopped, read)
         batch = read_batch(folder, indices, parts, done, finish, fill, stopped, bad_images, instead)
         return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
 
@@ -132,12 +126,15 @@ def eval_batch(
     def nothing(slot: int, index: int, out: RgbImage) -> None:
         pass
 
+    def read(reader: NativeReader, stored: Stored, part: slice) -> Flags:
+        return reader.eval(stored, transform, out=_rows(parts)[part])
+
     def leave_out(index: int, attempt: int) -> None:
         return None
 
     with memory.writing(number, stopped) as place:
         parts = memory.layout.parts(place, len(indices))
-        done = eval_at_once(native, folder, transform, indices=indices, images=_rows(parts), stopped=stopped)
+        done = read_natively(native, folder, indices, stopped, read)
         return read_batch(folder, indices, parts, done, nothing, fill, stopped, bad_images, leave_out)
 
 
@@ -214,64 +211,31 @@ def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
 _CHUNK = 32
 """Number of samples per call. A closed loader is noticed only between calls."""
 
+Read = Callable[[NativeReader, Stored, slice], Flags]
+"""``read(reader, stored, part)`` reads the samples ``part`` of a batch, and returns which were read."""
 
-def train_at_once(
+
+def read_natively(
     reader: NativeReader | None,
     folder: Dataset,
-    transform: TrainTransform,
-    *,
-    seed: int,
-    epoch: int,
     indices: npt.NDArray[np.int64],
-    repeats: npt.NDArray[np.int64],
-    images: Images,
     stopped: Callable[[], bool],
+    read: Read,
 ) -> Flags:
-    """Read transformed samples into ``images``, as far as the native reader can.
+    """Read samples as far as the native reader can: none without one, or if the data set is not ``Located``.
 
-    Nothing is read without a reader, or if the data set is not ``Located``. Result as ``NativeReader.train``.
+    Returns:
+      bool (N,), which samples were read.
 
     Raises:
       Stopped: ``stopped()`` was true.
     """
     done = np.zeros(len(indices), dtype=np.bool_)
-    if reader is None or not isinstance(folder, Located):
-        return done
-    for part in _parts(len(indices), stopped):
-        with folder.located(indices[part]) as stored:
-            done[part] = reader.train(
-                stored,
-                transform,
-                seed=seed,
-                epoch=epoch,
-                indices=indices[part],
-                repeats=repeats[part],
-                out=images[part],
-            )
+    if reader is not None and isinstance(folder, Located):
+        for start in range(0, len(indices), _CHUNK):
+            if stopped():
+                raise Stopped
+            part = slice(start, start + _CHUNK)
+            with folder.located(indices[part]) as stored:
+                done[part] = read(reader, stored, part)
     return done
-
-
-def eval_at_once(
-    reader: NativeReader | None,
-    folder: Dataset,
-    transform: EvalTransform,
-    *,
-    indices: npt.NDArray[np.int64],
-    images: Images,
-    stopped: Callable[[], bool],
-) -> Flags:
-    """Read resized samples into ``images``. Otherwise as ``train_at_once``."""
-    done = np.zeros(len(indices), dtype=np.bool_)
-    if reader is None or not isinstance(folder, Located):
-        return done
-    for part in _parts(len(indices), stopped):
-        with folder.located(indices[part]) as stored:
-            done[part] = reader.eval(stored, transform, out=images[part])
-    return done
-
-
-def _parts(count: int, stopped: Callable[[], bool]) -> Iterator[slice]:
-    for start in range(0, count, _CHUNK):
-        if stopped():
-            raise Stopped
-        yield slice(start, min(start + _CHUNK, count))

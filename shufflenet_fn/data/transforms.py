@@ -29,37 +29,25 @@ def color_jitter(image: RgbImage, strength: float, draws: npt.NDArray[np.float64
       draws: JITTER_DRAWS uniform numbers in [0, 1): the order, then the three factors.
     """
     low = max(0.0, 1.0 - strength)
-    brightness, contrast, saturation = (low + draws[1:] * (1.0 + strength - low)).tolist()
-    for name in _ORDERS[int(draws[0] * len(_ORDERS))]:
-        if name == "b":
-            adjust_brightness(image, brightness)
-        elif name == "c":
-            adjust_contrast(image, contrast)
-        else:
-            adjust_saturation(image, saturation)
+    factors = dict(zip("bcs", (low + draws[1:] * (1.0 + strength - low)).tolist(), strict=True))
+    for operation in _ORDERS[int(draws[0] * len(_ORDERS))]:
+        adjust(image, operation, factors[operation])
 
 
-def adjust_brightness(image: RgbImage, factor: float) -> None:
-    """Blend with black, in place."""
+def adjust(image: RgbImage, operation: str, factor: float) -> None:
+    """Blend with black (``b``), the mean grey level (``c``) or the grey image (``s``), in place."""
     import cv2
 
-    cv2.addWeighted(image, factor, image, 0.0, 0.0, dst=image)
-
-
-def adjust_contrast(image: RgbImage, factor: float) -> None:
-    """Blend with the rounded mean of the grey image, in place."""
-    import cv2
-
-    grey_mean = int(cv2.mean(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))[0] + 0.5)
-    cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * grey_mean, dst=image)
-
-
-def adjust_saturation(image: RgbImage, factor: float) -> None:
-    """Blend with the grey image, in place."""
-    import cv2
-
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    cv2.addWeighted(image, factor, grey, 1.0 - factor, 0.0, dst=image)
+    if operation == "b":
+        cv2.addWeighted(image, factor, image, 0.0, 0.0, dst=image)
+        return
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if operation == "c":
+        mean = int(cv2.mean(grey)[0] + 0.5)
+        cv2.addWeighted(image, factor, image, 0.0, (1.0 - factor) * mean, dst=image)
+    else:
+        greys = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+        cv2.addWeighted(image, factor, greys, 1.0 - factor, 0.0, dst=image)
 
 
 TRAIN_DRAWS = geometry.CROP_DRAWS + JITTER_DRAWS + 1

@@ -66,14 +66,13 @@ def test_other_flags_or_sources_make_another_library(
 
 @pytest.mark.campaign
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is one width only")
-@pytest.mark.parametrize(("march", "lanes"), [("x86-64", 4), ("x86-64-v3", 8)])
-def test_operators_agree_with_narrower_vectors(march: str, lanes: int) -> None:
-    environment = os.environ | {"CXXFLAGS": f"-march={march}"}
+def test_operators_agree_with_narrow_vectors() -> None:  # `nox -s isa` has those in between
+    environment = os.environ | {"CXXFLAGS": "-march=x86-64"}
     count = "from shufflenet_fn_backends.fused.library import kernels; print(kernels().lanes())"
     done = subprocess.run(
         [sys.executable, "-c", count], env=environment, capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) == lanes
+    assert int(done.stdout) == 4
     tests = Path(__file__).with_name("test_cpu_operators.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", tests],

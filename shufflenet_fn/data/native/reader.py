@@ -52,11 +52,11 @@ class NativeReader:
         self,
         stored: Stored,
         transform: TrainTransform,
-        *,
         seed: int,
         epoch: int,
         indices: npt.NDArray[np.int64],
         repeats: npt.NDArray[np.int64],
+        *,
         out: Images,
     ) -> Flags:
         """Read random-resized crops of samples, jittered and flipped.

@@ -13,6 +13,18 @@ struct Library {
   sfn::jpeg::Functions functions{};
 };
 
+// Whether sample i was read, for all: read(i) where there is memory for it.
+template <class Read>
+void read_all(int64_t count, uint8_t* done, const Read& read) {
+  for (int64_t i = 0; i < count; ++i) {
+    try {
+      done[i] = read(i);
+    } catch (const std::bad_alloc&) {
+      done[i] = 0;
+    }
+  }
+}
+
 }  // namespace
 
 // libjpeg-turbo of version 62 from `path`, for the life of the process; null if it is not that.
@@ -58,37 +70,30 @@ SFN_API void sfn_train(void* reader, const Training* how, const sfn::Stored* sam
                        uint8_t* out, uint8_t* done) {
   auto* own_reader = static_cast<sfn::Reader*>(reader);
   const int64_t pixels = how->size * how->size;
-  for (int64_t i = 0; i < count; ++i) {
+  read_all(count, done, [&](int64_t i) {
     double* own = draws + i * stride;
-    uint8_t* image = out + i * pixels * 3;
     sfn::sample_draws(how->seed, how->epoch, static_cast<uint64_t>(indices[i]),
                       static_cast<uint64_t>(repeats[i]), stride, own);
     const auto plan = [&](const sfn::Size& found) {
       return sfn::train_resize(found.height, found.width, how->size, how->crop, own,
                                own[stride - 1] < how->flip);
     };
-    try {
-      done[i] = own_reader->read(samples[i], plan, image);
-      if (done[i] && how->jitter > 0) own_reader->jitter(image, pixels, how->jitter, own + sfn::kCropDraws);
-    } catch (const std::bad_alloc&) {
-      done[i] = 0;
-    }
-  }
+    uint8_t* image = out + i * pixels * 3;
+    if (!own_reader->read(samples[i], plan, image)) return false;
+    if (how->jitter > 0) own_reader->jitter(image, pixels, how->jitter, own + sfn::kCropDraws);
+    return true;
+  });
 }
 
 // Evaluate: short side to `resize`, then the central square of `size`.
 SFN_API void sfn_eval(void* reader, const sfn::Stored* samples, int64_t count, int64_t resize, int64_t size,
                       uint8_t* out, uint8_t* done) {
-  for (int64_t i = 0; i < count; ++i) {
-    const auto plan = [&](const sfn::Size& found) {
-      return sfn::eval_resize(found.height, found.width, resize, size);
-    };
-    try {
-      done[i] = static_cast<sfn::Reader*>(reader)->read(samples[i], plan, out + i * size * size * 3);
-    } catch (const std::bad_alloc&) {
-      done[i] = 0;
-    }
-  }
+  const auto plan = [&](const sfn::Size& found) {
+    return sfn::eval_resize(found.height, found.width, resize, size);
+  };
+  read_all(count, done, [&](int64_t i) {
+    return static_cast<sfn::Reader*>(reader)->read(samples[i], plan, out + i * size * size * 3);
+  });
 }
 
 // `count` values of three channels in turn, times their `scale`, plus their `bias`: in one pass.

@@ -82,11 +82,14 @@ inline void along_four_rows(const uint8_t* const source[4], const Taps& taps, ui
   }
 }
 
+#endif
+
 inline void across(const uint8_t* first, int64_t stride, const int16_t* weights, int32_t used,
                    int32_t precision, int64_t bytes, uint8_t* result) {
+  int64_t x = 0;
+#if defined(__AVX2__)
   const __m256i half = _mm256_set1_epi32(1 << (precision - 1));
   const __m128i shift = _mm_cvtsi32_si128(precision);
-  int64_t x = 0;
   for (; x + 32 <= bytes; x += 32) {
     __m256i sums[4] = {half, half, half, half};
     for (int32_t j = 0; j < used; j += 2) {
@@ -111,20 +114,10 @@ inline void across(const uint8_t* first, int64_t stride, const int16_t* weights,
         _mm256_packus_epi16(_mm256_packs_epi32(sums[0], sums[1]), _mm256_packs_epi32(sums[2], sums[3]));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(result + x), value);
   }
-  for (; x < bytes; ++x) {
-    int32_t sum = 1 << (precision - 1);
-    for (int32_t j = 0; j < used; ++j) sum += first[j * stride + x] * weights[j];
-    result[x] = clipped(sum, precision);
-  }
-}
-
-#else
-
-inline void across(const uint8_t* first, int64_t stride, const int16_t* weights, int32_t used,
-                   int32_t precision, int64_t bytes, uint8_t* result) {
+#endif
   constexpr int64_t kBlock = 64;
-  for (int64_t x = 0; x < bytes; x += kBlock) {
-    const int64_t count = std::min(kBlock, bytes - x);
+  for (int64_t count; x < bytes; x += count) {
+    count = std::min(kBlock, bytes - x);
     int32_t sums[kBlock];
     for (int64_t k = 0; k < count; ++k) sums[k] = 1 << (precision - 1);
     for (int32_t j = 0; j < used; ++j) {
@@ -135,8 +128,6 @@ inline void across(const uint8_t* first, int64_t stride, const int16_t* weights,
     for (int64_t k = 0; k < count; ++k) result[x + k] = clipped(sums[k], precision);
   }
 }
-
-#endif
 
 }  // namespace detail
 

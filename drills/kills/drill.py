@@ -57,7 +57,7 @@ class Drill:
         recipe: options of ``train`` besides those that the drill gives.
         place: a folder to create; caches are in its parent.
         rng: decides what is killed and when.
-        tell: called with a line after every kill.
+        report: called with a line after every kill.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Drill:
         recipe: Sequence[str],
         place: Path,
         rng: random.Random,
-        tell: Callable[[str], None],
+        report: Callable[[str], None],
     ) -> None:
         (place / "control").mkdir(parents=True)
-        self._setting, self._place, self._rng, self._tell = setting, place, rng, tell
+        self._setting, self._place, self._rng, self._report = setting, place, rng, report
         self._control = Control(place / "control")
         self._command = [
             *(str(entry), "train", *recipe),
@@ -126,7 +126,7 @@ class Drill:
             found = differences(ending_of(run), reference)
             found += [f"{name} is left in the run directory" for name in left_in(run)]
             self._wrong += [f"run {number}: {text}" for text in found]
-            self._tell(
+            self._report(
                 f"{self._setting.title}: run {number} is done after {launches} launches: "
                 + ("; ".join(found) or "byte-identical")
             )
@@ -205,7 +205,7 @@ class Drill:
         kill = Kill(number, victim, where, after, begun[0] if begun else None, wrong)
         self._kills.append(kill)
         self._wrong += wrong
-        self._tell(
+        self._report(
             f"{self._setting.title}: kill {len(self._kills)}: {victim}, {where}, step {after} is good"
             + "".join(f"; {text}" for text in wrong)
         )

@@ -57,6 +57,8 @@ def resolve(
     for source, layer in layers:
         layer = settle_conflicts(layer)
         own_rate = "learning_rate" in layer or (own_rate and "opt" not in layer)
+        if "learning_rate" in layer:  # a preset's rate of the classifier goes with its other rate
+            layer.setdefault("head_lr", None)
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
     settings = checked(TrainSettings(**values))

@@ -105,6 +105,14 @@ def test_an_explicit_precision_wins_over_a_presets() -> None:
         resolve({"benchmark": 1, "accumulate": 3})
 
 
+def test_own_rate_or_optimizer_replaces_what_belongs_to_a_presets() -> None:
+    assert resolve({}, preset="finetune").settings.head_lr == 0.1
+    settings = resolve({"opt": "adamw", "learning_rate": 1e-3}, preset="finetune").settings
+    assert (settings.head_lr, settings.nesterov, settings.momentum) == (None, False, 0.9)
+    settings = resolve({"learning_rate": 1e-3, "head_lr": 1e-2}, preset="finetune").settings
+    assert (settings.head_lr, settings.nesterov) == (1e-2, True)
+
+
 def test_stored_config_sets_recipe_but_not_run_directory(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"settings": {"epochs": 7, "run_dir": "there", "resume": null}}')

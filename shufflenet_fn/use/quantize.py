@@ -278,8 +278,9 @@ def _gains(network: Any, images: Array, kept: Sequence[str]) -> list[tuple[str, 
     def error(*more: str) -> float:
         return float(np.square(logits(_quantised(network, [images], [*kept, *more])) - exact).sum())
 
-    layers = [node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm")]
-    units = dict.fromkeys(".".join(layer.split(".")[:2]) for layer in layers)
+    done = _nodes(network, kept)
+    layers = (node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm"))
+    units = dict.fromkeys(".".join(layer.split(".")[:2]) for layer in layers if layer not in done)
     exact = logits(network)
     whole = max(error(), 1e-30)
     gains = [(unit, 1 - error(unit) / whole) for unit in units]

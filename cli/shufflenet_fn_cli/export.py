@@ -105,8 +105,8 @@ def export(
     size = None if batch == "dynamic" else int(batch)
     if int8 and data is None:
         raise UsageError("--int8 needs --data DIR, a folder with train/ and val/, or --data demo.")
-    if data is not None and not int8:
-        raise UsageError("--data is for --int8 only: give both or neither.")
+    if (data is not None or keep_float) and not int8:
+        raise UsageError("--data and --keep-float are for --int8 only: add --int8, or leave them out.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     check_export(output, format=format, input_kind=kind, batch=size)
     opened = open_model(model, arch=arch, image_size=image_size, resize=eval_resize, names=names)

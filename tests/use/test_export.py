@@ -234,6 +234,7 @@ def test_drop_has_a_paired_interval(
         (("-o", "m.onnx", "--eval-resize", "8"), ("resize",)),
         (("-o", "m.onnx", "--int8"), ("--data DIR",)),
         (("-o", "m.onnx", "--data", "demo"), ("--int8",)),
+        (("-o", "m.onnx", "--keep-float", "fc"), ("--int8",)),
         (("-o", "m.onnx", "--int8", "--data", "nowhere"), ("nowhere",)),
         (("-o", "m.onnx", "--int8", "--data", "demo", "--keep-float", "fc,conv9"), ("'conv9'", "stage2.0")),
         (("-o", "m.onnx", "--int8", "--data", "demo", "--max-drop", "-1"), ("--max-drop",)),

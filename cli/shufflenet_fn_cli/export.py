@@ -117,8 +117,8 @@ def export(
         raise UsageError("--int8 needs --data DIR, a folder with train/ and val/, or --data demo.")
     if int8 and format != "onnx":
         raise UsageError(f"--int8 needs --format onnx, not {format}.")
-    if data is not None and not int8:
-        raise UsageError("--data is for --int8 only: give both or neither.")
+    if (data is not None or keep_float) and not int8:
+        raise UsageError("--data and --keep-float are for --int8 only: add --int8, or leave them out.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     check_export(output, format=format, input_kind=kind, batch=size)
     plan = None

@@ -49,7 +49,7 @@ def import_onnx() -> Any:
 
 @dataclass
 class Graph:
-    """Nodes and constants of an ONNX graph under construction.
+    """Nodes and constants of an ONNX graph under construction. ``layers``: names, by ``id`` of the weight.
 
     ``gathers``: shuffle with Gather instead of routing, which splits off parts as small as one channel.
     """
@@ -59,6 +59,7 @@ class Graph:
     gathers: bool = False
     nodes: list[Any] = field(default_factory=list)
     constants: list[Any] = field(default_factory=list)
+    layers: dict[int, str] = field(default_factory=dict)
 
     def add(self, operator: str, *inputs: str, out: str | None = None, **attributes: Any) -> str:
         """Append a node and return the name of its result."""
@@ -122,19 +123,19 @@ def add_network(graph: Graph, params: InferenceParams, images: str, scale: Seque
     tree = params.params
     first = tree["conv1"]["weight"] * tree["conv1"]["weight"].new_tensor(scale).view(1, 3, 1, 1)
     tree = {**tree, "conv1": {**tree["conv1"], "weight": first}}
-    layers = {id(leaf): path.removesuffix(".weight") for path, leaf in tree_paths(tree)}
-    y = folded_body(tree, _backend(graph, layers), Map((images,), routing.natural(3)))
+    graph.layers.update({id(leaf): path.removesuffix(".weight") for path, leaf in tree_paths(tree)})
+    y = folded_body(tree, _backend(graph), Map((images,), routing.natural(3)))
     pooled = graph.add("Flatten", graph.add("GlobalAveragePool", _joined(graph, y)), axis=1)
     weight = _numpy(tree["fc"]["weight"])[:, list(y.layout.order)]
     operands = (graph.constant(weight), graph.constant(_numpy(tree["fc"]["bias"])))
     graph.add("Gemm", pooled, *operands, out=LOGITS, name="fc", transB=1)
 
 
-def _backend(graph: Graph, layers: Mapping[int, str]) -> Backend[Any]:
+def _backend(graph: Graph) -> Backend[Any]:
     return Backend(
         name="onnx",
         conv2d=_unused,
-        conv2d_bias=partial(_conv2d_bias, graph, layers),
+        conv2d_bias=partial(_conv2d_bias, graph),
         batch_norm_train=_unused,
         batch_norm_eval=_unused,
         max_pool2d=partial(_max_pool2d, graph),
@@ -146,16 +147,7 @@ def _backend(graph: Graph, layers: Mapping[int, str]) -> Backend[Any]:
 
 
 def _conv2d_bias(
-    graph: Graph,
-    layers: Mapping[int, str],
-    x: Any,
-    weight: Tensor,
-    bias: Tensor,
-    *,
-    stride: int,
-    padding: int,
-    groups: int,
-    relu: bool,
+    graph: Graph, x: Any, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
 ) -> Map:
     order = list(x.layout.order)
     if groups == 1:
@@ -166,7 +158,7 @@ def _conv2d_bias(
     operands = (_joined(graph, x), graph.constant(kernel), graph.constant(added))
     side = kernel.shape[2]
     attributes: dict[str, Any] = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [padding] * 4}
-    layer = layers[id(weight)]
+    layer = graph.layers[id(weight)]
     y = graph.add("Conv", *operands, name=layer, group=groups, **attributes)
     return Map((graph.add("Relu", y, name=f"{layer}.relu") if relu else y,), layout)
 

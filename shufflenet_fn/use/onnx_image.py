@@ -54,12 +54,11 @@ def add_transform(graph: Graph, image: str, *, resize: int, size: int, mean: Seq
     pixels = graph.add("Slice", pixels, begin, end, graph.integers(1, 2))
     pixels = graph.add("Reshape", pixels, graph.integers(0, 0, -1, 3))
     pixels = graph.add("Transpose", pixels, perm=[0, 3, 1, 2])
-    for axis, wanted in ((_COLUMNS, columns), (_ROWS, rows)):
-        pixels = nodes.filtered(pixels, wanted, axis)
-    pixels = graph.add("Cast", pixels, to=graph.onnx.TensorProto.FLOAT)
-    return graph.add(
-        "Sub", pixels, graph.constant(np.array(mean, np.float32).reshape(1, 3, 1, 1)), out=IMAGES
-    )
+    # Not to bytes at the end: OpenVINO would take the subtraction for one of a dequantisation.
+    for axis, wanted, kind in ((_COLUMNS, columns, "UINT8"), (_ROWS, rows, "FLOAT")):
+        pixels = nodes.cast(nodes.filtered(pixels, wanted, axis), kind)
+    means = graph.constant(np.array(mean, np.float32).reshape(1, 3, 1, 1))
+    return graph.add("Sub", pixels, means, out=IMAGES)
 
 
 class _Filter(NamedTuple):
@@ -147,7 +146,7 @@ class _Nodes:
         return self.do("Relu", self.do("Sub", 1.0, self.do("Div", distance, support)))
 
     def filtered(self, pixels: str, wanted: _Filter, axis: int) -> str:
-        """Return ``pixels``, cut to the window of the filter, filtered along an axis, uint8."""
+        """Return ``pixels``, cut to the window of the filter, filtered along an axis, int32."""
         weights = wanted.weights
         if axis == _COLUMNS:
             weights = self.graph.add("Transpose", weights, perm=[0, 2, 1])
@@ -169,7 +168,7 @@ class _Nodes:
         total = self.do("Add", self.do("Mul", sums[0], self.int32(256)), sums[1])
         half = self.do("Div", wanted.one, self.int32(2))
         rounded = self.do("Div", self.do("Add", total, half), wanted.one)
-        return self.cast(self.do("Min", rounded, self.int32(255)), "UINT8")
+        return self.do("Min", rounded, self.int32(255))
 
     def each(self, values: str, wanted: _Filter) -> list[str]:
         """Split ``values`` into those of each block."""

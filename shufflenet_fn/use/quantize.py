@@ -40,7 +40,7 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 FEW_IMAGES = 2000
 """With fewer validation images the drop of accuracy is hardly known."""
 
-_BATCH, _NAMED, _SMALLEST = 32, 5, 1e-3
+_BATCH, _NAMED, _SMALLEST, _TINY = 32, 5, 1e-3, 1e-30
 
 
 class Int8(NamedTuple):
@@ -97,14 +97,10 @@ def quantize(model: Model, content: bytes, wanted: Int8) -> tuple[bytes, dict[st
             f"goes if they stay in float32: {costly or 'none'}. Leave some in float32 (--keep-float NAMES), "
             "validate on more images, or allow more (--max-drop)."
         )
+    count = sum(map(len, images))
     described = {
         "format": "QDQ: activations uint8, weights int8 of 7 bits per output channel",
-        "calibration": {
-            "method": "minmax",
-            "images": sum(map(len, images)),
-            "split": "train",
-            "sha256": digest,
-        },
+        "calibration": {"method": "minmax", "images": count, "split": "train", "sha256": digest},
         "data": printable(wanted.data),
         "kept_float": list(wanted.keep_float),
         "max_drop": wanted.max_drop,
@@ -117,8 +113,7 @@ def quantize(model: Model, content: bytes, wanted: Int8) -> tuple[bytes, dict[st
 
 def _network(onnx: Any, whole: Any, size: int) -> Any:
     """Return the part of ``whole`` that computes logits from the images of the transform, for any batch."""
-    network = onnx.ModelProto()
-    network.CopyFrom(whole)
+    network = onnx.load_from_string(whole.SerializeToString())
     graph = network.graph
     transform = 1 + max((i for i, node in enumerate(graph.node) if IMAGES in node.output), default=-1)
     read = {name for node in graph.node[transform:] for name in node.input}
@@ -153,11 +148,8 @@ def _calibration(
     dataset: Dataset, model: Model, prepare: Callable[[Tensor], Tensor], count: int
 ) -> tuple[list[Array], str]:
     """Return the network's input for evenly spaced images, in batches, and a hash of their files."""
-    transform, digest, count = (
-        EvalTransform(model.resize, model.size),
-        hashlib.sha256(),
-        min(count, len(dataset)),
-    )
+    transform = EvalTransform(model.resize, model.size)
+    digest, count = hashlib.sha256(), min(count, len(dataset))
     pixels = np.empty((count, model.size, model.size, 3), np.uint8)
     for number in range(count):
         index = number * len(dataset) // count
@@ -189,7 +181,8 @@ def _equalise(onnx: Any, network: Any, images: list[Array]) -> None:
                 found[value] = node, readers, pointwise
     ranges = _ranges(onnx, network, list(found), images)
     for (node, readers, pointwise), largest in zip(found.values(), ranges, strict=True):
-        read = np.max([(abs(w) / abs(w).max((1, 2, 3), keepdims=True)).max((0, 2, 3)) for w in pointwise], 0)
+        sizes = [abs(w[:, :, 0, 0]) for w in pointwise]
+        read = np.max([(w / w.max(1, keepdims=True).clip(_TINY)).max(0) for w in sizes], 0)
         both = (largest > 0) & (read > 0)
         scale = np.ones_like(largest)
         scale[both] = np.sqrt(largest[both] / largest.max() / read[both]).clip(_SMALLEST)
@@ -208,11 +201,11 @@ def _readers(graph: Any, value: str) -> list[Any]:
 
 def _ranges(onnx: Any, network: Any, values: list[str], images: list[Array]) -> list[Array]:
     """Return the largest absolute value of each channel of each feature map."""
-    runtime: Any = importlib.import_module("onnxruntime")
-    shown = onnx.ModelProto()
-    shown.CopyFrom(network)
+    shown = onnx.load_from_string(network.SerializeToString())
     shown.graph.output.extend(onnx.ValueInfoProto(name=value) for value in values)
-    session = runtime.InferenceSession(shown.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = importlib.import_module("onnxruntime").InferenceSession(
+        shown.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     found = [[abs(y).max((0, 2, 3)) for y in session.run(values, {IMAGES: batch})] for batch in images]
     return [np.max(maps, 0) for maps in zip(*found, strict=True)]
 
@@ -278,10 +271,11 @@ def _gains(network: Any, images: Array, kept: Sequence[str]) -> list[tuple[str, 
     def error(*more: str) -> float:
         return float(np.square(logits(_quantised(network, [images], [*kept, *more])) - exact).sum())
 
-    layers = [node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm")]
-    units = dict.fromkeys(".".join(layer.split(".")[:2]) for layer in layers)
+    done = _nodes(network, kept)
+    layers = (node.name for node in network.graph.node if node.op_type in ("Conv", "Gemm"))
+    units = dict.fromkeys(".".join(layer.split(".")[:2]) for layer in layers if layer not in done)
     exact = logits(network)
-    whole = max(error(), 1e-30)
+    whole = max(error(), _TINY)
     gains = [(unit, 1 - error(unit) / whole) for unit in units]
     return sorted((each for each in gains if each[1] > 0), key=lambda each: -each[1])
 

@@ -17,6 +17,7 @@ import torch
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.inference import fold, infer
+from shufflenet_fn.use.accuracy import paired_drop
 from shufflenet_fn.use.onnx_graph import Graph
 from shufflenet_fn.use.onnx_image import add_transform
 from tests.use.conftest import CLASSES, three_classes
@@ -40,7 +41,9 @@ def test_tensor_export_has_no_shuffle(command: Command, weights: Path, tmp_path:
     options = (*OPTIONS, "--input", "tensor", "--batch", batch)
     outcome = command("export", weights, "-o", "m.onnx", *options)
     assert outcome.code == 0, outcome.err
-    kinds = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    nodes = onnx.load(tmp_path / "m.onnx").graph.node
+    kinds = {node.op_type for node in nodes}
+    assert {"conv1", "stage4.3.branch2.dw", "conv5", "fc"} <= {node.name for node in nodes}
     expected = {"Conv", "Relu", "MaxPool", "Split", "Concat", "GlobalAveragePool", "Flatten", "Gemm"}
     assert kinds == expected
     run = session(tmp_path / "m.onnx").run
@@ -120,6 +123,102 @@ def test_verify_compares_files_and_refuses_other_weights(
     assert outcome.code == 2 and "not those that were exported" in outcome.err
 
 
+@pytest.mark.parametrize("kind", ["image", "tensor"])
+def test_int8_export_is_close_and_repeatable(
+    command: Command, weights: Path, image_folder: Path, tmp_path: Path, kind: str
+) -> None:
+    options = (*OPTIONS, "--input", kind, "--names", weights.with_name("names.txt"), "--batch", "2")
+    assert command("export", weights, "-o", "f.onnx", *options).code == 0
+    int8 = (*options, "--int8", "--data", image_folder, "--calibration", "6", "--max-drop", "100")
+    outcome = command("export", weights, "-o", "m.onnx", *int8)
+    assert outcome.code == 0 and "10 images tell little" in outcome.err, outcome.err
+    assert "95 % interval" in outcome.out and len(outcome.err.splitlines()) == 1
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    x = (
+        {"image": images}
+        if kind == "image"
+        else {"images": images[:, :32, :32].transpose(0, 3, 1, 2) / 99 - 1}
+    )
+    x = {name: value.astype(np.uint8 if kind == "image" else np.float32) for name, value in x.items()}
+    (found,), (exact,) = (session(tmp_path / name).run(None, x) for name in ("m.onnx", "f.onnx"))
+    assert found.shape == exact.shape and np.linalg.norm(found - exact) < 0.2 * np.linalg.norm(exact)
+    model = onnx.load(tmp_path / "m.onnx")
+    assert (model.ir_version, model.opset_import[0].version) == (8, 13)
+    stored = [onnx.numpy_helper.to_array(each) for each in model.graph.initializer]
+    weights_int8 = [array for array in stored if array.dtype == np.int8 and array.ndim > 1]
+    # 7 bits: with 8, sums saturate in processors without VNNI.
+    assert len(weights_int8) == 57 and max(int(abs(array.astype(int)).max()) for array in weights_int8) == 64
+    described = json.loads((tmp_path / "m.onnx.json").read_text())["quantization"]
+    inside = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(inside["quantization"]) == described
+    assert described["calibration"]["images"] == 6 and described["drop"]["images"] == 10
+    content = (tmp_path / "m.onnx").read_bytes()
+    assert command("export", weights, "-o", "m.onnx", *int8).code == 0
+    assert (tmp_path / "m.onnx").read_bytes() == content
+
+
+def test_int8_export_keeps_parts_in_float(
+    command: Command, weights: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    options = (*OPTIONS, "--input", "tensor", "--names", weights.with_name("names.txt"), "--int8")
+    allowed = (*options, "--data", image_folder, "--max-drop", "100", "--keep-float")
+    assert (
+        command("export", weights, "-o", "m.onnx", *allowed, "conv1,stage2.0, stage2.1.branch2.dw").code == 0
+    )
+    graph = onnx.load(tmp_path / "m.onnx").graph
+    held = {each.name: each.data_type for each in graph.initializer}
+    kinds = {node.name: held.get(node.input[1]) for node in graph.node if node.op_type == "Conv"}
+    in_float = {name for name, kind in kinds.items() if kind == onnx.TensorProto.FLOAT}
+    assert {"conv1", "stage2.1.branch2.dw"} < in_float and len(in_float) == 7
+    # All in float: scaled channels, but the same function.
+    everything = "conv1,stage2,stage3,stage4,conv5,fc"
+    assert command("export", weights, "-o", "m.onnx", *allowed, everything).code == 0
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    (found,) = session(tmp_path / "m.onnx").run(None, {"images": images.numpy()})
+    np.testing.assert_allclose(found, wanted(images), atol=2e-2)
+
+
+def test_int8_is_judged_by_the_end_of_the_interval(
+    command: Command, weights: Path, image_folder: Path, tmp_path: Path
+) -> None:
+    options = (*OPTIONS, "--names", weights.with_name("names.txt"), "--int8", "--data", image_folder)
+    # Fewer parts to try.
+    outcome = command("export", weights, "-o", "m.onnx", *options, "--keep-float", "stage2,stage3,stage4")
+    assert outcome.code == 1 and "Traceback" not in outcome.err and not list(tmp_path.iterdir())
+    for word in ("on 10 images", "at most 0.2 is", "Nothing was written", "--keep-float", "--max-drop"):
+        assert word in outcome.err, outcome.err
+    assert command("export", weights, "-o", "m.onnx", *options, "--max-drop", "100").code == 0
+    outcome = command("export", "verify", "m.onnx", "--data", image_folder)
+    assert outcome.code == 0 and "judged by the --max-drop of its export, 100" in outcome.out, outcome.err
+    file = tmp_path / "m.onnx.json"
+    file.write_text(file.read_text().replace('"max_drop": 100.0', '"max_drop": 0.5'))
+    outcome = command("export", "verify", "m.onnx", "--data", image_folder)
+    assert (
+        outcome.code == 1 and "error: onnxruntime: the drop" in outcome.err and "at most 0.5" in outcome.err
+    )
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "count", "interval", "refused"),
+    [
+        (0, 0, 2000, (0.0, -0.14, 0.14), ""),
+        (9, 6, 2000, (0.15, -0.25, 0.55), "about 130,300 images"),
+        (40, 10, 2000, (1.5, 0.796, 2.2), "but at most 0.2 is allowed"),
+        (100, 150, 50_000, (-0.1, -0.16, -0.04), ""),
+        (0, 0, 1, (0.0, -92.4, 92.4), "may be up to 92"),
+    ],
+)
+def test_drop_has_a_paired_interval(
+    lost: int, won: int, count: int, interval: tuple[float, ...], refused: str
+) -> None:
+    exact, ours = np.ones(count, bool), np.ones(count, bool)
+    ours[:lost], exact[lost : lost + won] = False, False
+    drop = paired_drop(ours, exact)
+    assert drop[:3] == pytest.approx(interval, abs=0.01) and drop.images == count
+    refusal = drop.refusal(0.2)
+    assert refused in refusal and bool(refused) == bool(refusal), refusal
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -135,6 +234,13 @@ def test_verify_compares_files_and_refuses_other_weights(
         (("-o", "m.onnx", "--names", "none.txt"), ("none.txt",)),
         (("-o", "m.onnx", "--arch", "x1_0"), ("x0_5",)),
         (("-o", "m.onnx", "--eval-resize", "8"), ("resize",)),
+        (("-o", "m.onnx", "--int8"), ("--data DIR",)),
+        (("-o", "m.onnx", "--data", "demo"), ("--int8",)),
+        (("-o", "m.onnx", "--keep-float", "fc"), ("--int8",)),
+        (("-o", "m.onnx", "--int8", "--data", "nowhere"), ("nowhere",)),
+        (("-o", "m.onnx", "--int8", "--data", "demo", "--keep-float", "fc,conv9"), ("'conv9'", "stage2.0")),
+        (("-o", "m.onnx", "--int8", "--data", "demo", "--max-drop", "-1"), ("--max-drop",)),
+        (("-o", "m.pt2", "--format", "torch", "--int8", "--data", "demo"), ("--format onnx",)),
     ],
 )
 def test_bad_request_writes_nothing(

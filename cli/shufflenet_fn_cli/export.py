@@ -81,7 +81,6 @@ def export(
         float,
         typer.Option(
             "--max-drop",
-            min=0,
             help="With --int8: refuse if more points of Acc@1 may be lost (upper end of the 95 % interval).",
         ),
     ] = 0.2,
@@ -107,6 +106,8 @@ def export(
         raise UsageError("--int8 needs --data DIR, a folder with train/ and val/, or --data demo.")
     if (data is not None or keep_float) and not int8:
         raise UsageError("--data and --keep-float are for --int8 only: add --int8, or leave them out.")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"--max-drop {max_drop:g} is not valid: give points of accuracy, from 0 to 100.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     check_export(output, format=format, input_kind=kind, batch=size)
     opened = open_model(model, arch=arch, image_size=image_size, resize=eval_resize, names=names)

@@ -106,7 +106,8 @@ def open_model(
 
 def open_labelled(model: Model, data: str, split: str) -> Dataset:
     """Open a split whose labels index the classes of ``model``. Raises ``UsageError`` if it has others."""
-    dataset = open_split(ensure_demo() if data == "demo" else data, split, model.classes)
+    root = ensure_demo() if data == "demo" else data
+    dataset = open_split(root, split, model.classes, known_by="the model")
     if len(dataset.classes) != model.config.num_classes:
         raise UsageError(
             f"{data} has {len(dataset.classes)} classes, but the model has {model.config.num_classes}."

@@ -90,7 +90,6 @@ def export(
         float,
         typer.Option(
             "--max-drop",
-            min=0,
             help="With --int8: refuse if more points of Acc@1 may be lost (upper end of the 95 % interval).",
         ),
     ] = 0.2,
@@ -119,6 +118,8 @@ def export(
         raise UsageError(f"--int8 needs --format onnx, not {format}.")
     if (data is not None or keep_float) and not int8:
         raise UsageError("--data and --keep-float are for --int8 only: add --int8, or leave them out.")
+    if not 0 <= max_drop <= 100:
+        raise UsageError(f"--max-drop {max_drop:g} is not valid: give points of accuracy, from 0 to 100.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     check_export(output, format=format, input_kind=kind, batch=size)
     plan = None

@@ -239,7 +239,8 @@ def test_drop_has_a_paired_interval(
         (("-o", "m.onnx", "--keep-float", "fc"), ("--int8",)),
         (("-o", "m.onnx", "--int8", "--data", "nowhere"), ("nowhere",)),
         (("-o", "m.onnx", "--int8", "--data", "demo", "--keep-float", "fc,conv9"), ("'conv9'", "stage2.0")),
-        (("-o", "m.onnx", "--int8", "--data", "demo", "--max-drop", "-1"), ("--max-drop",)),
+        (("-o", "m.onnx", "--int8", "--data", "demo", "--max-drop", "-1"), ("--max-drop -1", "0 to 100")),
+        (("-o", "m.onnx", "--int8", "--data", "demo", "--max-drop", "nan"), ("--max-drop nan",)),
         (("-o", "m.pt2", "--format", "torch", "--int8", "--data", "demo"), ("--format onnx",)),
     ],
 )

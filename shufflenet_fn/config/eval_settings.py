@@ -35,5 +35,12 @@ class EvalSettings:
         "precision", "fp32", help="fp32, bf16, O0 to O3, or written out like 'p=f32,c=bf16,o=f32'."
     )
     device: str = _as_train("device", help="Kind of device.")
+    engine: str = option(
+        "auto",
+        "--engine",
+        help="What computes. auto: ONNX Runtime on a CPU in fp32 if it is installed, else torch.",
+        panel=_PANEL,
+        choices=("auto", "torch", "onnxruntime"),
+    )
     devices: int = _as_train("devices", 1, help="Devices, one process each.")
     backend: str = _as_train("backend", help="Primitives that the network computes with.")

@@ -27,9 +27,10 @@ from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.engines import installed
 from shufflenet_fn.use.model import Model
 from shufflenet_fn.use.output import check_output, write_whole
-from shufflenet_fn.use.predict import computed_batches, open_device
+from shufflenet_fn.use.predict import computed_batches, ready
 from shufflenet_fn.use.sources import UNKNOWN
 from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
 
@@ -77,7 +78,8 @@ def embed(
     Raises:
         UsageError, DeviceError, UserError, ValueError: with the one thing that is wrong.
     """
-    runtime, place, _ = open_device(device)
+    runtime, _ = select_runtime(device)
+    place = ready(runtime)
     backend, variables = select_backend("auto", runtime.name).backend, tree_to(model.variables, place)
 
     def maps(x: Tensor) -> Tensor:

@@ -18,11 +18,31 @@ Array = npt.NDArray[Any]
 Engine = Callable[[Array], npt.NDArray[np.float32]]
 
 ONNX_ENGINES = ("onnxruntime", "openvino")
+THREAD_SAFE = ("onnxruntime",)
+"""Engines that several threads may call at once, which is faster than one call with several threads."""
 
 
 def installed(package: str) -> bool:
     """Return whether a package can be imported, without importing it."""
     return importlib.util.find_spec(package) is not None
+
+
+def choose_engine(asked: str, device: str) -> tuple[str, str]:
+    """Return the engine for a model that is not exported, on a device of kind ``device``, and the reason.
+
+    ``auto`` is ONNX Runtime on a CPU if it is installed, and torch otherwise.
+    """
+    if asked != "auto":
+        return asked, "as asked"
+    if device != "cpu":
+        return "torch", f"computes on {device}"
+    missing = [package for package in ("onnx", "onnxruntime") if not installed(package)]
+    if missing:
+        return "torch", (
+            f"{' and '.join(missing)} not installed; ONNX Runtime is faster on a CPU: "
+            "pip install 'shufflenet-fn[export]'"
+        )
+    return "onnxruntime", "the fastest on a CPU"
 
 
 def open_engine(name: str, content: bytes, *, threads: int) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,9 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
+from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.model import Model, open_labelled, open_model
+from shufflenet_fn.use.predict import engine_logits
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import check_device_indices, runtime_of, select_runtime
@@ -42,6 +45,7 @@ class EvalPlan(NamedTuple):
     data: str
     settings: EvalSettings
     device: str
+    engine: str
     notes: tuple[str, ...]
 
 
@@ -68,10 +72,18 @@ def plan_evaluation(weights: str | os.PathLike[str], settings: EvalSettings) -> 
     data = settings.data or model.data
     if data is None:
         raise UsageError("no data: give --data DIR, a folder with train/ and val/, or --data demo.")
-    backend = select_backend(settings.backend, runtime.name)
-    reader = choose_image_reader(settings.image_reader)
-    notes = (*model.notes, reason, backend.reason, reader.reason)
-    return EvalPlan(model, data, settings, runtime.name, notes)
+    asks_torch = settings.backend != "auto" or settings.precision != "fp32"
+    if settings.engine == "onnxruntime" and (asks_torch or runtime.name != "cpu"):
+        raise UsageError(
+            "--engine onnxruntime computes fp32 on the CPU: leave out --device, --precision and --backend, "
+            "or give --engine torch."
+        )
+    engine, why = ("torch", "") if asks_torch else choose_engine(settings.engine, runtime.name)
+    computes = [f"engine {engine}: {why}"] if why else []
+    if engine == "torch":
+        computes.append(select_backend(settings.backend, runtime.name).reason)
+    notes = (*model.notes, reason, *computes, choose_image_reader(settings.image_reader).reason)
+    return EvalPlan(model, data, settings, runtime.name, engine, notes)
 
 
 def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
@@ -94,12 +106,9 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     device = runtime.device(world.local_rank)
     dataset = open_labelled(model, plan.data, settings.split)
     reader = choose_image_reader(settings.image_reader).reader
-    predictor = build.build_predictor(
-        model.config,
-        backend=select_backend(settings.backend, runtime.name).backend,
-        policy=get_policy(settings.precision),
-        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=reader),
-    )
+    predict, compute = _logits(plan, device), None
+    if plan.engine != "torch":  # each loader thread computes the batches that it reads
+        predict, compute = torch.Tensor.float, predict
     threads = loader_threads(settings.workers, world.local_size)
     layout = Layout(settings.batch_size, model.size)
     feed = DeviceFeed(device, layout, ahead=prefetch_of(threads))
@@ -116,8 +125,9 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
             buffers=feed.ready(),
             bad_images=bad,
             native=reader,
+            compute=compute,
         ) as batches:
-            scores = evaluate(predictor(tree_to(model.variables, device)), batches, feed=feed, world=world)
+            scores = evaluate(predict, batches, feed=feed, world=world)
         seconds = time.perf_counter() - start
         names = bad_names(bad, world)
     classes = dataset.classes
@@ -138,6 +148,21 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
         "image_size": model.size,
         "eval_resize": model.resize,
         "precision": settings.precision,
+        "engine": plan.engine,
         "device": plan.device,
         "devices": world.size,
     }
+
+
+def _logits(plan: EvalPlan, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the function from uint8 images to logits."""
+    if plan.engine != "torch":
+        return engine_logits(plan.model, plan.engine)
+    settings, runtime = plan.settings, runtime_of(plan.device)
+    reader = choose_image_reader(settings.image_reader).reader
+    return build.build_predictor(
+        plan.model.config,
+        backend=select_backend(settings.backend, runtime.name).backend,
+        policy=get_policy(settings.precision),
+        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=reader),
+    )(tree_to(plan.model.variables, device))

@@ -30,7 +30,15 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn.use.description import read_description
-from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, open_engine, open_program
+from shufflenet_fn.use.engines import (
+    ONNX_ENGINES,
+    THREAD_SAFE,
+    Engine,
+    choose_engine,
+    in_batches,
+    open_engine,
+    open_program,
+)
 from shufflenet_fn.use.export import onnx_bytes
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
@@ -89,7 +97,7 @@ class Predictor:
 
         Args:
             model: where it is.
-            engine: what computes: ``torch``, ``onnxruntime`` or ``openvino``. ``auto`` is torch.
+            engine: what computes: ``torch``, ``onnxruntime`` or ``openvino``. ``auto``: ``choose_engine``.
             device: for engine ``torch``; the others compute on the CPU.
             arch: the architecture of a bare weights file.
             names: a text file with a class name on each line, for weights that carry none.
@@ -107,15 +115,14 @@ class Predictor:
         if exported:
             return _exported(path, engine)
         opened = open_model(model, arch=arch, names=names)
-        chosen, why = ("torch", "auto") if engine == "auto" else (engine, "as asked")
-        threaded = False
+        runtime, reason = select_runtime("cpu" if engine in ONNX_ENGINES else device)
+        chosen, why = choose_engine(engine, runtime.name)
         if chosen == "torch":
-            runtime, place, reason = open_device(device)
-            logits, why = _torch(opened, runtime, place), f"{why}; {reason}"
-            threaded = place.type == "cpu"
+            place = ready(runtime)
+            logits, threaded = _torch(opened, runtime, place), place.type == "cpu"
+            why = f"{why}; {reason}"
         else:
-            content = onnx_bytes(opened, input_kind="tensor", batch=None)
-            logits = _normalised(open_engine(chosen, content, threads=usable_cores()))
+            logits, threaded = engine_logits(opened, chosen), chosen in THREAD_SAFE
         return cls(
             transform=EvalTransform(opened.resize, opened.size),
             classes=opened.classes or tuple(map(str, range(opened.config.num_classes))),
@@ -245,14 +252,23 @@ def _decoded(dataset: Dataset, threads: int) -> Iterator[RgbImage | BadImage]:
         yield from images
 
 
-def open_device(name: str) -> tuple[Runtime, torch.device, str]:
-    """Return the runtime that ``--device`` names, its first device, ready to compute, and the reason."""
-    runtime, reason = select_runtime(name)
+def ready(runtime: Runtime) -> torch.device:
+    """Return the first device of ``runtime``, ready to compute."""
     runtime.prepare()
     runtime.set_device(0)
     torch.set_num_threads(usable_cores())
     runtime.tune()
-    return runtime, runtime.device(0), reason
+    return runtime.device(0)
+
+
+def engine_logits(model: Model, engine: str) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (N, 3, size, size) to logits, computed by ``engine``."""
+    content = onnx_bytes(model, input_kind="tensor", batch=None)
+    return _normalised(open_engine(engine, content, threads=_threads_of(engine)))
+
+
+def _threads_of(engine: str) -> int:
+    return 1 if engine in THREAD_SAFE else usable_cores()
 
 
 def _torch(model: Model, runtime: Runtime, device: torch.device) -> Callable[[Tensor], Tensor]:
@@ -278,6 +294,7 @@ def _normalised(engine: Engine) -> Callable[[Tensor], Tensor]:
 def _exported(file: Path, engine: str) -> Predictor:
     described = read_description(file)
     preprocessing, (rows, *_) = described["preprocessing"], described["input"]["shape"]
+    whole = described["input"]["kind"] == "image"
     allowed: tuple[str, ...]
     if file.suffix == ".pt2":
         chosen, allowed = "torch", ("auto", "torch")
@@ -288,7 +305,7 @@ def _exported(file: Path, engine: str) -> Predictor:
     opened = (
         open_program(file)
         if chosen == "torch"
-        else open_engine(chosen, file.read_bytes(), threads=usable_cores())
+        else open_engine(chosen, file.read_bytes(), threads=usable_cores() if whole else _threads_of(chosen))
     )
     run = in_batches(opened, rows)
     classes = described["classes"] or map(str, range(described["num_classes"]))
@@ -298,5 +315,6 @@ def _exported(file: Path, engine: str) -> Predictor:
         engine=chosen,
         notes=(f"engine {chosen}: runs {printable(file)}",),
         logits=_normalised(run),
-        whole=run if described["input"]["kind"] == "image" else None,
+        whole=run if whole else None,
+        threaded=chosen in THREAD_SAFE and not whole,
     )

@@ -70,7 +70,7 @@ def test_forms_are_those_of_other_tools(command: Command, weights: Path, tmp_pat
     [
         (("-o", "w.onnx"), ("w.onnx must end in .safetensors", "shufflenet-fn export")),
         (("-o", "w"), ("must end in",)),
-        (("-o", "none/w.pth"), ("none/w.pth lies in no folder",)),
+        (("-o", "none/w.pth"), ("none/w.pth: there is no folder",)),
         (("-o", "w.pth", "--arch", "x1_0"), ("They are of shufflenet_v2_x0_5",)),
         (("-o", "w.pth", "--names", "none.txt"), ("cannot read --names none.txt",)),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import json
 import shutil
@@ -15,6 +16,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
+from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.predict import Predictor
 
 Command = Callable[..., Any]
@@ -49,9 +51,36 @@ def test_accuracy_equals_that_of_evaluate(
         1
     )
     right = sum(row["correct"] for row in found["torch"])
-    scored = command("evaluate", weights, *options[:2], "--data", image_folder, "--json")
-    # The file names no classes, so `evaluate` takes those of train/, which are the same.
-    assert json.loads(scored.out)["accuracy1"] == pytest.approx(100 * right / 10)
+    for engine in ("torch", "onnxruntime"):
+        scored = command(
+            *("evaluate", weights, *options[:2], "--data", image_folder, "--engine", engine, "--json")
+        )
+        # The file names no classes, so `evaluate` takes those of train/, which are the same.
+        result = json.loads(scored.out)
+        assert result["accuracy1"] == pytest.approx(100 * right / 10) and result["engine"] == engine
+
+
+@pytest.mark.parametrize("missing", [None, "onnxruntime", "onnx"])
+def test_engine_on_a_cpu_is_onnx_runtime_if_installed(
+    missing: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
+    engine, why = choose_engine("auto", "cpu")
+    assert engine == ("torch" if missing else "onnxruntime")
+    assert missing is None or (why.startswith(f"{missing} not installed") and "[export]" in why)
+    assert choose_engine("auto", "npu")[0] == choose_engine("torch", "cpu")[0] == "torch"
+
+
+@pytest.mark.parametrize("option", [("--precision", "bf16"), ("--backend", "reference")])
+def test_evaluate_refuses_another_precision_in_onnx_runtime(
+    option: tuple[str, str], command: Command, model: tuple[object, ...], image_folder: Path
+) -> None:
+    weights, *options = model
+    outcome = command(
+        *("evaluate", weights, *options[:2], "--data", image_folder, "--engine", "onnxruntime", *option)
+    )
+    assert outcome.code == 2 and "--engine torch" in outcome.err
 
 
 def test_sources_are_files_folders_patterns_and_lists(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -85,7 +87,10 @@ def from_module(module: nn.Module) -> tuple[ShuffleNetConfig, Variables]:
     """
     for part in module.modules():
         if isinstance(part, ShuffleNetV2):
-            return part.config, from_torchvision(module.state_dict(), part.config)
+            tensors = part.state_dict()
+            classes = len(tensors["fc.weight"]) if "fc.weight" in tensors else part.config.num_classes
+            config = replace(part.config, num_classes=classes)
+            return config, from_torchvision(tensors, config)
     tensors = canonical_keys(module.state_dict())
     stages = ("stage2", "stage3", "stage4")
     keys = (

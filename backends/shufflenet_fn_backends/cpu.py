@@ -50,7 +50,7 @@ from shufflenet_fn_backends.fused.operators import (
 )
 from shufflenet_fn_backends.primitives import Backend, Moments
 from shufflenet_fn_backends.routed_map import index_constant, reordered
-from shufflenet_fn_backends.support.private import transforms_active
+from shufflenet_fn_backends.support.private import forward_mode, transforms_active
 
 _STEM_CHANNELS = 16
 
@@ -175,7 +175,8 @@ class _Ordered(NamedTuple):
         groups: int,
         relu: bool,
     ) -> FeatureMap:
-        if not (torch.is_grad_enabled() or transforms_active()):
+        derived = torch.is_grad_enabled() or transforms_active() or forward_mode()
+        if not derived and bias.shape == weight.shape[:1]:
             found = self._kernel(x, weight, (stride, padding, groups))
             if found is not None:
                 if not self.permuted:

@@ -11,7 +11,7 @@ import typer
 
 from shufflenet_fn.model.config import FEATURES
 from shufflenet_fn_cli.data_progress import open_progress
-from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report
+from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report, standard_input
 from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import Arch, Device, ModelName, Split, choice
 
@@ -45,7 +45,7 @@ def embed(
     opened = open_model(model, arch=arch)
     for note in opened.notes:
         print(note, file=sys.stderr)
-    images = open_sources(sources, None, split=split, lines=sys.stdin)
+    images = open_sources(sources, None, split=split, lines=standard_input())
     bad = BadImages(images, None) if on_bad_image == "skip" else None
     start = time.perf_counter()
     with open_progress() as advance:

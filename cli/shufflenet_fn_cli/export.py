@@ -84,15 +84,17 @@ def export(
         ),
     ] = None,
     calibration: Annotated[
-        int, typer.Option("--calibration", min=1, help="With --int8: number of training images.")
-    ] = 128,
+        int | None,
+        typer.Option("--calibration", min=1, help="With --int8: number of training images. Default: 128."),
+    ] = None,
     max_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--max-drop",
-            help="With --int8: refuse if more points of Acc@1 may be lost (upper end of the 95 % interval).",
+            help="With --int8: refuse if more points of Acc@1 may be lost (upper end of the 95 % interval). "
+            "Default: 0.2.",
         ),
-    ] = 0.2,
+    ] = None,
     keep_float: Annotated[
         str,
         typer.Option("--keep-float", help="With --int8: layers to leave in float32, such as conv1,stage2.0."),
@@ -112,13 +114,16 @@ def export(
     if batch != "dynamic" and not (batch.isdecimal() and len(batch) < 10):
         raise UsageError(f"--batch {batch!r} is not valid: give a number from 1 to {MOST_BATCH}, or dynamic.")
     size = None if batch == "dynamic" else int(batch)
-    if int8 and data is None:
+    if int8 and not data:
         raise UsageError("--int8 needs --data DIR, a folder with train/ and val/, or --data demo.")
     if int8 and format != "onnx":
         raise UsageError(f"--int8 needs --format onnx, not {format}.")
-    if (data is not None or keep_float) and not int8:
-        raise UsageError("--data and --keep-float are for --int8 only: add --int8, or leave them out.")
-    if not 0 <= max_drop <= 100:
+    if not int8 and (data is not None or calibration or max_drop is not None or keep_float):
+        raise UsageError(
+            "--data, --calibration, --max-drop and --keep-float are for --int8 only: add --int8, or leave "
+            "them out."
+        )
+    if max_drop is not None and not 0 <= max_drop <= 100:
         raise UsageError(f"--max-drop {max_drop:g} is not valid: give points of accuracy, from 0 to 100.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
     check_export(output, format=format, input_kind=kind, batch=size)
@@ -132,7 +137,11 @@ def export(
         print(note, file=sys.stderr)
     if opened.classes is None:
         print("warning: the weights name no classes; give --names FILE to include them", file=sys.stderr)
-    request = Int8(data, calibration, max_drop, parts) if data else None
+    request = None
+    if data:
+        numbers = {"calibration": calibration, "max_drop": max_drop}
+        given = {key: value for key, value in numbers.items() if value is not None}
+        request = Int8(data, keep_float=parts, **given)  # type: ignore[arg-type]
     if plan:
         if plan.atc:
             print(f"converting with {printable(plan.atc)}, which can take minutes", file=sys.stderr)
@@ -157,7 +166,7 @@ def export(
         print(f"check it on the device: {ais_bench(output, plan.batch)}")
     if quantization := done.description.get("quantization"):
         drop = Drop(**quantization["drop"])
-        print(f"int8: {drop}; --max-drop allows {max_drop:g}")
+        print(f"int8: {drop}; --max-drop allows {quantization['max_drop']:g}")
         if drop.images < FEW_IMAGES:
             print(
                 f"warning: {drop.images:,} images tell little about the accuracy that is lost; validate on "

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,6 +36,15 @@ OnBadImage = Annotated[
     str, choice("--on-bad-image", "Count images that cannot be read, or stop at one.", "skip", "stop")
 ]
 _SHOWN = 5
+
+
+def standard_input() -> Iterable[str]:
+    """Return the lines of standard input; a closed one has none. Bytes that are not UTF-8 are kept."""
+    if sys.stdin is None:
+        return ()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
 
 
 def report(count: int, start: float, bad: BadImages | None, more: Sequence[str] = ()) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from shufflenet_fn_backends.names import ENGINE_NAMES
 from shufflenet_fn_cli.data_progress import advice_when_interrupted, open_progress
-from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report
+from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report, standard_input
 from shufflenet_fn_cli.importing import importing
 from shufflenet_fn_cli.options import Arch, Device, Names, Split, choice
 
@@ -62,7 +62,7 @@ def predict(
     predictor = Predictor.open(model, engine=engine, device=device, arch=arch, names=names)
     for note in predictor.notes:
         print(note, file=sys.stderr)
-    images = open_sources(sources, predictor.classes, split=split, lines=sys.stdin)
+    images = open_sources(sources, predictor.classes, split=split, lines=standard_input())
     predicted = partial(predictor.predict_dataset, top=top_k, batch_size=batch_size, workers=workers)
     if rows.done:
         names_of = [images.name(index) for index in range(len(images))]

@@ -125,13 +125,13 @@ def _of_url(name: str) -> Source:
         raise UsageError(
             f"{printable(name)} is not valid. Give https://HOST/FILE#sha256=HEX, without a password."
         )
-    if not fragment and parts.hostname == "download.pytorch.org":
+    if not fragment and parts.scheme == "https" and parts.hostname == "download.pytorch.org":
         return _of_pytorch(url)
     given = _SHA256.fullmatch(fragment)
     if given is None:
         raise UsageError(f"{printable(name)} {_ADD_HASH}")
     sha256 = given[1].lower()
-    return _downloaded(url, cache_root() / "weights" / f"{sha256[:16]}-{file[-80:]}", sha256)
+    return _downloaded(url, cache_root() / "weights" / f"{sha256[:16]}-{file[-40:]}", sha256)
 
 
 def _of_hub(rest: str) -> Source:

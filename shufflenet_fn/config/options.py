@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import re
 import typing
@@ -51,6 +52,7 @@ class Option:
                 text
                 for bad, text in (
                     (value != value, "a number"),
+                    (value in (math.inf, -math.inf), "finite"),
                     (self.minimum is not None and value < self.minimum, f"at least {self.minimum}"),
                     (self.maximum is not None and value > self.maximum, f"at most {self.maximum}"),
                     (self.above is not None and value <= self.above, f"above {self.above}"),

@@ -56,9 +56,10 @@ def resolve(
     own_rate = True  # whether the learning rate was chosen with the optimizer, or after it
     for source, layer in layers:
         layer = settle_conflicts(layer)
-        own_rate = "learning_rate" in layer or (own_rate and "opt" not in layer)
-        if "learning_rate" in layer:  # a preset's rate of the classifier goes with its other rate
-            layer.setdefault("head_lr", None)
+        before = values.get("opt", TrainSettings.opt)
+        own_rate = "learning_rate" in layer or (own_rate and layer.get("opt", before) == before)
+        if "learning_rate" in layer and origin["head_lr"].startswith("preset "):
+            layer.setdefault("head_lr", None)  # a preset's rate of the classifier goes with its other rate
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
     settings = checked(TrainSettings(**values))

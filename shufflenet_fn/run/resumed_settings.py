@@ -57,6 +57,8 @@ def resumed_settings(resume: Resume, given: Mapping[str, Any]) -> tuple[Resolved
     # A limit of one start is not part of the recipe: a run cut short by it goes on to its end.
     settings = replace(settings, max_steps=None, profile=None, max_time=None)
     wanted = settle_conflicts({key: value for key, value in given.items() if key != "resume"})
+    if "learning_rate" in wanted and origin.get("head_lr", "").startswith("preset "):
+        wanted.setdefault("head_lr", None)  # as at the start of a run
     changed = checked(replace(settings, **wanted))
     for name in ("arch", "freeze", "opt"):
         before, now = getattr(settings, name), getattr(changed, name)

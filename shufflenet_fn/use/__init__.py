@@ -1,1 +1,1 @@
-"""Use of a trained model outside training: export."""
+"""Use of a trained model outside training: evaluate, predict, embed, convert and export."""

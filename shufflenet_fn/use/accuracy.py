@@ -19,7 +19,7 @@ def wilson(hits: int, count: int) -> tuple[float, float, float]:
     share, z2 = hits / count, _Z * _Z
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = _Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
-    return 100 * share, 100 * (centre - half), 100 * (centre + half)
+    return 100 * share, max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))
 
 
 class Drop(NamedTuple):

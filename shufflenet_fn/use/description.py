@@ -51,8 +51,12 @@ def read_description(out: Path) -> dict[str, Any]:
             raise UsageError(f"no exported file at {printable(out)}.")
         described = parse_json(file.read_bytes())
         quantization = described.get("quantization")
+        _ = described["input"]["kind"], described["input"]["shape"][0]
+        _ = described["preprocessing"]["center_crop"], described["preprocessing"]["resize_short_side"]
+        if len(described["classes"] or range(described["num_classes"])) != described["num_classes"]:
+            raise ValueError("classes and num_classes differ")
         return {"quantization": quantization, **{key: described[key] for key in _READ}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UsageError(
             f"{printable(file)} does not describe an export ({error}). It is written beside the file by "
             "`shufflenet-fn export`; keep the two together."

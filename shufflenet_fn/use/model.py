@@ -173,7 +173,12 @@ def open_labelled(model: Model, data: str, split: str) -> Dataset:
 
 def _read_names(file: Path) -> tuple[str, ...]:
     try:
-        return tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+        names = tuple(line.strip() for line in file.read_text("utf-8-sig").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8"
         raise UsageError(f"cannot read --names {printable(file)}: {reason}.") from error
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(
+            f"--names {printable(file)} has {printable(twice[0])} twice. Give each class its own name."
+        )
+    return names

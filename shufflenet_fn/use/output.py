@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.io import flush, replace_file
+from shufflenet_fn.io import flush
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
@@ -25,15 +25,12 @@ def check_output(file: Path) -> None:
 
 def write_out(out: Path, content: bytes) -> None:
     """Write ``content`` to ``out``, whole or not at all. Raises ``UserError`` if that fails."""
-    try:
-        replace_file(out, content)
-    except OSError as error:
-        raise UserError(f"cannot write {printable(out)}: {error.strerror or error}.") from error
+    write_whole(out, lambda opened: opened.write(content))
 
 
 def write_whole(file: Path, write: Callable[[IO[bytes]], object]) -> None:
     """Call ``write`` with an open file that then replaces ``file``. Raises ``UserError`` if that fails."""
-    aside = file.with_name(f".{file.name}.partial")
+    aside = file.with_name(f".{file.name}.{os.getpid()}.partial")
     try:
         with open(aside, "wb") as opened:
             write(opened)

@@ -113,6 +113,10 @@ class Predictor:
             what = printable(path) if exported else f"--engine {engine}"
             raise UsageError(f"{what} computes on the CPU here. Leave out --device {device}.")
         if exported:
+            if arch is not None or names is not None:
+                raise UsageError(
+                    f"{printable(path)} knows its architecture and class names. Leave out --arch and --names."
+                )
             return _exported(path, engine)
         opened = open_model(model, arch=arch, names=names)
         runtime, reason = select_runtime("cpu" if engine in ONNX_ENGINES else device)

@@ -53,9 +53,8 @@ class Rows:
             return
         check_output(file)
         if file.exists() and not resume:
-            raise UsageError(
-                f"{printable(file)} exists already. Continue it with --resume, or give -o another name."
-            )
+            go_on = "Continue it with --resume, or give" if self.resumable else "Give"
+            raise UsageError(f"{printable(file)} exists already. {go_on} -o another name.")
         if file.exists():
             self._continue(file)
 
@@ -98,9 +97,8 @@ class Rows:
             self._out.flush()
         except OSError as error:
             where = "standard output" if self._file is None else printable(self._file)
-            raise UserError(
-                f"cannot write to {where}: {error.strerror}. Make room and go on with --resume."
-            ) from error
+            go_on = " Make room and go on with --resume." if self.resumable else ""
+            raise UserError(f"cannot write to {where}: {error.strerror}.{go_on}") from error
 
     def _continue(self, file: Path) -> None:
         """Read the rows of ``file``, up to the end of its last whole one."""
@@ -108,6 +106,8 @@ class Rows:
             content = file.read_bytes()
             self._good = content.rfind(b"\n") + 1
             text, header = os.fsdecode(content[: self._good]), self._header()
+            if content and not self._good and not header.encode().startswith(content):
+                raise ValueError("it has no whole row")
             if self._kind == "csv" and self._good:
                 if not text.startswith(header):
                     raise ValueError(f"its first line is not {header.strip()!r}, that of --top-k {self._top}")

@@ -144,6 +144,8 @@ def _listed(lines: Iterable[str], where: str) -> list[str]:
     found = [path for line in lines if (path := line.rstrip("\r\n"))]
     if not found:
         raise UsageError(f"no path in {where}. Give a path on each line.")
+    if any("\0" in path for path in found):
+        raise UsageError(f"{where} has NUL bytes. Give a path on each line (find -print, not -print0).")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -149,7 +150,13 @@ def _model_of(out: Path, described: dict[str, Any], against: str | None) -> Mode
             f"the weights at {printable(path)} are not those that were exported to {printable(out)}. Export "
             "again, or name the model to compare with: --against MODEL."
         )
-    return model
+    width, classes = described["num_classes"], described["classes"]
+    if model.config.num_classes != width:
+        raise UsageError(
+            f"{printable(path)} has {model.config.num_classes} classes, but {printable(out)} has {width}. "
+            "Name the model that was exported: --against MODEL."
+        )
+    return replace(model, classes=tuple(classes)) if classes and model.classes is None else model
 
 
 def _comparison(

@@ -87,6 +87,7 @@ def test_file_that_is_no_image(command: Command, broken_copy: Path) -> None:
         (("--momentum", "1.5"), ("--momentum", "1.5", "below 1")),
         (("--learning-rate", "0"), ("--learning-rate", "above 0")),
         (("--learning-rate", "nan"), ("--learning-rate", "nan")),
+        (("--head-lr", "inf"), ("--head-lr", "inf", "finite")),
         (("--nesterov", "--momentum", "0"), ("--nesterov", "--momentum")),
         (("--eval-resize", "16"), ("--eval-resize 16", "--image-size 32")),
         (("--amp", "--precision", "bf16"), ("--amp", "--precision")),

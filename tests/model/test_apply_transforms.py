@@ -181,7 +181,6 @@ def test_second_derivatives() -> None:
     assert_close_to_scale(exact, numeric, 1e-5)
 
 
-@pytest.mark.parametrize("train", [False, True])
 def test_features_under_every_transform() -> None:
     variables, images = tiny_variables(dtype=DOUBLE), examples(3, dtype=DOUBLE)[0]
 

@@ -118,6 +118,14 @@ def test_state_dict_is_exchanged_with_torchvision(momentum: float) -> None:
     assert torch.equal(ours.eval()(images), theirs.eval()(images))
 
 
+def test_module_with_a_new_classifier_is_converted() -> None:
+    module = to_module(TINY, tiny_variables())
+    module.fc = nn.Linear(module.fc.in_features, 3)
+    config, variables = from_module(nn.Sequential(module, nn.Softmax(1)))
+    assert config.num_classes == 3
+    assert torch.equal(variables.params["fc"]["weight"], module.fc.weight)
+
+
 def _norms(change: Any) -> nn.Module:
     models = pytest.importorskip("torchvision.models")
     module: nn.Module = models.shufflenet_v2_x0_5()

@@ -239,7 +239,7 @@ def test_crops() -> None:
     assert (crop.scale, crop.ratio) == ((0.2, 0.5), (0.5, 2.0))
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"tuned"}))
 def test_presets_have_no_augmentation(name: str) -> None:
     settings = resolve({}, preset=name).settings
     assert build_augmentation(settings) == SampleAugmentation()

@@ -105,6 +105,15 @@ def test_verify_compares_files_and_refuses_other_weights(
     assert found["agreement"] == 1 and found["largest"] < 1e-4 and not found["differ"]
     assert found["accuracy"] == found["model_accuracy"]
 
+    # The export's own names, in another order than the folders, say what the outputs mean.
+    (tmp_path / "reversed.txt").write_text("\n".join(reversed(CLASSES)))
+    assert command("export", weights, "-o", "r.onnx", *OPTIONS, "--names", "reversed.txt").code == 0
+    outcome = command("export", "verify", "r.onnx", "--data", image_folder, "--json")
+    (found,) = [each for each in json.loads(outcome.out) if each["engine"] == "onnxruntime"]
+    rows = command("predict", "r.onnx", image_folder / "val", "--format", "jsonl").out.splitlines()
+    right = [json.loads(row)["correct"] for row in rows]
+    assert found["accuracy"][0] == found["model_accuracy"][0] == pytest.approx(100 * sum(right) / len(right))
+
     other = {
         key: value.flip(0) if key.startswith("fc.") else value
         for key, value in safetensors.torch.load_file(weights).items()
@@ -235,6 +244,8 @@ def test_drop_has_a_paired_interval(
         (("-o", "m.onnx", "--arch", "x1_0"), ("x0_5",)),
         (("-o", "m.onnx", "--eval-resize", "8"), ("resize",)),
         (("-o", "m.onnx", "--int8"), ("--data DIR",)),
+        (("-o", "m.onnx", "--int8", "--data", ""), ("--data DIR",)),
+        (("-o", "m.onnx", "--max-drop", "1"), ("--max-drop", "--int8")),
         (("-o", "m.onnx", "--data", "demo"), ("--int8",)),
         (("-o", "m.onnx", "--keep-float", "fc"), ("--int8",)),
         (("-o", "m.onnx", "--int8", "--data", "nowhere"), ("nowhere",)),

@@ -121,6 +121,19 @@ def test_resume_refuses_another_model(
         assert again.code == 0 and "3 were there already" in again.err, again.err
 
 
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_resume_keeps_a_file_that_it_did_not_begin(
+    kind: str, command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
+) -> None:
+    weights, *options = model
+    (tmp_path / f"notes.{kind}").write_text("important notes")
+    outcome = command(
+        *("predict", weights, image_folder / "val", *options, "-o", f"notes.{kind}", "--resume")
+    )
+    assert outcome.code == 2 and "no whole row" in outcome.err
+    assert (tmp_path / f"notes.{kind}").read_text() == "important notes"
+
+
 def test_packed_data_resumes_and_lacks_classes(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
 ) -> None:

@@ -247,4 +247,4 @@ def test_an_unused_parameter_has_gradient_zero() -> None:
 def test_bias_of_another_length_is_refused() -> None:
     x, weight = torch.ones(2, 8, 5, 5), torch.ones(6, 8, 1, 1)
     with torch.no_grad(), pytest.raises(RuntimeError):
-        CPU.conv2d_bias(CPU.from_tensor(x), weight, torch.ones(3), stride=1, padding=0, groups=1, relu=False)
+        CPU.conv2d_bias(x, weight, torch.ones(3), stride=1, padding=0, groups=1, relu=False)

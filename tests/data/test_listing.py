@@ -337,5 +337,5 @@ def test_class_only_in_val(tree: WriteTree) -> None:
 def test_unreadable_file_is_named(tree: WriteTree) -> None:
     folder = open_image_folder(tree({"train/a/1.jpg": b""}), "train")
     folder.path(0).unlink()
-    with pytest.raises(UserError, match=r"cannot read image \S*train/a/1.jpg: No such file .* was listed"):
+    with pytest.raises(UserError, match=r"cannot read image \S*train/a/1.jpg: No such file"):
         folder.read(0)

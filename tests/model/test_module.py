@@ -120,7 +120,7 @@ def test_state_dict_is_exchanged_with_torchvision(momentum: float) -> None:
 
 def test_module_with_a_new_classifier_is_converted() -> None:
     module = to_module(TINY, tiny_variables())
-    module.fc = nn.Linear(module.fc.in_features, 3)
+    module.fc = nn.Linear(module.fc.weight.shape[1], 3)
     config, variables = from_module(nn.Sequential(module, nn.Softmax(1)))
     assert config.num_classes == 3
     assert torch.equal(variables.params["fc"]["weight"], module.fc.weight)

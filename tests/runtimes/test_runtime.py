@@ -20,10 +20,10 @@ TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, 
 
 
 def test_memory_of_the_cpu() -> None:
-    before = cpu.runtime().memory()
     held = torch.ones(2**25)  # 128 MiB
     after = cpu.runtime().memory()
-    assert after.allocated - before.allocated > 0.8 * held.numel() * 4
+    # Not by how much it grows: earlier tests may have left memory that is used again or given back.
+    assert after.allocated > held.numel() * 4
     assert after.peak >= after.allocated
     assert after.total > after.peak
 

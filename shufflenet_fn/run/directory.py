@@ -62,7 +62,7 @@ def create_run_dir(resolved: Resolved) -> Path:
                     f"in the run directory {path} is a run without a checkpoint yet. If it has ended, start "
                     "it again there with --resume auto; or choose another --run-dir."
                 )
-            if any(entry.name != LOCK for entry in path.iterdir()):
+            if not all(map(_left_by_a_killed_start, path.iterdir())):
                 raise UsageError(
                     f"the run directory {path} is not empty. Choose another --run-dir, or go on with "
                     f"what is in it by --resume {path}."
@@ -71,6 +71,13 @@ def create_run_dir(resolved: Resolved) -> Path:
             path = _next_free(Path(settings.output), settings.arch.removeprefix(PREFIX))
         (path / "checkpoints").mkdir(exist_ok=True)
     return path
+
+
+def _left_by_a_killed_start(entry: Path) -> bool:
+    """Return whether ``entry`` is what a start leaves that is killed before it has written its settings."""
+    if entry.name == "checkpoints" and entry.is_dir():
+        return not any(entry.iterdir())
+    return entry.name in (LOCK, f".{CONFIG}.partial")
 
 
 def check_links(run_dir: Path) -> None:

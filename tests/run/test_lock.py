@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from shufflenet_fn.errors import UserError
+from shufflenet_fn.config.resolve import Resolved
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.errors import UsageError, UserError
+from shufflenet_fn.run.directory import create_run_dir
 from shufflenet_fn.run.lock import LOCK, RunInUse, locked
 
 _HOLDER = """
@@ -94,3 +97,20 @@ def test_a_lock_is_not_written_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run directory"):
         locked(tmp_path).__enter__()
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("file", "free"),
+    [(LOCK, True), (".config.json.partial", True), ("notes.txt", False), ("checkpoints/step-1", False)],
+)
+def test_start_killed_before_its_settings_leaves_a_free_directory(
+    file: str, free: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / file).touch()
+    resolved = Resolved(TrainSettings(run_dir=str(tmp_path)), {}, None)
+    if free:
+        assert create_run_dir(resolved) == tmp_path
+    else:
+        with pytest.raises(UsageError, match="is not empty"):
+            create_run_dir(resolved)

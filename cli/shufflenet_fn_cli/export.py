@@ -116,8 +116,6 @@ def export(
     size = None if batch == "dynamic" else int(batch)
     if int8 and not data:
         raise UsageError("--int8 needs --data DIR, a folder with train/ and val/, or --data demo.")
-    if int8 and format != "onnx":
-        raise UsageError(f"--int8 needs --format onnx, not {format}.")
     if not int8 and (data is not None or calibration or max_drop is not None or keep_float):
         raise UsageError(
             "--data, --calibration, --max-drop and --keep-float are for --int8 only: add --int8, or leave "
@@ -126,7 +124,7 @@ def export(
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise UsageError(f"--max-drop {max_drop:g} is not valid: give points of accuracy, from 0 to 100.")
     parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
-    check_export(output, format=format, input_kind=kind, batch=size)
+    check_export(output, format=format, input_kind=kind, batch=size, int8=int8)
     plan = None
     if format == "om":
         plan = plan_om(output, input_kind=kind, batch=size, soc=soc, opset=opset)
@@ -140,8 +138,8 @@ def export(
     request = None
     if data:
         numbers = {"calibration": calibration, "max_drop": max_drop}
-        given = {key: value for key, value in numbers.items() if value is not None}
-        request = Int8(data, keep_float=parts, **given)  # type: ignore[arg-type]
+        given: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
+        request = Int8(data, keep_float=parts, **given)
     if plan:
         if plan.atc:
             print(f"converting with {printable(plan.atc)}, which can take minutes", file=sys.stderr)

@@ -15,7 +15,7 @@ from shufflenet_fn.config.options import check_options
 from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
-from shufflenet_fn.data.native.reader import choose_image_reader
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -106,7 +106,7 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     device = runtime.device(world.local_rank)
     dataset = open_labelled(model, plan.data, settings.split)
     reader = choose_image_reader(settings.image_reader).reader
-    predict, compute = _logits(plan, device), None
+    predict, compute = _logits(plan, device, reader), None
     if plan.engine != "torch":  # each loader thread computes the batches that it reads
         predict, compute = torch.Tensor.float, predict
     threads = loader_threads(settings.workers, world.local_size)
@@ -154,12 +154,13 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     }
 
 
-def _logits(plan: EvalPlan, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+def _logits(
+    plan: EvalPlan, device: torch.device, reader: NativeReader | None
+) -> Callable[[torch.Tensor], torch.Tensor]:
     """Return the function from uint8 images to logits."""
     if plan.engine != "torch":
         return engine_logits(plan.model, plan.engine)
     settings, runtime = plan.settings, runtime_of(plan.device)
-    reader = choose_image_reader(settings.image_reader).reader
     return build.build_predictor(
         plan.model.config,
         backend=select_backend(settings.backend, runtime.name).backend,

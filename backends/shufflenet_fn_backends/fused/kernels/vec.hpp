@@ -28,7 +28,8 @@ struct bf16 {
   uint16_t bits;
 };
 
-inline vf splat(float x) { return vf{} + x; }
+// Minus zero, which is exact; plus zero is not, for -0, and would cost an addition.
+inline vf splat(float x) { return x - vf{}; }
 
 inline vf load(const float* p) { return *reinterpret_cast<const vf_mem*>(p); }
 inline vf load(const bf16* p) {

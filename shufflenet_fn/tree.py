@@ -29,17 +29,80 @@ def tree_map(function: Callable[..., Any], tree: T, *rest: T) -> T:
     Raises:
         ValueError: the trees differ in structure.
     """
+    if not rest:
+        return tree_unflatten(tree, [function(leaf) for leaf in tree_leaves(tree)])
     return cast(T, pytree.tree_map(function, tree, *rest))
 
 
 def tree_leaves(tree: PyTree) -> list[Tensor]:
     """Return the leaves in order: insertion order for dicts, field order for NamedTuples."""
-    return pytree.tree_leaves(tree)
+    leaves: list[Tensor] = []
+    _collect(tree, leaves)
+    return leaves
 
 
-def tree_unflatten(tree: T, leaves: list[Tensor]) -> T:
-    """Return a tree with the structure of ``tree`` and the given leaves."""
-    return cast(T, pytree.tree_unflatten(leaves, pytree.tree_structure(tree)))
+def tree_unflatten(tree: T, leaves: Iterable[Tensor]) -> T:
+    """Return a tree with the structure of ``tree`` and the given leaves.
+
+    Raises:
+        ValueError: there are more or fewer leaves than ``tree`` has.
+    """
+    remaining = iter(leaves)
+    try:
+        built = cast(T, _rebuilt(tree, remaining))
+    except StopIteration:
+        raise ValueError("fewer leaves than the tree has") from None
+    if next(remaining, None) is not None:
+        raise ValueError("more leaves than the tree has")
+    return built
+
+
+# torch's functions take 2 µs a node, a seventh of the time of a step on small images. They remain for nodes
+# other than dicts, lists and tuples.
+def _collect(tree: PyTree, leaves: list[Tensor]) -> None:
+    kind = type(tree)
+    if kind is Tensor:
+        leaves.append(tree)
+    elif kind is dict:
+        for child in tree.values():
+            _collect(child, leaves)
+    elif _is_sequence(kind):
+        for child in tree:
+            _collect(child, leaves)
+    else:
+        leaves += pytree.tree_leaves(tree)
+
+
+def _rebuilt(tree: PyTree, leaves: Iterator[Tensor]) -> PyTree:
+    kind = type(tree)
+    if kind is Tensor:
+        return next(leaves)
+    if kind is dict:
+        return {key: _rebuilt(child, leaves) for key, child in tree.items()}
+    if _is_sequence(kind):
+        children = [_rebuilt(child, leaves) for child in tree]
+        return kind._make(children) if hasattr(kind, "_make") else kind(children)
+    structure = pytree.tree_structure(tree)
+    return pytree.tree_unflatten([next(leaves) for _ in range(structure.num_leaves)], structure)
+
+
+def _collect_paths(tree: PyTree, path: str, leaves: list[tuple[str, Tensor]]) -> None:
+    kind = type(tree)
+    if kind is Tensor:
+        leaves.append((path[:-1], tree))
+    elif kind is dict:
+        for key, child in tree.items():
+            _collect_paths(child, f"{path}{key}.", leaves)
+    elif _is_sequence(kind):
+        for name, child in zip(getattr(kind, "_fields", range(len(tree))), tree, strict=True):
+            _collect_paths(child, f"{path}{name}.", leaves)
+    else:
+        for keys, leaf in pytree.tree_flatten_with_path(tree)[0]:
+            leaves.append((path + ".".join(map(_key_name, keys)) if keys else path[:-1], leaf))
+
+
+def _is_sequence(kind: type) -> bool:
+    return kind is tuple or kind is list or (issubclass(kind, tuple) and hasattr(kind, "_make"))
 
 
 def tree_structure(tree: PyTree) -> TreeSpec:
@@ -94,10 +157,11 @@ def tree_foreach(function: Callable[..., Any], tree: T, *rest: T) -> T:
     return tree_unflatten(tree, list(function(leaves, *(tree_leaves(other) for other in rest))))
 
 
-def tree_paths(tree: PyTree) -> Iterator[tuple[str, Tensor]]:
-    """Yield the dotted path and the value of each leaf: ``("stage2.0.branch1.dw.conv.weight", tensor)``."""
-    for path, leaf in pytree.tree_flatten_with_path(tree)[0]:
-        yield ".".join(_key_name(key) for key in path), leaf
+def tree_paths(tree: PyTree) -> list[tuple[str, Tensor]]:
+    """Return the dotted path and the value of each leaf: ``("stage2.0.branch1.dw.conv.weight", tensor)``."""
+    leaves: list[tuple[str, Tensor]] = []
+    _collect_paths(tree, "", leaves)
+    return leaves
 
 
 def tree_cast(tree: T, dtype: torch.dtype) -> T:

@@ -3,12 +3,13 @@
 =================  ==========================================================================================
 primitive          on the CPU
 =================  ==========================================================================================
-conv2d 1x1         C++: reads the parts in place, applies their pending batch norm and ReLU while it loads
-                   them, multiplies, and computes the moments of the result
+conv2d 1x1         pending until its reader is known. C++: reads the parts in place, applies their pending
+                   batch norm and ReLU while it loads them, multiplies, and computes the moments of the result
 conv2d depthwise   C++: the same, plane by plane
 conv2d 3x3, s2     C++: patches of the images, then a matrix product (the stem)
 conv2d_bias        the same kernels, which also add the bias and apply ReLU; without gradients only
-batch_norm         computes coefficients from the convolution's moments; the next reader applies them
+batch_norm         calls the pending convolution, and computes coefficients from its moments in the same node
+                   of autograd; the next reader applies them
 max_pool2d         C++: applies the pending normalisation to its input
 channel_split      bookkeeping (``routing``)
 channel_shuffle    bookkeeping
@@ -23,7 +24,7 @@ Supported derivatives: first derivatives in reverse mode, and ``vmap`` around th
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as nnf
@@ -45,6 +46,7 @@ from shufflenet_fn_backends.fused.operators import (
     Convolution,
     Depthwise,
     MaxPool,
+    Normalized,
     Pointwise,
     Stem,
 )
@@ -60,18 +62,20 @@ def _kernels_take(x: FeatureMap, *parameters: Tensor) -> bool:
     return kernels_take(*zs, *parameters) and len({z.dtype for z in zs}) == 1
 
 
-def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
+def channel_split(x: _Map) -> tuple[FeatureMap, FeatureMap]:
+    x = _feature_map(x)
     first, second = routing.split(x.layout, depth=CUTS_AHEAD)
     pieces = take(x.parts, (*first.ranges, *second.ranges))
     count = len(first.ranges)
     return FeatureMap(pieces[:count], first.layout), FeatureMap(pieces[count:], second.layout)
 
 
-def channel_shuffle(x1: FeatureMap, x2: FeatureMap) -> FeatureMap:
+def channel_shuffle(x1: _Map, x2: _Map) -> FeatureMap:
+    x1, x2 = _feature_map(x1), _feature_map(x2)
     return FeatureMap((*x1.parts, *x2.parts), routing.interleave(x1.layout, x2.layout))
 
 
-def max_pool2d(x: FeatureMap | Tensor, *, kernel: int, stride: int, padding: int) -> FeatureMap:
+def max_pool2d(x: _Map | Tensor, *, kernel: int, stride: int, padding: int) -> FeatureMap:
     x = _feature_map(x)
     fits = (kernel, stride, padding) == (3, 2, 1)
 
@@ -83,14 +87,15 @@ def max_pool2d(x: FeatureMap | Tensor, *, kernel: int, stride: int, padding: int
     return replace(x, parts=tuple(pooled(part) for part in x.parts))
 
 
-def to_tensor(x: FeatureMap | Tensor) -> Tensor:
+def to_tensor(x: _Map | Tensor) -> Tensor:
     if isinstance(x, Tensor):
         return x
+    x = _feature_map(x)
     return reordered(_side_by_side(x), routing.inverse(x.layout.order), 1)
 
 
-class _Kernel(NamedTuple):
-    """The operator that computes a convolution, its tensors, and the layout of the result."""
+class Pending(NamedTuple):
+    """A convolution that is computed when its reader is known: its operator, tensors and result's layout."""
 
     operator: Convolution
     tensors: tuple[Tensor, ...]
@@ -102,13 +107,10 @@ class _Ordered(NamedTuple):
 
     permuted: bool
 
-    def conv2d(
-        self, x: FeatureMap | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int
-    ) -> FeatureMap:
+    def conv2d(self, x: _Map | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> _Map:
         found = self._kernel(x, weight, (stride, padding, groups))
         if found is not None:
-            z, mean, var = call(found.operator, *found.tensors)
-            return FeatureMap((Part(z, moments=(mean, var)),), found.layout)
+            return found
         x = _feature_map(x)
         order, y = x.layout.order, _side_by_side(x)
         depthwise = groups == len(order) == weight.shape[0]
@@ -120,31 +122,32 @@ class _Ordered(NamedTuple):
         return FeatureMap((part,), routing.Layout((len(order),), order)) if depthwise else single(part)
 
     def batch_norm_train(
-        self, x: FeatureMap | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
+        self, x: _Map | Tensor, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
     ) -> tuple[FeatureMap, Moments]:
-        x = _feature_map(x)
         parts, means, invstds = [], [], []
-        for part, w, b in zip(x.parts, self._cut(x, weight), self._cut(x, bias), strict=True):
-            if part.moments is None:
+        if isinstance(x, Pending):
+            (w,), (b,) = self._cut(x, weight), self._cut(x, bias)
+            z, affine, invstd = call(Normalized(x.operator, eps), w.float(), b.float(), *x.tensors)
+            parts.append(Part(z, affine, relu))
+            means.append(affine[0].detach())
+            invstds.append(invstd.detach())
+        else:
+            x = _feature_map(x)
+            for part, w, b in zip(x.parts, self._cut(x, weight), self._cut(x, bias), strict=True):
                 y, moments = reference.batch_norm_train(materialized(part), w, b, eps=eps, relu=relu)
                 parts.append(Part(y))
                 means.append(moments.mean)
                 invstds.append(moments.saved)  # on the CPU, the inverse standard deviation
-                continue
-            affine, invstd = call(Coefficients(eps), *part.moments, w.float(), b.float())
-            parts.append(Part(part.z, affine, relu))
-            means.append(part.moments[0].detach())
-            invstds.append(invstd.detach())
-        z = x.parts[0].z
+        z = parts[0].z
         count = z.shape[0] * z.shape[2] * z.shape[3]
         if count == 0:
             raise ValueError(f"no batch statistics of an empty batch {tuple(z.shape)}")
         moments = Moments(self._joined(x, means), self._joined(x, invstds), count)
-        return replace(x, parts=tuple(parts)), moments
+        return FeatureMap(tuple(parts), x.layout), moments
 
     def batch_norm_eval(
         self,
-        x: FeatureMap | Tensor,
+        x: _Map | Tensor,
         weight: Tensor,
         bias: Tensor,
         mean: Tensor,
@@ -166,7 +169,7 @@ class _Ordered(NamedTuple):
 
     def conv2d_bias(
         self,
-        x: FeatureMap | Tensor,
+        x: _Map | Tensor,
         weight: Tensor,
         bias: Tensor,
         *,
@@ -184,21 +187,19 @@ class _Ordered(NamedTuple):
                 return FeatureMap(
                     (Part(found.operator.biased(found.tensors, bias, relu=relu)),), found.layout
                 )
-        y = self.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+        y = _feature_map(self.conv2d(x, weight, stride=stride, padding=padding, groups=groups))
         (b,) = self._cut(y, bias)
         z = y.parts[0].z + b[:, None, None]
         return replace(y, parts=(Part(z.relu() if relu else z),))
 
-    def _kernel(
-        self, x: FeatureMap | Tensor, weight: Tensor, geometry: tuple[int, int, int]
-    ) -> _Kernel | None:
+    def _kernel(self, x: _Map | Tensor, weight: Tensor, geometry: tuple[int, int, int]) -> Pending | None:
         """Return the kernel of a convolution of this stride, padding and groups, if there is one."""
         if torch.compiler.is_compiling():
             raise NotImplementedError("backend cpu cannot be compiled by torch; take backend routed")
         size = tuple(weight.shape[2:])
         if isinstance(x, Tensor) and (size, geometry) == ((3, 3), (2, 1, 1)):
             if x.shape[1] <= _STEM_CHANNELS and kernels_take(x, weight):
-                return _Kernel(Stem(), (weight.float(), x), routing.natural(weight.shape[0]))
+                return Pending(Stem(), (weight.float(), x), routing.natural(weight.shape[0]))
             return None
         x = _feature_map(x)
         order = x.layout.order
@@ -208,28 +209,35 @@ class _Ordered(NamedTuple):
             aligned = self.permuted or routing.is_natural(order)
             index = index_constant(() if aligned else order, weight.device)
             tensors = (weight.float(), index, *x.tensors)
-            return _Kernel(Pointwise(x.flags), tensors, routing.natural(weight.shape[0]))
+            return Pending(Pointwise(x.flags), tensors, routing.natural(weight.shape[0]))
         channels, (stride, padding, groups) = len(order), geometry
         if groups == channels == weight.shape[0] and (size, padding) == ((3, 3), 1) and stride in (1, 2):
             if not self.permuted:
                 weight = reordered(weight, order)
             tensors = (weight.float(), *x.tensors)
-            return _Kernel(Depthwise(x.flags, stride), tensors, routing.Layout((channels,), order))
+            return Pending(Depthwise(x.flags, stride), tensors, routing.Layout((channels,), order))
         return None
 
-    def _cut(self, x: FeatureMap, parameter: Tensor) -> tuple[Tensor, ...]:
+    def _cut(self, x: _Map, parameter: Tensor) -> tuple[Tensor, ...]:
         """Split a parameter (C, ...) into the parts of ``x``."""
         if not self.permuted:
             parameter = reordered(parameter, x.layout.order)
-        return torch.split(parameter, list(x.layout.sizes)) if len(x.parts) > 1 else (parameter,)
+        sizes = x.layout.sizes
+        return torch.split(parameter, list(sizes)) if len(sizes) > 1 else (parameter,)
 
-    def _joined(self, x: FeatureMap, values: list[Tensor]) -> Tensor:
+    def _joined(self, x: _Map, values: list[Tensor]) -> Tensor:
         """Concatenate values of the parts: the inverse of ``_cut``."""
         value = torch.cat(values) if len(values) > 1 else values[0]
         return value if self.permuted else reordered(value, routing.inverse(x.layout.order))
 
 
-def _feature_map(x: FeatureMap | Tensor) -> FeatureMap:
+_Map: TypeAlias = FeatureMap | Pending
+
+
+def _feature_map(x: _Map | Tensor) -> FeatureMap:
+    """Return ``x`` as a feature map. A pending convolution is computed."""
+    if isinstance(x, Pending):
+        return FeatureMap((Part(call(x.operator, *x.tensors)[0]),), x.layout)
     return single(Part(x)) if isinstance(x, Tensor) else x
 
 
@@ -239,7 +247,7 @@ def _side_by_side(x: FeatureMap) -> Tensor:
     return torch.cat(tensors, 1) if len(tensors) > 1 else tensors[0]
 
 
-def _backend(name: str, ordered: _Ordered, permuted: Backend[FeatureMap] | None) -> Backend[FeatureMap]:
+def _backend(name: str, ordered: _Ordered, permuted: Backend[_Map] | None) -> Backend[_Map]:
     return Backend(
         name=name,
         conv2d=ordered.conv2d,

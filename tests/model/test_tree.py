@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from shufflenet_fn.tree import (
     all_finite,
@@ -21,6 +22,8 @@ from shufflenet_fn.tree import (
     tree_unflatten,
     tree_zeros_like,
 )
+from shufflenet_fn_backends.primitives import Moments
+from shufflenet_fn_backends.support.private import pytree
 from tests.model.support import assert_trees_equal, tiny_variables
 
 
@@ -36,7 +39,7 @@ def test_paths_are_dotted_in_leaf_order() -> None:
     assert list(paths) == ["b.x", "b.y", "a.0"]
     for left, right in zip(paths.values(), tree_leaves(sample()), strict=True):
         assert torch.equal(left, right)
-    assert next(tree_paths(tiny_variables()))[0] == "params.conv1.conv.weight"
+    assert tree_paths(tiny_variables())[0][0] == "params.conv1.conv.weight"
 
 
 def test_map_refuses_trees_of_different_structure() -> None:
@@ -46,6 +49,26 @@ def test_map_refuses_trees_of_different_structure() -> None:
 
 def test_unflatten_is_the_inverse_of_leaves() -> None:
     assert_trees_equal(tree_unflatten(sample(), tree_leaves(sample())), sample())
+
+
+def test_trees_agree_with_torch() -> None:
+    tree = {
+        "v": tiny_variables(),
+        "l": [sample(), None],
+        "m": Moments(torch.ones(2), torch.ones(2), 4),
+        "p": Parameter(torch.ones(1)),
+    }
+    leaves, structure = pytree.tree_flatten(tree)
+    assert all(a is b for a, b in zip(tree_leaves(tree), leaves, strict=True))
+    named = pytree.tree_flatten_with_path(tree)[0]
+    assert [path.count(".") + 1 for path, _ in tree_paths(tree)] == [len(keys) for keys, _ in named]
+    assert pytree.tree_structure(tree_unflatten(tree, leaves)) == structure
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_other_number_of_leaves_is_refused(count: int) -> None:
+    with pytest.raises(ValueError, match="leaves than the tree has"):
+        tree_unflatten(sample(), [torch.ones(1)] * count)
 
 
 def test_cast_leaves_integers_alone() -> None:

@@ -22,14 +22,12 @@ class Part(NamedTuple):
     """A range of channels of an operator's result.
 
     ``z``: (N, C, H, W). ``affine``: mean, scale and beta (3, C) of a pending normalisation, or ``None``.
-    ``relu``: whether a ReLU is pending after it. ``moments``: mean and variance (C,) of z, if its convolution
-    computed them.
+    ``relu``: whether a ReLU is pending after it.
     """
 
     z: Tensor
     affine: Tensor | None = None
     relu: bool = False
-    moments: tuple[Tensor, Tensor] | None = None
 
     @property
     def flag(self) -> int:

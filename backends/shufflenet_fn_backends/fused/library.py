@@ -17,7 +17,7 @@ from shufflenet_fn_backends.support import compiler as compilers
 from shufflenet_fn_backends.support.compiler import Recipe, build_library, cache_root
 from shufflenet_fn_backends.support.errors import DeviceError
 
-_POINTER, _INT, _LONG = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64
+_POINTER, _INT, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int, ctypes.c_int64, ctypes.c_double
 _SIGNATURES = {
     "pointwise_forward": (_INT, *[_POINTER] * 5),
     "pointwise_backward": (_INT, *[_POINTER] * 4),
@@ -29,6 +29,8 @@ _SIGNATURES = {
     "pool_backward": (_INT, *[_POINTER] * 4),
     "apply_forward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
     "apply_backward": (_INT, _POINTER, _LONG, _POINTER, _LONG, _LONG),
+    "coefficients_forward": (_LONG, _DOUBLE, *[_POINTER] * 6),
+    "coefficients_backward": (_LONG, *[_POINTER] * 5),
     "lanes": (),
 }
 

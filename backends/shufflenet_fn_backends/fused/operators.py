@@ -69,7 +69,7 @@ class Convolution(Operator):
     def backward(
         self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
     ) -> Gradients:
-        call, (z, mean, _) = self.call(tensors, gradients=True), results
+        call, (z, mean, *_) = self.call(tensors, gradients=True), results
         dweight, gradient = torch.empty_like(call.weight), OutputGradient(z, mean, grads)
         kernel = getattr(kernels(), f"{self.kernel}_backward")
         kernel(is_half(z), *call.fields, gradient.fields, address(dweight))
@@ -191,7 +191,7 @@ class MaxPool(Operator):
 
 @dataclass(frozen=True)
 class Coefficients(Operator):
-    """Coefficients of a batch norm. Tensors: mean, var, weight, bias, each (C,).
+    """Coefficients of a batch norm. Tensors: mean, var, weight, bias, each (C,) float32.
 
     Results: affine (3, C) and 1/sqrt(var + eps). The second result has no gradient.
     """
@@ -200,19 +200,51 @@ class Coefficients(Operator):
     constants = (1,)
 
     def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
-        mean, var, weight, bias = tensors
-        invstd = torch.rsqrt(var + self.eps)
-        return torch.stack((mean, weight * invstd, bias)), invstd
+        mean, var, weight, bias = (t.contiguous() for t in tensors)
+        channels = mean.shape[0]
+        affine, invstd = vector(channels, 3), vector(channels)
+        inputs = [address(t, torch.float32) for t in (mean, var, weight, bias)]
+        kernels().coefficients_forward(channels, self.eps, *inputs, address(affine), address(invstd))
+        return affine, invstd
 
     def backward(
         self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
     ) -> Gradients:
-        _, _, weight, _ = tensors
-        _, invstd = results
-        dmean, dscale, dbias = grads[0]
-        dweight = dscale * invstd
-        # The derivative of (var + eps)^(-1/2) is -invstd^3 / 2.
-        return dmean, dweight * weight * invstd.square() * -0.5, dweight, dbias
+        weight, invstd, daffine = (t.contiguous() for t in (tensors[2], results[1], grads[0]))
+        channels = weight.shape[0]
+        dvar, dweight = vector(channels), vector(channels)
+        inputs = [address(t, torch.float32) for t in (weight, invstd, daffine)]
+        kernels().coefficients_backward(channels, *inputs, address(dvar), address(dweight))
+        return daffine[0], dvar, dweight, daffine[2]
+
+
+@dataclass(frozen=True)
+class Normalized(Operator):
+    """A convolution and the coefficients of the batch norm after it, in one node of autograd.
+
+    Tensors: weight and bias of the batch norm, each (C,) float32, then those of the convolution. Results: z,
+    and those of ``Coefficients``.
+    """
+
+    convolution: Convolution
+    eps: float
+    constants = (2,)
+
+    def forward(self, tensors: Tensors) -> tuple[Tensor, ...]:
+        z, mean, var = self.convolution.forward(tensors[2:])
+        return z, *Coefficients(self.eps).forward((mean, var, *tensors[:2]))
+
+    def backward(
+        self, tensors: Tensors, results: Tensors, grads: Tensors, needed: Sequence[bool]
+    ) -> Gradients:
+        z, affine, invstd = results
+        mean = affine[0]
+        dmean, dvar, *own = Coefficients(self.eps).backward(
+            (mean, mean, *tensors[:2]), (affine, invstd), grads[1:], ()
+        )
+        assert dmean is not None and dvar is not None
+        moments = (grads[0], dmean, dvar)
+        return *own, *self.convolution.backward(tensors[2:], (z, mean), moments, needed[2:])
 
 
 @dataclass(frozen=True)
@@ -240,7 +272,7 @@ class Materialize(Operator):
 
 def _image_gradient(x: Tensor, weight: Tensor, results: Tensors, grads: Tensors) -> Tensor:
     """Return the gradient of the images. It is rarely needed, so it uses torch's operators."""
-    z, mean, _ = results
+    z, mean, *_ = results
     dz, dmean, dvar = grads
     moments = dmean[:, None, None] + 2.0 * dvar[:, None, None] * (z - mean[:, None, None])
     dz = (dz + moments / shape_of(z).pixels).to(x.dtype)

@@ -128,3 +128,14 @@ SFN_API sfn_apply_backward(int half, const int64_t* part, int64_t rows, const vo
   SFN_BY_DTYPE(apply_backward<T>(read_parts<T>(part, 1)[0], rows, static_cast<const T*>(dy),
                                  dy_stride, threads));
 }
+SFN_API sfn_coefficients_forward(int64_t channels, double eps, const float* mean, const float* var,
+                                 const float* weight, const float* bias, float* affine,
+                                 float* invstd) {
+  coefficients_forward(channels, float(eps), mean, var, weight, bias, affine, invstd);
+  return 0;
+}
+SFN_API sfn_coefficients_backward(int64_t channels, const float* weight, const float* invstd,
+                                  const float* daffine, float* dvar, float* dweight) {
+  coefficients_backward(channels, weight, invstd, daffine, dvar, dweight);
+  return 0;
+}

@@ -262,4 +262,26 @@ struct OutputGradient {
   }
 };
 
+// The coefficients (mean, scale, beta)[channels] of a batch norm.
+inline void coefficients_forward(int64_t channels, float eps, const float* mean, const float* var,
+                                 const float* weight, const float* bias, float* affine,
+                                 float* invstd) {
+  for (int64_t c = 0; c < channels; ++c) {
+    invstd[c] = 1.0f / std::sqrt(var[c] + eps);
+    affine[c] = mean[c];
+    affine[channels + c] = weight[c] * invstd[c];
+    affine[2 * channels + c] = bias[c];
+  }
+}
+
+// The gradients of mean and bias are those of their coefficients. The derivative of (var + eps)^(-1/2) is
+// -invstd^3 / 2.
+inline void coefficients_backward(int64_t channels, const float* weight, const float* invstd,
+                                  const float* daffine, float* dvar, float* dweight) {
+  for (int64_t c = 0; c < channels; ++c) {
+    dweight[c] = daffine[channels + c] * invstd[c];
+    dvar[c] = dweight[c] * weight[c] * (invstd[c] * invstd[c]) * -0.5f;
+  }
+}
+
 }  // namespace sfn

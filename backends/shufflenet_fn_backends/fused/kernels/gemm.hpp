@@ -1,5 +1,6 @@
 // C[m][n] (+)= sum over k of A[m][k] B[k][n], in float, for blocks that lie in the cache.
 #pragma once
+#include "ahead.hpp"
 #include "vec.hpp"
 
 namespace sfn {
@@ -31,12 +32,15 @@ inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, 
 
 template <int VECTORS>
 inline void panel(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
-                  const float* b, int64_t b_depth, float* c, int64_t c_row, bool accumulate) {
+                  const float* b, int64_t b_depth, float* c, int64_t c_row, bool accumulate,
+                  Ahead* ahead) {
   constexpr int ROWS = tile_rows(VECTORS);
   int64_t m = 0;
-  for (; m + ROWS <= rows; m += ROWS)
+  for (; m + ROWS <= rows; m += ROWS) {
+    if (ahead != nullptr) (*ahead)();
     tile<ROWS, VECTORS>(depth, a + m * a_row, a_row, a_depth, b, b_depth, c + m * c_row, c_row,
                         accumulate);
+  }
   for (; m + 2 <= rows; m += 2)
     tile<2, VECTORS>(depth, a + m * a_row, a_row, a_depth, b, b_depth, c + m * c_row, c_row,
                      accumulate);
@@ -45,27 +49,38 @@ inline void panel(int64_t rows, int64_t depth, const float* a, int64_t a_row, in
                      accumulate);
 }
 
-// `columns` is a multiple of VL; rows of B and C lie b_depth and c_row floats apart.
+// `columns` is a multiple of VL; rows of B and C lie b_depth and c_row floats apart. `ahead` is fetched
+// meanwhile.
 inline void gemm(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row,
                  int64_t a_depth, const float* b, int64_t b_depth, float* c, int64_t c_row,
-                 bool accumulate) {
+                 bool accumulate, Ahead* ahead = nullptr) {
+  if (ahead != nullptr) {
+    int64_t tiles = 0;
+    for (int64_t n = 0; n < columns; n += kMaxVectors * VL)
+      tiles += rows / tile_rows(int(least(kMaxVectors, (columns - n) / VL)));
+    ahead->spread(tiles);
+  }
   for (int64_t n = 0; n < columns; n += kMaxVectors * VL) {
     int64_t vectors = least(kMaxVectors, (columns - n) / VL);
     const float* right = b + n;
     float* out = c + n;
     switch (vectors) {
       case 1:
-        panel<1>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        panel<1>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate,
+                 ahead);
         break;
       case 2:
-        panel<2>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        panel<2>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate,
+                 ahead);
         break;
 #if !defined(__AVX__) || defined(__AVX512F__)
       case 3:
-        panel<3>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        panel<3>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate,
+                 ahead);
         break;
       default:
-        panel<4>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate);
+        panel<4>(rows, depth, a, a_row, a_depth, right, b_depth, out, c_row, accumulate,
+                 ahead);
 #endif
     }
   }

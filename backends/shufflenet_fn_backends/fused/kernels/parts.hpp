@@ -4,6 +4,7 @@
 #pragma once
 #include <vector>
 
+#include "ahead.hpp"
 #include "moments.hpp"
 
 namespace sfn {
@@ -254,6 +255,10 @@ struct OutputGradient {
       }
     });
   }
+  void fetch(int64_t first, Ahead& ahead) const {
+    if (g != nullptr) ahead.read(g + first * g_stride, g_stride, channels);
+    if (z != nullptr) ahead.read(z + first * z_stride, z_stride, channels);
+  }
   void load_rows(int64_t first, int64_t rows, float* out, int64_t ld) const {
     for (int64_t s = 0; s < strips(channels); ++s) {
       Strip at = strip(channels, s);
@@ -274,8 +279,8 @@ inline void coefficients_forward(int64_t channels, float eps, const float* mean,
   }
 }
 
-// The gradients of mean and bias are those of their coefficients. The derivative of (var + eps)^(-1/2) is
-// -invstd^3 / 2.
+// The gradients of mean and bias are those of their coefficients. The derivative of
+// (var + eps)^(-1/2) is -invstd^3 / 2.
 inline void coefficients_backward(int64_t channels, const float* weight, const float* invstd,
                                   const float* daffine, float* dvar, float* dweight) {
   for (int64_t c = 0; c < channels; ++c) {

@@ -34,6 +34,10 @@ struct Pointwise {
       offset += part.channels;
     }
   }
+  void fetch(int64_t first, Ahead& ahead) const {
+    for (const Part<T>& part : parts)
+      ahead.read(part.z + first * part.stride, part.stride, part.channels);
+  }
 };
 
 // Weights as [in][pad(out)].
@@ -80,7 +84,10 @@ void pointwise_forward(const Pointwise<T>& op, const Output<T>& out, float* mean
         op.load(first, rows, a, ld_in);
         left = a;
       }
-      gemm(rows, ld_out, op.in, left, stride, 1, packed, ld_out, c, ld_out, false);
+      Ahead ahead(least(step, mine.end - first - rows));
+      op.fetch(first + rows, ahead);
+      ahead.write(out.z + first * out.channels, out.channels, out.channels);
+      gemm(rows, ld_out, op.in, left, stride, 1, packed, ld_out, c, ld_out, false, &ahead);
       store_rows(out, first, rows, c, ld_out, moments[t].get());
     }
   });
@@ -117,8 +124,14 @@ void pointwise_backward(const Pointwise<T>& op, const OutputGradient<T>& gradien
       int64_t rows = least(step, mine.end - first);
       op.load(first, rows, a, ld_in);
       gradient.load_rows(first, rows, g, ld_out);
+      Ahead ahead(least(step, mine.end - first - rows));
+      op.fetch(first + rows, ahead);
+      gradient.fetch(first + rows, ahead);
+      for (const Part<T>& part : op.parts)
+        if (part.dz != nullptr)
+          ahead.write(part.dz + first * part.dz_stride, part.dz_stride, part.channels);
       gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, dw, ld_in, true);
-      gemm(rows, ld_in, op.out, g, ld_out, 1, right, ld_in, da, ld_in, false);
+      gemm(rows, ld_in, op.out, g, ld_out, 1, right, ld_in, da, ld_in, false, &ahead);
       int64_t offset = 0;
       for (const Part<T>& part : op.parts) {
         if (part.dz != nullptr)

@@ -81,7 +81,9 @@ void stem_forward(const Stem<T>& op, const Output<T>& out, float* mean, float* v
     for (int64_t first = mine.begin; first < mine.end; first += step) {
       int64_t rows = least(step, mine.end - first);
       op.load_patches(first, rows, a, ld_in);
-      gemm(rows, ld_out, op.depth(), a, ld_in, 1, right, ld_out, c, ld_out, false);
+      Ahead ahead(rows);
+      ahead.write(out.z + first * out.channels, out.channels, out.channels);
+      gemm(rows, ld_out, op.depth(), a, ld_in, 1, right, ld_out, c, ld_out, false, &ahead);
       store_rows(out, first, rows, c, ld_out, moments[t].get());
     }
   });
@@ -106,7 +108,9 @@ void stem_backward(const Stem<T>& op, const OutputGradient<T>& gradient, float* 
       int64_t rows = least(step, mine.end - first);
       op.load_patches(first, rows, a, ld_in);
       gradient.load_rows(first, rows, g, ld_out);
-      gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, partial[t].data(), ld_in, true);
+      Ahead ahead(least(step, mine.end - first - rows));
+      gradient.fetch(first + rows, ahead);
+      gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, partial[t].data(), ld_in, true, &ahead);
     }
   });
   for (int64_t n = 0; n < op.out; ++n)

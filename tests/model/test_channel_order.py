@@ -26,17 +26,13 @@ from tests.model.support import (
     assert_trees_equal,
     examples,
     generator,
+    random_like,
     tiny_variables,
     unchanged,
 )
 
 DOUBLE = torch.float64
 STEP = torch.tensor(0)
-
-
-def random_like(tree: Any, seed: int) -> Any:
-    rng = generator(seed)
-    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=DOUBLE).to(a.dtype), tree)
 
 
 def state_of(config: ShuffleNetConfig, *, dtype: torch.dtype = torch.float32) -> TrainState:

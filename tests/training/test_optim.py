@@ -250,17 +250,12 @@ def test_a_bound_must_be_positive(max_norm: float) -> None:
 def test_sgd_gives_the_bits_of_torchs(momentum: float, nesterov: bool) -> None:
     # A rate that is not a power of two, so that its product with a gradient has to be rounded. torch gets
     # the float32 value, which is what a rate on the device is.
-    rate = torch.tensor(0.0031).item()
-    generator = torch.Generator().manual_seed(0)
-    params = {"w": torch.randn(100_003, generator=generator)}
-    peer = torch.nn.Parameter(params["w"].clone())
+    rate, rng = torch.tensor(0.0031).item(), generator()
+    params, *grads = ({"w": torch.randn(100_003, generator=rng)} for _ in range(4))
     optimizer = sgd(schedules.constant(rate), momentum=momentum, nesterov=nesterov, weight_decay=5e-4)
-    torchs = torch.optim.SGD([peer], lr=rate, momentum=momentum, nesterov=nesterov, weight_decay=5e-4)
-    state = optimizer.init(params)
-    for step in range(3):
-        grad = torch.randn(100_003, generator=generator)
-        updates, state = optimizer.update({"w": grad}, state, params, torch.tensor(step))
-        params = apply_updates(params, updates)
-        peer.grad = grad
-        torchs.step()
-        assert torch.equal(params["w"], peer.detach())
+    for steps in (1, 2, 3):
+        ours, _ = run(optimizer, params, grads[:steps])
+        theirs = run_torch(
+            params, grads[:steps], lambda path, leaf: 5e-4, lr=rate, momentum=momentum, nesterov=nesterov
+        )
+        assert_trees_equal(ours, theirs)

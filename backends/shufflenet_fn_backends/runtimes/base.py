@@ -91,14 +91,9 @@ class Settling(NamedTuple):
         """Return whether an error's text says that the device is still in use."""
         return self.refusals.search(text) is not None
 
-    @property
-    def line(self) -> str:
-        """Line for the user during the wait."""
-        return f"Waiting {self.seconds:g} s until the devices are free: {self.why}."
-
     def wait(self, say: Callable[[str], None], stopped: Callable[[], object] | None = None) -> None:
-        """Print ``line`` by ``say``, then wait for ``seconds`` or until ``stopped()``."""
-        say(self.line)
+        """Tell the user by ``say``, then wait for ``seconds`` or until ``stopped()``."""
+        say(f"Waiting {self.seconds:g} s until the devices are free: {self.why}.")
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline and not (stopped and stopped()):
             time.sleep(min(0.1, self.seconds))

@@ -138,10 +138,7 @@ def third_result(device: torch.device) -> ThirdResult:
     Raises:
         DeviceError: the result is of neither kind; the message has the numbers.
     """
-    if device.type != "npu":
-        return "invstd"
-    kind: ThirdResult = measured(device)
-    return kind
+    return measured(device) if device.type == "npu" else "invstd"
 
 
 CHANNELS: Final = (1, 63, 64)

@@ -12,14 +12,14 @@ the two halves of the result and never builds the whole map. Every other reader 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from torch import Tensor
 
 from shufflenet_fn_backends import reference
-from shufflenet_fn_backends.primitives import Backend, Moments
+from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.shuffle_split import same_kind, shuffle, shuffle_split
 from shufflenet_fn_backends.support.private import pytree
 
@@ -37,62 +37,14 @@ class Shuffled:
     x2: Tensor
 
 
-def _shuffled_from(tensors: Iterable[Tensor], context: None) -> Shuffled:
-    return Shuffled(*tensors)
-
-
 pytree.register_pytree_node(
     Shuffled,
     lambda shuffled: ([shuffled.x1, shuffled.x2], None),
-    _shuffled_from,
+    lambda tensors, _: Shuffled(*tensors),
     serialized_type_name="shufflenet_fn_backends.gather.Shuffled",
 )
 
 FeatureMap: TypeAlias = Tensor | Shuffled
-
-
-def conv2d(x: FeatureMap, weight: Tensor, *, stride: int, padding: int, groups: int) -> FeatureMap:
-    return reference.conv2d(to_tensor(x), weight, stride=stride, padding=padding, groups=groups)
-
-
-def conv2d_bias(
-    x: FeatureMap, weight: Tensor, bias: Tensor, *, stride: int, padding: int, groups: int, relu: bool
-) -> FeatureMap:
-    return reference.conv2d_bias(
-        to_tensor(x), weight, bias, stride=stride, padding=padding, groups=groups, relu=relu
-    )
-
-
-def batch_norm_train(
-    x: FeatureMap, weight: Tensor, bias: Tensor, *, eps: float, relu: bool
-) -> tuple[FeatureMap, Moments]:
-    return reference.batch_norm_train(to_tensor(x), weight, bias, eps=eps, relu=relu)
-
-
-def batch_norm_update_(
-    x: FeatureMap,
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
-    *,
-    momentum: float,
-    eps: float,
-    relu: bool,
-) -> FeatureMap:
-    return reference.batch_norm_update_(
-        to_tensor(x), weight, bias, running_mean, running_var, momentum=momentum, eps=eps, relu=relu
-    )
-
-
-def batch_norm_eval(
-    x: FeatureMap, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, *, eps: float, relu: bool
-) -> FeatureMap:
-    return reference.batch_norm_eval(to_tensor(x), weight, bias, mean, var, eps=eps, relu=relu)
-
-
-def max_pool2d(x: FeatureMap, *, kernel: int, stride: int, padding: int) -> FeatureMap:
-    return reference.max_pool2d(to_tensor(x), kernel=kernel, stride=stride, padding=padding)
 
 
 def channel_split(x: FeatureMap) -> tuple[FeatureMap, FeatureMap]:
@@ -108,14 +60,23 @@ def to_tensor(x: FeatureMap) -> Tensor:
     return shuffle(x.x1, x.x2) if isinstance(x, Shuffled) else x
 
 
+def _of_tensors(primitive: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ``primitive`` of ``reference`` for this backend's feature maps."""
+
+    def of_feature_maps(x: FeatureMap, *parameters: Tensor, **options: Any) -> Any:
+        return primitive(to_tensor(x), *parameters, **options)
+
+    return of_feature_maps
+
+
 BACKEND: Backend[FeatureMap] = Backend(
     name="gather",
-    conv2d=conv2d,
-    conv2d_bias=conv2d_bias,
-    batch_norm_train=batch_norm_train,
-    batch_norm_eval=batch_norm_eval,
-    batch_norm_update_=batch_norm_update_,
-    max_pool2d=max_pool2d,
+    conv2d=_of_tensors(reference.conv2d),
+    conv2d_bias=_of_tensors(reference.conv2d_bias),
+    batch_norm_train=_of_tensors(reference.batch_norm_train),
+    batch_norm_eval=_of_tensors(reference.batch_norm_eval),
+    batch_norm_update_=_of_tensors(reference.batch_norm_update_),
+    max_pool2d=_of_tensors(reference.max_pool2d),
     channel_split=channel_split,
     channel_shuffle=channel_shuffle,
     to_tensor=to_tensor,

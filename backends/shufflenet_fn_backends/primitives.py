@@ -17,7 +17,6 @@ Shapes: N batch, C channels, H and W height and width; activations NCHW, weights
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Generic, Literal, Protocol, TypeVar
 
@@ -51,15 +50,10 @@ class Moments:
     kind: ThirdResult = "invstd"
 
 
-def _moments_from(tensors: Iterable[Tensor], context: tuple[int, ThirdResult]) -> Moments:
-    mean, saved = tensors
-    return Moments(mean, saved, *context)
-
-
 pytree.register_pytree_node(
     Moments,
     lambda moments: ([moments.mean, moments.saved], (moments.count, moments.kind)),
-    _moments_from,
+    lambda tensors, context: Moments(*tensors, *context),
     serialized_type_name="shufflenet_fn_backends.primitives.Moments",
 )
 

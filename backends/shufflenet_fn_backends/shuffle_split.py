@@ -19,11 +19,11 @@ Derivatives are defined in three ways, because none works everywhere in torch (2
 
 * reverse mode uses a ``torch.autograd.Function`` whose backward gathers again. Forward and backward cost the
   host 0.05 ms per operator, or 0.2 ms under ``torch.func`` (``gradients.grads_by_engine`` avoids that);
-* forward mode uses views and copies (``_literal_*``), because a Function with a ``jvp`` rule cannot be
+* forward mode uses torch's own derivative of the gathers, because a Function with a ``jvp`` rule cannot be
   compiled, and one without raises;
-* the operators themselves also have a derivative, by the same views. When Dynamo compiles ``torch.func.grad``
-  over a Function, it drops the Function's backward and differentiates the operator inside. Without a
-  derivative of the operator, the result was zero, silently.
+* the operators themselves also have torch's derivative. When Dynamo compiles ``torch.func.grad`` over a
+  Function, it drops the Function's backward and differentiates the operator inside. Without a derivative of
+  the operator, the result was zero, silently.
 
 Tensors are (..., C, H, W) of any dtype, in NCHW or channels_last layout. Results keep the layout.
 Source of the index arithmetic: ShuffleNetV2 of Ascend ModelZoo-PyTorch (channel_shuffle.py).
@@ -32,9 +32,10 @@ Source of the index arithmetic: ShuffleNetV2 of Ascend ModelZoo-PyTorch (channel
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -46,9 +47,31 @@ from shufflenet_fn_backends.support.private import below_autograd, forward_mode
 
 Pair = tuple[Tensor, Tensor]
 
-# Most of torch.library, and `Tensor.unflatten`, have no annotations.
+# Most of torch.library has no annotations.
 _LIBRARY: Any = Library("shufflenet_fn", "FRAGMENT")  # type: ignore[no-untyped-call]
 _DEVICES = ("CPU", "CUDA", "PrivateUse1")
+
+
+class _Operator(NamedTuple):
+    """An operator: its schema, the fields of ``_Indices`` that make its results, and its inverse."""
+
+    schema: str
+    gathers: tuple[str, ...]
+    inverse: str
+
+
+_OPERATORS: Final[Mapping[str, _Operator]] = MappingProxyType(
+    {
+        "shuffle_split": _Operator(
+            "(Tensor x1, Tensor x2) -> (Tensor, Tensor)", ("first", "second"), "unshuffle_split"
+        ),
+        "unshuffle_split": _Operator(
+            "(Tensor y1, Tensor y2) -> (Tensor, Tensor)", ("even", "odd"), "shuffle_split"
+        ),
+        "shuffle": _Operator("(Tensor x1, Tensor x2) -> Tensor", ("shuffled",), "unshuffle"),
+        "unshuffle": _Operator("(Tensor y) -> (Tensor, Tensor)", ("even", "odd"), "shuffle"),
+    }
+)
 
 
 def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
@@ -64,26 +87,17 @@ def shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
     Raises:
         ValueError: the shapes differ, or are not (..., C, H, W).
     """
-    x1, x2 = same_kind(x1, x2)
-    if forward_mode():
-        return _literal_shuffle_split(x1, x2)
-    return cast(Pair, _ShuffleSplit.apply(x1, x2))
+    return cast(Pair, _permuted("shuffle_split", *same_kind(x1, x2)))
 
 
 def unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
     """Return the even and the odd channels of ``y1`` followed by ``y2``: the inverse of ``shuffle_split``."""
-    y1, y2 = same_kind(y1, y2)
-    if forward_mode():
-        return _literal_unshuffle_split(y1, y2)
-    return cast(Pair, _UnshuffleSplit.apply(y1, y2))
+    return cast(Pair, _permuted("unshuffle_split", *same_kind(y1, y2)))
 
 
 def shuffle(x1: Tensor, x2: Tensor) -> Tensor:
     """Return the result of ``shuffle_split`` as one tensor (..., C, H, W)."""
-    x1, x2 = same_kind(x1, x2)
-    if forward_mode():
-        return _literal_shuffle(x1, x2)
-    return cast(Tensor, _Shuffle.apply(x1, x2))
+    return cast(Tensor, _permuted("shuffle", *same_kind(x1, x2)))
 
 
 def unshuffle(y: Tensor) -> Pair:
@@ -93,9 +107,7 @@ def unshuffle(y: Tensor) -> Pair:
         ValueError: the number of channels is odd, or ``y`` is not (..., C, H, W).
     """
     half_of_channels(y)
-    if forward_mode():
-        return _literal_unshuffle(y)
-    return cast(Pair, _Unshuffle.apply(y))
+    return cast(Pair, _permuted("unshuffle", y))
 
 
 def same_kind(x1: Tensor, x2: Tensor) -> Pair:
@@ -118,93 +130,57 @@ class _Indices(NamedTuple):
     odd: Tensor
 
 
-@lru_cache(maxsize=256)
-def _indices(channels: int, device: torch.device) -> _Indices:
-    # Only kernels call this, so the cache never holds fake or wrapped tensors. The indices are computed on
-    # the device, because a step would wait for a copy from the host. The NPU gathers with int32 indices on
-    # its vector cores, but with int64 indices on its slow AI CPU.
+def _new_indices(channels: int, device: torch.device) -> _Indices:
+    # The indices are computed on the device, because a step would wait for a copy from the host. The NPU
+    # gathers with int32 indices on its vector cores, but with int64 indices on its slow AI CPU.
     dtype = torch.int64 if device.type in ("cpu", "cuda") else torch.int32
-    with torch.inference_mode(False):
-        natural = torch.arange(channels, dtype=dtype, device=device)
-        shuffled = natural.view(2, channels // 2).t().reshape(-1)
-        first, second = shuffled.view(2, channels // 2)
-        even, odd = natural.view(channels // 2, 2).t().contiguous()
+    natural = torch.arange(channels, dtype=dtype, device=device)
+    shuffled = natural.view(2, channels // 2).t().reshape(-1)
+    first, second = shuffled.view(2, channels // 2)
+    even, odd = natural.view(channels // 2, 2).t().contiguous()
     return _Indices(shuffled, first, second, even, odd)
 
 
-def _gather(xs: Sequence[Tensor], *which: str) -> list[Tensor]:
-    """Concatenate ``xs`` and gather one result with each of the named indices."""
-    dim = _channel_dim(xs)
-    moved = [_laid_out(x, dim) for x in xs]
-    joined = torch.cat(moved, dim) if len(moved) > 1 else moved[0]
-    indices = _indices(joined.shape[dim], joined.device)
-    return [_nchw(joined.index_select(dim, getattr(indices, name)), dim) for name in which]
+@lru_cache(maxsize=256)
+def _indices(channels: int, device: torch.device) -> _Indices:
+    # Only kernels call this, so the cache never holds fake or wrapped tensors.
+    with torch.inference_mode(False):
+        return _new_indices(channels, device)
 
 
-class _Rows(NamedTuple):
-    shuffled: Tensor
-    unshuffled: Tensor
+def _gathered(
+    name: str, *xs: Tensor, indices: Callable[[int, torch.device], _Indices] = _indices
+) -> Tensor | tuple[Tensor, ...]:
+    """Return the result of the operator ``name``: concatenate ``xs``, then gather each result."""
+    if len(xs) == 2:
+        xs = same_kind(*xs)
+    else:
+        half_of_channels(xs[0])
+    # `is_contiguous(memory_format=…)` raises under vmap and works for four dimensions only.
+    last = all(x.stride(-3) == 1 for x in xs)
+    dim = -1 if last else -3
+    laid_out = [x.movedim(-3, -1) for x in xs] if last else xs
+    joined = torch.cat(laid_out, dim) if len(xs) > 1 else laid_out[0]
+    table = indices(joined.shape[dim], joined.device)
+    results = [joined.index_select(dim, getattr(table, index)) for index in _OPERATORS[name].gathers]
+    if last:
+        results = [y.movedim(-1, -3) for y in results]
+    return tuple(results) if len(results) > 1 else results[0]
+
+
+_differentiable = partial(_gathered, indices=_new_indices)
+"""The operators by torch's own differentiable ones, for fake and wrapped tensors too."""
 
 
 @lru_cache(maxsize=256)
-def _rows(images: int, half: int, device: torch.device) -> _Rows:
+def _rows(name: str, images: int, half: int, device: torch.device) -> Tensor:
     """Return indices into the (2 * images * half) maps of two stacked halves, each (images, half)."""
-    dtype = torch.int32  # as in `_indices`
     with torch.inference_mode(False):
-        image = torch.arange(images, dtype=dtype, device=device).view(1, -1, 1) * half
-        channel = torch.arange(half, dtype=dtype, device=device)
-        operand = torch.arange(2, dtype=dtype, device=device) * (images * half)
-        # Channel k of the shuffled map is channel k // 2 of operand k % 2, and conversely.
-        shuffled = (channel.view(half, 1) + operand).reshape(2, 1, half) + image
-        joined = (operand.view(2, 1) + channel).reshape(half, 2)
-        unshuffled = joined.t().reshape(2, 1, half) + image
-    return _Rows(shuffled.reshape(-1), unshuffled.reshape(-1))
-
-
-def _gather_rows(x1: Tensor, x2: Tensor, which: str) -> Tensor:
-    """Compute both results by one gather instead of two, which saves an NPU one kernel."""
-    *lead, half, height, width = x1.shape
-    images = math.prod(lead)
-    maps = torch.cat((x1, x2)).view(2 * images * half, height, width)
-    index: Tensor = getattr(_rows(images, half, x1.device), which)
-    return maps.index_select(0, index).view(2, *x1.shape)
-
-
-def _channel_dim(xs: Sequence[Tensor]) -> int:
-    """Return the dimension to gather channels in: -1 if all tensors are channels_last, else -3."""
-    # `is_contiguous(memory_format=…)` raises under vmap and works for four dimensions only.
-    return -1 if all(x.stride(-3) == 1 for x in xs) else -3
-
-
-def _laid_out(x: Tensor, dim: int) -> Tensor:
-    # Make no view if there is nothing to move: torch 2.14 cannot compile `jvp` over a view of a view.
-    return x if dim == -3 else x.movedim(-3, dim)
-
-
-def _nchw(x: Tensor, dim: int) -> Tensor:
-    return x if dim == -3 else x.movedim(dim, -3)
-
-
-def _kernel_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
-    y1, y2 = _gather(same_kind(x1, x2), "first", "second")
-    return y1, y2
-
-
-def _kernel_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
-    x1, x2 = _gather(same_kind(y1, y2), "even", "odd")
-    return x1, x2
-
-
-def _kernel_stacked_shuffle_split(x1: Tensor, x2: Tensor) -> Tensor:
-    x1, x2 = same_kind(x1, x2)
-    return _gather_rows(x1, x2, "shuffled") if _by_rows(x1) else torch.stack(_kernel_shuffle_split(x1, x2))
-
-
-def _kernel_stacked_unshuffle_split(y1: Tensor, y2: Tensor) -> Tensor:
-    y1, y2 = same_kind(y1, y2)
-    return (
-        _gather_rows(y1, y2, "unshuffled") if _by_rows(y1) else torch.stack(_kernel_unshuffle_split(y1, y2))
-    )
+        # int32 as in `_new_indices`. The dimensions are half, image, channel.
+        maps = torch.arange(2 * images * half, dtype=torch.int32, device=device).view(2, images, half)
+        if name == "shuffle_split":
+            return maps.permute(1, 2, 0).reshape(images, 2, half).transpose(0, 1).reshape(-1)
+        return maps.transpose(0, 1).reshape(images, half, 2).permute(2, 0, 1).reshape(-1)
 
 
 def _by_rows(x: Tensor) -> bool:
@@ -212,79 +188,72 @@ def _by_rows(x: Tensor) -> bool:
     return x.device.type not in ("cpu", "cuda") and x.numel() > 0
 
 
-def _kernel_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
-    (y,) = _gather(same_kind(x1, x2), "shuffled")
-    return y
-
-
-def _kernel_unshuffle(y: Tensor) -> Pair:
-    half_of_channels(y)
-    x1, x2 = _gather((y,), "even", "odd")
-    return x1, x2
-
-
-# ---- the same by views and copies: differentiable by torch, with equal shapes and strides ----
-
-
-def _literal_shuffle(x1: Tensor, x2: Tensor) -> Tensor:
+def _stacked(name: str, x1: Tensor, x2: Tensor) -> Tensor:
+    """Compute both results by one gather instead of two, which saves an NPU one kernel."""
     x1, x2 = same_kind(x1, x2)
-    dim = _channel_dim((x1, x2))
-    pairs = torch.stack((_laid_out(x1, dim), _laid_out(x2, dim)), dim)
-    return _nchw(pairs.flatten(dim - 1, dim), dim)
-
-
-def _literal_unshuffle(y: Tensor) -> Pair:
-    half_of_channels(y)
-    dim = _channel_dim((y,))
-    pairs = _laid_out(y, dim).unflatten(dim, (-1, 2))  # type: ignore[no-untyped-call]
-    x1, x2 = (_nchw(_fresh(pairs.select(dim, i)), dim) for i in range(2))
-    return x1, x2
-
-
-def _literal_shuffle_split(x1: Tensor, x2: Tensor) -> Pair:
-    dim = _channel_dim((x1, x2))
-    halves = _laid_out(_literal_shuffle(x1, x2), dim).unflatten(dim, (2, -1))  # type: ignore[no-untyped-call]
-    y1, y2 = (_nchw(_fresh(halves.select(dim - 1, i)), dim) for i in range(2))
-    return y1, y2
-
-
-def _literal_unshuffle_split(y1: Tensor, y2: Tensor) -> Pair:
-    y1, y2 = same_kind(y1, y2)
-    dim = _channel_dim((y1, y2))
-    joined = torch.cat((_laid_out(y1, dim), _laid_out(y2, dim)), dim)
-    return _literal_unshuffle(_nchw(joined, dim))
-
-
-def _literal_stacked_shuffle_split(x1: Tensor, x2: Tensor) -> Tensor:
-    return torch.stack(_literal_shuffle_split(*same_kind(x1, x2)))
-
-
-def _literal_stacked_unshuffle_split(y1: Tensor, y2: Tensor) -> Tensor:
-    return torch.stack(_literal_unshuffle_split(y1, y2))
-
-
-def _fresh(x: Tensor) -> Tensor:
-    # An operator must not return a view of its input or of another result.
-    return x.clone(memory_format=torch.contiguous_format)
-
-
-# ---- autograd functions ----
-
-
-def _saves_nothing(ctx: Any, inputs: Any, output: Any) -> None:
-    pass
-
-
-def _halves(name: str, x1: Tensor, x2: Tensor) -> Pair:
-    """Call the operator ``name``, or on an NPU its stacked form, and return both halves."""
     if not _by_rows(x1):
-        return cast(Pair, getattr(torch.ops.shufflenet_fn, name)(x1, x2))
+        return torch.stack(cast(Pair, _gathered(name, x1, x2)))
+    *lead, half, height, width = x1.shape
+    images = math.prod(lead)
+    maps = torch.cat((x1, x2)).view(2 * images * half, height, width)
+    return maps.index_select(0, _rows(name, images, half, x1.device)).view(2, *x1.shape)
+
+
+def _stacked_differentiable(name: str, x1: Tensor, x2: Tensor) -> Tensor:
+    return torch.stack(cast(Pair, _differentiable(name, x1, x2)))
+
+
+# ---- derivatives and batching ----
+
+
+def _permuted(name: str, *xs: Tensor) -> Any:
+    return _differentiable(name, *xs) if forward_mode() else _FUNCTIONS[name].apply(*xs)
+
+
+def _computed(name: str, *xs: Tensor) -> Any:
+    """Call the operator ``name``, or on an NPU its stacked form, and return both halves."""
+    if not name.endswith("split") or not _by_rows(xs[0]):
+        return getattr(torch.ops.shufflenet_fn, name)(*xs)
     # An operator may not return two views of one tensor, so the halves are split off here.
-    y1, y2 = getattr(torch.ops.shufflenet_fn, f"stacked_{name}")(x1, x2).unbind(0)
+    y1, y2 = getattr(torch.ops.shufflenet_fn, f"stacked_{name}")(*xs).unbind(0)
     if torch.compiler.is_compiling():  # Dynamo differentiates what it sees here
         return y1, y2
     # Return `data`: views of one tensor share the version counter of autograd.
     return y1.data, y2.data
+
+
+def _autograd_function(name: str, inverse: str) -> type[Function]:
+    """Return the operator ``name`` with a backward that gathers by the operator ``inverse``."""
+
+    def of_two(x1: Tensor, x2: Tensor) -> Any:
+        return _computed(name, x1, x2)
+
+    def of_one(y: Tensor) -> Any:
+        return _computed(name, y)
+
+    class Permute(Function):
+        # Not one with *xs, because Dynamo counts the parameters.
+        forward = staticmethod(of_one if name == "unshuffle" else of_two)
+
+        @staticmethod
+        def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+            pass
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> Any:
+            return _permuted(inverse, *grads)
+
+        @staticmethod
+        def vmap(info: Any, in_dims: Any, *xs: Tensor) -> Any:
+            out = _permuted(name, *_batch_first(info, in_dims, xs))
+            return out, 0 if isinstance(out, Tensor) else (0, 0)
+
+    return Permute
+
+
+_FUNCTIONS: Final = MappingProxyType(
+    {name: _autograd_function(name, operator.inverse) for name, operator in _OPERATORS.items()}
+)
 
 
 def _batch_first(info: Any, in_dims: Sequence[int | None], xs: Sequence[Tensor]) -> list[Tensor]:
@@ -294,113 +263,40 @@ def _batch_first(info: Any, in_dims: Sequence[int | None], xs: Sequence[Tensor])
     ]
 
 
-class _ShuffleSplit(Function):
-    setup_context = staticmethod(_saves_nothing)
-
-    @staticmethod
-    def forward(x1: Tensor, x2: Tensor) -> Any:
-        return _halves("shuffle_split", x1, x2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return unshuffle_split(*grads)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *xs: Tensor) -> Any:
-        return shuffle_split(*_batch_first(info, in_dims, xs)), (0, 0)
-
-
-class _UnshuffleSplit(Function):
-    setup_context = staticmethod(_saves_nothing)
-
-    @staticmethod
-    def forward(y1: Tensor, y2: Tensor) -> Any:
-        return _halves("unshuffle_split", y1, y2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return shuffle_split(*grads)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *ys: Tensor) -> Any:
-        return unshuffle_split(*_batch_first(info, in_dims, ys)), (0, 0)
-
-
-class _Shuffle(Function):
-    setup_context = staticmethod(_saves_nothing)
-
-    @staticmethod
-    def forward(x1: Tensor, x2: Tensor) -> Any:
-        return torch.ops.shufflenet_fn.shuffle(x1, x2)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return unshuffle(*grads)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *xs: Tensor) -> Any:
-        return shuffle(*_batch_first(info, in_dims, xs)), 0
-
-
-class _Unshuffle(Function):
-    setup_context = staticmethod(_saves_nothing)
-
-    @staticmethod
-    def forward(y: Tensor) -> Any:
-        return torch.ops.shufflenet_fn.unshuffle(y)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        return shuffle(*grads)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: Any, *ys: Tensor) -> Any:
-        return unshuffle(*_batch_first(info, in_dims, ys)), (0, 0)
-
-
 # ---- registration, when a backend first imports this module ----
 
 
-def _register(signature: str, kernel: Callable[..., Any], literal: Callable[..., Any]) -> None:
-    name = signature.partition("(")[0]
-    _LIBRARY.define(signature)
+def _register(
+    name: str, schema: str, kernel: Callable[..., Any], differentiable: Callable[..., Any], batch: int = 0
+) -> None:
+    """Register an operator whose results have the batch dimension ``batch`` under ``vmap``."""
+    _LIBRARY.define(name + schema)
     operator = getattr(torch.ops.shufflenet_fn, name).default
     for device in _DEVICES:
         _LIBRARY.impl(name, kernel, device)
 
     def derivative(*xs: Tensor) -> Any:
         if forward_mode() or (torch.is_grad_enabled() and any(x.requires_grad for x in xs)):
-            return literal(*xs)
+            return differentiable(*xs)
         with below_autograd():
             return operator(*xs)
 
     def batching_rule(info: Any, in_dims: Any, *xs: Tensor) -> Any:
         out = operator(*_batch_first(info, in_dims, xs))
-        batch = 1 if name.startswith("stacked") else 0
         return out, batch if isinstance(out, Tensor) else (batch, batch)
 
     _LIBRARY.impl(name, derivative, "Autograd")
-    register_fake(f"shufflenet_fn::{name}", literal, lib=_LIBRARY)
+    register_fake(f"shufflenet_fn::{name}", differentiable, lib=_LIBRARY)
     register_vmap(f"shufflenet_fn::{name}", batching_rule, lib=_LIBRARY)
 
 
-_register(
-    "shuffle_split(Tensor x1, Tensor x2) -> (Tensor, Tensor)", _kernel_shuffle_split, _literal_shuffle_split
-)
-_register(
-    "unshuffle_split(Tensor y1, Tensor y2) -> (Tensor, Tensor)",
-    _kernel_unshuffle_split,
-    _literal_unshuffle_split,
-)
-_register(
-    "stacked_shuffle_split(Tensor x1, Tensor x2) -> Tensor",
-    _kernel_stacked_shuffle_split,
-    _literal_stacked_shuffle_split,
-)
-_register(
-    "stacked_unshuffle_split(Tensor y1, Tensor y2) -> Tensor",
-    _kernel_stacked_unshuffle_split,
-    _literal_stacked_unshuffle_split,
-)
-_register("shuffle(Tensor x1, Tensor x2) -> Tensor", _kernel_shuffle, _literal_shuffle)
-_register("unshuffle(Tensor y) -> (Tensor, Tensor)", _kernel_unshuffle, _literal_unshuffle)
+for _name, _operator in _OPERATORS.items():
+    _register(_name, _operator.schema, partial(_gathered, _name), partial(_differentiable, _name))
+for _name in ("shuffle_split", "unshuffle_split"):
+    _register(
+        f"stacked_{_name}",
+        "(Tensor x1, Tensor x2) -> Tensor",
+        partial(_stacked, _name),
+        partial(_stacked_differentiable, _name),
+        batch=1,
+    )

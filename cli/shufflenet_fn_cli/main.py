@@ -10,9 +10,8 @@ import typer
 
 from shufflenet_fn.config.options import expand_home
 from shufflenet_fn.streams import lasting_streams
-from shufflenet_fn_backends.support.cgroups import affinity_cores, usable_cores
 from shufflenet_fn_backends.support.errors import UsageError, UserError
-from shufflenet_fn_backends.support.limits import limit_reached
+from shufflenet_fn_backends.support.limits import affinity_cores, limit_reached, usable_cores
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
 from shufflenet_fn_cli.convert import convert

@@ -35,7 +35,7 @@ from shufflenet_fn.distributed.signals import StopSignals
 from shufflenet_fn.distributed.worker import run_worker
 from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.streams import flush_output
-from shufflenet_fn_backends.runtimes.settling import ATTEMPTS, Settling
+from shufflenet_fn_backends.runtimes.base import ATTEMPTS, Settling
 from shufflenet_fn_backends.support.errors import UserError
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.chip import is_atlas_training
 from shufflenet_fn_backends.runtimes.npu.probe import no_device
 from shufflenet_fn_backends.runtimes.select import runtime_of
-from shufflenet_fn_backends.support.cgroups import affinity_cores
 from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.support.limits import affinity_cores
 
 _TOLERANCE: Final = MappingProxyType({torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2})
 """Relative to the largest value: four rounding errors. A value has 8 significant bits in bfloat16 and 11 in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -36,13 +36,11 @@ class InferenceParams:
     permuted: bool
 
 
-def _rebuilt(children: Iterable[Any], permuted: Any) -> InferenceParams:
-    (params,) = children
-    return InferenceParams(params, permuted)
-
-
 register_node(
-    InferenceParams, lambda folded: ([folded.params], folded.permuted), _rebuilt, lambda folded: ("params",)
+    InferenceParams,
+    lambda folded: ([folded.params], folded.permuted),
+    lambda children, permuted: InferenceParams(next(iter(children)), permuted),
+    lambda folded: ("params",),
 )
 
 

@@ -25,21 +25,13 @@ def update_running_stats(
     config: ShuffleNetConfig, batch_stats: BatchStats, moments: MomentsTree
 ) -> BatchStats:
     """Return the new running statistics, tensor by tensor. Works under every ``torch.func`` transform."""
-    momentum, eps = config.bn_momentum, config.bn_eps
-
-    def visit(stats: dict[str, Any], batch: Any) -> dict[str, Any]:
-        if not isinstance(batch, Moments):
-            return {key: visit(stats[key], batch[key]) for key in stats}
-        mean, var = stats["bn"]["mean"], stats["bn"]["var"]
-        batch_var = biased_var(batch, eps) * bessel(batch.count)
-        return {
-            "bn": {
-                "mean": torch.lerp(mean, batch.mean.to(mean.dtype), momentum),
-                "var": torch.lerp(var, batch_var.to(var.dtype), momentum),
-            }
-        }
-
-    return visit(batch_stats, moments)
+    new = []
+    for stats, batch in _pairs(batch_stats, moments):
+        biased = batch.saved if batch.kind == "var" else batch.saved.pow(-2) - config.bn_eps
+        unbiased, mean, var = biased * bessel(batch.count), stats["mean"], stats["var"]
+        new_mean = torch.lerp(mean, batch.mean.to(mean.dtype), config.bn_momentum)
+        new.append((new_mean, torch.lerp(var, unbiased.to(var.dtype), config.bn_momentum)))
+    return _rebuild(batch_stats, iter(new))
 
 
 def update_running_stats_foreach(
@@ -82,11 +74,6 @@ def _rebuild(stats: dict[str, Any], new: Any) -> dict[str, Any]:
 
 def _like(tensors: list[Tensor] | tuple[Tensor, ...], others: list[Tensor]) -> list[Tensor]:
     return [a.to(b.dtype) for a, b in zip(tensors, others, strict=True)]
-
-
-def biased_var(moments: Moments, eps: float) -> Tensor:
-    """Return the biased batch variance (C,), from the third result of the device's kernel."""
-    return moments.saved if moments.kind == "var" else moments.saved.pow(-2) - eps
 
 
 def kind_of(moments: Iterable[Moments]) -> ThirdResult:

@@ -14,8 +14,8 @@ from shufflenet_fn.distributed.launch import Launch, launch
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.stopping import Stopped, at_once_text, say, stopping_text
+from shufflenet_fn_backends.runtimes.base import ATTEMPTS
 from shufflenet_fn_backends.runtimes.select import runtime_of
-from shufflenet_fn_backends.runtimes.settling import ATTEMPTS
 from shufflenet_fn_backends.support.subprocesses import run_module
 
 Outcome = dict[str, Any] | Stopped

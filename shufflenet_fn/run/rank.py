@@ -28,9 +28,9 @@ from shufflenet_fn.run.stopping import Stopped, Stopping, listening, say
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.streams import log_failures
 from shufflenet_fn_backends.known_errors import explain, telling_line
+from shufflenet_fn_backends.runtimes.base import patiently
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
-from shufflenet_fn_backends.runtimes.settling import patiently
 from shufflenet_fn_backends.support.errors import DeviceFailed, UserError
 from shufflenet_fn_backends.support.limits import check_threads
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from shufflenet_fn.model.variables import Params
 from shufflenet_fn.training.flat import Flat, FlatSpec
 from shufflenet_fn.tree import tree_leaves, tree_paths, tree_unflatten
 from shufflenet_fn_backends.support.private import outside_transforms
@@ -35,70 +34,62 @@ def of_classifier(path: str, leaf: Tensor) -> bool:
 
 def scale_selected(tree: Any, factor: float, select: DecayFilter) -> Any:
     """Return ``tree`` with the leaves that ``select`` selects multiplied by ``factor``."""
-    if not isinstance(tree, Flat):
-        leaves = [leaf * factor if select(path, leaf) else leaf for path, leaf in tree_paths(tree)]
-        return tree_unflatten(tree, leaves)
-    spec, buffers = tree.spec, list(tree.buffers)
-    for i, (group, buffer) in enumerate(zip(spec.groups, tree.buffers, strict=True)):
-        if any(_answers(spec, group, select)):
-            buffers[i] = buffer * _factors(spec, group, select, buffer.dtype, buffer.device, factor, 1.0)
-    return Flat(tuple(buffers), spec)
+    leaves = tree_leaves(tree)
+    for i, answers in enumerate(_answers(tree, select)):
+        if all(answers):
+            leaves[i] = leaves[i] * factor
+        elif any(answers):
+            leaf = leaves[i]
+            leaves[i] = leaf * _factors(tree.spec, i, select, leaf.dtype, leaf.device, factor, 1.0)
+    return tree_unflatten(tree, leaves)
 
 
-def add_decay(grads: Any, params: Params | Flat, weight_decay: float, decay: DecayFilter) -> Any:
+def add_decay(grads: Any, params: Any, weight_decay: float, decay: DecayFilter) -> Any:
     """Return ``grads + weight_decay * params`` for the parameters that ``decay`` selects, else ``grads``."""
-    if isinstance(params, Flat):
-        return _add_to_buffers(grads, params, weight_decay, decay)
     leaves, weights = tree_leaves(grads), tree_leaves(params)
-    chosen = [i for i, (path, leaf) in enumerate(tree_paths(params)) if decay(path, leaf)]
-    if not chosen:
-        return grads
-    decayed = torch._foreach_add(
-        [leaves[i] for i in chosen], [weights[i] for i in chosen], alpha=weight_decay
-    )
-    for i, leaf in zip(chosen, decayed, strict=True):
-        leaves[i] = leaf
-    return tree_unflatten(grads, leaves)
-
-
-def _add_to_buffers(grads: Flat, params: Flat, weight_decay: float, decay: DecayFilter) -> Flat:
-    spec, buffers = params.spec, list(grads.buffers)
     whole = []
-    for i, group in enumerate(spec.groups):
-        answers = _answers(spec, group, decay)
+    for i, answers in enumerate(_answers(params, decay)):
         if all(answers):
             whole.append(i)
         elif any(answers):
-            param = params.buffers[i]
-            factors = _factors(spec, group, decay, param.dtype, param.device)
-            buffers[i] = torch.addcmul(buffers[i], factors, param, value=weight_decay)
+            factors = _factors(params.spec, i, decay, weights[i].dtype, weights[i].device)
+            leaves[i] = torch.addcmul(leaves[i], factors, weights[i], value=weight_decay)
     if whole:
         decayed = torch._foreach_add(
-            [buffers[i] for i in whole], [params.buffers[i] for i in whole], alpha=weight_decay
+            [leaves[i] for i in whole], [weights[i] for i in whole], alpha=weight_decay
         )
-        for i, buffer in zip(whole, decayed, strict=True):
-            buffers[i] = buffer
-    return Flat(tuple(buffers), spec)
+        for i, leaf in zip(whole, decayed, strict=True):
+            leaves[i] = leaf
+    return tree_unflatten(grads, leaves)
+
+
+def _answers(tree: Any, select: DecayFilter) -> Sequence[tuple[bool, ...]]:
+    """Return for each leaf what ``select`` answers: once for a parameter, several times for a flat buffer."""
+    if isinstance(tree, Flat):
+        return _flat_answers(tree.spec, select)
+    return [(select(path, leaf),) for path, leaf in tree_paths(tree)]
 
 
 @lru_cache(64)
-def _answers(spec: FlatSpec, group: str, decay: DecayFilter) -> tuple[bool, ...]:
-    """Return the answer of ``decay`` for each parameter in a buffer."""
-    return tuple(decay(slot.path, torch.empty(slot.shape, device="meta")) for slot in spec.members(group))
+def _flat_answers(spec: FlatSpec, select: DecayFilter) -> tuple[tuple[bool, ...], ...]:
+    return tuple(
+        tuple(select(slot.path, torch.empty(slot.shape, device="meta")) for slot in spec.members(group))
+        for group in spec.groups
+    )
 
 
 @lru_cache(64)
 def _factors(
     spec: FlatSpec,
-    group: str,
+    buffer: int,
     select: DecayFilter,
     dtype: torch.dtype,
     device: torch.device,
     value: float = 1.0,
     other: float = 0.0,
 ) -> Tensor:
-    """Return ``value`` for every element that is selected and ``other`` for the others."""
-    answers = zip(spec.members(group), _answers(spec, group, select), strict=True)
+    """Return ``value`` for every element of a buffer that is selected and ``other`` for the others."""
+    answers = zip(spec.members(spec.groups[buffer]), _flat_answers(spec, select)[buffer], strict=True)
     pieces = [
         torch.full((slot.size + slot.padding,), value if answer else other, dtype=dtype)
         for slot, answer in answers

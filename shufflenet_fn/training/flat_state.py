@@ -18,9 +18,8 @@ from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, bessel, kind_of, update_running_stats_foreach
 from shufflenet_fn.model.variables import BatchStats, Params, Variables, get_path
 from shufflenet_fn.training.flat import Flat, FlatSpec, flat_spec, flatten, unflatten
-from shufflenet_fn.training.frozen import PREFIX, part_of, trainable
 from shufflenet_fn.training.precision import Policy
-from shufflenet_fn.training.state import TrainState
+from shufflenet_fn.training.state import PREFIX, TrainState, part_of, trainable
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_replace, tree_structure
 from shufflenet_fn_backends.primitives import Moments
 from shufflenet_fn_backends.support.private import outside_transforms

@@ -8,7 +8,7 @@ graph while they compute the gradients, so the result cannot be differentiated a
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,8 @@ from shufflenet_fn.tree import tree_leaves, tree_map, tree_unflatten
 Aux = TypeVar("Aux")
 
 
-class Gradients(Protocol):
-    """Computes the gradients of ``loss_fn(params) -> (loss, aux)`` and the detached ``aux``."""
-
-    def __call__(
-        self, loss_fn: Callable[[Params], tuple[Tensor, Any]], params: Params
-    ) -> tuple[Params, Any]: ...
+Gradients = Callable[[Callable[[Params], tuple[Tensor, Any]], Params], tuple[Params, Any]]
+"""Computes the gradients of ``loss_fn(params) -> (loss, aux)`` and the detached ``aux``."""
 
 
 def grads_by_func(loss_fn: Callable[[Params], tuple[Tensor, Aux]], params: Params) -> tuple[Params, Aux]:

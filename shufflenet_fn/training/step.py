@@ -15,16 +15,21 @@ from torch import Tensor
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.model.network import apply, forward
 from shufflenet_fn.model.variables import BatchStats, Params, Variables
-from shufflenet_fn.training.ema import update_ema
 from shufflenet_fn.training.flat import unflatten
 from shufflenet_fn.training.flat_state import copied, grads_like, params_to_compute_with, updated_stats
-from shufflenet_fn.training.frozen import merged, trainable
 from shufflenet_fn.training.gradients import Gradients, grads_by_engine, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScaling, adjust, scale_loss, unscale
 from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
 from shufflenet_fn.training.optim import GradientTransformation, apply_updates
 from shufflenet_fn.training.precision import Policy
-from shufflenet_fn.training.state import TrainState, merged_state, trainable_state
+from shufflenet_fn.training.state import (
+    TrainState,
+    merged,
+    merged_state,
+    trainable,
+    trainable_state,
+    update_ema,
+)
 from shufflenet_fn.tree import all_finite, finite_if_all_are, tree_foreach, tree_select
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE

@@ -31,9 +31,9 @@ from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.model import Model, open_labelled, open_model
 from shufflenet_fn.use.predict import engine_logits
 from shufflenet_fn_backends.registry import select_backend
+from shufflenet_fn_backends.runtimes.base import patiently
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import check_device_indices, runtime_of, select_runtime
-from shufflenet_fn_backends.runtimes.settling import patiently
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_backends.support.limits import check_threads
 

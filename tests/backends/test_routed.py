@@ -27,7 +27,6 @@ from tests.model.support import (
     assert_trees_close,
     assert_trees_equal,
     examples,
-    generator,
     one_thread,
     tiny_variables,
     unchanged,
@@ -71,10 +70,6 @@ def loss_of(
         return cross_entropy(logits, labels), (logits, new)
 
     return loss
-
-
-def random(*shape: int, seed: int = 0, dtype: torch.dtype = DOUBLE) -> Tensor:
-    return torch.randn(shape, generator=generator(seed), dtype=DOUBLE).to(dtype)
 
 
 # ---- the network ----

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.func import grad
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.training.losses import cross_entropy
-from shufflenet_fn_backends import routed, routed_map
+from shufflenet_fn_backends import routed_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from shufflenet_fn_backends.routed import BACKEND as ROUTED
 from shufflenet_fn_backends.routed_map import Routed, index_constant
+from tests.backends.test_shuffle_split import Seen
 from tests.model.support import TINY, examples, generator, one_thread, tiny_variables
 
 __all__ = ["one_thread"]
@@ -81,30 +81,17 @@ def test_a_grouped_convolution_then_batch_norm_then_split(
     scale, shift = random(2, out_channels, seed=4)
     results = []
     for backend, x in zip(BOTH, maps, strict=True):
-        y = backend.conv2d(x, weight, stride=2, padding=1, groups=groups)
+        shape = {"stride": 2, "padding": 1, "groups": groups}
+        biased = [backend.conv2d_bias(x, weight, shift, relu=relu, **shape) for relu in (False, True)]
+        y = backend.conv2d(x, weight, **shape)
         y, moments = backend.batch_norm_train(y, scale, shift, eps=1e-5, relu=True)
-        results.append((y, moments, backend.channel_split(y)))
-    (y, moments, halves), (expected_y, expected_moments, expected_halves) = results
-    assert_same(y, expected_y)
+        results.append(((y, *biased, *backend.channel_split(y)), moments))
+    (found, moments), (expected, expected_moments) = results
+    for one, wanted in zip(found, expected, strict=True):
+        assert_same(one, wanted)
     torch.testing.assert_close(moments.mean, expected_moments.mean)
     torch.testing.assert_close(moments.saved, expected_moments.saved)
     assert moments.count == expected_moments.count == 2 * 3 * 3
-    for half, wanted in zip(halves, expected_halves, strict=True):
-        assert_same(half, wanted)
-
-
-@pytest.mark.parametrize("relu", [False, True])
-@pytest.mark.parametrize(("groups", "out_channels"), [(CHANNELS, CHANNELS), (5, 10), (1, 6)])
-def test_a_convolution_with_a_bias(
-    maps: tuple[Routed, Tensor], groups: int, out_channels: int, relu: bool
-) -> None:
-    weight = random(out_channels, CHANNELS // groups, 3, 3, seed=3)
-    bias = random(out_channels, seed=4)
-    found, expected = (
-        b.conv2d_bias(x, weight, bias, stride=1, padding=1, groups=groups, relu=relu)
-        for b, x in zip(BOTH, maps, strict=True)
-    )
-    assert_same(found, expected)
 
 
 @pytest.mark.parametrize("twin", [False, True])
@@ -147,12 +134,9 @@ def test_a_map_is_a_pytree_node(maps: tuple[Routed, Tensor]) -> None:
     assert_same(doubled, 2 * literal)
 
 
-def test_an_odd_map_is_refused() -> None:
+def test_maps_without_equal_halves_are_refused() -> None:
     with pytest.raises(ValueError, match="7 channels"):
         ROUTED.channel_split(random(2, 7, 3, 3))
-
-
-def test_unequal_halves_are_refused() -> None:
     with pytest.raises(ValueError, match="3 and 4 channels"):
         ROUTED.channel_shuffle(random(2, 3, 3, 3), random(2, 4, 3, 3))
 
@@ -190,20 +174,6 @@ def test_constants_are_cached_by_order_and_device() -> None:
     assert index_constant(order, torch.device("meta")).device.type == "meta"
 
 
-class _Names(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Records which operators are called."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        self.names.add(func._schema.name)
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("twin", [False, True])
 def test_a_step_copies_nothing_from_the_host(twin: bool) -> None:
     backend = ROUTED.permuted if twin else ROUTED
@@ -220,16 +190,9 @@ def test_a_step_copies_nothing_from_the_host(twin: bool) -> None:
         grad(loss)(variables.params)
 
     gradient()
-    with _Names() as names:
+    with Seen() as seen:
         gradient()
-    assert "aten::convolution" in names.names
+    assert "aten::convolution" in seen.names
     forbidden = {"aten::lift_fresh", "aten::_to_copy", "aten::copy_", "aten::scalar_tensor"}
-    assert not forbidden & names.names
-    assert ("aten::index_select" in names.names) == (not twin)
-
-
-def test_twin_shares_parameter_independent_functions() -> None:
-    twin = ROUTED.permuted
-    assert twin is not None and twin.permuted is None and twin.name == ROUTED.name == "routed"
-    assert twin.channel_split is ROUTED.channel_split is routed.channel_split
-    assert twin.conv2d is not ROUTED.conv2d
+    assert not forbidden & set(seen.names)
+    assert ("aten::index_select" in seen.names) == (not twin)

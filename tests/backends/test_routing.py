@@ -150,11 +150,8 @@ def test_branches_read_at_most_8_ranges(name: str) -> None:
             layout = interleave(first.layout, natural(channels // 2))
 
 
-def test_an_odd_number_of_channels_is_refused() -> None:
+def test_unequal_halves_are_refused() -> None:
     with pytest.raises(ValueError, match="7 channels"):
         split(natural(7))
-
-
-def test_unequal_halves_are_refused() -> None:
     with pytest.raises(ValueError, match="3 and 4 channels"):
         interleave(natural(3), natural(4))

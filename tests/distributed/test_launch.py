@@ -19,7 +19,7 @@ from shufflenet_fn.distributed.heartbeats import Heartbeat, Phase
 from shufflenet_fn.distributed.launch import Launch, RankFailed, StoppedWaiting, launch
 from shufflenet_fn.distributed.world import Nodes
 from shufflenet_fn.errors import UserError
-from shufflenet_fn_backends.runtimes.settling import Settling
+from shufflenet_fn_backends.runtimes.base import Settling
 from tests.distributed.rank_functions import (
     fails_in_exit_handlers,
     killed_once,

@@ -60,6 +60,18 @@ def examples(
     return images, torch.randint(0, num_classes, (count,), generator=rng)
 
 
+def random_like(tree: Any, seed: int) -> Any:
+    """Normal random tensors, drawn in float64."""
+    rng = generator(seed)
+    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=torch.float64).to(a), tree)
+
+
+def inner(a: Any, b: Any) -> Tensor:
+    """The inner product of two trees."""
+    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
+    return torch.stack([(x * y).sum() for x, y in pairs]).sum()
+
+
 def assert_trees_close(actual: Any, expected: Any, *, rtol: float, atol: float) -> None:
     """The same paths, shapes and dtypes, and values within the tolerance."""
     left, right = dict(tree_paths(actual)), dict(tree_paths(expected))

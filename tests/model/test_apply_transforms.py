@@ -24,7 +24,8 @@ from tests.model.support import (
     assert_trees_close,
     assert_trees_equal,
     examples,
-    generator,
+    inner,
+    random_like,
     tiny_variables,
     unchanged,
 )
@@ -68,16 +69,6 @@ def loss_of(
         return cross_entropy(logits, labels)
 
     return loss
-
-
-def random_like(tree: Any, seed: int) -> Any:
-    rng = generator(seed)
-    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=a.dtype), tree)
-
-
-def inner(a: Any, b: Any) -> Tensor:
-    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
-    return torch.stack([(x * y).sum() for x, y in pairs]).sum()
 
 
 @pytest.mark.parametrize("train", [False, True])
@@ -223,13 +214,6 @@ def test_no_argument_is_written_to(train: bool) -> None:
         assert not old & {leaf.data_ptr() for leaf in tree_leaves(batch_stats)}
 
 
-def test_input_images_are_not_modified_by_relu() -> None:
-    """ReLU works in place inside; an image that needs no gradient must not be what it writes to."""
-    images = -examples(2)[0].abs()
-    with unchanged(images):
-        apply(TINY, tiny_variables(), images, train=True)
-
-
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 1, 32, 32), (2, 32, 32, 3), (2, 3, 32), (2, 3, 0, 32)])
 @predictors
 def test_images_of_another_shape_are_refused(predict: Predict, shape: tuple[int, ...]) -> None:
@@ -274,11 +258,3 @@ def test_one_value_per_channel_is_refused_in_training(shape: tuple[int, ...]) ->
     for larger in ((2, 3, 32, 32), (1, 3, 33, 8)):
         logits, _ = apply(TINY, variables, torch.randn(larger), train=True)
         assert logits.isfinite().all()
-
-
-def test_evaluation_does_not_mix_images() -> None:
-    variables = tiny_variables(dtype=DOUBLE)
-    images, _ = examples(4, dtype=DOUBLE)
-    together, _ = apply(TINY, variables, images)
-    singly = torch.cat([apply(TINY, variables, image[None])[0] for image in images])
-    torch.testing.assert_close(together, singly, rtol=1e-11, atol=1e-12)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -88,23 +88,13 @@ def test_odd_sizes(threads: int) -> None:
 
 
 def test_a_predictor_may_be_called_from_several_threads() -> None:
-    variables = tiny_variables()
-    predict = make_predictor(TINY, variables, backend=get_backend("cpu"))
+    predict = make_predictor(TINY, tiny_variables(), backend=get_backend("cpu"))
     batches = [torch.randn(2, 3, 32, 32, generator=generator(i)) for i in range(8)]
     expected = [predict(x) for x in batches]
-    found: dict[int, list[Tensor]] = {}
-
-    def work(i: int) -> None:
-        found[i] = [predict(batches[i]) for _ in range(20)]
-
-    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 8
-    for i, results in found.items():
-        assert all(torch.equal(result, expected[i]) for result in results)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda x: [predict(x) for _ in range(20)], batches))
+    for results, wanted in zip(found, expected, strict=True):
+        assert all(torch.equal(result, wanted) for result in results)
 
 
 def test_predictor_ignores_later_weight_changes() -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
 from shufflenet_fn.model.channel_order import to_permuted
-from shufflenet_fn.model.config import FEATURES, ShuffleNetConfig, get_config
+from shufflenet_fn.model.config import FEATURES, get_config
 from shufflenet_fn.model.network import apply, features
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn_backends.registry import get_backend
@@ -24,11 +24,13 @@ from tests.model.peers import WIDTHS, peer
 SIZES = ((224, 224), (97, 130), (64, 64), (33, 31), (1, 1))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-def test_logits_in_evaluation_are_bit_equal(width: str, size: tuple[int, int]) -> None:
-    module = peer(width).eval()
-    config = get_config(width, num_classes=10)
+@pytest.mark.parametrize(
+    ("width", "size", "num_classes"),
+    [*((width, size, 10) for width in WIDTHS for size in SIZES), ("x1_0", (128, 128), 1000)],
+)
+def test_logits_in_evaluation_are_bit_equal(width: str, size: tuple[int, int], num_classes: int) -> None:
+    module = peer(width, num_classes=num_classes).eval()
+    config = get_config(width, num_classes=num_classes)
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(3))
 
     with torch.no_grad():
@@ -39,79 +41,22 @@ def test_logits_in_evaluation_are_bit_equal(width: str, size: tuple[int, int]) -
     assert torch.equal(logits, expected)
 
 
-def test_logits_of_a_thousand_classes_are_bit_equal() -> None:
-    module = peer("x1_0", num_classes=1000).eval()
-    config = get_config("x1_0")
-    images, _ = examples(3, 128)
-
-    with torch.no_grad():
-        logits, _ = apply(config, from_torchvision(module.state_dict(), config), images)
-        assert torch.equal(logits, module(images))
-
-
+# Measured: equal but for 2e-16 in variances in float64, and for 2e-7 in float32. The room is for kernels that
+# sum in another order.
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-11), (torch.float32, 2e-5)], ids=str)
 @pytest.mark.parametrize("width", WIDTHS)
-def test_a_training_pass_in_float64(width: str) -> None:
-    """Loss, every gradient and every running statistic. Measured: equal but for 2e-16 in variances."""
-    _assert_same_training_pass(width, torch.float64, tolerance=1e-11)
-
-
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_training_pass_in_float32(width: str) -> None:
-    """Measured: equal but for 2e-7 in variances; the room is for kernels that sum in another order."""
-    _assert_same_training_pass(width, torch.float32, tolerance=2e-5)
-
-
-@pytest.mark.parametrize("momentum", [0.0, 0.25, 1.0])
-def test_batch_norm_momentum_is_torchs(momentum: float) -> None:
-    module = peer("x0_5", dtype=torch.float64).train()
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.momentum = momentum
-    config = get_config("x0_5", num_classes=10, bn_momentum=momentum)
-    variables = from_torchvision(module.state_dict(), config)
-    images, _ = examples(4, 64, dtype=torch.float64)
-
-    _, batch_stats = apply(config, variables, images, train=True)
-    module(images)
-
-    expected = from_torchvision(module.state_dict(), config)
-    assert_trees_close(batch_stats, expected.batch_stats, rtol=1e-11, atol=1e-13)
-
-
-def test_batch_norm_epsilon_is_torchs() -> None:
-    module = peer("x0_5", dtype=torch.float64).train()
-    for norm in module.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.eps = 0.1
-    config = get_config("x0_5", num_classes=10, bn_eps=0.1)
-    variables = from_torchvision(module.state_dict(), config)
-    images, _ = examples(4, 64, dtype=torch.float64)
-
-    logits, batch_stats = apply(config, variables, images, train=True)
-
-    torch.testing.assert_close(logits, module(images), rtol=1e-11, atol=1e-11)
-    expected = from_torchvision(module.state_dict(), config)
-    assert_trees_close(batch_stats, expected.batch_stats, rtol=1e-10, atol=1e-12)
-
-
-def test_channels_last_images_give_the_same_logits() -> None:
-    module = peer("x0_5").eval()
-    config = get_config("x0_5", num_classes=10)
-    variables = from_torchvision(module.state_dict(), config)
-    images, _ = examples(2, 64)
-
-    logits, _ = apply(config, variables, images.to(memory_format=torch.channels_last))
-
-    torch.testing.assert_close(logits, module(images), rtol=1e-4, atol=1e-5)
-
-
-def _assert_same_training_pass(width: str, dtype: torch.dtype, *, tolerance: float) -> None:
+def test_a_training_pass(width: str, dtype: torch.dtype, tolerance: float) -> None:
+    """Loss, every gradient and every running statistic."""
     config = get_config(width, num_classes=10)
     module = peer(width, dtype=dtype).train()
     variables = from_torchvision(module.state_dict(), config)
     images, labels = examples(4, 64, num_classes=10, dtype=dtype)
 
-    loss, grads, batch_stats = _ours(config, variables, images, labels)
+    def loss_fn(params: Any) -> tuple[Tensor, Any]:
+        logits, batch_stats = apply(config, Variables(params, variables.batch_stats), images, train=True)
+        return nnf.cross_entropy(logits, labels), batch_stats
+
+    grads, (loss, batch_stats) = torch.func.grad_and_value(loss_fn, has_aux=True)(variables.params)
     expected_loss = nnf.cross_entropy(module(images), labels)
     expected_loss.backward()
 
@@ -125,15 +70,32 @@ def _assert_same_training_pass(width: str, dtype: torch.dtype, *, tolerance: flo
     assert len(to_torchvision(Variables(grads, batch_stats), config)) == len(module.state_dict())
 
 
-def _ours(
-    config: ShuffleNetConfig, variables: Variables, images: Tensor, labels: Tensor
-) -> tuple[Tensor, Any, Any]:
-    def loss_fn(params: Any) -> tuple[Tensor, Any]:
-        logits, batch_stats = apply(config, Variables(params, variables.batch_stats), images, train=True)
-        return nnf.cross_entropy(logits, labels), batch_stats
+@pytest.mark.parametrize(("momentum", "eps"), [(0.0, 1e-5), (0.25, 1e-5), (1.0, 1e-5), (0.1, 0.1)])
+def test_momentum_and_epsilon_of_batch_norms_are_torchs(momentum: float, eps: float) -> None:
+    module = peer("x0_5", dtype=torch.float64).train()
+    for norm in module.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.momentum, norm.eps = momentum, eps
+    config = get_config("x0_5", num_classes=10, bn_momentum=momentum, bn_eps=eps)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(4, 64, dtype=torch.float64)
 
-    grads, (loss, batch_stats) = torch.func.grad_and_value(loss_fn, has_aux=True)(variables.params)
-    return loss, grads, batch_stats
+    logits, batch_stats = apply(config, variables, images, train=True)
+
+    torch.testing.assert_close(logits, module(images), rtol=1e-11, atol=1e-11)
+    expected = from_torchvision(module.state_dict(), config)
+    assert_trees_close(batch_stats, expected.batch_stats, rtol=1e-11, atol=1e-12)
+
+
+def test_channels_last_images_give_the_same_logits() -> None:
+    module = peer("x0_5").eval()
+    config = get_config("x0_5", num_classes=10)
+    variables = from_torchvision(module.state_dict(), config)
+    images, _ = examples(2, 64)
+
+    logits, _ = apply(config, variables, images.to(memory_format=torch.channels_last))
+
+    torch.testing.assert_close(logits, module(images), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("width", WIDTHS)

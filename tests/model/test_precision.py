@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
@@ -15,65 +16,51 @@ from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.precision import Policy, get_policy
 from shufflenet_fn.tree import tree_leaves
-from shufflenet_fn_backends.primitives import Backend, Moments
+from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables, unchanged
 
 F16, F32, BF16, F64 = torch.float16, torch.float32, torch.bfloat16, torch.float64
 
 
-class Expected(NamedTuple):
-    """dtypes: of stored parameters, of what convolutions are given, of what batch norm is given."""
-
-    params: torch.dtype
-    conv: set[tuple[torch.dtype, torch.dtype]]
-    norm: set[tuple[torch.dtype, torch.dtype]]
-
-
-# Images and weights of a convolution; activations and weights of a batch norm. Under autocast (O1) the
-# convolutions are given float32 images first and float32 weights always, and cast inside.
+# For each policy the dtypes of stored parameters; of images and weights of a convolution; of activations and
+# weights of a batch norm. Under autocast (O1) the convolutions are given float32 images first and float32
+# weights always, and cast inside.
 EXPECTED = {
-    "O0": Expected(F32, {(F32, F32)}, {(F32, F32)}),
-    "fp32": Expected(F32, {(F32, F32)}, {(F32, F32)}),
-    "O1": Expected(F32, {(F32, F32), (F16, F32)}, {(F16, F32)}),
-    "O2": Expected(F32, {(F16, F16)}, {(F16, F32)}),
-    "O3": Expected(F16, {(F16, F16)}, {(F16, F16)}),
-    "bf16": Expected(F32, {(BF16, BF16)}, {(BF16, F32)}),
+    "O0": (F32, {(F32, F32)}, {(F32, F32)}),
+    "fp32": (F32, {(F32, F32)}, {(F32, F32)}),
+    "O1": (F32, {(F32, F32), (F16, F32)}, {(F16, F32)}),
+    "O2": (F32, {(F16, F16)}, {(F16, F32)}),
+    "O3": (F16, {(F16, F16)}, {(F16, F16)}),
+    "bf16": (F32, {(BF16, BF16)}, {(BF16, F32)}),
 }
 
 
-class Seen(NamedTuple):
-    conv: set[tuple[torch.dtype, torch.dtype]]
-    norm: set[tuple[torch.dtype, torch.dtype]]
-    stats: set[torch.dtype]
-    moments: set[torch.dtype]
+def recording() -> tuple[Backend[Tensor], dict[str, set[Any]]]:
+    """The reference, and the dtypes that it is called with and those of its moments."""
+    seen: dict[str, set[Any]] = {"conv": set(), "norm": set(), "stats": set(), "moments": set()}
 
+    def conv2d(x: Tensor, weight: Tensor, **options: Any) -> Tensor:
+        seen["conv"].add((x.dtype, weight.dtype))
+        return REFERENCE.conv2d(x, weight, **options)
 
-def recording() -> tuple[Backend[Tensor], Seen]:
-    """The reference, and the dtypes that it is called with."""
-    seen = Seen(set(), set(), set(), set())
+    def recorded(batch_norm: Callable[..., Any]) -> Callable[..., Any]:
+        def call(x: Tensor, weight: Tensor, bias: Tensor, *stats: Tensor, **options: Any) -> Any:
+            assert weight.dtype == bias.dtype
+            seen["norm"].add((x.dtype, weight.dtype))
+            seen["stats"].update(leaf.dtype for leaf in stats)
+            result = batch_norm(x, weight, bias, *stats, **options)
+            if isinstance(result, tuple):
+                seen["moments"].update((result[1].mean.dtype, result[1].saved.dtype))
+            return result
 
-    def conv2d(x: Tensor, weight: Tensor, **kwargs: Any) -> Tensor:
-        seen.conv.add((x.dtype, weight.dtype))
-        return REFERENCE.conv2d(x, weight, **kwargs)
-
-    def batch_norm_train(x: Tensor, weight: Tensor, bias: Tensor, **kwargs: Any) -> tuple[Tensor, Moments]:
-        assert weight.dtype == bias.dtype
-        seen.norm.add((x.dtype, weight.dtype))
-        y, moments = REFERENCE.batch_norm_train(x, weight, bias, **kwargs)
-        seen.moments.update((moments.mean.dtype, moments.saved.dtype))
-        return y, moments
-
-    def batch_norm_eval(
-        x: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, var: Tensor, **kwargs: Any
-    ) -> Tensor:
-        assert weight.dtype == bias.dtype
-        seen.norm.add((x.dtype, weight.dtype))
-        seen.stats.update((mean.dtype, var.dtype))
-        return REFERENCE.batch_norm_eval(x, weight, bias, mean, var, **kwargs)
+        return call
 
     backend = replace(
-        REFERENCE, conv2d=conv2d, batch_norm_train=batch_norm_train, batch_norm_eval=batch_norm_eval
+        REFERENCE,
+        conv2d=conv2d,
+        batch_norm_train=recorded(REFERENCE.batch_norm_train),
+        batch_norm_eval=recorded(REFERENCE.batch_norm_eval),
     )
     return backend, seen
 
@@ -81,20 +68,17 @@ def recording() -> tuple[Backend[Tensor], Seen]:
 @pytest.mark.parametrize("name", EXPECTED)
 @pytest.mark.parametrize("train", [False, True])
 def test_dtypes_in_the_network(name: str, train: bool) -> None:
-    policy, expected = get_policy(name), EXPECTED[name]
-    assert policy.param_dtype == expected.params
+    policy, (params, conv, norm) = get_policy(name), EXPECTED[name]
+    assert policy.param_dtype == params
     backend, seen = recording()
     images, _ = examples(4)
     logits, batch_stats = apply(
         TINY, tiny_variables(dtype=policy.param_dtype), images, train=train, backend=backend, policy=policy
     )
     assert logits.dtype == F32
-    assert seen.conv == expected.conv
-    assert seen.norm == expected.norm
     assert {leaf.dtype for leaf in tree_leaves(batch_stats)} == {F32}
-    assert seen.stats == (set() if train else {F32})
-    if train:
-        assert seen.moments == {F32}
+    own = {"stats": set(), "moments": {F32}} if train else {"stats": {F32}, "moments": set()}
+    assert seen == {"conv": conv, "norm": norm, **own}
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -119,12 +103,12 @@ def test_without_a_policy_the_arguments_decide() -> None:
     logits, batch_stats = apply(TINY, tiny_variables(dtype=F64), images, train=True)
     assert logits.dtype == F64
     assert {leaf.dtype for leaf in tree_leaves(batch_stats)} == {F64}
-
-
-def test_o0_is_no_policy() -> None:
-    images, _ = examples(2)
-    plain = apply(TINY, tiny_variables(), images, train=True)
-    assert_trees_equal(apply(TINY, tiny_variables(), images, train=True, policy=get_policy("O0")), plain)
+    images = images.float()
+    plain, *same = (
+        apply(TINY, tiny_variables(), images, train=True, policy=policy)
+        for policy in (None, get_policy("O0"))
+    )
+    assert_trees_equal(same, [plain])
 
 
 @pytest.mark.parametrize(
@@ -135,29 +119,28 @@ def test_o0_is_no_policy() -> None:
         ("c=f16,n=f16", Policy(F32, F16, F32, F16)),
         ("p=f64,c=f64,o=f64,n=f64", Policy(F64, F64, F64, F64)),
         ("output=bfloat16", Policy(output_dtype=BF16)),
+        ("p=f32,c=f32,o=f32", get_policy("O0")),
+        ("fp32", get_policy("O0")),
+        ("c=f16", get_policy("O2")),
+        ("p=f16,c=f16,o=f32,n=f16", get_policy("O3")),
+        ("c=bf16", get_policy("bf16")),
     ],
 )
 def test_the_grammar(text: str, policy: Policy) -> None:
     assert get_policy(text) == policy
 
 
-def test_names_are_shorthands_of_the_grammar() -> None:
-    assert get_policy("O0") == get_policy("fp32") == get_policy("p=f32,c=f32,o=f32")
-    assert get_policy("O2") == get_policy("c=f16")
-    assert get_policy("O3") == get_policy("p=f16,c=f16,o=f32,n=f16")
-    assert get_policy("bf16") == get_policy("c=bf16")
+NAMES = ("O0", "O1", "O2", "O3", "bf16", "p=f32,c=bf16,o=f32")
 
 
-@pytest.mark.parametrize("text", ["O4", "o2", "half", "", "fp16"])
-def test_unknown_name_lists_valid_names(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        *((text, NAMES) for text in ("O4", "o2", "half", "", "fp16")),
+        *((text, ("cannot read",)) for text in ("p=f31", "q=f32", "p=f32,", "c=f16;o=f32", "=", "p=f32,c")),
+    ],
+)
+def test_bad_precisions_name_what_is_allowed(text: str, said: tuple[str, ...]) -> None:
     with pytest.raises(UsageError) as error:
         get_policy(text)
-    for part in (repr(text), "O0", "O1", "O2", "O3", "bf16", "p=f32,c=bf16,o=f32"):
-        assert part in str(error.value)
-
-
-@pytest.mark.parametrize("text", ["p=f31", "q=f32", "p=f32,", "c=f16;o=f32", "=", "p=f32,c"])
-def test_a_grammar_error_names_the_part(text: str) -> None:
-    with pytest.raises(UsageError, match="cannot read") as error:
-        get_policy(text)
-    assert repr(text) in str(error.value)
+    assert all(part in str(error.value) for part in (repr(text), *said))

@@ -83,40 +83,31 @@ def normalised(**shapes: tuple[int, ...]) -> Callable[[int], Inputs]:
 # ---- primitives ----
 
 
-def conv(*, stride: int = 1, padding: int = 0, depthwise: bool = False) -> Callable[..., Outputs]:
-    def run(b: Backend[Any], t: Inputs) -> Outputs:
-        groups = t["w"].shape[0] if depthwise else 1
-        y = b.conv2d(t["x"], t["w"], stride=stride, padding=padding, groups=groups)
-        return {"y": b.to_tensor(y)}
-
-    return run
-
-
-def conv_bias(
-    *, relu: bool, stride: int = 1, padding: int = 0, depthwise: bool = False
+def conv(
+    *, stride: int = 1, padding: int = 0, depthwise: bool = False, relu: bool = False
 ) -> Callable[..., Outputs]:
+    """With a bias and ReLU if the inputs have ``b``."""
+
     def run(b: Backend[Any], t: Inputs) -> Outputs:
-        groups = t["w"].shape[0] if depthwise else 1
-        y = b.conv2d_bias(t["x"], t["w"], t["b"], stride=stride, padding=padding, groups=groups, relu=relu)
+        shape = {"stride": stride, "padding": padding, "groups": t["w"].shape[0] if depthwise else 1}
+        if "b" in t:
+            y = b.conv2d_bias(t["x"], t["w"], t["b"], relu=relu, **shape)
+        else:
+            y = b.conv2d(t["x"], t["w"], **shape)
         return {"y": b.to_tensor(y)}
 
     return run
 
 
-def norm_train(*, relu: bool) -> Callable[..., Outputs]:
-    def run(b: Backend[Any], t: Inputs) -> Outputs:
-        x, bn = lift(b, t["x"]), t["bn"]
-        y, moments = b.batch_norm_train(x, bn["weight"], bn["bias"], eps=EPS, relu=relu)
-        return {"y": b.to_tensor(y), "mean": moments.mean, "invstd": invstd_of(moments)}
-
-    return run
-
-
-def norm_eval(*, relu: bool) -> Callable[..., Outputs]:
+def norm(*, train: bool, relu: bool) -> Callable[..., Outputs]:
     def run(b: Backend[Any], t: Inputs) -> Outputs:
         x, bn, stats = lift(b, t["x"]), t["bn"], t["stats"]
-        y = b.batch_norm_eval(x, bn["weight"], bn["bias"], stats["mean"], stats["var"], eps=EPS, relu=relu)
-        return {"y": b.to_tensor(y)}
+        affine = bn["weight"], bn["bias"]
+        if not train:
+            y = b.batch_norm_eval(x, *affine, stats["mean"], stats["var"], eps=EPS, relu=relu)
+            return {"y": b.to_tensor(y)}
+        y, moments = b.batch_norm_train(x, *affine, eps=EPS, relu=relu)
+        return {"y": b.to_tensor(y), "mean": moments.mean, "invstd": invstd_of(moments)}
 
     return run
 
@@ -216,28 +207,16 @@ def _outputs(b: Backend[Any], y: Any, moments: Any) -> Outputs:
     return {"y": b.to_tensor(y), "moments": pytree.tree_leaves(moments)}
 
 
-def basic_unit(*, train: bool) -> Callable[..., Outputs]:
+def unit(of_network: Callable[..., Any], *, train: bool) -> Callable[..., Outputs]:
+    """``_basic_unit``, ``_downsampling_unit`` or ``_stage`` of the network."""
+
     def run(b: Backend[Any], t: Inputs) -> Outputs:
-        ctx = context(b, train)
-        y, moments = network._basic_unit(ctx, t["params"], t["stats"], lift(b, t["x"]))
-        return _outputs(b, y, moments)
+        return _outputs(b, *of_network(context(b, train), t["params"], t["stats"], lift(b, t["x"])))
 
     return run
 
 
-def downsampling_unit(*, train: bool) -> Callable[..., Outputs]:
-    def run(b: Backend[Any], t: Inputs) -> Outputs:
-        ctx = context(b, train)
-        y, moments = network._downsampling_unit(ctx, t["params"], t["stats"], lift(b, t["x"]))
-        return _outputs(b, y, moments)
-
-    return run
-
-
-def stage(b: Backend[Any], t: Inputs) -> Outputs:
-    """A downsampling unit and two basic ones."""
-    ctx = context(b, True)
-    return _outputs(b, *network._stage(ctx, t["params"], t["stats"], lift(b, t["x"])))
+BASIC, DOWN, STAGE = network._basic_unit, network._downsampling_unit, network._stage
 
 
 def stem(b: Backend[Any], t: Inputs) -> Outputs:
@@ -260,16 +239,16 @@ PRIMITIVES = (
     Case("conv 1x1 of one image", conv(), maps(x=(1, 4, 1, 3), w=(6, 4, 1, 1))),
     Case("conv dw", conv(padding=1, depthwise=True), maps(x=(2, 6, 5, 7), w=(6, 1, 3, 3))),
     Case("conv dw s2", conv(stride=2, padding=1, depthwise=True), maps(x=(2, 6, 7, 6), w=(6, 1, 3, 3))),
-    Case("conv bias", conv_bias(relu=False), maps(x=(2, 10, 5, 7), w=(6, 10, 1, 1), b=(6,))),
+    Case("conv bias", conv(), maps(x=(2, 10, 5, 7), w=(6, 10, 1, 1), b=(6,))),
     Case(
         "conv dw bias relu",
-        conv_bias(padding=1, depthwise=True, relu=True),
+        conv(padding=1, depthwise=True, relu=True),
         maps(x=(2, 6, 5, 7), w=(6, 1, 3, 3), b=(6,)),
     ),
-    Case("norm train", norm_train(relu=False), normalised(x=(3, 6, 5, 7))),
-    Case("norm train relu", norm_train(relu=True), normalised(x=(3, 6, 5, 7))),
-    Case("norm eval", norm_eval(relu=False), normalised(x=(2, 6, 5, 7))),
-    Case("norm eval relu", norm_eval(relu=True), normalised(x=(1, 6, 5, 7))),
+    Case("norm train", norm(train=True, relu=False), normalised(x=(3, 6, 5, 7))),
+    Case("norm train relu", norm(train=True, relu=True), normalised(x=(3, 6, 5, 7))),
+    Case("norm eval", norm(train=False, relu=False), normalised(x=(2, 6, 5, 7))),
+    Case("norm eval relu", norm(train=False, relu=True), normalised(x=(1, 6, 5, 7))),
     Case("max pool", max_pool, maps(x=(2, 6, 7, 9))),
     Case("split", split, maps(x=(2, 10, 5, 7))),
     Case("split of one pixel", split, maps(x=(1, 2, 1, 1))),
@@ -282,11 +261,11 @@ PRIMITIVES = (
 )
 
 SMALL_UNITS = (
-    Case("basic", basic_unit(train=True), unit_inputs(6, "stage2", "1", x=(3, 12, 5, 3))),
-    Case("basic eval", basic_unit(train=False), unit_inputs(6, "stage2", "1", x=(1, 12, 5, 3))),
-    Case("down", downsampling_unit(train=True), unit_inputs(6, "stage2", "0", x=(3, 24, 5, 7))),
-    Case("down eval", downsampling_unit(train=False), unit_inputs(6, "stage2", "0", x=(1, 24, 7, 5))),
-    Case("stage", stage, unit_inputs(6, "stage2", x=(3, 24, 7, 5))),
+    Case("basic", unit(BASIC, train=True), unit_inputs(6, "stage2", "1", x=(3, 12, 5, 3))),
+    Case("basic eval", unit(BASIC, train=False), unit_inputs(6, "stage2", "1", x=(1, 12, 5, 3))),
+    Case("down", unit(DOWN, train=True), unit_inputs(6, "stage2", "0", x=(3, 24, 5, 7))),
+    Case("down eval", unit(DOWN, train=False), unit_inputs(6, "stage2", "0", x=(1, 24, 7, 5))),
+    Case("stage", unit(STAGE, train=True), unit_inputs(6, "stage2", x=(3, 24, 7, 5))),
     Case("stem and pool", stem, unit_inputs(6, "conv1", x=(2, 3, 13, 11))),
     Case("conv5 and pool", head, unit_inputs(6, "conv5", x=(3, 4, 5, 3))),
 )
@@ -296,11 +275,9 @@ UNITS = tuple(
     for width, half in HALVES.items()
     for case in (
         Case(
-            f"basic {width}", basic_unit(train=True), unit_inputs(half, "stage2", "1", x=(2, 2 * half, 7, 5))
+            f"basic {width}", unit(BASIC, train=True), unit_inputs(half, "stage2", "1", x=(2, 2 * half, 7, 5))
         ),
-        Case(
-            f"down {width}", downsampling_unit(train=True), unit_inputs(half, "stage2", "0", x=(2, 24, 7, 9))
-        ),
+        Case(f"down {width}", unit(DOWN, train=True), unit_inputs(half, "stage2", "0", x=(2, 24, 7, 9))),
     )
 )
 

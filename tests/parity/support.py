@@ -12,7 +12,6 @@ from torch.utils import _pytree as pytree
 
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_paths, tree_unflatten
 from shufflenet_fn_backends.primitives import Backend
-from tests.model.support import generator
 from tests.parity.cases import Case, Inputs, Outputs
 
 LAYOUTS = ("NCHW", "channels_last")
@@ -80,13 +79,3 @@ def autograd(case: Case, backend: Backend[Any], inputs: Inputs) -> tuple[Outputs
     outputs = case.run(backend, {**tree_unflatten(t, leaves), **rest})
     grads = torch.autograd.grad(loss(outputs), leaves)
     return pytree.tree_map(torch.detach, outputs), tree_unflatten(t, list(grads))
-
-
-def tangents(tree: Any, seed: int) -> Any:
-    rng = generator(seed)
-    return tree_map(lambda a: torch.randn(a.shape, generator=rng, dtype=torch.float64).to(a), tree)
-
-
-def inner(a: Any, b: Any) -> Tensor:
-    pairs = zip(tree_leaves(a), tree_leaves(b), strict=True)
-    return torch.stack([(x * y).sum() for x, y in pairs]).sum()

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from shufflenet_fn_backends.registry import get_backend
+from tests.model.support import random_like
 from tests.parity.backends import Row, rows
 from tests.parity.cases import SMALL, Case
-from tests.parity.support import autograd, loss_of, parted, prepared, tangents
+from tests.parity.support import autograd, loss_of, parted, prepared
 from tests.parity.test_transforms import detached
 from tests.parity.tolerance import assert_near, tolerance
 
@@ -41,7 +42,7 @@ def of_grad(case: Case, b: Any, inputs: Any, compiled: Callable[[Any], Any]) -> 
 
 def of_jvp(case: Case, b: Any, inputs: Any, compiled: Callable[[Any], Any]) -> Any:
     t, rest = parted(inputs)
-    v = tangents(t, 5)
+    v = random_like(t, 5)
     return compiled(lambda t, v: torch.func.jvp(loss_of(case, b, rest), (t,), (v,)))(t, v)
 
 

@@ -13,9 +13,10 @@ from torch.func import grad, jvp, vmap
 from shufflenet_fn.tree import tree_map
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend
+from tests.model.support import inner, random_like
 from tests.parity.backends import Row, cases_and_rows
 from tests.parity.cases import SMALL, Case, Inputs
-from tests.parity.support import autograd, differentiable, inner, loss_of, parted, prepared, stacked, tangents
+from tests.parity.support import autograd, differentiable, loss_of, parted, prepared, stacked
 from tests.parity.tolerance import assert_near, tolerance
 
 # torch's own use, at the first forward-mode derivative in a process.
@@ -65,18 +66,18 @@ def nested(case: Case, b: Backend[Any], trees: list[Inputs]) -> Any:
 
 def pushed(case: Case, b: Backend[Any], trees: list[Inputs]) -> Any:
     t, rest = parted(trees[0])
-    return jvp(lambda t: differentiable(case.run(b, {**t, **rest})), (t,), (tangents(t, 5),))
+    return jvp(lambda t: differentiable(case.run(b, {**t, **rest})), (t,), (random_like(t, 5),))
 
 
 def second_derivative(case: Case, b: Backend[Any], trees: list[Inputs]) -> Any:
     t, rest = parted(trees[0])
-    direction = tangents(t, 5)
+    direction = random_like(t, 5)
     return grad(lambda t: inner(grad(loss_of(case, b, rest))(t), direction))(t)
 
 
 def forward_over_reverse(case: Case, b: Backend[Any], trees: list[Inputs]) -> Any:
     t, rest = parted(trees[0])
-    return jvp(grad(loss_of(case, b, rest)), (t,), (tangents(t, 5),))[1]
+    return jvp(grad(loss_of(case, b, rest)), (t,), (random_like(t, 5),))[1]
 
 
 TRANSFORMS: dict[str, Run] = {

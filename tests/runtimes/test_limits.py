@@ -6,8 +6,6 @@ import errno
 import math
 import os
 import resource
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +14,16 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.errors import UserError
-from shufflenet_fn_backends.support import cgroups, limits
-from shufflenet_fn_backends.support.cgroups import cpu_quota, group_limit, usable_cores
-from shufflenet_fn_backends.support.limits import LimitReached, check_threads, limit_reached
+from shufflenet_fn.run.rank import WANTED, allow_open_files
+from shufflenet_fn_backends.support import limits
+from shufflenet_fn_backends.support.limits import (
+    LimitReached,
+    check_threads,
+    cpu_quota,
+    group_limit,
+    limit_reached,
+    usable_cores,
+)
 
 
 def of_system(number: int) -> OSError:
@@ -182,37 +187,33 @@ def test_cpu_quota_is_smallest_of_ancestors(case: str, tmp_path: Path) -> None:
 def test_usable_cores_respect_quota_and_affinity(
     quota: float, seen: int, usable: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cgroups, "cpu_quota", lambda: quota)
-    monkeypatch.setattr(cgroups, "affinity_cores", lambda: seen)
+    monkeypatch.setattr(limits, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(limits, "affinity_cores", lambda: seen)
     assert usable_cores() == usable
 
 
 def test_limit_of_other_controllers(tmp_path: Path) -> None:
     files = {"a/pids.max": "max", "pids.max": "100"}
     proc = recorded(tmp_path, ["8:pids:/a"], "/", "cgroup cgroup rw,pids", files)
-    assert group_limit("pids", ("pids.max",), proc) == 100
-    assert group_limit("memory", ("memory.max",), proc) is None
+    assert group_limit("pids", "pids.max", proc) == 100
+    assert group_limit("memory", "memory.max", proc) is None
     assert cpu_quota(tmp_path / "no proc") == math.inf
 
 
-# ---- the limit of open files is raised and never lowered ----
-
-
-PROGRAM = """
-import resource, sys
-from shufflenet_fn.run.rank import allow_open_files
-soft, hard = map(int, sys.argv[1:])
-resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-allow_open_files()
-print(*resource.getrlimit(resource.RLIMIT_NOFILE))
-"""
-
-
 @pytest.mark.parametrize(
-    ("soft", "hard", "after"), [(256, 512, (512, 512)), (512, 512, (512, 512)), (64, 256, (256, 256))]
+    ("soft", "hard", "changes"),
+    [
+        (256, 512, [(512, 512)]),
+        (512, 512, []),
+        (1024, resource.RLIM_INFINITY, [(WANTED, -1)]),
+        (WANTED + 1, -1, []),
+    ],
 )
-def test_open_file_limit_is_raised_to_hard_limit(soft: int, hard: int, after: tuple[int, int]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(soft), str(hard)], capture_output=True, text=True, check=True
-    )
-    assert tuple(map(int, done.stdout.split())) == after
+def test_open_file_limit_is_raised_and_never_lowered(
+    soft: int, hard: int, changes: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda which, new: found.append(new))
+    allow_open_files()
+    assert found == changes

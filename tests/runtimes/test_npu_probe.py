@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import torch
 
+from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.doctor import examine
+from shufflenet_fn.doctor.ascend import torch_npu as stage
+from shufflenet_fn.run.plan import plan_run
 from shufflenet_fn_backends.runtimes.npu.probe import check_pair, explain_failure, look, no_device, probe
 from shufflenet_fn_backends.runtimes.select import select_runtime
 from shufflenet_fn_backends.support.errors import DeviceError
@@ -44,6 +47,9 @@ def test_a_pair_that_does_not_go_together(torch_npu: Installed) -> None:
     text = problem()
     assert "2.1.0.post17" in text and f"torch {torch.__version__.partition('+')[0]}" in text
     assert "torch==2.1.*" in text and f"torch_npu=={MINOR}.*" in text
+    finding = stage({"device": "auto", "torch": {"version": torch.__version__, "cuda": None}})
+    assert finding.status == "failed"
+    assert "2.1.0.post17" in finding.text and f"torch_npu=={MINOR}.*" in finding.fix
 
 
 @pytest.mark.parametrize(
@@ -120,9 +126,6 @@ def test_an_explicit_npu_is_refused_with_the_reason(torch_npu: Installed) -> Non
     [("Ascend910A", "O2", "no bfloat16"), ("Ascend910B2", "bf16", "computes in bfloat16")],
 )
 def test_precision_follows_the_chip(chip: Chip, image_folder: Path, soc: str, chosen: str, why: str) -> None:
-    from shufflenet_fn.config.resolve import resolve
-    from shufflenet_fn.run.plan import plan_run
-
     chip(8, soc)
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8, "precision": "auto"}
     plan = plan_run(resolve(given))
@@ -154,9 +157,6 @@ def test_more_devices_than_there_are(chip: Chip, command: Callable[..., Any], im
 
 
 def test_compile_says_what_is_known(chip: Chip, image_folder: Path) -> None:
-    from shufflenet_fn.config.resolve import resolve
-    from shufflenet_fn.run.plan import plan_run
-
     chip(1, "Ascend910B1")
     given = {"data": str(image_folder), "device": "npu", "batch_size": 8}
     assert not any("triton-ascend" in text for text in plan_run(resolve(given)).warnings)
@@ -191,20 +191,8 @@ def test_the_doctor_explains_a_broken_torch_npu(
     assert found["loader"]["status"] == "ok"
 
 
-def test_doctor_names_an_incompatible_pair(torch_npu: Installed) -> None:
-    from shufflenet_fn.doctor.ascend import torch_npu as stage
-
-    torch_npu("raise AssertionError('need not be imported')", version="2.1.0.post17")
-    facts = {"device": "auto", "torch": {"version": torch.__version__, "cuda": None}}
-    finding = stage(facts)
-    assert finding.status == "failed"
-    assert "2.1.0.post17" in finding.text and f"torch_npu=={MINOR}.*" in finding.fix
-
-
 @pytest.mark.parametrize(("device", "status"), [("auto", "skipped"), ("npu", "failed")])
 def test_doctor_requires_torch_npu_only_for_npu(device: str, status: str) -> None:
-    from shufflenet_fn.doctor.ascend import torch_npu as stage
-
     finding = stage({"device": device, "torch": {"version": torch.__version__, "cuda": None}})
     assert finding.status == status
     assert (f"torch_npu=={MINOR}.*" in finding.fix) == (device == "npu")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +15,23 @@ import torch
 
 from shufflenet_fn.checkpoint.state import generator_states, restore_generators
 from shufflenet_fn.run.timing import fitted
-from shufflenet_fn_backends.runtimes import cpu
+from shufflenet_fn_backends.runtimes import cpu, cuda
 from shufflenet_fn_backends.runtimes.base import Window
+from shufflenet_fn_backends.runtimes.npu import runtime as npu
 from shufflenet_fn_backends.support.errors import UsageError
+from tests.conftest import pytest_configure
 
 TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 1, "--device", "cpu")
+
+
+@pytest.mark.parametrize(("name", "module"), [("cuda", cuda), ("npu", npu)])
+def test_parity_tests_refuse_an_absent_device(name: str, module: Any) -> None:
+    reason = module.unavailable_reason()
+    if reason is None:
+        pytest.skip(f"{name} is there")
+    config: Any = SimpleNamespace(getoption=lambda option: name)
+    with pytest.raises(pytest.UsageError, match=re.escape(reason)):
+        pytest_configure(config)
 
 
 def test_memory_of_the_cpu() -> None:
@@ -29,8 +44,6 @@ def test_memory_of_the_cpu() -> None:
 
 
 def test_dtypes_that_a_device_lacks() -> None:
-    from dataclasses import replace
-
     narrow = replace(cpu.runtime(), dtypes=lambda: (torch.float32,), chip=lambda: "Z80")
     narrow.check_dtypes((torch.float32,), "--precision fp32")
     with pytest.raises(UsageError, match=r"--precision O2.*float16.*Z80.*float32"):
@@ -105,45 +118,32 @@ def test_a_deterministic_run(command: Callable[..., Any], image_folder: Path, tm
         outcome = command(*arguments, "--run-dir", name)
         assert outcome.code == 0, outcome.err
         assert "torch takes deterministic operators" in outcome.out
-    weights = [next((tmp_path / name / "checkpoints").glob("step-*")) for name in ("a", "b")]
-    first, second = ((path / "weights.safetensors").read_bytes() for path in weights)
-    assert first == second
-
-
-def test_results_have_the_memory(command: Callable[..., Any], image_folder: Path, tmp_path: Path) -> None:
-    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
-    assert outcome.code == 0, outcome.err
-    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    first, second = (next((tmp_path / name / "checkpoints").glob("step-*")) for name in ("a", "b"))
+    assert (first / "weights.safetensors").read_bytes() == (second / "weights.safetensors").read_bytes()
+    assert (first / "generators.safetensors").exists()
+    results = json.loads((tmp_path / "a" / "results.json").read_text())
     assert 0 < results["memory_peak_bytes"] < results["memory_total_bytes"]
     assert results["memory_reserved_bytes"] > 0
-    checkpoint = next((tmp_path / "run" / "checkpoints").glob("step-*"))
-    assert (checkpoint / "generators.safetensors").exists()
 
 
-def test_a_known_error_in_training_is_one_message(
+def test_known_errors_are_one_message_and_others_a_traceback(
     command: Callable[..., Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "NPU out of memory. Tried to allocate 52.00 MiB (NPU 0; 60.96 GiB total capacity)"
+    raised: list[Exception] = [torch.OutOfMemoryError(f"{text}\nand many more lines")]
 
-    def runs_out(*arguments: object, **options: object) -> None:
-        raise torch.OutOfMemoryError(f"{text}\nand many more lines")
+    def fails(*arguments: object, **options: object) -> None:
+        raise raised[-1]
 
-    monkeypatch.setattr("shufflenet_fn.run.rank.train", runs_out)
-    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "run")
+    monkeypatch.setattr("shufflenet_fn.run.rank.train", fails)
+    outcome = command("train", *TINY, "--data", image_folder, "--run-dir", "known")
     assert outcome.code == 1
     assert "Traceback" not in outcome.err and "many more lines" not in outcome.err
     assert text in outcome.err and "--batch-size" in outcome.err
-    log = Path("run", "log.txt").read_text()
+    log = Path("known", "log.txt").read_text()
     assert "Traceback" in log and "and many more lines" in log
 
-
-def test_other_errors_keep_their_traceback(
-    command: Callable[..., Any], image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(*arguments: object, **options: object) -> None:
-        raise ZeroDivisionError("a bug")
-
-    monkeypatch.setattr("shufflenet_fn.run.rank.train", fails)
+    raised.append(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError, match="a bug"):
-        command("train", *TINY, "--data", image_folder, "--run-dir", "run")
-    assert "ZeroDivisionError: a bug" in Path("run", "log.txt").read_text()
+        command("train", *TINY, "--data", image_folder, "--run-dir", "other")
+    assert "ZeroDivisionError: a bug" in Path("other", "log.txt").read_text()

@@ -50,49 +50,45 @@ def follow(scaling: LossScaling, outcomes: str) -> list[tuple[float, int]]:
     return history
 
 
-def test_dynamic_scale_grows_and_backs_off() -> None:
-    assert follow(DYNAMIC, ".....x...xxx.") == [
-        (1024, 1),
-        (1024, 2),
-        (2048, 0),
-        (2048, 1),
-        (2048, 2),
-        (1024, 0),
-        (1024, 1),
-        (1024, 2),
-        (2048, 0),
-        (1024, 0),
-        (512, 0),
-        (256, 0),
-        (256, 1),
-    ]
-
-
-def test_other_factors() -> None:
-    scaling = LossScaling("dynamic", initial=8.0, growth_factor=4.0, backoff_factor=0.25, growth_interval=1)
-    assert follow(scaling, "..xx.") == [(32, 0), (128, 0), (32, 0), (8, 0), (32, 0)]
-
-
-def test_a_dynamic_scale_stops_at_its_minimum() -> None:
-    scaling = LossScaling("dynamic", initial=8.0, minimum=3.0, growth_interval=2)
-    assert follow(scaling, "xxx..") == [(4, 0), (3, 0), (3, 0), (3, 1), (6, 0)]
-
-
-def test_a_dynamic_scale_never_grows_to_infinity() -> None:
-    """From there no backoff would come back, and every later step would be skipped."""
-    scaling = LossScaling("dynamic", initial=2.0**126, growth_interval=1)
-    scales = [scale for scale, _ in follow(scaling, "....x")]
-    assert scales == [2.0**127, 2.0**127, 2.0**127, 2.0**127, 2.0**126]
-
-
-def test_a_static_scale_stays() -> None:
-    assert follow(STATIC, ".x..x") == [(64, 0)] * 5
-
-
-def test_the_default_is_apexs() -> None:
-    scaling = LossScaling("dynamic")
-    history = follow(scaling, "." * 2000 + "x")
-    assert history[1998:] == [(2.0**16, 1999), (2.0**17, 0), (2.0**16, 0)]
+@pytest.mark.parametrize(
+    ("scaling", "outcomes", "scales", "good_steps"),
+    [
+        (
+            DYNAMIC,
+            ".....x...xxx.",
+            [*[1024] * 2, *[2048] * 3, *[1024] * 3, 2048, 1024, 512, 256, 256],
+            [1, 2, 0, 1, 2, 0, 1, 2, 0, 0, 0, 0, 1],
+        ),
+        (
+            LossScaling("dynamic", 8.0, growth_factor=4.0, backoff_factor=0.25, growth_interval=1),
+            *("..xx.", [32, 128, 32, 8, 32], [0] * 5),
+        ),
+        (
+            LossScaling("dynamic", 8.0, minimum=3.0, growth_interval=2),
+            "xxx..",
+            [4, 3, 3, 3, 6],
+            [0, 0, 0, 1, 0],
+        ),
+        # From infinity no backoff would come back, and every later step would be skipped.
+        (
+            LossScaling("dynamic", 2.0**126, growth_interval=1),
+            *("....x", [2.0**127] * 4 + [2.0**126], [0, 1, 2, 3, 0]),
+        ),
+        (STATIC, ".x..x", [64] * 5, [0] * 5),
+        # The default is apex's.
+        (
+            LossScaling("dynamic"),
+            "." * 2000 + "x",
+            [2.0**16] * 1999 + [2.0**17, 2.0**16],
+            [*range(1, 2000), 0, 0],
+        ),
+    ],
+    ids=["dynamic", "other factors", "minimum", "largest", "static", "default"],
+)
+def test_the_scale_follows_its_rule(
+    scaling: LossScaling, outcomes: str, scales: list[float], good_steps: list[int]
+) -> None:
+    assert follow(scaling, outcomes) == list(zip(scales, good_steps, strict=True))
 
 
 def test_no_scale_is_the_empty_tuple() -> None:

@@ -13,23 +13,13 @@ from torch._dynamo.testing import CompileCounter
 from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training import schedules
-from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
-from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.losses import Mix, correct_counts, cross_entropy, mixed_cross_entropy
 from shufflenet_fn.training.optim import sgd
-from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_map
-from tests.model.support import (
-    TINY,
-    assert_close_to_scale,
-    assert_trees_equal,
-    examples,
-    generator,
-    tiny_variables,
-)
+from tests.model.support import TINY, assert_close_to_scale, examples, generator, tiny_variables
 
 
 def batch(count: int, classes: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
@@ -58,15 +48,15 @@ def test_half_logits_are_widened_first(dtype: torch.dtype) -> None:
     assert cross_entropy(logits.double(), labels).dtype == torch.float64
 
 
+@pytest.mark.parametrize("own_weight", [0.3, 1.0])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_mixed_loss_equals_soft_target_loss(smoothing: float) -> None:
+def test_mixed_loss_equals_soft_target_loss(smoothing: float, own_weight: float) -> None:
     logits, labels = batch(8, 10, torch.float64)
-    partners, weight = labels.flip(0), torch.tensor(0.3, dtype=torch.float64)
+    partners, weight = labels.flip(0), torch.tensor(own_weight, dtype=torch.float64)
     target = weight * nnf.one_hot(labels, 10) + (1 - weight) * nnf.one_hot(partners, 10)
 
     def ours(logits: Tensor) -> Tensor:
-        mix = Mix(partners, weight)
-        return mixed_cross_entropy(logits, labels, mix, label_smoothing=smoothing)
+        return mixed_cross_entropy(logits, labels, Mix(partners, weight), label_smoothing=smoothing)
 
     def expected(logits: Tensor) -> Tensor:
         return nnf.cross_entropy(logits, target, label_smoothing=smoothing)
@@ -75,11 +65,8 @@ def test_mixed_loss_equals_soft_target_loss(smoothing: float) -> None:
     torch.testing.assert_close(
         torch.func.grad(ours)(logits), torch.func.grad(expected)(logits), rtol=1e-12, atol=1e-15
     )
-
-
-def test_plain_labels_give_the_plain_loss() -> None:
-    logits, labels = batch(8, 10)
-    assert torch.equal(mixed_cross_entropy(logits, labels, ()), cross_entropy(logits, labels))
+    plain = mixed_cross_entropy(logits, labels, (), label_smoothing=smoothing)
+    assert torch.equal(plain, cross_entropy(logits, labels, label_smoothing=smoothing))
 
 
 @pytest.mark.parametrize("classes", [1, 2, 5, 6, 100])
@@ -97,10 +84,13 @@ def test_topk_counts_equal_sorted_ranks(classes: int) -> None:
         assert top5.item() == 200
 
 
-def test_other_ks() -> None:
+def test_other_ks_and_infinities() -> None:
     logits, labels = batch(200, 10)
     one, three, five, ten = correct_counts(logits, labels, (1, 3, 5, 10))
     assert 0 < one < three < five < ten == 200
+    logits = torch.tensor([[1.0, float("inf"), -float("inf")]])
+    assert correct_counts(logits, torch.tensor([1]))[0].item() == 1
+    assert correct_counts(logits, torch.tensor([2]), (2,))[0].item() == 0
 
 
 @pytest.mark.parametrize("classes", [3, 10])
@@ -113,12 +103,6 @@ def test_a_row_with_a_nan_is_wrong(classes: int) -> None:
     logits[3, 0] = float("nan")
     assert [count.item() for count in correct_counts(logits, labels)] == [2, 2]
     assert [c.item() for c in correct_counts(torch.full_like(logits, torch.nan), labels)] == [0, 0]
-
-
-def test_infinities_are_ordered() -> None:
-    logits = torch.tensor([[1.0, float("inf"), -float("inf")]])
-    assert correct_counts(logits, torch.tensor([1]))[0].item() == 1
-    assert correct_counts(logits, torch.tensor([2]), (2,))[0].item() == 0
 
 
 # ---- training steps with images that mixup or cutmix mixed ----
@@ -154,44 +138,6 @@ def test_gradients_are_those_of_soft_labels() -> None:
     assert_close_to_scale(tree_map(torch.sub, variables.params, new.params), grads, 1e-11)
     torch.testing.assert_close(metrics.loss, loss.float())
     assert metrics.accuracy1.item() == correct_counts(logits, batch.labels)[0].item() / 4
-
-
-def test_full_weight_on_own_label_is_unmixed() -> None:
-    batch, state = mixed(4, weight=1.0), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
-    step = make_train_step(TINY, BARE)
-    new, metrics, _ = step(state, batch, no_flags())
-    plain, expected, _ = step(state, batch._replace(mix=()), no_flags())
-    assert_close_to_scale(new.params, plain.params, 1e-13)
-    torch.testing.assert_close(metrics, expected)
-
-
-def test_microbatch_step_averages_over_parts() -> None:
-    batch, state = mixed(8), create_train_state(tiny_variables(dtype=DOUBLE), BARE)
-    assert isinstance(batch.mix, Mix)
-    new, _, _ = make_train_step(TINY, BARE, microbatches=2)(state, batch, no_flags())
-    parts = zip(batch.images.chunk(2), batch.labels.chunk(2), batch.mix.partners.chunk(2), strict=True)
-    single = make_train_step(TINY, BARE)
-    halves = [
-        single(state, Examples(images, labels, Mix(partners, batch.mix.weight)), no_flags())[0]
-        for images, labels, partners in parts
-    ]
-    mean = tree_map(lambda one, other: (one + other) / 2, halves[0].params, halves[1].params)
-    assert_close_to_scale(new.params, mean, 1e-12)
-
-
-@pytest.mark.parametrize("precision", ["bf16", "O2"])
-def test_flat_states_in_half_precision(precision: str) -> None:
-    scaling = LossScaling("static", initial=64.0)
-    state = create_train_state(tiny_variables(), BARE, loss_scaling=scaling)
-    step = make_train_step(
-        TINY, BARE, policy=get_policy(precision), loss_scaling=scaling, gradients=grads_by_engine
-    )
-    batch = mixed(4, dtype=torch.float32)
-    plain, metrics, _ = step(state, batch, no_flags())
-    flat, same, _ = step(flatten_state(state), batch, no_flags())
-    assert metrics.loss.dtype == torch.float32
-    assert_trees_equal(unflatten_state(flat), plain)
-    assert_trees_equal(same, metrics)
 
 
 def test_another_weight_compiles_nothing_again() -> None:

@@ -8,14 +8,13 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.training import schedules
 from shufflenet_fn.training.flat_state import flatten_state
 from shufflenet_fn.training.gradients import Gradients, grads_by_func
 from shufflenet_fn.training.loss_scale import LossScale, LossScaling
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import TrainState, create_train_state
-from shufflenet_fn.training.step import Examples, Reducible, TrainStep, make_train_step, no_flags
+from shufflenet_fn.training.step import Examples, TrainStep, make_train_step, no_flags
 from shufflenet_fn.tree import finite_if_all_are, tree_leaves, tree_map
 from shufflenet_fn_backends.runtimes.base import Overflow
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
@@ -27,29 +26,21 @@ class Register:
     def __init__(self) -> None:
         self.flag, self.read = 0.0, 0
 
-    def overflow_flag(self) -> Overflow:
-        return Overflow(clear=self._clear, raised=self._raised)
-
-    def _clear(self) -> None:
+    def clear(self) -> None:
         self.flag = 0.0
 
-    def _raised(self) -> torch.Tensor:
+    def raised(self) -> torch.Tensor:
         self.read += 1
         return torch.tensor(self.flag)
 
 
-def step_with(register: Register, scaling: LossScaling, *, overflows: bool, ranks: int = 1):
+def step_with(register: Register, scaling: LossScaling, *, overflows: bool, ranks: int = 1) -> Any:
     """One step whose images overflow on the way if told to; of ``ranks``, only this one sees it."""
-    optimizer = sgd(schedules.constant(0.1))
+    optimizer = sgd(constant(0.1))
 
     def prepare(images: torch.Tensor) -> torch.Tensor:
-        if overflows:
-            register.flag = 1.0
+        register.flag = 1.0 if overflows else register.flag
         return images
-
-    def reduce(tree: Reducible) -> Reducible:
-        shares = tree._replace(flags=tree_map(lambda leaf: leaf / ranks, tree.flags))
-        return shares
 
     step = make_train_step(
         TINY,
@@ -57,8 +48,8 @@ def step_with(register: Register, scaling: LossScaling, *, overflows: bool, rank
         loss_scaling=scaling,
         microbatches=2,
         prepare=prepare,
-        reduce=reduce,
-        overflow=register.overflow_flag(),
+        reduce=lambda tree: tree._replace(flags=tree_map(lambda leaf: leaf / ranks, tree.flags)),
+        overflow=Overflow(register.clear, register.raised),
     )
     state = create_train_state(tiny_variables(), optimizer, loss_scaling=scaling)
     new, _, flags = step(state, Examples(*examples(8)), no_flags())
@@ -72,8 +63,7 @@ def test_a_step_that_raised_the_flag_is_skipped(kind: str, ranks: int) -> None:
     state, new, flags = step_with(Register(), scaling, overflows=True, ranks=ranks)
     assert flags.skipped == 1
     assert int(new.step) == 1
-    for before, after in zip(tree_leaves(state.params), tree_leaves(new.params), strict=True):
-        assert torch.equal(before, after)
+    assert_trees_equal(new.params, state.params)
     assert isinstance(new.loss_scale, LossScale)
     assert new.loss_scale.scale == (32.0 if kind == "dynamic" else 64.0)
 

@@ -32,15 +32,15 @@ def test_the_originals_values_on_eight_devices(epoch: int, expected: float) -> N
     assert round(rate(ORIGINAL, epoch * STEPS), digits) == expected
 
 
-@pytest.mark.parametrize("epoch", range(0, 240, 7))
-def test_the_originals_formula(epoch: int) -> None:
+def test_the_originals_formula() -> None:
     """Transcribed from the recipe's ``adjust_learning_rate`` in float64."""
-    if epoch < 5:
-        expected = 4.0 * (epoch + 1) / (5 + 1)
-    else:
-        expected = 0.5 * 4.0 * (1 + math.cos(math.pi * (epoch - 5) / (240 - 5)))
-    # float32: 1 + cos loses digits where it nears zero, at the very end.
-    assert math.isclose(rate(ORIGINAL, epoch * STEPS), expected, rel_tol=1e-5, abs_tol=1e-6)
+    for epoch in range(240):
+        if epoch < 5:
+            expected = 4.0 * (epoch + 1) / (5 + 1)
+        else:
+            expected = 0.5 * 4.0 * (1 + math.cos(math.pi * (epoch - 5) / (240 - 5)))
+        # float32: 1 + cos loses digits where it nears zero, at the very end.
+        assert math.isclose(rate(ORIGINAL, epoch * STEPS), expected, rel_tol=1e-5, abs_tol=1e-6)
 
 
 def test_the_original_is_constant_within_an_epoch() -> None:
@@ -48,9 +48,6 @@ def test_the_original_is_constant_within_an_epoch() -> None:
     for epoch in range(12):
         assert len(set(rates[epoch * STEPS : (epoch + 1) * STEPS])) == 1
     assert len(set(rates)) == 12
-
-
-def test_the_original_never_reaches_zero() -> None:
     assert all(rate(ORIGINAL, epoch * STEPS) > 0 for epoch in range(240))
 
 
@@ -96,14 +93,6 @@ def test_linear_is_megviis() -> None:
 
 def test_constant() -> None:
     assert {rate(constant(0.25), step) for step in (0, 1, 10**9)} == {0.25}
-
-
-@pytest.mark.parametrize("name", ALL)
-def test_a_step_number_gives_a_0_dim_float32(name: str) -> None:
-    step = torch.tensor(12, dtype=torch.int64)
-    value = ALL[name](step)
-    assert value.shape == () and value.dtype == torch.float32 and value.device == step.device
-    assert value.item() == rate(ALL[name], 12)
 
 
 @pytest.mark.parametrize("name", ALL)

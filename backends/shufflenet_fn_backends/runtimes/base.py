@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
-from torch.profiler import ProfilerActivity
 from torch.utils import deterministic
 
-from shufflenet_fn_backends.runtimes.settling import Settling
 from shufflenet_fn_backends.support.errors import UsageError
+
+T = TypeVar("T")
+
+ATTEMPTS: Final = 3
+"""Maximum number of attempts to start on a device that refuses."""
 
 
 class Memory(NamedTuple):
@@ -70,6 +75,28 @@ class Half(NamedTuple):
 
     dtype: torch.dtype | None
     reason: str
+
+
+class Settling(NamedTuple):
+    """How long a device refuses new processes after one of its processes was killed.
+
+    ``refusals``: pattern of the errors during that time. ``why``: explanation for the user.
+    """
+
+    seconds: float
+    refusals: re.Pattern[str]
+    why: str
+
+    def refused(self, text: str) -> bool:
+        """Return whether an error's text says that the device is still in use."""
+        return self.refusals.search(text) is not None
+
+    def wait(self, say: Callable[[str], None], stopped: Callable[[], object] | None = None) -> None:
+        """Tell the user by ``say``, then wait for ``seconds`` or until ``stopped()``."""
+        say(f"Waiting {self.seconds:g} s until the devices are free: {self.why}.")
+        deadline = time.monotonic() + self.seconds
+        while time.monotonic() < deadline and not (stopped and stopped()):
+            time.sleep(min(0.1, self.seconds))
 
 
 @dataclass(frozen=True)
@@ -153,6 +180,18 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def patiently(start: Callable[[], T], settling: Settling | None, say: Callable[[str], None]) -> T:
+    """Return ``start()``. If the device refuses, wait and retry, with ``ATTEMPTS`` attempts in total."""
+    for _ in range(ATTEMPTS - 1):
+        try:
+            return start()
+        except RuntimeError as error:
+            if settling is None or not settling.refused(str(error)):
+                raise
+        settling.wait(say)
+    return start()
+
+
 def deterministic_operators() -> str:
     """Make torch use deterministic kernels, and raise if an operator has none. Return a note for the log."""
     torch.use_deterministic_algorithms(True)
@@ -162,19 +201,36 @@ def deterministic_operators() -> str:
     return "torch takes deterministic operators, or raises where there is none"
 
 
-def torch_profiling(activities: Sequence[ProfilerActivity]) -> Profiling:
-    """Return a ``torch.profiler`` for ``activities``. It writes a Chrome or TensorBoard trace per process."""
+def device_memory(module: Any) -> Memory:
+    """Return the memory figures of the current device of ``torch.cuda`` or ``torch.npu``."""
+    return Memory(
+        allocated=module.memory_allocated(),
+        reserved=module.memory_reserved(),
+        peak=module.max_memory_allocated(),
+        total=module.mem_get_info()[1],
+    )
+
+
+def profiling(activities: Sequence[Any], profiler: Any = torch.profiler, **options: Any) -> Profiling:
+    """Return a profiler for ``activities``. It writes a Chrome or TensorBoard trace per process.
+
+    Args:
+        activities: what to record.
+        profiler: ``torch.profiler``, or a module with the same functions.
+        options: further arguments of ``profiler.profile``.
+    """
 
     @contextmanager
-    def profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
-        with torch.profiler.profile(
+    def profile(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
+        with profiler.profile(
             activities=list(activities),
-            schedule=torch.profiler.schedule(
+            schedule=profiler.schedule(
                 skip_first=window.skip, wait=0, warmup=window.warm_up, active=window.record, repeat=1
             ),
-            on_trace_ready=torch.profiler.tensorboard_trace_handler(str(folder), name),
+            on_trace_ready=profiler.tensorboard_trace_handler(str(folder), name),
             record_shapes=True,
-        ) as profiler:
-            yield profiler
+            **options,
+        ) as running:
+            yield running
 
-    return profiling
+    return profile

@@ -12,14 +12,8 @@ from pathlib import Path
 import torch
 from torch.profiler import ProfilerActivity
 
-from shufflenet_fn_backends.runtimes.base import (
-    Half,
-    Memory,
-    Runtime,
-    deterministic_operators,
-    torch_profiling,
-)
-from shufflenet_fn_backends.support.cgroups import usable_cores as usable_cores
+from shufflenet_fn_backends.runtimes.base import Half, Memory, Runtime, deterministic_operators, profiling
+from shufflenet_fn_backends.support.limits import usable_cores as usable_cores
 
 ALLOCATOR_SETTINGS = (
     "MALLOC_MMAP_MAX_",
@@ -49,7 +43,7 @@ def runtime() -> Runtime:
         memory=_memory,
         rng_state=torch.get_rng_state,
         set_rng_state=torch.set_rng_state,
-        profiler=torch_profiling((ProfilerActivity.CPU,)),
+        profiler=profiling((ProfilerActivity.CPU,)),
         deterministic=lambda: (f"deterministic: {deterministic_operators()}",),
         tune=lambda: (keep_freed_memory(),),
     )

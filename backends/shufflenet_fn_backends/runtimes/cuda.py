@@ -9,10 +9,10 @@ from torch.profiler import ProfilerActivity
 
 from shufflenet_fn_backends.runtimes.base import (
     Half,
-    Memory,
     Runtime,
     deterministic_operators,
-    torch_profiling,
+    device_memory,
+    profiling,
 )
 from shufflenet_fn_backends.support.errors import DeviceError
 
@@ -37,10 +37,10 @@ def runtime() -> Runtime:
         half=_half,
         set_device=torch.cuda.set_device,
         synchronize=torch.cuda.synchronize,
-        memory=_memory,
+        memory=lambda: device_memory(torch.cuda),
         rng_state=torch.cuda.get_rng_state,
         set_rng_state=torch.cuda.set_rng_state,
-        profiler=torch_profiling((ProfilerActivity.CPU, ProfilerActivity.CUDA)),
+        profiler=profiling((ProfilerActivity.CPU, ProfilerActivity.CUDA)),
         deterministic=_deterministic,
     )
 
@@ -78,15 +78,6 @@ def _half() -> Half:
     if torch.cuda.is_bf16_supported():
         return Half(torch.bfloat16, f"{torch.cuda.get_device_name()} computes in bfloat16")
     return Half(torch.float16, f"{torch.cuda.get_device_name()} has no bfloat16")
-
-
-def _memory() -> Memory:
-    return Memory(
-        allocated=torch.cuda.memory_allocated(),
-        reserved=torch.cuda.memory_reserved(),
-        peak=torch.cuda.max_memory_allocated(),
-        total=torch.cuda.mem_get_info()[1],
-    )
 
 
 def _deterministic() -> tuple[str, ...]:

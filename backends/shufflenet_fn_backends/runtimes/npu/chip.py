@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,10 +18,9 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 # Source: SocVersion in torch_npu (torch_npu/csrc/core/npu/NpuVariables.cpp), whose IsBF16Supported is
 # "Ascend910B1 or newer". Ascend910B, without a number, is of the first generation and older than 910B1.
-_FIRST_GENERATION = re.compile(r"Ascend910(PremiumA|ProA|A|ProB|B)|Ascend310P?\d*")
-
-# The class that HCCL's documents call "Atlas training series" (id 910).
+# This is the class that HCCL's documents call "Atlas training series" (id 910).
 _ATLAS_TRAINING = re.compile(r"Ascend910(PremiumA|ProA|A|ProB|B)")
+_FIRST_GENERATION = re.compile(rf"{_ATLAS_TRAINING.pattern}|Ascend310P?\d*")
 _GROUPS: Final = (range(4), range(4, 8))
 
 _STATUS_SIZE = 8
@@ -147,22 +146,13 @@ def overflow(npu: Any, torch_npu: Any) -> Overflow | None:
     """
     if npu.utils.is_support_inf_nan():
         return None
-    return Overflow(
-        clear=_clearing(torch_npu.npu_clear_float_status), raised=_reading(torch_npu.npu_get_float_status)
-    )
 
-
-def _clearing(operator: Callable[[Tensor], Tensor]) -> Callable[[], None]:
     def clear() -> None:
-        operator(torch.zeros(_STATUS_SIZE, device="npu"))
+        torch_npu.npu_clear_float_status(torch.zeros(_STATUS_SIZE, device="npu"))
 
-    return clear
-
-
-def _reading(operator: Callable[[Tensor], Tensor]) -> Callable[[], Tensor]:
     def raised() -> Tensor:
         # The first generation fills the tensor in place and returns it; others return a new int32 tensor.
-        status = operator(torch.zeros(_STATUS_SIZE, device="npu"))
+        status: Tensor = torch_npu.npu_get_float_status(torch.zeros(_STATUS_SIZE, device="npu"))
         return (status[0] != 0).to(torch.float32)
 
-    return raised
+    return Overflow(clear, raised)

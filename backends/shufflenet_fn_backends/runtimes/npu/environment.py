@@ -1,26 +1,17 @@
 """The environment variables that Ascend recommends for training, set unless the user has set them.
 
-Summary of the sources (Ascend/pytorch, docs/zh, as of August 2026, and the CANN documentation 8.5):
+docs/ascend.md has the reasons. Sources: Ascend/pytorch, docs/zh, as of August 2026 (TASK_QUEUE_ENABLE.md,
+PYTORCH_NPU_ALLOC_CONF.md, virtual_memory.md, TORCH_HCCL_ASYNC_ERROR_HANDLING.md), ProcessGroupHCCL.cpp, and
+the maintenance reference of CANN 8.5.
 
-* ``TASK_QUEUE_ENABLE``: with 1, the default, a second thread on the host launches operators. 2 also moves
-  their workspace to that thread, and is recommended. It may raise the peak of device memory.
-  (api/environment_variable/op_execution/TASK_QUEUE_ENABLE.md)
-* ``PYTORCH_NPU_ALLOC_CONF``: expandable segments avoid fragmentation when sizes change, as between training
-  and evaluation. Off by default; needs the driver (HDK) 23.0 of 2023. From release 26.2.0, torch_npu also
-  reads PYTORCH_ALLOC_CONF, and it is an error to set both. Older releases read only their own variable.
-  (memory_management/PYTORCH_NPU_ALLOC_CONF.md, virtual_memory.md)
-* ``HCCL_CONNECT_TIMEOUT``: how long a rank waits for connections of the others; 120 s by default, 120 to 7200
-  allowed. torch_npu's own warning recommends 300 or more (ProcessGroupHCCL.cpp). 300 s is also the time that
-  our launcher waits for other machines. (CANN maintenance reference, environment variables)
-* ``HCCL_EXEC_TIMEOUT``: how long a collective waits for a rank; 1836 s by default. It should be shorter than
-  the timeout of the process group (TORCH_HCCL_ASYNC_ERROR_HANDLING.md), which is 600 s here. Otherwise the
-  watchdog ends the run before HCCL reports the missing rank. 544 is the largest multiple of 68 below 600:
-  chips of the first generation round down to a multiple of 68.
+* ``HCCL_CONNECT_TIMEOUT``: torch_npu's own warning recommends 300 s or more. 300 s is also the time that our
+  launcher waits for other machines.
+* ``HCCL_EXEC_TIMEOUT``: below the 600 s of the process group, so that HCCL reports a missing rank before the
+  watchdog ends the run, and a multiple of 68, to which chips of the first generation round down.
 
 ``CPU_AFFINITY_CONF`` is not set. Mode 2, which Ascend prefers, pins the main thread to one core, and with it
-all threads that it starts later (performance_tuning/CPU_AFFINITY_CONF.md), including those of our loader.
-Mode 1 limits a process to the cores of its NPU, which are too few if only some NPUs of the machine are in
-use.
+all threads that it starts later, including those of our loader. Mode 1 limits a process to the cores of its
+NPU, which are too few if only some NPUs of the machine are in use.
 """
 
 from __future__ import annotations
@@ -55,7 +46,7 @@ def set_recommended(
         torch_npu: version of torch_npu; defaults to the installed one.
     """
     environment = os.environ if environment is None else environment
-    torch_npu = _installed() if torch_npu is None else torch_npu
+    torch_npu = installed("torch_npu") if torch_npu is None else torch_npu
     set_now, kept = [], []
     for name, value in RECOMMENDED.items():
         own = next((n for n in _names(name, torch_npu) if environment.get(n)), None)
@@ -79,9 +70,10 @@ def _names(name: str, torch_npu: str | None) -> tuple[str, ...]:
     return (name,)
 
 
-def _installed() -> str | None:
+def installed(package: str) -> str | None:
+    """Return the installed version of ``package``."""
     try:
-        return version("torch_npu")
+        return version(package)
     except PackageNotFoundError:
         return None
 

@@ -22,14 +22,12 @@ NUMPY_1: Final = "numpy<2"
 
 
 class Pair(NamedTuple):
-    """A row. ``release``: release of torch_npu's branch. ``python``: oldest and newest minor version."""
+    """A row. ``python``: oldest and newest minor version."""
 
     torch: str
     torch_npu: str
     cann: str
-    release: str
     python: tuple[int, int]
-    numpy: str = ""
     source: str = "COMPATIBILITY.md"
 
     @property
@@ -38,23 +36,28 @@ class Pair(NamedTuple):
         major, minor = cann_minor(self.cann) or (0, 0)
         return f"npu-cann{major}{minor}"
 
+    @property
+    def numpy(self) -> str:
+        """pip's requirement on numpy; empty if any version works."""
+        return numpy_bound(self.cann)
+
 
 # Newest CANN first, then newest torch. Only torch 2.7 and newer, which shufflenet-fn needs.
 PAIRS: Final = (
-    Pair("2.12.0", "2.12.0", "9.1.0", "26.1.0", (10, 14)),
-    Pair("2.11.0", "2.11.0", "9.1.0", "26.1.0", (10, 14)),
-    Pair("2.10.0", "2.10.0.post4", "9.1.0", "26.1.0", (10, 13)),
-    Pair("2.9.0", "2.9.0.post6", "9.1.0", "26.1.0", (10, 13)),
-    Pair("2.7.1", "2.7.1.post8", "9.1.0", "26.1.0", (10, 13)),
-    Pair("2.10.0", "2.10.0.post2", "9.0.0", "26.0.0", (10, 13), source="README.md"),
-    Pair("2.9.0", "2.9.0.post2", "9.0.0", "26.0.0", (10, 13)),
-    Pair("2.8.0", "2.8.0.post4", "9.0.0", "26.0.0", (10, 13)),
-    Pair("2.7.1", "2.7.1.post4", "9.0.0", "26.0.0", (10, 13)),
-    Pair("2.9.0", "2.9.0", "8.5.0", "7.3.0", (10, 13)),
-    Pair("2.8.0", "2.8.0.post2", "8.5.0", "7.3.0", (10, 13)),
-    Pair("2.7.1", "2.7.1.post2", "8.5.0", "7.3.0", (10, 13)),
-    Pair("2.8.0", "2.8.0", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
-    Pair("2.7.1", "2.7.1", "8.3.RC1", "7.2.0", (10, 13), NUMPY_1),
+    Pair("2.12.0", "2.12.0", "9.1.0", (10, 14)),
+    Pair("2.11.0", "2.11.0", "9.1.0", (10, 14)),
+    Pair("2.10.0", "2.10.0.post4", "9.1.0", (10, 13)),
+    Pair("2.9.0", "2.9.0.post6", "9.1.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post8", "9.1.0", (10, 13)),
+    Pair("2.10.0", "2.10.0.post2", "9.0.0", (10, 13), source="README.md"),
+    Pair("2.9.0", "2.9.0.post2", "9.0.0", (10, 13)),
+    Pair("2.8.0", "2.8.0.post4", "9.0.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post4", "9.0.0", (10, 13)),
+    Pair("2.9.0", "2.9.0", "8.5.0", (10, 13)),
+    Pair("2.8.0", "2.8.0.post2", "8.5.0", (10, 13)),
+    Pair("2.7.1", "2.7.1.post2", "8.5.0", (10, 13)),
+    Pair("2.8.0", "2.8.0", "8.3.RC1", (10, 13)),
+    Pair("2.7.1", "2.7.1", "8.3.RC1", (10, 13)),
 )
 
 # The newest rows of these are for torch 2.6.0, 2.5.1 and 2.4.0.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import json
 import os
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from shufflenet_fn_backends.known_errors import explain
+from shufflenet_fn_backends.runtimes.npu.environment import installed
 from shufflenet_fn_backends.runtimes.npu.pairs import CPU_WHEELS, PAIRS
-from shufflenet_fn_backends.runtimes.npu.probe_child import MARK
 from shufflenet_fn_backends.support.subprocesses import Outcome, run_module
 
 TIMEOUT_S = 120.0
+_MARK = "shufflenet-fn probe: "
 AUTOLOAD = "TORCH_DEVICE_BACKEND_AUTOLOAD"
 """torch's variable that decides whether ``import torch`` imports torch_npu. On unless 0."""
 
@@ -40,17 +41,13 @@ def probe() -> Found:
 
 def look(timeout_s: float = TIMEOUT_S) -> Found:
     """Detect the NPUs of this machine, without the cache of ``probe``."""
-    versions = _version("torch"), _version("torch_npu")
+    versions = installed("torch"), installed("torch_npu")
     if importlib.util.find_spec("torch_npu") is None:
         return _none(not_installed(versions[0]), versions)
     wrong_pair = check_pair(*versions)
     if wrong_pair:
         return _none(wrong_pair, versions)
-    outcome = run_module(
-        "shufflenet_fn_backends.runtimes.npu.probe_child",
-        timeout_s=timeout_s,
-        environment={**os.environ, AUTOLOAD: "0"},
-    )
+    outcome = run_module(__name__, timeout_s=timeout_s, environment={**os.environ, AUTOLOAD: "0"})
     facts = read_facts(outcome)
     count = int(facts.get("count", 0))
     if outcome.code == 0 and count and "soc" in facts:
@@ -64,8 +61,8 @@ def read_facts(outcome: Outcome) -> dict[str, Any]:
     """Return the facts that the child reported before it ended."""
     facts: dict[str, Any] = {}
     for line in outcome.out.splitlines():
-        if line.startswith(MARK):
-            facts.update(json.loads(line.removeprefix(MARK)))
+        if line.startswith(_MARK):
+            facts.update(json.loads(line.removeprefix(_MARK)))
     return facts
 
 
@@ -138,13 +135,6 @@ def _none(problem: str, versions: tuple[str | None, str | None]) -> Found:
     return Found(0, "", problem, *versions)
 
 
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
 def _minor(text: str | None) -> str | None:
     found = re.match(r"\d+\.\d+", text or "")
     return found.group() if found else None
@@ -153,3 +143,34 @@ def _minor(text: str | None) -> str | None:
 def _last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "it said nothing"
+
+
+def _say(**facts: Any) -> None:
+    print(_MARK + json.dumps(facts), flush=True)
+
+
+def _child() -> None:
+    """Import torch_npu and query the devices. Print a line after each step, to show where a crash was."""
+    import torch
+
+    _say(torch=torch.__version__, cuda=torch.version.cuda or torch.version.hip)
+    torch_npu: Any = importlib.import_module("torch_npu")
+    _say(torch_npu=torch_npu.__version__)
+    npu: Any = getattr(torch, "npu")  # noqa: B009  torch_npu adds it; no type checker knows it
+    count = int(npu.device_count())
+    _say(count=count)
+    if count:
+        _say(soc=npu.get_device_name(0))
+        _say(cann=cann_version(npu))
+
+
+def cann_version(npu: Any) -> str | None:
+    """Return CANN's version as torch_npu reports it; ``None`` if it is unknown."""
+    try:
+        return str(npu.utils.get_cann_version()) or None
+    except (AttributeError, RuntimeError):
+        return None
+
+
+if __name__ == "__main__":
+    _child()

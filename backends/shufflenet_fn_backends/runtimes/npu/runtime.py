@@ -13,24 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from shufflenet_fn_backends.batch_norm import third_result
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.base import (
-    Half,
-    Memory,
     Overflow,
     Profiler,
     Runtime,
+    Settling,
     Window,
     deterministic_operators,
+    device_memory,
+    profiling,
 )
 from shufflenet_fn_backends.runtimes.npu import chip
 from shufflenet_fn_backends.runtimes.npu.environment import set_recommended
-from shufflenet_fn_backends.runtimes.npu.probe import Found, probe
-from shufflenet_fn_backends.runtimes.npu.probe_child import cann_version
-from shufflenet_fn_backends.runtimes.settling import Settling
+from shufflenet_fn_backends.runtimes.npu.probe import Found, cann_version, probe
 from shufflenet_fn_backends.support.errors import DeviceError
 
 COMPILING = (
@@ -64,19 +62,19 @@ def runtime(found: Found | None = None) -> Runtime:
         dist_backend="hccl",
         memory_format=torch.contiguous_format,
         flat_state=True,
-        device_count=_device_count if found is None else lambda: found.devices,
+        device_count=lambda: int(load().device_count()) if found is None else found.devices,
         chip=soc,
         versions=_versions if found is None else lambda: _named(found.torch_npu, found.cann),
         dtypes=lambda: chip.dtypes(soc()),
-        half=lambda: _half(soc()),
+        half=lambda: chip.half(soc()),
         prepare=set_recommended,
         set_device=lambda index: load().set_device(index),
         tune=lambda: set_up(load()),
         deterministic=_deterministic,
         synchronize=lambda: load().synchronize(),
-        memory=_memory,
+        memory=lambda: device_memory(load()),
         rng_state=lambda: load().get_rng_state(),
-        set_rng_state=_set_rng_state,
+        set_rng_state=lambda state: load().set_rng_state(state),
         overflow=_overflow,
         profiler=_profiling,
         settling=SETTLING,
@@ -127,10 +125,6 @@ def load() -> Any:
     return getattr(torch, "npu")  # noqa: B009  torch_npu adds it; no type checker knows it
 
 
-def _device_count() -> int:
-    return int(load().device_count())
-
-
 def _soc() -> str:
     return str(load().get_device_name(0))
 
@@ -142,24 +136,6 @@ def _versions() -> dict[str, str | None]:
 
 def _named(torch_npu: str | None, cann: str | None) -> dict[str, str | None]:
     return {"torch": str(torch.__version__), "torch_npu": torch_npu, "cann": cann}
-
-
-def _half(soc: str) -> Half:
-    return chip.half(soc)
-
-
-def _memory() -> Memory:
-    npu = load()
-    return Memory(
-        allocated=npu.memory_allocated(),
-        reserved=npu.memory_reserved(),
-        peak=npu.max_memory_allocated(),
-        total=npu.mem_get_info()[1],
-    )
-
-
-def _set_rng_state(state: Tensor) -> None:
-    load().set_rng_state(state)
 
 
 def _overflow() -> Overflow | None:
@@ -180,16 +156,10 @@ def _profiling(folder: Path, name: str, window: Window) -> Iterator[Profiler]:
     """Run Ascend's own profiler, because torch's does not record the kernels of an NPU."""
     load()
     profiler: Any = importlib.import_module("torch_npu.profiler")
-    with profiler.profile(
-        activities=[profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU],
-        schedule=profiler.schedule(
-            skip_first=window.skip, wait=0, warmup=window.warm_up, active=window.record, repeat=1
-        ),
-        on_trace_ready=profiler.tensorboard_trace_handler(str(folder), worker_name=name),
-        record_shapes=True,
-        # Without it the traces lack collectives. The name has an underscore, but is documented.
-        experimental_config=profiler._ExperimentalConfig(profiler_level=profiler.ProfilerLevel.Level1),
-    ) as running:
+    activities = (profiler.ProfilerActivity.CPU, profiler.ProfilerActivity.NPU)
+    # Without it the traces lack collectives. The name has an underscore, but is documented.
+    config = profiler._ExperimentalConfig(profiler_level=profiler.ProfilerLevel.Level1)
+    with profiling(activities, profiler, experimental_config=config)(folder, name, window) as running:
         yield running
 
 

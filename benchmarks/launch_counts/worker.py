@@ -36,8 +36,7 @@ def counted(case: Case) -> str:
     import torch
 
     from benchmarks.launch_counts.counting import count
-    from shufflenet_fn.bench.ascend_peer import peer_step
-    from shufflenet_fn.bench.step_candidates import our_step
+    from shufflenet_fn.bench.step_candidates import original_step, our_step
     from shufflenet_fn.distributed.group import process_group
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.model.config import get_config
@@ -50,19 +49,22 @@ def counted(case: Case) -> str:
     device = runtime.device(world.local_rank)
     runtime.set_device(world.local_rank)
     config = get_config(case.arch)
-    sizes: dict[str, Any] = {"batch_size": case.batch_size, "image_size": case.image_size}
+    measured: dict[str, Any] = {
+        "precision": case.precision,
+        "batch_size": case.batch_size,
+        "image_size": case.image_size,
+    }
     with process_group(world, runtime.dist_backend):
         if case.name == PEER:
-            step = peer_step(config, device, precision=case.precision, distributed=world.size > 1, **sizes)
+            step = original_step(config, device, distributed=world.size > 1, **measured)
         else:
             step = our_step(
                 config,
                 get_backend(case.name.removesuffix(STATS_IN_STEP)),
-                device,
+                runtime,
                 stats_in_kernel=not case.name.endswith(STATS_IN_STEP),
-                precision=case.precision,
                 world=world,
-                **sizes,
+                **measured,
             )
         return json.dumps(count(step)._asdict())
 

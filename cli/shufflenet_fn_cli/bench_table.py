@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shufflenet_fn.bench.peers import by_reason
 from shufflenet_fn_cli.console import table_console
 
 
@@ -224,10 +225,7 @@ def _print_best_peer(console: Console, result: dict[str, Any]) -> None:
 
 def _print_left_out(console: Console, result: dict[str, Any]) -> None:
     """Print the candidates that were not measured, with the reasons."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in result["left_out"].items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
+    for reason, names in by_reason(result["left_out"]).items():
         console.print(f"not measured: {', '.join(names)} ({escape(reason)})")
 
 

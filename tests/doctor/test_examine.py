@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.doctor.ascend import cann
-from shufflenet_fn.doctor.data import disk
 from shufflenet_fn.doctor.examine import ORDER, run_stage
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING
-from shufflenet_fn.doctor.packages import namesakes, python, torchvision
+from shufflenet_fn.doctor.packages import disk, namesakes, python, torchvision
 from shufflenet_fn_backends.support.subprocesses import run_module
 
 FACTS = {"device": "auto", "output": "runs"}
@@ -30,9 +29,9 @@ def stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 
     def replace(body: str) -> None:
         (tmp_path / "sitecustomize.py").write_text(
-            "import shufflenet_fn.doctor.data as data\n\n\n"
+            "import shufflenet_fn.doctor.packages as packages\n\n\n"
             f"def disk(facts):\n    {body}\n\n\n"
-            "data.disk = disk\n"
+            "packages.disk = disk\n"
         )
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
 

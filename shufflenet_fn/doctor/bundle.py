@@ -83,20 +83,17 @@ class _Work(NamedTuple):
 
 def check_target(path: Path) -> None:
     """Raise ``UsageError`` unless the archive ``path`` can be written as a new file."""
+    folder = path.parent
     if path.exists() or path.is_symlink():
         what = "is a folder" if path.is_dir() else "exists already"
-        raise UsageError(
-            f"--bundle {path} {what}, and nothing is overwritten. Remove it, or name another file."
-        )
-    if not path.parent.is_dir():
-        raise UsageError(
-            f"--bundle {path}: there is no folder {path.parent}. Make it (mkdir -p {path.parent}), or "
-            "name a file in another one."
-        )
-    if not os.access(path.parent, os.W_OK | os.X_OK, effective_ids=True):
-        raise UsageError(
-            f"--bundle {path}: the folder {path.parent} is not writable. Name a file in another one."
-        )
+        wrong = f" {what}, and nothing is overwritten. Remove it, or name another file."
+    elif not folder.is_dir():
+        wrong = f": there is no folder {folder}. Make it (mkdir -p {folder}), or name a file in another one."
+    elif not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        wrong = f": the folder {folder} is not writable. Name a file in another one."
+    else:
+        return
+    raise UsageError(f"--bundle {path}{wrong}")
 
 
 def make_bundle(path: Path, settings: DoctorSettings, *, command: str, say: Say) -> Bundle:

@@ -10,7 +10,6 @@ import sys
 from typing import Any, NamedTuple
 
 from ascend_emulator.counters import emulated
-from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.support.errors import DeviceError
 
 PEER = "peer"
@@ -40,7 +39,6 @@ def counted(case: Case) -> str:
     from shufflenet_fn.distributed.group import process_group
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.model.config import get_config
-    from shufflenet_fn_backends.registry import get_backend
     from shufflenet_fn_backends.runtimes.select import runtime_of
 
     torch.set_num_threads(1)
@@ -58,14 +56,7 @@ def counted(case: Case) -> str:
         if case.name == PEER:
             step = original_step(config, device, distributed=world.size > 1, **measured)
         else:
-            step = our_step(
-                config,
-                get_backend(case.name.removesuffix(STATS_IN_STEP)),
-                runtime,
-                stats_in_kernel=not case.name.endswith(STATS_IN_STEP),
-                world=world,
-                **measured,
-            )
+            step = our_step(config, case.name, runtime, world=world, **measured)
         return json.dumps(count(step)._asdict())
 
 

@@ -22,6 +22,7 @@ from shufflenet_fn.bench.workers import Step, Worker, prepared, workers
 from shufflenet_fn.run.backend_choice import Kept, keep, step_case
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
+from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.runtimes.base import Runtime, Window
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -194,7 +195,7 @@ def _kept(result: Mapping[str, Any]) -> Kept:
     if not times:
         raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
     fastest = min(times, key=lambda name: times[name])
-    return Kept(fastest, VARIANTS[fastest].backend, times)
+    return Kept(fastest, fastest.removesuffix(STATS_IN_STEP), times)
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:

@@ -99,6 +99,7 @@ def in_rounds(
     return found
 
 
+_DRAWS: Final = 2000
 TOLERANCE: Final = 0.04
 """A ratio is conclusive if its interval is within this share of its median."""
 
@@ -116,12 +117,11 @@ class Ratio(NamedTuple):
         return max(self.high - self.median, self.median - self.low) / self.median
 
 
-def interval(values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000) -> tuple[float, float]:
-    """Return a bootstrap interval of the median (Efron, 1979). The seed is fixed, so it is reproducible."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 90 % bootstrap interval of the median (Efron, 1979), with a fixed seed."""
     rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
-    tail = (1 - confidence) / 2
-    return medians[round(tail * (draws - 1))], medians[round((1 - tail) * (draws - 1))]
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
+    return medians[round(0.05 * (_DRAWS - 1))], medians[round(0.95 * (_DRAWS - 1))]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -39,7 +39,6 @@ from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn_backends.names import STATS_IN_STEP, suggestion
-from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes import cpu
 from shufflenet_fn_backends.runtimes.base import Runtime
@@ -54,28 +53,20 @@ _COMPILED: Final = " compiled"
 _RECOMPILE_LIMIT: Final = 64
 
 
-class Variant(NamedTuple):
-    """A variant of our training step: a backend, and the device types that it is measured on.
-
-    ``stats_in_kernel``: whether kernels update the running statistics on devices that support it.
-    """
-
-    backend: str
-    devices: tuple[str, ...] = ("cuda", "npu")
-    stats_in_kernel: bool = True
-
-
-VARIANTS: Final[Mapping[str, Variant]] = {
-    "reference": Variant("reference"),
-    "native": Variant("native"),
-    "gather": Variant("gather"),
+VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "reference": ("cuda", "npu"),
+    "native": ("cuda", "npu"),
+    "gather": ("cuda", "npu"),
     # On an NPU, routed is npu under another name.
-    "routed": Variant("routed", ("cuda",)),
-    "npu": Variant("npu", ("npu",)),
-    f"gather{STATS_IN_STEP}": Variant("gather", ("npu",), stats_in_kernel=False),
-    f"npu{STATS_IN_STEP}": Variant("npu", ("npu",), stats_in_kernel=False),
+    "routed": ("cuda",),
+    "npu": ("npu",),
+    f"gather{STATS_IN_STEP}": ("npu",),
+    f"npu{STATS_IN_STEP}": ("npu",),
 }
-"""All variants by name. A kept result may name any of them."""
+"""Variants of our step, and the device types that each is measured on. A kept result may name any of them.
+
+A variant is a backend. Its kernels update the running statistics if they can; with ``+step``, the step does.
+"""
 
 
 def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
@@ -84,7 +75,7 @@ def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
     Raises:
         UsageError: a name is unknown, or for another device type.
     """
-    present = tuple(name for name, ours in VARIANTS.items() if device in ours.devices)
+    present = tuple(name for name, devices in VARIANTS.items() if device in devices)
     names = present
     if settings.backend != "auto":
         names = tuple(name.strip() for name in settings.backend.split(","))
@@ -118,7 +109,7 @@ def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
     if settings.allocator == "default":
         cpu.keep_freed_memory()  # as training does
     compiled = name == OURS_COMPILED
-    backend = select_backend(settings.backend, "cpu", compiled=compiled).backend
+    backend = select_backend(settings.backend, "cpu", compiled=compiled).backend.name
     config, schedule = get_config(settings.arch), constant(LEARNING_RATE)
     return our_step(
         config, backend, cpu.runtime(), schedule=schedule, compiled=compiled, **_measured(settings)
@@ -136,15 +127,8 @@ def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) ->
     if compiled:
         # All our variants share their code, and torch limits how often it compiles one function.
         importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
-    ours = VARIANTS[name.removesuffix(_COMPILED)]
-    return our_step(
-        config,
-        get_backend(ours.backend),
-        runtime,
-        compiled=compiled,
-        stats_in_kernel=ours.stats_in_kernel,
-        **_measured(settings),
-    )
+    variant = name.removesuffix(_COMPILED)
+    return our_step(config, variant, runtime, compiled=compiled, **_measured(settings))
 
 
 def _measured(settings: StepBenchSettings) -> dict[str, Any]:
@@ -157,7 +141,7 @@ def _measured(settings: StepBenchSettings) -> dict[str, Any]:
 
 def our_step(
     config: ShuffleNetConfig,
-    backend: Backend[Any],
+    variant: str,
     runtime: Runtime,
     *,
     precision: str,
@@ -166,12 +150,11 @@ def our_step(
     schedule: Schedule | None = None,
     world: World | None = None,
     compiled: bool = False,
-    stats_in_kernel: bool = True,
 ) -> Step:
     """Build the step of ``train``, with a loss scale for float16.
 
-    ``schedule``: of the learning rate; the original's if not given. ``stats_in_kernel``: whether kernels
-    update the running statistics where they can (see ``make_train_step``).
+    ``variant``: a backend, or one of ``VARIANTS``. ``schedule``: of the learning rate; the original's if not
+    given.
     """
     world = world or World()
     device = runtime.device(world.local_rank)
@@ -182,9 +165,8 @@ def our_step(
         schedule = epoch_cosine(LEARNING_RATE, steps_per_epoch=1000, epochs=10, warmup_epochs=1)
     optimizer = sgd(schedule, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     variables = tree_to(init(config, torch.Generator().manual_seed(0)), device)
-    state, backend = in_order_of(
-        config, create_train_state(variables, optimizer, loss_scaling=scaling), backend
-    )
+    state = create_train_state(variables, optimizer, loss_scaling=scaling)
+    state, backend = in_order_of(config, state, get_backend(variant.removesuffix(STATS_IN_STEP)))
     step = make_train_step(
         config,
         optimizer,
@@ -195,7 +177,7 @@ def our_step(
         reduce=mean_over_ranks(world.size, world.rank) if world.size > 1 else no_reduce,
         overflow=runtime.overflow(),
         compiler=torch.compile if compiled else lambda function: function,
-        stats_in_kernel=stats_in_kernel and runtime.flat_state and not compiled,
+        stats_in_kernel=runtime.flat_state and not compiled and not variant.endswith(STATS_IN_STEP),
     )
     if runtime.flat_state:
         state = flatten_state(state)

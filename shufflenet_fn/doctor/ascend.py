@@ -23,7 +23,7 @@ from shufflenet_fn.distributed.network import addresses
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from shufflenet_fn_backends.known_errors import explain
 from shufflenet_fn_backends.runtimes.npu import pairs
-from shufflenet_fn_backends.runtimes.npu.environment import ALLOC_CONF, RECOMMENDED
+from shufflenet_fn_backends.runtimes.npu.environment import ALLOC_CONF, RECOMMENDED, emulated
 from shufflenet_fn_backends.runtimes.npu.probe import check_pair, not_installed
 
 SET_ENV = "source /usr/local/Ascend/cann/set_env.sh"
@@ -70,22 +70,20 @@ def cann(facts: dict[str, Any]) -> Finding:
         return Finding(SKIPPED, "needed with torch_npu only")
     problems = {name: _cannot_load(name) for name in LIBRARIES}
     missing = {name: problem for name, problem in problems.items() if problem}
-    details = {"missing": sorted(missing), "version": cann_version(), "driver": _driver_version()}
+    driver = re.search(r"Version=([\w.]+)", _read(_DRIVER / "version.info"))
+    details = {"missing": sorted(missing), "version": cann_version(), "driver": driver and driver[1]}
     if missing:
         first = next(iter(missing.values()))
         text = f"cannot load {', '.join(missing)} ({first})"
         return Finding(FAILED, text, how_to_set_up(), details)
-    emulated = _emulated()
-    if emulated is not None:
-        return Finding(
-            WARNING,
+    if emulated():
+        text = (
             "emulated (ascend-emulator): proves calls, types, shapes and launch counts, not speed, memory "
-            "or a chip's rounding",
-            details={**details, "emulator": emulated},
+            "or a chip's rounding"
         )
-    version = details["version"] or "of unknown version"
-    driver = details["driver"] or "of unknown version"
-    return Finding(OK, f"CANN {version}, driver {driver}", details=details)
+        return Finding(WARNING, text, details={**details, "emulator": True})
+    known = [details[name] or "of unknown version" for name in ("version", "driver")]
+    return Finding(OK, f"CANN {known[0]}, driver {known[1]}", details=details)
 
 
 def _cannot_load(library: str) -> str | None:
@@ -145,20 +143,6 @@ def installations(roots: tuple[Path, ...] | None = None) -> list[Path]:
         for root in roots
         for place in (*(root / name for name in _PLACES), *sorted(root.glob("cann-*"), reverse=True))
     ]
-
-
-def _driver_version() -> str | None:
-    found = re.search(r"Version=([\w.]+)", _read(_DRIVER / "version.info"))
-    return found.group(1) if found else None
-
-
-def _emulated() -> str | None:
-    """Return the folder of libascendcl.so if the loaded one is the emulator's, else ``None``."""
-    for line in _read(Path("/proc/self/maps")).splitlines():
-        path = Path(line.rpartition(" ")[2])
-        if path.name.startswith("libascendcl.so") and "ascend-emulator" in path.parts:
-            return str(path.parent)
-    return None
 
 
 def _read(path: Path) -> str:

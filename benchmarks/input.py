@@ -4,8 +4,8 @@
 
 ``DIR/train`` is repeated to get ``--images`` images. All candidates take turns in one run, each in a separate
 process: torchvision with its best number of workers, on the files and on our packed JPEGs; ours on files,
-    packed JPEG and packed raw; DALI with both layouts of its result, in an interpreter that has
-    ``nvidia-dali-cuda120`` and numpy. Further parts measure the same without colour jitter, two threads
+packed JPEG and packed raw; DALI with both layouts of its result, in an interpreter that has
+``nvidia-dali-cuda120`` and numpy. Further parts measure the same without colour jitter, two threads
     compared with one, and the data wait of devices at 80 % of the loader's maximum. ``--parts`` selects
     parts. Prints one JSON object; ``--markdown`` writes the tables.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -23,18 +22,28 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.bench.data import PACKINGS, PEER, best_peer, compared, loaded_in_rounds, make_tree
+from benchmarks.input_tables import tables
+from shufflenet_fn.bench.data import (
+    FILES,
+    PACKINGS,
+    PEER,
+    best_peer,
+    compared,
+    loaded_in_rounds,
+    make_tree,
+    pack_tree,
+    rates,
+)
 from shufflenet_fn.bench.input import run_input_bench
 from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
 from shufflenet_fn.bench.settings import DataBenchSettings, InputBenchSettings
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.data.opening import open_split
-from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UserError
 
-FILES, SMALL_FILES = "files", "JPEG 256 files"
+SMALL_FILES = "JPEG 256 files"
 PACKED_JPEG, PACKED_RAW = PACKINGS
 PEER_SMALL = f"{PEER}, {SMALL_FILES}"
 DALI_LAYOUTS = {"DALI HWC": "HWC", "DALI CHW": "CHW"}
@@ -68,7 +77,7 @@ class Dali:
     def __init__(self, name: str, process: subprocess.Popen[str]) -> None:
         self.name, self._process = name, process
 
-    def value(self, case: str) -> tuple[int, float, float]:
+    def value(self, case: str) -> Loaded:
         """Run a turn. Raise ``UserError`` if DALI fails; its output is on standard error."""
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
@@ -78,8 +87,7 @@ class Dali:
         answer = stdout.readline()
         if not answer:
             raise UserError(f"{self.name}: its process ended; see above for its output.")
-        images, seconds, cpu_seconds = json.loads(answer)
-        return images, seconds, cpu_seconds
+        return Loaded(*json.loads(answer), waited=0.0)
 
 
 @contextlib.contextmanager
@@ -118,7 +126,7 @@ def speeds(roots: Mapping[str, str], settings: DataBenchSettings, dali_python: s
     return {
         "color_jitter": settings.color_jitter,
         "threads": threads,
-        "contenders": {name: told_of(turns) for name, turns in found.items()},
+        "contenders": {name: rates(turns) for name, turns in found.items()},
         "peer_workers": {PEER: trial, PEER_SMALL: small_trial},
         "bars": [held for bar in BARS if (held := hold(bar, found)) is not None],
     }
@@ -146,7 +154,7 @@ def scaling(roots: Mapping[str, str], settings: DataBenchSettings, dali_python: 
     found = in_turns_with_dali(readers, settings, dali_python, roots[FILES], (1, 2))
     every = [*names, *(DALI_LAYOUTS if dali_python else ())]
     return {
-        "contenders": {name: told_of(turns) for name, turns in found.items()},
+        "contenders": {name: rates(turns) for name, turns in found.items()},
         "speedups": {
             name: compared(found[f"{name}, 2"], found[f"{name}, 1"])
             | ({"least": SCALING} if name in kinds else {})
@@ -171,10 +179,7 @@ def in_turns_with_dali(
         "jitter": settings.color_jitter,
         "seconds": settings.turn_seconds,
     }
-    with (
-        workers(list(readers), build_loading, loading, threads=1, environment={}, parents=True) as ours,
-        contextlib.ExitStack() as stack,
-    ):
+    with workers(list(readers), build_loading, loading, threads=1) as ours, contextlib.ExitStack() as stack:
         theirs = [
             stack.enter_context(
                 dali(
@@ -190,19 +195,12 @@ def in_turns_with_dali(
         return loaded_in_rounds([*ours, *theirs], settings.rounds, tell)
 
 
-def told_of(turns: Sequence[Loaded]) -> dict[str, float]:
-    return {
-        "images_s": 1 / statistics.median(turn.per_image for turn in turns),
-        "cpu_s_per_1000": 1000 * statistics.median(t.cpu_seconds / t.images for t in turns),
-    }
-
-
 def hold(bar: Bar, found: Mapping[str, Sequence[Loaded]]) -> dict[str, Any] | None:
     """Return a bar with its measured ratio, or ``None`` if its peer was not measured."""
     present = [name for name in bar.peers if name in found]
     if not present:
         return None
-    peer = max(present, key=lambda name: told_of(found[name])["images_s"])
+    peer = max(present, key=lambda name: rates(found[name])["images_s"])
     return {
         "ours": bar.ours,
         "peer": peer,
@@ -276,10 +274,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory(dir=given.scratch, prefix="input-") as place:
         roots = {FILES: str(make_tree(given.data, Path(place, FILES), given.images))}
-        for name, packing in PACKINGS.items():
-            tell(f"packing {given.images} images: {name}")
-            roots[name] = str(Path(place, name.replace(" ", "-")))
-            pack(roots[FILES], roots[name], packing, workers=usable_cores())
+        roots |= pack_tree(Path(roots[FILES]), Path(place), tell)
         roots[SMALL_FILES] = unpacked(roots[PACKED_JPEG], Path(place, "small"))
         result = {
             "command": " ".join(["python", *sys.argv]),
@@ -301,8 +296,6 @@ def main() -> None:
         }
     print(json.dumps(result))
     if given.markdown is not None:
-        from input_tables import tables
-
         given.markdown.write_text(tables(result))
 
 

@@ -1,6 +1,6 @@
 """Memory and start-up time of our loader: over epochs, and with an index of a million images.
 
-    python -m benchmarks.input_memory --data DIR [--epochs 20] [--markdown FILE]
+    python -m benchmarks.input_memory --data DIR [--epochs 20]
 
 Each measurement runs in a fresh process. The tree of a million entries has a thousand class folders that are
 links to one folder of a thousand images, so it takes no disk space but is listed and opened like any other.

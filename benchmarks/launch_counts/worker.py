@@ -10,7 +10,6 @@ import sys
 from typing import Any, NamedTuple
 
 from ascend_emulator.counters import emulated
-from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.support.errors import DeviceError
 
 PEER = "peer"
@@ -36,12 +35,10 @@ def counted(case: Case) -> str:
     import torch
 
     from benchmarks.launch_counts.counting import count
-    from shufflenet_fn.bench.ascend_peer import peer_step
-    from shufflenet_fn.bench.step_candidates import our_step
+    from shufflenet_fn.bench.step_candidates import original_step, our_step
     from shufflenet_fn.distributed.group import process_group
     from shufflenet_fn.distributed.world import World, world_from_environment
     from shufflenet_fn.model.config import get_config
-    from shufflenet_fn_backends.registry import get_backend
     from shufflenet_fn_backends.runtimes.select import runtime_of
 
     torch.set_num_threads(1)
@@ -50,20 +47,16 @@ def counted(case: Case) -> str:
     device = runtime.device(world.local_rank)
     runtime.set_device(world.local_rank)
     config = get_config(case.arch)
-    sizes: dict[str, Any] = {"batch_size": case.batch_size, "image_size": case.image_size}
+    measured: dict[str, Any] = {
+        "precision": case.precision,
+        "batch_size": case.batch_size,
+        "image_size": case.image_size,
+    }
     with process_group(world, runtime.dist_backend):
         if case.name == PEER:
-            step = peer_step(config, device, precision=case.precision, distributed=world.size > 1, **sizes)
+            step = original_step(config, device, distributed=world.size > 1, **measured)
         else:
-            step = our_step(
-                config,
-                get_backend(case.name.removesuffix(STATS_IN_STEP)),
-                device,
-                stats_in_kernel=not case.name.endswith(STATS_IN_STEP),
-                precision=case.precision,
-                world=world,
-                **sizes,
-            )
+            step = our_step(config, case.name, runtime, world=world, **measured)
         return json.dumps(count(step)._asdict())
 
 

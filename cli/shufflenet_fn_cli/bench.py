@@ -36,11 +36,9 @@ def step(as_json: AsJson = False, **given: Any) -> None:
     device are reported separately.
     """
     from shufflenet_fn.bench.step import run_step_bench
-
-    result = run_step_bench(StepBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_step_table
 
-    show(result, as_json, print_step_table)
+    show(run_step_bench(StepBenchSettings(**given), progress=progress), as_json, print_step_table)
 
 
 @bench_app.command()
@@ -53,11 +51,9 @@ def infer(as_json: AsJson = False, **given: Any) -> None:
     installed.
     """
     from shufflenet_fn.bench.infer import run_infer_bench
-
-    result = run_infer_bench(InferBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_infer_table
 
-    show(result, as_json, print_infer_table)
+    show(run_infer_bench(InferBenchSettings(**given), progress=progress), as_json, print_infer_table)
 
 
 @bench_app.command()
@@ -69,11 +65,9 @@ def ops(as_json: AsJson = False, **given: Any) -> None:
     its own process. The calls of a turn are queued, and the host waits once.
     """
     from shufflenet_fn.bench.ops import run_ops_bench
-
-    result = run_ops_bench(OpsBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_ops_table
 
-    show(result, as_json, print_ops_table)
+    show(run_ops_bench(OpsBenchSettings(**given), progress=progress), as_json, print_ops_table)
 
 
 @bench_app.command("input")
@@ -85,16 +79,9 @@ def feed(as_json: AsJson = False, **given: Any) -> None:
     simulated by waiting. Without --step-ms or --load, only the loader's maximum is measured.
     """
     from shufflenet_fn.bench.input import run_input_bench
-
-    result = run_input_bench(InputBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_input_table
 
-    show(result, as_json, print_input_table)
-
-
-@bench_app.callback()
-def root() -> None:
-    """Measure against torchvision, interleaved in the same run."""
+    show(run_input_bench(InputBenchSettings(**given), progress=progress), as_json, print_input_table)
 
 
 def progress(text: str) -> None:

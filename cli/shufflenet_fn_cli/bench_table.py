@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shufflenet_fn.bench.peers import by_reason
 from shufflenet_fn_cli.console import table_console
 
 
@@ -155,21 +156,19 @@ def print_data_table(result: dict[str, Any]) -> None:
     console = table_console()
     rows = []
     for name, found in result["contenders"].items():
-        over = result["ratios"].get(name)
         label = name if found["loader"] == "ours" else f"{name}, {found['workers']}"
-        rates = (f"{found['images_s']:.0f}", f"{found['cpu_s_per_1000']:.2f}")
-        ratios = ("", "")
-        if over is not None:
+        row = [label, f"{found['images_s']:.0f}", f"{found['cpu_s_per_1000']:.2f}"]
+        if name in result["ratios"]:
+            over = result["ratios"][name]
             low, high = over["interval"]
-            ratios = (f"{over['ratio']:.2f} ({low:.2f}–{high:.2f})", f"{over['cpu_ratio']:.2f}")
-        rows.append((label, *rates, *ratios))
-    _print_table(
-        console,
+            row += [f"{over['ratio']:.2f} ({low:.2f}–{high:.2f})", f"{over['cpu_ratio']:.2f}"]
+        rows.append(row)
+    title = (
         f"{result['images']} images to batches of {result['batch_size']} × {result['image_size']}², "
-        f"jitter {result['color_jitter']}, {result['threads']} threads",
-        ("candidate", "images/s", "CPU s/1000", "× torchvision", "per CPU s"),
-        rows,
+        f"jitter {result['color_jitter']}, {result['threads']} threads"
     )
+    headings = ("candidate", "images/s", "CPU s/1000", "× torchvision", "per CPU s")
+    _print_table(console, title, headings, rows)
     for name, over in result["ratios"].items():
         if over["advice"] is not None:
             console.print(f"{name}: {over['advice']}")
@@ -224,10 +223,7 @@ def _print_best_peer(console: Console, result: dict[str, Any]) -> None:
 
 def _print_left_out(console: Console, result: dict[str, Any]) -> None:
     """Print the candidates that were not measured, with the reasons."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in result["left_out"].items():
-        by_reason.setdefault(reason, []).append(name)
-    for reason, names in by_reason.items():
+    for reason, names in by_reason(result["left_out"]).items():
         console.print(f"not measured: {', '.join(names)} ({escape(reason)})")
 
 
@@ -241,9 +237,10 @@ def _print_table(
 ) -> None:
     """Print a table with a first column of text and further columns of numbers."""
     table = Table(title=title)
-    for number, heading in enumerate(headings):
-        right, whole = number > 0, number > 0 or not wrap
-        table.add_column(heading, justify="right" if right else "left", no_wrap=whole)
+    first, *others = headings
+    table.add_column(first, no_wrap=not wrap)
+    for heading in others:
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -43,8 +43,6 @@ def bench(
     with their intervals, and the cost of each stage of our loader on one thread.
     """
     from shufflenet_fn.bench.data import run_data_bench
-
-    result = run_data_bench(source, DataBenchSettings(**given), progress=progress)
     from shufflenet_fn_cli.bench_table import print_data_table
 
-    show(result, as_json, print_data_table)
+    show(run_data_bench(source, DataBenchSettings(**given), progress=progress), as_json, print_data_table)

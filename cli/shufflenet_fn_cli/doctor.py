@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shufflenet_fn.doctor.finding import DoctorSettings
+from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_cli.bench import AsJson, progress
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": 
 
 @with_settings(DoctorSettings)
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+    as_json: AsJson = False,
     explain: Annotated[
         Path | None,
         typer.Option(
@@ -44,50 +46,34 @@ def doctor(
     """
     if explain is not None:
         if bundle is not None:
-            from shufflenet_fn_backends.support.errors import UsageError
-
             raise UsageError("--explain reads a log and --bundle looks at the machine. Give one.")
         _explain(explain, as_json)
         return
-    if bundle is not None:
-        _bundle(bundle, DoctorSettings(**given), as_json)
-        return
-    from shufflenet_fn.doctor.examine import examine
+    settings = DoctorSettings(**given)
+    archive = None
+    if bundle is None:
+        from shufflenet_fn.doctor.examine import examine
 
-    report = examine(DoctorSettings(**given), _progress)
+        report = examine(settings, _progress)
+    else:
+        from shufflenet_fn.doctor.bundle import make_bundle
+
+        archive = make_bundle(bundle, settings, command="shufflenet_fn_cli.main", say=progress)
+        report = archive.report
     if as_json:
-        print(json.dumps(report.as_json()))
+        written = {"bundle": {"path": str(archive.path), "bytes": archive.size}} if archive else {}
+        print(json.dumps({**report.as_json(), **written}))
     else:
         _print(report)
+    if archive is not None:
+        progress(f"wrote {archive.path}, {archive.size / 1000:.1f} kB, in {archive.seconds:.0f} s")
     if not report.ok:
         raise typer.Exit(1)
 
 
-def _bundle(path: Path, settings: DoctorSettings, as_json: bool) -> None:
-    from shufflenet_fn.doctor.bundle import make_bundle
-
-    bundle = make_bundle(path, settings, command="shufflenet_fn_cli.main", say=_say, on_stage=_say_stage)
-    if as_json:
-        written = {"path": str(bundle.path), "bytes": bundle.size}
-        print(json.dumps({**bundle.report.as_json(), "bundle": written}))
-    else:
-        _print(bundle.report)
-    _say(f"wrote {bundle.path}, {bundle.size / 1000:.1f} kB, in {bundle.seconds:.0f} s")
-    if not bundle.report.ok:
-        raise typer.Exit(1)
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
-def _say_stage(stage: Stage) -> None:
-    _say(f"{stage.name}: {stage.finding.status} after {stage.seconds:.1f} s")
-
-
 def _progress(stage: Stage) -> None:
     if sys.stderr.isatty():
-        print(f"{stage.name}: {stage.finding.status}", file=sys.stderr)
+        progress(f"{stage.name}: {stage.finding.status}")
 
 
 def _print(report: Report) -> None:
@@ -96,7 +82,7 @@ def _print(report: Report) -> None:
 
     from shufflenet_fn_cli.console import table_console
 
-    table = Table(title="shufflenet-fn doctor", show_lines=False)
+    table = Table(title="shufflenet-fn doctor")
     table.add_column("stage", no_wrap=True)
     table.add_column("result", no_wrap=True)
     table.add_column("finding", overflow="fold")
@@ -117,7 +103,6 @@ def _print(report: Report) -> None:
 
 def _explain(path: Path, as_json: bool) -> None:
     from shufflenet_fn_backends.known_errors import explain_all
-    from shufflenet_fn_backends.support.errors import UsageError
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(errors="replace")

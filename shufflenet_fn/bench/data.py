@@ -8,12 +8,11 @@ import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading
+from shufflenet_fn.bench.loading import Loaded, Loading, Reader, build_loading, measure_stages
 from shufflenet_fn.bench.rounds import Progress, in_rounds, ratio, ratio_report, reported, silent
 from shufflenet_fn.bench.settings import DataBenchSettings, counts
-from shufflenet_fn.bench.stages import measure_stages
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn.config.options import check_options
 from shufflenet_fn.data.folder import open_image_folder
@@ -23,10 +22,10 @@ from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
 
-FILES = "files"
-PEER = "torchvision"
-TRIAL_ROUNDS = 3
-PACKINGS: Mapping[str, PackSettings] = {
+FILES: Final = "files"
+PEER: Final = "torchvision"
+TRIAL_ROUNDS: Final = 3
+PACKINGS: Final[Mapping[str, PackSettings]] = {
     "packed JPEG 256": PackSettings(),
     "packed raw 256": PackSettings(format="raw", quality=None),
 }
@@ -44,7 +43,7 @@ def run_data_bench(
       per CPU second; empty without torchvision;
     * ``peer_workers``: images/s of torchvision by number of workers, from the trial that chose the best;
       empty if there was no choice;
-    * ``stages``: microseconds per image on one thread, by our candidates and stage (``bench.stages``);
+    * ``stages``: microseconds per image on one thread, by our candidates and stage (``loading.STAGES``);
     * ``left_out``: candidates that were not measured, with the reasons.
 
     Raises:
@@ -74,28 +73,21 @@ def make_tree(source: str | Path, folder: Path, images: int) -> Path:
             f"--packed {source}."
         )
     samples = open_image_folder(source, "train")
-    chosen = range(images) if images > len(samples) else _even(len(samples), images)
+    held = len(samples)
     seen: set[int] = set()
-    for number, position in enumerate(chosen):
-        index = position % len(samples)
+    for number in range(images):
+        index = number * held // images if images <= held else number % held
         label, path = int(samples.labels[index]), samples.path(index).absolute()
-        places = [folder / "train" / samples.classes[label] / f"{number:07d}{_suffix(path)}"]
+        # torchvision must find each image too. What has another extension is a JPEG.
+        suffix = path.suffix if path.name.lower().endswith(IMAGE_EXTENSIONS) else ".jpg"
+        places = [folder / "train" / samples.classes[label] / f"{number:07d}{suffix}"]
         if label not in seen:
             seen.add(label)
-            places.append(folder / "val" / samples.classes[label] / f"0{_suffix(path)}")
+            places.append(folder / "val" / samples.classes[label] / f"0{suffix}")
         for place in places:
             place.parent.mkdir(parents=True, exist_ok=True)
             os.symlink(path, place)
     return folder
-
-
-def _suffix(path: Path) -> str:
-    """Return the extension under which torchvision finds an image too; what has another is a JPEG."""
-    return path.suffix if path.name.lower().endswith(IMAGE_EXTENSIONS) else ".jpg"
-
-
-def _even(count: int, wanted: int) -> list[int]:
-    return [number * count // wanted for number in range(wanted)]
 
 
 def _packed(tree: Path, place: Path, settings: DataBenchSettings, progress: Progress) -> dict[str, str]:
@@ -106,30 +98,37 @@ def _packed(tree: Path, place: Path, settings: DataBenchSettings, progress: Prog
             if not is_packed(Path(root)):
                 raise UsageError(f"--packed {root} is no packed data. Make it with `data pack`.")
         return {f"packed {root}": root for root in roots}
+    return pack_tree(tree, place, progress)
+
+
+def pack_tree(tree: Path, place: Path, progress: Progress) -> dict[str, str]:
+    """Pack an image folder in the formats of ``PACKINGS``. Return the packed folders by name."""
+    roots = {name: str(place / name.replace(" ", "-")) for name in PACKINGS}
     for name, packing in PACKINGS.items():
-        progress(f"packing {settings.images} images: {name}")
-        pack(tree, place / name.replace(" ", "-"), packing, workers=usable_cores())
-    return {name: str(place / name.replace(" ", "-")) for name in PACKINGS}
+        progress(f"packing: {name}")
+        pack(tree, roots[name], packing, workers=usable_cores())
+    return roots
 
 
 def _measured(roots: Mapping[str, str], settings: DataBenchSettings, progress: Progress) -> dict[str, Any]:
     threads = settings.workers or usable_cores()
     ours = {name: Reader("ours", root, threads, settings.color_jitter) for name, root in roots.items()}
-    left_out: dict[str, str] = {}
+    readers, left_out = dict(ours), {}
     trial: dict[int, float] = {}
-    peer: dict[str, Reader] = {}
     if importlib.util.find_spec("torchvision") is None:
         left_out[PEER] = "torchvision is not installed (pip install 'shufflenet-fn[bench]')"
     else:
-        best, trial = best_peer(roots[FILES], settings, progress)
-        peer = {PEER: best}
-    found = measure({**ours, **peer}, settings, settings.rounds, progress)
+        readers[PEER], trial = best_peer(roots[FILES], settings, progress)
+    found = _measure(readers, settings, settings.rounds, progress)
     return {
         **reported(settings, "images", "image_size", "batch_size", "color_jitter"),
         **reported(settings, "rounds", "turn_seconds"),
         "threads": threads,
-        "contenders": {name: summary(found[name], reader) for name, reader in {**ours, **peer}.items()},
-        "ratios": {name: compared(found[name], found[PEER]) for name in ours} if peer else {},
+        "contenders": {
+            name: {"loader": reader.loader, "workers": reader.workers, **rates(found[name])}
+            for name, reader in readers.items()
+        },
+        "ratios": {name: compared(found[name], found[PEER]) for name in ours if PEER in found},
         "peer_workers": trial,
         "stages": {name: measure_stages(reader, settings.image_size) for name, reader in ours.items()},
         "left_out": left_out,
@@ -151,21 +150,17 @@ def best_peer(root: str, settings: DataBenchSettings, progress: Progress) -> tup
     }
     if len(readers) == 1:
         return next(iter(readers.values())), {}
-    found = measure(readers, settings, TRIAL_ROUNDS, progress)
-    rates = {
-        reader.workers: 1 / statistics.median(turn.per_image for turn in found[name])
-        for name, reader in readers.items()
-    }
-    best = max(rates, key=lambda count: rates[count])
-    return readers[f"{PEER} {best}"], rates
+    found = _measure(readers, settings, TRIAL_ROUNDS, progress)
+    speeds = {reader.workers: rates(found[name])["images_s"] for name, reader in readers.items()}
+    best = max(speeds, key=lambda count: speeds[count])
+    return readers[f"{PEER} {best}"], speeds
 
 
-def measure(
+def _measure(
     readers: Mapping[str, Reader], settings: DataBenchSettings, rounds: int, progress: Progress
 ) -> dict[str, list[Loaded]]:
-    """Measure all ``readers`` in rounds, each in a separate process."""
     loading = Loading(readers, settings.batch_size, settings.image_size, settings.turn_seconds)
-    with workers(list(readers), build_loading, loading, threads=1, parents=True) as candidates:
+    with workers(list(readers), build_loading, loading, threads=1) as candidates:
         return loaded_in_rounds(candidates, rounds, progress)
 
 
@@ -179,27 +174,25 @@ def loaded_in_rounds(candidates: Sequence[Any], rounds: int, progress: Progress)
         candidate.value("")
     return in_rounds(
         list(by_name),
-        lambda name: Loaded(*by_name[name].value("")),
+        lambda name: by_name[name].value(""),
         rounds,
         lambda loaded: f"{1 / loaded.per_image:.0f} images/s",
         progress,
     )
 
 
-def summary(turns: Sequence[Loaded], reader: Reader) -> dict[str, Any]:
-    """Return the reported figures of a candidate."""
+def rates(turns: Sequence[Loaded]) -> dict[str, float]:
+    """Return the reported medians of a candidate."""
     return {
-        "loader": reader.loader,
-        "workers": reader.workers,
         "images_s": 1 / statistics.median(turn.per_image for turn in turns),
-        "cpu_s_per_1000": 1000 * statistics.median(t.cpu_seconds / t.images for t in turns),
+        "cpu_s_per_1000": 1000 * statistics.median(turn.cpu_per_image for turn in turns),
     }
 
 
 def compared(ours: Sequence[Loaded], theirs: Sequence[Loaded]) -> dict[str, Any]:
     """Return the speed of ours relative to the peer, in wall time and per CPU second."""
-    found = ratio([t.per_image for t in ours], [t.per_image for t in theirs])
-    cpu = ratio(*([t.cpu_seconds / t.images for t in turns] for turns in (ours, theirs)))
+    found = ratio([turn.per_image for turn in ours], [turn.per_image for turn in theirs])
+    cpu = ratio([turn.cpu_per_image for turn in ours], [turn.cpu_per_image for turn in theirs])
     return {
         "ratio": found.median,
         "interval": (found.low, found.high),

@@ -7,23 +7,22 @@ import json
 import re
 import statistics
 import time
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import torch
 
-from shufflenet_fn.bench.candidates import EMULATED, announced
+from shufflenet_fn.bench.peers import EMULATED
 from shufflenet_fn.bench.rounds import Progress, in_rounds, ratio, ratio_fields, ratio_report
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on, peers_on
-from shufflenet_fn.bench.workers import Step, Worker, workers
+from shufflenet_fn.bench.workers import Step, Worker, prepared, workers
 from shufflenet_fn.run.backend_choice import Kept, keep, step_case
 from shufflenet_fn.run.directory import environment
 from shufflenet_fn.training.precision import get_policy
+from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.runtimes.base import Runtime, Window
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.runtimes.select import runtime_of
@@ -48,6 +47,7 @@ class Turn(NamedTuple):
 
 
 Turns = Mapping[str, Sequence[Turn]]
+TakeTurn = Callable[[str], Turn]
 
 
 def check_device_settings(settings: StepBenchSettings, runtime: Runtime) -> None:
@@ -81,18 +81,20 @@ def run_device_case(settings: StepBenchSettings, runtime: Runtime, progress: Pro
     if case.emulated:
         progress(f"WARNING: {EMULATED}")
     wanted, field = ours_on(runtime.name, settings), peers_on(runtime.name, settings)
-    for warning in announced(field):
+    for warning in field.warnings():
         progress(warning)
     threads = settings.threads or usable_cores()
-    # torch_npu's profiler analyses its recording in child processes.
-    how: dict[str, Any] = {"threads": threads, "parents": settings.profile is not None}
-    with workers([runtime.name], build_device_case, settings, **how) as (worker,):
-        failed = _warmed_up(worker, (*wanted, *field.present), progress)
+    with workers([runtime.name], build_device_step, settings, threads=threads) as (worker,):
+
+        def turn(name: str) -> Turn:
+            return worker.ask(take_turn, name, settings.steps, runtime.name)
+
+        failed = _warmed_up(turn, (*wanted, *field.present), progress)
         ours, peers = ([name for name in names if name not in failed] for names in (wanted, field.present))
         if not ours:
             raise UserError(f"no step of ours can be measured: {failed[wanted[0]]}")
-        turns = _turns(worker, [*ours, *peers], settings.rounds, progress)
-        kernels = _kernels(worker, [*ours, *peers], progress) if settings.profile else None
+        turns = _turns(turn, [*ours, *peers], settings.rounds, progress)
+        kernels = _kernels(worker, [*ours, *peers], settings, progress) if settings.profile else None
     result = {
         **case._asdict(),
         "batch_size": case.batch_per_card,
@@ -144,40 +146,44 @@ def compared(
     }
 
 
-def _warmed_up(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, str]:
+def _warmed_up(turn: TakeTurn, names: Sequence[str], progress: Progress) -> dict[str, str]:
     """Build each candidate and take a turn that does not count. Return the failed ones with the reasons."""
     failed: dict[str, str] = {}
     for name in names:
         progress(f"building and warming up {name}")
         try:
-            worker.value(f"turn: {name}")
+            turn(name)
         except UserError as error:
             failed[name] = str(error)
             progress(f"WARNING: not measured: {name} ({error})")
     return failed
 
 
-def _turns(worker: Worker, names: Sequence[str], rounds: int, progress: Progress) -> Turns:
-    def turn(name: str) -> Turn:
+def _turns(turn: TakeTurn, names: Sequence[str], rounds: int, progress: Progress) -> Turns:
+    def explained(name: str) -> Turn:
         try:
-            return Turn(*worker.value(f"turn: {name}"))
+            return turn(name)
         except UserError as error:
             raise UserError(
                 f"{name} took a step and failed in a later one: {error} If memory ran out, give a "
                 "smaller --batch-size, or name fewer candidates with --backend."
             ) from error
 
-    return in_rounds(names, turn, rounds, lambda turn: f"{1000 * turn.step:.4g} ms", progress)
+    return in_rounds(names, explained, rounds, lambda turn: f"{1000 * turn.step:.4g} ms", progress)
 
 
-def _kernels(worker: Worker, names: Sequence[str], progress: Progress) -> dict[str, Any]:
+def _kernels(
+    worker: Worker, names: Sequence[str], settings: StepBenchSettings, progress: Progress
+) -> dict[str, Any]:
     """Return the table of kernels of each candidate, or the reason why there is none."""
     found: dict[str, Any] = {}
     for name in names:
         progress(f"profiling {name}")
-        folder, steps = worker.value(f"profile: {name}")
-        table = kernel_table(Path(folder), steps)
-        found[name] = {"folder": folder, **(table or {"missing": NO_TABLE})}
+        words = (settings.arch, settings.precision, settings.batch_size, name)
+        folder = Path(str(settings.profile)) / "-".join(words).replace(" ", "-").replace("'", "")
+        worker.ask(profile, name, folder, settings.device)
+        table = kernel_table(folder, _WINDOW.record)
+        found[name] = {"folder": str(folder), **(table or {"missing": NO_TABLE})}
     return found
 
 
@@ -189,7 +195,7 @@ def _kept(result: Mapping[str, Any]) -> Kept:
     if not times:
         raise UserError("nothing to keep: no step of ours without torch.compile was measured.")
     fastest = min(times, key=lambda name: times[name])
-    return Kept(fastest, VARIANTS[fastest].backend, times)
+    return Kept(fastest, fastest.removesuffix(STATS_IN_STEP), times)
 
 
 def _median_ms(seconds: Sequence[float | None]) -> float | None:
@@ -197,23 +203,14 @@ def _median_ms(seconds: Sequence[float | None]) -> float | None:
     return 1000 * statistics.median(present) if present else None
 
 
-def build_device_case(device: str, case: str, settings: StepBenchSettings) -> Step:
-    """Build a case: ``turn: NAME`` returns a ``Turn``, ``profile: NAME`` the folder of the profile."""
-    what, _, name = case.partition(": ")
-    runtime = runtime_of(settings.device)
-    runtime.prepare()
-    runtime.set_device(0)
-    if not runtime.shares:  # on a CPU, the benchmark has a setting for the allocator
-        runtime.tune()
-    step = build_candidate(name, settings, runtime)
-    if what == "profile":
-        return lambda: profiled(step, name, settings, runtime)
-    steps = settings.steps or 1
-    return lambda: timed(step, steps, runtime)
+def build_device_step(device: str, name: str, settings: StepBenchSettings) -> Step:
+    """Build a candidate (``workers.Build``). The case is its name."""
+    return build_candidate(name, settings, prepared(settings.device))
 
 
-def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
+def take_turn(step: Step, steps: int, device: str) -> Turn:
     """Take ``steps`` steps, with one synchronisation before and one after them."""
+    runtime = runtime_of(device)
     runtime.synchronize()
     start = time.perf_counter()
     begin = _event(runtime)
@@ -223,15 +220,13 @@ def timed(step: Step, steps: int, runtime: Runtime) -> Turn:
     host = time.perf_counter() - start
     runtime.synchronize()
     whole = time.perf_counter() - start
-    device = begin.elapsed_time(end) / 1000 / steps if begin is not None else None
-    return Turn(whole / steps, host / steps, device)
+    on_device = begin.elapsed_time(end) / 1000 / steps if begin is not None else None
+    return Turn(whole / steps, host / steps, on_device)
 
 
-def profiled(step: Step, name: str, settings: StepBenchSettings, runtime: Runtime) -> tuple[str, int]:
-    """Profile a few steps. Return the candidate's folder and the number of recorded steps."""
-    assert settings.profile is not None
-    words = (settings.arch, settings.precision, settings.batch_size, name)
-    folder = Path(settings.profile) / "-".join(words).replace(" ", "-").replace("'", "")
+def profile(step: Step, folder: Path, device: str) -> None:
+    """Profile a few steps into ``folder``."""
+    runtime = runtime_of(device)
     folder.mkdir(parents=True, exist_ok=True)
     step()
     runtime.synchronize()
@@ -241,7 +236,6 @@ def profiled(step: Step, name: str, settings: StepBenchSettings, runtime: Runtim
             # Otherwise kernels of the warm-up would run, and count, in the recorded steps.
             runtime.synchronize()
             profiler.step()
-    return str(folder), _WINDOW.record
 
 
 def _event(runtime: Runtime) -> Any:
@@ -253,13 +247,11 @@ def _event(runtime: Runtime) -> Any:
     return event
 
 
-SHARES: Final[Mapping[str, re.Pattern[str]]] = MappingProxyType(
-    {
-        "TransData": re.compile(r"TransData|.*(nchwToNhwc|nhwcToNchw)"),
-        "Slice": re.compile(r"(Strided)?Slice(D|V\d)?$|AsStrided"),
-        "Fill": re.compile(r"Fill(D|s|V\d)?$|.*FillFunctor|Memset"),
-    }
-)
+SHARES: Final[Mapping[str, re.Pattern[str]]] = {
+    "TransData": re.compile(r"TransData|.*(nchwToNhwc|nhwcToNchw)"),
+    "Slice": re.compile(r"(Strided)?Slice(D|V\d)?$|AsStrided"),
+    "Fill": re.compile(r"Fill(D|s|V\d)?$|.*FillFunctor|Memset"),
+}
 """Kernels that only rearrange or fill memory: name of a share, and pattern for the start of their types.
 
 Slices and AsStrided make a non-contiguous argument contiguous. The last alternative of a pattern matches
@@ -271,55 +263,43 @@ _TOP: Final = 8
 _LONGEST_NAME: Final = 80
 
 
-Kernel = tuple[str, float]
-"""A kernel that ran: its type (on a GPU, its name) and its time in microseconds."""
-
-
 def kernel_table(folder: Path, steps: int) -> dict[str, Any] | None:
     """Summarise the kernels of a profile of ``steps`` steps; ``None`` if ``folder`` has no table of kernels.
 
     ``launches`` and ``device_ms`` are per step. ``shares`` are shares of that time, by name (``SHARES``).
     ``top`` lists the types with the longest time, each with its launches per step and its share.
     """
-    times: Counter[str] = Counter()
-    launches: Counter[str] = Counter()
+    found: dict[str, list[float]] = {}
     for name, us in _read_kernels(folder):
-        times[name] += us  # type: ignore[assignment]  # a sum of times
-        launches[name] += 1
-    if not launches:
+        found.setdefault(name, []).append(us)
+    if not found:
         return None
+    times = {name: sum(durations) for name, durations in found.items()}
     total = sum(times.values()) or 1.0
     return {
-        "launches": launches.total() / steps,
+        "launches": sum(map(len, found.values())) / steps,
         "device_ms": sum(times.values()) / steps / 1000,
         "shares": {
             share: sum(us for name, us in times.items() if pattern.match(name)) / total
             for share, pattern in SHARES.items()
         },
         "top": [
-            {"type": name[:_LONGEST_NAME], "launches": launches[name] / steps, "share": times[name] / total}
-            for name, _ in times.most_common(_TOP)
+            {"type": name[:_LONGEST_NAME], "launches": len(found[name]) / steps, "share": times[name] / total}
+            for name in sorted(times, key=lambda name: -times[name])[:_TOP]
         ],
     }
 
 
-def _read_kernels(folder: Path) -> Iterator[Kernel]:
+def _read_kernels(folder: Path) -> Iterator[tuple[str, float]]:
+    """Yield the type of each kernel (on a GPU, its name) and its time in microseconds."""
     for path in sorted(folder.rglob("kernel_details.csv")):
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _of_rows(csv.DictReader(file))
+            for row in csv.DictReader(file):
+                # A number may end with a tab, which makes spreadsheets treat it as text.
+                duration = row["Duration(us)"].strip()
+                if duration != "N/A":
+                    yield row["Type"].strip(), float(duration)
     for path in sorted(folder.rglob("*.pt.trace.json")):
-        events = json.loads(path.read_text(encoding="utf-8")).get("traceEvents", [])
-        yield from (
-            (str(event["name"]), float(event["dur"]))
-            for event in events
-            if event.get("cat") in _ON_GPU and "dur" in event
-        )
-
-
-def _of_rows(rows: Iterable[Mapping[str, str]]) -> Iterator[Kernel]:
-    # Numbers may end with a tab, which makes spreadsheets treat them as text.
-    for row in rows:
-        try:
-            yield row["Type"].strip(), float(row["Duration(us)"].strip())
-        except ValueError:  # N/A: no time on the device
-            continue
+        for event in json.loads(path.read_text(encoding="utf-8")).get("traceEvents", []):
+            if event.get("cat") in _ON_GPU and "dur" in event:
+                yield str(event["name"]), float(event["dur"])

@@ -7,17 +7,15 @@ import importlib.util
 import statistics
 from dataclasses import replace
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor
 
-from shufflenet_fn.bench.candidates import (
-    ONNX,
+from shufflenet_fn.bench.peers import (
     OURS,
     Field,
     Peer,
-    announced,
     available,
     peers,
     settled,
@@ -70,7 +68,7 @@ def run_infer_bench(settings: InferBenchSettings, *, progress: Progress = silent
     backend = select_backend(settings.backend, "cpu")
     progress(backend.reason)
     field = _field(settings)
-    for warning in announced(field):
+    for warning in field.warnings():
         progress(warning)
     return {
         **reported(settings, "arch", "image_size", "precision", "allocator", "rounds"),
@@ -86,14 +84,25 @@ def run_infer_bench(settings: InferBenchSettings, *, progress: Progress = silent
     }
 
 
+PEERS: Final = peers(folding=True)
+ONNX: Final = "onnxruntime"
+
+
+class InferCase(NamedTuple):
+    """One batch size with one number of threads."""
+
+    settings: InferBenchSettings
+    batch_size: int
+    threads: int
+
+
 def _field(settings: InferBenchSettings) -> Field:
     field = available(PEERS, compiled=settings.compile)
+    reason = onnx_is_missing()
     if not settings.onnx:
-        reason: str | None = "--no-onnx"
+        reason = "--no-onnx"
     elif settings.precision != "fp32":
         reason = f"--precision {settings.precision}"
-    else:
-        reason = onnx_is_missing()
     return field if reason is None else field._replace(left_out={**field.left_out, ONNX: reason})
 
 
@@ -119,22 +128,9 @@ def _case(chosen: InferCase, field: Field, progress: Progress) -> dict[str, Any]
     }
 
 
-PEERS = peers(folding=True)
-_ONNX_PACKAGES = ("onnxruntime", "onnx", "onnxscript")
-
-
-class InferCase(NamedTuple):
-    """One batch size with one number of threads."""
-
-    settings: InferBenchSettings
-    batch_size: int
-    threads: int
-
-
 def build_pass(name: str, case: str, chosen: InferCase) -> Step:
     """Build one forward pass of the candidate ``name``. It returns its logits. There is only one case."""
     settings = chosen.settings
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
     size = settings.image_size
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(chosen.batch_size, 3, size, size, generator=generator)
@@ -145,6 +141,7 @@ def build_pass(name: str, case: str, chosen: InferCase) -> Step:
     model = torchvision_model("bench infer", settings.arch, state_dict).eval()
     if name == ONNX:
         return _onnx(model, images, chosen.threads)
+    dtype = get_policy(settings.precision).compute_dtype
     return _torchvision(model, images.to(dtype), PEERS[name])
 
 
@@ -164,10 +161,10 @@ def seasoned_variables(arch: str) -> Variables:
 
 def onnx_is_missing() -> str | None:
     """Return why ONNX Runtime cannot be measured, or ``None`` if it can."""
-    missing = [name for name in _ONNX_PACKAGES if importlib.util.find_spec(name) is None]
-    if not missing:
-        return None
-    return f"not installed: {', '.join(missing)} (pip install 'shufflenet-fn[bench]')"
+    missing = [
+        name for name in ("onnxruntime", "onnx", "onnxscript") if importlib.util.find_spec(name) is None
+    ]
+    return f"not installed: {', '.join(missing)} (pip install 'shufflenet-fn[bench]')" if missing else None
 
 
 def _ours(settings: InferBenchSettings, variables: Variables, images: Tensor) -> Step:

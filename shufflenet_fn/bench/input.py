@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.bench.loading import Loaded, measured, our_batches
 from shufflenet_fn.bench.rounds import Progress, silent
 from shufflenet_fn.bench.settings import InputBenchSettings
-from shufflenet_fn.bench.workers import workers
+from shufflenet_fn.bench.workers import Step, workers
 from shufflenet_fn.config.options import check_options
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.loader import prefetch_of
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.run.directory import environment
@@ -22,7 +21,7 @@ from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
 
-FEEDS = 0.02
+FEEDS: Final = 0.02
 """A host feeds its devices if none waits for data longer than this share of a step."""
 
 
@@ -48,48 +47,32 @@ def run_input_bench(settings: InputBenchSettings, *, progress: Progress = silent
     if settings.step_ms is not None and settings.load is not None:
         raise UsageError("--step-ms and --load exclude each other: both say how long a step takes.")
     images = rank_batch_size(settings.batch_size, settings.devices)
-    feeding = Feeding(
-        settings=TrainSettings(
-            data=settings.data,
-            image_size=settings.image_size,
-            batch_size=settings.batch_size,
-            color_jitter=settings.color_jitter,
-        ),
-        devices=settings.devices,
-        threads=loader_threads(settings.workers, settings.devices),
-        step_seconds=0.0,
-        seconds=settings.seconds,
-    )
-    progress(f"the loader's maximum, {feeding.threads} threads for each device")
-    fastest = feed_devices(feeding)
-    maximum = total_rate(fastest)
+    threads = loader_threads(settings.workers, settings.devices)
+    progress(f"the loader's maximum, {threads} threads for each device")
+    fastest = _feed_devices(Feeding(settings, threads, 0.0))
+    maximum = _total_rate(fastest)
     result = {
         **asdict(settings),
-        "threads": feeding.threads,
+        "threads": threads,
         "cores": usable_cores(),
         "environment": environment(),
         "maximum_img_s": maximum,
         "cpu_s_per_1000": 1000 * _cpu_per_image(fastest),
-        "step_ms": None,
-        "demanded_img_s": None,
-        "delivered_img_s": None,
-        "data_wait": None,
-        "feeds": None,
-        "headroom": None,
-        "cores_needed": None,
+        **dict.fromkeys(("step_ms", "demanded_img_s", "delivered_img_s", "data_wait", "feeds")),
+        **dict.fromkeys(("headroom", "cores_needed")),
     }
     seconds = (settings.step_ms or 0.0) / 1000
     if settings.load is not None:
         seconds = settings.batch_size / (settings.load * maximum)
     if seconds:
         progress(f"devices that compute {1000 * seconds:.4g} ms at {images} images")
-        paced = feed_devices(feeding._replace(step_seconds=seconds))
+        paced = _feed_devices(Feeding(settings, threads, seconds))
         demanded = settings.batch_size / seconds
         waits = [one.waited / one.seconds for one in paced]
         result |= {
             "step_ms": 1000 * seconds,
             "demanded_img_s": demanded,
-            "delivered_img_s": total_rate(paced),
+            "delivered_img_s": _total_rate(paced),
             "data_wait": waits,
             "feeds": max(waits) <= FEEDS,
             "headroom": maximum / demanded,
@@ -122,61 +105,55 @@ def conclusion(result: dict[str, Any]) -> str:
     return f"no: {demand}; {wait}. {cure} or `shufflenet-fn data pack` would help"
 
 
-def _cpu_per_image(found: Sequence[Loaded]) -> float:
-    return sum(one.cpu_seconds for one in found) / sum(one.images for one in found)
-
-
 class Feeding(NamedTuple):
-    """What every device's process does.
+    """What every device's process does, with ``threads`` loader threads.
 
-    Attributes:
-      settings: data, batch size over all devices, crops.
-      devices: how many processes.
-      threads: loader threads of each.
-      step_seconds: how long a device computes; 0 takes batches as they come.
-      seconds: how long batches are counted, at least.
+    ``step_seconds``: how long a device computes; 0 takes batches as they come.
     """
 
-    settings: TrainSettings
-    devices: int
+    settings: InputBenchSettings
     threads: int
     step_seconds: float
-    seconds: float
 
 
-def feed_devices(feeding: Feeding) -> list[Loaded]:
-    """Feed all devices at once, each from a separate process, as ``train`` does.
-
-    Raises:
-        UsageError, UserError: the data cannot be read, or is too little for a batch.
-    """
-    names = [f"device {rank}" for rank in range(feeding.devices)]
+def _feed_devices(feeding: Feeding) -> list[Loaded]:
+    """Feed all devices at once, each from a separate process, as ``train`` does."""
+    names = [f"device {rank}" for rank in range(feeding.settings.devices)]
     with (
         workers(names, build_feeding, feeding, threads=1) as processes,
         ThreadPoolExecutor(len(names)) as pool,
     ):
         # All open their data first, so that they then run side by side.
         list(pool.map(lambda process: process.value("open"), processes))
-        return list(pool.map(lambda process: Loaded(*process.value("feed")), processes))
+        return list(pool.map(lambda process: process.value("feed"), processes))
 
 
-def build_feeding(name: str, case: str, feeding: Feeding) -> Callable[[], Loaded | None]:
+def build_feeding(name: str, case: str, feeding: Feeding) -> Step:
     """``workers.Build``: a device's process. Case ``open`` reads only the list of images."""
+    given, threads = feeding.settings, feeding.threads
+    settings = TrainSettings(
+        data=given.data,
+        image_size=given.image_size,
+        batch_size=given.batch_size,
+        color_jitter=given.color_jitter,
+    )
     if case == "open":
-        open_split(feeding.settings.data or "", "train")
+        open_split(settings.data or "", "train")
         return lambda: None
-    rank, together = int(name.split()[-1]), max(1, feeding.threads)
+
+    rank = int(name.split()[-1])
 
     def feed() -> Loaded:
-        with our_batches(
-            feeding.settings, threads=feeding.threads, rank=rank, world_size=feeding.devices
-        ) as batches:
+        with our_batches(settings, threads=threads, rank=rank, world_size=given.devices) as batches:
             labels = (examples.labels for examples in batches)
-            return measured(labels, prefetch_of(together), together, feeding.seconds, feeding.step_seconds)
+            return measured(labels, threads, given.seconds, feeding.step_seconds)
 
     return feed
 
 
-def total_rate(found: Sequence[Loaded]) -> float:
-    """Images per second over all devices."""
+def _total_rate(found: Sequence[Loaded]) -> float:
     return sum(one.images / one.seconds for one in found)
+
+
+def _cpu_per_image(found: Sequence[Loaded]) -> float:
+    return sum(one.cpu_seconds for one in found) / sum(one.images for one in found)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import torch
 
-from shufflenet_fn.bench.rounds import cpu_seconds, settle
+from shufflenet_fn.bench.rounds import cpu_seconds
+from shufflenet_fn.bench.workers import Step
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import prefetch_of, train_loader
+from shufflenet_fn.data.native.reader import STAGES as READER_STAGES
 from shufflenet_fn.data.native.reader import ImageReader, choose_image_reader
 from shufflenet_fn.data.opening import open_split
 from shufflenet_fn.data.schedule import rank_batch_size
@@ -21,7 +23,7 @@ from shufflenet_fn.run import build
 from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.step import Examples
 
-ENDLESS = 10**7
+ENDLESS: Final = 10**7
 """Batches of a loader that never comes to its end."""
 
 
@@ -66,6 +68,11 @@ class Loaded(NamedTuple):
         """Wall seconds per image."""
         return self.seconds / self.images
 
+    @property
+    def cpu_per_image(self) -> float:
+        """CPU seconds per image."""
+        return self.cpu_seconds / self.images
+
 
 @contextmanager
 def our_batches(
@@ -76,7 +83,7 @@ def our_batches(
     world_size: int = 1,
     reader: ImageReader | None = None,
 ) -> Iterator[Iterator[Examples]]:
-    """The endless batches of ``settings.data`` on the CPU, each valid until the next is asked for.
+    """Yield the endless batches of ``settings.data`` on the CPU, each valid until the next is asked for.
 
     Raises:
         UsageError: there is no such data, or too little for a batch.
@@ -102,23 +109,19 @@ def our_batches(
         yield map(feed, batches)
 
 
-def build_loading(name: str, case: str, loading: Loading) -> Callable[[], Loaded]:
+def build_loading(name: str, case: str, loading: Loading) -> Step:
     """Build the candidate ``name`` of ``loading`` (``workers.Build``). A step is a whole turn.
 
     A batch counts when it is float32, normalised and ready for the first convolution. The consuming thread
     alone normalises ours, because a second thread would slow the reading threads.
     """
     reader = loading.readers[name]
-    batches = _BATCHES[reader.loader](reader, loading)
-    together = max(1, reader.workers)
-    # Twice the workers, as torch's loader prefetches.
-    ahead = prefetch_of(together)
-    return lambda: measured(batches, ahead, together, loading.seconds)
+    candidate = _our_batches if reader.loader == "ours" else _torchvision_batches
+    batches, together = candidate(reader, loading), max(1, reader.workers)
+    return lambda: measured(batches, together, loading.seconds)
 
 
-def measured(
-    batches: Iterator[Any], ahead: int, together: int, seconds: float, step_seconds: float = 0.0
-) -> Loaded:
+def measured(batches: Iterator[Any], together: int, seconds: float, step_seconds: float = 0.0) -> Loaded:
     """Run a turn of a loader that prefetches.
 
     Batches that it has prefetched are consumed first and do not count: with a full queue, even a loader that
@@ -128,11 +131,11 @@ def measured(
 
     Args:
       batches: an endless iterator.
-      ahead: maximum number of prefetched batches.
       together: number of batches that are read in parallel.
       seconds: minimum length of the measurement.
       step_seconds: seconds that a device computes with each batch, while its host sleeps.
     """
+    ahead = prefetch_of(together)  # as many as torch's loader prefetches
     for number in range(2 * ahead if step_seconds else ahead):
         next(batches)
         if number >= ahead:  # these settle the pace
@@ -146,23 +149,35 @@ def measured(
             if step_seconds:
                 time.sleep(step_seconds)
     loaded = Loaded(images, taken, cpu_seconds() - spent, waited)
-    settle()
+    _settle()
     return loaded
+
+
+def _settle(*, quiet: float = 0.1, longest: float = 10.0) -> None:
+    """Wait until this process and its children use no CPU for ``quiet`` seconds, at most ``longest``."""
+    end, before = time.monotonic() + longest, cpu_seconds()
+    while time.monotonic() < end:
+        time.sleep(quiet)
+        now = cpu_seconds()
+        if now - before < 0.25 * quiet:
+            return
+        before = now
 
 
 def _our_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
     """Yield batches as in ``shufflenet-fn train``, from an image folder or packed data."""
-    settings = TrainSettings(
-        data=reader.root,
-        image_size=loading.image_size,
-        batch_size=loading.batch_size,
-        color_jitter=reader.jitter,
-    )
+    settings = _train_settings(reader, loading.batch_size, loading.image_size)
     native = choose_image_reader(settings.image_reader).reader
     prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True, native=native)
     with our_batches(settings, threads=reader.workers) as batches:
         for examples in batches:
             yield prepare(examples.images) if reader.normalised else examples.images
+
+
+def _train_settings(reader: Reader, batch_size: int, image_size: int) -> TrainSettings:
+    return TrainSettings(
+        data=reader.root, image_size=image_size, batch_size=batch_size, color_jitter=reader.jitter
+    )
 
 
 def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
@@ -197,7 +212,41 @@ def _torchvision_batches(reader: Reader, loading: Loading) -> Iterator[Any]:
         yield images
 
 
-_BATCHES: Mapping[str, Callable[[Reader, Loading], Iterator[Any]]] = {
-    "ours": _our_batches,
-    "torchvision": _torchvision_batches,
-}
+STAGES: Final = (*READER_STAGES, "normalise", "rest")
+"""``rest``: random numbers, images that the native reader does not take, and handing over batches."""
+WHOLE: Final = "whole"
+_BATCH: Final = 32
+
+
+def measure_stages(reader: Reader, image_size: int, *, images: int = 256) -> Mapping[str, float]:
+    """Return microseconds per image by stage, and of the ``whole`` loader as in training, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        held = len(open_split(reader.root, "train"))
+        batch = min(_BATCH, held)
+        count = min(images, held) // batch
+        settings = _train_settings(reader, batch, image_size)
+        chosen = choose_image_reader(settings.image_reader)
+        native = chosen.reader
+        prepare = build.build_prepare(torch.channels_last, torch.device("cpu"), reuse=True, native=native)
+        seconds: dict[str, float] = {}
+        for _ in range(2):  # the first pass warms up
+            read = dict.fromkeys(READER_STAGES, 0.0) if native is None else native.seconds()
+            normalise = 0.0
+            with our_batches(settings, threads=0, reader=chosen) as batches:
+                start = time.perf_counter()
+                for _ in range(count):
+                    examples = next(batches)
+                    given = time.perf_counter()
+                    prepare(examples.images)
+                    normalise += time.perf_counter() - given
+                whole = time.perf_counter() - start
+            after = read if native is None else native.seconds()
+            seconds = {stage: after[stage] - read[stage] for stage in READER_STAGES}
+            seconds |= {"normalise": normalise, WHOLE: whole}
+    finally:
+        torch.set_num_threads(before)
+    rest = seconds[WHOLE] - sum(value for stage, value in seconds.items() if stage != WHOLE)
+    found = {**seconds, "rest": rest}
+    return {stage: 1e6 * found[stage] / (count * batch) for stage in (*STAGES, WHOLE)}

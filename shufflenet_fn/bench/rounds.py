@@ -13,15 +13,12 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 
-from shufflenet_fn.bench.workers import Worker
+from shufflenet_fn.bench.workers import Worker, timed
 from shufflenet_fn.run.directory import environment
 
 T = TypeVar("T")
 Progress = Callable[[str], None]
 """Takes a line of text about the progress of a measurement."""
-
-_LONGEST_TURN = 100_000
-"""Maximum number of steps in a turn."""
 
 
 def silent(text: str) -> None:
@@ -38,6 +35,7 @@ def run_rounds(
     candidates: Sequence[Worker],
     *,
     case: str = "",
+    device: str = "cpu",
     rounds: int,
     steps: int | None = None,
     turn_seconds: float = 0.0,
@@ -50,6 +48,7 @@ def run_rounds(
     Args:
         candidates: the candidates.
         case: what they compute, see ``workers.Build``.
+        device: kind of device that the host waits for at the end of a turn.
         rounds: number of rounds.
         steps: number of steps in a turn; ``None`` for as many as take about ``turn_seconds``.
         turn_seconds: length of a turn if ``steps`` is not given; a turn has at least one step.
@@ -62,14 +61,25 @@ def run_rounds(
         UserError: a candidate failed.
     """
     by_name = {worker.name: worker for worker in candidates}
-    for worker in candidates:
-        worker.turn(case, 1)
-    lengths = {worker.name: steps or _steps_for(worker, case, turn_seconds) for worker in candidates}
 
-    def turn(name: str) -> float:
-        return by_name[name].turn(case, lengths[name]) / lengths[name]
+    def turn(name: str, length: int) -> float:
+        return by_name[name].ask(timed, case, length, device) / length
 
-    return in_rounds(list(by_name), turn, rounds, lambda seconds: f"{seconds:.4g} s", progress)
+    def length_of_turn(name: str) -> int:
+        if steps is not None:
+            return steps
+        return max(1, round(turn_seconds / statistics.median(turn(name, 1) for _ in range(3))))
+
+    for name in by_name:
+        turn(name, 1)
+    lengths = {name: length_of_turn(name) for name in by_name}
+    return in_rounds(
+        list(by_name),
+        lambda name: turn(name, lengths[name]),
+        rounds,
+        lambda seconds: f"{seconds:.4g} s",
+        progress,
+    )
 
 
 def in_rounds(
@@ -77,15 +87,8 @@ def in_rounds(
 ) -> dict[str, list[T]]:
     """Call ``turn(name)`` for each candidate in each round, in reverse order in every second round.
 
-    Args:
-        names: names of the candidates.
-        turn: measures a candidate once.
-        rounds: number of rounds.
-        show: formats a result for ``progress``.
-        progress: called with a line of text after every round.
-
-    Returns:
-        The results by candidate, then by round.
+    ``show`` formats a result for ``progress``, which is called after every round. Returns the results by
+    candidate, then by round.
     """
     found: dict[str, list[T]] = {name: [] for name in names}
     for number in range(rounds):
@@ -96,11 +99,7 @@ def in_rounds(
     return found
 
 
-def _steps_for(worker: Worker, case: str, turn_seconds: float) -> int:
-    step = statistics.median(worker.turn(case, 1) for _ in range(3))
-    return max(1, min(_LONGEST_TURN, round(turn_seconds / max(step, 1e-9))))
-
-
+_DRAWS: Final = 2000
 TOLERANCE: Final = 0.04
 """A ratio is conclusive if its interval is within this share of its median."""
 
@@ -117,27 +116,17 @@ class Ratio(NamedTuple):
         """Distance from the median to the farther end of the interval, as a share of the median."""
         return max(self.high - self.median, self.median - self.low) / self.median
 
-    @property
-    def conclusive(self) -> bool:
-        return self.width <= TOLERANCE
 
-
-def paired_ratios(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Return our speed relative to theirs in each round: their seconds / our seconds."""
-    return [their / our for our, their in zip(ours, theirs, strict=True)]
-
-
-def interval(values: Sequence[float], *, confidence: float = 0.9, draws: int = 2000) -> tuple[float, float]:
-    """Return a bootstrap interval of the median (Efron, 1979). The seed is fixed, so it is reproducible."""
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 90 % bootstrap interval of the median (Efron, 1979), with a fixed seed."""
     rng = random.Random(0)
-    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(draws))
-    tail = (1 - confidence) / 2
-    return medians[round(tail * (draws - 1))], medians[round((1 - tail) * (draws - 1))]
+    medians = sorted(statistics.median(rng.choices(values, k=len(values))) for _ in range(_DRAWS))
+    return medians[round(0.05 * (_DRAWS - 1))], medians[round(0.95 * (_DRAWS - 1))]
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:
     """Return our speed relative to theirs, from the seconds of both in the same rounds."""
-    values = paired_ratios(ours, theirs)
+    values = [their / our for our, their in zip(ours, theirs, strict=True)]
     return Ratio(statistics.median(values), *interval(values))
 
 
@@ -146,6 +135,16 @@ def ratio_fields(found: Ratio | None) -> dict[str, Any]:
     if found is None:
         return {"ratio": None, "ratio_interval": None}
     return {"ratio": found.median, "ratio_interval": (found.low, found.high)}
+
+
+def ratio_report(found: Ratio, rounds: int) -> dict[str, Any]:
+    """Return whether a ratio is conclusive after ``rounds``, and the advice if it is not."""
+    if found.width <= TOLERANCE:
+        return {"conclusive": True, "advice": None}
+    # The width of an interval is inversely proportional to the square root of the number of rounds.
+    needed = math.ceil(rounds * (found.width / TOLERANCE) ** 2 / 10) * 10
+    advice = f"inconclusive: run longer (--rounds {max(needed, rounds + 10)})"
+    return {"conclusive": False, "advice": advice}
 
 
 def against_peers(
@@ -166,33 +165,12 @@ def against_peers(
     }
 
 
-def ratio_report(found: Ratio, rounds: int) -> dict[str, Any]:
-    """Return whether a ratio is conclusive after ``rounds``, and the advice if it is not."""
-    return {"conclusive": found.conclusive, "advice": advice(found, rounds)}
-
-
-def advice(found: Ratio, rounds: int) -> str | None:
-    """Return advice for a ratio that is not conclusive after ``rounds``; ``None`` if it is.
-
-    The width of an interval is inversely proportional to the square root of the number of rounds.
-    """
-    if found.conclusive:
-        return None
-    needed = math.ceil(rounds * (found.width / TOLERANCE) ** 2 / 10) * 10
-    return f"inconclusive: run longer (--rounds {max(needed, rounds + 10)})"
-
-
-def cpu_seconds(pid: int | None = None) -> float:
-    """Return user and system seconds of this process, or of ``pid``, and all its descendants.
+def cpu_seconds() -> float:
+    """Return user and system seconds of this process and all its descendants.
 
     ``resource.getrusage`` counts a child only after it ends, but a data loader's workers do not end. So
-    running children are read from /proc, in hundredths of a second. Without /proc, children count when they
-    end.
+    running children are read from /proc, in hundredths of a second.
     """
-    own = time.process_time() if pid is None else 0.0
-    if not Path("/proc/self/stat").exists():
-        spent = os.times()
-        return own + spent.children_user + spent.children_system
     parents, ticks = {}, {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -200,23 +178,11 @@ def cpu_seconds(pid: int | None = None) -> float:
             fields = path.read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended, so its parent counts it now
             continue
-        child = int(path.parent.name)
-        parents[child] = int(fields[1])
-        # utime, stime and those of ended children, cutime and cstime.
-        ticks[child] = sum(map(int, fields[13:15] if own and child == os.getpid() else fields[11:15]))
-    family = {os.getpid() if pid is None else pid}
+        process = int(path.parent.name)
+        parents[process] = int(fields[1])
+        # utime, stime and those of ended children, cutime and cstime. Python has our own more precisely.
+        ticks[process] = sum(map(int, fields[13 if process == os.getpid() else 11 : 15]))
+    family = {os.getpid()}
     while joining := {one for one in parents if parents[one] in family} - family:
         family |= joining
-    return own + sum(ticks.get(one, 0) for one in family) / os.sysconf("SC_CLK_TCK")
-
-
-def settle(pid: int | None = None, *, quiet: float = 0.1, longest: float = 10.0) -> None:
-    """Wait until a process and its children have used no CPU for ``quiet`` seconds, at most ``longest``."""
-    end = time.monotonic() + longest
-    before = cpu_seconds(pid)
-    while time.monotonic() < end:
-        time.sleep(quiet)
-        now = cpu_seconds(pid)
-        if now - before < 0.25 * quiet:
-            return
-        before = now
+    return time.process_time() + sum(ticks.get(one, 0) for one in family) / os.sysconf("SC_CLK_TCK")

@@ -7,12 +7,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, torchvision_models
 from shufflenet_fn.bench.device_step import check_device_settings, run_device_case
+from shufflenet_fn.bench.peers import OURS, OURS_COMPILED, available, torchvision_models
 from shufflenet_fn.bench.rounds import Progress, against_peers, ratio, reported, run_rounds, silent
 from shufflenet_fn.bench.settings import StepBenchSettings, architectures, counts
 from shufflenet_fn.bench.step_candidates import PEERS, build_step
-from shufflenet_fn.bench.workers import ALLOCATORS, LIVE, METHOD, NO_METHOD, Memory, workers
+from shufflenet_fn.bench.workers import (
+    ALLOCATORS,
+    LIVE,
+    METHOD,
+    NO_METHOD,
+    Memory,
+    measure_memory,
+    timed,
+    workers,
+)
 from shufflenet_fn.config.options import check_options
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -96,7 +105,7 @@ def _one(settings: StepBenchSettings, progress: Progress) -> dict[str, Any]:
     progress(backend.reason)
     threads = settings.threads or usable_cores()
     field = available(PEERS, compiled=settings.compile)
-    for warning in announced(field):
+    for warning in field.warnings():
         progress(warning)
     names = [OURS, *([OURS_COMPILED] if settings.ours_compile else []), *field.present]
     environment = ALLOCATORS[settings.allocator]
@@ -144,11 +153,11 @@ def _memory(
     found: dict[str, Memory] = {}
     for name in names:
         with workers([name], build_step, settings, threads=threads, environment=LIVE) as alone:
-            alone[0].turn("", 2)
-            found[name] = alone[0].memory("", 2)
+            alone[0].ask(timed, "", 2, "cpu")  # warms up
+            found[name] = alone[0].ask(measure_memory, "", 2)
     peers = [name for name in names if name in PEERS]
     ours, activations = found[OURS], {name: memory.activation for name, memory in found.items()}
-    ratios = {name: _over(ours.activation, activations[name]) for name in peers}
+    ratios = {name: _quotient(ours.activation, activations[name]) for name in peers}
     return {
         "ours_peak_bytes": ours.peak,
         "peer_peak_bytes": {name: found[name].peak for name in peers},
@@ -160,5 +169,5 @@ def _memory(
     }
 
 
-def _over(ours: int | None, theirs: int | None) -> float | None:
+def _quotient(ours: int | None, theirs: int | None) -> float | None:
     return ours / theirs if ours is not None and theirs else None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from shufflenet_fn.bench.candidates import (
+from shufflenet_fn.bench.peers import (
     OURS,
     OURS_COMPILED,
+    AscendShuffleNet,
     Field,
     Peer,
     available,
@@ -28,7 +28,7 @@ from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
 from shufflenet_fn.model.config import ShuffleNetConfig, get_config
-from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.model.variables import init
 from shufflenet_fn.training.flat_state import flatten_state
 from shufflenet_fn.training.gradients import grads_by_engine
 from shufflenet_fn.training.loss_scale import LossScaling
@@ -39,45 +39,34 @@ from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags, no_reduce
 from shufflenet_fn.tree import tree_to
 from shufflenet_fn_backends.names import STATS_IN_STEP, suggestion
-from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes import cpu
-from shufflenet_fn_backends.runtimes.base import Overflow, Runtime
+from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.support.errors import UsageError
 
 LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.1, 0.9, 1e-4
 PEERS = peers(folding=False)
 ORIGINAL: Final = "original's shape"
-"""The peer on an NPU: ``ascend_peer`` with ``torch.optim.SGD``."""
+"""The peer on an NPU: ``AscendShuffleNet`` with ``torch.optim.SGD``."""
 
 _COMPILED: Final = " compiled"
 _RECOMPILE_LIMIT: Final = 64
 
 
-class Variant(NamedTuple):
-    """A variant of our training step: a backend, and the device types that it is measured on.
+VARIANTS: Final[Mapping[str, tuple[str, ...]]] = {
+    "reference": ("cuda", "npu"),
+    "native": ("cuda", "npu"),
+    "gather": ("cuda", "npu"),
+    # On an NPU, routed is npu under another name.
+    "routed": ("cuda",),
+    "npu": ("npu",),
+    f"gather{STATS_IN_STEP}": ("npu",),
+    f"npu{STATS_IN_STEP}": ("npu",),
+}
+"""Variants of our step, and the device types that each is measured on. A kept result may name any of them.
 
-    ``stats_in_kernel``: whether kernels update the running statistics on devices that support it.
-    """
-
-    backend: str
-    devices: tuple[str, ...] = ("cuda", "npu")
-    stats_in_kernel: bool = True
-
-
-VARIANTS: Final[Mapping[str, Variant]] = MappingProxyType(
-    {
-        "reference": Variant("reference"),
-        "native": Variant("native"),
-        "gather": Variant("gather"),
-        # On an NPU, routed is npu under another name.
-        "routed": Variant("routed", ("cuda",)),
-        "npu": Variant("npu", ("npu",)),
-        f"gather{STATS_IN_STEP}": Variant("gather", ("npu",), stats_in_kernel=False),
-        f"npu{STATS_IN_STEP}": Variant("npu", ("npu",), stats_in_kernel=False),
-    }
-)
-"""All variants by name. A kept result may name any of them."""
+A variant is a backend. Its kernels update the running statistics if they can; with ``+step``, the step does.
+"""
 
 
 def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
@@ -86,7 +75,7 @@ def ours_on(device: str, settings: StepBenchSettings) -> tuple[str, ...]:
     Raises:
         UsageError: a name is unknown, or for another device type.
     """
-    present = tuple(name for name, ours in VARIANTS.items() if device in ours.devices)
+    present = tuple(name for name, devices in VARIANTS.items() if device in devices)
     names = present
     if settings.backend != "auto":
         names = tuple(name.strip() for name in settings.backend.split(","))
@@ -116,30 +105,30 @@ def peers_on(device: str, settings: StepBenchSettings) -> Field:
 def build_step(name: str, case: str, settings: StepBenchSettings) -> Step:
     """Build one training step of a candidate on a CPU. There is only one case."""
     if name not in (OURS, OURS_COMPILED):
-        return torchvision_step(settings, PEERS[name], torch.device("cpu"))
+        return _torchvision_step(settings, PEERS[name], torch.device("cpu"))
     if settings.allocator == "default":
         cpu.keep_freed_memory()  # as training does
     compiled = name == OURS_COMPILED
-    backend = select_backend(settings.backend, "cpu", compiled=compiled).backend
-    return _our_step(settings, backend, cpu.runtime(), constant(LEARNING_RATE), compiled=compiled)
+    backend = select_backend(settings.backend, "cpu", compiled=compiled).backend.name
+    config, schedule = get_config(settings.arch), constant(LEARNING_RATE)
+    return our_step(
+        config, backend, cpu.runtime(), schedule=schedule, compiled=compiled, **_measured(settings)
+    )
 
 
 def build_candidate(name: str, settings: StepBenchSettings, runtime: Runtime) -> Step:
     """Build one training step of a candidate on another device."""
-    device = runtime.device(0)
+    config, device = get_config(settings.arch), runtime.device(0)
     if name == ORIGINAL:
-        from shufflenet_fn.bench.ascend_peer import peer_step
-
-        return peer_step(get_config(settings.arch), device, **_measured(settings))
+        return original_step(config, device, **_measured(settings))
     if name in PEERS:
-        return torchvision_step(settings, PEERS[name], device)
+        return _torchvision_step(settings, PEERS[name], device)
     compiled = name.endswith(_COMPILED)
     if compiled:
         # All our variants share their code, and torch limits how often it compiles one function.
         importlib.import_module("torch._dynamo").config.recompile_limit = _RECOMPILE_LIMIT
-    ours = VARIANTS[name.removesuffix(_COMPILED)]
-    backend, in_kernel = get_backend(ours.backend), ours.stats_in_kernel and runtime.flat_state
-    return _our_step(settings, backend, runtime, compiled=compiled, stats_in_kernel=in_kernel)
+    variant = name.removesuffix(_COMPILED)
+    return our_step(config, variant, runtime, compiled=compiled, **_measured(settings))
 
 
 def _measured(settings: StepBenchSettings) -> dict[str, Any]:
@@ -150,86 +139,58 @@ def _measured(settings: StepBenchSettings) -> dict[str, Any]:
     }
 
 
-def _our_step(
-    settings: StepBenchSettings,
-    backend: Backend[Any],
-    runtime: Runtime,
-    schedule: Schedule | None = None,
-    *,
-    compiled: bool,
-    stats_in_kernel: bool = False,
-) -> Step:
-    step = our_step(
-        get_config(settings.arch),
-        backend,
-        runtime.device(0),
-        schedule=schedule,
-        flat=runtime.flat_state,
-        stats_in_kernel=stats_in_kernel and not compiled,
-        memory_format=runtime.memory_format,
-        overflow=runtime.overflow(),
-        compiler=torch.compile if compiled else lambda function: function,
-        **_measured(settings),
-    )
-    return settled(step) if compiled else step
-
-
 def our_step(
     config: ShuffleNetConfig,
-    backend: Backend[Any],
-    device: torch.device,
+    variant: str,
+    runtime: Runtime,
     *,
     precision: str,
     batch_size: int,
     image_size: int,
     schedule: Schedule | None = None,
     world: World | None = None,
-    flat: bool = True,
-    memory_format: torch.memory_format = torch.contiguous_format,
-    overflow: Overflow | None = None,
-    compiler: Callable[[Any], Any] = lambda function: function,
-    stats_in_kernel: bool = False,
+    compiled: bool = False,
 ) -> Step:
     """Build the step of ``train``, with a loss scale for float16.
 
-    ``schedule``: of the learning rate; the original's if not given. ``flat``: whether the state is flat
-    (``Runtime.flat_state``). ``memory_format``: layout of the images. ``overflow``, ``compiler`` and
-    ``stats_in_kernel``: see ``make_train_step``.
+    ``variant``: a backend, or one of ``VARIANTS``. ``schedule``: of the learning rate; the original's if not
+    given.
     """
+    world = world or World()
+    device = runtime.device(world.local_rank)
     policy = get_policy(precision)
     half = policy.compute_dtype == torch.float16
     scaling = LossScaling("static", initial=64.0) if half else LossScaling()
     if schedule is None:
         schedule = epoch_cosine(LEARNING_RATE, steps_per_epoch=1000, epochs=10, warmup_epochs=1)
     optimizer = sgd(schedule, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
-    variables = init(config, torch.Generator().manual_seed(0))
-    variables = tree_to(Variables(*variables), device)
-    state, computing = in_order_of(
-        config, create_train_state(variables, optimizer, loss_scaling=scaling), backend
-    )
-    distributed = world is not None and world.size > 1
+    variables = tree_to(init(config, torch.Generator().manual_seed(0)), device)
+    state = create_train_state(variables, optimizer, loss_scaling=scaling)
+    state, backend = in_order_of(config, state, get_backend(variant.removesuffix(STATS_IN_STEP)))
     step = make_train_step(
         config,
         optimizer,
         policy=policy,
-        backend=computing,
+        backend=backend,
         loss_scaling=scaling,
         gradients=grads_by_engine,
-        reduce=mean_over_ranks(world.size, world.rank) if world and distributed else no_reduce,
-        overflow=overflow,
-        compiler=compiler,
-        stats_in_kernel=stats_in_kernel,
+        reduce=mean_over_ranks(world.size, world.rank) if world.size > 1 else no_reduce,
+        overflow=runtime.overflow(),
+        compiler=torch.compile if compiled else lambda function: function,
+        stats_in_kernel=runtime.flat_state and not compiled and not variant.endswith(STATS_IN_STEP),
     )
-    state, flags = flatten_state(state) if flat else state, no_flags(device)
+    if runtime.flat_state:
+        state = flatten_state(state)
     images, labels = random_batch(config, device, batch_size, image_size)
-    batch = Examples(images.contiguous(memory_format=memory_format), labels)
+    batch = Examples(images.contiguous(memory_format=runtime.memory_format), labels)
+    flags = no_flags(device)
 
     def take() -> Tensor:
         nonlocal state
         state, metrics, _ = step(state, batch, flags)
         return metrics.loss
 
-    return take
+    return settled(take) if compiled else take
 
 
 def random_batch(
@@ -242,19 +203,30 @@ def random_batch(
     return images.to(device), labels.to(device)
 
 
-def torchvision_step(settings: StepBenchSettings, peer: Peer, device: torch.device) -> Step:
-    """Build a step with torchvision's model and torch's SGD."""
+def _torchvision_step(settings: StepBenchSettings, peer: Peer, device: torch.device) -> Step:
     config = get_config(settings.arch)
     state_dict = to_torchvision(init(config, torch.Generator().manual_seed(0)), config)
     model: Any = torchvision_model("bench step", settings.arch, state_dict)
     model = model.to(device).to(memory_format=peer.memory_format)
     if peer.compiled:
         model = torch.compile(model)
-    step = module_step(model, config, device, memory_format=peer.memory_format, **_measured(settings))
+    step = _module_step(model, config, device, memory_format=peer.memory_format, **_measured(settings))
     return settled(step) if peer.compiled else step
 
 
-def module_step(
+def original_step(
+    config: ShuffleNetConfig, device: torch.device, *, distributed: bool = False, **measured: Any
+) -> Step:
+    """Build the step of a module with the structure of the original. ``measured``: as for ``our_step``."""
+    model: torch.nn.Module = AscendShuffleNet(config).to(device)
+    if distributed:
+        model = torch.nn.parallel.DistributedDataParallel(
+            model, device_ids=[device.index], broadcast_buffers=False
+        )
+    return _module_step(model, config, device, **measured)
+
+
+def _module_step(
     model: torch.nn.Module,
     config: ShuffleNetConfig,
     device: torch.device,

@@ -1,11 +1,12 @@
-"""Stages for devices: which are present, and whether they compute correct results."""
+"""Stages for devices, which must compute correct results, and for the loader. They need torch."""
 
 from __future__ import annotations
 
 import platform
+import tempfile
 import time
-from collections.abc import Callable
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import torch
@@ -19,14 +20,17 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
 from shufflenet_fn_backends.fused.library import find_compiler
 from shufflenet_fn_backends.runtimes import cuda
-from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.chip import is_atlas_training
 from shufflenet_fn_backends.runtimes.npu.probe import no_device
 from shufflenet_fn_backends.runtimes.select import runtime_of
 from shufflenet_fn_backends.support.errors import DeviceError
-from shufflenet_fn_backends.support.limits import affinity_cores
+from shufflenet_fn_backends.support.limits import affinity_cores, usable_cores
 
-_TOLERANCE: Final = MappingProxyType({torch.float32: 2e-3, torch.float16: 2e-3, torch.bfloat16: 1.6e-2})
+_TOLERANCE: Final[Mapping[torch.dtype, float]] = {
+    torch.float32: 2e-3,
+    torch.float16: 2e-3,
+    torch.bfloat16: 1.6e-2,
+}
 """Relative to the largest value: four rounding errors. A value has 8 significant bits in bfloat16 and 11 in
 float16. In float32 only 11 bits are assumed as well, because convolutions may use HF32, TF32 or, on the first
 generation of NPUs, float16."""
@@ -57,23 +61,19 @@ def devices(facts: dict[str, Any]) -> Finding:
     if wanted == "cuda":
         return Finding(FAILED, "no GPU", str(no_cuda))
     found = _found("cpu", runtime_of("cpu").device_count(), platform.machine())
-    if notes:
-        return found._replace(status=WARNING, fix=" ".join(notes))
-    return found
+    return found._replace(status=WARNING, fix=" ".join(notes)) if notes else found
 
 
 def kernel(facts: dict[str, Any]) -> Finding:
     """Compare convolutions, batch norm and max pooling, forward and backward, with float64 on the CPU."""
-    runtime = _chosen(facts)
+    runtime = runtime_of(facts["devices"]["kind"])
     runtime.prepare()
     runtime.set_device(0)
     runtime.tune()
     device, half = runtime.device(0), runtime.half().dtype
     start = time.perf_counter()
-    errors = {
-        dtype: compare_operators(device, dtype)
-        for dtype in (torch.float32, *((half,) if half is not None else ()))
-    }
+    dtypes = [torch.float32] if half is None else [torch.float32, half]
+    errors = {dtype: compare_operators(device, dtype) for dtype in dtypes}
     runtime.synchronize()
     seconds = time.perf_counter() - start
     memory = runtime.memory()
@@ -103,7 +103,12 @@ def kernel(facts: dict[str, Any]) -> Finding:
             details,
         )
     if runtime.name == "cpu":
-        return _with_compiler(Finding(OK, text, details=details))
+        try:
+            command = " ".join(find_compiler())
+        except DeviceError as error:
+            text += "; no C++ compiler for the kernels of backend cpu"
+            return Finding(WARNING, text, str(error), details)
+        return Finding(OK, f"{text}; compiler for backend cpu: {command}", details=details)
     known = runtime.float32_warning()
     if known is not None:
         unlisted = f" {_UNLISTED}" if is_atlas_training(runtime.chip()) else ""
@@ -176,25 +181,12 @@ def _short(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _with_compiler(finding: Finding) -> Finding:
-    try:
-        command = " ".join(find_compiler())
-    except DeviceError as error:
-        text = f"{finding.text}; no C++ compiler for the kernels of backend cpu"
-        return finding._replace(status=WARNING, text=text, fix=str(error))
-    return finding._replace(text=f"{finding.text}; compiler for backend cpu: {command}")
-
-
 def _found(kind: str, count: int, chip: str) -> Finding:
     what = "cores" if kind == "cpu" else "devices"
     if kind == "cpu" and (seen := affinity_cores()) > count:
         what = f"of {seen} cores, by the quota of this container"
     text = f"{kind}: {count} {what} ({chip})"
     return Finding(OK, text, details={"kind": kind, "count": count, "chip": chip})
-
-
-def _chosen(facts: dict[str, Any]) -> Runtime:
-    return runtime_of(facts["devices"]["kind"])
 
 
 _SIZE = 2_300_000
@@ -232,3 +224,38 @@ def _rank(kind: str, world: World) -> tuple[bool, float]:
         dist.all_reduce(values)
         runtime.synchronize()
         return wrong, time.perf_counter() - start
+
+
+_BATCH, _BATCHES = 32, 4
+
+
+def loader(facts: dict[str, Any]) -> Finding:
+    """Read a few batches of generated JPEGs through the loader that training uses."""
+    from shufflenet_fn.data.demo import write_demo
+    from shufflenet_fn.data.loader import train_loader
+    from shufflenet_fn.data.native.reader import choose_image_reader
+    from shufflenet_fn.data.opening import open_train_val
+    from shufflenet_fn.data.transforms import TrainTransform
+
+    threads, chosen = usable_cores(), choose_image_reader("auto")
+    with tempfile.TemporaryDirectory(prefix="shufflenet-fn-") as folder:
+        train, _ = open_train_val(write_demo(Path(folder) / "demo", train_per_class=16))
+        start = time.perf_counter()
+        with train_loader(
+            train,
+            TrainTransform(224, scale=(0.08, 1.0), jitter=0.2, flip=0.5),
+            seed=0,
+            global_batch=_BATCH,
+            stop_step=_BATCHES,
+            threads=threads,
+            native=chosen.reader,
+        ) as batches:
+            for _ in batches:
+                pass
+        seconds = time.perf_counter() - start
+    rate = _BATCH * _BATCHES / seconds
+    text = (
+        f"{_BATCH * _BATCHES} JPEGs decoded and augmented, {rate:.0f} images/s with {threads} threads; "
+        f"{chosen.reason}"
+    )
+    return Finding(OK, text, details={"images_per_s": rate, "threads": threads})

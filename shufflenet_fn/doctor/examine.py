@@ -7,8 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
-from types import MappingProxyType
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from shufflenet_fn.config.options import check_options
@@ -23,30 +22,28 @@ Facts = dict[str, Any]
 
 # The module of each stage, in order: a name instead of an import, because a stage also tests its imports. Its
 # function has the stage's name.
-STAGES: Final = MappingProxyType(
-    {
-        "python": "packages",
-        "glibc": "machine",
-        "torch": "packages",
-        "torchvision": "packages",
-        "namesakes": "packages",
-        "torch_npu": "ascend",
-        "cann": "ascend",
-        "versions": "machine",
-        "numpy": "machine",
-        "device files": "machine",
-        "user": "machine",
-        "folder": "machine",
-        "network": "machine",
-        "variables": "machine",
-        "devices": "compute",
-        "kernel": "compute",
-        "collective": "compute",
-        "loader": "data",
-        "disk": "data",
-        "autoload": "ascend",
-    }
-)
+STAGES: Final[Mapping[str, str]] = {
+    "python": "packages",
+    "glibc": "ascend",
+    "torch": "packages",
+    "torchvision": "packages",
+    "namesakes": "packages",
+    "torch_npu": "ascend",
+    "cann": "ascend",
+    "versions": "ascend",
+    "numpy": "ascend",
+    "device files": "ascend",
+    "user": "ascend",
+    "folder": "ascend",
+    "network": "ascend",
+    "variables": "ascend",
+    "devices": "compute",
+    "kernel": "compute",
+    "collective": "compute",
+    "loader": "compute",
+    "disk": "packages",
+    "autoload": "ascend",
+}
 ORDER: Final = tuple(name for name in STAGES if name != "autoload")
 """The stages that are reported. ``autoload`` adds to the finding of ``torch_npu``."""
 
@@ -56,15 +53,7 @@ _NEEDS_DEVICE = ("kernel", "collective")
 
 
 def examine(settings: DoctorSettings, on_stage: Callable[[Stage], None] = lambda stage: None) -> Report:
-    """Run all stages.
-
-    Args:
-        settings: settings of the doctor.
-        on_stage: called after each stage.
-
-    Raises:
-        UsageError: a setting is not valid.
-    """
+    """Run all stages, and call ``on_stage`` after each. Raises ``UsageError`` if a setting is not valid."""
     check_options(settings)
     facts: Facts = {"device": settings.device, "output": settings.output}
     stages = []
@@ -98,16 +87,18 @@ def run_stage(name: str, facts: Facts, *, timeout_s: float, autoload: bool = Fal
 
 
 def _crashed(outcome: Outcome, timeout_s: float) -> Finding:
-    known = explain(outcome.text)
-    lines = [line.strip() for line in outcome.err.splitlines() if line.strip()]
-    said = f": {lines[-1][:300]}" if lines else ""
+    known, said = explain(outcome.text), last_line(outcome.err)
     if outcome.code is None:
-        hang = f"hung: it did not end within {timeout_s:g} s{said}"
-        return Finding(
-            FAILED, hang, f"{known}" if known else "Give it longer with --timeout, or look at that."
-        )
+        fix = str(known) if known else "Give it longer with --timeout, or look at that."
+        return Finding(FAILED, f"hung: it did not end within {timeout_s:g} s{said}", fix)
     fix = str(known) if known else "Not a text that is known here; report it with the whole output."
     return Finding(FAILED, f"{outcome.ending}{said}", fix, {"output": outcome.text[-4000:]})
+
+
+def last_line(text: str) -> str:
+    """Return the last line that is not empty, after a colon; empty if there is none."""
+    lines = text.strip().splitlines()
+    return f": {lines[-1].strip()[:300]}" if lines else ""
 
 
 def _needless(name: str, facts: Facts) -> Finding | None:

@@ -1,32 +1,35 @@
-"""Stages for Python and its packages."""
+"""Stages for Python, its packages, and the disk of the runs. Only the stage ``torch`` imports torch."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import platform
+import shutil
 import struct
 import sys
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING, Finding
+from shufflenet_fn.io import flush
+from shufflenet_fn_backends.known_errors import explain
 
 OLDEST_TORCH = (2, 7)
 _OLDEST_PYTHON = (3, 10)
 # By import name, because OpenCV, for example, comes in several packages.
-_NEEDED: Final = MappingProxyType(
-    {
-        "numpy": "numpy",
-        "safetensors": "safetensors",
-        "cv2": "opencv-python-headless",
-        "simplejpeg": "simplejpeg",
-        "PIL": "pillow",
-    }
-)
+_NEEDED: Final[Mapping[str, str]] = {
+    "numpy": "numpy",
+    "safetensors": "safetensors",
+    "cv2": "opencv-python-headless",
+    "simplejpeg": "simplejpeg",
+    "PIL": "pillow",
+}
 
 
 def python(facts: dict[str, Any]) -> Finding:
@@ -63,8 +66,6 @@ def torchvision(facts: dict[str, Any]) -> Finding:
     try:
         module = importlib.import_module("torchvision")
     except Exception as error:  # training does without it
-        from shufflenet_fn_backends.known_errors import explain
-
         known = explain(str(error))
         fix = str(known) if known else "Install the one that is made for this torch, or remove it."
         return Finding(WARNING, f"does not import: {error}", fix)
@@ -83,32 +84,30 @@ def namesakes(facts: dict[str, Any]) -> Finding:
         except importlib.metadata.PackageNotFoundError:
             continue
         details[one.package] = distribution.version
-        wrong = one.is_wrong(distribution)
-        said = f"{one.package} {distribution.version} {one.wrong if wrong else one.right}"
-        (warnings if wrong else notes).append(said)
-        fixes += [one.fix] if wrong else []
+        name = f"{one.package} {distribution.version}"
+        if one.is_wrong(distribution):
+            warnings.append(f"{name} {one.wrong}")
+            fixes.append(one.fix)
+        else:
+            notes.append(f"{name} {one.right}")
     if not details:
         names = ", ".join(one.package for one in _NAMESAKES)
         return Finding(SKIPPED, f"none is installed of {names}; none is needed")
-    status = WARNING if warnings else OK
-    return Finding(status, "; ".join([*warnings, *notes]), " ".join(fixes), details)
+    return Finding(WARNING if warnings else OK, "; ".join([*warnings, *notes]), " ".join(fixes), details)
 
 
 def _is_web_framework(apex: importlib.metadata.Distribution) -> bool:
-    needs = " ".join(apex.requires or ()).lower()
     files = _files(apex)
-    return "pyramid" in needs or (
-        bool(files) and not any(file.startswith(("apex/amp", "apex/optimizers")) for file in files)
-    )
+    without_amp = files and not any(file.startswith(("apex/amp", "apex/optimizers")) for file in files)
+    return bool(without_amp) or "pyramid" in " ".join(apex.requires or ()).lower()
 
 
 def _is_empty(package: importlib.metadata.Distribution) -> bool:
     """Return whether a package named like CANN is empty. The one from Huawei's own index fills ascend/."""
     folder = Path(str(package.locate_file("ascend")))
     files = _files(package)
-    return (
-        bool(files) and all(".dist-info/" in file for file in files) and not any(folder.glob("*/set_env.sh"))
-    )
+    only_metadata = bool(files) and all(".dist-info/" in file for file in files)
+    return only_metadata and not any(folder.glob("*/set_env.sh"))
 
 
 def _files(package: importlib.metadata.Distribution) -> list[str]:
@@ -160,3 +159,47 @@ _NAMESAKES: Final = (
         "Ascend's tools repository",
     ),
 )
+
+
+_SCARCE: Final = 2 * 2**30
+"""Free bytes below which a disk counts as nearly full: about a hundred checkpoints of x2_0."""
+
+_BLOCK, _BLOCKS = 2**20, 64
+
+
+def disk(facts: dict[str, Any]) -> Finding:
+    """Check that the folder of runs is writable, can be flushed to disk, and has free space."""
+    folder = Path(facts["output"]).expanduser().absolute()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if not existing.is_dir():
+        return Finding(FAILED, f"{existing} is a file", "Name a folder with --output.")
+    free = shutil.disk_usage(existing).free
+    try:
+        speed = _write_speed(existing)
+    except OSError as error:
+        return Finding(
+            FAILED,
+            f"cannot write in {existing}: {error.strerror or error}",
+            "Make it writable or free some space, or name another folder with --output.",
+            {"free_bytes": free},
+        )
+    text = f"{existing}: {free / 2**30:.1f} GiB free, {speed / 1e6:.0f} MB/s flushed to disk"
+    details = {"folder": str(existing), "free_bytes": free, "bytes_per_s": speed}
+    if free < _SCARCE:
+        return Finding(WARNING, text, "Free some space: a run that cannot write stops.", details)
+    return Finding(OK, text, details=details)
+
+
+def _write_speed(folder: Path) -> float:
+    """Return bytes per second for a new file: write, flush, rename, flush of its folder."""
+    with tempfile.TemporaryDirectory(prefix=".shufflenet-fn-doctor-", dir=folder) as scratch:
+        path = Path(scratch) / "block"
+        block = os.urandom(_BLOCK)
+        start = time.perf_counter()
+        with open(path, "wb") as file:
+            for _ in range(_BLOCKS):
+                file.write(block)
+        flush(path)
+        path.rename(path.with_name("renamed"))
+        flush(path.parent)
+        return _BLOCK * _BLOCKS / (time.perf_counter() - start)

@@ -68,7 +68,7 @@ def scrub(text: str, private: Private, *, versions: Iterable[str] = ()) -> str:
     """
     for folder in private.folders:
         # Replace a folder with all that follows. Its name may contain spaces, which end other paths.
-        text = re.sub(rf"(?<![\w.]){re.escape(folder)}(?![\w-])(?:/{_END}*)*", _shortened, text)
+        text = re.sub(rf"(?<![\w.]){re.escape(folder)}(?![\w-])(?:/{_END}*)*", lambda m: _of_code(m[0]), text)
     text = _QUOTED_PATH.sub(lambda m: f"{m['quote']}{_path(m['path'])}{m['quote']}", text)
     text = _ANY_PATH.sub(lambda m: _path(m["path"]), text)
     text = _CARD.sub(ADDRESS, text)
@@ -95,10 +95,6 @@ def scrub_values(value: Any, private: Private, *, versions: Iterable[str] = ()) 
 
 def _path(path: str) -> str:
     return path if re.match(_PUBLIC, path) or len(path) < 2 else _of_code(path)
-
-
-def _shortened(match: re.Match[str]) -> str:
-    return _of_code(match[0])
 
 
 def _of_code(path: str) -> str:

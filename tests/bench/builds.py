@@ -29,10 +29,6 @@ def logging(name: str, case: str, log: Log) -> Callable[[], None]:
     return step
 
 
-def note_end(log: Log) -> None:
-    logging("finish", "", log)()
-
-
 def telling_environment(name: str, case: str, log: Log) -> Callable[[], None]:
     def step() -> None:
         values = [os.environ.get(name) for name in case.split()]

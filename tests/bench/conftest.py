@@ -9,26 +9,23 @@ from typing import Any
 import pytest
 
 from shufflenet_fn.bench import workers
-from shufflenet_fn.bench.workers import Memory, Step, Worker
+from shufflenet_fn.bench.workers import Candidate, Memory, Worker, measure_memory
+from shufflenet_fn_backends.support.errors import UserError
 
 
 class _Here(Worker):
     """A candidate in this process, whose memory is not measured."""
 
-    def __init__(self, name: str, build: Any, finish: Any, settings: Any) -> None:
-        self.name = name
-        self._build, self._finish, self._settings = build, finish, settings
-        self._built: dict[str, Step] = {}
+    def __init__(self, candidate: Candidate) -> None:
+        self.name, self._candidate = candidate.name, candidate
 
-    def _ask(self, question: str, case: str, steps: int) -> Any:
-        if question == "memory":
+    def ask(self, question: Any, case: str, *arguments: Any) -> Any:
+        if question is measure_memory:
             return Memory(10**8, 10**6 * len(self.name))
-        try:
-            if case not in self._built:
-                self._built[case] = self._build(self.name, case, self._settings)
-            return workers._answer(question, self._built[case], steps, lambda: self._finish(self._settings))
-        except Exception as error:
-            raise workers._user_error(self.name, error) from error
+        answer = self._candidate.answer(question, case, arguments)
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
 
 @pytest.fixture
@@ -36,7 +33,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let candidates compute in this process instead of one each, which ``test_rounds.py`` has."""
 
     @contextlib.contextmanager
-    def worker(name: str, functions: Any, settings: Any, *rest: object) -> Iterator[Worker]:
-        yield _Here(name, *functions, settings)
+    def worker(candidate: Candidate, *rest: object) -> Iterator[Worker]:
+        yield _Here(candidate)
 
     monkeypatch.setattr(workers, "_worker", worker)

@@ -65,16 +65,3 @@ def test_missing_torchvision_is_reported_first(
     for word in (f"bench {which}", "torchvision", "pip install 'shufflenet-fn[bench]'"):
         assert word in outcome.err
     assert "building" not in outcome.err
-
-
-@pytest.mark.parametrize("which", ["step", "infer", "ops"])
-def test_every_option_is_explained(command: Callable[..., Any], which: str) -> None:
-    from shufflenet_fn.bench.settings import InferBenchSettings, OpsBenchSettings, StepBenchSettings
-    from shufflenet_fn.config.options import declared
-
-    settings = {"step": StepBenchSettings, "infer": InferBenchSettings, "ops": OpsBenchSettings}
-    outcome = command("bench", which, "--help")
-    assert outcome.code == 0
-    for item in declared(settings[which]):
-        assert item.option.help
-        assert item.option.flags[0].split("/")[0] in outcome.out

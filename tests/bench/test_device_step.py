@@ -4,7 +4,6 @@ tests/npu has the whole command on the emulator."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -13,13 +12,21 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from shufflenet_fn.bench.device_step import Turn, _warmed_up, build_device_case, compared, kernel_table, timed
+from shufflenet_fn.bench.device_step import (
+    Turn,
+    _kernels,
+    _warmed_up,
+    build_device_step,
+    compared,
+    kernel_table,
+    take_turn,
+)
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import VARIANTS, build_candidate, ours_on
 from shufflenet_fn.bench.workers import workers
 from shufflenet_fn_backends.names import BACKEND_NAMES
 from shufflenet_fn_backends.runtimes.select import runtime_of
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_cli.bench_table import print_device_step
 from tests.model.support import one_thread
 
@@ -59,7 +66,7 @@ def test_every_backend_of_a_device_takes_part() -> None:
         *("gather+step", "npu+step"),
     )
     assert ours_on("cuda", SETTINGS) == ("reference", "native", "gather", "routed")
-    assert {ours.backend for ours in VARIANTS.values()} == set(BACKEND_NAMES) - {"cpu"}
+    assert {name.removesuffix("+step") for name in VARIANTS} == set(BACKEND_NAMES) - {"cpu"}
     some = replace(SETTINGS, backend="gather, npu", ours_compile=True)
     assert ours_on("npu", some) == ("gather", "npu", "gather compiled", "npu compiled")
 
@@ -82,34 +89,35 @@ def test_backends_of_no_use_are_refused(backend: str, words: tuple[str, ...]) ->
 
 def test_turn_takes_the_given_steps() -> None:
     taken: list[int] = []
-    turn = timed(lambda: taken.append(1), 5, runtime_of("cpu"))
+    turn = take_turn(lambda: taken.append(1), 5, "cpu")
     assert len(taken) == 5
     assert 0 < turn.host <= turn.step
     assert turn.device is None
 
 
 def test_a_candidate_that_fails_is_left_out() -> None:
-    with workers(["device"], _of_which_one_fails, None, threads=1) as (worker,):
-        told: list[str] = []
-        failed = _warmed_up(worker, ["good", "bad"], told.append)
-    assert list(failed) == ["bad"] and "no such operator" in failed["bad"]
-    assert any(text.startswith("WARNING: not measured: bad") for text in told)
+    def turn(name: str) -> Turn:
+        if name == "bad":
+            raise UserError("no such operator")
+        return Turn(1.0, 1.0, None)
+
+    told: list[str] = []
+    assert _warmed_up(turn, ["good", "bad"], told.append) == {"bad": "no such operator"}
+    assert told[-1] == "WARNING: not measured: bad (no such operator)"
 
 
-def _of_which_one_fails(name: str, case: str, settings: None) -> Callable[[], Turn]:
-    if case == "turn: bad":
-        raise RuntimeError("no such operator")
-    return lambda: Turn(1.0, 1.0, None)
-
-
+@pytest.mark.usefixtures("in_process")
 def test_each_profile_has_its_own_folder(tmp_path: Path) -> None:
     settings = replace(SETTINGS, profile=str(tmp_path))
-    folder, steps = build_device_case("cpu", "profile: gather", settings)()  # type: ignore[misc]
-    assert Path(folder).parent == tmp_path and "gather" in Path(folder).name
-    assert list(Path(folder).glob("*.pt.trace.json")) and steps == 3
-    assert kernel_table(Path(folder), steps) is None  # a CPU has operators and no kernels
+    with workers(["device"], build_device_step, settings, threads=1) as (worker,):
+        found = _kernels(worker, ["gather"], settings, lambda text: None)["gather"]
+    folder = Path(found["folder"])
+    assert folder.parent == tmp_path and "gather" in folder.name
+    assert list(folder.glob("*.pt.trace.json"))
+    assert "no table" in found["missing"]  # a CPU has operators and no kernels
 
 
+OURS = ["reference", "gather"]
 TURNS = {
     "reference": [Turn(0.004, 0.001, 0.0039)] * 3,
     "gather": [Turn(0.002, 0.001, 0.0019)] * 3,
@@ -117,8 +125,8 @@ TURNS = {
 }
 
 
-def test_ratios_are_to_the_best_peer() -> None:
-    found = compared(TURNS, ["reference", "gather"], ["peer"], SETTINGS)
+def test_ratios_are_to_the_best_peer_or_ours() -> None:
+    found = compared(TURNS, OURS, ["peer"], SETTINGS)
     assert (found["baseline"], found["best_peer"], found["fastest"]) == ("peer", "peer", "gather")
     assert found["contenders"]["gather"] == {
         "ours": True,
@@ -134,15 +142,9 @@ def test_ratios_are_to_the_best_peer() -> None:
     assert found["fastest_over_next"]["next"] == "reference"
     assert found["fastest_over_next"]["ratio"] == pytest.approx(2)
     assert found["ratio_best_peer"] == pytest.approx(1.5) and found["conclusive"]
-
-
-def test_without_a_peer_ours_are_compared() -> None:
-    found = compared(
-        {name: TURNS[name] for name in ("reference", "gather")}, ["reference", "gather"], [], SETTINGS
-    )
-    assert found["baseline"] == "reference" and found["best_peer"] is None
-    assert found["contenders"]["gather"]["ratio"] == pytest.approx(2)
-    assert found["ratio_best_peer"] is None
+    alone = compared({name: TURNS[name] for name in OURS}, OURS, [], SETTINGS)
+    assert (alone["baseline"], alone["best_peer"], alone["ratio_best_peer"]) == ("reference", None, None)
+    assert alone["contenders"]["gather"]["ratio"] == pytest.approx(2)
 
 
 def test_the_table_shows_what_was_measured() -> None:
@@ -166,7 +168,7 @@ def test_the_table_shows_what_was_measured() -> None:
         },
         "kept": "file.json",
         "warning": "these times mean nothing",
-        **compared(TURNS, ["reference", "gather"], ["peer"], SETTINGS),
+        **compared(TURNS, OURS, ["peer"], SETTINGS),
     }
     out = StringIO()
     print_device_step(Console(file=out, width=80), result)

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from shufflenet_fn.bench.candidates import ONNX, OURS
-from shufflenet_fn.bench.infer import PEERS, InferCase, build_pass, onnx_is_missing, seasoned_variables
+from shufflenet_fn.bench.infer import ONNX, PEERS, InferCase, build_pass, onnx_is_missing, seasoned_variables
+from shufflenet_fn.bench.peers import OURS
 from shufflenet_fn.bench.settings import InferBenchSettings
 from shufflenet_fn.tree import tree_paths
 from shufflenet_fn_cli.bench_table import print_infer_table

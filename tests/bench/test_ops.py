@@ -15,12 +15,12 @@ from shufflenet_fn.bench.ops import (
     BOTH,
     FORWARD,
     TORCHVISION,
+    Op,
     build_op,
     candidates_for,
     compute,
     settings_operations,
 )
-from shufflenet_fn.bench.ops_cases import Op
 from shufflenet_fn.bench.settings import OpsBenchSettings
 from shufflenet_fn_cli.bench_table import print_ops_table
 from tests.model.support import one_thread

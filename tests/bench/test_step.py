@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from shufflenet_fn.bench import step_candidates
-from shufflenet_fn.bench.candidates import OURS, OURS_COMPILED, announced, available, settled
+from shufflenet_fn.bench.peers import OURS, OURS_COMPILED, available, settled
 from shufflenet_fn.bench.settings import StepBenchSettings
 from shufflenet_fn.bench.step_candidates import PEERS, build_step
 from shufflenet_fn_backends.runtimes import cpu
@@ -71,11 +71,11 @@ def test_compiled_peers_need_a_compiler(command: Callable[..., Any], monkeypatch
     field = available(PEERS, compiled=True)
     assert list(field.present) == EAGER
     assert set(field.left_out) == set(PEERS) - set(EAGER)
-    (warning,) = announced(field)
+    (warning,) = field.warnings()
     for word in ("WARNING", "C++ compiler", *field.left_out):
         assert word in warning
     # Left out because the user said so: nothing to warn of.
-    assert announced(available(PEERS, compiled=False)) == []
+    assert available(PEERS, compiled=False).warnings() == []
     outcome = command("bench", "step", "--ours-compile")
     assert outcome.code == 3 and "C++ compiler" in outcome.err
 

@@ -51,14 +51,8 @@ def private_words(path: Path, *also: str) -> list[str]:
 
 def made(path: Path, command: str, timeout: float) -> tuple[Bundle, list[str]]:
     said: list[str] = []
-    bundle = make_bundle(
-        path,
-        DoctorSettings(device="cpu", timeout=timeout),
-        command=command,
-        say=said.append,
-        on_stage=lambda stage: None,
-    )
-    return bundle, said
+    settings = DoctorSettings(device="cpu", timeout=timeout)
+    return make_bundle(path, settings, command=command, say=said.append), said
 
 
 @pytest.mark.usefixtures("in_process", "candidates_in_process")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shufflenet_fn.doctor import machine
+from shufflenet_fn.doctor import ascend
 from shufflenet_fn.doctor.ascend import cann_version, how_to_set_up
 from shufflenet_fn.doctor.finding import FAILED, OK, SKIPPED, WARNING
 from tests.unprivileged import unprivileged
@@ -17,10 +17,11 @@ OLD_TOOLKIT = "package_name=Ascend-cann-toolkit\nversion=8.3.RC1\ninnerversion=V
 
 
 @pytest.mark.parametrize(
-    ("version", "status"), [("glibc 2.28", OK), ("glibc 2.36", OK), ("glibc 2.17", WARNING), (None, SKIPPED)]
+    ("libc", "status"),
+    [(("glibc", "2.28"), OK), (("glibc", "2.36"), OK), (("glibc", "2.17"), WARNING), (("", ""), SKIPPED)],
 )
-def test_glibc(version: str | None, status: str) -> None:
-    finding = machine.check_glibc(version)
+def test_glibc(libc: tuple[str, str], status: str) -> None:
+    finding = ascend.glibc({}, libc)
     assert finding.status == status
     assert bool(finding.fix) == (status == WARNING)
 
@@ -36,7 +37,7 @@ def test_glibc(version: str | None, status: str) -> None:
     ],
 )
 def test_numpy_must_be_compatible_with_cann(numpy: str, cann: str | None, status: str) -> None:
-    finding = machine.numpy({"cann": {"version": cann}}, numpy)
+    finding = ascend.numpy({"cann": {"version": cann}}, numpy)
     assert finding.status == status
     assert ("numpy<2" in finding.fix) == (status == WARNING)
 
@@ -52,38 +53,33 @@ NEEDED: dict[str, Any] = {"device": "npu", "cann": {}}
 SHARED = ("davinci_manager", "devmm_svm", "hisi_hdc")
 
 
-def test_device_files_that_may_be_opened(tmp_path: Path) -> None:
-    finding = machine.device_files(NEEDED, devices_in(tmp_path, "davinci0", "davinci1", *SHARED))
-    assert finding.status == OK and "2 devices" in finding.text
-
-
-def test_no_device_files(tmp_path: Path) -> None:
-    assert machine.device_files(NEEDED, tmp_path).status == SKIPPED
-
-
-def test_a_container_without_the_manager(tmp_path: Path) -> None:
-    dev = devices_in(tmp_path, "davinci0", "devmm_svm", "hisi_hdc")
-    finding = machine.device_files(NEEDED, dev)
+def test_device_files_must_be_complete(tmp_path: Path) -> None:
+    assert ascend.device_files(NEEDED, tmp_path).status == SKIPPED
+    dev = devices_in(tmp_path, "davinci0", "davinci1", *SHARED[1:])
+    finding = ascend.device_files(NEEDED, dev)
     assert finding.status == FAILED and "davinci_manager" in finding.text
     assert f"--device {dev}/davinci_manager" in finding.fix
-    assert machine.device_files({**NEEDED, "device": "auto"}, dev).status == WARNING
+    assert ascend.device_files({**NEEDED, "device": "auto"}, dev).status == WARNING
+    devices_in(dev, *SHARED)
+    finding = ascend.device_files(NEEDED, dev)
+    assert finding.status == OK and "2 devices" in finding.text
 
 
 def test_device_files_without_rights() -> None:
     with unprivileged() as folder:
         devices_in(folder, "davinci0", *SHARED)
         (folder / "davinci0").chmod(0)
-        finding = machine.device_files(NEEDED, folder)
+        finding = ascend.device_files(NEEDED, folder)
     assert finding.status == FAILED and "davinci0" in finding.text
     assert "davinci_manager" not in finding.text
     assert "usermod -aG" in finding.fix and "--group-add" in finding.fix
 
 
 def test_users_with_and_without_an_entry() -> None:
-    assert machine.user({}, 0).text == "user root (0)"
+    assert ascend.user({}, 0).text == "user root (0)"
     taken = {entry.pw_uid for entry in pwd.getpwall()}
     nobody = next(uid for uid in range(4_242_424, 4_343_434) if uid not in taken)
-    finding = machine.user({}, nobody)
+    finding = ascend.user({}, nobody)
     assert finding.status == WARNING and f"useradd -u {nobody}" in finding.fix
 
 
@@ -91,9 +87,9 @@ def test_a_folder_that_cannot_be_written() -> None:
     with unprivileged() as folder:
         closed = folder / "closed"
         closed.mkdir()
-        assert machine.folder({}, closed).status == OK
+        assert ascend.folder({}, closed).status == OK
         closed.chmod(0o555)
-        finding = machine.folder({}, closed)
+        finding = ascend.folder({}, closed)
     assert finding.status == WARNING and "ASCEND_WORK_PATH" in finding.fix
 
 
@@ -107,35 +103,29 @@ CARDS = {
 
 
 @pytest.mark.parametrize(
-    ("environment", "card"),
+    ("environment", "cards", "card"),
     [
-        ({}, "enp3"),
-        ({"HCCL_SOCKET_IFNAME": "eth"}, "eth0"),
-        ({"HCCL_SOCKET_IFNAME": "eth1,enp"}, "eth1"),
-        ({"HCCL_SOCKET_IFNAME": "^enp,docker,lo"}, "eth0"),
-        ({"HCCL_SOCKET_IFNAME": "=eth1"}, "eth1"),
-        ({"HCCL_SOCKET_IFNAME": "^=enp3,docker0"}, "eth0"),
-        ({"HCCL_SOCKET_IFNAME": "eth", "HCCL_IF_IP": "172.17.0.1"}, "docker0"),
+        ({}, CARDS, "enp3 of"),
+        ({"HCCL_SOCKET_IFNAME": "eth"}, CARDS, "eth0, by HCCL_SOCKET_IFNAME=eth (it fits eth1 too)"),
+        ({"HCCL_SOCKET_IFNAME": "eth1,enp"}, CARDS, "eth1, by"),
+        ({"HCCL_SOCKET_IFNAME": "^enp,docker,lo"}, CARDS, "eth0, by"),
+        ({"HCCL_SOCKET_IFNAME": "=eth1"}, CARDS, "eth1, by"),
+        ({"HCCL_SOCKET_IFNAME": "^=enp3,docker0"}, CARDS, "eth0, by"),
+        ({"HCCL_SOCKET_IFNAME": "eth", "HCCL_IF_IP": "172.17.0.1"}, CARDS, "docker0, by"),
+        ({}, {"127.0.0.1": "lo", "172.17.0.1": "docker0"}, "docker0 of"),
+        ({}, {"127.0.0.1": "lo"}, "lo of"),
+        ({}, {"127.0.0.1": "lo", "172.17.0.1": "docker0", "10.0.0.1": "zeth"}, "zeth of"),
     ],
 )
-def test_the_card_that_hccl_takes(environment: dict[str, str], card: str) -> None:
-    finding = machine.network({}, environment, CARDS)
+def test_the_card_that_hccl_takes(environment: dict[str, str], cards: dict[str, str], card: str) -> None:
+    finding = ascend.network({}, environment, cards)
     assert finding.status == OK
     assert finding.text.startswith(f"HCCL takes {card}")
 
 
-@pytest.mark.parametrize(
-    ("cards", "card"), [(("lo", "docker0"), "docker0"), (("lo",), "lo"), (("lo", "docker0", "zeth"), "zeth")]
-)
-def test_docker_and_lo_come_last(cards: tuple[str, ...], card: str) -> None:
-    assert machine.network({}, {}, {f"10.0.0.{i}": c for i, c in enumerate(cards)}).text.startswith(
-        f"HCCL takes {card} "
-    )
-
-
 @pytest.mark.parametrize("environment", [{"HCCL_IF_IP": "10.9.9.9"}, {"HCCL_SOCKET_IFNAME": "=bond0"}])
 def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
-    finding = machine.network({}, environment, CARDS)
+    finding = ascend.network({}, environment, CARDS)
     assert finding.status == WARNING and finding.fix
 
 
@@ -151,7 +141,7 @@ def test_a_card_that_is_not_there(environment: dict[str, str]) -> None:
     ],
 )
 def test_variables(environment: dict[str, str], torch_npu: str, status: str, words: str) -> None:
-    finding = machine.variables({"torch_npu": {"version": torch_npu}}, environment)
+    finding = ascend.variables({"torch_npu": {"version": torch_npu}}, environment)
     assert finding.status == status and words in finding.text
 
 

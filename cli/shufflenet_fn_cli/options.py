@@ -33,7 +33,7 @@ def choice(flag: str, help: str, *choices: str) -> Any:
     """Return an option that takes one of ``choices``, which shells complete."""
 
     def check(value: str | None) -> str | None:
-        Option((flag,), help, "", choices).check("", value)
+        Option((flag,), help, "", choices).check(value)
         return value
 
     text = f"{help} One of: {', '.join(choices)}."

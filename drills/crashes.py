@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Union
 
-from shufflenet_fn.io import Disk
+from shufflenet_fn.io import Content, Disk
 
 
 class Operation(NamedTuple):
@@ -39,9 +39,9 @@ class Recorder:
         self._disk.make_folder(path)
         self.operations.append(Operation("make_folder", path))
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         self._disk.write(path, content)
-        self.operations.append(Operation("write", path, content=content))
+        self.operations.append(Operation("write", path, content=path.read_bytes()))
 
     def flush(self, path: Path) -> None:
         self._disk.flush(path)

@@ -10,12 +10,12 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol, TypeAlias
 
-from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 @contextmanager
@@ -27,13 +27,17 @@ def explained(what: str, fix: str, error: type[UserError] = UserError) -> Iterat
         raise error(f"cannot {what}: {failed.strerror or failed}. {fix}") from failed
 
 
+Content: TypeAlias = bytes | Callable[[IO[bytes]], object]
+"""The bytes of a file, or a function that writes them to an open file."""
+
+
 class Disk(Protocol):
     """File operations. Each raises ``OSError`` if the operating system does."""
 
     def make_folder(self, path: Path) -> None:
         """Make ``path``, whose parent exists."""
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         """Create or overwrite the file ``path``. Its content is durable only after ``flush``."""
 
     def flush(self, path: Path) -> None:
@@ -55,13 +59,14 @@ class RealDisk:
     def make_folder(self, path: Path) -> None:
         path.mkdir()
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         # A symbolic link at this name must not redirect the write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
+        with open(os.open(path, flags, 0o666), "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
 
     def flush(self, path: Path) -> None:
         flush(path)
@@ -76,22 +81,44 @@ class RealDisk:
         path.rmdir()
 
 
-def write_durably(disk: Disk, path: Path, content: bytes) -> None:
+def write_durably(disk: Disk, path: Path, content: Content) -> None:
     """Write and flush ``path``. Its name is durable once its folder is flushed."""
     disk.write(path, content)
     disk.flush(path)
 
 
-def replace_file(path: Path, content: bytes, *, disk: Disk | None = None) -> None:
+def replace_file(path: Path, content: Content, *, disk: Disk | None = None) -> None:
     """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
 
     The new content and the name are durable when this returns. Raises ``OSError``.
     """
     disk = disk or RealDisk()
     aside = path.with_name(f".{path.name}.partial")
-    write_durably(disk, aside, content)
-    disk.rename(aside, path)
-    disk.flush(path.parent)
+    try:
+        write_durably(disk, aside, content)
+        disk.rename(aside, path)
+        disk.flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            disk.unlink(aside)
+        raise
+
+
+def check_output(file: Path) -> None:
+    """Raise ``UsageError`` if the output ``file`` cannot be written, before any work is done for it."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UsageError(f"-o {file} is a folder. Give the path of a file.")
+    if not folder.is_dir():
+        raise UsageError(f"-o {file}: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"-o {file}: the folder {folder} is not writable.")
+
+
+def write_output(file: Path, content: Content) -> None:
+    """Write an output file, whole or not at all. Raises ``UserError`` if that fails."""
+    with explained(f"write {file}", "Free some space, or give another file with -o."):
+        replace_file(file, content)
 
 
 def remove_tree(disk: Disk, path: Path) -> None:

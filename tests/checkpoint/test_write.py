@@ -25,7 +25,7 @@ from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.distributed.group import tree_digest
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.io import RealDisk
+from shufflenet_fn.io import Content, RealDisk
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map
 from tests.checkpoint.support import DYNAMIC, NOTE, Names, at_step, fresh, names, optimizer, trained
@@ -166,7 +166,7 @@ class FullDisk(RealDisk):
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         super().write(Path("/dev/full") if path.name == self.name else path, content)
 
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeAlias
+from typing import IO, Any, Final, TypeAlias
 
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -31,35 +31,15 @@ Content: TypeAlias = bytes | Callable[[IO[bytes]], object]
 """The bytes of a file, or a function that writes them to an open file."""
 
 
-class Disk(Protocol):
-    """File operations. Each raises ``OSError`` if the operating system does."""
+class Disk:
+    """Operations on files. Each raises ``OSError`` if the operating system does."""
 
     def make_folder(self, path: Path) -> None:
         """Make ``path``, whose parent exists."""
-
-    def write(self, path: Path, content: Content) -> None:
-        """Create or overwrite the file ``path``. Its content is durable only after ``flush``."""
-
-    def flush(self, path: Path) -> None:
-        """Wait until a file's content, or a folder's list of names, is on the medium."""
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give ``old`` the name ``new`` in the same folder. A file of that name is replaced."""
-
-    def unlink(self, path: Path) -> None:
-        """Remove a file."""
-
-    def remove_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
-
-
-class RealDisk:
-    """The file system of this machine."""
-
-    def make_folder(self, path: Path) -> None:
         path.mkdir()
 
     def write(self, path: Path, content: Content) -> None:
+        """Create or overwrite the file ``path``. Its content is durable only after ``flush``."""
         # A symbolic link at this name must not redirect the write.
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         with open(os.open(path, flags, 0o666), "wb") as file:
@@ -69,16 +49,23 @@ class RealDisk:
                 file.write(content)
 
     def flush(self, path: Path) -> None:
+        """Wait until a file's content, or a folder's list of names, is on the medium."""
         flush(path)
 
     def rename(self, old: Path, new: Path) -> None:
+        """Give ``old`` the name ``new`` in the same folder. A file of that name is replaced."""
         old.rename(new)
 
     def unlink(self, path: Path) -> None:
+        """Remove a file."""
         path.unlink()
 
     def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
         path.rmdir()
+
+
+DISK: Final = Disk()
 
 
 def write_durably(disk: Disk, path: Path, content: Content) -> None:
@@ -87,12 +74,11 @@ def write_durably(disk: Disk, path: Path, content: Content) -> None:
     disk.flush(path)
 
 
-def replace_file(path: Path, content: Content, *, disk: Disk | None = None) -> None:
+def replace_file(path: Path, content: Content, *, disk: Disk = DISK) -> None:
     """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
 
     The new content and the name are durable when this returns. Raises ``OSError``.
     """
-    disk = disk or RealDisk()
     aside = path.with_name(f".{path.name}.partial")
     try:
         write_durably(disk, aside, content)

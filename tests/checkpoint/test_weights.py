@@ -218,12 +218,6 @@ def test_class_names_in_a_file(tmp_path: Path, beside: dict[str, Any]) -> None:
     assert read_weights(tmp_path / "w.pth").classes is None
 
 
-def test_safetensors(tmp_path: Path) -> None:
-    safetensors.torch.save_file(weights(), tmp_path / "w.safetensors")
-    back = read_tensors(tmp_path / "w.safetensors")
-    assert_trees_equal(from_torchvision(back, TINY), tiny_variables())
-
-
 def test_checkpoint_folder_prefers_weight_average(tmp_path: Path) -> None:
     optimizer = sgd(schedules.constant(0.1))
     state = create_train_state(tiny_variables(0), optimizer, ema=True)
@@ -247,16 +241,10 @@ def test_run_without_pointers_gives_newest_good_checkpoint(tmp_path: Path) -> No
     assert_trees_equal(from_torchvision(read_tensors(tmp_path), TINY), tiny_variables(0))
 
 
-@pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "none"])
-def test_a_missing_file_is_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UsageError, match="no weights at") as error:
+@pytest.mark.parametrize("name", ["none.pth", "none.safetensors", "none", "."])
+def test_missing_weights_are_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError, match=f"no weights at {tmp_path / name}"):
         read_tensors(tmp_path / name)
-    assert str(tmp_path / name) in str(error.value)
-
-
-def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="no weights at"):
-        read_tensors(tmp_path)
 
 
 def zipped(*names: str) -> bytes:

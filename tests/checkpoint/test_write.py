@@ -17,18 +17,27 @@ import safetensors.torch
 import torch
 
 from shufflenet_fn.checkpoint.background import SLOTS, Snapshots, Writer
-from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
+from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS, state_from
 from shufflenet_fn.checkpoint.inventory import point_to, pointed_to
-from shufflenet_fn.checkpoint.read import load_state, read_checkpoint, verify
-from shufflenet_fn.checkpoint.state import state_from
+from shufflenet_fn.checkpoint.read import read_checkpoint, verify
 from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.distributed.group import tree_digest
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.io import Content, RealDisk
+from shufflenet_fn.io import Content, Disk
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map
-from tests.checkpoint.support import DYNAMIC, NOTE, Names, at_step, fresh, names, optimizer, trained
+from tests.checkpoint.support import (
+    DYNAMIC,
+    NOTE,
+    Names,
+    at_step,
+    fresh,
+    load_state,
+    names,
+    optimizer,
+    trained,
+)
 from tests.model.support import TINY, assert_trees_equal, examples, unchanged
 
 
@@ -160,7 +169,7 @@ def test_file_at_folder_path_is_one_error(folder: Path) -> None:
     assert folder.read_text() == "in the way"
 
 
-class FullDisk(RealDisk):
+class FullDisk(Disk):
     """A disk that is full when a file of the given name is written."""
 
     def __init__(self, name: str) -> None:

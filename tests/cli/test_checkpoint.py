@@ -15,7 +15,6 @@ from shufflenet_fn.checkpoint.format import STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import point_to
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.write import write_checkpoint
-from shufflenet_fn.io import RealDisk
 from tests.checkpoint.support import flip, small
 
 Command = Callable[..., Any]
@@ -146,9 +145,7 @@ def test_what_kind_of_difference(tmp_path: Path) -> None:
     }
     contents = [
         read_checkpoint(
-            write_checkpoint(
-                tmp_path / name, 1, {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}}, {}, disk=RealDisk()
-            ),
+            write_checkpoint(tmp_path / name, 1, {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}}, {}),
             finite=False,
         )
         for name, tensors in (("first", first), ("second", second))

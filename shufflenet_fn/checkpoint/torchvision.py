@@ -133,33 +133,25 @@ def _table(config: ShuffleNetConfig) -> Iterator[tuple[str, tuple[str, ...], str
 
 def _check(given: Mapping[str, Tensor], config: ShuffleNetConfig) -> None:
     expected = {key: shape for _, _, key, shape in _table(config)}
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    shapes = [
-        f"{key} is {tuple(given[key].shape)}, should be {shape}"
-        for key, shape in expected.items()
-        if key in given and tuple(given[key].shape) != shape
-    ]
-    kinds = [
-        f"{key} is {str(given[key].dtype).removeprefix('torch.')}"
-        for key in expected
-        if key in given and not given[key].is_floating_point()
-    ]
-    problems = [
-        f"{len(items)} {name}: {_some(items)}"
-        for name, items in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-            ("not of floating point", kinds),
-        )
-        if items
-    ]
+    present = {key: given[key] for key in expected if key in given}
+    found = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
+        "of another shape": [
+            f"{key} is {tuple(tensor.shape)}, should be {expected[key]}"
+            for key, tensor in present.items()
+            if tuple(tensor.shape) != expected[key]
+        ],
+        "not of floating point": [
+            f"{key} is {str(tensor.dtype).removeprefix('torch.')}"
+            for key, tensor in present.items()
+            if not tensor.is_floating_point()
+        ],
+    }
+    problems = "; ".join(f"{len(items)} {name}: {_some(items)}" for name, items in found.items() if items)
     if problems:
         raise UsageError(
-            "these weights do not fit the architecture. Keys "
-            + "; ".join(problems)
-            + f". {_advice(given, config)}"
+            f"these weights do not fit the architecture. Keys {problems}. {_advice(given, config)}"
         )
 
 

@@ -127,25 +127,12 @@ def test_a_pointer_names_one_checkpoint_and_moves(folder: Path) -> None:
     assert names(folder) == {"step-00000001", "step-00000002", "latest.json"}
 
 
+NO_CHECKPOINTS = ("../outside/step-00000001", "/etc", "..", "", "step-00000009", "step-1", 7, None, ["a"])
+NO_POINTERS = (b"", b"{", b"[]", b"{}", b"\xff\xfe", b"3", b"[" * 10**5)
+
+
 @pytest.mark.parametrize(
-    "content",
-    [
-        *(b"", b"{", b"[]", b"{}", b"\xff\xfe", b"3", b"[" * 10**5),
-        *(
-            json.dumps({"checkpoint": named}).encode()
-            for named in (
-                "../outside/step-00000001",
-                "/etc",
-                "..",
-                "",
-                "step-00000009",
-                "step-1",
-                7,
-                None,
-                ["a"],
-            )
-        ),
-    ],
+    "content", [*NO_POINTERS, *(json.dumps({"checkpoint": named}).encode() for named in NO_CHECKPOINTS)]
 )
 def test_bad_pointer_points_nowhere(folder: Path, content: bytes) -> None:
     small(folder, 1)

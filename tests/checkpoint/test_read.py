@@ -12,6 +12,8 @@ import torch
 
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
 from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.torchvision import from_torchvision
+from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.training import schedules
@@ -30,7 +32,7 @@ from tests.checkpoint.support import (
     optimizer,
     truncate,
 )
-from tests.model.support import TINY, tiny_variables
+from tests.model.support import TINY, assert_trees_equal, tiny_variables
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, EMA, STATE, MANIFEST])
@@ -82,3 +84,26 @@ def test_another_architecture_is_named(kept: Path) -> None:
         plain = save_checkpoint(kept.parent / "plain", TINY, create_train_state(tiny_variables(), bare), NOTE)
         with pytest.raises(UsageError, match="do not fit the architecture"):
             load_state(plain, other, like)
+
+
+def test_checkpoint_folder_prefers_weight_average(tmp_path: Path) -> None:
+    optimizer = sgd(schedules.constant(0.1))
+    state = create_train_state(tiny_variables(0), optimizer, ema=True)
+    averaged = save_checkpoint(tmp_path, TINY, state._replace(ema=tiny_variables(1)), {"arch": "tiny"})
+    assert_trees_equal(from_torchvision(read_weights(averaged).tensors, TINY), tiny_variables(1))
+    plain = save_checkpoint(tmp_path / "plain", TINY, state._replace(ema=()), {})
+    assert_trees_equal(from_torchvision(read_weights(plain).tensors, TINY), tiny_variables(0))
+    (averaged / EMA).unlink()
+    with pytest.raises(UserError, match=EMA):
+        read_weights(averaged)
+    (averaged / MANIFEST).unlink()  # weights that somebody copied out of one
+    assert_trees_equal(from_torchvision(read_weights(averaged).tensors, TINY), tiny_variables(0))
+
+
+def test_run_without_pointers_gives_newest_good_checkpoint(tmp_path: Path) -> None:
+    state = create_train_state(tiny_variables(0), sgd(schedules.constant(0.1)))
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder, TINY, state, {})
+    newer = save_checkpoint(folder, TINY, state._replace(step=torch.tensor(1)), {})
+    flip(newer / WEIGHTS)
+    assert_trees_equal(from_torchvision(read_weights(tmp_path).tensors, TINY), tiny_variables(0))

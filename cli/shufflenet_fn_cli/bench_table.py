@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shufflenet_fn_cli.console import table_console
+from shufflenet_fn_cli.options import table_console
 
 
 def print_step_table(result: dict[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from shufflenet_fn.doctor.finding import DoctorSettings
-from shufflenet_fn_cli.options import with_settings
+from shufflenet_fn_cli.options import table_console, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.doctor.finding import Report, Stage
@@ -93,8 +93,6 @@ def _progress(stage: Stage) -> None:
 def _print(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
-
-    from shufflenet_fn_cli.console import table_console
 
     table = Table(title="shufflenet-fn doctor", show_lines=False)
     table.add_column("stage", no_wrap=True)

@@ -15,8 +15,7 @@ from shufflenet_fn.config.resolve import without_empty
 from shufflenet_fn.config.settings import EvalSettings, TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.evaluate import evaluate
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import completing, with_settings
+from shufflenet_fn_cli.options import completing, importing, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World

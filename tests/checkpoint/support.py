@@ -74,27 +74,10 @@ def copy_of(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def extend(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"\0")
-
-
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
-
-
-def into_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
 
 
 def small(folder: Path, step: int, *, disk: Disk = DISK, **about: Any) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from shufflenet_fn.checkpoint.format import EMA, MANIFEST, STATE, WEIGHTS
-from shufflenet_fn.checkpoint.read import verify
+from shufflenet_fn.checkpoint.read import read_checkpoint, verify
 from shufflenet_fn.checkpoint.torchvision import from_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.checkpoint.write import save_checkpoint
@@ -19,35 +18,18 @@ from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.optim import sgd
 from shufflenet_fn.training.state import create_train_state
-from tests.checkpoint.support import (
-    DYNAMIC,
-    NOTE,
-    copy_of,
-    empty,
-    extend,
-    flip,
-    fresh,
-    into_folder,
-    load_state,
-    optimizer,
-    truncate,
-)
+from tests.checkpoint.support import DYNAMIC, NOTE, copy_of, flip, fresh, load_state, optimizer
 from tests.model.support import TINY, assert_trees_equal, tiny_variables
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, EMA, STATE, MANIFEST])
-@pytest.mark.parametrize(
-    "damage", [Path.unlink, truncate, empty, extend, flip, into_folder], ids=lambda f: f.__name__
-)
-def test_damage_is_detected(kept: Path, tmp_path: Path, name: str, damage: Callable[[Path], None]) -> None:
+def test_damaged_checkpoint_is_named(kept: Path, tmp_path: Path, name: str) -> None:
     checkpoint = copy_of(kept, tmp_path / "copy")
     verify(checkpoint)
-    damage(checkpoint / name)
-    with pytest.raises(UserError, match="is damaged") as error:
-        verify(checkpoint)
-    assert str(checkpoint) in str(error.value)
-    with pytest.raises(UserError, match="is damaged"):
-        load_state(checkpoint, TINY, fresh())
+    flip(checkpoint / name)
+    for read in (verify, read_checkpoint):
+        with pytest.raises(UserError, match=f"{checkpoint} is damaged"):
+            read(checkpoint)
 
 
 @pytest.mark.parametrize(

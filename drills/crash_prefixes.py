@@ -37,7 +37,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import verify
 from shufflenet_fn.checkpoint.write import write_checkpoint
-from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.io import Disk
 
 Contents = dict[str, bytes]
 
@@ -66,7 +66,7 @@ def contents_of(checkpoint: Path) -> Contents:
 def record(root: Path, steps: list[int], keep: int) -> Recording:
     """Save ``steps`` one after the other, as a run does. A step may occur twice (after a resume)."""
     root.mkdir()
-    recorder = Recorder(RealDisk())
+    recorder = Recorder()
     recording = Recording(root, recorder.operations, [], {})
     for version, step in enumerate(steps):
         path = save_small(root / "checkpoints", step, version, recorder)

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Union
 
-from shufflenet_fn.io import Disk
+from shufflenet_fn.io import Content, Disk
 
 
 class Operation(NamedTuple):
@@ -28,35 +28,34 @@ class Operation(NamedTuple):
     content: bytes = b""
 
 
-class Recorder:
-    """Forwards operations to another disk and records them."""
+class Recorder(Disk):
+    """A disk that records its operations."""
 
-    def __init__(self, disk: Disk) -> None:
-        self._disk = disk
+    def __init__(self) -> None:
         self.operations: list[Operation] = []
 
     def make_folder(self, path: Path) -> None:
-        self._disk.make_folder(path)
+        super().make_folder(path)
         self.operations.append(Operation("make_folder", path))
 
-    def write(self, path: Path, content: bytes) -> None:
-        self._disk.write(path, content)
-        self.operations.append(Operation("write", path, content=content))
+    def write(self, path: Path, content: Content) -> None:
+        super().write(path, content)
+        self.operations.append(Operation("write", path, content=path.read_bytes()))
 
     def flush(self, path: Path) -> None:
-        self._disk.flush(path)
+        super().flush(path)
         self.operations.append(Operation("flush", path))
 
     def rename(self, old: Path, new: Path) -> None:
-        self._disk.rename(old, new)
+        super().rename(old, new)
         self.operations.append(Operation("rename", old, new))
 
     def unlink(self, path: Path) -> None:
-        self._disk.unlink(path)
+        super().unlink(path)
         self.operations.append(Operation("unlink", path))
 
     def remove_folder(self, path: Path) -> None:
-        self._disk.remove_folder(path)
+        super().remove_folder(path)
         self.operations.append(Operation("remove_folder", path))
 
 

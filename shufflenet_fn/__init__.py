@@ -18,12 +18,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
+    from shufflenet_fn.checkpoint.torchvision import from_module, from_torchvision, to_module, to_torchvision
     from shufflenet_fn.model.config import ARCHITECTURES, ShuffleNetConfig, get_config
     from shufflenet_fn.model.inference import InferenceParams, fold, infer, make_predictor
     from shufflenet_fn.model.network import apply, features
     from shufflenet_fn.model.variables import Variables, init
-    from shufflenet_fn.module import from_module, to_module
     from shufflenet_fn.training.loss_scale import LossScaling
     from shufflenet_fn.training.losses import cross_entropy
     from shufflenet_fn.training.optim import GradientTransformation, adamw, sgd
@@ -32,36 +31,26 @@ if TYPE_CHECKING:
     from shufflenet_fn.training.step import Examples, make_eval_step, make_train_step
     from shufflenet_fn_backends.registry import get_backend
 
-_HOME = {
-    "ARCHITECTURES": "shufflenet_fn.model.config",
-    "Examples": "shufflenet_fn.training.step",
-    "GradientTransformation": "shufflenet_fn.training.optim",
-    "InferenceParams": "shufflenet_fn.model.inference",
-    "LossScaling": "shufflenet_fn.training.loss_scale",
-    "Policy": "shufflenet_fn.training.precision",
-    "ShuffleNetConfig": "shufflenet_fn.model.config",
-    "TrainState": "shufflenet_fn.training.state",
-    "Variables": "shufflenet_fn.model.variables",
-    "adamw": "shufflenet_fn.training.optim",
-    "apply": "shufflenet_fn.model.network",
-    "create_train_state": "shufflenet_fn.training.state",
-    "cross_entropy": "shufflenet_fn.training.losses",
-    "features": "shufflenet_fn.model.network",
-    "fold": "shufflenet_fn.model.inference",
-    "from_module": "shufflenet_fn.module",
-    "from_torchvision": "shufflenet_fn.checkpoint.torchvision",
-    "get_backend": "shufflenet_fn_backends.registry",
-    "get_config": "shufflenet_fn.model.config",
-    "get_policy": "shufflenet_fn.training.precision",
-    "infer": "shufflenet_fn.model.inference",
-    "init": "shufflenet_fn.model.variables",
-    "make_eval_step": "shufflenet_fn.training.step",
-    "make_predictor": "shufflenet_fn.model.inference",
-    "make_train_step": "shufflenet_fn.training.step",
-    "sgd": "shufflenet_fn.training.optim",
-    "to_module": "shufflenet_fn.module",
-    "to_torchvision": "shufflenet_fn.checkpoint.torchvision",
+_NAMES = {
+    "shufflenet_fn.checkpoint.torchvision": (
+        "from_module",
+        "from_torchvision",
+        "to_module",
+        "to_torchvision",
+    ),
+    "shufflenet_fn.model.config": ("ARCHITECTURES", "ShuffleNetConfig", "get_config"),
+    "shufflenet_fn.model.inference": ("InferenceParams", "fold", "infer", "make_predictor"),
+    "shufflenet_fn.model.network": ("apply", "features"),
+    "shufflenet_fn.model.variables": ("Variables", "init"),
+    "shufflenet_fn.training.loss_scale": ("LossScaling",),
+    "shufflenet_fn.training.losses": ("cross_entropy",),
+    "shufflenet_fn.training.optim": ("GradientTransformation", "adamw", "sgd"),
+    "shufflenet_fn.training.precision": ("Policy", "get_policy"),
+    "shufflenet_fn.training.state": ("TrainState", "create_train_state"),
+    "shufflenet_fn.training.step": ("Examples", "make_eval_step", "make_train_step"),
+    "shufflenet_fn_backends.registry": ("get_backend",),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "ARCHITECTURES",

@@ -10,12 +10,12 @@ import json
 import math
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Final, TypeAlias
 
-from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 
 @contextmanager
@@ -27,71 +27,84 @@ def explained(what: str, fix: str, error: type[UserError] = UserError) -> Iterat
         raise error(f"cannot {what}: {failed.strerror or failed}. {fix}") from failed
 
 
-class Disk(Protocol):
-    """File operations. Each raises ``OSError`` if the operating system does."""
+Content: TypeAlias = bytes | Callable[[IO[bytes]], object]
+"""The bytes of a file, or a function that writes them to an open file."""
+
+
+class Disk:
+    """Operations on files. Each raises ``OSError`` if the operating system does."""
 
     def make_folder(self, path: Path) -> None:
         """Make ``path``, whose parent exists."""
+        path.mkdir()
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         """Create or overwrite the file ``path``. Its content is durable only after ``flush``."""
+        # A symbolic link at this name must not redirect the write.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(path, flags, 0o666), "wb") as file:
+            if callable(content):
+                content(file)
+            else:
+                file.write(content)
 
     def flush(self, path: Path) -> None:
         """Wait until a file's content, or a folder's list of names, is on the medium."""
-
-    def rename(self, old: Path, new: Path) -> None:
-        """Give ``old`` the name ``new`` in the same folder. A file of that name is replaced."""
-
-    def unlink(self, path: Path) -> None:
-        """Remove a file."""
-
-    def remove_folder(self, path: Path) -> None:
-        """Remove an empty folder."""
-
-
-class RealDisk:
-    """The file system of this machine."""
-
-    def make_folder(self, path: Path) -> None:
-        path.mkdir()
-
-    def write(self, path: Path, content: bytes) -> None:
-        # A symbolic link at this name must not redirect the write.
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        with open(os.open(path, flags, 0o666), "wb", buffering=0) as file:
-            rest = memoryview(content)
-            while rest:
-                rest = rest[file.write(rest) :]
-
-    def flush(self, path: Path) -> None:
         flush(path)
 
     def rename(self, old: Path, new: Path) -> None:
+        """Give ``old`` the name ``new`` in the same folder. A file of that name is replaced."""
         old.rename(new)
 
     def unlink(self, path: Path) -> None:
+        """Remove a file."""
         path.unlink()
 
     def remove_folder(self, path: Path) -> None:
+        """Remove an empty folder."""
         path.rmdir()
 
 
-def write_durably(disk: Disk, path: Path, content: bytes) -> None:
+DISK: Final = Disk()
+
+
+def write_durably(disk: Disk, path: Path, content: Content) -> None:
     """Write and flush ``path``. Its name is durable once its folder is flushed."""
     disk.write(path, content)
     disk.flush(path)
 
 
-def replace_file(path: Path, content: bytes, *, disk: Disk | None = None) -> None:
+def replace_file(path: Path, content: Content, *, disk: Disk = DISK) -> None:
     """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
 
     The new content and the name are durable when this returns. Raises ``OSError``.
     """
-    disk = disk or RealDisk()
     aside = path.with_name(f".{path.name}.partial")
-    write_durably(disk, aside, content)
-    disk.rename(aside, path)
-    disk.flush(path.parent)
+    try:
+        write_durably(disk, aside, content)
+        disk.rename(aside, path)
+        disk.flush(path.parent)
+    except BaseException:
+        with suppress(OSError):
+            disk.unlink(aside)
+        raise
+
+
+def check_output(file: Path) -> None:
+    """Raise ``UsageError`` if the output ``file`` cannot be written, before any work is done for it."""
+    folder = file.absolute().parent
+    if file.is_dir():
+        raise UsageError(f"-o {file} is a folder. Give the path of a file.")
+    if not folder.is_dir():
+        raise UsageError(f"-o {file}: there is no folder {folder}. Make it first.")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"-o {file}: the folder {folder} is not writable.")
+
+
+def write_output(file: Path, content: Content) -> None:
+    """Write an output file, whole or not at all. Raises ``UserError`` if that fails."""
+    with explained(f"write {file}", "Free some space, or give another file with -o."):
+        replace_file(file, content)
 
 
 def remove_tree(disk: Disk, path: Path) -> None:

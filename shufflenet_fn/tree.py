@@ -126,14 +126,7 @@ def register_node(
     unflatten: Callable[[Iterable[Any], Any], T],
     names: Callable[[T], Iterable[str]],
 ) -> None:
-    """Make ``kind`` a pytree node.
-
-    Args:
-        kind: the class.
-        flatten: maps an instance to its children and its static context.
-        unflatten: maps children and context to an instance.
-        names: returns the names of an instance's children, for paths.
-    """
+    """Make ``kind`` a pytree node: of children and a static context, with ``names`` for paths."""
 
     def with_keys(node: T) -> tuple[list[tuple[Any, Any]], Any]:
         children, context = flatten(node)
@@ -213,11 +206,6 @@ def global_norm(tree: PyTree) -> Tensor:
 
 def _key_name(key: object) -> str:
     match key:
-        case pytree.MappingKey():
-            return str(key.key)
-        case pytree.GetAttrKey():
-            return key.name
-        case pytree.SequenceKey():
-            return str(key.idx)
-        case _:
-            return str(key)
+        case pytree.MappingKey(key=name) | pytree.GetAttrKey(name=name) | pytree.SequenceKey(idx=name):
+            return str(name)
+    return str(key)

@@ -11,7 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from shufflenet_fn_cli.console import table_console
+from shufflenet_fn.io import to_json
+from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_cli.options import table_console
 
 if TYPE_CHECKING:  # they import torch, which --help does without
     from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts
@@ -30,7 +32,6 @@ One = Annotated[
 def list_(run: Run, as_json: AsJson = False) -> None:
     """List and verify every checkpoint of a run. The exit code is 0 even if some are damaged."""
     from shufflenet_fn.checkpoint.describe import list_checkpoints
-    from shufflenet_fn.io import to_json
 
     listed = list_checkpoints(run)
     if as_json:
@@ -46,8 +47,6 @@ def verify(path: One, as_json: AsJson = False) -> None:
     from shufflenet_fn.checkpoint.format import MANIFEST, step_of
     from shufflenet_fn.checkpoint.inventory import CHECKPOINTS
     from shufflenet_fn.checkpoint.read import verify as verify_one
-    from shufflenet_fn.io import to_json
-    from shufflenet_fn_backends.support.errors import UsageError, UserError
 
     problems: dict[str, str | None] = {}
     if (path / CHECKPOINTS).exists():
@@ -73,7 +72,6 @@ def verify(path: One, as_json: AsJson = False) -> None:
 def show(path: One, as_json: AsJson = False) -> None:
     """Show the manifest of a checkpoint and every tensor in it."""
     from shufflenet_fn.checkpoint.describe import tensors_in
-    from shufflenet_fn.io import to_json
 
     checkpoint, manifest, _ = content = _find(path)
     tensors = tensors_in(content)
@@ -87,25 +85,21 @@ def show(path: One, as_json: AsJson = False) -> None:
 def diff(first: One, second: One, as_json: AsJson = False) -> None:
     """Show settings and tensors that differ. Exit codes: 0 the tensors are byte-identical, 1 they are not."""
     from shufflenet_fn.checkpoint.describe import compare
-    from shufflenet_fn.io import to_json
 
-    found = [_find(path) for path in (first, second)]
-    comparison = compare(*found)
+    left, right = _find(first), _find(second)
+    comparison = compare(left, right)
     if as_json:
-        print(
-            to_json(
-                {
-                    "first": str(found[0].path),
-                    "second": str(found[1].path),
-                    "identical": comparison.identical,
-                    "tensors": comparison.tensors,
-                    "different": [item._asdict() for item in comparison.different],
-                    "values": [item._asdict() for item in comparison.values],
-                }
-            )
-        )
+        told = {
+            "first": str(left.path),
+            "second": str(right.path),
+            "identical": comparison.identical,
+            "tensors": comparison.tensors,
+            "different": [item._asdict() for item in comparison.different],
+            "values": [item._asdict() for item in comparison.values],
+        }
+        print(to_json(told))
     else:
-        print_comparison(found[0].path, found[1].path, comparison)
+        print_comparison(left.path, right.path, comparison)
     if not comparison.identical:
         raise typer.Exit(1)
 
@@ -118,11 +112,6 @@ def _find(path: Path) -> Content:
     for note in notes:
         print(note, file=sys.stderr)
     return found
-
-
-@checkpoint_app.callback()
-def root() -> None:
-    """List, verify, show and compare checkpoints."""
 
 
 SHOWN = 40

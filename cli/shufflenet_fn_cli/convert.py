@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, ModelName, Names
+from shufflenet_fn_cli.options import Arch, ModelName, Names, importing
 
 
 def convert(

@@ -44,7 +44,7 @@ def _print(description: Description) -> None:
     from rich.text import Text
 
     from shufflenet_fn.data.paths import printable
-    from shufflenet_fn_cli.console import table_console
+    from shufflenet_fn_cli.options import table_console
 
     console = table_console()
     kind = "packed" if description.packed else "an image folder"

@@ -12,7 +12,7 @@ import typer
 from shufflenet_fn.doctor.finding import DoctorSettings
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson, progress
-from shufflenet_fn_cli.options import with_settings
+from shufflenet_fn_cli.options import table_console, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.doctor.finding import Report, Stage
@@ -79,8 +79,6 @@ def _progress(stage: Stage) -> None:
 def _print(report: Report) -> None:
     from rich.table import Table
     from rich.text import Text
-
-    from shufflenet_fn_cli.console import table_console
 
     table = Table(title="shufflenet-fn doctor")
     table.add_column("stage", no_wrap=True)

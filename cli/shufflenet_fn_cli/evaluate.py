@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shufflenet_fn.config.eval_settings import EvalSettings
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import ModelName, with_settings
+from shufflenet_fn.config.settings import EvalSettings
+from shufflenet_fn_cli.options import ModelName, importing, with_settings
 
 
 @with_settings(EvalSettings)

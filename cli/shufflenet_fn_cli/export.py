@@ -11,8 +11,7 @@ from typer.core import TyperGroup
 
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import Arch, ModelName, Names, choice
+from shufflenet_fn_cli.options import Arch, ModelName, Names, choice, importing
 
 
 class _ExportGroup(TyperGroup):

@@ -1,14 +1,18 @@
-"""Derive typer's parameters from the declared settings, so that the two cannot differ."""
+"""What the commands share: options derived from the declared settings, tables, and fast imports."""
 
 from __future__ import annotations
 
+import gc
 import inspect
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
+from rich.console import Console
 
 from shufflenet_fn.config.options import Declared, Option, declared
 from shufflenet_fn.model.config import ARCH_NAMES
@@ -33,7 +37,7 @@ def choice(flag: str, help: str, *choices: str) -> Any:
     """Return an option that takes one of ``choices``, which shells complete."""
 
     def check(value: str | None) -> str | None:
-        Option((flag,), help, "", choices).check("", value)
+        Option((flag,), help, "", choices).check(value)
         return value
 
     text = f"{help} One of: {', '.join(choices)}."
@@ -75,11 +79,8 @@ def with_settings(settings: type) -> Callable[[Callable[..., Any]], Callable[...
     items = list(declared(settings))
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        own = [
-            parameter
-            for parameter in inspect.signature(command, eval_str=True).parameters.values()
-            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
-        ]
+        parameters = inspect.signature(command, eval_str=True).parameters.values()
+        own = [parameter for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD]
         names = {item.name for item in items}
 
         def wrapper(**values: Any) -> Any:
@@ -115,3 +116,27 @@ def _parameter(item: Declared) -> inspect.Parameter:
     )
     annotation = Annotated[item.type | None, typed]  # type: ignore[name-defined]  # a type at run time
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def table_console() -> Console:
+    """Return standard output as a console, as wide as its terminal; elsewhere no line is folded."""
+    return Console() if sys.stdout.isatty() else Console(width=1_000_000)
+
+
+@contextmanager
+def importing() -> Iterator[None]:
+    """Disable the garbage collector during the body, so that imports, and the process's end, are faster.
+
+    Importing torch creates hundreds of thousands of objects, none of them garbage. The collector would
+    traverse them repeatedly during the import and once more at exit, so they are frozen. This is done only
+    once per process, because later there may be garbage among the frozen objects.
+    """
+    if not gc.isenabled() or gc.get_freeze_count():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+        gc.freeze()
+    finally:
+        gc.enable()

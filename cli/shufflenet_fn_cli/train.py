@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shufflenet_fn.config.eval_settings import EvalSettings
 from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import without_empty
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import EvalSettings, TrainSettings
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.evaluate import evaluate
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import completing, with_settings
+from shufflenet_fn_cli.options import completing, importing, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World

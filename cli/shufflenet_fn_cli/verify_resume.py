@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shufflenet_fn_backends.names import BACKEND_NAMES
-from shufflenet_fn_cli.importing import importing
-from shufflenet_fn_cli.options import KNOWN, Device, choice, completing
+from shufflenet_fn_cli.options import KNOWN, Device, choice, completing, importing, table_console
 
 if TYPE_CHECKING:
     from shufflenet_fn.run.verify_resume import Verification
@@ -73,8 +72,6 @@ def verify_resume(
 
 def _print(found: Verification) -> None:
     from rich.table import Table
-
-    from shufflenet_fn_cli.console import table_console
 
     comparison, console = found.comparison, table_console()
     table = Table("tensor", "file", "difference", "elements")

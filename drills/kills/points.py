@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.io import RealDisk
+from shufflenet_fn.io import Disk
 
 CONTROL = "SHUFFLENET_FN_DRILL"
 """Environment variable with the control folder, through which a drill and its processes communicate."""
@@ -77,7 +77,7 @@ def arm(folder: Path) -> None:
         point = None
     counts: defaultdict[str, Iterator[int]] = defaultdict(lambda: itertools.count(1))
     for kind in KINDS:
-        setattr(RealDisk, kind, _watched(kind, getattr(RealDisk, kind), folder, point, counts))
+        setattr(Disk, kind, _watched(kind, getattr(Disk, kind), folder, point, counts))
 
 
 def _watched(
@@ -87,7 +87,7 @@ def _watched(
     point: Point | None,
     counts: defaultdict[str, Iterator[int]],
 ) -> Callable[..., None]:
-    def operation(disk: RealDisk, path: Path, *rest: Any) -> None:
+    def operation(disk: Disk, path: Path, *rest: Any) -> None:
         name = name_of(kind, path)
         _append(folder / _TRACE, name)
         here = point is not None and (name, next(counts[name])) == point[:2]

@@ -40,14 +40,14 @@ class Listed(NamedTuple):
     """A checkpoint in a list. ``problem``: what is wrong with it; other fields may be ``None`` then."""
 
     name: str
-    step: int | None
-    epoch: float | None
-    saved_at: float | None
-    accuracy1: float | None
     bytes: int
     latest: bool
     best: bool
-    problem: str | None
+    step: int | None = None
+    epoch: float | None = None
+    saved_at: float | None = None
+    accuracy1: float | None = None
+    problem: str | None = None
 
 
 class TensorFacts(NamedTuple):
@@ -67,7 +67,10 @@ def list_checkpoints(run_dir: Path) -> list[Listed]:
     if not folder.is_dir():
         raise UsageError(f"{run_dir} is no run directory: it has no folder {folder.name}.")
     latest, best = pointed_to(folder, LATEST), pointed_to(folder, BEST)
-    return [_listed(path, path == latest, path == best) for path in reversed(checkpoints(folder))]
+    return [
+        _with_contents(Listed(path.name, _size(path), path == latest, path == best), path)
+        for path in reversed(checkpoints(folder))
+    ]
 
 
 def find_one(path: Path) -> tuple[Content, list[str]]:
@@ -112,33 +115,24 @@ def _size(checkpoint: Path) -> int:
         return 0
 
 
-def _listed(path: Path, latest: bool, best: bool) -> Listed:
-    size = _size(path)
+def _with_contents(listed: Listed, path: Path) -> Listed:
     try:
         manifest = read_manifest(path)
-    except (DamagedCheckpoint, NewerCheckpoint) as error:
-        return Listed(path.name, None, None, None, None, size, latest, best, error.reason)
-    problem = None
-    try:
+        saved_at = manifest.get("saved_at")
+        listed = listed._replace(
+            step=manifest["step"],
+            epoch=epochs_done(manifest),
+            saved_at=saved_at if type(saved_at) is float and 0 <= saved_at < _YEAR_10000 else None,
+            accuracy1=accuracy(manifest),
+        )
         verify(path)
-    except DamagedCheckpoint as error:
-        problem = error.reason
-    saved_at = manifest.get("saved_at")
-    return Listed(
-        name=path.name,
-        step=manifest["step"],
-        epoch=epochs_done(manifest),
-        saved_at=saved_at if type(saved_at) is float and 0 <= saved_at < _YEAR_10000 else None,
-        accuracy1=accuracy(manifest),
-        bytes=size,
-        latest=latest,
-        best=best,
-        problem=problem,
-    )
+    except (DamagedCheckpoint, NewerCheckpoint) as error:
+        return listed._replace(problem=error.reason)
+    return listed
 
 
-_OF_THE_OCCASION = {"saved_at", "files", OWN_HASH}
-"""Manifest entries that differ between any two saves."""
+_OF_THE_OCCASION: Final = dict.fromkeys(("saved_at", "files", OWN_HASH))
+"""Manifest entries that differ between any two saves, and are not compared."""
 
 
 class ValueDifference(NamedTuple):
@@ -180,20 +174,15 @@ def compare(first: Content, second: Content) -> Comparison:
     """Return the differences between two checkpoints."""
     left, right = (_flat_tensors(content) for content in (first, second))
     keys = sorted(left.keys() | right.keys())
-    different = [
-        difference for key in keys if (difference := _tensor(key, left.get(key), right.get(key))) is not None
-    ]
-    return Comparison(list(_values("", _told(first.manifest), _told(second.manifest))), different, len(keys))
+    found = (_tensor(key, left.get(key), right.get(key)) for key in keys)
+    values = _values("", *({**content.manifest, **_OF_THE_OCCASION} for content in (first, second)))
+    return Comparison(list(values), [item for item in found if item is not None], len(keys))
 
 
 def _flat_tensors(content: Content) -> dict[tuple[str, str], Tensor]:
     return {
         (file, name): tensor for file, tensors in content.files.items() for name, tensor in tensors.items()
     }
-
-
-def _told(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in manifest.items() if name not in _OF_THE_OCCASION}
 
 
 def _values(prefix: str, first: object, second: object) -> Iterator[ValueDifference]:
@@ -211,16 +200,13 @@ def _tensor(key: tuple[str, str], first: Tensor | None, second: Tensor | None) -
     if first.shape != second.shape or first.dtype != second.dtype:
         how = f"{_kind(first)} and {_kind(second)}"
         return TensorDifference(*key, how, None, None)
-    if torch.equal(_bytes(first), _bytes(second)):
+    unequal = (_bytes(first) != _bytes(second)).reshape(-1, first.element_size()).any(dim=1)
+    if not unequal.any():
         return None
-    wide = first.double() - second.double()
-    unequal = (_bytes(first) != _bytes(second)).reshape(first.numel(), -1).any(dim=1)
-    # Equal infinities, or NaNs of other bits, give NaN here and are no distance.
-    wide = wide.flatten()[unequal]
-    same = (first.flatten()[unequal] == second.flatten()[unequal]) | (
-        first.flatten()[unequal].isnan() & second.flatten()[unequal].isnan()
-    )
-    largest = torch.where(same, 0.0, wide.abs()).max()
+    left, right = (tensor.flatten()[unequal].double() for tensor in (first, second))
+    # Equal values of other bits, such as two NaNs, are no distance apart.
+    same = (left == right) | (left.isnan() & right.isnan())
+    largest = torch.where(same, 0.0, (left - right).abs()).max()
     return TensorDifference(*key, "values", largest.item(), int(unequal.sum()))
 
 

@@ -13,8 +13,8 @@ from shufflenet_fn.checkpoint.format import REPLACED, DamagedCheckpoint, NewerCh
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest, verify
 from shufflenet_fn.checkpoint.write import retire
 from shufflenet_fn.io import (
+    DISK,
     Disk,
-    RealDisk,
     explained,
     parse_json,
     read_regular,
@@ -102,7 +102,7 @@ def newest_good(folder: Path, *, known: Content | None = None) -> tuple[Content 
     return None, notes
 
 
-def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk | None = None) -> None:
+def point_to(folder: Path, name: str, checkpoint: Path, *, disk: Disk = DISK) -> None:
     """Point ``folder/name.json`` to ``checkpoint``, atomically."""
     content = to_json({"checkpoint": checkpoint.name}).encode()
     fix = "Free some space or make the run directory writable, then go on with --resume."
@@ -126,7 +126,7 @@ def pointed_to(folder: Path, name: str) -> Path | None:
     return None
 
 
-def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> None:
+def prune(folder: Path, retention: Retention, *, disk: Disk = DISK) -> None:
     """Remove what ``retention`` does not keep. Unreadable checkpoints are neither counted nor removed.
 
     Raises:
@@ -149,12 +149,11 @@ def prune(folder: Path, retention: Retention, *, disk: Disk | None = None) -> No
     with explained(f"remove an old checkpoint in {folder}", fix):
         for path, _ in known:
             if path not in kept:
-                retire(disk or RealDisk(), path)
+                retire(disk, path)
 
 
-def tidy(folder: Path, *, disk: Disk | None = None) -> None:
+def tidy(folder: Path, *, disk: Disk = DISK) -> None:
     """Clean up what a killed process left behind. The caller must hold the lock of the run."""
-    disk = disk or RealDisk()
     if not folder.is_dir():
         return
     for path in sorted(folder.iterdir()):

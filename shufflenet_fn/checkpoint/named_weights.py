@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import http.client
 import importlib
 import os
@@ -19,6 +18,7 @@ from typing import Any, Final, NamedTuple
 import torch
 from filelock import FileLock
 
+from shufflenet_fn.data.packed.files import sha256_of
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn_backends.support.compiler import cache_root
@@ -220,11 +220,7 @@ def _check(source: Source, expected: str, wrong: str, advice: str) -> None:
 
 
 def _source(name: str, file: Path) -> Source:
-    digest = hashlib.sha256()
-    with open(file, "rb") as opened:
-        while chunk := opened.read(_CHUNK):
-            digest.update(chunk)
-    sha256 = digest.hexdigest()
+    sha256 = sha256_of(file)
     return Source(file, sha256, (f"weights: {printable(name)} is {printable(file)}, sha256 {sha256}",))
 
 

@@ -21,11 +21,8 @@ from shufflenet_fn.checkpoint.format import (
     decode_manifest,
     sha256,
 )
-from shufflenet_fn.checkpoint.state import state_from
 from shufflenet_fn.checkpoint.torchvision import not_finite
 from shufflenet_fn.io import read_regular
-from shufflenet_fn.model.config import ShuffleNetConfig
-from shufflenet_fn.training.state import TrainState
 
 MAX_FILE_BYTES: Final = 4 << 30
 """Files above this size are refused before they are read. The largest of ours has less than 100 MB."""
@@ -88,18 +85,6 @@ def read_checkpoint(checkpoint: Path, *, finite: bool = True) -> Content:
     manifest, stored = _manifest(checkpoint)
     files = {name: _tensors(checkpoint, name, file, finite) for name, file in stored.items()}
     return Content(checkpoint, manifest, files)
-
-
-def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> TrainState:
-    """Return the train state in ``checkpoint``, with the structure and on the device of ``like``.
-
-    It is in canonical channel order, like every checkpoint. The values of ``like`` are not used.
-
-    Raises:
-        DamagedCheckpoint, NewerCheckpoint: see ``read_checkpoint``.
-        UsageError: it was written with other settings (for example without EMA).
-    """
-    return state_from(read_checkpoint(checkpoint).files, config, like, checkpoint)
 
 
 def _manifest(checkpoint: Path) -> tuple[dict[str, Any], dict[str, StoredFile]]:

@@ -1,4 +1,4 @@
-"""Convert variables from and to a torchvision ``state_dict``.
+"""Convert variables from and to a torchvision ``state_dict``, or a ``torch.nn.Module`` that has one.
 
 The table of layers (``model/architecture.py``) holds both names of every tensor, so the two directions
 cannot disagree. The original (Ascend ModelZoo) uses torchvision's key names too.
@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.architecture import conv_layers
 from shufflenet_fn.model.config import ARCHITECTURES, PREFIX, ShuffleNetConfig, get_config
+from shufflenet_fn.model.network import apply
 from shufflenet_fn.model.variables import Variables, get_path, set_path
+from shufflenet_fn.tree import tree_leaves, tree_map
 from shufflenet_fn_backends.support.errors import UsageError
 
 # Old Ascend checkpoints registered the index tables of the shuffle as buffers, for example
@@ -130,33 +133,25 @@ def _table(config: ShuffleNetConfig) -> Iterator[tuple[str, tuple[str, ...], str
 
 def _check(given: Mapping[str, Tensor], config: ShuffleNetConfig) -> None:
     expected = {key: shape for _, _, key, shape in _table(config)}
-    missing = [key for key in expected if key not in given]
-    unexpected = [key for key in given if key not in expected]
-    shapes = [
-        f"{key} is {tuple(given[key].shape)}, should be {shape}"
-        for key, shape in expected.items()
-        if key in given and tuple(given[key].shape) != shape
-    ]
-    kinds = [
-        f"{key} is {str(given[key].dtype).removeprefix('torch.')}"
-        for key in expected
-        if key in given and not given[key].is_floating_point()
-    ]
-    problems = [
-        f"{len(items)} {name}: {_some(items)}"
-        for name, items in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", shapes),
-            ("not of floating point", kinds),
-        )
-        if items
-    ]
+    present = {key: given[key] for key in expected if key in given}
+    found = {
+        "missing": [key for key in expected if key not in given],
+        "unexpected": [key for key in given if key not in expected],
+        "of another shape": [
+            f"{key} is {tuple(tensor.shape)}, should be {expected[key]}"
+            for key, tensor in present.items()
+            if tuple(tensor.shape) != expected[key]
+        ],
+        "not of floating point": [
+            f"{key} is {str(tensor.dtype).removeprefix('torch.')}"
+            for key, tensor in present.items()
+            if not tensor.is_floating_point()
+        ],
+    }
+    problems = "; ".join(f"{len(items)} {name}: {_some(items)}" for name, items in found.items() if items)
     if problems:
         raise UsageError(
-            "these weights do not fit the architecture. Keys "
-            + "; ".join(problems)
-            + f". {_advice(given, config)}"
+            f"these weights do not fit the architecture. Keys {problems}. {_advice(given, config)}"
         )
 
 
@@ -180,3 +175,107 @@ def _advice(given: Mapping[str, Tensor], config: ShuffleNetConfig) -> str:
 def _some(items: list[str], limit: int = 4) -> str:
     shown = printable(", ".join(item[:120] for item in items[:limit]))
     return shown + (f", and {len(items) - limit} more" if len(items) > limit else "")
+
+
+class ShuffleNetV2(nn.Module):
+    """A module with the ``state_dict`` of torchvision's, whose ``forward`` is ``apply``.
+
+    The submodules only hold tensors. They are not called, so hooks on them do not run.
+    """
+
+    def __init__(self, config: ShuffleNetConfig, variables: Variables) -> None:
+        super().__init__()
+        self.config = config
+        for key, tensor in to_torchvision(variables, config).items():
+            *path, name = key.split(".")
+            holder: nn.Module = self
+            for part in path:
+                if part not in holder._modules:
+                    holder.add_module(part, nn.Module())
+                holder = holder.get_submodule(part)
+            if name in ("weight", "bias"):
+                holder.register_parameter(name, nn.Parameter(tensor))
+            else:
+                holder.register_buffer(name, tensor)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of ``x``, as ``apply``. In training, update the buffers in place."""
+        buffers = dict(self.named_buffers())
+        # Read at each call: `functional_call` and wrappers exchange them.
+        variables = variables_of({**dict(self.named_parameters()), **buffers}, self.config)
+        # `half()` casts the statistics too, which `apply` takes in float32.
+        stats = tree_map(lambda t: t.to(torch.promote_types(t.dtype, torch.float32)), variables.batch_stats)
+        logits, batch_stats = apply(
+            self.config, variables._replace(batch_stats=stats), x, train=self.training
+        )
+        if self.training:
+            with torch.no_grad():
+                for old, new in zip(
+                    tree_leaves(variables.batch_stats), tree_leaves(batch_stats), strict=True
+                ):
+                    old.copy_(new)
+                for key, buffer in buffers.items():
+                    if key.endswith("num_batches_tracked"):
+                        buffer.add_(1)
+        return logits
+
+
+def to_module(config: ShuffleNetConfig, variables: Variables) -> ShuffleNetV2:
+    """Return a ``torch.nn.Module`` with a copy of ``variables``, in training mode as every new module.
+
+    Its ``state_dict`` has torchvision's keys in torchvision's order, so each loads the other's with
+    ``strict=True``. Optimizers, ``deepcopy``, pickle, ``DistributedDataParallel`` and ``torch.compile`` take
+    it like any module.
+
+    Args:
+        config: the architecture that ``variables`` belong to.
+        variables: in canonical channel order.
+    """
+    return ShuffleNetV2(config, variables)
+
+
+def from_module(module: nn.Module) -> tuple[ShuffleNetConfig, Variables]:
+    """Return the config and a copy of the variables of a module: of ``to_module``, or torchvision's.
+
+    It may be wrapped, such as in ``DistributedDataParallel``.
+
+    Raises:
+        UsageError: it is another network, or its batch norms differ in momentum or epsilon.
+    """
+    for part in module.modules():
+        if isinstance(part, ShuffleNetV2):
+            tensors = part.state_dict()
+            classes = len(tensors["fc.weight"]) if "fc.weight" in tensors else part.config.num_classes
+            config = replace(part.config, num_classes=classes)
+            return config, from_torchvision(tensors, config)
+    tensors = canonical_keys(module.state_dict())
+    stages = ("stage2", "stage3", "stage4")
+    keys = (
+        "conv1.0.weight",
+        *(f"{stage}.0.branch2.5.weight" for stage in stages),
+        "conv5.0.weight",
+        "fc.weight",
+    )
+    missing = [key for key in keys if key not in tensors]
+    if missing:
+        raise UsageError(
+            f"{type(module).__name__} is no ShuffleNetV2 of to_module or torchvision: its state_dict has no "
+            f"{', '.join(missing)}."
+        )
+    norms = {(n.momentum, n.eps) for n in module.modules() if isinstance(n, nn.modules.batchnorm._BatchNorm)}
+    (momentum, eps), *others = norms or {(None, 0.0)}
+    if momentum is None or others:
+        raise UsageError(
+            f"the batch norms of {type(module).__name__} have no momentum, or differ in momentum or eps. A "
+            "config has one momentum and one eps for all."
+        )
+    stem, second, third, fourth, last, classes = (len(tensors[key]) for key in keys)
+    repeats = [len({key.split(".")[1] for key in tensors if key.startswith(f"{s}.")}) for s in stages]
+    config = ShuffleNetConfig(
+        stage_repeats=(repeats[0], repeats[1], repeats[2]),
+        stage_channels=(stem, 2 * second, 2 * third, 2 * fourth, last),
+        num_classes=classes,
+        bn_momentum=momentum,
+        bn_eps=eps,
+    )
+    return config, from_torchvision(tensors, config)

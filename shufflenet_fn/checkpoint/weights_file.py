@@ -131,22 +131,11 @@ def _other_zip(file: Path) -> str | None:
 class _Ignored:
     """Stands for a value of a plain type: takes whatever a pickle gives, and does nothing with it."""
 
-    def __new__(cls, *_: object) -> _Ignored:
-        return object.__new__(cls)
-
     def __init__(self, *_: object) -> None:
         """Ignore the value."""
 
     def __setstate__(self, _: object) -> None:
         """Ignore the value."""
-
-
-def _new_dict(*_: object) -> dict[object, object]:
-    return {}
-
-
-def _new_list(*_: object) -> list[object]:
-    return []
 
 
 def _from_npu(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> Tensor:
@@ -156,7 +145,7 @@ def _from_npu(storage: Any, offset: int, size: Any, stride: Any, *_: object) -> 
 
 def _load_pickle(file: Path) -> Any:
     stand_ins: list[Any] = [(_Ignored, name) for name in _IGNORED]
-    stand_ins += [(_new_dict, "collections.defaultdict"), (_new_list, "collections.deque")]
+    stand_ins += [(lambda *_: {}, "collections.defaultdict"), (lambda *_: [], "collections.deque")]
     stand_ins += [
         (_from_npu, f"{module}._rebuild_npu_tensor") for module in ("torch_npu.utils.storage", "torch._utils")
     ]

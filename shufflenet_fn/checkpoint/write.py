@@ -19,13 +19,15 @@ from shufflenet_fn.checkpoint.format import (
     MANIFEST,
     REPLACED,
     StoredFile,
+    Tensors,
     checkpoint_name,
+    contiguous_on_cpu,
     encode_manifest,
     sha256,
+    tensors_of,
 )
 from shufflenet_fn.checkpoint.read import verify
-from shufflenet_fn.checkpoint.state import Tensors, contiguous_on_cpu, tensors_of
-from shufflenet_fn.io import Disk, RealDisk, remove_tree, write_durably
+from shufflenet_fn.io import DISK, Disk, remove_tree, write_durably
 from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training.state import TrainState
 from shufflenet_fn_backends.support.errors import UserError
@@ -38,25 +40,25 @@ def save_checkpoint(
     manifest: Mapping[str, Any],
     *,
     generators: Tensors = MappingProxyType({}),
-    disk: Disk | None = None,
+    disk: Disk = DISK,
 ) -> Path:
     """Write ``state`` below ``folder`` and return the new checkpoint's path.
 
     ``state`` must be in canonical channel order, torchvision's: a training state that is kept in a backend's
     permuted order is converted first (``shufflenet_fn.model.channel_order.to_canonical``).
     ``manifest`` is any JSON object; format, step, sizes and hashes are added to it. A checkpoint of
-    the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.state``.
+    the same step is replaced. ``generators``: see ``shufflenet_fn.checkpoint.format``.
 
     Raises:
         UserError: the disk is full or not writable, or what was written does not read back. Nothing
             that was there before is lost.
     """
     files = tensors_of(config, state, generators)
-    return write_checkpoint(folder, int(state.step), files, manifest, disk=disk or RealDisk())
+    return write_checkpoint(folder, int(state.step), files, manifest, disk=disk)
 
 
 def write_checkpoint(
-    folder: Path, step: int, files: Mapping[str, Tensors], manifest: Mapping[str, Any], *, disk: Disk
+    folder: Path, step: int, files: Mapping[str, Tensors], manifest: Mapping[str, Any], *, disk: Disk = DISK
 ) -> Path:
     """Write the tensors of ``files`` as the checkpoint of ``step``. Raises as ``save_checkpoint``."""
     final = folder / checkpoint_name(step)
@@ -83,7 +85,8 @@ def write_checkpoint(
         verify(final, finite=False)  # what diverged is kept too, to be looked at
         retire(disk, replaced)
     except OSError as error:
-        _discard_if_possible(disk, aside)
+        with contextlib.suppress(OSError):  # if the file system fails, the first error is the one to report
+            _discard(disk, aside)
         raise UserError(
             f"cannot write the checkpoint {final}: {error.strerror or error}. Free some space or make "
             "the run directory writable, then go on with --resume."
@@ -113,9 +116,3 @@ def _discard(disk: Disk, path: Path) -> None:
         disk.unlink(path)
     elif path.exists():
         remove_tree(disk, path)
-
-
-def _discard_if_possible(disk: Disk, path: Path) -> None:
-    # If the file system fails, the first error is the one to report.
-    with contextlib.suppress(OSError):
-        _discard(disk, path)

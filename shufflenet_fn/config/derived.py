@@ -71,7 +71,7 @@ def microbatches_of(settings: TrainSettings, world_size: int) -> int:
             f"{microbatches} microbatches cannot be shared equally by {world_size} devices. A global batch "
             f"of this run is computed in {microbatches} parts, each with its own batch-norm statistics, as "
             f"at its first start. The number of devices over all machines may be one of: {allowed}. Or "
-            f"change what is computed with --microbatches {_next_multiple(microbatches, world_size)}."
+            f"change what is computed with --microbatches {-(-microbatches // world_size) * world_size}."
         )
     return microbatches
 
@@ -100,10 +100,6 @@ def check_values(images: int, settings: TrainSettings) -> None:
 
 def _divisors(number: int) -> list[int]:
     return [n for n in range(1, number + 1) if number % n == 0]
-
-
-def _next_multiple(number: int, of: int) -> int:
-    return -(-number // of) * of
 
 
 def max_bad_steps(settings: TrainSettings, scaling: LossScaling) -> int:

@@ -14,7 +14,7 @@ import re
 import typing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.support.errors import UsageError
@@ -24,8 +24,9 @@ from shufflenet_fn_backends.support.errors import UsageError
 class Option:
     """Flags, help and allowed values of a setting.
 
-    ``flags``: command-line spellings, ours first, then the original's. ``choices``: allowed values, empty
-    for any. ``minimum`` and ``maximum`` are inclusive, ``above`` and ``below`` exclusive.
+    ``flags``: command-line spellings, ours first, then the original's; an empty first one stands for the name
+    of the setting. ``choices``: allowed values, empty for any. ``minimum`` and ``maximum`` are inclusive,
+    ``above`` and ``below`` exclusive.
     """
 
     flags: tuple[str, ...]
@@ -37,7 +38,7 @@ class Option:
     above: float | None = None
     below: float | None = None
 
-    def check(self, name: str, value: Any) -> None:
+    def check(self, value: Any) -> None:
         """Raise ``UsageError`` unless ``value`` is allowed."""
         if value is None:
             return
@@ -47,19 +48,16 @@ class Option:
                 f"{flag} {value!r} is not valid{suggestion(str(value), self.choices)}. "
                 f"Choose one of: {', '.join(self.choices)}."
             )
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
-            wrong = [
-                text
-                for bad, text in (
-                    (value != value, "a number"),
-                    (value in (math.inf, -math.inf), "finite"),
-                    (self.minimum is not None and value < self.minimum, f"at least {self.minimum}"),
-                    (self.maximum is not None and value > self.maximum, f"at most {self.maximum}"),
-                    (self.above is not None and value <= self.above, f"above {self.above}"),
-                    (self.below is not None and value >= self.below, f"below {self.below}"),
-                )
-                if bad
-            ]
+        if isinstance(value, (int, float)):
+            rules = (
+                (value == value, "a number"),
+                (abs(value) != math.inf, "finite"),
+                (self.minimum is None or not value < self.minimum, f"at least {self.minimum}"),
+                (self.maximum is None or not value > self.maximum, f"at most {self.maximum}"),
+                (self.above is None or not value <= self.above, f"above {self.above}"),
+                (self.below is None or not value >= self.below, f"below {self.below}"),
+            )
+            wrong = [text for holds, text in rules if not holds]
             if wrong:
                 raise UsageError(f"{flag} {value} is not valid: it must be {' and '.join(wrong)}.")
 
@@ -77,8 +75,7 @@ def like(settings: Any, name: str, default: Any = ..., **changes: Any) -> Any:
     return dataclasses.field(default=value, metadata={"option": option})
 
 
-@dataclass(frozen=True)
-class Declared:
+class Declared(NamedTuple):
     """A field of a settings class: its name, plain type, whether ``None`` is allowed, default, option."""
 
     name: str
@@ -94,19 +91,18 @@ def declared(settings: type) -> Iterator[Declared]:
     for field in dataclasses.fields(settings):
         arguments = [a for a in typing.get_args(hints[field.name]) if a is not type(None)]
         plain = arguments[0] if arguments else hints[field.name]
-        yield Declared(
-            name=field.name,
-            type=plain,
-            optional=bool(arguments),
-            default=field.default,
-            option=field.metadata["option"],
-        )
+        option = field.metadata["option"]
+        if not option.flags[0]:
+            name = field.name.replace("_", "-")
+            flag = f"--{name}/--no-{name}" if plain is bool else f"--{name}"
+            option = dataclasses.replace(option, flags=(flag, *option.flags[1:]))
+        yield Declared(field.name, plain, bool(arguments), field.default, option)
 
 
 def check_options(settings: Any) -> None:
     """Raise ``UsageError`` unless every value of a settings dataclass is allowed."""
     for item in declared(type(settings)):
-        item.option.check(item.name, getattr(settings, item.name))
+        item.option.check(getattr(settings, item.name))
 
 
 def convert(item: Declared, value: Any, source: str) -> Any:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from shufflenet_fn_backends.names import suggestion
 from shufflenet_fn_backends.support.errors import UsageError
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """A recipe: ``values`` by setting name. ``source`` and ``warning`` are shown at the start."""
 
     values: Mapping[str, Any]
@@ -44,6 +42,20 @@ _ASCEND_WARNING: Final = (
     "these are the original's numbers, kept for comparison, momentum 0 included. Its effective step "
     "lr/(1-momentum)/batch is a tenth of the paper's, and it published {accuracy} top-1 where the paper "
     "has 69.4. For accuracy rather than comparison use --preset paper."
+)
+
+_SMALL_DATA: Final = MappingProxyType(
+    {
+        # torchvision's recipe, as in "tuned".
+        "schedule": "cosine",
+        "decay_on": "weights",
+        "label_smoothing": 0.1,
+        # Ours, for a few thousand images (docs/training.md, "Fine-tuning").
+        "batch_size": 64,
+        "warm_up_epochs": 1,
+        "crop_scale": 0.35,
+        "color_jitter": 0.0,
+    }
 )
 
 PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
@@ -116,44 +128,28 @@ PRESETS: Final[Mapping[str, Preset]] = MappingProxyType(
         ),
         "finetune": Preset(
             {
+                **_SMALL_DATA,
                 # Li et al., "Rethinking the hyperparameters for fine-tuning", arXiv:2002.11770, section 1.
                 "learning_rate": 0.01,
                 "momentum": 0.9,
                 "weight_decay": 1e-4,
-                # Kornblith et al., "Do better ImageNet models transfer better?", arXiv:1805.08974, appendix.
+                # Chen et al., "A simple framework for contrastive learning", arXiv:2002.05709, appendix B.8.
                 "nesterov": True,
                 # Zhang et al., "Dive into Deep Learning", d2l.ai, section 14.2: ten times that of the body.
                 "head_lr": 0.1,
-                # torchvision's recipe, as in "tuned".
-                "schedule": "cosine",
-                "decay_on": "weights",
-                "label_smoothing": 0.1,
-                # Ours, for a few thousand images (docs/training.md, "Fine-tuning").
-                "epochs": 20,
-                "batch_size": 64,
-                "warm_up_epochs": 1,
-                "crop_scale": 0.35,
-                "color_jitter": 0.0,
+                "epochs": 20,  # ours
             },
-            "values of arXiv:2002.11770, arXiv:1805.08974, d2l.ai and torchvision; give --pretrained",
+            "values of arXiv:2002.11770, arXiv:2002.05709, d2l.ai and torchvision; give --pretrained",
         ),
         "scratch": Preset(
             {
-                # Zagoruyko and Komodakis, "Wide residual networks", arXiv:1605.07146, section 3.
+                **_SMALL_DATA,
+                # Zagoruyko and Komodakis, "Wide residual networks", arXiv:1605.07146, section 3, on CIFAR.
                 "learning_rate": 0.1,
                 "momentum": 0.9,
                 "nesterov": True,
                 "weight_decay": 5e-4,
-                # torchvision's recipe, as in "tuned".
-                "schedule": "cosine",
-                "decay_on": "weights",
-                "label_smoothing": 0.1,
-                # Ours, for a few thousand images (docs/training.md, "Fine-tuning").
-                "epochs": 60,
-                "batch_size": 64,
-                "warm_up_epochs": 1,
-                "crop_scale": 0.35,
-                "color_jitter": 0.0,
+                "epochs": 60,  # ours
             },
             "values of arXiv:1605.07146 and torchvision, for small data without pretrained weights",
         ),

@@ -63,28 +63,22 @@ def resolve(
         values.update(layer)
         origin.update(dict.fromkeys(layer, source))
     settings = checked(TrainSettings(**values))
-    if settings.opt_level != TrainSettings.opt_level and not settings.amp:
-        raise UsageError(
-            f"--opt-level {settings.opt_level} has an effect only with --amp. Add --amp, or say "
-            f"--precision {settings.opt_level}."
-        )
-    if settings.max_bad != TrainSettings.max_bad and settings.on_bad_image != "skip":
-        raise UsageError(
-            f"--max-bad {settings.max_bad} has an effect only with --on-bad-image skip. Add that, or "
-            "drop this."
-        )
     if settings.opt == "adamw" and not own_rate:
         raise UsageError(
             f"--opt adamw needs a learning rate: {settings.learning_rate:g} ({origin['learning_rate']}) is "
             "meant for sgd. Give --lr, for example --lr 0.001."
         )
-    for name in ("rand_ops", "rand_magnitude"):
+    random = f"--auto-augment rand, and it is {settings.auto_augment}"
+    for name, has_effect, needed in (
+        ("opt_level", settings.amp, f"--amp, or as --precision {settings.opt_level}"),
+        ("max_bad", settings.on_bad_image == "skip", "--on-bad-image skip"),
+        ("rand_ops", settings.auto_augment == "rand", random),
+        ("rand_magnitude", settings.auto_augment == "rand", random),
+    ):
         value = getattr(settings, name)
-        if value != getattr(TrainSettings, name) and settings.auto_augment != "rand":
-            raise UsageError(
-                f"--{name.replace('_', '-')} {value} has an effect only with --auto-augment rand, and "
-                f"it is {settings.auto_augment}. Add that, or drop this."
-            )
+        if value != getattr(TrainSettings, name) and not has_effect:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} {value} has an effect only with {needed}. Add that, or drop this.")
     return Resolved(settings, origin, preset)
 
 
@@ -121,12 +115,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
     """
     content = _mapping(path)
     known = {item.name: item for item in declared(TrainSettings)}
-    spellings = {name: (name, False) for name in known}
-    for item in known.values():
-        for flag in item.option.flags:
-            on, _, off = flag.partition("/")
-            spellings |= {_key(on): (item.name, False), _key(off): (item.name, True)}
-    spellings.pop("")  # of options without a negative form
+    spellings = _spellings()
     values: dict[str, Any] = {}
     given: dict[str, str] = {}
     for key, value in content.items():
@@ -157,6 +146,24 @@ def read_config_file(path: Path) -> dict[str, Any]:
                 f"Valid keys: preset, {', '.join(known)}."
             )
     return values
+
+
+def _spellings() -> dict[str, tuple[str, bool]]:
+    """Return the name of the setting for each of its spellings, and whether it is a negative form."""
+    spellings = {}
+    for item in declared(TrainSettings):
+        spellings[item.name] = (item.name, False)
+        for flag in item.option.flags:
+            on, _, off = flag.partition("/")
+            spellings |= {_key(on): (item.name, False), _key(off): (item.name, True)}
+    spellings.pop("")  # of options without a negative form
+    return spellings
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings that version 0.1 stored, some under another spelling, with their names now."""
+    spellings = _spellings()
+    return {spellings.get(name, (name, False))[0]: value for name, value in values.items()}
 
 
 def _key(spelling: str) -> str:

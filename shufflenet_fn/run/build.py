@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from shufflenet_fn.checkpoint.format import state_from
 from shufflenet_fn.checkpoint.read import Content
-from shufflenet_fn.checkpoint.state import state_from
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision, is_head
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize, precision_name

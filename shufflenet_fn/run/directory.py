@@ -31,7 +31,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.io import RealDisk, explained, replace_file, to_json
+from shufflenet_fn.io import Disk, explained, replace_file, to_json
 from shufflenet_fn.model.config import PREFIX
 from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -202,7 +202,7 @@ def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_ste
     """
     fix = "Free some space or make it writable, then give the same command again."
     with explained(f"bring the run directory {run_dir} back to {step} updates", fix):
-        folder, disk = checkpoints_of(run_dir), RealDisk()
+        folder, disk = checkpoints_of(run_dir), Disk()
         tidy(folder, disk=disk)
         notes = []
         best = pointed_to(folder, BEST)

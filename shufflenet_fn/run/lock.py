@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from shufflenet_fn.io import RealDisk, parse_json, read_regular, to_json
+from shufflenet_fn.io import Disk, parse_json, read_regular, to_json
 from shufflenet_fn_backends.support.errors import UserError
 
 LOCK: Final = "run.lock"
@@ -52,7 +52,7 @@ def locked(run_dir: Path) -> Iterator[str | None]:
                 "no other run writes in it."
             )
         note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
-        RealDisk().write(path, to_json(note).encode())
+        Disk().write(path, to_json(note).encode())
     except OSError as error:
         lock.release()
         raise UserError(

@@ -11,7 +11,7 @@ from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.io import Disk
 from shufflenet_fn.run.bad_data import replaced_line
 from shufflenet_fn.run.bottleneck import report_bottleneck
 from shufflenet_fn.run.consistency import check_same_data
@@ -85,7 +85,7 @@ def train(
     # ------------------------------------------------------------------------------------- train
     fps: list[float] = []
     with (
-        Saver(run, disk or RealDisk()) as saver,
+        Saver(run, disk or Disk()) as saver,
         training_batches(
             run, world, range(first, max(first, stop)), threads=run.threads, buffers=run.feed.ready()
         ) as loaded,

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from shufflenet_fn.config.options import declared
-from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.config.settings import TrainSettings, renamed
+from shufflenet_fn.config.resolve import Resolved, renamed
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
 from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn_backends.support.errors import UsageError, UserError

@@ -17,7 +17,7 @@ import torch
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.heartbeats import HANG_TIMEOUT_S, open_slot
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.io import Disk
 from shufflenet_fn.run.consistency import agreed
 from shufflenet_fn.run.events import Event, Reporter, Reporters
 from shufflenet_fn.run.loop import train
@@ -62,7 +62,7 @@ def run_rank(
         UserError: the run cannot go on; the message says why.
     """
     try:
-        return _run_rank(plan, world, display, disk or RealDisk())
+        return _run_rank(plan, world, display, disk or Disk())
     except UserError:
         raise
     except OSError as error:

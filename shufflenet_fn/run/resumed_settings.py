@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.config.options import convert, declared
-from shufflenet_fn.config.resolve import Resolved, checked, settle_conflicts
-from shufflenet_fn.config.settings import TrainSettings, renamed
+from shufflenet_fn.config.resolve import Resolved, checked, renamed, settle_conflicts
+from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.run.resume import Resume
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.select import select_runtime

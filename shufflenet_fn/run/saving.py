@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.checkpoint.background import Snapshot, Snapshots, Writer
+from shufflenet_fn.checkpoint.format import generator_states
 from shufflenet_fn.checkpoint.inventory import BEST, LATEST, Retention, checkpoints_of, point_to, prune
-from shufflenet_fn.checkpoint.state import generator_states
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.config.derived import microbatches_of
 from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest

@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from shufflenet_fn.checkpoint.format import GENERATORS
+from shufflenet_fn.checkpoint.format import GENERATORS, restore_generators
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
-from shufflenet_fn.checkpoint.state import restore_generators
 from shufflenet_fn.config.derived import (
     global_batch,
     max_bad_steps,

@@ -15,9 +15,8 @@ from torch import Tensor
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.checkpoint.weights_file import CLASSES
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.io import to_json
+from shufflenet_fn.io import check_output, to_json, write_output
 from shufflenet_fn.use.model import Model, open_model
-from shufflenet_fn.use.output import check_output, write_out
 from shufflenet_fn_backends.support.errors import UsageError
 
 ENDINGS: Final = (".safetensors", ".pth.tar", ".pth", ".pt")
@@ -52,7 +51,7 @@ def convert(
     if ending == ".safetensors":
         about = {"format": "pt", "arch": model.arch}
         about |= {CLASSES: to_json(classes)} if classes else {}
-        write_out(out, safetensors.torch.save(tensors, metadata=about))
+        write_output(out, safetensors.torch.save(tensors, metadata=about))
         return model
     state_dict = OrderedDict(tensors)
     content = _original(model.arch, tensors, classes) if ending == ".pth.tar" else state_dict
@@ -61,7 +60,7 @@ def convert(
         vars(state_dict)[CLASSES] = classes
     holder = io.BytesIO()
     torch.save(content, holder)
-    write_out(out, holder.getvalue())
+    write_output(out, holder.getvalue())
     return model
 
 

@@ -18,7 +18,7 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
-from shufflenet_fn.io import to_json
+from shufflenet_fn.io import check_output, to_json, write_output
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import features
 from shufflenet_fn.run.build import build_prepare
@@ -26,7 +26,6 @@ from shufflenet_fn.tree import tree_to
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.engines import installed
 from shufflenet_fn.use.model import Model
-from shufflenet_fn.use.output import check_output, write_whole
 from shufflenet_fn.use.predict import computed_batches, ready
 from shufflenet_fn.use.sources import UNKNOWN
 from shufflenet_fn_backends.registry import select_backend
@@ -137,7 +136,7 @@ def write_embeddings(found: Embeddings, file: Path) -> None:
         UserError: the file cannot be written.
     """
     check_embeddings_file(file)
-    write_whole(file, lambda opened: (_npz if file.suffix == ".npz" else _parquet)(found, opened))
+    write_output(file, lambda opened: (_npz if file.suffix == ".npz" else _parquet)(found, opened))
 
 
 def _npz(found: Embeddings, file: IO[bytes]) -> None:

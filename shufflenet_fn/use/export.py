@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.io import to_json
+from shufflenet_fn.io import check_output, to_json, write_output
 from shufflenet_fn.model.inference import fold, infer
 from shufflenet_fn.use.description import describe
 from shufflenet_fn.use.model import MEAN, STD, Model
 from shufflenet_fn.use.onnx_graph import IMAGES, LOGITS, Graph, add_network, import_onnx
 from shufflenet_fn.use.onnx_image import add_transform
-from shufflenet_fn.use.output import check_output, write_out
 from shufflenet_fn.use.quantize import Int8, quantize
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -79,7 +78,7 @@ def write_export(out: Path, files: Mapping[Path, bytes], described: dict[str, An
     """Write ``files`` and the description of ``out``, each whole or not at all. Raises ``UserError``."""
     beside = out.with_name(out.name + ".json")
     for file, content in {**files, beside: (to_json(described, indent=2) + "\n").encode()}.items():
-        write_out(file, content)
+        write_output(file, content)
     return Exported(out, beside, described)
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shufflenet_fn.data.paths import printable
-from shufflenet_fn.io import to_json
-from shufflenet_fn.use.output import check_output
+from shufflenet_fn.io import check_output, to_json
 from shufflenet_fn.use.predict import Prediction
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
-from shufflenet_fn.checkpoint.format import STATE, WEIGHTS
+from shufflenet_fn.checkpoint.format import STATE, WEIGHTS, state_from
+from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.write import write_checkpoint
-from shufflenet_fn.io import Disk, RealDisk
+from shufflenet_fn.io import DISK, Disk
+from shufflenet_fn.model.config import ShuffleNetConfig
 from shufflenet_fn.training import schedules
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
@@ -57,6 +59,10 @@ def at_step(state: TrainState, step: int) -> TrainState:
     return state._replace(step=torch.tensor(step))
 
 
+def load_state(checkpoint: Path, config: ShuffleNetConfig, like: TrainState) -> TrainState:
+    return state_from(read_checkpoint(checkpoint).files, config, like, checkpoint)
+
+
 def names(folder: Path) -> Names:
     return {path.name for path in folder.iterdir()}
 
@@ -68,30 +74,13 @@ def copy_of(checkpoint: Path, target: Path) -> Path:
     return target
 
 
-def truncate(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1])
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
-def extend(file: Path) -> None:
-    file.write_bytes(file.read_bytes() + b"\0")
-
-
 def flip(file: Path) -> None:
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)
 
 
-def into_folder(file: Path) -> None:
-    file.unlink()
-    file.mkdir()
-
-
-def small(folder: Path, step: int, *, disk: Disk | None = None, **about: Any) -> Path:
+def small(folder: Path, step: int, *, disk: Disk = DISK, **about: Any) -> Path:
     """A checkpoint of two numbers, which no model takes but everything else does."""
     files = {WEIGHTS: {"value": torch.full((3,), float(step))}, STATE: {"step": torch.tensor(step)}}
-    return write_checkpoint(folder, step, files, about, disk=disk or RealDisk())
+    return write_checkpoint(folder, step, files, about, disk=disk)

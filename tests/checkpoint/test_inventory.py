@@ -21,7 +21,7 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.io import RealDisk
+from shufflenet_fn.io import Disk
 from tests.checkpoint.support import copy_of, flip, names, small
 from tests.unprivileged import unprivileged
 
@@ -127,19 +127,16 @@ def test_a_pointer_names_one_checkpoint_and_moves(folder: Path) -> None:
     assert names(folder) == {"step-00000001", "step-00000002", "latest.json"}
 
 
+NO_CHECKPOINTS = ("../outside/step-00000001", "/etc", "..", "", "step-00000009", "step-1", 7, None, ["a"])
+NO_POINTERS = (b"", b"{", b"[]", b"{}", b"\xff\xfe", b"3", b"[" * 10**5)
+
+
 @pytest.mark.parametrize(
-    "named", ["../outside/step-00000001", "/etc", "..", "", "step-00000009", "step-1", 7, None, ["a"]]
+    "content", [*NO_POINTERS, *(json.dumps({"checkpoint": named}).encode() for named in NO_CHECKPOINTS)]
 )
-def test_a_pointer_out_of_the_folder_points_nowhere(folder: Path, named: object) -> None:
+def test_bad_pointer_points_nowhere(folder: Path, content: bytes) -> None:
     small(folder, 1)
     small(folder.parent / "outside", 1)
-    (folder / "latest.json").write_text(json.dumps({"checkpoint": named}))
-    assert pointed_to(folder, "latest") is None
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"3", b"[" * 10**5])
-def test_a_damaged_pointer_points_nowhere(folder: Path, content: bytes) -> None:
-    small(folder, 1)
     (folder / "latest.json").write_bytes(content)
     assert pointed_to(folder, "latest") is None
 
@@ -170,7 +167,7 @@ def test_a_checkpoints_folder_elsewhere_is_refused(tmp_path: Path) -> None:
     assert checkpoints_of(tmp_path / "linked") == tmp_path / "linked" / "checkpoints"
 
 
-class Stuck(RealDisk):
+class Stuck(Disk):
     """A disk on which nothing can be renamed."""
 
     def rename(self, old: Path, new: Path) -> None:

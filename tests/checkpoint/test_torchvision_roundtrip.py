@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import safetensors.torch
 import torch
 
+from shufflenet_fn.checkpoint.format import EMA, WEIGHTS
 from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.count import count_params
-from shufflenet_fn.model.variables import init
+from shufflenet_fn.model.network import apply
+from shufflenet_fn.model.variables import Variables, init
+from shufflenet_fn.training import schedules
+from shufflenet_fn.training.optim import sgd
+from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.tree import tree_leaves
-from tests.model.support import assert_nothing_shared, assert_trees_equal, generator, unchanged
+from tests.model.support import assert_nothing_shared, assert_trees_equal, examples, generator, unchanged
 
 pytest.importorskip("torchvision")
 
@@ -43,12 +52,17 @@ def test_fresh_variables_load_strictly_into_torchvision(width: str) -> None:
     assert total == count_params(config) == sum(p.numel() for p in tree_leaves(variables.params))
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_ddp_state_dict_of_the_original_loads(width: str) -> None:
-    module = peer(width, num_classes=11)
-    config = get_config(width, num_classes=11)
-    wrapped = {f"module.{key}": value for key, value in module.state_dict().items()}
-    half = config.stage_channels[1]
-    wrapped["module.stage2.0.channel_shuffle.fp_index1"] = torch.arange(half)
-    wrapped["module.stage3.1.channel_shuffle.bp_index2"] = torch.arange(half)
-    assert_trees_equal(from_torchvision(wrapped, config), from_torchvision(module.state_dict(), config))
+def test_weights_load_strictly_into_torchvision(tmp_path: Path) -> None:
+    config = get_config("x0_5", num_classes=10)
+    variables = from_torchvision(peer("x0_5", seed=1).state_dict(), config)
+    averaged = from_torchvision(peer("x0_5", seed=2).state_dict(), config)
+    state = create_train_state(variables, sgd(schedules.constant(0.1)), ema=True)
+    checkpoint = save_checkpoint(tmp_path, config, state._replace(ema=averaged), {})
+
+    images, _ = examples(2, 64)
+    stored: dict[str, Variables] = {WEIGHTS: variables, EMA: averaged}
+    for name, expected in stored.items():
+        module = peer("x0_5", seed=3).eval()
+        module.load_state_dict(safetensors.torch.load_file(checkpoint / name), strict=True)
+        with torch.no_grad():
+            assert torch.equal(module(images), apply(config, expected, images)[0])

@@ -15,7 +15,6 @@ import torch
 from shufflenet_fn.checkpoint.format import OWN_HASH, WEIGHTS
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.write import write_checkpoint
-from shufflenet_fn.io import RealDisk
 from shufflenet_fn.run.divergence import BATCH, STEP
 
 Command = Callable[..., Any]
@@ -117,7 +116,7 @@ def test_weights_that_are_not_finite_are_named(
     content = read_checkpoint(newest)
     content.files[WEIGHTS]["fc.bias"][:2] = torch.tensor([math.nan, -math.inf])
     about = {name: value for name, value in content.manifest.items() if name != OWN_HASH}
-    write_checkpoint(newest.parent, 9, content.files, about, disk=RealDisk())
+    write_checkpoint(newest.parent, 9, content.files, about)
     outcome = command(*(str(word).format(step=newest, data=image_folder) for word in verb))
     told = " ".join((outcome.out + outcome.err).split())
     assert outcome.code == code, told

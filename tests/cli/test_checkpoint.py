@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from shufflenet_fn.checkpoint.describe import compare
 from shufflenet_fn.checkpoint.format import STATE, WEIGHTS
 from shufflenet_fn.checkpoint.inventory import point_to
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.write import write_checkpoint
-from shufflenet_fn.io import RealDisk
 from tests.checkpoint.support import flip, small
 
 Command = Callable[..., Any]
@@ -43,11 +43,8 @@ def test_list(command: Command, run: Path) -> None:
     assert [item["step"] for item in listed] == [2, 4, 6]
     assert [item["epoch"] for item in listed] == [0.5, 1.0, 1.5]
     assert [item["accuracy1"] for item in listed] == [60.0, 50.0, None]
-    assert [(item["latest"], item["best"]) for item in listed] == [
-        (False, True),
-        (True, False),
-        (False, False),
-    ]
+    assert [item["latest"] for item in listed] == [False, True, False]
+    assert [item["best"] for item in listed] == [True, False, False]
     assert [bool(item["problem"]) for item in listed] == [False, False, True]
     assert STATE in listed[2]["problem"] and all(item["bytes"] > 500 for item in listed)
     text = command("checkpoint", "list", run).out
@@ -124,40 +121,36 @@ def test_nothing_there_is_one_message(command: Command, tmp_path: Path, verb: st
         assert outcome.code == 2 and outcome.err.startswith("error: ") and str(path) in outcome.err
 
 
+NAN, INF = float("nan"), float("inf")
+
+
 def test_what_kind_of_difference(tmp_path: Path) -> None:
-    nan, inf = float("nan"), float("inf")
-    first = {
-        "same": torch.tensor([nan, inf, -0.0]),
-        "zero": torch.tensor([0.0, 1.0]),
-        "nan": torch.tensor([1.0, 2.0]),
-        "half": torch.ones(2),
-        "gone": torch.ones(1),
-        "int": torch.tensor([1, 2, 3]),
-        "bool": torch.tensor([True]),
+    T = torch.tensor
+    pairs: dict[str, tuple[Tensor | None, Tensor | None]] = {
+        "same": (T([NAN, INF, -0.0]), T([NAN, INF, -0.0])),
+        "empty": (torch.zeros(0), torch.zeros(0)),
+        "zero": (T([0.0, 1.0]), T([-0.0, 1.5])),
+        "nan": (T([1.0, 2.0]), T([1.0, NAN])),
+        "half": (torch.ones(2), torch.ones(2, dtype=torch.float16)),
+        "gone": (torch.ones(1), None),
+        "new": (None, torch.ones(1)),
+        "int": (T([1, 2, 3]), T([1, 2, 7])),
+        "bool": (T([True]), T([False])),
     }
-    second = {
-        "same": torch.tensor([nan, inf, -0.0]),
-        "zero": torch.tensor([-0.0, 1.5]),
-        "nan": torch.tensor([1.0, nan]),
-        "half": torch.ones(2, dtype=torch.float16),
-        "new": torch.ones(1),
-        "int": torch.tensor([1, 2, 7]),
-        "bool": torch.tensor([False]),
+    contents = []
+    for side in (0, 1):
+        tensors = {name: pair[side] for name, pair in pairs.items() if pair[side] is not None}
+        files = {WEIGHTS: tensors, STATE: {"step": T(1)}}
+        path = write_checkpoint(tmp_path / str(side), 1, files, {})
+        contents.append(read_checkpoint(path, finite=False))
+    found = {item.name: (item.how, str(item.largest), item.elements) for item in compare(*contents).different}
+    assert found == {
+        "zero": ("values", "0.5", 2),
+        "nan": ("values", "nan", 1),
+        "half": ("float32 (2,) and float16 (2,)", "None", None),
+        "gone": ("missing in the second", "None", None),
+        "new": ("missing in the first", "None", None),
+        "int": ("values", "4.0", 1),
+        "bool": ("values", "1.0", 1),
     }
-    contents = [
-        read_checkpoint(
-            write_checkpoint(
-                tmp_path / name, 1, {WEIGHTS: tensors, STATE: {"step": torch.tensor(1)}}, {}, disk=RealDisk()
-            ),
-            finite=False,
-        )
-        for name, tensors in (("first", first), ("second", second))
-    ]
-    found = {item.name: item for item in compare(*contents).different}
-    assert found.keys() == {"zero", "nan", "half", "gone", "new", "int", "bool"}
-    assert (found["zero"].largest, found["zero"].elements) == (0.5, 2)
-    assert found["nan"].largest != found["nan"].largest and found["nan"].elements == 1
-    assert (found["int"].largest, found["bool"].largest) == (4, 1)
-    assert found["half"].how == "float32 (2,) and float16 (2,)"
-    assert found["gone"].how == "missing in the second" and found["new"].how == "missing in the first"
     assert compare(contents[0], contents[0]).identical

@@ -7,7 +7,7 @@ import sys
 
 PROGRAM = """
 import gc
-from shufflenet_fn_cli.importing import importing
+from shufflenet_fn_cli.options import importing
 
 try:
     with importing():

@@ -17,7 +17,7 @@ from shufflenet_fn.checkpoint.inventory import newest_good
 from shufflenet_fn.checkpoint.read import read_checkpoint, read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.io import RealDisk
+from shufflenet_fn.io import Content, Disk
 from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.rank import Silent, run_rank
 
@@ -82,10 +82,10 @@ def test_checkpoints_between_epochs(
             assert records(run, *kinds) == records(straight, *kinds)
 
 
-class FullDisk(RealDisk):
+class FullDisk(Disk):
     """A disk that is full once there are so many checkpoints."""
 
-    def write(self, path: Path, content: bytes) -> None:
+    def write(self, path: Path, content: Content) -> None:
         full = (path.parent.parent / "step-00000004").exists()
         super().write(Path("/dev/full") if full else path, content)
 

@@ -25,10 +25,10 @@ WRITES = """
 import os
 from pathlib import Path
 from drills.kills.points import CONTROL, arm
-from shufflenet_fn.io import RealDisk
+from shufflenet_fn.io import Disk
 arm(Path(os.environ[CONTROL]))
 for name in ("one", "two", "one"):
-    RealDisk().write(Path(name), b"0123456789")
+    Disk().write(Path(name), b"0123456789")
 """
 
 

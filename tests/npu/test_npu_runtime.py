@@ -109,7 +109,7 @@ assert after.total == 2**30, after.total
 del held
 assert runtime.memory().allocated == before.allocated and runtime.memory().peak == after.peak
 
-from shufflenet_fn.checkpoint.state import generator_states, restore_generators
+from shufflenet_fn.checkpoint.format import generator_states, restore_generators
 states = generator_states(runtime)
 assert set(states) == {"cpu", "npu"} and all(s.device.type == "cpu" for s in states.values())
 first = torch.rand(5, device="npu"), torch.rand(5)

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from ascend_emulator.pytest_plugin import OnEmulator
-from shufflenet_fn.checkpoint.read import load_state
 from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
@@ -24,6 +23,7 @@ from shufflenet_fn.training.state import TrainState, create_train_state
 from shufflenet_fn.training.step import Examples, Metrics, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_to
 from shufflenet_fn_backends.registry import get_backend
+from tests.checkpoint.support import load_state
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
 
 CPU = torch.device("cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,41 @@ from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
 from shufflenet_fn.run.build import build_augmentation, build_mixing, build_transforms
 from shufflenet_fn_backends.support.errors import UsageError
 
-
-def test_ascend_presets_are_the_originals_numbers() -> None:
-    one = resolve({}, preset="ascend-1p").settings
-    assert (one.batch_size, one.learning_rate, one.warm_up_epochs) == (1536, 0.75, 1)
-    assert (one.momentum, one.weight_decay, one.epochs) == (0.0, 3.0517578125e-05, 240)
-    assert (one.print_freq, one.devices) == (10, 1)
-    eight = resolve({}, preset="ascend-8p").settings
-    assert (eight.batch_size, eight.learning_rate, eight.warm_up_epochs) == (8192, 4.0, 5)
-    assert (eight.momentum, eight.weight_decay, eight.epochs) == (0.0, 1e-4, 240)
-    assert (eight.print_freq, eight.devices) == (1, 8)
-    for settings in (one, eight):
-        assert settings.amp and settings.opt_level == "O2" and settings.loss_scale == "64"
-        assert settings.arch == "shufflenet_v2_x1_0" and settings.seed == 49
-        assert settings.eval_freq == 5 and settings.color_jitter == 0.2
-        assert settings.schedule == "epoch-cosine" and settings.label_smoothing == 0.0
-        assert settings.decay_on == "all"
-    for name in ("ascend-1p", "ascend-8p"):
-        assert "momentum 0" in str(PRESETS[name].warning)
+ASCEND = {
+    **dict(arch="shufflenet_v2_x1_0", epochs=240, momentum=0.0, schedule="epoch-cosine", decay_on="all"),
+    **dict(label_smoothing=0.0, color_jitter=0.2, bn_stats="rank0", amp=True, opt_level="O2"),
+    **dict(loss_scale="64", seed=49, eval_freq=5),
+}
 
 
-def test_every_preset_is_valid() -> None:
-    known = {item.name for item in declared(TrainSettings)}
-    for name, preset in PRESETS.items():
-        assert set(preset.values) <= known
-        assert resolve({}, preset=name).preset == name
-        assert preset.source
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (
+            "ascend-1p",
+            dict(batch_size=1536, learning_rate=0.75, warm_up_epochs=1, weight_decay=3.0517578125e-05)
+            | dict(print_freq=10, devices=1),
+        ),
+        (
+            "ascend-8p",
+            dict(batch_size=8192, learning_rate=4.0, warm_up_epochs=5, weight_decay=1e-4)
+            | dict(print_freq=1, devices=8),
+        ),
+    ],
+)
+def test_ascend_presets_are_the_originals_numbers(name: str, expected: dict[str, object]) -> None:
+    settings = asdict(resolve({}, preset=name).settings)
+    assert settings | ASCEND | expected == settings
+    assert "momentum 0" in str(PRESETS[name].warning)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_and_has_a_source(name: str) -> None:
+    resolved = resolve({}, preset=name)
+    assert resolved.preset == name and PRESETS[name].source
+    if name != "tuned":
+        assert build_augmentation(resolved.settings) == SampleAugmentation()
+        assert build_mixing(resolved.settings) is None and resolved.settings.repeats == 1
 
 
 def test_order_of_precedence_and_origins(tmp_path: Path) -> None:
@@ -58,31 +68,22 @@ def test_order_of_precedence_and_origins(tmp_path: Path) -> None:
     assert resolved.origin["seed"] == "default"
 
 
-@pytest.mark.parametrize("name", [item.name for item in declared(TrainSettings)])
-def test_every_setting_has_help_and_a_valid_default(name: str) -> None:
-    item = next(i for i in declared(TrainSettings) if i.name == name)
-    assert item.option.help and item.option.panel
-    assert all(flag.startswith("-") for flag in item.option.flags)
-    item.option.check(item.name, item.default)
-    assert item.default is None or type(item.default) is item.type
-
-
-def test_no_two_settings_share_a_flag() -> None:
-    flags = [flag for item in declared(TrainSettings) for flags in item.option.flags for flag in [flags]]
-    assert len(flags) == len(set(flags))
-
-
-def test_the_originals_table_is_complete() -> None:
-    spellings = {
-        part for item in declared(TrainSettings) for flag in item.option.flags for part in flag.split("/")
-    }
-    table = (
+def test_declarations_of_settings_are_consistent() -> None:
+    items = list(declared(TrainSettings))
+    for item in items:
+        assert item.option.help and item.option.panel
+        item.option.check(item.default)
+        assert item.default is None or type(item.default) is item.type
+    flags = [flag for item in items for flag in item.option.flags]
+    assert len(flags) == len(set(flags)) and all(flag.startswith("-") for flag in flags)
+    spellings = {part for flag in flags for part in flag.split("/")}
+    original = (
         "--data --addr --seed --workers --learning-rate --print-freq --eval-freq --arch "
-        "--dist-backend --batch-size --epoch --warm_up_epochs --rank --amp --momentum --wd "
-        "--device-list --benchmark --device_num --dist-url --multiprocessing-distributed "
+        "--dist-backend --batch-size --epoch --warm-up-epochs --rank --amp --momentum --wd "
+        "--device-list --benchmark --device-num --dist-url --multiprocessing-distributed "
         "--world-size"
     )
-    assert set(table.split()) <= spellings
+    assert set(original.split()) <= spellings
 
 
 def test_eval_resize_follows_the_image_size() -> None:
@@ -91,7 +92,6 @@ def test_eval_resize_follows_the_image_size() -> None:
     assert eval_resize(64, 64) == 64
     # Derived where it is used: what is stored must not tie a later run to this one's size.
     assert checked(TrainSettings(image_size=112)).eval_resize is None
-    assert resolve({"image_size": 128}, preset="demo").settings.image_size == 128
 
 
 def test_an_explicit_precision_wins_over_a_presets() -> None:
@@ -99,10 +99,6 @@ def test_an_explicit_precision_wins_over_a_presets() -> None:
     assert settings.precision == "bf16" and not settings.amp
     settings = resolve({"amp": True}, preset="ascend-8p").settings
     assert settings.amp and settings.precision is None
-    with pytest.raises(UsageError, match="--opt-level O3 has an effect only with --amp"):
-        resolve({"opt_level": "O3"})
-    with pytest.raises(UsageError, match="--accumulate 3"):
-        resolve({"benchmark": 1, "accumulate": 3})
 
 
 def test_own_rate_or_optimizer_replaces_what_belongs_to_a_presets() -> None:
@@ -115,15 +111,10 @@ def test_own_rate_or_optimizer_replaces_what_belongs_to_a_presets() -> None:
 
 def test_stored_config_sets_recipe_but_not_run_directory(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
-    file.write_text('{"settings": {"epochs": 7, "run_dir": "there", "resume": null}}')
+    of_0_1 = '"world_size": 2, "rank": 1, "addr": "a", "dist_url": "b:1"'
+    file.write_text(f'{{"settings": {{"epochs": 7, "run_dir": "there", "resume": null, {of_0_1}}}}}')
     settings = resolve({}, config_file=file).settings
     assert settings.epochs == 7 and settings.run_dir is None
-
-
-def test_setting_names_of_version_0_1_are_read(tmp_path: Path) -> None:
-    file = tmp_path / "config.json"
-    file.write_text('{"settings": {"world_size": 2, "rank": 1, "addr": "a", "dist_url": "b:1"}}')
-    settings = resolve({}, config_file=file).settings
     assert (settings.num_nodes, settings.node_rank) == (2, 1)
     assert (settings.master_addr, settings.rdzv_endpoint) == ("a", "b:1")
 
@@ -189,8 +180,6 @@ def test_home_is_expanded_in_every_path(monkeypatch: pytest.MonkeyPatch, tmp_pat
     file.write_text("".join(f"{name}: ~/{name}\n" for name in names))
     settings = resolve({}, config_file=file).settings
     assert [getattr(settings, name) for name in names] == [str(tmp_path / name) for name in names]
-    with pytest.raises(UsageError, match="~nobody-here is no home directory"):
-        resolve({"output": "~nobody-here/runs"})
 
 
 def test_benchmark_accumulates_as_the_original_does() -> None:
@@ -200,12 +189,6 @@ def test_benchmark_accumulates_as_the_original_does() -> None:
     # The original divides by zero where a device's batch is over 2048.
     assert microbatches_per_device(TrainSettings(batch_size=4096, benchmark=1), world_size=1) == 1
     assert microbatches_per_device(TrainSettings(accumulate=3), world_size=1) == 3
-
-
-def test_short_architecture_names_are_completed() -> None:
-    assert resolve({"arch": "x2_0"}).settings.arch == "shufflenet_v2_x2_0"
-    with pytest.raises(UsageError, match="x2_0"):
-        resolve({"arch": "x20"})
 
 
 # ---- from the options of augmentation to what they build, and what is said about wrong ones ----
@@ -225,26 +208,15 @@ def test_augmentation(given: dict[str, Any], expected: SampleAugmentation) -> No
     assert build_augmentation(resolve(given).settings) == expected
 
 
-def test_mixing() -> None:
+def test_mixing_and_crops() -> None:
     assert build_mixing(resolve({}).settings) is None
     assert build_mixing(resolve({"mixup": 0.2}).settings) == Mixing(mixup=0.2)
     assert build_mixing(resolve({"cutmix": 1.0}).settings) == Mixing(cutmix=1.0)
-
-
-def test_crops() -> None:
     crop = build_transforms(TrainSettings())[0]
     assert (crop.scale, crop.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
     given = {"crop_scale": 0.2, "crop_scale_max": 0.5, "crop_ratio": 2.0}
     crop = build_transforms(resolve(given).settings)[0]
     assert (crop.scale, crop.ratio) == ((0.2, 0.5), (0.5, 2.0))
-
-
-@pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"tuned"}))
-def test_presets_have_no_augmentation(name: str) -> None:
-    settings = resolve({}, preset=name).settings
-    assert build_augmentation(settings) == SampleAugmentation()
-    assert build_mixing(settings) is None
-    assert settings.repeats == 1
 
 
 @pytest.mark.parametrize(
@@ -259,6 +231,11 @@ def test_presets_have_no_augmentation(name: str) -> None:
         ({"mixup": -0.1}, "--mixup -0.1 .* at least 0"),
         ({"cutmix": float("nan")}, "--cutmix nan .* a number"),
         ({"repeats": 0}, "--repeats 0 .* at least 1"),
+        ({"opt_level": "O3"}, "--opt-level O3 has an effect only with --amp, or as --precision O3"),
+        ({"benchmark": 1, "accumulate": 3}, "--accumulate 3"),
+        ({"arch": "x20"}, "x2_0"),
+        ({"max_bad": "2"}, "--max-bad 2 has an effect only with --on-bad-image skip"),
+        ({"output": "~nobody-here/runs"}, "~nobody-here is no home directory"),
         ({"crop_ratio": 0.5}, "--crop-ratio 0.5 .* at least 1"),
         ({"crop_scale_max": 0.05}, "--crop-scale 0.08 is larger than --crop-scale-max 0.05"),
     ],

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.state import generator_states, restore_generators
+from shufflenet_fn.checkpoint.format import generator_states, restore_generators
 from shufflenet_fn.run.timing import fitted
 from shufflenet_fn_backends.runtimes import cpu, cuda
 from shufflenet_fn_backends.runtimes.base import Window

@@ -71,7 +71,7 @@ def pack(
             workers=usable_cores() if workers is None else workers,
             skip_bad_images=on_bad_image == "skip",
             overwrite=overwrite,
-            report=lambda at: advance(f"packing {at.split}", at.done, at.total),
+            report=lambda split, done, total: advance(f"packing {split}", done, total),
             note=lambda text: print(text, file=sys.stderr),
         )
     _print(packed, printable(destination))

@@ -35,7 +35,7 @@ def verify(
         result = verify_folder(
             folder,
             workers=usable_cores() if workers is None else workers,
-            report=lambda at: advance("verifying", at.bytes, at.total),
+            report=lambda done, total: advance("verifying", done, total),
         )
     if as_json:
         print(to_json(_plain(result)))

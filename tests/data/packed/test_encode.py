@@ -10,8 +10,8 @@ from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.decode import decode_rgb
-from shufflenet_fn.data.packed.encode import encode_record
 from shufflenet_fn.data.packed.index import PackSettings
+from shufflenet_fn.data.packed.write import encode_record
 
 from ..conftest import encoded
 

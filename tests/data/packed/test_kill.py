@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from PIL import Image
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 
 from .test_write import same_set
 
@@ -99,14 +98,3 @@ def test_full_disk_is_explained_and_recoverable(source: Path, uninterrupted: Pat
     assert shards_in(folder) == 0
     pack(source, folder, SETTINGS, workers=2)
     same_set(folder, uninterrupted)
-
-
-def test_a_source_image_that_vanishes_is_named(source: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(source, tmp_path / "source"))
-    gone = copy / "val" / "noise" / "030.jpg"
-
-    def report(progress: object) -> None:
-        gone.unlink(missing_ok=True)
-
-    with pytest.raises(UserError, match=str(gone)):
-        pack(copy, tmp_path / "packed", SETTINGS, workers=1, report=report)

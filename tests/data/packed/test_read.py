@@ -15,18 +15,10 @@ from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_split, open_train_val
 from shufflenet_fn.data.packed import files
-from shufflenet_fn.data.packed.entries import (
-    Entries,
-    Row,
-    entries_bytes,
-    entries_of,
-    joined,
-    map_entries,
-    record_checksum,
-)
-from shufflenet_fn.data.packed.files import most_open
+from shufflenet_fn.data.packed.entries import Row, entries_bytes, entries_of, joined, map_entries
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -64,16 +56,6 @@ def test_packed_batches_equal_those_of_the_folder(
     assert len(batches[0]) == len(batches[1]) == 8
     for of_folder, of_shards in zip(*batches, strict=True):
         assert all(map(torch.equal, of_folder, of_shards))
-
-
-@pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 32), (12_000, 4000)])
-def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    try:
-        assert most_open() == kept
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_threads_read_more_shards_than_may_be_open(
@@ -118,22 +100,13 @@ def test_labels_follow_the_classes_asked_for(packed_once: Path, photo_root: Path
         packed.read(0)
 
 
-def test_a_class_that_is_not_known_is_refused(packed_once: Path) -> None:
+def test_unknown_classes_and_splits_are_refused(packed_once: Path) -> None:
     with pytest.raises(UsageError, match=r"1 classes .* lack: bee"):
         open_split(packed_once, "train", ("ant", "cat"))
     # val has no bees
     assert len(open_split(packed_once, "val", ("ant", "cat"))) == 11
-
-
-def test_a_split_that_is_not_there(packed_once: Path) -> None:
     with pytest.raises(UsageError, match="no split 'test'; it has train and val"):
         open_split(packed_once, "test")
-
-
-@pytest.mark.parametrize("index", [-1, 23, 10**9])
-def test_an_index_out_of_range(train: PackedSplit, index: int) -> None:
-    with pytest.raises(IndexError):
-        train.read(index)
 
 
 def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
@@ -153,19 +126,25 @@ def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["labels", "offsets", "sizes", "checksums", "heights", "widths"])
-def test_a_changed_entry_is_found_on_reading(packed: Path, column: str) -> None:
+def test_changed_entry_is_found_on_reading_and_verifying(packed: Path, column: str) -> None:
     path = packed / "train.entries"
-    place = path.read_bytes().index(getattr(map_entries(path, 23), column).tobytes())
     whole = path.read_bytes()
-    for byte, bit in ((0, 1), (3, 128)):
+    values = getattr(map_entries(path, 23), column)
+    start = whole.index(values.tobytes()) + values.itemsize  # of the second image
+    for bit in (0, 20, 8 * values.itemsize - 1):
         data = bytearray(whole)
-        data[place + byte] ^= bit
+        data[start + bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r"train-00000\.tar record 0 \(train/ant/0\.jpg\)"):
-            open_packed(packed, "train").read(0)
+        with pytest.raises(UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\)"):
+            open_packed(packed, "train").read(1)
+        entries, image = verify(packed, workers=1).damage
+        assert entries.file == "train.entries"
+        assert "SHA-256" in entries.reason
+        assert (image.record, image.original) == (1, "train/ant/1.jpg")
+        assert image.reason in ("its checksum differs", "it lies beyond the end of its shard")
 
 
-def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
+def test_damaged_record_is_named_on_reading_and_verifying(packed: Path) -> None:
     shard = packed / "train-00000.tar"
     data = bytearray(shard.read_bytes())
     record = bytes(open_packed(packed, "train").read(1).data)
@@ -173,6 +152,10 @@ def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\).*`data verify`"):
         open_packed(packed, "train").read(1)
+    whole, one = verify(packed, workers=1).damage
+    assert (whole.file, whole.record) == (shard.name, None)
+    assert "SHA-256" in whole.reason
+    assert (one.file, one.record, one.original) == (shard.name, 1, "train/ant/1.jpg")
 
 
 @pytest.mark.parametrize("name", ["train-00001.tar", "train.entries"])
@@ -183,7 +166,7 @@ def test_opening_finds_missing_and_resized_files(packed: Path, name: str, how: s
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size + (1 if how == "longer" else -1))
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=rf"{name} is not the file that .* lists: it .*`data verify`"):
         open_packed(packed, "train")
 
 
@@ -221,49 +204,18 @@ def test_shard_cut_during_reading_is_named(packed: Path) -> None:
 
 
 NAMES = ["a/1.jpg", "b/zwei words.jpg", "c/ünï.jpg", os.fsdecode(b"d/\xff.jpg")]
-
-
-def some_rows() -> list[Row]:
-    sums = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate([0, 1, 2, 2])]
-    return [Row(label, 64 + i, i, sums[i], 3, 4, NAMES[i]) for i, label in enumerate([0, 1, 2, 2])]
-
-
-def some_entries() -> Entries:
-    return entries_of(some_rows())
+ROWS = [Row(label, 64 + i, i, 2**32 - 1 - i, 3, 4, NAMES[i]) for i, label in enumerate([0, 1, 2, 2])]
 
 
 def test_entries_come_back_from_their_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
-    mapped = map_entries(path, 4)
-    for name, column in some_entries()._asdict().items():
+    path, entries = tmp_path / "x.entries", entries_of(ROWS)
+    path.write_bytes(entries_bytes(entries))
+    mapped, parts = map_entries(path, 4), joined([entries_of(ROWS[:1]), entries_of(ROWS[1:])])
+    for name, column in entries._asdict().items():
         np.testing.assert_array_equal(getattr(mapped, name), column)
+        np.testing.assert_array_equal(getattr(parts, name), column)
     assert [mapped.name(index) for index in range(4)] == [*NAMES[:3], "d/\\xff.jpg"]
-
-
-def test_mapped_entries_cannot_be_written_to(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
     with pytest.raises(ValueError, match="read-only"):
-        map_entries(path, 4).labels[0] = 1
-
-
-def test_more_entries_than_the_file_holds_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
+        mapped.labels[0] = 1
     with pytest.raises(ValueError, match="1000000000000 entries"):
         map_entries(path, 10**12)
-
-
-def test_joined_entries_are_those_of_the_whole() -> None:
-    whole, rows = some_entries(), some_rows()
-    parts = [entries_of(rows[:1]), entries_of(rows[1:])]
-    for name, column in joined(parts)._asdict().items():
-        np.testing.assert_array_equal(getattr(whole, name), column)
-
-
-@pytest.mark.parametrize("change", ["data", "index", "label", "height", "width"])
-def test_checksum_covers_record_index_label_and_size(change: str) -> None:
-    facts = {"data": b"bytes", "index": 7, "label": 3, "height": 20, "width": 30}
-    other = {**facts, change: b"bytez" if change == "data" else 8}
-    assert record_checksum(**facts) != record_checksum(**other)  # type: ignore[arg-type]

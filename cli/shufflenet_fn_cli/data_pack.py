@@ -1,4 +1,4 @@
-"""``shufflenet-fn data pack``."""
+"""``shufflenet-fn data pack`` and ``data verify``."""
 
 from __future__ import annotations
 
@@ -9,11 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shufflenet_fn_backends.support.errors import UsageError
-from shufflenet_fn_cli.data_progress import advice_when_interrupted, open_progress, size_text
+from shufflenet_fn_cli.bench import AsJson
+from shufflenet_fn_cli.console import advice_when_interrupted, open_progress, size_text
 from shufflenet_fn_cli.options import choice
 
 if TYPE_CHECKING:
+    from shufflenet_fn.data.packed.verify import Verified
     from shufflenet_fn.data.packed.write import Packed
+
+
+SHOWN_DAMAGE = 50
 
 
 def pack(
@@ -74,7 +79,7 @@ def pack(
             report=lambda split, done, total: advance(f"packing {split}", done, total),
             note=lambda text: print(text, file=sys.stderr),
         )
-    _print(packed, printable(destination))
+    _print_packed(packed, printable(destination))
 
 
 def _shard_bytes(mib: float) -> int:
@@ -83,7 +88,7 @@ def _shard_bytes(mib: float) -> int:
     return max(1, int(mib * (1 << 20)))
 
 
-def _print(packed: Packed, shown: str) -> None:
+def _print_packed(packed: Packed, shown: str) -> None:
     if packed.was_complete:
         print(f"{shown} is packed already, as asked for")
     elif packed.images_resumed:
@@ -96,3 +101,59 @@ def _print(packed: Packed, shown: str) -> None:
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")
     print(f"train on it with --data {shown}")
+
+
+def verify(
+    folder: Annotated[Path, typer.Argument(help="Folder that `data pack` wrote.", show_default=False)],
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that read. (default: one per core)", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Read all of the packed data and report every byte that differs from what was packed.
+
+    Exit codes: 0 undamaged, 1 damaged, 2 wrong usage.
+    """
+    from shufflenet_fn.data.packed.verify import verify as verify_folder
+    from shufflenet_fn.data.paths import printable
+    from shufflenet_fn.io import to_json
+    from shufflenet_fn_backends.runtimes.cpu import usable_cores
+
+    with open_progress() as advance:
+        result = verify_folder(
+            folder,
+            workers=usable_cores() if workers is None else workers,
+            report=lambda done, total: advance("verifying", done, total),
+        )
+    if as_json:
+        damage = [damage._asdict() for damage in result.damage]
+        print(to_json({"ok": not damage, **result._asdict(), "damage": damage}))
+    else:
+        _print_verified(result, printable(folder))
+    if result.damage:
+        raise typer.Exit(1)
+
+
+def _print_verified(result: Verified, folder: str) -> None:
+    from shufflenet_fn.data.folder import counted
+
+    for damage in result.damage[:SHOWN_DAMAGE]:
+        record = "" if damage.record is None else f" record {damage.record} ({damage.original})"
+        print(f"{damage.file}{record}: {damage.reason}")
+    if len(result.damage) > SHOWN_DAMAGE:
+        print(f"and {len(result.damage) - SHOWN_DAMAGE} more; --json lists all")
+    checked = f"{result.images} images, {result.files} files, {size_text(result.bytes)}"
+    strays = sum(damage.stray for damage in result.damage)
+    if not result.damage:
+        print(f"{folder} is as it was packed: {checked}")
+    elif strays == len(result.damage):
+        print(
+            f"{folder} is as it was packed ({checked}), but for what else lies there: delete "
+            f"{counted(strays, 'file')}, named above."
+        )
+    else:
+        files = len({damage.file for damage in result.damage if not damage.stray})
+        print(
+            f"{folder} is damaged: {files} of {result.files} files ({checked}). Copy them again from a good "
+            "copy, or pack again with --overwrite."
+        )

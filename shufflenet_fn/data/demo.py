@@ -22,7 +22,7 @@ import numpy.typing as npt
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.io import explained
-from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
+from shufflenet_fn_backends.support.compiler import cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 DEMO_VERSION = 1
@@ -32,23 +32,18 @@ MANIFEST = "demo.json"
 _JPEG_QUALITY = 90
 
 
-def ensure_demo(cache_root: Path | None = None) -> Path:
-    """Return the demo set's folder, which the first call writes.
-
-    Args:
-      cache_root: where to keep it; ``None`` is ``$XDG_CACHE_HOME/shufflenet-fn``, or
-        ``~/.cache/shufflenet-fn``.
+def ensure_demo() -> Path:
+    """Return the demo set's folder in the cache, which the first call writes.
 
     Raises:
       UserError: the cache cannot be written.
     """
-    root = default_cache_root() if cache_root is None else Path(cache_root)
-    folder = root / f"demo-v{DEMO_VERSION}-seed0"
-    return folder if is_complete(folder) else write_demo(folder, seed=0)
+    folder = cache_root() / f"demo-v{DEMO_VERSION}-seed0"
+    return folder if is_complete(folder) else write_demo(folder)
 
 
 def write_demo(
-    folder: Path, *, seed: int = 0, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS
+    folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS
 ) -> Path:
     """Write a demo set: ``folder/{train,val}/CLASS/*.jpg`` and a manifest.
 
@@ -65,18 +60,15 @@ def write_demo(
             f"cannot write the demo set to {folder}: it exists and has no {MANIFEST}, so it is "
             "something else. Name another folder, or remove this one."
         )
-    fix = (
-        "Free some space there (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that "
-        "is."
-    )
-    with explained(f"write the demo set to {folder}", fix), _alone(folder), _workspace(folder) as workspace:
+    fix = "Free some space (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that is."
+    with explained(f"write the demo set to {folder}", fix), _workspace(folder) as workspace:
         if is_complete(folder):  # another process wrote it while this one waited
             return folder
         fresh = workspace / "new"
-        _write_split(fresh / "train", seed, 0, train_per_class)
-        _write_split(fresh / "val", seed, 1, val_per_class)
+        _write_split(fresh / "train", 0, train_per_class)
+        _write_split(fresh / "val", 1, val_per_class)
         files, size = _measure(fresh)
-        manifest = {"version": DEMO_VERSION, "seed": seed, "files": files, "bytes": size}
+        manifest = {"version": DEMO_VERSION, "files": files, "bytes": size}
         (fresh / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, workspace / "old")
@@ -88,21 +80,19 @@ def is_complete(folder: Path) -> bool:
     """Return whether ``folder`` holds a demo set with the number of files and bytes in its manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return (manifest["version"], manifest["files"], manifest["bytes"]) == (
-            DEMO_VERSION,
-            *_measure(folder),
-        )
+        found = (manifest["version"], manifest["files"], manifest["bytes"])
+        return found == (DEMO_VERSION, *_measure(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _write_split(folder: Path, seed: int, split: int, per_class: int) -> None:
+def _write_split(folder: Path, split: int, per_class: int) -> None:
     import simplejpeg
 
     for label, name in enumerate(DEMO_CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
-            image = draw_image(label, sample_rng(seed, split, label * per_class + number))
+            image = draw_image(label, sample_rng(0, split, label * per_class + number))
             data = simplejpeg.encode_jpeg(image, quality=_JPEG_QUALITY)
             (folder / name / f"{name}_{number:04d}.jpg").write_bytes(data)
 
@@ -114,26 +104,20 @@ def _measure(folder: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock ``folder.lock``, which the system releases if this process is killed."""
+def _workspace(folder: Path) -> Iterator[Path]:
+    """Create a temporary folder on the file system of ``folder``, and remove it at the end.
+
+    Meanwhile a lock, which the system releases if this process is killed, keeps other processes waiting.
+    """
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        yield
-
-
-@contextlib.contextmanager
-def _workspace(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder next to ``folder``, on the same file system. Remove it at the end."""
     prefix = f".{folder.name}."
-    for left_over in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        yield workspace
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        for left_over in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as workspace:
+            yield Path(workspace)
 
 
 IMAGE_SIDE = 64

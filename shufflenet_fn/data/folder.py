@@ -19,8 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.dataset import Dataset, Encoded, Stored, stored_files
-from shufflenet_fn.data.files import read_file
-from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS, read_file
 from shufflenet_fn.data.listing import Listing, is_folder, list_split, visible_entries
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn_backends.support.errors import UsageError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import zlib
@@ -13,13 +12,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drills.fuzz.mutations import mutate
+from drills.fuzz.pictures import made_pictures
+from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.check import inspect
+from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.folder import open_image_folder
 from tests.conftest import Command
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.data.conftest import encoded
 
 
 @pytest.fixture
@@ -192,3 +192,33 @@ def test_wrong_usage(command: Command, arguments: list[str], message: str) -> No
     done = command("data", "check", *arguments)
     assert done.code == 2
     assert message in done.err
+
+
+KINDS = {
+    *("truncated", "corrupt", "not an image", "format not read"),
+    *("too many pixels", "over a limit", "unknown range", "empty file"),
+}
+
+
+def test_files_that_the_loader_refuses_are_problems(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    pictures = made_pictures()
+    for number in range(150):
+        rng = np.random.default_rng([11, number])
+        _, data = mutate(pictures[rng.integers(len(pictures))], rng)
+        (folder / f"{number}.jpg").write_bytes(data)
+    samples = open_image_folder(tmp_path, "train")
+    refused = 0
+    for index in range(len(samples)):
+        found = inspect(samples, index)
+        try:
+            decode_sample(samples.read(index), name="x")
+        except BadImage as error:
+            refused += 1
+            assert found.problem is not None
+            assert found.problem.kind in KINDS
+            assert (found.problem.name, found.problem.text) == (samples.name(index), error.reason)
+        else:
+            assert found.problem is None
+    assert 20 < refused < 140

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import tempfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,12 +18,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shufflenet_fn.data.bad_images import BadImage, BadImages
-from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.bad_images import BadImage, BadImages, parse_bad_limit
+from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.folder import ImageFolder, open_image_folder
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.native.library import Functions, _jitters_alike, functions, pillow_libjpeg
-from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
+from shufflenet_fn.data.native.reader import (
+    Functions,
+    NativeReader,
+    _jitters_alike,
+    choose_image_reader,
+    functions,
+    pillow_libjpeg,
+)
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform, color_jitter
 from tests.data.conftest import draw_picture, encoded
@@ -53,36 +62,19 @@ def folder_of(root: Path, images: dict[str, bytes]) -> ImageFolder:
 
 
 def read(
-    reader: NativeReader,
-    folder: ImageFolder,
-    transform: TrainTransform,
-    indices: np.ndarray[Any, Any] | None = None,
-    *,
-    seed: int = 0,
-    epoch: int = 0,
-    repeat: int = 0,
+    reader: NativeReader, folder: ImageFolder, transform: TrainTransform, *, repeat: int = 0, **draws: int
 ) -> tuple[Any, Any]:
     """The images and which were done."""
-    indices = np.arange(len(folder)) if indices is None else indices
+    indices = np.arange(len(folder))
     out = np.zeros((len(indices), transform.size, transform.size, 3), dtype=np.uint8)
+    options: dict[str, Any] = {"seed": 0, "epoch": 0, **draws, "repeats": np.full_like(indices, repeat)}
     with folder.located(indices) as stored:
-        done = reader.train(
-            stored,
-            transform,
-            seed=seed,
-            epoch=epoch,
-            indices=indices,
-            repeats=np.full_like(indices, repeat),
-            out=out,
-        )
-    return out, done
+        return out, reader.train(stored, transform, indices=indices, out=out, **options)
 
 
 def expected(
     folder: ImageFolder, transform: TrainTransform, *, seed: int = 0, epoch: int = 0, repeat: int = 0
 ) -> Any:
-    from shufflenet_fn.data.decode import open_image
-
     return np.stack(
         [
             transform(
@@ -91,6 +83,12 @@ def expected(
             for index in range(len(folder))
         ]
     )
+
+
+def same_images(reader: NativeReader, folder: ImageFolder, transform: TrainTransform, **draws: int) -> None:
+    found, done = read(reader, folder, transform, **draws)
+    assert done.all()
+    np.testing.assert_array_equal(found, expected(folder, transform, **draws))
 
 
 SAMPLINGS = {"4:4:4": 0, "4:2:2": 1, "4:2:0": 2}
@@ -110,9 +108,7 @@ def test_crops_of_jpegs(reader: NativeReader, tmp_path: Path, sampling: int, res
     for size, scale in ((24, (0.08, 1.0)), (224, (0.08, 1.0)), (7, (0.01, 0.1)), (12, (1.0, 1.0))):
         transform = TrainTransform(size, scale=scale, jitter=0.0)
         for epoch in range(8):
-            found, done = read(reader, folder, transform, seed=5, epoch=epoch)
-            assert done.all()
-            np.testing.assert_array_equal(found, expected(folder, transform, seed=5, epoch=epoch))
+            same_images(reader, folder, transform, seed=5, epoch=epoch)
 
 
 def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path: Path) -> None:
@@ -126,9 +122,7 @@ def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path:
             "padded.jpg": jpeg(90, 70) + bytes(20),
         },
     )
-    found, done = read(reader, folder, TrainTransform(32, jitter=0.0))
-    assert done.all()
-    np.testing.assert_array_equal(found, expected(folder, TrainTransform(32, jitter=0.0)))
+    same_images(reader, folder, TrainTransform(32, jitter=0.0))
 
 
 @settings(max_examples=100, deadline=None)
@@ -144,15 +138,11 @@ def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path:
 def test_any_size_and_draws(
     height: int, width: int, size: int, scale: Any, ratio: float, jitter: float, key: tuple[int, int, int]
 ) -> None:
-    import tempfile
-
     with tempfile.TemporaryDirectory() as root:
         folder = folder_of(Path(root), {"1.jpg": jpeg(height, width, seed=height)})
         transform = TrainTransform(size, scale=tuple(scale), ratio=(1 / ratio, ratio), jitter=jitter)
         draws = dict(zip(("seed", "epoch", "repeat"), key, strict=True))
-        found, done = read(NativeReader(functions()), folder, transform, **draws)
-        assert done.all()
-        np.testing.assert_array_equal(found, expected(folder, transform, **draws))
+        same_images(NativeReader(functions()), folder, transform, **draws)
 
 
 @pytest.mark.parametrize("strength", [0.05, 0.4, 1.0, 3.0])
@@ -213,20 +203,17 @@ def test_what_it_leaves_to_others(reader: NativeReader, tmp_path: Path, name: st
 
 @pytest.mark.parametrize("side", [16, 20, 24, 64])
 @pytest.mark.parametrize("size", [1, 2, 4])
-def test_lossless_jpegs_are_not_reduced(reader: NativeReader, tmp_path: Path, side: int, size: int) -> None:
+def test_lossless_jpegs_are_read_but_not_reduced(
+    reader: NativeReader, tmp_path: Path, side: int, size: int
+) -> None:
     picture = draw_picture(side, side)
     folder = folder_of(tmp_path, {"a.jpg": lossless_jpeg(picture)})
-    transform = TrainTransform(size, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0)
+    reduced, whole = (
+        TrainTransform(out, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.0) for out in (size, side)
+    )
     assert side // size >= 4
-    _, done = read(reader, folder, transform)
-    assert not done.any()
-
-
-def test_lossless_jpegs(reader: NativeReader, tmp_path: Path) -> None:
-    picture = draw_picture(20, 20)
-    folder = folder_of(tmp_path, {"a.jpg": lossless_jpeg(picture)})
-    transform = TrainTransform(20, scale=(1.0, 1.0), ratio=(1.0, 1.0), jitter=0.0, flip=0.0)
-    found, done = read(reader, folder, transform)
+    assert not read(reader, folder, reduced)[1].any()
+    found, done = read(reader, folder, whole)
     assert done.all()
     np.testing.assert_array_equal(found[0], picture)
 
@@ -247,8 +234,7 @@ def test_files_that_cannot_be_read(reader: NativeReader, tmp_path: Path) -> None
 OUT_OF_MEMORY = """
 import os, resource, sys
 import numpy as np
-from shufflenet_fn.data.native.library import functions
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.native.reader import NativeReader, functions
 from shufflenet_fn.data.dataset import stored_files
 from shufflenet_fn.data.transforms import EvalTransform
 
@@ -265,39 +251,11 @@ assert os.listdir("/proc/self/fd") == before
 
 
 def test_files_are_closed_where_memory_runs_out(tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     with open(tmp_path / "huge.jpg", "wb") as file:
         file.truncate(2**30)  # takes no room
     command = [sys.executable, "-c", OUT_OF_MEMORY, str(tmp_path / "huge.jpg")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.data())
-def test_damaged_jpegs_are_left_or_read_alike(data: st.DataObject) -> None:
-    import tempfile
-
-    whole = bytearray(DAMAGED)
-    for _ in range(data.draw(st.integers(1, 3))):
-        whole[data.draw(st.integers(0, len(whole) - 1))] ^= data.draw(st.integers(1, 255))
-    with tempfile.TemporaryDirectory() as root:
-        folder = folder_of(Path(root), {"1.jpg": bytes(whole)})
-        # Of the whole image, so that damage anywhere is in it.
-        transform = TrainTransform(24, scale=(1.0, 1.0), ratio=(0.5, 2.0), jitter=0.0)
-        found, done = read(NativeReader(functions()), folder, transform)
-        try:
-            pixels = expected(folder, transform)
-        except BadImage:
-            pixels = None
-    # What is damaged after the last row may be seen by one of them alone.
-    if done.all() and pixels is not None:
-        np.testing.assert_array_equal(found, pixels)
-
-
-DAMAGED = jpeg(48, 48)
 
 
 @pytest.mark.parametrize(("resize", "size"), [(32, 32), (37, 24), (256, 224), (64, 1)])
@@ -308,68 +266,46 @@ def test_evaluation(reader: NativeReader, tmp_path: Path, resize: int, size: int
     transform = EvalTransform(resize, size)
     with folder.located(np.arange(len(folder))) as stored:
         assert reader.eval(stored, transform, out=out).all()
-    from shufflenet_fn.data.decode import open_image
-
     for index in range(len(folder)):
         picture = open_image(folder.read(index), name="it")
         np.testing.assert_array_equal(out[index], transform(picture))
 
 
-def mixed_folder(root: Path) -> ImageFolder:
-    images = {f"{n:02}.jpg": jpeg(40 + n, 60 - n, seed=n) for n in range(20)}
-    images["05.jpg"] = not_read()["png.jpg"]
-    images["11.jpg"] = not_read()["progressive.jpg"]
-    return folder_of(root, images)
+def batches_of(
+    folder: ImageFolder, transform: TrainTransform, limit: str | None, **options: Any
+) -> list[Any]:
+    """All that two loaders give, one to train and one to evaluate."""
+    bad = [BadImages(folder, parse_bad_limit(limit)) if limit else None for _ in range(2)]
+    schedule: dict[str, Any] = {"seed": 3, "global_batch": 8, "stop_step": 6, "repeats": 2}
+    with (
+        train_loader(folder, transform, **schedule, bad_images=bad[0], **options) as train,
+        eval_loader(folder, EvalTransform(28, 24), batch_size=7, bad_images=bad[1], **options) as val,
+    ):
+        return [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in (*train, *val)]
 
 
 @pytest.mark.parametrize(("threads", "jitters"), [(0, True), (2, True), (0, False)])
-def test_batches_are_the_same(library: Functions, tmp_path: Path, threads: int, jitters: bool) -> None:
-    folder = mixed_folder(tmp_path)
+@pytest.mark.parametrize("bad", [False, True])
+def test_batches_are_the_same(
+    library: Functions, tmp_path: Path, threads: int, jitters: bool, bad: bool
+) -> None:
+    images = {f"{n:02}.jpg": jpeg(40 + n, 60 - n, seed=n) for n in range(20)}
+    images["05.jpg"] = not_read()["png.jpg"]
+    images["11.jpg"] = not_read()["progressive.jpg"]
+    if bad:
+        images["03.jpg"] = not_read()["cut.jpg"]
+    folder = folder_of(tmp_path, images)
     reader = NativeReader(Functions(**{**vars(library), "jitters": jitters}))
-
-    def batches(native: NativeReader | None) -> list[Any]:
-        options: dict[str, Any] = {"seed": 3, "global_batch": 8, "stop_step": 6}
-        transform = TrainTransform(24, jitter=0.4)
-        with train_loader(folder, transform, **options, repeats=2, threads=threads, native=native) as loader:
-            train = [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader]
-        with eval_loader(
-            folder, EvalTransform(28, 24), batch_size=7, threads=threads, native=native
-        ) as loader:
-            return train + [(b.images.clone(), b.labels.clone(), b.indices.clone()) for b in loader]
-
-    for ours, theirs in zip(batches(reader), batches(None), strict=True):
-        assert all(map(torch.equal, ours, theirs))
-
-
-def test_bad_images_are_replaced_as_without(reader: NativeReader, tmp_path: Path) -> None:
-    folder = mixed_folder(tmp_path)
-    (tmp_path / "train" / "it" / "03.jpg").write_bytes(not_read()["cut.jpg"])
-
-    def batches(native: NativeReader | None) -> list[Any]:
-        bad = BadImages(folder, parse_bad_limit("5"))
-        with train_loader(
-            folder, WHOLE, seed=3, global_batch=10, stop_step=4, bad_images=bad, native=native
-        ) as loader:
-            train = [(b.images.clone(), b.indices.clone()) for b in loader]
-        with eval_loader(
-            folder,
-            EvalTransform(28, 24),
-            batch_size=8,
-            bad_images=BadImages(folder, parse_bad_limit("5")),
-            native=native,
-        ) as loader:
-            left = [(b.images.clone(), b.indices.clone()) for b in loader]
-        assert sum(len(indices) for _, indices in left) == len(folder) - 1
-        return train + left
-
-    for ours, theirs in zip(batches(reader), batches(None), strict=True):
-        assert all(map(torch.equal, ours, theirs))
-
-
-def test_a_bad_image_stops_with_its_name(reader: NativeReader, tmp_path: Path) -> None:
-    folder = folder_of(tmp_path, {"a.jpg": jpeg(40, 40), "b.jpg": not_read()["cut.jpg"]})
-    with pytest.raises(BadImage, match=r"b\.jpg"):
-        list(train_loader(folder, WHOLE, seed=0, global_batch=2, stop_step=1, native=reader))
+    transform, limit = TrainTransform(24, jitter=0.4), "5" if bad else None
+    ours, theirs = (
+        batches_of(folder, transform, limit, threads=threads, native=native) for native in (reader, None)
+    )
+    assert sum(len(indices) for _, _, indices in ours[6:]) == 20 - bad
+    for our, their in zip(ours, theirs, strict=True):
+        assert all(map(torch.equal, our, their))
+    if bad:
+        with pytest.raises(BadImage, match=r"03\.jpg"):
+            batches_of(folder, transform, None, threads=threads, native=reader)
 
 
 @pytest.fixture

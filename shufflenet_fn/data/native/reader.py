@@ -1,28 +1,141 @@
-"""A reader of many samples in one call, for any number of threads, and its choice for a run."""
+"""Builds and loads the C++ library, reads many samples in one call, and chooses the reader of a run.
+
+The library decodes with libjpeg-turbo of Pillow's wheel.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
 from shufflenet_fn.data.dataset import Stored
-from shufflenet_fn.data.native.library import Functions, functions
-from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from shufflenet_fn.data.transforms import (
+    JITTER_DRAWS,
+    TRAIN_DRAWS,
+    EvalTransform,
+    TrainTransform,
+    color_jitter,
+)
+from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, cache_root, find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError
 
 Images = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 STAGES = ("read", "decode", "resize", "jitter")
 
+_WITHOUT: Final = "take --image-reader python, which needs none"
+_RECIPE: Final = Recipe(
+    name="images",
+    what="the image reader",
+    sources=Path(__file__).with_name("kernels"),
+    # No fused multiply-add: boxes and weights must equal those that Python computes.
+    flags=("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"),
+    libraries=("-ldl",),
+    advice=_WITHOUT,
+)
 
-class Crop(ctypes.Structure):
-    """``CropRule`` of ``kernels/box.hpp``."""
+_POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "library": (_POINTER, (ctypes.c_char_p,)),
+    "reader": (_POINTER, (_POINTER,)),
+    "reader_free": (None, (_POINTER,)),
+    "reader_seconds": (None, (_POINTER, _POINTER)),
+    "train": (None, (*[_POINTER] * 3, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 2)),
+    "eval": (None, (*[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 2)),
+    "normalise": (None, (_POINTER, _LONG, *[_POINTER] * 3)),
+    "jitter": (None, (_POINTER, _LONG, _DOUBLE, _POINTER)),
+    "crc32": (ctypes.c_uint32, (ctypes.c_uint32, ctypes.c_char_p, _LONG)),
+}
+
+
+class Functions(SimpleNamespace):
+    """The library's functions by their names in ``_SIGNATURES``.
+
+    Attributes:
+      decoder: what ``reader`` takes.
+      jitters: whether ``jitter`` and ``color_jitter`` give the same bytes.
+    """
+
+
+@functools.cache
+def functions() -> Functions:
+    """Build if necessary, and load.
+
+    Raises:
+      DeviceError: there is no compiler, or it failed, or Pillow has no libjpeg-turbo that can be used.
+    """
+    compiler = find_compiler(f"{INSTALL}, name yours in $CXX, or {_WITHOUT}.")
+    path = build_library(_RECIPE, compiler, cache_root() / "images")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DeviceError(
+            f"cannot load the image reader from {path}: {error}. Take --image-reader python."
+        ) from error
+    found = {name: getattr(library, f"sfn_{name}") for name in _SIGNATURES}
+    for name, function in found.items():
+        function.restype, function.argtypes = _SIGNATURES[name]
+    decoder = _decoder(found.pop("library"), found["reader"], found["reader_free"])
+    return Functions(**found, decoder=decoder, jitters=_jitters_alike(found["jitter"]))
+
+
+def _decoder(
+    load: Callable[..., int | None], make_reader: Callable[..., int | None], free: Callable[..., None]
+) -> int:
+    path = pillow_libjpeg()
+    if path is None:
+        raise DeviceError(
+            "no libjpeg-turbo to decode with: this Pillow does not come from a wheel of PyPI, which brings "
+            "it. Install that (pip install --force-reinstall pillow), or take --image-reader python."
+        )
+    decoder = load(bytes(path))
+    probe = make_reader(decoder) if decoder else None
+    if not decoder or not probe:
+        raise DeviceError(
+            f"cannot use {path}: it is not libjpeg-turbo of version 62 as known here. Take "
+            "--image-reader python, and please report Pillow's version."
+        )
+    free(probe)
+    return decoder
+
+
+def pillow_libjpeg() -> Path | None:
+    """Return libjpeg-turbo (ABI version 62) from Pillow's wheel; ``None`` if Pillow has another version."""
+    import PIL
+
+    package = Path(PIL.__file__).parent
+    places = (
+        *package.parent.glob("pillow.libs/libjpeg-*.so.62*"),
+        *package.glob(".dylibs/libjpeg.62*.dylib"),
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
+def _jitters_alike(jitter: Callable[..., None]) -> bool:
+    # OpenCV has other code on other processors. With this seed, rounding once more shows in a few pixels.
+    rng = np.random.default_rng(7)
+    pixels = rng.integers(0, 256, size=(61, 67, 3), dtype=np.uint8)  # not a whole number of vectors
+    for draws in rng.random((256, JITTER_DRAWS)):
+        ours, theirs = pixels.copy(), pixels.copy()
+        jitter(ours.ctypes.data, 61 * 67, 0.4, draws.ctypes.data)
+        color_jitter(theirs, 0.4, draws)
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
+
+
+class _Crop(ctypes.Structure):
+    """``CropRule`` of ``kernels/plan.hpp``."""
 
     _fields_ = tuple(
         (name, ctypes.c_double)
@@ -33,7 +146,7 @@ class Crop(ctypes.Structure):
 class _Training(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_int64),
-        ("crop", Crop),
+        ("crop", _Crop),
         ("jitter", ctypes.c_double),
         ("flip", ctypes.c_double),
         ("seed", ctypes.c_uint64),
@@ -80,7 +193,9 @@ class NativeReader:
         done = np.zeros(count, dtype=np.bool_)
         jitters: bool = self._functions.jitters
         jitter = transform.jitter if jitters else 0.0
-        how = _Training(size, crop_rule(transform), jitter, transform.flip, seed, epoch)
+        (low, high), ratio = transform.scale, transform.ratio
+        crop = _Crop(low, high, *ratio, *map(math.log, ratio))
+        how = _Training(size, crop, jitter, transform.flip, seed, epoch)
         self._functions.train(
             self._reader(),
             ctypes.addressof(how),
@@ -153,12 +268,6 @@ class _ThreadReader:
             self._free(self.address)
 
 
-def crop_rule(transform: TrainTransform) -> Crop:
-    """Return the ranges of a random-resized crop."""
-    (low, high), ratio = transform.scale, transform.ratio
-    return Crop(low, high, *ratio, math.log(ratio[0]), math.log(ratio[1]))
-
-
 def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt.NDArray[np.int64]:
     """Return ``values`` as int64 and C-contiguous."""
     if values.shape != (count,):
@@ -193,11 +302,8 @@ def choose_image_reader(name: str) -> ImageReader:
     except DeviceError as error:
         if name == "native":
             raise
-        return ImageReader(None, f"image reader python: not native, {_why(error)}")
+        # Without the compiler's output, and without the advice for ``native``.
+        why = str(error).splitlines()[0].split(". ")[0].removesuffix(".")
+        return ImageReader(None, f"image reader python: not native, {why}")
     reason = "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
     return ImageReader(reader, f"image reader native: {reason}")
-
-
-def _why(error: DeviceError) -> str:
-    """Return the first sentence, without the compiler's output and the advice for ``native``."""
-    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")

@@ -55,7 +55,7 @@ def verify(
     Args:
       folder: the packed data set.
       workers: threads that read and hash.
-      report: ``report(done, total)`` in bytes of the shards, called after each by the calling thread.
+      report: ``report(done, total)`` in shards, called after each by the calling thread.
 
     Raises:
       UsageError: the folder is not packed or not completely packed, or ``workers`` is less than 1.
@@ -65,7 +65,7 @@ def verify(
         raise UsageError(f"--workers must be at least 1, got {workers}.")
     folder = Path(folder)
     splits = read_index(folder).splits
-    listed = {facts.name for files in splits.values() for facts in (files.entries, *files.shards)}
+    listed = {facts.name: facts for files in splits.values() for facts in (files.entries, *files.shards)}
     reason = f"{INDEX_NAME} does not list it: it is of another packed set; delete it"
     damage = [
         Damage(path.name, reason, stray=True)
@@ -77,17 +77,15 @@ def verify(
         spoilt = _file_damage(folder, files.entries)
         damage += spoilt
         shards += _shards(folder, split, files, suspect=bool(spoilt))
-    total, done = sum(shard.facts.bytes for shard in shards), 0
     checks = ordered_map(functools.partial(_shard_damage, folder), shards, workers=workers)
-    for shard, found in zip(shards, checks, strict=True):
+    for done, found in enumerate(checks, 1):
         damage += found
-        done += shard.facts.bytes
-        report(done, total)
+        report(done, len(shards))
     return Verified(
         tuple(damage),
         files=1 + len(listed),
         images=sum(files.entries.images for files in splits.values()),
-        bytes=total + sum(files.entries.bytes for files in splits.values()),
+        bytes=sum(facts.bytes for facts in listed.values()),
     )
 
 

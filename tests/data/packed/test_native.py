@@ -11,8 +11,7 @@ import pytest
 import torch
 
 from shufflenet_fn.data.loader import eval_loader, train_loader
-from shufflenet_fn.data.native.library import functions
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.native.reader import NativeReader, functions
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.packed.write import pack

@@ -2,7 +2,6 @@
 #include <cstdint>
 #include <new>
 
-#include "philox.hpp"
 #include "reader.hpp"
 
 #define SFN_API extern "C" __attribute__((visibility("default")))

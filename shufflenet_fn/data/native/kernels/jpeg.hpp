@@ -83,7 +83,7 @@ class JpegReader {
     if (from > 0 || count < whole) library_.crop(&decompressor_, &from, &count);
     if (top > 0) library_.skip(&decompressor_, static_cast<unsigned>(top));
     const int64_t stride = static_cast<int64_t>(count) * 3;
-    grow(strip, stride * kStrip + kSlack);
+    make_room(strip, stride * kStrip);
     uint8_t* lines[kStrip];
     for (int k = 0; k < kStrip; ++k) lines[k] = strip.data() + k * stride;
     const uint8_t* first = strip.data() + (left - static_cast<int64_t>(from)) * 3;
@@ -129,10 +129,6 @@ class JpegReader {
       if (parts[k].across != 1 || parts[k].down != 1) return false;
     const int across = parts[0].across, down = parts[0].down;
     return (across <= 2 && down <= 2) || (across == 4 && down == 1);
-  }
-
-  static void grow(std::vector<uint8_t>& memory, int64_t bytes) {
-    if (static_cast<int64_t>(memory.size()) < bytes) memory.resize(static_cast<size_t>(bytes));
   }
 
   bool create() {

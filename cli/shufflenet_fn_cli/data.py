@@ -13,7 +13,7 @@ import typer
 from shufflenet_fn.bench.settings import DataBenchSettings
 from shufflenet_fn_cli.bench import AsJson, progress, show
 from shufflenet_fn_cli.console import open_progress, size_text, table_console
-from shufflenet_fn_cli.data_pack import pack, verify
+from shufflenet_fn_cli.data_pack import Workers, pack, verify
 from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
@@ -28,14 +28,7 @@ data_app = typer.Typer(help="Pack, check and measure training data.", no_args_is
 
 
 @data_app.command()
-def check(
-    folder: Folder,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Threads that read and decode. (default: one per core)", show_default=False),
-    ] = None,
-    as_json: AsJson = False,
-) -> None:
+def check(folder: Folder, workers: Workers, as_json: AsJson = False) -> None:
     """Read and decode every image, and list all problems that would stop a training run.
 
     Remarks on unusual images that would not stop it follow: at most a few of each kind; --json
@@ -46,12 +39,11 @@ def check(
     from shufflenet_fn.data.check import check as check_folder
     from shufflenet_fn.data.demo import ensure_demo
     from shufflenet_fn.io import to_json
-    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     with open_progress() as advance:
         result = check_folder(
             ensure_demo() if folder == "demo" else Path(folder),
-            workers=usable_cores() if workers is None else workers,
+            workers=workers,
             report=lambda split, done, total: advance(f"checking {split}", done, total),
         )
     if as_json:

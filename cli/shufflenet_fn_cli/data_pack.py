@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shufflenet_fn_backends.support.cgroups import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.console import advice_when_interrupted, open_progress, size_text
@@ -20,6 +21,13 @@ if TYPE_CHECKING:
 
 SHOWN_DAMAGE = 50
 
+Workers = Annotated[
+    int,
+    typer.Option(
+        min=1, default_factory=usable_cores, show_default="one per core", help="Threads that do the work."
+    ),
+]
+
 
 def pack(
     source: Annotated[
@@ -28,6 +36,7 @@ def pack(
     destination: Annotated[
         Path, typer.Argument(help="Folder for the packed data; must be new or empty.", show_default=False)
     ],
+    workers: Workers,
     record_format: Annotated[
         str, choice("--format", "raw stores pixels: large, with nothing to decode.", "jpeg", "raw")
     ] = "jpeg",
@@ -41,10 +50,6 @@ def pack(
     shard_size: Annotated[
         float, typer.Option(help="Close a shard when its images reach this many MiB.")
     ] = 256.0,
-    workers: Annotated[
-        int | None,
-        typer.Option(help="Threads that decode and encode. (default: one per core)", show_default=False),
-    ] = None,
     on_bad_image: Annotated[
         str,
         choice("--on-bad-image", "skip leaves out and lists images that cannot be decoded.", "stop", "skip"),
@@ -62,7 +67,6 @@ def pack(
     from shufflenet_fn.data.packed.index import DEFAULT_QUALITY, PackSettings
     from shufflenet_fn.data.packed.write import pack as pack_folder
     from shufflenet_fn.data.paths import printable
-    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     if quality is None and record_format != "raw":
         quality = DEFAULT_QUALITY
@@ -73,7 +77,7 @@ def pack(
             ensure_demo() if source == "demo" else source,
             destination,
             settings,
-            workers=usable_cores() if workers is None else workers,
+            workers=workers,
             skip_bad_images=on_bad_image == "skip",
             overwrite=overwrite,
             report=lambda split, done, total: advance(f"packing {split}", done, total),
@@ -105,9 +109,7 @@ def _print_packed(packed: Packed, shown: str) -> None:
 
 def verify(
     folder: Annotated[Path, typer.Argument(help="Folder that `data pack` wrote.", show_default=False)],
-    workers: Annotated[
-        int | None, typer.Option(help="Threads that read. (default: one per core)", show_default=False)
-    ] = None,
+    workers: Workers,
     as_json: AsJson = False,
 ) -> None:
     """Read all of the packed data and report every byte that differs from what was packed.
@@ -117,13 +119,10 @@ def verify(
     from shufflenet_fn.data.packed.verify import verify as verify_folder
     from shufflenet_fn.data.paths import printable
     from shufflenet_fn.io import to_json
-    from shufflenet_fn_backends.runtimes.cpu import usable_cores
 
     with open_progress() as advance:
         result = verify_folder(
-            folder,
-            workers=usable_cores() if workers is None else workers,
-            report=lambda done, total: advance("verifying", done, total),
+            folder, workers=workers, report=lambda done, total: advance("verifying", done, total)
         )
     if as_json:
         damage = [damage._asdict() for damage in result.damage]

@@ -53,7 +53,7 @@ class UnreadableImage(BadImage):
 
 
 class BadLimit(NamedTuple):
-    """A share of a split or a number of images: ``text`` is what the user wrote."""
+    """A limit of bad images: ``text`` is what the user wrote; ``value`` a number, or a share of a split."""
 
     text: str
     value: Fraction
@@ -61,11 +61,7 @@ class BadLimit(NamedTuple):
 
     def of(self, n: int) -> int:
         """Return how many of ``n`` images may be bad. A share is rounded down, and one image must be left."""
-        allowed = int(self.value * n) if self.is_share else int(self.value)
-        return min(allowed, n - 1)
-
-    def __str__(self) -> str:
-        return self.text
+        return min(int(self.value * n if self.is_share else self.value), n - 1)
 
 
 def parse_bad_limit(text: str) -> BadLimit:
@@ -74,20 +70,16 @@ def parse_bad_limit(text: str) -> BadLimit:
     Raises:
       UsageError: neither a percentage from 0% to below 100% nor a whole number from 0.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+) ?(%?)", text.strip(), re.ASCII)
-    if found is None:
-        raise UsageError(
-            f"--max-bad {text!r} is neither a share nor a number of images. Give a percentage such as 0.1%, "
-            "or a whole number such as 20."
-        )
-    value, is_share = Fraction(found[1]), bool(found[2])
-    if is_share and value >= 100:
-        raise UsageError(f"--max-bad {text} leaves no image. Give a percentage below 100%.")
-    if not is_share and value.denominator != 1:
-        raise UsageError(
-            f"--max-bad {text} is not a whole number of images. For a share write {text.strip()}%."
-        )
-    return BadLimit(text.strip(), value / 100 if is_share else value, is_share)
+    found = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+) ?%", text.strip(), re.ASCII)
+    number, percent = found.groups() if found else (None, None)
+    if number is not None:
+        return BadLimit(text.strip(), Fraction(number), is_share=False)
+    if percent is not None and Fraction(percent) < 100:
+        return BadLimit(text.strip(), Fraction(percent) / 100, is_share=True)
+    raise UsageError(
+        f"--max-bad {text!r} is no limit of bad images. Give a share of the images below 100%, such as 0.1%, "
+        "or a whole number of them, such as 20."
+    )
 
 
 @dataclass(frozen=True)
@@ -135,26 +127,23 @@ class BadImages:
         """Count sample ``index``. Raises ``UserError`` if that makes too many."""
         with self._lock:
             if self._too_many is None and index not in self._met:
-                self._add(index, error)
+                sample = BadSample(self._samples.split, index, error.name, error.reason)
+                self._met[index] = sample
+                self._record(sample)
+                if self._limit is not None and len(self._met) > self._limit.of(len(self._samples)):
+                    self._too_many = self._message(self._limit)
             if self._too_many is not None:  # later threads raise the same error
                 raise UserError(self._too_many) from error
 
-    def _add(self, index: int, error: BadImage) -> None:
-        sample = BadSample(self._samples.split, index, error.name, error.reason)
-        self._met[index] = sample
-        self._record(sample)
-        if self._limit is not None and len(self._met) > (allowed := self._limit.of(len(self._samples))):
-            self._too_many = self._said(allowed)
-
-    def _said(self, allowed: int) -> str:
-        count = len(self._met)
+    def _message(self, limit: BadLimit) -> str:
+        count, n = len(self._met), len(self._samples)
         first = [f"{sample.name} ({sample.reason})" for sample in self._met.values()][:_NAMED]
         rest = f" and {count - _NAMED} more" if count > _NAMED else ""
         folder = printable(self._samples.root / self._samples.split)
         return (
-            f"{count} of the {len(self._samples):,} images in {folder} are bad so far; --max-bad "
-            f"{self._limit} allows {allowed}. They are: {'; '.join(first)}{rest}. Replace or remove them "
-            "(`shufflenet-fn data check` lists all), or raise --max-bad."
+            f"{count} of the {n:,} images in {folder} are bad so far; --max-bad {limit.text} allows "
+            f"{limit.of(n)}. They are: {'; '.join(first)}{rest}. Replace or remove them (`shufflenet-fn data "
+            "check` lists all), or raise --max-bad."
         )
 
 

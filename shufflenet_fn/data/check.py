@@ -34,7 +34,7 @@ from shufflenet_fn.data.packed.index import SPLITS, is_packed
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.threads import ordered_map
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _ORIENTATION = 0x0112
 
@@ -178,11 +178,9 @@ def check(
       report: ``report(split, done, total)``, called after every image by the calling thread.
 
     Raises:
-      UsageError: there is no data set, a folder cannot be listed, or ``workers`` is less than 1.
+      UsageError: there is no data set, or a folder cannot be listed.
       UserError: the index of a packed data set is damaged.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}.")
     root, problems, remarks = Path(root), list[Finding](), list[Finding]()
     splits: list[Dataset]
     if is_packed(root):

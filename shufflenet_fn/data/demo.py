@@ -120,19 +120,20 @@ def _workspace(folder: Path) -> Iterator[Path]:
             yield Path(workspace)
 
 
-IMAGE_SIDE = 64
+_SIDE = 64
 _STENCIL_SIDE = 128
 _FINE = 2  # masks are drawn at twice the size and averaged, which smooths their edges
 
 Mask = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
 
 
-def draw_image(label: int, rng: np.random.Generator, *, side: int = IMAGE_SIDE) -> RgbImage:
-    """Draw a uint8 (side, side, 3) image of class ``DEMO_CLASSES[label]``."""
-    mask = _placed(stencil(DEMO_CLASSES[label]), side, rng)
+def draw_image(label: int, rng: np.random.Generator) -> RgbImage:
+    """Draw a uint8 (64, 64, 3) image of class ``DEMO_CLASSES[label]``."""
+    mask = _placed(stencil(DEMO_CLASSES[label]), rng)
     back, front = _two_colours(rng)
-    image = _background(back, side, rng)
-    image += mask[:, :, None] * (front + _ripple(side, 10.0, rng) - image)
+    image = _background(back, rng)
+    image += mask[:, :, None] * (front + _ripple(rng) - image)
     image += rng.normal(0.0, rng.uniform(2.0, 9.0), size=image.shape).astype(np.float32)
     return np.clip(image, 0.0, 255.0).round().astype(np.uint8)
 
@@ -224,11 +225,11 @@ def _polygon(canvas: Mask, radii: list[float]) -> None:
     cv2.fillPoly(canvas, [np.array(corners).round().astype(np.int32)], 255)
 
 
-def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Place ``shape`` at a random position, size and angle, as opacity (side, side) in 0..1."""
+def _placed(shape: Mask, rng: np.random.Generator) -> Pixels:
+    """Place ``shape`` at a random position, size and angle, as opacity (64, 64) in 0..1."""
     import cv2
 
-    fine = side * _FINE
+    fine = _SIDE * _FINE
     share = rng.uniform(0.60, 0.88)  # of the image's side
     matrix = cv2.getRotationMatrix2D(
         (_STENCIL_SIDE / 2, _STENCIL_SIDE / 2), rng.uniform(0.0, 360.0), share * fine / _STENCIL_SIDE
@@ -237,11 +238,11 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
     centre = fine * (0.5 + rng.uniform(-play, play, size=2))
     matrix[:, 2] += centre - _STENCIL_SIDE / 2
     placed = cv2.warpAffine(shape, matrix, (fine, fine))
-    small = np.asarray(cv2.resize(placed, (side, side), interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(placed, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
     return small.astype(np.float32) / np.float32(255)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _two_colours(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Draw the colours of background and shape. The shape is brighter."""
     back = rng.uniform(20.0, 130.0, size=3)
     direction = rng.normal(size=3) * 0.6 + 1.2
@@ -250,25 +251,23 @@ def _two_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt
     return back.astype(np.float32), front.astype(np.float32)
 
 
-def _background(
-    colour: npt.NDArray[np.float32], side: int, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """Return ``colour`` with uneven light and some strokes, float32 (side, side, 3)."""
+def _background(colour: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return ``colour`` with uneven light and some strokes, (64, 64, 3)."""
     import cv2
 
-    image = colour + _ripple(side, 10.0, rng)
+    image = colour + _ripple(rng)
     for _ in range(int(rng.integers(3, 9))):
-        start = rng.integers(0, side, size=2)
-        end = start + rng.integers(-side // 3, side // 3, size=2)
+        start = rng.integers(0, _SIDE, size=2)
+        end = start + rng.integers(-_SIDE // 3, _SIDE // 3, size=2)
         stroke = colour + rng.uniform(-40.0, 40.0, size=3)
         thickness = int(rng.integers(1, 4))
         cv2.line(image, start.tolist(), end.tolist(), stroke.tolist(), thickness, cv2.LINE_AA)
     return image
 
 
-def _ripple(side: int, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return smooth colour noise, float32 (side, side, 3)."""
+def _ripple(rng: np.random.Generator) -> Pixels:
+    """Return smooth colour noise, (64, 64, 3)."""
     import cv2
 
-    coarse = rng.normal(0.0, strength, size=(4, 4, 3)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
+    coarse = rng.normal(0.0, 10.0, size=(4, 4, 3)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC))

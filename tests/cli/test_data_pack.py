@@ -126,7 +126,6 @@ def test_training_on_incomplete_packed_data(
         (("pack", "{data}", "x", "--shard-size", 0), "--shard-size"),
         (("pack", "{data}", "x", "--shard-size", "nan"), "--shard-size"),
         (("pack", "{data}", "x", "--shard-size", "inf"), "--shard-size"),
-        (("pack", "{data}", "x", "--workers", 0), "--workers"),
         (("pack", "{data}", "x", "--on-bad-image", "weep"), "stop, skip"),
         (("verify", "nowhere"), "nowhere is not a folder"),
         (("verify", "{data}"), "is not packed"),

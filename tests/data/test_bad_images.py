@@ -298,18 +298,9 @@ def test_limits(text: str, n: int, allowed: int) -> None:
     assert parse_bad_limit(text).of(n) == allowed
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("few", r"--max-bad 'few' is neither a share nor a number"),
-        ("", r"--max-bad '' is neither"),
-        ("-1", r"--max-bad '-1' is neither"),
-        ("1e3", r"--max-bad '1e3' is neither"),
-        ("nan%", r"is neither"),
-        ("100%", r"--max-bad 100% leaves no image\. Give a percentage below 100%"),
-        ("0.1", r"--max-bad 0\.1 is not a whole number of images\. For a share write 0\.1%"),
-    ],
-)
-def test_limits_that_are_none(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize("text", ["few", "", "-1", "1e3", "nan%", "100%", "0.1"])
+def test_limits_that_are_none(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"--max-bad '{text}' is no limit .* below 100%, such as 0\.1%, or a"
+    ):
         parse_bad_limit(text)

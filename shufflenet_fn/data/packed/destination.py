@@ -97,18 +97,14 @@ def claimed(folder: Path) -> Iterator[None]:
             f"{printable(folder)} holds something other than packed data: {some(others)}. Name an empty "
             "folder or a new one."
         )
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
     try:
-        lock.acquire()
+        # The file stays. Between its removal and the release another process could lock a new one.
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            yield
     except Timeout:
         raise UserError(
             f"another process is packing into {printable(folder)}. Wait for it, or name another folder."
         ) from None
-    try:
-        yield
-    finally:
-        # The file stays. Between its removal and the release another process could lock a new one.
-        lock.release()
 
 
 def finished_index(

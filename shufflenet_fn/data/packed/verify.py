@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from shufflenet_fn.data.packed.entries import Entries, map_entries
 from shufflenet_fn.data.packed.files import ShardFiles
-from shufflenet_fn.data.packed.index import DATA_FILE, INDEX_NAME, FileFacts, SplitIndex, read_index
+from shufflenet_fn.data.packed.index import DATA_FILE, INDEX_NAME, FileFacts, read_index
 from shufflenet_fn.data.packed.read import read_record, wrong_size
 from shufflenet_fn.data.threads import ordered_map
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _BLOCK = 1 << 22
 
@@ -58,11 +58,9 @@ def verify(
       report: ``report(done, total)`` in shards, called after each by the calling thread.
 
     Raises:
-      UsageError: the folder is not packed or not completely packed, or ``workers`` is less than 1.
+      UsageError: the folder is not packed or not completely packed.
       UserError: the index itself is damaged.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}.")
     folder = Path(folder)
     splits = read_index(folder).splits
     listed = {facts.name: facts for files in splits.values() for facts in (files.entries, *files.shards)}
@@ -72,15 +70,23 @@ def verify(
         for path in sorted(folder.iterdir())
         if DATA_FILE.fullmatch(path.name) and path.name not in listed
     ]
-    shards: list[_Shard] = []
+    checks: list[Callable[[], list[Damage]]] = []
     for split, files in splits.items():
         spoilt = _file_damage(folder, files.entries)
         damage += spoilt
-        shards += _shards(folder, split, files, suspect=bool(spoilt))
-    checks = ordered_map(functools.partial(_shard_damage, folder), shards, workers=workers)
-    for done, found in enumerate(checks, 1):
+        try:
+            entries = map_entries(folder / files.entries.name, files.entries.images)
+        except (OSError, ValueError):  # missing or too small
+            entries = None
+        first = 0
+        for shard in files.shards:
+            place = _Place(split, first, entries, suspect=bool(spoilt))
+            checks.append(functools.partial(_shard_damage, folder, shard, place))
+            first += shard.images
+    results = ordered_map(lambda check: check(), checks, workers=workers)
+    for done, found in enumerate(results, 1):
         damage += found
-        report(done, len(shards))
+        report(done, len(checks))
     return Verified(
         tuple(damage),
         files=1 + len(listed),
@@ -89,36 +95,31 @@ def verify(
     )
 
 
-class _Shard(NamedTuple):
-    """A shard, the number of its first image in the split, and the split's entries if there are any.
+class _Place(NamedTuple):
+    """A shard's split, its first image there, and the split's entries, unless they are missing.
 
     ``suspect``: check every image, because the entries are damaged.
     """
 
     split: str
-    facts: FileFacts
     first: int
     entries: Entries | None
     suspect: bool
 
 
-def _shards(folder: Path, split: str, files: SplitIndex, *, suspect: bool) -> Iterator[_Shard]:
-    try:
-        entries = map_entries(folder / files.entries.name, files.entries.images)
-    except (OSError, ValueError):  # missing or too small
-        entries = None
-    first = 0
-    for facts in files.shards:
-        yield _Shard(split, facts, first, entries, suspect)
-        first += facts.images
-
-
-def _shard_damage(folder: Path, shard: _Shard) -> list[Damage]:
-    found = _file_damage(folder, shard.facts)
-    missing = not (folder / shard.facts.name).is_file()
-    if missing or shard.entries is None or not (found or shard.suspect):
+def _shard_damage(folder: Path, facts: FileFacts, place: _Place) -> list[Damage]:
+    found, path = _file_damage(folder, facts), folder / facts.name
+    if place.entries is None or not (found or place.suspect) or not path.is_file():
         return found
-    records = list(_record_damage(folder / shard.facts.name, shard, shard.entries))
+    records: list[Damage] = []
+    files, end = ShardFiles([path]), path.stat().st_size
+    for record in range(facts.images):
+        index = place.first + record
+        try:
+            read_record(files, 0, end, place.entries, index)
+        except (ValueError, UserError) as error:
+            original = f"{place.split}/{place.entries.name(index)}"
+            records.append(Damage(facts.name, str(error), record, original))
     if found and not records:
         return [found[0]._replace(reason=f"{found[0].reason}; all its records are intact")]
     return found + records
@@ -139,15 +140,3 @@ def _file_damage(folder: Path, facts: FileFacts) -> list[Damage]:
             if digest.hexdigest() != facts.sha256:
                 problem = f"its SHA-256 is {digest.hexdigest()} and not {facts.sha256}"
     return [Damage(facts.name, problem)] if problem else []
-
-
-def _record_damage(path: Path, shard: _Shard, entries: Entries) -> Iterator[Damage]:
-    """Find the images of a shard that cannot be read or are not what the entries say."""
-    files, end = ShardFiles([path]), path.stat().st_size
-    for record in range(shard.facts.images):
-        index = shard.first + record
-        try:
-            read_record(files, 0, end, entries, index)
-        except (ValueError, UserError) as error:
-            original = f"{shard.split}/{entries.name(index)}"
-            yield Damage(shard.facts.name, str(error), record, original)

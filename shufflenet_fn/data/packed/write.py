@@ -42,7 +42,7 @@ from shufflenet_fn.data.packed.index import (
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.threads import ordered_map
 from shufflenet_fn.io import explained, replace_file
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 # Grey JPEGs decode to RGB like the others; CMYK ones need Pillow and are re-encoded.
 _PLAIN_COLOURS = ("Gray", "YCbCr", "RGB")
@@ -97,8 +97,6 @@ def pack(
       UsageError: a folder is not usable, or was packed with other settings or from another source.
       UserError: an image cannot be read or decoded; the folder cannot be written.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}.")
     source, folder = settled_paths(source, folder)
     splits = open_train_val(source, note=note)
     plan = plan_fields(settings, splits[0].classes)

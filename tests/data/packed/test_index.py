@@ -242,5 +242,3 @@ def test_what_is_not_packed_cannot_be_verified(photo_root: Path, tmp_path: Path)
         verify(photo_root, workers=1)
     with pytest.raises(UsageError, match="is not a folder"):
         verify(tmp_path / "nowhere", workers=1)
-    with pytest.raises(UsageError, match="--workers"):
-        verify(tmp_path, workers=0)

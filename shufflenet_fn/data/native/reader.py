@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from shufflenet_fn.data.dataset import Stored
+from shufflenet_fn.data.dataset import STORED, Stored
 from shufflenet_fn.data.transforms import (
     JITTER_DRAWS,
     TRAIN_DRAWS,
@@ -44,16 +44,42 @@ _RECIPE: Final = Recipe(
     advice=_WITHOUT,
 )
 
+
+class _Crop(ctypes.Structure):
+    """``CropRule`` of ``kernels/plan.hpp``."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_double)
+        for name in ("scale_low", "scale_high", "ratio_low", "ratio_high", "log_low", "log_high")
+    )
+
+
+class _Training(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_int64),
+        ("crop", _Crop),
+        ("jitter", ctypes.c_double),
+        ("flip", ctypes.c_double),
+        ("seed", ctypes.c_uint64),
+        ("epoch", ctypes.c_uint64),
+    )
+
+
+def _array(dtype: Any) -> Any:
+    return np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
+
+
 _POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_BYTES, _FLAGS, _LONGS, _DOUBLES, _STORED = map(_array, (np.uint8, np.bool_, np.int64, np.float64, STORED))
 _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "library": (_POINTER, (ctypes.c_char_p,)),
     "reader": (_POINTER, (_POINTER,)),
     "reader_free": (None, (_POINTER,)),
-    "reader_seconds": (None, (_POINTER, _POINTER)),
-    "train": (None, (*[_POINTER] * 3, _LONG, *[_POINTER] * 3, _LONG, *[_POINTER] * 2)),
-    "eval": (None, (*[_POINTER] * 2, *[_LONG] * 3, *[_POINTER] * 2)),
+    "reader_seconds": (None, (_POINTER, _DOUBLES)),
+    "train": (None, (_POINTER, _POINTER, _STORED, _LONG, _LONGS, _LONGS, _DOUBLES, _LONG, _BYTES, _FLAGS)),
+    "eval": (None, (_POINTER, _STORED, *[_LONG] * 3, _BYTES, _FLAGS)),
     "normalise": (None, (_POINTER, _LONG, *[_POINTER] * 3)),
-    "jitter": (None, (_POINTER, _LONG, _DOUBLE, _POINTER)),
+    "jitter": (None, (_BYTES, _LONG, _DOUBLE, _DOUBLES)),
     "crc32": (ctypes.c_uint32, (ctypes.c_uint32, ctypes.c_char_p, _LONG)),
 }
 
@@ -127,31 +153,11 @@ def _jitters_alike(jitter: Callable[..., None]) -> bool:
     pixels = rng.integers(0, 256, size=(61, 67, 3), dtype=np.uint8)  # not a whole number of vectors
     for draws in rng.random((256, JITTER_DRAWS)):
         ours, theirs = pixels.copy(), pixels.copy()
-        jitter(ours.ctypes.data, 61 * 67, 0.4, draws.ctypes.data)
+        jitter(ours, 61 * 67, 0.4, draws)
         color_jitter(theirs, 0.4, draws)
         if not np.array_equal(ours, theirs):
             return False
     return True
-
-
-class _Crop(ctypes.Structure):
-    """``CropRule`` of ``kernels/plan.hpp``."""
-
-    _fields_ = tuple(
-        (name, ctypes.c_double)
-        for name in ("scale_low", "scale_high", "ratio_low", "ratio_high", "log_low", "log_high")
-    )
-
-
-class _Training(ctypes.Structure):
-    _fields_ = (
-        ("size", ctypes.c_int64),
-        ("crop", _Crop),
-        ("jitter", ctypes.c_double),
-        ("flip", ctypes.c_double),
-        ("seed", ctypes.c_uint64),
-        ("epoch", ctypes.c_uint64),
-    )
 
 
 class NativeReader:
@@ -178,17 +184,13 @@ class NativeReader:
           stored: STORED (N,), their locations.
           transform: the transform to apply.
           seed, epoch: seed and epoch of the draws.
-          indices, repeats: int64 (N,), the samples and which showing of each it is.
+          indices, repeats: C-contiguous int64 (N,), the samples and which showing of each it is.
           out: C-contiguous uint8 (N, size, size, 3) to fill.
 
         Returns:
           bool (N,), which samples were read. The other parts of ``out`` are undefined.
         """
         count, size = len(stored), transform.size
-        _check_images(out, count, size)
-        # The library gets their addresses, so the arrays must stay alive until it returns.
-        indices = _numbers("indices", indices, count)
-        repeats = _numbers("repeats", repeats, count)
         draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
         done = np.zeros(count, dtype=np.bool_)
         jitters: bool = self._functions.jitters
@@ -197,16 +199,7 @@ class NativeReader:
         crop = _Crop(low, high, *ratio, *map(math.log, ratio))
         how = _Training(size, crop, jitter, transform.flip, seed, epoch)
         self._functions.train(
-            self._reader(),
-            ctypes.addressof(how),
-            stored.ctypes.data,
-            count,
-            indices.ctypes.data,
-            repeats.ctypes.data,
-            draws.ctypes.data,
-            TRAIN_DRAWS,
-            out.ctypes.data,
-            done.ctypes.data,
+            self._reader(), ctypes.byref(how), stored, count, indices, repeats, draws, TRAIN_DRAWS, out, done
         )
         if not jitters:
             for slot in np.flatnonzero(done):
@@ -216,17 +209,8 @@ class NativeReader:
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
         """Read samples, resized and cropped by ``transform``. Args and result as ``train``."""
         count = len(stored)
-        _check_images(out, count, transform.size)
         done = np.zeros(count, dtype=np.bool_)
-        self._functions.eval(
-            self._reader(),
-            stored.ctypes.data,
-            count,
-            transform.resize,
-            transform.size,
-            out.ctypes.data,
-            done.ctypes.data,
-        )
+        self._functions.eval(self._reader(), stored, count, transform.resize, transform.size, out, done)
         return done
 
     def normalise(self, images: Tensor, scale: Tensor, bias: Tensor, *, out: Tensor) -> None:
@@ -244,7 +228,7 @@ class NativeReader:
     def seconds(self) -> dict[str, float]:
         """Return how long each of STAGES has taken in this thread so far."""
         found = np.zeros(len(STAGES), dtype=np.float64)
-        self._functions.reader_seconds(self._reader(), found.ctypes.data)
+        self._functions.reader_seconds(self._reader(), found)
         return dict(zip(STAGES, found.tolist(), strict=True))
 
     def _reader(self) -> int:
@@ -266,18 +250,6 @@ class _ThreadReader:
     def __del__(self) -> None:
         if hasattr(self, "address"):
             self._free(self.address)
-
-
-def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt.NDArray[np.int64]:
-    """Return ``values`` as int64 and C-contiguous."""
-    if values.shape != (count,):
-        raise ValueError(f"{name} has the shape {values.shape}, not {(count,)}")
-    return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _check_images(out: Images, count: int, size: int) -> None:
-    if out.shape != (count, size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}")
 
 
 class ImageReader(NamedTuple):

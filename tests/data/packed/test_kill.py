@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -44,14 +45,9 @@ def uninterrupted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def start(source: Path, folder: Path, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "shufflenet_fn_cli.main", "data", "pack", source, folder, *OPTIONS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
+def start(source: Path, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shufflenet_fn_cli.main", "data", "pack", source, folder, *OPTIONS]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def shards_in(folder: Path) -> int:

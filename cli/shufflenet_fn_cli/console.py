@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,10 +25,8 @@ def table_console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=_UNFOLDED)
 
 
-class Advance(Protocol):
-    """Shows the progress of a stage."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+Advance = Callable[[str, int, int], None]
+"""``advance(stage, done, total)`` shows the progress of a stage."""
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.data.check import Checked, Finding
-    from shufflenet_fn.data.opening import Description, SplitFacts
+    from shufflenet_fn.data.opening import Description
 
 SHOWN_REMARKS = 3
 
@@ -60,14 +60,15 @@ def check(folder: Folder, workers: Workers, as_json: AsJson = False) -> None:
 
 
 def _print_findings(result: Checked) -> None:
+    from shufflenet_fn.data.folder import counted
+
     _print_kinds(result.problems, shown=len(result.problems))
     if result.remarks:
         print("remarks")
         _print_kinds(result.remarks, shown=SHOWN_REMARKS, indent="  ")
     counts = ", ".join(f"{split} {count:,}" for split, count in result.images.items())
-    problems = f"{len(result.problems)} problem{'' if len(result.problems) == 1 else 's'}"
-    verdict = "a training run would stop" if result.problems else "a training run would not stop"
-    print(f"images: {counts}; {problems}: {verdict}")
+    verdict = "would stop" if result.problems else "would not stop"
+    print(f"images: {counts}; {counted(len(result.problems), 'problem')}: a training run {verdict}")
 
 
 def _print_kinds(findings: Sequence[Finding], *, shown: int, indent: str = "") -> None:
@@ -121,7 +122,16 @@ def _print_description(description: Description) -> None:
     for heading in ("images", "classes", "images/class", "size", "short side", "shards", "kept"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, facts in description.splits.items():
-        table.add_row(name, *_cells(facts))
+        sides, packed = facts.short_sides, facts.shards is not None
+        table.add_row(
+            name,
+            str(facts.images),
+            str(facts.classes),
+            f"{facts.fewest}-{facts.most}",
+            size_text(facts.bytes),
+            f"{sides['median']} ({sides['smallest']}-{sides['largest']})" if sides else "-",
+            *((str(facts.shards), str(facts.kept)) if packed else ("-", "-")),
+        )
     console.print(table)
     settings = description.settings
     if settings is not None:
@@ -135,19 +145,6 @@ def _print_description(description: Description) -> None:
     for name, facts in description.splits.items():
         for image in facts.left_out:
             console.print(Text(f"left out of {name}: {image}"), soft_wrap=True)
-
-
-def _cells(facts: SplitFacts) -> tuple[str, ...]:
-    sides = facts.short_sides
-    return (
-        str(facts.images),
-        str(facts.classes),
-        f"{facts.fewest}-{facts.most}",
-        size_text(facts.bytes),
-        f"{sides['median']} ({sides['smallest']}-{sides['largest']})" if sides else "-",
-        "-" if facts.shards is None else str(facts.shards),
-        "-" if facts.kept is None else str(facts.kept),
-    )
 
 
 @data_app.command()

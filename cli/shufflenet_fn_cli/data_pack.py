@@ -93,6 +93,8 @@ def _shard_bytes(mib: float) -> int:
 
 
 def _print_packed(packed: Packed, shown: str) -> None:
+    from shufflenet_fn.data.folder import counted
+
     if packed.was_complete:
         print(f"{shown} is packed already, as asked for")
     elif packed.images_resumed:
@@ -100,7 +102,7 @@ def _print_packed(packed: Packed, shown: str) -> None:
     for split, files in packed.index.splits.items():
         size = size_text(sum(shard.bytes for shard in files.shards))
         kept = f", {files.kept} of them kept byte for byte" if files.kept else ""
-        shards = f"{len(files.shards)} shard{'s' if len(files.shards) > 1 else ''}"
+        shards = counted(len(files.shards), "shard")
         print(f"{split}: {files.entries.images} images in {shards}, {size}{kept}")
         if files.left_out:
             print(f"{split}: left out {len(files.left_out)} bad images; `data info` lists them")

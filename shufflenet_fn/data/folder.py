@@ -125,13 +125,9 @@ def open_image_folder(
 ) -> ImageFolder:
     """List ``root/split`` and open it.
 
-    Args:
-      root: the data folder.
-      split: name of the sub-folder, ``"train"`` or ``"val"``.
-      classes: the classes that labels index (those of the training split). ``None`` takes the class
-        folders found. The split may lack some of the given classes but may have no others.
-      known_by: what ``classes`` are of, for messages.
-      note: called with a line of text if listing took long, or if files are passed over.
+    Labels index ``classes``, which ``known_by`` describes in messages; by default the class folders found.
+    The split may lack some of them but may have no others. ``note`` is called with a line of text if listing
+    took long, or if files are passed over.
 
     Raises:
       UsageError: a missing or unreadable folder, no class folder, a class without images, or a

@@ -9,7 +9,6 @@ followed.
 from __future__ import annotations
 
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +52,7 @@ class _Class(NamedTuple):
     """A class folder: its paths' bytes, one after another, and the length of each."""
 
     blob: bytes
-    lengths: array[int]
+    lengths: list[int]
     passed_over: Counter[str]
     directories: list[str]
 
@@ -75,7 +74,7 @@ def list_split(folder: Path) -> Listing:
     classes.sort()
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda name: _list_class(folder, name, own), classes))
-    lengths = np.frombuffer(b"".join(part.lengths.tobytes() for part in parts), np.int64)
+    lengths = [length for part in parts for length in part.lengths]
     counts = np.array([len(part.lengths) for part in parts], dtype=np.int64)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     labels.setflags(write=False)
@@ -84,7 +83,7 @@ def list_split(folder: Path) -> Listing:
         counts=counts,
         paths=PathTable(
             np.frombuffer(b"".join(part.blob for part in parts), np.uint8),
-            np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            np.cumsum([0, *lengths], dtype=np.int64),
         ),
         labels=labels,
         stray=stray,
@@ -136,7 +135,7 @@ def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
             else:
                 passed_over[extension_of(entry.name)] += 1
     paths = [os.fsencode(f"{path}/{file}") for path in sorted(files_in) for file in sorted(files_in[path])]
-    return _Class(b"".join(paths), array("q", map(len, paths)), passed_over, [*files_in])
+    return _Class(b"".join(paths), [*map(len, paths)], passed_over, [*files_in])
 
 
 def _identity(folder: Path) -> tuple[int, int]:

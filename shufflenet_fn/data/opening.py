@@ -35,14 +35,10 @@ def open_train_val(root: str | Path, *, note: Note = silent) -> tuple[Dataset, D
 def open_split(
     root: str | Path, split: str, classes: Sequence[str] | None = None, known_by: str = "the training split"
 ) -> Dataset:
-    """Open one split of ``root``.
+    """Open one split, ``"train"`` or ``"val"``, of an image folder or a packed data set.
 
-    Args:
-      root: an image folder, or a packed data set.
-      split: ``"train"`` or ``"val"``.
-      classes: the classes that labels index. ``None`` is those of the split's own folders, or all of
-        a packed data set. The split may lack some of the given classes but may have no others.
-      known_by: what ``classes`` are of, for messages.
+    Labels index ``classes``, which ``known_by`` describes in messages; by default those of the split's own
+    folders, or all of a packed data set. The split may lack some of them but may have no others.
 
     Raises:
       UsageError, UserError: as ``open_train_val``, and for a class that is not among ``classes``.

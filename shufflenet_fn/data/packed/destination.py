@@ -250,13 +250,9 @@ def _source_changed(what: str) -> str:
 
 
 class Part(NamedTuple):
-    """A finished shard.
+    """A finished shard. ``kept`` and ``left_out`` are as of ``SplitIndex``.
 
     Attributes:
-      shard: the file.
-      entries: entries of its images.
-      kept: how many of them are byte-identical to the source.
-      left_out: source images that were left out while it was written.
       next_source: the first source image after it.
       source_sha256: ``Fingerprint`` of the source images before that.
       full: whether it was closed because of its size, not because there were no more images.
@@ -282,9 +278,8 @@ def write_part(folder: Path, part: Part) -> None:
 
 
 def _read_part(folder: Path, shard: str) -> Part | None:
-    """Return the part of a shard, or None if there is none or it does not match the shard."""
+    """Return the part of a shard, or None if it is missing, damaged or does not match the shard."""
     try:
-        # The zip file's checksums are verified as its arrays are read.
         with np.load(_part_path(folder, shard), allow_pickle=False) as arrays:
             facts: dict[str, Any] = json.loads(bytes(arrays["facts"]))
             entries = Entries(*(arrays[f"entries_{name}"] for name in Entries._fields))

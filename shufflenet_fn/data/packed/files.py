@@ -56,16 +56,9 @@ class ShardWriter:
         self._aside.unlink(missing_ok=True)  # so that a full disk does not stay full
 
     def write(self, key: int, label: int, data: bytes, shape: tuple[int, int] | None) -> int:
-        """Append an image and return the offset of its first byte.
+        """Append an image and return the offset of its first byte. Raises ``OSError``.
 
-        Args:
-          key: its number in the split.
-          label: its class.
-          data: a JPEG file, or uint8 RGB pixels in (H, W, 3) order.
-          shape: (height, width) of ``data`` if it is pixels.
-
-        Raises:
-          OSError: the file cannot be written.
+        ``key`` is its number in the split; ``shape`` is (height, width) if ``data`` is pixels and not a JPEG.
         """
         name = f"{key:09d}"
         if shape is None:
@@ -140,24 +133,17 @@ class ShardFiles:
         Raises:
           UserError: the file cannot be opened or read.
         """
-        data = b""
         with contextlib.ExitStack() as opened:
             descriptor = self._open(shard, opened)
             try:
-                # Some systems read 2 GiB at a time at most.
-                while len(data) < size and (
-                    more := os.pread(descriptor, size - len(data), offset + len(data))
-                ):
-                    data += more
+                return os.pread(descriptor, size, offset)
             except OSError as error:
                 path = printable(self._paths[shard])
                 raise UserError(f"cannot read {path}: {error.strerror}. {DAMAGE_FIX}") from error
-        return data
 
     def _open(self, shard: int, opened: contextlib.ExitStack) -> int:
         """Return the descriptor of a file, to be closed with ``opened`` if it is not kept."""
-        kept = self._kept.get(shard)
-        if kept is not None:
+        if (kept := self._kept.get(shard)) is not None:
             return kept
         path = self._paths[shard]
         try:
@@ -165,10 +151,8 @@ class ShardFiles:
         except OSError as error:
             fix = FILES_FIX if error.errno in _TOO_MANY else DAMAGE_FIX
             raise UserError(f"cannot open {printable(path)}: {error.strerror}. {fix}") from error
-        if len(self._kept) < self._most:
-            kept = self._kept.setdefault(shard, descriptor)
-            if kept == descriptor:
-                return kept
+        if len(self._kept) < self._most and self._kept.setdefault(shard, descriptor) == descriptor:
+            return descriptor
         opened.callback(os.close, descriptor)
         return descriptor
 

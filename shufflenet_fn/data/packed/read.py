@@ -137,12 +137,9 @@ class PackedSplit:
 
 
 def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = None) -> PackedSplit:
-    """Open a split of the packed data set in ``root``.
+    """Open ``"train"`` or ``"val"`` of the packed data set in ``root``.
 
-    Args:
-      root: a folder that ``pack`` wrote.
-      split: ``"train"`` or ``"val"``.
-      classes: the classes that labels index; ``None`` is those of the packed data set.
+    Labels index ``classes``, by default those of the packed data set.
 
     Raises:
       UsageError: the folder is not packed, not completely packed, has no such split, or has images of classes

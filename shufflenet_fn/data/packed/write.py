@@ -199,11 +199,7 @@ def _write_shard(
 ) -> tuple[Part | None, Sequence[str]]:
     """Write the shard after ``before``, until it is full or the source images run out.
 
-    Return it and ``[]``, or ``None`` if no image was left, and the names of those that were left out.
-
-    Raises:
-      OSError: the folder cannot be written.
-      UserError: from ``images``.
+    Return it and ``()``, or ``None`` if no image was left, and the names of those that were left out.
     """
     samples, settings = job.samples, job.settings
     name = shard_name(samples.split, len(before))
@@ -235,13 +231,7 @@ def _write_shard(
 
 
 class Record(NamedTuple):
-    """An encoded image, ready to be packed.
-
-    Attributes:
-      data: a JPEG file, or uint8 RGB pixels in (H, W, 3) order.
-      height, width: in pixels.
-      kept: whether ``data`` is the source file, byte for byte.
-    """
+    """A JPEG file, or uint8 RGB pixels in (H, W, 3) order. ``kept``: it is the source file, byte for byte."""
 
     data: bytes
     height: int
@@ -253,12 +243,7 @@ def encode_record(data: bytes, settings: PackSettings, *, name: str) -> Record:
     """Shrink an image to the settings' short side and encode it. The same input gives the same bytes.
 
     A JPEG is kept as it is if it is not larger than requested, is RGB or grey, and decodes without a warning.
-    As in training, EXIF orientation is ignored.
-
-    Args:
-      data: an image file.
-      settings: format, size and quality.
-      name: name of the image in messages.
+    As in training, EXIF orientation is ignored. ``name`` is of the image in messages.
 
     Raises:
       BadImage: it cannot be decoded, or is too long for a JPEG.

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +25,10 @@ from shufflenet_fn_backends.support.compiler import cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 DEMO_VERSION = 1
+DEMO_CLASSES = (
+    *("checker", "crescent", "cross", "disc", "dots"),
+    *("ring", "square", "star", "stripes", "triangle"),
+)
 TRAIN_PER_CLASS = 300
 VAL_PER_CLASS = 50
 MANIFEST = "demo.json"
@@ -140,89 +143,49 @@ def draw_image(label: int, rng: np.random.Generator) -> RgbImage:
 
 def stencil(name: str) -> Mask:
     """Draw the shape ``name``, 255 inside and 0 outside, centred in a (128, 128) array."""
+    import cv2
+
     canvas = np.zeros((_STENCIL_SIDE, _STENCIL_SIDE), dtype=np.uint8)
-    _DRAWINGS[name](canvas)
+
+    def circle(x: int, y: int, radius: int, value: int = 255) -> None:
+        cv2.circle(canvas, (x, y), radius, value, thickness=-1)
+
+    def polygon(*radii: float) -> None:
+        """Draw a polygon about the centre, its corners at equal angles."""
+        angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
+        corners = 64 + np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        cv2.fillPoly(canvas, [corners.round().astype(np.int32)], 255)
+
+    match name:
+        case "checker":
+            for row in range(4):
+                for column in range(row % 2, 4, 2):
+                    canvas[12 + 26 * row : 38 + 26 * row, 12 + 26 * column : 38 + 26 * column] = 255
+        case "crescent":
+            circle(64, 64, 54)
+            circle(89, 64, 45, 0)
+        case "cross":
+            canvas[50:78, 8:120] = 255
+            canvas[8:120, 50:78] = 255
+        case "disc":
+            circle(64, 64, 50)
+        case "dots":
+            for x in (37, 91):
+                circle(x, 37, 22)
+                circle(x, 91, 22)
+        case "ring":
+            circle(64, 64, 54)
+            circle(64, 64, 31, 0)
+        case "square":
+            canvas[20:108, 20:108] = 255
+        case "star":
+            polygon(*[62.0, 25.0] * 5)
+        case "stripes":
+            for top in range(14, 114, 28):
+                canvas[top : top + 15, 14:114] = 255
+        case "triangle":
+            polygon(*[62.0] * 3)
     return canvas
-
-
-def _disc(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 50, 255)
-
-
-def _ring(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 54, 255)
-    _circle(canvas, 64, 64, 31, 0)
-
-
-def _crescent(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 54, 255)
-    _circle(canvas, 89, 64, 45, 0)
-
-
-def _square(canvas: Mask) -> None:
-    canvas[20:108, 20:108] = 255
-
-
-def _cross(canvas: Mask) -> None:
-    canvas[50:78, 8:120] = 255
-    canvas[8:120, 50:78] = 255
-
-
-def _triangle(canvas: Mask) -> None:
-    _polygon(canvas, [62.0] * 3)
-
-
-def _star(canvas: Mask) -> None:
-    _polygon(canvas, [62.0, 25.0] * 5)
-
-
-def _stripes(canvas: Mask) -> None:
-    for top in range(14, 114, 28):
-        canvas[top : top + 15, 14:114] = 255
-
-
-def _checker(canvas: Mask) -> None:
-    for row in range(4):
-        for column in range(row % 2, 4, 2):
-            canvas[12 + 26 * row : 38 + 26 * row, 12 + 26 * column : 38 + 26 * column] = 255
-
-
-def _dots(canvas: Mask) -> None:
-    for row in (37, 91):
-        for column in (37, 91):
-            _circle(canvas, column, row, 22, 255)
-
-
-_DRAWINGS: dict[str, Callable[[Mask], None]] = {
-    "checker": _checker,
-    "crescent": _crescent,
-    "cross": _cross,
-    "disc": _disc,
-    "dots": _dots,
-    "ring": _ring,
-    "square": _square,
-    "star": _star,
-    "stripes": _stripes,
-    "triangle": _triangle,
-}
-DEMO_CLASSES = tuple(_DRAWINGS)
-
-
-def _circle(canvas: Mask, x: int, y: int, radius: int, value: int) -> None:
-    import cv2
-
-    cv2.circle(canvas, (x, y), radius, value, thickness=-1)
-
-
-def _polygon(canvas: Mask, radii: list[float]) -> None:
-    """Draw a polygon about the centre, its corners at equal angles."""
-    import cv2
-
-    turn = 2 * math.pi / len(radii)
-    corners = [
-        (64 + radius * math.cos(i * turn), 64 + radius * math.sin(i * turn)) for i, radius in enumerate(radii)
-    ]
-    cv2.fillPoly(canvas, [np.array(corners).round().astype(np.int32)], 255)
 
 
 def _placed(shape: Mask, rng: np.random.Generator) -> Pixels:

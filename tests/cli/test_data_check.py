@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from shufflenet_fn.data.decode import decode_sample
 from shufflenet_fn.data.folder import open_image_folder
 from tests.conftest import Command
 from tests.data.conftest import encoded
+from tests.data.test_bad_images import BAD
 
 
 @pytest.fixture
@@ -53,19 +53,14 @@ def test_a_good_folder(command: Command, folder: Path) -> None:
 def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None:
     blue = folder / "train" / "blue"
     whole = (blue / "00.jpg").read_bytes()
-    (blue / "01.jpg").write_bytes(b"")
     (blue / "02.jpg").write_bytes(whole[: len(whole) // 2])
-    (blue / "03.jpg").write_bytes(b"<html>404</html>")
-    (blue / "04.jpg").unlink()
-    (blue / "04.jpg").symlink_to("nowhere")
     frame = whole.index(b"\xff\xc0")
     (blue / "05.jpg").write_bytes(whole[: frame + 5] + b"\x80\x00" * 2 + whole[frame + 9 :])
-    middle = len(whole) // 2
-    (blue / "06.jpg").write_bytes(whole[:middle] + b"\xff\xd9\x00" + whole[middle:])
+    damage = {"01": "empty", "03": "html", "04": "dangling link", "06": "damaged scan"}
+    for number, kind in damage.items():
+        BAD[kind](blue / f"{number}.jpg")
     (blue / "07 ü\n.jpg").mkdir()
-    png = encoded(Image.new("1", (4, 4)), "PNG")
-    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + png[24:29]
-    (blue / "08.png").write_bytes(png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:])
+    BAD["bomb"](blue / "08.png")
     for name, dtype in (("09.tif", np.float32), ("10.tif", np.int32)):
         (blue / name).write_bytes(encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF"))
     (blue / "11.jpg").write_bytes(b"\0\0\0\x18ftypheic")

@@ -125,7 +125,10 @@ def test_threads_and_a_forked_process_read_by_position(train: PackedSplit, max_o
     before = open_files()
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda batch: read_directly(train, descriptors, batch), batches))
+        train._shard_files = descriptors
+        read = [sample.data for sample in pool.map(train.read, batches.flatten().tolist())]
     assert found == [[expected[index] for index in batch] for batch in batches.tolist()]
+    assert read == [record for batch in found for record in batch]
     kept = len(train.shard_paths()) if max_open is None else max_open
     assert open_files() <= before + (kept + 8 if kept else 0)
     everything = np.arange(len(train))

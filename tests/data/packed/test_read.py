@@ -2,9 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import shutil
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,6 @@ import torch
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_split, open_train_val
-from shufflenet_fn.data.packed import files
 from shufflenet_fn.data.packed.entries import Row, entries_bytes, entries_of, joined, map_entries
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
@@ -56,28 +53,6 @@ def test_packed_batches_equal_those_of_the_folder(
     assert len(batches[0]) == len(batches[1]) == 8
     for of_folder, of_shards in zip(*batches, strict=True):
         assert all(map(torch.equal, of_folder, of_shards))
-
-
-def test_threads_read_more_shards_than_may_be_open(
-    photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pack(photo_root, tmp_path, PackSettings("raw", 8, None, shard_bytes=1), workers=2)
-    train = open_packed(tmp_path, "train")
-    expected = all_samples(train)
-    order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(files, "_FEWEST_OPEN", 8)
-    monkeypatch.setattr(files, "_SHARE", 1000)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
-    try:
-        fewer = open_packed(tmp_path, "train")  # which keeps 8 of 23 open
-        with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(fewer.read, order))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert len(train.files.shards) == 23
-    assert read == [expected[index] for index in order]
 
 
 def test_pickled_it_is_opened_again(train: PackedSplit) -> None:
@@ -170,29 +145,10 @@ def test_opening_finds_missing_and_resized_files(packed: Path, name: str, how: s
         open_packed(packed, "train")
 
 
-def test_a_half_packed_folder_is_explained(packed: Path) -> None:
-    (packed / "packed.json").rename(packed / "packing.json")
-    for opened in (open_train_val, lambda root: open_split(root, "train")):
-        with pytest.raises(UsageError, match=r"half packed: `data pack` was interrupted"):
-            opened(packed)
-
-
 def test_a_set_may_be_moved(packed: Path, tmp_path: Path) -> None:
     expected = all_samples(open_packed(packed, "train"))
     moved = shutil.move(packed, tmp_path / "elsewhere")
     assert all_samples(open_packed(moved, "train")) == expected
-
-
-@pytest.mark.parametrize("value", [2**63 + 5, 2**64 - 1, 2**40])
-@pytest.mark.parametrize("column", ["offsets", "sizes"])
-def test_places_outside_of_a_shard_are_refused(
-    train: PackedSplit, column: str, value: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    columns = getattr(train.entries, column).copy()
-    columns[3] = value
-    monkeypatch.setattr(train, "entries", train.entries._replace(**{column: columns}))
-    with pytest.raises(UserError, match="it lies beyond the end of its shard"):
-        train.read(3)
 
 
 def test_shard_cut_during_reading_is_named(packed: Path) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.opening import open_split, open_train_val
 from shufflenet_fn.data.packed.destination import LOCK_NAME, PLAN_NAME, claimed
 from shufflenet_fn.data.packed.index import (
     INDEX_NAME,
@@ -94,8 +94,9 @@ def test_interrupted_run_continues(
 ) -> None:
     with pytest.raises(Stop):
         pack(photo_root, tmp_path / "x", settings, workers=2, report=stop_after(images))
-    with pytest.raises(UsageError, match=r"half packed.*goes on"):
-        open_packed(tmp_path / "x", "train")
+    for opened in (open_train_val, lambda root: open_split(root, "train")):
+        with pytest.raises(UsageError, match=r"half packed: `data pack` was interrupted.*goes on"):
+            opened(tmp_path / "x")
     done: list[tuple[str, int, int]] = []
     packed = pack(
         photo_root, tmp_path / "x", settings, workers=2, report=lambda *progress: done.append(progress)

@@ -32,24 +32,9 @@ Advance = Callable[[str, int, int], None]
 @contextmanager
 def open_progress() -> Iterator[Advance]:
     """Open the display for standard error: a bar on a terminal; elsewhere a line every ten seconds."""
-    if sys.stderr.isatty():
-        with _bars() as advance:
-            yield advance
+    if not sys.stderr.isatty():
+        yield _lines()
         return
-    last = time.monotonic()
-
-    def print_line(stage: str, done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if done == total or now - last >= _SECONDS_BETWEEN_LINES:
-            last = now
-            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
-
-    yield print_line
-
-
-@contextmanager
-def _bars() -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -63,6 +48,19 @@ def _bars() -> Iterator[Advance]:
             progress.update(tasks[stage], completed=done)
 
         yield advance
+
+
+def _lines() -> Advance:
+    last = time.monotonic()
+
+    def advance(stage: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if done == total or now - last >= _SECONDS_BETWEEN_LINES:
+            last = now
+            print(f"{stage}: {done} of {total}", file=sys.stderr, flush=True)
+
+    return advance
 
 
 @contextmanager

@@ -170,12 +170,6 @@ def test_long_lists_cut_remarks_but_not_problems(command: Command, folder: Path)
     assert done.out.count("/bad") == 6
 
 
-def test_packed_data(command: Command, folder: Path) -> None:
-    packed = folder.with_name("packed")
-    assert command("data", "pack", folder, packed).code == 0
-    assert checked(command, packed, 0)["images"] == {"train": 24, "val": 10}
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

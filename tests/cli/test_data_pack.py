@@ -72,7 +72,7 @@ def test_damage_is_an_exit_code_and_strays_are_told_apart(command: Command, pack
     assert [found["file"] for found in damage] == ["train-00077.tar", "val-00000.tar"]
 
 
-def test_names_that_are_not_utf8(command: Command, image_folder: Path) -> None:
+def test_names_that_are_not_utf8(command: Command, image_folder: Path, tmp_path: Path) -> None:
     folder = os.fsdecode(b"\xff")
     code, out, err = command("data", "pack", image_folder, folder, "--workers", 1)
     assert code == 0, err
@@ -81,6 +81,8 @@ def test_names_that_are_not_utf8(command: Command, image_folder: Path) -> None:
     assert command("data", "verify", folder).out.startswith(r"\xff is as it was packed")
     assert command("data", "info", folder).out.startswith(r"\xff: packed, 3 classes")
     assert json.loads(command("data", "info", folder, "--json").out)["folder"] == folder
+    (tmp_path / folder / "train-00000.tar").unlink()
+    assert r"\xff/train-00000.tar is not the file that" in command("data", "info", folder).err
 
 
 def test_packed_and_folder_score_the_same(

@@ -3,7 +3,11 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import subprocess
+import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +15,18 @@ import torch
 
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.native.reader import NativeReader, functions
 from shufflenet_fn.data.opening import open_split, open_train_val
-from shufflenet_fn.data.packed.entries import Row, entries_bytes, entries_of, joined, map_entries
-from shufflenet_fn.data.packed.index import PackSettings
+from shufflenet_fn.data.packed.entries import Entries, Row, entries_bytes, entries_of, joined, map_entries
+from shufflenet_fn.data.packed.index import (
+    INDEX_NAME,
+    FileFacts,
+    PackedIndex,
+    PackSettings,
+    SplitIndex,
+    index_fields,
+    write_sealed,
+)
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
@@ -175,3 +188,129 @@ def test_entries_come_back_from_their_file(tmp_path: Path) -> None:
         mapped.labels[0] = 1
     with pytest.raises(ValueError, match="1000000000000 entries"):
         map_entries(path, 10**12)
+
+
+# ---- the native reader ----
+
+
+TRANSFORM = TrainTransform(24, jitter=0.0)
+
+
+@pytest.fixture
+def reader() -> NativeReader:
+    return NativeReader(functions())
+
+
+def read(reader: NativeReader, split: PackedSplit) -> tuple[Any, Any]:
+    """All samples and which of them were done."""
+    indices = np.arange(len(split))
+    out = np.zeros((len(split), 24, 24, 3), dtype=np.uint8)
+    with split.located(indices) as stored:
+        done = reader.train(stored, TRANSFORM, seed=1, epoch=2, indices=indices, repeats=indices * 0, out=out)
+    return out, done
+
+
+def test_native_reader_reads_every_record_alike(reader: NativeReader, train: PackedSplit) -> None:
+    split = train
+    assert len(split.shard_paths()) > 1
+    assert read(reader, split)[1].all()
+
+    def batches(native: NativeReader | None) -> list[torch.Tensor]:
+        transform = TrainTransform(24, jitter=0.3)
+        with train_loader(split, transform, seed=1, global_batch=4, stop_step=9, native=native) as loader:
+            images = [batch.images.clone() for batch in loader]
+        with eval_loader(split, EvalTransform(32, 24), batch_size=5, native=native) as loader:
+            return images + [batch.images.clone() for batch in loader]
+
+    assert all(map(torch.equal, batches(reader), batches(None)))
+
+
+def test_native_reader_leaves_damage_to_others(reader: NativeReader, packed: Path) -> None:
+    split = open_packed(packed, "train")
+    whole, _ = read(reader, split)
+    for index in range(len(split)):
+        path = Path(split.name(index).split(" record ")[0])
+        content = path.read_bytes()
+        middle = int(split.entries.offsets[index] + split.entries.sizes[index] // 2)
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        found, done = read(reader, split)
+        assert np.flatnonzero(~done).tolist() == [index]
+        np.testing.assert_array_equal(np.delete(found, index, 0), np.delete(whole, index, 0))
+        path.write_bytes(content)
+    path.write_bytes(content[:middle])
+    with pytest.raises(UserError, match="beyond the end of its shard"):
+        list(train_loader(split, TRANSFORM, seed=1, global_batch=12, stop_step=2, native=reader))
+
+
+def test_native_reader_refuses_wrong_positions(
+    reader: NativeReader, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = open_packed(packed, "train")
+    entries = split.entries
+    for column, value in product(("offsets", "sizes"), (0, 2**63 + 5, 2**64 - 1, 2**40)):
+        columns = getattr(entries, column).copy()
+        columns[3] = value
+        monkeypatch.setattr(split, "entries", entries._replace(**{column: columns}))
+        _, done = read(reader, split)
+        assert np.flatnonzero(~done).tolist() == [3], (column, value)
+
+
+# ---- a million images cost no more memory than a hundred: their entries stay in the page cache ----
+
+
+SHARDS = 200
+
+OPEN = """
+import sys
+import numpy as np
+from shufflenet_fn.data.opening import open_train_val
+
+def own_kib():
+    fields = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(fields["RssAnon"].split()[0])
+
+before = own_kib()
+train, val = open_train_val(sys.argv[1])
+rows = np.random.default_rng(0).integers(0, len(train), 256)
+labels = [int(train.labels[rows].sum()) for _ in range(100)]
+names = [train.name(int(row)) for row in rows]
+print(own_kib() - before, names[0])
+"""
+
+
+def write_index_of(folder: Path, images: int) -> None:
+    """A packed set of that many images as far as opening looks: shards of the right size, empty."""
+    entries = Entries(
+        labels=np.arange(images, dtype="<i8") * 1000 // images,
+        name_ends=np.arange(1, images + 1, dtype="<u8") * 27,
+        offsets=np.zeros(images, dtype="<u8"),
+        sizes=np.zeros(images, dtype="<u8"),
+        checksums=np.zeros(images, dtype="<u4"),
+        heights=np.full(images, 256, dtype="<u4"),
+        widths=np.full(images, 341, dtype="<u4"),
+        names=np.frombuffer(b"class_0000/image_000000.jpg" * images, dtype=np.uint8),
+    )
+    data = entries_bytes(entries)
+    splits = {}
+    for split in ("train", "val"):
+        (folder / f"{split}.entries").write_bytes(data)
+        names = [f"{split}-{number:05d}.tar" for number in range(SHARDS)]
+        for name in names:
+            with open(folder / name, "wb") as file:
+                file.truncate(1 << 16)  # sparse
+        shards = tuple(FileFacts(name, 1 << 16, images // SHARDS, "0" * 64) for name in names)
+        own = FileFacts(f"{split}.entries", len(data), images, "0" * 64)
+        splits[split] = SplitIndex(own, shards, 0, ())
+    classes = tuple(f"class_{number:04d}" for number in range(1000))
+    index = PackedIndex(PackSettings(), classes, splits, {"train": "", "val": ""}, {})
+    write_sealed(folder / INDEX_NAME, index_fields(index))
+
+
+@pytest.mark.parametrize("images", [SHARDS, 1_000_000])
+def test_opening_costs_the_same_for_a_million_images(tmp_path: Path, images: int) -> None:
+    write_index_of(tmp_path, images)
+    command = [sys.executable, "-c", OPEN, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown_kib, name = done.stdout.split(maxsplit=1)
+    assert "class_0000/image_000000.jpg" in name
+    assert int(grown_kib) < 3000  # the labels of a million alone would be 7,800

@@ -328,18 +328,3 @@ def test_any_file_name_is_packed_and_shown(source: Path, tmp_path: Path) -> None
         "train/cat/größe 東京.jpg",
     } <= names
     assert not verify(tmp_path / "x", workers=1).damage
-
-
-def test_destination_that_is_no_utf8(
-    photo_root: Path, packed_once: Path, settings: PackSettings, tmp_path: Path
-) -> None:
-    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
-    pack(photo_root, folder, settings, workers=2)
-    same_set(folder, packed_once)
-    assert r"/\xff/train-00000.tar record 0 (train/ant/0.jpg)" in open_packed(folder, "train").name(0)
-    (folder / "train-00000.tar").unlink()
-    with pytest.raises(UserError, match=r"/\\xff/train-00000\.tar is not the file .*: it is missing"):
-        open_packed(folder, "train")
-    (folder / INDEX_NAME).write_text("{}")
-    with pytest.raises(UserError, match=r"/\\xff/packed\.json is not an index"):
-        open_packed(folder, "train")

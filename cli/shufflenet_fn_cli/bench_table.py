@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from shufflenet_fn.bench.peers import by_reason
-from shufflenet_fn_cli.options import table_console
+from shufflenet_fn_cli.console import table_console
 
 
 def print_step_table(result: dict[str, Any]) -> None:

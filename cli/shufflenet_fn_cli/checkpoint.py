@@ -13,7 +13,7 @@ from rich.text import Text
 
 from shufflenet_fn.io import to_json
 from shufflenet_fn_backends.support.errors import UsageError, UserError
-from shufflenet_fn_cli.options import table_console
+from shufflenet_fn_cli.console import table_console
 
 if TYPE_CHECKING:  # they import torch, which --help does without
     from shufflenet_fn.checkpoint.describe import Comparison, Listed, TensorFacts

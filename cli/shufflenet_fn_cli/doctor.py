@@ -12,7 +12,8 @@ import typer
 from shufflenet_fn.doctor.finding import DoctorSettings
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson, progress
-from shufflenet_fn_cli.options import table_console, with_settings
+from shufflenet_fn_cli.console import table_console
+from shufflenet_fn_cli.options import with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.doctor.finding import Report, Stage

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from shufflenet_fn.model.config import FEATURES
-from shufflenet_fn_cli.data_progress import open_progress
+from shufflenet_fn_cli.console import open_progress
 from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report, standard_input
 from shufflenet_fn_cli.options import Arch, Device, ModelName, Split, choice, importing
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import inspect
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,6 @@ from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 
 from shufflenet_fn.config.options import Declared, Option, declared
 from shufflenet_fn.model.config import ARCH_NAMES
@@ -116,11 +114,6 @@ def _parameter(item: Declared) -> inspect.Parameter:
     )
     annotation = Annotated[item.type | None, typed]  # type: ignore[name-defined]  # a type at run time
     return inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-
-
-def table_console() -> Console:
-    """Return standard output as a console, as wide as its terminal; elsewhere no line is folded."""
-    return Console() if sys.stdout.isatty() else Console(width=1_000_000)
 
 
 @contextmanager

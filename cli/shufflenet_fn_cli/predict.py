@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from shufflenet_fn_backends.names import ENGINE_NAMES
-from shufflenet_fn_cli.data_progress import advice_when_interrupted, open_progress
+from shufflenet_fn_cli.console import advice_when_interrupted, open_progress
 from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report, standard_input
 from shufflenet_fn_cli.options import Arch, Device, Names, Split, choice, importing
 

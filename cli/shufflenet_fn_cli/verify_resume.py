@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from shufflenet_fn_backends.names import BACKEND_NAMES
-from shufflenet_fn_cli.options import KNOWN, Device, choice, completing, importing, table_console
+from shufflenet_fn_cli.console import table_console
+from shufflenet_fn_cli.options import KNOWN, Device, choice, completing, importing
 
 if TYPE_CHECKING:
     from shufflenet_fn.run.verify_resume import Verification

@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from drills.fuzz.images import EVAL, Wrong
-from shufflenet_fn.data.native.library import functions
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.native.reader import NativeReader, functions
 from shufflenet_fn.data.packed.destination import LOCK_NAME
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed

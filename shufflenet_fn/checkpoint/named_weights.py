@@ -1,6 +1,6 @@
 """Weights by name: find or download what ``torchvision:``, ``https://`` and ``hf://`` name."""
 
-from __future__ import annotations
+from __future__ import hashlib
 
 import functools
 import http.client
@@ -18,7 +18,6 @@ from typing import Any, Final, NamedTuple
 import torch
 from filelock import FileLock
 
-from shufflenet_fn.data.packed.files import sha256_of
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.config import canonical_name
 from shufflenet_fn_backends.support.compiler import cache_root
@@ -220,7 +219,8 @@ def _check(source: Source, expected: str, wrong: str, advice: str) -> None:
 
 
 def _source(name: str, file: Path) -> Source:
-    sha256 = sha256_of(file)
+    with file.open("rb") as content:
+        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
     return Source(file, sha256, (f"weights: {printable(name)} is {printable(file)}, sha256 {sha256}",))
 
 

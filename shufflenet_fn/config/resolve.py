@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from shufflenet_fn.config.options import check_options, convert, declared, expand_home
 from shufflenet_fn.config.presets import get_preset
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.bad_limit import parse_bad_limit
 from shufflenet_fn.io import parse_json
 from shufflenet_fn.model.config import PARTS, canonical_name, frozen_parts
 from shufflenet_fn_backends.names import suggestion
@@ -221,6 +220,8 @@ def _text_loader(path: Path) -> type[yaml.SafeLoader]:
 
 def checked(settings: TrainSettings) -> TrainSettings:
     """Check ``settings`` and return them with derived values filled in."""
+    from shufflenet_fn.data.bad_images import parse_bad_limit  # imports numpy, which --help does not need
+
     check_options(settings)
     if settings.precision and settings.amp:
         raise UsageError(

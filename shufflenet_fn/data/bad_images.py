@@ -6,16 +6,17 @@ failure of the machine does not count as a bad image: a damaged shard or a lost 
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from fractions import Fraction
+from typing import ClassVar, NamedTuple
 
-from shufflenet_fn.data.bad_limit import BadLimit
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.randomness import REPLACEMENT, sample_rng
-from shufflenet_fn_backends.support.errors import UserError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _NAMED = 3
 """Number of bad images that the error message names."""
@@ -49,6 +50,36 @@ class UnreadableImage(BadImage):
     """A sample whose own file cannot be read: missing, access denied, or not a regular file."""
 
     verb: ClassVar[str] = "read"
+
+
+class BadLimit(NamedTuple):
+    """A limit of bad images: ``text`` is what the user wrote; ``value`` a number, or a share of a split."""
+
+    text: str
+    value: Fraction
+    is_share: bool
+
+    def of(self, n: int) -> int:
+        """Return how many of ``n`` images may be bad. A share is rounded down, and one image must be left."""
+        return min(int(self.value * n if self.is_share else self.value), n - 1)
+
+
+def parse_bad_limit(text: str) -> BadLimit:
+    """Parse ``0.1%`` or ``20``.
+
+    Raises:
+      UsageError: neither a percentage from 0% to below 100% nor a whole number from 0.
+    """
+    found = re.fullmatch(r"(\d+)|(\d+\.?\d*|\.\d+) ?%", text.strip(), re.ASCII)
+    number, percent = found.groups() if found else (None, None)
+    if number is not None:
+        return BadLimit(text.strip(), Fraction(number), is_share=False)
+    if percent is not None and Fraction(percent) < 100:
+        return BadLimit(text.strip(), Fraction(percent) / 100, is_share=True)
+    raise UsageError(
+        f"--max-bad {text!r} is no limit of bad images. Give a share of the images below 100%, such as 0.1%, "
+        "or a whole number of them, such as 20."
+    )
 
 
 @dataclass(frozen=True)
@@ -96,26 +127,23 @@ class BadImages:
         """Count sample ``index``. Raises ``UserError`` if that makes too many."""
         with self._lock:
             if self._too_many is None and index not in self._met:
-                self._add(index, error)
+                sample = BadSample(self._samples.split, index, error.name, error.reason)
+                self._met[index] = sample
+                self._record(sample)
+                if self._limit is not None and len(self._met) > self._limit.of(len(self._samples)):
+                    self._too_many = self._message(self._limit)
             if self._too_many is not None:  # later threads raise the same error
                 raise UserError(self._too_many) from error
 
-    def _add(self, index: int, error: BadImage) -> None:
-        sample = BadSample(self._samples.split, index, error.name, error.reason)
-        self._met[index] = sample
-        self._record(sample)
-        if self._limit is not None and len(self._met) > (allowed := self._limit.of(len(self._samples))):
-            self._too_many = self._said(allowed)
-
-    def _said(self, allowed: int) -> str:
-        count = len(self._met)
+    def _message(self, limit: BadLimit) -> str:
+        count, n = len(self._met), len(self._samples)
         first = [f"{sample.name} ({sample.reason})" for sample in self._met.values()][:_NAMED]
         rest = f" and {count - _NAMED} more" if count > _NAMED else ""
         folder = printable(self._samples.root / self._samples.split)
         return (
-            f"{count} of the {len(self._samples):,} images in {folder} are bad so far; --max-bad "
-            f"{self._limit} allows {allowed}. They are: {'; '.join(first)}{rest}. Replace or remove them "
-            "(`shufflenet-fn data check` lists all), or raise --max-bad."
+            f"{count} of the {n:,} images in {folder} are bad so far; --max-bad {limit.text} allows "
+            f"{limit.of(n)}. They are: {'; '.join(first)}{rest}. Replace or remove them (`shufflenet-fn data "
+            "check` lists all), or raise --max-bad."
         )
 
 

@@ -9,12 +9,11 @@ import io
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shufflenet_fn.data.bad_images import BadImage, UnreadableImage
 from shufflenet_fn.data.dataset import Dataset
@@ -31,11 +30,11 @@ from shufflenet_fn.data.formats import (
     why_passed_over,
 )
 from shufflenet_fn.data.listing import Listing, extension_of, is_folder, list_split
-from shufflenet_fn.data.packed.index import is_packed
+from shufflenet_fn.data.packed.index import SPLITS, is_packed
 from shufflenet_fn.data.packed.read import open_packed
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.threads import ordered_map
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UserError
 
 _ORIENTATION = 0x0112
 
@@ -49,11 +48,11 @@ class Finding(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """``problem``: why the file cannot be used. ``digest``: 64 bits of its content, ``None`` if unread."""
+    """``problem``: why the file cannot be used. ``digest``: 64 bits of its content, 0 if unread."""
 
     problem: Finding | None
     remarks: tuple[Finding, ...]
-    digest: int | None
+    digest: int
 
 
 def inspect(samples: Dataset, index: int) -> Inspected:
@@ -65,9 +64,9 @@ def inspect(samples: Dataset, index: int) -> Inspected:
         cause = error.__cause__
         dangling = isinstance(cause, OSError) and cause.errno in (errno.ENOENT, errno.ELOOP)
         kind = "dangling link" if dangling else "unreadable"
-        return Inspected(Finding(kind, name, error.reason), (), None)
+        return Inspected(Finding(kind, name, error.reason), (), 0)
     except UserError as error:
-        return Inspected(Finding("damaged record", name, str(error)), (), None)
+        return Inspected(Finding("damaged record", name, str(error)), (), 0)
     digest = int.from_bytes(hashlib.blake2b(encoded.data, digest_size=8).digest(), "little")
     try:
         brightest = decode_sample(encoded, name=name).max()
@@ -116,68 +115,39 @@ def _remarks(data: bytes | memoryview, name: str, brightest: int) -> Iterator[Fi
         yield Finding("wrong extension", name, f"it is {kind}, and read as that")
 
 
-class Digests:
-    """A 64-bit digest of each sample's content, so eight bytes of memory per image."""
-
-    def __init__(self, samples: Dataset) -> None:
-        self.samples = samples
-        self.values = np.zeros(len(samples), dtype=np.uint64)
-        self.known = np.zeros(len(samples), dtype=bool)
-
-    def add(self, index: int, digest: int | None) -> None:
-        """Record the digest of sample ``index``; ``None`` if it could not be read."""
-        if digest is not None:
-            self.values[index], self.known[index] = digest, True
+Digests = npt.NDArray[np.uint64]
+"""uint64 (n,): a digest of each sample's content, so eight bytes of memory per image; 0 if it is unread."""
 
 
-def duplicates(splits: Sequence[Digests]) -> Iterator[Finding]:
+def duplicates(splits: Sequence[Dataset], digests: Sequence[Digests]) -> Iterator[Finding]:
     """Find samples with the same bytes as an earlier sample. Equal digests are confirmed by reading again.
 
     Kinds: ``in both splits``, ``in two classes`` of a split, or ``duplicate``.
     """
-    values = np.concatenate([split.values[split.known] for split in splits])
-    distinct, counts = np.unique(values, return_counts=True)
-    repeated = distinct[counts > 1]
-    groups: dict[int, list[_Place]] = {}
-    for split in splits:
-        alike = np.flatnonzero(split.known & np.isin(split.values, repeated))
-        for index in alike.tolist():
-            place = _Place(split.samples, index)
-            groups.setdefault(int(split.values[index]), []).append(place)
-    for first, *others in groups.values():
-        content = first.content()
-        for other in others:
-            if content is not None and other.content() == content:
-                yield Finding(_kind_of_pair(first, other), other.name, f"the same bytes as {first.name}")
+    distinct, counts = np.unique(np.concatenate(digests), return_counts=True)
+    repeated = distinct[(counts > 1) & (distinct != 0)]
+    groups: dict[int, list[tuple[Dataset, int]]] = {}
+    for samples, values in zip(splits, digests, strict=True):
+        for index in np.flatnonzero(np.isin(values, repeated)).tolist():
+            groups.setdefault(int(values[index]), []).append((samples, index))
+    for (samples, index), *others in groups.values():
+        content = _content(samples, index)
+        for other_samples, other in others:
+            if content is not None and _content(other_samples, other) == content:
+                if samples.split != other_samples.split:
+                    kind = "in both splits"
+                else:
+                    same_class = samples.labels[index] == samples.labels[other]
+                    kind = "duplicate" if same_class else "in two classes"
+                text = f"the same bytes as {samples.name(index)}"
+                yield Finding(kind, other_samples.name(other), text)
 
 
-@dataclass(frozen=True)
-class _Place:
-    samples: Dataset
-    index: int
-
-    @property
-    def name(self) -> str:
-        return self.samples.name(self.index)
-
-    @property
-    def label(self) -> str:
-        return self.samples.classes[int(self.samples.labels[self.index])]
-
-    def content(self) -> bytes | None:
-        try:
-            return bytes(self.samples.read(self.index).data)
-        except UserError:  # the file has disappeared meanwhile
-            return None
-
-
-def _kind_of_pair(first: _Place, other: _Place) -> str:
-    if first.samples.split != other.samples.split:
-        return "in both splits"
-    return "duplicate" if first.label == other.label else "in two classes"
-
-
-SPLITS = ("train", "val")
+def _content(samples: Dataset, index: int) -> bytes | None:
+    try:
+        return bytes(samples.read(index).data)
+    except UserError:  # the file has disappeared meanwhile
+        return None
 
 
 class Checked(NamedTuple):
@@ -208,51 +178,38 @@ def check(
       report: ``report(split, done, total)``, called after every image by the calling thread.
 
     Raises:
-      UsageError: there is no data set, a folder cannot be listed, or ``workers`` is less than 1.
+      UsageError: there is no data set, or a folder cannot be listed.
       UserError: the index of a packed data set is damaged.
     """
-    if workers < 1:
-        raise UsageError(f"--workers must be at least 1, got {workers}.")
-    opened = _open(Path(root))
-    problems, remarks = opened.problems, opened.remarks
-    digests: list[Digests] = []
+    root, problems, remarks = Path(root), list[Finding](), list[Finding]()
+    splits: list[Dataset]
+    if is_packed(root):
+        splits = [open_packed(root, split) for split in SPLITS]
+    else:
+        folders = [check_split(root, split) for split in SPLITS]
+        listings = [list_split(folder) for folder in folders]
+        splits = [
+            ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
+            for split, listing in zip(SPLITS, listings, strict=True)
+        ]
+        problems += _layout_problems(folders, listings)
+        for pair in zip(folders, listings, strict=True):
+            remarks += _passed_over(*pair)
+    digests = [np.zeros(len(samples), dtype=np.uint64) for samples in splits]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        for samples in opened.splits:
-            found = Digests(samples)
-            digests.append(found)
+        for samples, values in zip(splits, digests, strict=True):
             look = functools.partial(inspect, samples)
             results = ordered_map(look, range(len(samples)), workers=workers)
             for index, result in enumerate(results):
                 problems += [result.problem] if result.problem else []
                 remarks += result.remarks
-                found.add(index, result.digest)
+                values[index] = result.digest
                 report(samples.split, index + 1, len(samples))
-    remarks += [Finding("classes", printable(root), text) for text in odd_classes(*opened.splits)]
-    remarks += duplicates(digests)
-    images = {samples.split: len(samples) for samples in opened.splits}
+    remarks += [Finding("classes", printable(root), text) for text in odd_classes(*splits)]
+    remarks += duplicates(splits, digests)
+    images = {samples.split: len(samples) for samples in splits}
     return Checked(images, tuple(problems), tuple(remarks))
-
-
-class _Opened(NamedTuple):
-    """The splits, and findings about the layout of folders."""
-
-    splits: list[Dataset]
-    problems: list[Finding]
-    remarks: list[Finding]
-
-
-def _open(root: Path) -> _Opened:
-    if is_packed(root):
-        return _Opened([open_packed(root, split) for split in SPLITS], [], [])
-    folders = [check_split(root, split) for split in SPLITS]
-    listings = [list_split(folder) for folder in folders]  # a reused one is checked less well
-    splits: list[Dataset] = [
-        ImageFolder(root, split, listing.classes, listing.paths, listing.labels)
-        for split, listing in zip(SPLITS, listings, strict=True)
-    ]
-    remarks = [_passed_over(*pair) for pair in zip(folders, listings, strict=True)]
-    return _Opened(splits, list(_layout_problems(folders, listings)), list(chain(*remarks)))
 
 
 def _layout_problems(folders: Sequence[Path], listings: Sequence[Listing]) -> Iterator[Finding]:

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,33 +21,32 @@ import numpy.typing as npt
 from shufflenet_fn.data.decode import RgbImage
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.io import explained
-from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
+from shufflenet_fn_backends.support.compiler import cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 DEMO_VERSION = 1
+DEMO_CLASSES = (
+    *("checker", "crescent", "cross", "disc", "dots"),
+    *("ring", "square", "star", "stripes", "triangle"),
+)
 TRAIN_PER_CLASS = 300
 VAL_PER_CLASS = 50
 MANIFEST = "demo.json"
 _JPEG_QUALITY = 90
 
 
-def ensure_demo(cache_root: Path | None = None) -> Path:
-    """Return the demo set's folder, which the first call writes.
-
-    Args:
-      cache_root: where to keep it; ``None`` is ``$XDG_CACHE_HOME/shufflenet-fn``, or
-        ``~/.cache/shufflenet-fn``.
+def ensure_demo() -> Path:
+    """Return the demo set's folder in the cache, which the first call writes.
 
     Raises:
       UserError: the cache cannot be written.
     """
-    root = default_cache_root() if cache_root is None else Path(cache_root)
-    folder = root / f"demo-v{DEMO_VERSION}-seed0"
-    return folder if is_complete(folder) else write_demo(folder, seed=0)
+    folder = cache_root() / f"demo-v{DEMO_VERSION}-seed0"
+    return folder if is_complete(folder) else write_demo(folder)
 
 
 def write_demo(
-    folder: Path, *, seed: int = 0, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS
+    folder: Path, *, train_per_class: int = TRAIN_PER_CLASS, val_per_class: int = VAL_PER_CLASS
 ) -> Path:
     """Write a demo set: ``folder/{train,val}/CLASS/*.jpg`` and a manifest.
 
@@ -65,18 +63,15 @@ def write_demo(
             f"cannot write the demo set to {folder}: it exists and has no {MANIFEST}, so it is "
             "something else. Name another folder, or remove this one."
         )
-    fix = (
-        "Free some space there (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that "
-        "is."
-    )
-    with explained(f"write the demo set to {folder}", fix), _alone(folder), _workspace(folder) as workspace:
+    fix = "Free some space (it takes 10 MB), make the folder writable, or set XDG_CACHE_HOME to one that is."
+    with explained(f"write the demo set to {folder}", fix), _workspace(folder) as workspace:
         if is_complete(folder):  # another process wrote it while this one waited
             return folder
         fresh = workspace / "new"
-        _write_split(fresh / "train", seed, 0, train_per_class)
-        _write_split(fresh / "val", seed, 1, val_per_class)
+        _write_split(fresh / "train", 0, train_per_class)
+        _write_split(fresh / "val", 1, val_per_class)
         files, size = _measure(fresh)
-        manifest = {"version": DEMO_VERSION, "seed": seed, "files": files, "bytes": size}
+        manifest = {"version": DEMO_VERSION, "files": files, "bytes": size}
         (fresh / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
         with contextlib.suppress(FileNotFoundError):
             os.rename(folder, workspace / "old")
@@ -88,21 +83,19 @@ def is_complete(folder: Path) -> bool:
     """Return whether ``folder`` holds a demo set with the number of files and bytes in its manifest."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        return (manifest["version"], manifest["files"], manifest["bytes"]) == (
-            DEMO_VERSION,
-            *_measure(folder),
-        )
+        found = (manifest["version"], manifest["files"], manifest["bytes"])
+        return found == (DEMO_VERSION, *_measure(folder))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
 
-def _write_split(folder: Path, seed: int, split: int, per_class: int) -> None:
+def _write_split(folder: Path, split: int, per_class: int) -> None:
     import simplejpeg
 
     for label, name in enumerate(DEMO_CLASSES):
         (folder / name).mkdir(parents=True)
         for number in range(per_class):
-            image = draw_image(label, sample_rng(seed, split, label * per_class + number))
+            image = draw_image(label, sample_rng(0, split, label * per_class + number))
             data = simplejpeg.encode_jpeg(image, quality=_JPEG_QUALITY)
             (folder / name / f"{name}_{number:04d}.jpg").write_bytes(data)
 
@@ -114,137 +107,92 @@ def _measure(folder: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the lock ``folder.lock``, which the system releases if this process is killed."""
+def _workspace(folder: Path) -> Iterator[Path]:
+    """Create a temporary folder on the file system of ``folder``, and remove it at the end.
+
+    Meanwhile a lock, which the system releases if this process is killed, keeps other processes waiting.
+    """
     from filelock import FileLock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f"{folder.name}.lock")):
-        yield
-
-
-@contextlib.contextmanager
-def _workspace(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder next to ``folder``, on the same file system. Remove it at the end."""
     prefix = f".{folder.name}."
-    for left_over in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
-        shutil.rmtree(left_over, ignore_errors=True)
-    workspace = Path(tempfile.mkdtemp(prefix=prefix, dir=folder.parent))
-    try:
-        yield workspace
-    finally:
-        shutil.rmtree(workspace, ignore_errors=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        for left_over in folder.parent.glob(f"{prefix}*"):  # left by a process that was killed
+            shutil.rmtree(left_over, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as workspace:
+            yield Path(workspace)
 
 
-IMAGE_SIDE = 64
+_SIDE = 64
 _STENCIL_SIDE = 128
 _FINE = 2  # masks are drawn at twice the size and averaged, which smooths their edges
 
 Mask = npt.NDArray[np.uint8]
+Pixels = npt.NDArray[np.float32]
 
 
-def draw_image(label: int, rng: np.random.Generator, *, side: int = IMAGE_SIDE) -> RgbImage:
-    """Draw a uint8 (side, side, 3) image of class ``DEMO_CLASSES[label]``."""
-    mask = _placed(stencil(DEMO_CLASSES[label]), side, rng)
+def draw_image(label: int, rng: np.random.Generator) -> RgbImage:
+    """Draw a uint8 (64, 64, 3) image of class ``DEMO_CLASSES[label]``."""
+    mask = _placed(stencil(DEMO_CLASSES[label]), rng)
     back, front = _two_colours(rng)
-    image = _background(back, side, rng)
-    image += mask[:, :, None] * (front + _ripple(side, 10.0, rng) - image)
+    image = _background(back, rng)
+    image += mask[:, :, None] * (front + _ripple(rng) - image)
     image += rng.normal(0.0, rng.uniform(2.0, 9.0), size=image.shape).astype(np.float32)
     return np.clip(image, 0.0, 255.0).round().astype(np.uint8)
 
 
 def stencil(name: str) -> Mask:
     """Draw the shape ``name``, 255 inside and 0 outside, centred in a (128, 128) array."""
+    import cv2
+
     canvas = np.zeros((_STENCIL_SIDE, _STENCIL_SIDE), dtype=np.uint8)
-    _DRAWINGS[name](canvas)
+
+    def circle(x: int, y: int, radius: int, value: int = 255) -> None:
+        cv2.circle(canvas, (x, y), radius, value, thickness=-1)
+
+    def polygon(*radii: float) -> None:
+        """Draw a polygon about the centre, its corners at equal angles."""
+        angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
+        corners = 64 + np.array(radii)[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        cv2.fillPoly(canvas, [corners.round().astype(np.int32)], 255)
+
+    match name:
+        case "checker":
+            for row in range(4):
+                for column in range(row % 2, 4, 2):
+                    canvas[12 + 26 * row : 38 + 26 * row, 12 + 26 * column : 38 + 26 * column] = 255
+        case "crescent":
+            circle(64, 64, 54)
+            circle(89, 64, 45, 0)
+        case "cross":
+            canvas[50:78, 8:120] = 255
+            canvas[8:120, 50:78] = 255
+        case "disc":
+            circle(64, 64, 50)
+        case "dots":
+            for x in (37, 91):
+                circle(x, 37, 22)
+                circle(x, 91, 22)
+        case "ring":
+            circle(64, 64, 54)
+            circle(64, 64, 31, 0)
+        case "square":
+            canvas[20:108, 20:108] = 255
+        case "star":
+            polygon(*[62.0, 25.0] * 5)
+        case "stripes":
+            for top in range(14, 114, 28):
+                canvas[top : top + 15, 14:114] = 255
+        case "triangle":
+            polygon(*[62.0] * 3)
     return canvas
 
 
-def _disc(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 50, 255)
-
-
-def _ring(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 54, 255)
-    _circle(canvas, 64, 64, 31, 0)
-
-
-def _crescent(canvas: Mask) -> None:
-    _circle(canvas, 64, 64, 54, 255)
-    _circle(canvas, 89, 64, 45, 0)
-
-
-def _square(canvas: Mask) -> None:
-    canvas[20:108, 20:108] = 255
-
-
-def _cross(canvas: Mask) -> None:
-    canvas[50:78, 8:120] = 255
-    canvas[8:120, 50:78] = 255
-
-
-def _triangle(canvas: Mask) -> None:
-    _polygon(canvas, [62.0] * 3)
-
-
-def _star(canvas: Mask) -> None:
-    _polygon(canvas, [62.0, 25.0] * 5)
-
-
-def _stripes(canvas: Mask) -> None:
-    for top in range(14, 114, 28):
-        canvas[top : top + 15, 14:114] = 255
-
-
-def _checker(canvas: Mask) -> None:
-    for row in range(4):
-        for column in range(row % 2, 4, 2):
-            canvas[12 + 26 * row : 38 + 26 * row, 12 + 26 * column : 38 + 26 * column] = 255
-
-
-def _dots(canvas: Mask) -> None:
-    for row in (37, 91):
-        for column in (37, 91):
-            _circle(canvas, column, row, 22, 255)
-
-
-_DRAWINGS: dict[str, Callable[[Mask], None]] = {
-    "checker": _checker,
-    "crescent": _crescent,
-    "cross": _cross,
-    "disc": _disc,
-    "dots": _dots,
-    "ring": _ring,
-    "square": _square,
-    "star": _star,
-    "stripes": _stripes,
-    "triangle": _triangle,
-}
-DEMO_CLASSES = tuple(_DRAWINGS)
-
-
-def _circle(canvas: Mask, x: int, y: int, radius: int, value: int) -> None:
+def _placed(shape: Mask, rng: np.random.Generator) -> Pixels:
+    """Place ``shape`` at a random position, size and angle, as opacity (64, 64) in 0..1."""
     import cv2
 
-    cv2.circle(canvas, (x, y), radius, value, thickness=-1)
-
-
-def _polygon(canvas: Mask, radii: list[float]) -> None:
-    """Draw a polygon about the centre, its corners at equal angles."""
-    import cv2
-
-    turn = 2 * math.pi / len(radii)
-    corners = [
-        (64 + radius * math.cos(i * turn), 64 + radius * math.sin(i * turn)) for i, radius in enumerate(radii)
-    ]
-    cv2.fillPoly(canvas, [np.array(corners).round().astype(np.int32)], 255)
-
-
-def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Place ``shape`` at a random position, size and angle, as opacity (side, side) in 0..1."""
-    import cv2
-
-    fine = side * _FINE
+    fine = _SIDE * _FINE
     share = rng.uniform(0.60, 0.88)  # of the image's side
     matrix = cv2.getRotationMatrix2D(
         (_STENCIL_SIDE / 2, _STENCIL_SIDE / 2), rng.uniform(0.0, 360.0), share * fine / _STENCIL_SIDE
@@ -253,11 +201,11 @@ def _placed(shape: Mask, side: int, rng: np.random.Generator) -> npt.NDArray[np.
     centre = fine * (0.5 + rng.uniform(-play, play, size=2))
     matrix[:, 2] += centre - _STENCIL_SIDE / 2
     placed = cv2.warpAffine(shape, matrix, (fine, fine))
-    small = np.asarray(cv2.resize(placed, (side, side), interpolation=cv2.INTER_AREA))
+    small = np.asarray(cv2.resize(placed, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA))
     return small.astype(np.float32) / np.float32(255)
 
 
-def _two_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _two_colours(rng: np.random.Generator) -> tuple[Pixels, Pixels]:
     """Draw the colours of background and shape. The shape is brighter."""
     back = rng.uniform(20.0, 130.0, size=3)
     direction = rng.normal(size=3) * 0.6 + 1.2
@@ -266,25 +214,23 @@ def _two_colours(rng: np.random.Generator) -> tuple[npt.NDArray[np.float32], npt
     return back.astype(np.float32), front.astype(np.float32)
 
 
-def _background(
-    colour: npt.NDArray[np.float32], side: int, rng: np.random.Generator
-) -> npt.NDArray[np.float32]:
-    """Return ``colour`` with uneven light and some strokes, float32 (side, side, 3)."""
+def _background(colour: Pixels, rng: np.random.Generator) -> Pixels:
+    """Return ``colour`` with uneven light and some strokes, (64, 64, 3)."""
     import cv2
 
-    image = colour + _ripple(side, 10.0, rng)
+    image = colour + _ripple(rng)
     for _ in range(int(rng.integers(3, 9))):
-        start = rng.integers(0, side, size=2)
-        end = start + rng.integers(-side // 3, side // 3, size=2)
+        start = rng.integers(0, _SIDE, size=2)
+        end = start + rng.integers(-_SIDE // 3, _SIDE // 3, size=2)
         stroke = colour + rng.uniform(-40.0, 40.0, size=3)
         thickness = int(rng.integers(1, 4))
         cv2.line(image, start.tolist(), end.tolist(), stroke.tolist(), thickness, cv2.LINE_AA)
     return image
 
 
-def _ripple(side: int, strength: float, rng: np.random.Generator) -> npt.NDArray[np.float32]:
-    """Return smooth colour noise, float32 (side, side, 3)."""
+def _ripple(rng: np.random.Generator) -> Pixels:
+    """Return smooth colour noise, (64, 64, 3)."""
     import cv2
 
-    coarse = rng.normal(0.0, strength, size=(4, 4, 3)).astype(np.float32)
-    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
+    coarse = rng.normal(0.0, 10.0, size=(4, 4, 3)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (_SIDE, _SIDE), interpolation=cv2.INTER_CUBIC))

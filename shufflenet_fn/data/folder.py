@@ -19,15 +19,14 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.dataset import Dataset, Encoded, Stored, stored_files
-from shufflenet_fn.data.files import read_file
-from shufflenet_fn.data.formats import IMAGE_EXTENSIONS
+from shufflenet_fn.data.formats import IMAGE_EXTENSIONS, read_file
 from shufflenet_fn.data.listing import Listing, is_folder, list_split, visible_entries
 from shufflenet_fn.data.paths import PathTable, printable
 from shufflenet_fn_backends.support.errors import UsageError
 
 Note = Callable[[str], None]
 
-LAYOUT = "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG, as ImageNet is laid out"
+_LAYOUT = "expected train/CLASS/*.JPEG and val/CLASS/*.JPEG, as ImageNet is laid out"
 
 _OTHER_NAMES = {
     "train": ("training", "trn"),
@@ -126,13 +125,9 @@ def open_image_folder(
 ) -> ImageFolder:
     """List ``root/split`` and open it.
 
-    Args:
-      root: the data folder.
-      split: name of the sub-folder, ``"train"`` or ``"val"``.
-      classes: the classes that labels index (those of the training split). ``None`` takes the class
-        folders found. The split may lack some of the given classes but may have no others.
-      known_by: what ``classes`` are of, for messages.
-      note: called with a line of text if listing took long, or if files are passed over.
+    Labels index ``classes``, which ``known_by`` describes in messages; by default the class folders found.
+    The split may lack some of them but may have no others. ``note`` is called with a line of text if listing
+    took long, or if files are passed over.
 
     Raises:
       UsageError: a missing or unreadable folder, no class folder, a class without images, or a
@@ -149,7 +144,7 @@ def open_image_folder(
             "each start; `shufflenet-fn data pack` makes them a few files"
         )
     known = listing.classes if classes is None else tuple(classes)
-    check_classes(folder, listing, known, known_by)
+    _check_classes(folder, listing, known, known_by)
     shown = printable(folder)
     if listing.passed_over:
         count = counted(listing.passed_over.total(), "file")
@@ -160,18 +155,12 @@ def open_image_folder(
         )
     if listing.stray:
         note(f"passed over {counted(listing.stray, 'image')} directly in {shown}, in no class")
-    return ImageFolder(root, split, known, listing.paths, _labels(listing, known))
-
-
-def _labels(listing: Listing, known: tuple[str, ...]) -> npt.NDArray[np.int64]:
-    """Return labels that index ``known``."""
-    if listing.classes == known:
-        return listing.labels
-    label_of = {name: label for label, name in enumerate(known)}
-    own = np.array([label_of[name] for name in listing.classes], dtype=np.int64)
-    labels = own[listing.labels]
-    labels.setflags(write=False)
-    return labels
+    labels = listing.labels
+    if listing.classes != known:
+        label_of = {name: label for label, name in enumerate(known)}
+        labels = np.array([label_of[name] for name in listing.classes], dtype=np.int64)[labels]
+        labels.setflags(write=False)
+    return ImageFolder(root, split, known, listing.paths, labels)
 
 
 def check_split(root: Path, split: str) -> Path:
@@ -182,7 +171,7 @@ def check_split(root: Path, split: str) -> Path:
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
             f"data folder {shown} does not exist (looked in {printable(root.absolute())}). Name "
-            f"the folder that holds train/ and val/; {LAYOUT}."
+            f"the folder that holds train/ and val/; {_LAYOUT}."
         ) from None
     except OSError as error:
         raise UsageError(
@@ -192,7 +181,7 @@ def check_split(root: Path, split: str) -> Path:
     if not stat.S_ISDIR(mode):
         raise UsageError(
             f"data folder {shown} is a file, not a folder. Unpack it if it is an archive and name "
-            f"the folder that holds train/ and val/; {LAYOUT}."
+            f"the folder that holds train/ and val/; {_LAYOUT}."
         )
     folder = root / split
     if os.path.isdir(folder):
@@ -200,7 +189,7 @@ def check_split(root: Path, split: str) -> Path:
     found = [entry.name for entry in visible_entries(root) if is_folder(entry)]
     raise UsageError(
         f"data folder {shown} has no sub-folder {split}/; it has {some(found) or 'no sub-folders'}. "
-        f"{_fix(root, split, found)}: {LAYOUT}."
+        f"{_fix(root, split, found)}: {_LAYOUT}."
     )
 
 
@@ -216,12 +205,15 @@ def _fix(root: Path, split: str, found: Sequence[str]) -> str:
     return f"Pass {printable(root / inner[0])} instead" if inner else "Create it"
 
 
-def check_classes(
-    folder: Path, listing: Listing, known: Sequence[str], known_by: str = "the training split"
-) -> None:
+def _check_classes(folder: Path, listing: Listing, known: Sequence[str], known_by: str) -> None:
     """Raise ``UsageError`` unless ``listing`` has classes, all of them ``known``, each with an image."""
     if not listing.classes:
-        raise UsageError(_without_classes(printable(folder), listing.stray))
+        raise UsageError(
+            f"{printable(folder)} has {counted(listing.stray, 'image')} directly in it and no class folder. "
+            f"Move each image into a folder named after its class; {_LAYOUT}."
+            if listing.stray
+            else f"{printable(folder)} has no class folder. Unpack the data set into it; {_LAYOUT}."
+        )
     names = set(known)
     unknown = [name for name in listing.classes if name not in names]
     if unknown:
@@ -241,15 +233,6 @@ def check_classes(
             f"{some(empty)}. {passed}Allowed extensions are {', '.join(IMAGE_EXTENSIONS)}, and any for "
             "JPEGs. Remove the empty folders or unpack the images into them."
         )
-
-
-def _without_classes(folder: str, stray: int) -> str:
-    if stray:
-        return (
-            f"{folder} has {counted(stray, 'image')} directly in it and no class folder. Move each "
-            f"image into a folder named after its class; {LAYOUT}."
-        )
-    return f"{folder} has no class folder. Unpack the data set into it; {LAYOUT}."
 
 
 def counted(count: int, singular: str, plural: str = "") -> str:

@@ -9,7 +9,6 @@ followed.
 from __future__ import annotations
 
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,23 +41,18 @@ class Listing(NamedTuple):
 
     classes: tuple[str, ...]
     counts: npt.NDArray[np.int64]
-    blob: npt.NDArray[np.uint8]
-    offsets: npt.NDArray[np.int64]
+    paths: PathTable
     labels: npt.NDArray[np.int64]
     stray: int
     passed_over: Counter[str]
     directories: tuple[str, ...]
-
-    @property
-    def paths(self) -> PathTable:
-        return PathTable(self.blob, self.offsets)
 
 
 class _Class(NamedTuple):
     """A class folder: its paths' bytes, one after another, and the length of each."""
 
     blob: bytes
-    lengths: array[int]
+    lengths: list[int]
     passed_over: Counter[str]
     directories: list[str]
 
@@ -69,7 +63,7 @@ def list_split(folder: Path) -> Listing:
     Raises:
       UsageError: a folder cannot be listed, or leads back to a folder above it.
     """
-    own = _identity(_status(folder))
+    own = _identity(folder)
     classes: list[str] = []
     stray = 0
     for entry in visible_entries(folder):
@@ -80,15 +74,17 @@ def list_split(folder: Path) -> Listing:
     classes.sort()
     with ThreadPoolExecutor(_THREADS) as pool:
         parts = list(pool.map(lambda name: _list_class(folder, name, own), classes))
-    lengths = np.frombuffer(b"".join(part.lengths.tobytes() for part in parts), np.int64)
+    lengths = [length for part in parts for length in part.lengths]
     counts = np.array([len(part.lengths) for part in parts], dtype=np.int64)
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), counts)
     labels.setflags(write=False)
     return Listing(
         classes=tuple(classes),
         counts=counts,
-        blob=np.frombuffer(b"".join(part.blob for part in parts), np.uint8),
-        offsets=np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+        paths=PathTable(
+            np.frombuffer(b"".join(part.blob for part in parts), np.uint8),
+            np.cumsum([0, *lengths], dtype=np.int64),
+        ),
         labels=labels,
         stray=stray,
         passed_over=sum((part.passed_over for part in parts), Counter()),
@@ -120,18 +116,16 @@ def visible_entries(folder: Path) -> Iterator[os.DirEntry[str]]:
 
 def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
     passed_over: Counter[str] = Counter()
-    directories: list[str] = []
     files_in: dict[str, list[str]] = {}
     pending = [(name, frozenset({split}))]
     while pending:
         path, above = pending.pop()
-        identity = _identity(_status(folder / path))
+        identity = _identity(folder / path)
         if identity in above:
             raise UsageError(
                 f"{printable(folder / path)} leads, by way of a link, back to a folder that it lies in: its "
                 "images would be listed without end. Remove the link."
             )
-        directories.append(path)
         files = files_in[path] = []
         for entry in visible_entries(folder / path):
             if is_folder(entry):
@@ -140,21 +134,15 @@ def _list_class(folder: Path, name: str, split: tuple[int, int]) -> _Class:
                 files.append(entry.name)
             else:
                 passed_over[extension_of(entry.name)] += 1
-    paths: list[bytes] = []
-    for path in sorted(files_in):
-        start = os.fsencode(path) + b"/"
-        paths += [start + os.fsencode(file) for file in sorted(files_in[path])]
-    return _Class(b"".join(paths), array("q", map(len, paths)), passed_over, directories)
+    paths = [os.fsencode(f"{path}/{file}") for path in sorted(files_in) for file in sorted(files_in[path])]
+    return _Class(b"".join(paths), [*map(len, paths)], passed_over, [*files_in])
 
 
-def _status(folder: Path) -> os.stat_result:
+def _identity(folder: Path) -> tuple[int, int]:
     try:
-        return os.stat(folder)
+        status = os.stat(folder)
     except OSError as error:
         raise _unlistable(folder, error) from error
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 

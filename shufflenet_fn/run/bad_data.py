@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from shufflenet_fn.data.bad_images import BadImages, BadSample
-from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.bad_images import BadImages, BadSample, parse_bad_limit
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.distributed.group import gather

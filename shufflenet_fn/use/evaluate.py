@@ -12,7 +12,7 @@ import torch
 
 from shufflenet_fn.config.options import check_options
 from shufflenet_fn.config.settings import EvalSettings
-from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.bad_images import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
 from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader

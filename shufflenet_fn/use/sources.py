@@ -13,8 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data.dataset import Encoded, Stored, stored_files
-from shufflenet_fn.data.files import read_file
-from shufflenet_fn.data.formats import is_image
+from shufflenet_fn.data.formats import is_image, read_file
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.paths import printable

@@ -52,9 +52,8 @@ ALL_BAD = {
 }
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-def test_the_default_stops_and_names_the_file(command: Command, folder: Path, workers: int) -> None:
-    done = command("train", *TINY, "--data", folder, "--workers", workers)
+def test_the_default_stops_and_names_the_file(command: Command, folder: Path) -> None:
+    done = command("train", *TINY, "--data", folder)
     assert done.code == 1
     assert "Traceback" not in done.err
     assert any(
@@ -113,8 +112,7 @@ def test_too_many_stop_the_run(command: Command, folder: Path) -> None:
     [
         (["--on-bad-image", "ignore"], "--on-bad-image 'ignore' is not valid"),
         (["--max-bad", "3"], "--max-bad 3 has an effect only with --on-bad-image skip"),
-        (["--on-bad-image", "skip", "--max-bad", "many"], "--max-bad 'many' is neither"),
-        (["--on-bad-image", "skip", "--max-bad", "0.1"], "For a share write 0.1%"),
+        (["--on-bad-image", "skip", "--max-bad", "many"], "--max-bad 'many' is no limit"),
     ],
 )
 def test_settings_that_cannot_be(command: Command, folder: Path, arguments: list[str], message: str) -> None:

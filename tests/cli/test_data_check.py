@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from drills.fuzz.mutations import mutate
+from drills.fuzz.pictures import made_pictures
+from shufflenet_fn.data.bad_images import BadImage
+from shufflenet_fn.data.check import inspect
+from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.folder import open_image_folder
 from tests.conftest import Command
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+from tests.data.conftest import encoded
+from tests.data.test_bad_images import BAD
 
 
 @pytest.fixture
@@ -53,19 +53,14 @@ def test_a_good_folder(command: Command, folder: Path) -> None:
 def test_every_kind_of_problem_is_listed(command: Command, folder: Path) -> None:
     blue = folder / "train" / "blue"
     whole = (blue / "00.jpg").read_bytes()
-    (blue / "01.jpg").write_bytes(b"")
     (blue / "02.jpg").write_bytes(whole[: len(whole) // 2])
-    (blue / "03.jpg").write_bytes(b"<html>404</html>")
-    (blue / "04.jpg").unlink()
-    (blue / "04.jpg").symlink_to("nowhere")
     frame = whole.index(b"\xff\xc0")
     (blue / "05.jpg").write_bytes(whole[: frame + 5] + b"\x80\x00" * 2 + whole[frame + 9 :])
-    middle = len(whole) // 2
-    (blue / "06.jpg").write_bytes(whole[:middle] + b"\xff\xd9\x00" + whole[middle:])
+    damage = {"01": "empty", "03": "html", "04": "dangling link", "06": "damaged scan"}
+    for number, kind in damage.items():
+        BAD[kind](blue / f"{number}.jpg")
     (blue / "07 ü\n.jpg").mkdir()
-    png = encoded(Image.new("1", (4, 4)), "PNG")
-    header = b"IHDR" + (20_000).to_bytes(4, "big") * 2 + png[24:29]
-    (blue / "08.png").write_bytes(png[:12] + header + zlib.crc32(header).to_bytes(4, "big") + png[33:])
+    BAD["bomb"](blue / "08.png")
     for name, dtype in (("09.tif", np.float32), ("10.tif", np.int32)):
         (blue / name).write_bytes(encoded(Image.fromarray(np.ones((4, 4), dtype)), "TIFF"))
     (blue / "11.jpg").write_bytes(b"\0\0\0\x18ftypheic")
@@ -175,20 +170,44 @@ def test_long_lists_cut_remarks_but_not_problems(command: Command, folder: Path)
     assert done.out.count("/bad") == 6
 
 
-def test_packed_data(command: Command, folder: Path) -> None:
-    packed = folder.with_name("packed")
-    assert command("data", "pack", folder, packed).code == 0
-    assert checked(command, packed, 0)["images"] == {"train": 24, "val": 10}
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere"], "data folder nowhere does not exist"),
-        ([".", "--workers", "0"], "--workers must be at least 1, got 0"),
+        ([".", "--workers", "0"], "Invalid value for '--workers'"),
     ],
 )
 def test_wrong_usage(command: Command, arguments: list[str], message: str) -> None:
     done = command("data", "check", *arguments)
     assert done.code == 2
     assert message in done.err
+
+
+KINDS = {
+    *("truncated", "corrupt", "not an image", "format not read"),
+    *("too many pixels", "over a limit", "unknown range", "empty file"),
+}
+
+
+def test_files_that_the_loader_refuses_are_problems(tmp_path: Path) -> None:
+    folder = tmp_path / "train" / "a"
+    folder.mkdir(parents=True)
+    pictures = made_pictures()
+    for number in range(150):
+        rng = np.random.default_rng([11, number])
+        _, data = mutate(pictures[rng.integers(len(pictures))], rng)
+        (folder / f"{number}.jpg").write_bytes(data)
+    samples = open_image_folder(tmp_path, "train")
+    refused = 0
+    for index in range(len(samples)):
+        found = inspect(samples, index)
+        try:
+            decode_sample(samples.read(index), name="x")
+        except BadImage as error:
+            refused += 1
+            assert found.problem is not None
+            assert found.problem.kind in KINDS
+            assert (found.problem.name, found.problem.text) == (samples.name(index), error.reason)
+        else:
+            assert found.problem is None
+    assert 20 < refused < 140

@@ -14,8 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from shufflenet_fn.data.bad_images import BadImage, BadImages, BadSample, UnreadableImage, replacement
-from shufflenet_fn.data.bad_limit import parse_bad_limit
+from shufflenet_fn.data.bad_images import (
+    BadImage,
+    BadImages,
+    BadSample,
+    UnreadableImage,
+    parse_bad_limit,
+    replacement,
+)
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.decode import decode_rgb
@@ -121,16 +127,10 @@ def read(folder: Dataset, bad: BadImages | None, **options: Any) -> list[Batch]:
         return list(batches)
 
 
-def joined(ranks: list[list[Batch]]) -> list[list[torch.Tensor]]:
-    return [
-        [torch.cat([part[field] for part in parts]) for field in range(3)]
-        for parts in zip(*ranks, strict=True)
-    ]
-
-
-def assert_equal(ours: list[list[torch.Tensor]], theirs: list[list[torch.Tensor]]) -> None:
-    for one, other in zip(ours, theirs, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def joined(ranks: list[list[Batch]]) -> list[list[Any]]:
+    """Images, labels and indices of the global batches, as lists."""
+    steps = zip(*ranks, strict=True)
+    return [[torch.cat([part[k] for part in parts]).tolist() for k in range(3)] for parts in steps]
 
 
 @pytest.mark.parametrize("threads", [0, 1, 2])
@@ -196,8 +196,8 @@ def test_replacements_do_not_depend_on_ranks_or_threads(
     ranks = [
         read(folder, allow(folder), rank=rank, world_size=world_size, threads=2) for rank in range(world_size)
     ]
-    assert_equal(joined(ranks), expected)
-    assert_equal(joined([read(folder, allow(folder), start_step=3)]), expected[3:])
+    assert joined(ranks) == expected
+    assert joined([read(folder, allow(folder), start_step=3)]) == expected[3:]
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -240,30 +240,6 @@ def test_a_sample_counts_once_and_is_recorded_once(folders: tuple[ImageFolder, I
     assert recorded == [BadSample("train", 3, "x.jpg", "bad")] == list(bad.met)
     with pytest.raises(UserError, match="2 of the 23 images"):
         bad.report(4, UnreadableImage("y.jpg", "gone"))
-
-
-def test_other_errors_are_not_skipped(
-    folders: tuple[ImageFolder, ImageFolder], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With no free file descriptor every file would seem bad: that has to stop a run."""
-    import resource
-
-    folder = folders[0]
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = len(os.listdir("/proc/self/fd"))
-    held: list[int] = []
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 8, hard))
-        with pytest.raises(OSError, match="Too many"):
-            while True:
-                held.append(os.open(os.devnull, os.O_RDONLY))
-        with pytest.raises(UserError, match="Too many open files") as caught:
-            folder.read(0)
-        assert not isinstance(caught.value, BadImage)
-    finally:
-        for descriptor in held:
-            os.close(descriptor)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 @pytest.mark.parametrize("threads", [0, 2])
@@ -316,18 +292,9 @@ def test_limits(text: str, n: int, allowed: int) -> None:
     assert parse_bad_limit(text).of(n) == allowed
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("few", r"--max-bad 'few' is neither a share nor a number"),
-        ("", r"--max-bad '' is neither"),
-        ("-1", r"--max-bad '-1' is neither"),
-        ("1e3", r"--max-bad '1e3' is neither"),
-        ("nan%", r"is neither"),
-        ("100%", r"--max-bad 100% leaves no image\. Give a percentage below 100%"),
-        ("0.1", r"--max-bad 0\.1 is not a whole number of images\. For a share write 0\.1%"),
-    ],
-)
-def test_limits_that_are_none(text: str, message: str) -> None:
-    with pytest.raises(UsageError, match=message):
+@pytest.mark.parametrize("text", ["few", "", "-1", "1e3", "nan%", "100%", "0.1"])
+def test_limits_that_are_none(text: str) -> None:
+    with pytest.raises(
+        UsageError, match=rf"--max-bad '{text}' is no limit .* below 100%, such as 0\.1%, or a"
+    ):
         parse_bad_limit(text)

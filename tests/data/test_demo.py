@@ -1,4 +1,4 @@
-"""The demo set: the same bytes for a seed, a loadable folder, never half a set in its place."""
+"""The demo set: a loadable folder of the same bytes each time, never half a set in its place."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from shufflenet_fn.data.demo import (
     write_demo,
 )
 from shufflenet_fn.data.folder import ImageFolder, open_train_val
-from shufflenet_fn_backends.support.compiler import cache_root as default_cache_root
+from shufflenet_fn_backends.support.compiler import cache_root
 from shufflenet_fn_backends.support.errors import UserError
 
 from .conftest import Array
 
 
-def small(folder: Path, seed: int = 0) -> Path:
-    return write_demo(folder, seed=seed, train_per_class=3, val_per_class=2)
+def small(folder: Path) -> Path:
+    return write_demo(folder, train_per_class=3, val_per_class=2)
 
 
 def digest(folder: Path) -> str:
@@ -42,45 +42,29 @@ def digest(folder: Path) -> str:
     return total.hexdigest()
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache with the full demo set in it."""
-    root = tmp_path_factory.mktemp("cache")
-    ensure_demo(root)
-    return root
+def contents(folder: Path) -> list[str]:
+    """What a user sees in a folder; the lock file stays, as locks do."""
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes ``ensure_demo`` write three images a class."""
-
-    def write(folder: Path, *, seed: int) -> Path:
-        return small(folder, seed)
-
-    monkeypatch.setattr(demo, "write_demo", write)
-
-
-def test_the_full_set_is_an_image_folder(cache: Path) -> None:
-    folder = ensure_demo(cache)
-    assert folder == cache / "demo-v1-seed0"
+def test_the_full_set_is_an_image_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = ensure_demo()
+    assert folder == cache_root() / "demo-v1-seed0"
     train, val = open_train_val(folder)
     assert train.classes == val.classes == DEMO_CLASSES
     assert np.bincount(train.labels).tolist() == [TRAIN_PER_CLASS] * 10
     assert np.bincount(val.labels).tolist() == [VAL_PER_CLASS] * 10
     for index in range(0, len(train), 97):
         assert decode_rgb(train.read(index).data, path="x").shape == (64, 64, 3)
-    assert contents(cache) == ["demo-v1-seed0"]
+    files = {path.read_bytes() for path in folder.glob("*/*/*.jpg")}
+    assert len(files) == 10 * (TRAIN_PER_CLASS + VAL_PER_CLASS), "two images are equal"
+    monkeypatch.setattr(demo, "write_demo", None)
+    ensure_demo()  # does not write it again
 
 
-def test_no_two_images_are_equal(cache: Path) -> None:
-    files = [path.read_bytes() for path in ensure_demo(cache).glob("*/*/*.jpg")]
-    assert len(files) == 10 * (TRAIN_PER_CLASS + VAL_PER_CLASS)
-    assert len(set(files)) == len(files)
-
-
-def test_colour_does_not_tell_the_class(cache: Path) -> None:
+def test_colour_does_not_tell_the_class() -> None:
     """A nearest-mean classifier on the average colour is close to chance (0.1)."""
-    train, val = open_train_val(ensure_demo(cache))
+    train, val = open_train_val(ensure_demo())
 
     def colours(folder: ImageFolder, step: int) -> tuple[Array, Array]:
         picked = range(0, len(folder), step)
@@ -104,20 +88,9 @@ def test_no_class_is_anothers_mirror_image() -> None:
                 assert min(abs(view - shapes[other]).mean() for view in views) > 0.05
 
 
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
-    first, again = small(tmp_path / "a"), small(tmp_path / "b")
-    assert digest(first) == digest(again)
-    assert digest(small(tmp_path / "c", seed=1)) != digest(first)
-
-
-def test_a_finished_set_is_not_written_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(demo, "write_demo", None)
-    ensure_demo(cache)
-
-
 @pytest.mark.parametrize("damage", ["remove", "truncate", "garble the manifest"])
-def test_a_damaged_set_is_replaced(tmp_path: Path, quick: None, damage: str) -> None:
-    folder = ensure_demo(tmp_path)
+def test_a_damaged_set_is_replaced_by_the_same_bytes(tmp_path: Path, damage: str) -> None:
+    folder = small(tmp_path / "set")
     before = digest(folder)
     victim = folder / "train" / "star" / "star_0001.jpg"
     if damage == "remove":
@@ -127,18 +100,22 @@ def test_a_damaged_set_is_replaced(tmp_path: Path, quick: None, damage: str) -> 
     else:
         (folder / "demo.json").write_text("{")
     assert not is_complete(folder)
-    assert digest(ensure_demo(tmp_path)) == before
-    assert contents(tmp_path) == ["demo-v1-seed0"]
+    assert digest(small(folder)) == before
+    assert contents(tmp_path) == ["set"]
 
 
-def test_killed_run_leaves_no_partial_set(tmp_path: Path) -> None:
+def start(folder: Path, train_per_class: int) -> subprocess.Popen[bytes]:
     code = f"""
 import sys; sys.path[:] = {sys.path!r}
 from pathlib import Path
 from shufflenet_fn.data.demo import write_demo
-write_demo(Path({str(tmp_path / "set")!r}), train_per_class=100000)
+write_demo(Path({str(folder)!r}), train_per_class={train_per_class}, val_per_class=2)
 """
-    process = subprocess.Popen([sys.executable, "-c", code])
+    return subprocess.Popen([sys.executable, "-c", code])
+
+
+def test_killed_run_leaves_no_partial_set(tmp_path: Path) -> None:
+    process = start(tmp_path / "set", 100_000)
     deadline = time.monotonic() + 20
     while not list(tmp_path.glob(".set.*/new/train/*/*.jpg")):
         assert time.monotonic() < deadline
@@ -161,41 +138,27 @@ def test_a_failed_run_cleans_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert contents(tmp_path) == []
 
 
-def contents(folder: Path) -> list[str]:
-    """What a user sees in a folder; the lock file stays, as locks do."""
-    return sorted(name for name in os.listdir(folder) if not name.endswith(".lock"))
-
-
 def test_several_first_runs_at_once(tmp_path: Path) -> None:
-    code = f"""
-import sys; sys.path[:] = {sys.path!r}
-from pathlib import Path
-from shufflenet_fn.data.demo import write_demo
-write_demo(Path({str(tmp_path / "set")!r}), train_per_class=3, val_per_class=2)
-"""
-    runs = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(6)]
+    runs = [start(tmp_path / "set", 3) for _ in range(6)]
     assert [run.wait(60) for run in runs] == [0] * 6
     assert is_complete(tmp_path / "set")
     assert contents(tmp_path) == ["set"]
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_places_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(UserError, match=r"mine: it exists and has no demo\.json.*Name another"):
         small(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
-
-
-def test_an_unwritable_cache_is_explained(tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("a file in the cache's place")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine" / "thesis.tex"))
     with pytest.raises(UserError, match=r"cannot write the demo set to .*set XDG_CACHE_HOME"):
-        ensure_demo(tmp_path / "cache")
+        ensure_demo()
 
 
 def test_the_default_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert default_cache_root() == tmp_path / "shufflenet-fn"
+    assert cache_root() == tmp_path / "shufflenet-fn"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    assert default_cache_root() == tmp_path / "home" / ".cache" / "shufflenet-fn"
+    assert cache_root() == tmp_path / "home" / ".cache" / "shufflenet-fn"

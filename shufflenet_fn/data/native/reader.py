@@ -1,28 +1,52 @@
-"""A reader of many samples in one call, for any number of threads, and its choice for a run."""
+"""Builds and loads the C++ library, reads many samples in one call, and chooses the reader of a run.
+
+The library decodes with libjpeg-turbo of Pillow's wheel.
+"""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from shufflenet_fn.data.dataset import Stored
-from shufflenet_fn.data.native.library import Functions, functions
-from shufflenet_fn.data.transforms import TRAIN_DRAWS, EvalTransform, TrainTransform
+from shufflenet_fn.data.dataset import STORED, Stored
+from shufflenet_fn.data.transforms import (
+    JITTER_DRAWS,
+    TRAIN_DRAWS,
+    EvalTransform,
+    TrainTransform,
+    color_jitter,
+)
+from shufflenet_fn_backends.support.compiler import INSTALL, Recipe, build_library, cache_root, find_compiler
 from shufflenet_fn_backends.support.errors import DeviceError
 
 Images = npt.NDArray[np.uint8]
 Flags = npt.NDArray[np.bool_]
 STAGES = ("read", "decode", "resize", "jitter")
 
+_WITHOUT: Final = "take --image-reader python, which needs none"
+_RECIPE: Final = Recipe(
+    name="images",
+    what="the image reader",
+    sources=Path(__file__).with_name("kernels"),
+    # No fused multiply-add: boxes and weights must equal those that Python computes.
+    flags=("-std=c++17", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden"),
+    libraries=("-ldl",),
+    advice=_WITHOUT,
+)
 
-class Crop(ctypes.Structure):
-    """``CropRule`` of ``kernels/box.hpp``."""
+
+class _Crop(ctypes.Structure):
+    """``CropRule`` of ``kernels/plan.hpp``."""
 
     _fields_ = tuple(
         (name, ctypes.c_double)
@@ -33,12 +57,107 @@ class Crop(ctypes.Structure):
 class _Training(ctypes.Structure):
     _fields_ = (
         ("size", ctypes.c_int64),
-        ("crop", Crop),
+        ("crop", _Crop),
         ("jitter", ctypes.c_double),
         ("flip", ctypes.c_double),
         ("seed", ctypes.c_uint64),
         ("epoch", ctypes.c_uint64),
     )
+
+
+def _array(dtype: Any) -> Any:
+    return np.ctypeslib.ndpointer(dtype, flags="C_CONTIGUOUS")
+
+
+_POINTER, _LONG, _DOUBLE = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+_BYTES, _FLAGS, _LONGS, _DOUBLES, _STORED = map(_array, (np.uint8, np.bool_, np.int64, np.float64, STORED))
+_SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
+    "library": (_POINTER, (ctypes.c_char_p,)),
+    "reader": (_POINTER, (_POINTER,)),
+    "reader_free": (None, (_POINTER,)),
+    "reader_seconds": (None, (_POINTER, _DOUBLES)),
+    "train": (None, (_POINTER, _POINTER, _STORED, _LONG, _LONGS, _LONGS, _DOUBLES, _LONG, _BYTES, _FLAGS)),
+    "eval": (None, (_POINTER, _STORED, *[_LONG] * 3, _BYTES, _FLAGS)),
+    "normalise": (None, (_POINTER, _LONG, *[_POINTER] * 3)),
+    "jitter": (None, (_BYTES, _LONG, _DOUBLE, _DOUBLES)),
+    "crc32": (ctypes.c_uint32, (ctypes.c_uint32, ctypes.c_char_p, _LONG)),
+}
+
+
+class Functions(SimpleNamespace):
+    """The library's functions by their names in ``_SIGNATURES``.
+
+    Attributes:
+      decoder: what ``reader`` takes.
+      jitters: whether ``jitter`` and ``color_jitter`` give the same bytes.
+    """
+
+
+@functools.cache
+def functions() -> Functions:
+    """Build if necessary, and load.
+
+    Raises:
+      DeviceError: there is no compiler, or it failed, or Pillow has no libjpeg-turbo that can be used.
+    """
+    compiler = find_compiler(f"{INSTALL}, name yours in $CXX, or {_WITHOUT}.")
+    path = build_library(_RECIPE, compiler, cache_root() / "images")
+    try:
+        library = ctypes.CDLL(str(path))
+    except OSError as error:
+        raise DeviceError(
+            f"cannot load the image reader from {path}: {error}. Take --image-reader python."
+        ) from error
+    found = {name: getattr(library, f"sfn_{name}") for name in _SIGNATURES}
+    for name, function in found.items():
+        function.restype, function.argtypes = _SIGNATURES[name]
+    decoder = _decoder(found.pop("library"), found["reader"], found["reader_free"])
+    return Functions(**found, decoder=decoder, jitters=_jitters_alike(found["jitter"]))
+
+
+def _decoder(
+    load: Callable[..., int | None], make_reader: Callable[..., int | None], free: Callable[..., None]
+) -> int:
+    path = pillow_libjpeg()
+    if path is None:
+        raise DeviceError(
+            "no libjpeg-turbo to decode with: this Pillow does not come from a wheel of PyPI, which brings "
+            "it. Install that (pip install --force-reinstall pillow), or take --image-reader python."
+        )
+    decoder = load(bytes(path))
+    probe = make_reader(decoder) if decoder else None
+    if not decoder or not probe:
+        raise DeviceError(
+            f"cannot use {path}: it is not libjpeg-turbo of version 62 as known here. Take "
+            "--image-reader python, and please report Pillow's version."
+        )
+    free(probe)
+    return decoder
+
+
+def pillow_libjpeg() -> Path | None:
+    """Return libjpeg-turbo (ABI version 62) from Pillow's wheel; ``None`` if Pillow has another version."""
+    import PIL
+
+    package = Path(PIL.__file__).parent
+    places = (
+        *package.parent.glob("pillow.libs/libjpeg-*.so.62*"),
+        *package.glob(".dylibs/libjpeg.62*.dylib"),
+    )
+    return next((place for place in places if place.is_file()), None)
+
+
+def _jitters_alike(jitter: Callable[..., None]) -> bool:
+    # OpenCV has other code on other processors. With this seed, rounding once more shows in a few pixels.
+    rng = np.random.default_rng(7)
+    pixels = rng.integers(0, 256, size=(61, 67, 3), dtype=np.uint8)  # not a whole number of vectors
+    for draws in rng.random((256, JITTER_DRAWS)):
+        ours, theirs = pixels.copy(), pixels.copy()
+        jitter(ours, 61 * 67, 0.4, draws)
+        color_jitter(theirs, 0.4, draws)
+        if not np.array_equal(ours, theirs):
+            return False
+    return True
 
 
 class NativeReader:
@@ -65,33 +184,22 @@ class NativeReader:
           stored: STORED (N,), their locations.
           transform: the transform to apply.
           seed, epoch: seed and epoch of the draws.
-          indices, repeats: int64 (N,), the samples and which showing of each it is.
+          indices, repeats: C-contiguous int64 (N,), the samples and which showing of each it is.
           out: C-contiguous uint8 (N, size, size, 3) to fill.
 
         Returns:
           bool (N,), which samples were read. The other parts of ``out`` are undefined.
         """
         count, size = len(stored), transform.size
-        _check_images(out, count, size)
-        # The library gets their addresses, so the arrays must stay alive until it returns.
-        indices = _numbers("indices", indices, count)
-        repeats = _numbers("repeats", repeats, count)
         draws = np.empty((count, TRAIN_DRAWS), dtype=np.float64)
         done = np.zeros(count, dtype=np.bool_)
         jitters: bool = self._functions.jitters
         jitter = transform.jitter if jitters else 0.0
-        how = _Training(size, crop_rule(transform), jitter, transform.flip, seed, epoch)
+        (low, high), ratio = transform.scale, transform.ratio
+        crop = _Crop(low, high, *ratio, *map(math.log, ratio))
+        how = _Training(size, crop, jitter, transform.flip, seed, epoch)
         self._functions.train(
-            self._reader(),
-            ctypes.addressof(how),
-            stored.ctypes.data,
-            count,
-            indices.ctypes.data,
-            repeats.ctypes.data,
-            draws.ctypes.data,
-            TRAIN_DRAWS,
-            out.ctypes.data,
-            done.ctypes.data,
+            self._reader(), ctypes.byref(how), stored, count, indices, repeats, draws, TRAIN_DRAWS, out, done
         )
         if not jitters:
             for slot in np.flatnonzero(done):
@@ -101,17 +209,8 @@ class NativeReader:
     def eval(self, stored: Stored, transform: EvalTransform, *, out: Images) -> Flags:
         """Read samples, resized and cropped by ``transform``. Args and result as ``train``."""
         count = len(stored)
-        _check_images(out, count, transform.size)
         done = np.zeros(count, dtype=np.bool_)
-        self._functions.eval(
-            self._reader(),
-            stored.ctypes.data,
-            count,
-            transform.resize,
-            transform.size,
-            out.ctypes.data,
-            done.ctypes.data,
-        )
+        self._functions.eval(self._reader(), stored, count, transform.resize, transform.size, out, done)
         return done
 
     def normalise(self, images: Tensor, scale: Tensor, bias: Tensor, *, out: Tensor) -> None:
@@ -129,7 +228,7 @@ class NativeReader:
     def seconds(self) -> dict[str, float]:
         """Return how long each of STAGES has taken in this thread so far."""
         found = np.zeros(len(STAGES), dtype=np.float64)
-        self._functions.reader_seconds(self._reader(), found.ctypes.data)
+        self._functions.reader_seconds(self._reader(), found)
         return dict(zip(STAGES, found.tolist(), strict=True))
 
     def _reader(self) -> int:
@@ -151,24 +250,6 @@ class _ThreadReader:
     def __del__(self) -> None:
         if hasattr(self, "address"):
             self._free(self.address)
-
-
-def crop_rule(transform: TrainTransform) -> Crop:
-    """Return the ranges of a random-resized crop."""
-    (low, high), ratio = transform.scale, transform.ratio
-    return Crop(low, high, *ratio, math.log(ratio[0]), math.log(ratio[1]))
-
-
-def _numbers(name: str, values: npt.NDArray[np.integer[Any]], count: int) -> npt.NDArray[np.int64]:
-    """Return ``values`` as int64 and C-contiguous."""
-    if values.shape != (count,):
-        raise ValueError(f"{name} has the shape {values.shape}, not {(count,)}")
-    return np.ascontiguousarray(values, dtype=np.int64)
-
-
-def _check_images(out: Images, count: int, size: int) -> None:
-    if out.shape != (count, size, size, 3) or out.dtype != np.uint8 or not out.flags.c_contiguous:
-        raise ValueError(f"out is {out.dtype} {out.shape}, not contiguous uint8 {(count, size, size, 3)}")
 
 
 class ImageReader(NamedTuple):
@@ -193,11 +274,8 @@ def choose_image_reader(name: str) -> ImageReader:
     except DeviceError as error:
         if name == "native":
             raise
-        return ImageReader(None, f"image reader python: not native, {_why(error)}")
+        # Without the compiler's output, and without the advice for ``native``.
+        why = str(error).splitlines()[0].split(". ")[0].removesuffix(".")
+        return ImageReader(None, f"image reader python: not native, {why}")
     reason = "asked for" if name == "native" else "decodes only what a crop needs, without Python's lock"
     return ImageReader(reader, f"image reader native: {reason}")
-
-
-def _why(error: DeviceError) -> str:
-    """Return the first sentence, without the compiler's output and the advice for ``native``."""
-    return str(error).splitlines()[0].split(". ")[0].removesuffix(".")

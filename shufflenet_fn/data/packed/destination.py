@@ -12,10 +12,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,8 @@ import numpy as np
 
 from shufflenet_fn.data.folder import ImageFolder, counted, some
 from shufflenet_fn.data.packed.entries import Entries
-from shufflenet_fn.data.packed.files import TEMPORARY, write_file
 from shufflenet_fn.data.packed.index import (
+    DATA_FILE,
     INDEX_NAME,
     PLAN_NAME,
     SHARD_SUFFIX,
@@ -34,18 +34,21 @@ from shufflenet_fn.data.packed.index import (
     PackSettings,
     index_fields,
     is_packed,
-    is_packed_file,
     read_index,
     read_sealed,
     shard_name,
     write_sealed,
 )
 from shufflenet_fn.data.paths import printable
+from shufflenet_fn.io import replace_file
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 LOCK_NAME = "packing.lock"
 _PART = ".part.npz"
-
+# All that packing writes, also under the temporary names of shards and of other files.
+_OWN_FILE = re.compile(
+    rf"\.?(packed\.json|packing\.(json|lock)|(train|val)-\d{{5}}\.part\.npz|{DATA_FILE.pattern})(\.tmp|\.partial)?"
+)
 # Their versions may change an image's bytes.
 _LIBRARIES = ("simplejpeg", "pillow", "torch")
 
@@ -63,11 +66,11 @@ def settled_paths(source: str | Path, folder: str | Path) -> tuple[Path, Path]:
             f"{printable(source)} is a packed data set. Pack from the folder of its images; `data info` says "
             "which that was."
         )
-    if real_source == real_folder or real_source in real_folder.parents:
+    if real_folder.is_relative_to(real_source):
         raise UsageError(
             f"{printable(folder)} lies in the source, {printable(source)}. Name a folder outside of it."
         )
-    if real_folder in real_source.parents:
+    if real_source.is_relative_to(real_folder):
         raise UsageError(
             f"the source, {printable(source)}, lies in {printable(folder)}. Name a folder of its own for "
             "the packed data."
@@ -88,37 +91,32 @@ def claimed(folder: Path) -> Iterator[None]:
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"{printable(folder)} is a file. Name a folder for the packed data.")
     folder.mkdir(parents=True, exist_ok=True)
-    _check_nothing_else(folder)
-    lock = FileLock(folder / LOCK_NAME, timeout=0)
+    others = [path.name for path in folder.iterdir() if not _OWN_FILE.fullmatch(path.name)]
+    if others:
+        raise UsageError(
+            f"{printable(folder)} holds something other than packed data: {some(others)}. Name an empty "
+            "folder or a new one."
+        )
     try:
-        lock.acquire()
+        # The file stays. Between its removal and the release another process could lock a new one.
+        with FileLock(folder / LOCK_NAME, timeout=0):
+            yield
     except Timeout:
         raise UserError(
             f"another process is packing into {printable(folder)}. Wait for it, or name another folder."
         ) from None
-    try:
-        yield
-    finally:
-        # The file stays. Between its removal and the release another process could lock a new one.
-        lock.release()
 
 
 def finished_index(
-    folder: Path,
-    settings: PackSettings,
-    splits: Sequence[ImageFolder],
-    *,
-    skip_bad_images: bool,
-    overwrite: bool,
+    folder: Path, settings: PackSettings, splits: Sequence[ImageFolder], *, skip_bad_images: bool
 ) -> PackedIndex | None:
     """Return the index of a folder that is already packed as asked for, or None if it is to be packed.
 
     Raises:
-      UsageError: it was packed with other settings, or without bad images that must not be skipped now, and
-        it must not be overwritten.
-      UserError: its index is damaged, and it is not to be overwritten.
+      UsageError: it was packed with other settings, or without bad images that must not be skipped now.
+      UserError: its index is damaged.
     """
-    if overwrite or not (folder / INDEX_NAME).exists():
+    if not (folder / INDEX_NAME).exists():
         return None
     index = read_index(folder)
     # Another version of a library is no reason to pack a whole data set again.
@@ -126,10 +124,8 @@ def finished_index(
         "settings": vars(settings),
         "source": {source.split: Fingerprint(source).upto(len(source)) for source in splits},
     }
-    _refuse(folder, "is packed already", differences(index_fields(index), now))
-    if not skip_bad_images:
-        left_out = {name: split.left_out for name, split in index.splits.items()}
-        _refuse_left_out(folder, "is packed already", left_out)
+    left_out = {name: split.left_out for name, split in index.splits.items() if not skip_bad_images}
+    _refuse(folder, "is packed already", differences(index_fields(index), now), left_out)
     remove_parts(folder)  # left by a run that was killed after its last write
     return index
 
@@ -155,49 +151,44 @@ def prepare(
         finished = {source.split: _usable_parts(folder, source) for source in splits}
         if not skip_bad_images:
             left_out = {
-                split: tuple(chain(*(part.left_out for part in parts))) for split, parts in finished.items()
+                split: [name for part in parts for name in part.left_out] for split, parts in finished.items()
             }
-            _refuse_left_out(folder, "is half packed", left_out)
+            _refuse(folder, "is half packed", [], left_out)
     else:
         # Before its shards: a folder with an index must be complete.
         (folder / INDEX_NAME).unlink(missing_ok=True)
-    remove_leftovers(folder, finished)
+    shards = {part.shard.name for parts in finished.values() for part in parts}
+    keep = {LOCK_NAME, *shards, *(_part_path(folder, name).name for name in shards)}
+    for path in list(folder.iterdir()):
+        if _OWN_FILE.fullmatch(path.name) and path.name not in keep:
+            path.unlink()
     write_sealed(folder / PLAN_NAME, plan)
     return finished
 
 
 def _usable_parts(folder: Path, source: ImageFolder) -> list[Part]:
     """Return the finished shards of a split. Raises ``UsageError`` if their images have changed since."""
-    parts = finished_parts(folder, source.split)
+    parts: list[Part] = []
     fingerprint = Fingerprint(source)
-    for part in parts:
+    while (part := _read_part(folder, shard_name(source.split, len(parts)))) is not None:
         gone = part.next_source > len(source)
         if gone or fingerprint.upto(part.next_source) != part.source_sha256:
-            _refuse(folder, "is half packed", [source_changed(source.split)])
+            _refuse(folder, "is half packed", [_source_changed(source.split)])
+        parts.append(part)
     if parts and not parts[-1].full and parts[-1].next_source < len(source):
         parts.pop()  # images were added after the former last one
     return parts
 
 
-def _check_nothing_else(folder: Path) -> None:
-    others = [path.name for path in folder.iterdir() if not is_packing_file(path.name)]
-    if others:
-        raise UsageError(
-            f"{printable(folder)} holds something other than packed data: {some(others)}. Name an empty "
-            "folder or a new one."
-        )
-
-
-def _refuse(folder: Path, what: str, found: list[str]) -> None:
+def _refuse(
+    folder: Path, what: str, found: Sequence[str], left_out: Mapping[str, Sequence[str]] | None = None
+) -> None:
     if found:
         raise UsageError(
             f"{printable(folder)} {what}, but not as asked for: {'; '.join(found)}. Ask for the same, pass "
             "--overwrite to start again, or name another folder."
         )
-
-
-def _refuse_left_out(folder: Path, what: str, left_out: Mapping[str, Sequence[str]]) -> None:
-    names = [f"{split}/{name}" for split, found in left_out.items() for name in found]
+    names = [f"{split}/{name}" for split, images in (left_out or {}).items() for name in images]
     if names:
         raise UsageError(
             f"{printable(folder)} {what}, but without {counted(len(names), 'bad image')}: {some(names)}. "
@@ -238,36 +229,30 @@ def plan_fields(settings: PackSettings, classes: Sequence[str]) -> dict[str, Any
     }
 
 
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return descriptions of the fields in which two plans differ."""
+def differences(before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return descriptions of the fields of ``now`` that were different ``before``."""
     found: list[str] = []
-    for group in ("settings", "source", "libraries"):
-        old, new = before.get(group), now.get(group, {})
+    for group, new in now.items():
+        old = before.get(group)
         if not isinstance(old, dict):  # an edited plan
             old = {}
-        for key in dict.fromkeys([*new, *old]):
-            was, now_is = old.get(key), new.get(key)
-            if was != now_is:
-                changed = f"{key} was {was}, now it is {now_is}"
-                found.append(source_changed(key) if group == "source" else changed)
+        for key, value in new.items():
+            if value != old.get(key):
+                changed = f"{key} was {old.get(key)}, now it is {value}"
+                found.append(_source_changed(key) if group == "source" else changed)
     return found
 
 
-def source_changed(what: str) -> str:
-    """Return a description of changed classes or changed files of a split."""
+def _source_changed(what: str) -> str:
     if what == "classes":
         return "class folders of the source were added, removed or renamed"
     return f"files of the source's {what}/ were added, removed or changed"
 
 
 class Part(NamedTuple):
-    """A finished shard.
+    """A finished shard. ``kept`` and ``left_out`` are as of ``SplitIndex``.
 
     Attributes:
-      shard: the file.
-      entries: entries of its images.
-      kept: how many of them are byte-identical to the source.
-      left_out: source images that were left out while it was written.
       next_source: the first source image after it.
       source_sha256: ``Fingerprint`` of the source images before that.
       full: whether it was closed because of its size, not because there were no more images.
@@ -289,48 +274,12 @@ def write_part(folder: Path, part: Part) -> None:
     buffer = io.BytesIO()
     columns = {f"entries_{name}": column for name, column in part.entries._asdict().items()}
     np.savez(buffer, facts=np.frombuffer(facts.encode(), dtype=np.uint8), **columns)
-    write_file(_part_path(folder, part.shard.name), buffer.getvalue())
-
-
-def finished_parts(folder: Path, split: str) -> list[Part]:
-    """Return the finished shards of a split, up to one that is missing or damaged."""
-    parts: list[Part] = []
-    while (part := _read_part(folder, shard_name(split, len(parts)))) is not None:
-        parts.append(part)
-    return parts
-
-
-def remove_leftovers(folder: Path, finished: Mapping[str, list[Part]]) -> None:
-    """Remove what packing wrote, except the plan, the lock and the finished shards."""
-    shards = {part.shard.name for parts in finished.values() for part in parts}
-    keep = {PLAN_NAME, LOCK_NAME, *shards, *(_part_path(folder, name).name for name in shards)}
-    for path in list(folder.iterdir()):
-        if is_packing_file(path.name) and path.name not in keep:
-            path.unlink()
-
-
-def remove_parts(folder: Path) -> None:
-    """Remove what is needed only while packing."""
-    for path in [*folder.glob(f"*{_PART}"), folder / PLAN_NAME]:
-        path.unlink(missing_ok=True)
-
-
-def is_packing_file(name: str) -> bool:
-    """Return whether packing writes a file of this name."""
-    name = name.removesuffix(TEMPORARY)
-    shard = f"{name.removesuffix(_PART)}{SHARD_SUFFIX}"
-    part = name.endswith(_PART) and is_packed_file(shard)
-    return part or is_packed_file(name) or name in (INDEX_NAME, PLAN_NAME, LOCK_NAME)
-
-
-def _part_path(folder: Path, shard: str) -> Path:
-    return folder / (shard.removesuffix(SHARD_SUFFIX) + _PART)
+    replace_file(_part_path(folder, part.shard.name), buffer.getvalue())
 
 
 def _read_part(folder: Path, shard: str) -> Part | None:
-    """Return the part of a shard, or None if there is none or it does not match the shard."""
+    """Return the part of a shard, or None if it is missing, damaged or does not match the shard."""
     try:
-        # The zip file's checksums are verified as its arrays are read.
         with np.load(_part_path(folder, shard), allow_pickle=False) as arrays:
             facts: dict[str, Any] = json.loads(bytes(arrays["facts"]))
             entries = Entries(*(arrays[f"entries_{name}"] for name in Entries._fields))
@@ -340,3 +289,13 @@ def _read_part(folder: Path, shard: str) -> Part | None:
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
         return None
     return part if complete and part.shard.name == shard else None
+
+
+def _part_path(folder: Path, shard: str) -> Path:
+    return folder / (shard.removesuffix(SHARD_SUFFIX) + _PART)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what is needed only while packing."""
+    for path in [*folder.glob(f"*{_PART}"), folder / PLAN_NAME]:
+        path.unlink(missing_ok=True)

@@ -18,7 +18,6 @@ Memory-mapped columns use the page cache and no private memory of the process, w
 
 from __future__ import annotations
 
-import functools
 import os
 import struct
 import zlib
@@ -31,18 +30,15 @@ import numpy.typing as npt
 
 from shufflenet_fn.data.paths import printable
 
-_COLUMNS = (
-    ("labels", "<i8"),
-    ("name_ends", "<u8"),
-    ("offsets", "<u8"),
-    ("sizes", "<u8"),
-    ("checksums", "<u4"),
-    ("heights", "<u4"),
-    ("widths", "<u4"),
-)
-# As `record_checksum` packs them.
-_FACTS = np.dtype([("index", "<i8"), ("label", "<i8"), ("height", "<u4"), ("width", "<u4")])
-_ENTRY_BYTES = sum(np.dtype(dtype).itemsize for _, dtype in _COLUMNS)
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "labels": np.dtype("<i8"),
+    "name_ends": np.dtype("<u8"),
+    "offsets": np.dtype("<u8"),
+    "sizes": np.dtype("<u8"),
+    "checksums": np.dtype("<u4"),
+    "heights": np.dtype("<u4"),
+    "widths": np.dtype("<u4"),
+}
 
 
 class Entries(NamedTuple):
@@ -57,18 +53,16 @@ class Entries(NamedTuple):
     widths: npt.NDArray[np.uint32]
     names: npt.NDArray[np.uint8]
 
-    def matches(self, index: int, data: bytes) -> bool:
-        """Return whether ``data`` is what was packed as image ``index``, with its label and size."""
-        found = record_checksum(
-            data, index, int(self.labels[index]), int(self.heights[index]), int(self.widths[index])
-        )
-        return found == int(self.checksums[index])
-
     def name(self, index: int) -> str:
         """Return the original path of an image, for messages."""
         start = int(self.name_ends[index - 1]) if index else 0
         # A damaged file may contain any numbers; slicing clamps them.
         return printable(os.fsdecode(bytes(self.names[start : int(self.name_ends[index])])))
+
+    def seeds(self, indices: npt.NDArray[np.int64]) -> list[int]:
+        """Return the CRC-32 of each image's place, label and size, which its record's checksum continues."""
+        columns = (indices, *(column[indices] for column in (self.labels, self.heights, self.widths)))
+        return [record_checksum(b"", *facts) for facts in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 def record_checksum(data: bytes, index: int, label: int, height: int, width: int) -> int:
@@ -92,25 +86,18 @@ class Row(NamedTuple):
 
 
 def entries_of(rows: Sequence[Row]) -> Entries:
-    """Return the columns of these entries."""
-    names = [os.fsencode(row.name) for row in rows]
-    ends = np.cumsum([len(name) for name in names])
-    columns = ([row[field] for row in rows] for field in range(len(Row._fields) - 1))
-    labels, *others = columns
-    values = zip((labels, ends, *others), _COLUMNS, strict=True)
-    arrays = (np.array(column, dtype=dtype) for column, (_, dtype) in values)
+    """Return the columns of these entries, of which there is at least one."""
+    labels, *places, paths = zip(*rows, strict=True)
+    names = [os.fsencode(path) for path in paths]
+    columns = (labels, np.cumsum([len(name) for name in names]), *places)
+    arrays = (np.array(column, dtype) for column, dtype in zip(columns, _DTYPES.values(), strict=True))
     return Entries._make((*arrays, np.frombuffer(b"".join(names), dtype=np.uint8)))
 
 
 def joined(parts: Sequence[Entries]) -> Entries:
     """Concatenate the entries of all parts."""
-    if not parts:
-        return entries_of([])
-    columns: dict[str, npt.NDArray[Any]] = {
-        name: np.concatenate([getattr(part, name) for part in parts]) for name in Entries._fields
-    }
-    lengths = [len(part.names) for part in parts]
-    shifts = np.cumsum([0, *lengths[:-1]], dtype=np.uint64)
+    columns = {name: np.concatenate([getattr(part, name) for part in parts]) for name in Entries._fields}
+    shifts = np.cumsum([0, *(len(part.names) for part in parts[:-1])], dtype=np.uint64)
     columns["name_ends"] += np.repeat(shifts, [len(part.labels) for part in parts])
     return Entries(**columns)
 
@@ -127,48 +114,14 @@ def map_entries(path: Path, count: int) -> Entries:
       OSError: the file cannot be read.
       ValueError: it is too small for ``count`` entries.
     """
-    size = os.path.getsize(path)
-    if count * _ENTRY_BYTES > size:
-        raise ValueError(f"{count} entries take {count * _ENTRY_BYTES} bytes and it has {size}")
-    if count == 0:
-        return entries_of([])
+    size, needed = os.path.getsize(path), count * sum(dtype.itemsize for dtype in _DTYPES.values())
+    if needed > size:
+        raise ValueError(f"{count} entries take {needed} bytes and it has {size}")
     whole = np.memmap(path, dtype=np.uint8, mode="r")
     columns: dict[str, npt.NDArray[Any]] = {}
     start = 0
-    for name, dtype in _COLUMNS:
-        stop = start + count * np.dtype(dtype).itemsize
+    for name, dtype in _DTYPES.items():
+        stop = start + count * dtype.itemsize
         columns[name] = np.asarray(whole[start:stop]).view(dtype)
         start = stop
     return Entries(**columns, names=np.asarray(whole[start:]))
-
-
-def checksum_seeds(
-    indices: npt.NDArray[np.int64],
-    labels: npt.NDArray[np.int64],
-    heights: npt.NDArray[np.uint32],
-    widths: npt.NDArray[np.uint32],
-) -> npt.NDArray[np.uint32]:
-    """Return the CRC-32 of each image's place, label and size, which its record's checksum continues."""
-    facts = np.empty(len(indices), dtype=_FACTS)
-    facts["index"], facts["label"] = indices, labels
-    facts["height"], facts["width"] = heights, widths
-    # A CRC-32 is linear up to a constant: every byte adds its own term, by place and value.
-    terms, zeros = _terms()
-    places = np.arange(_FACTS.itemsize)
-    seeds: npt.NDArray[np.uint32] = np.bitwise_xor.reduce(
-        terms[places, facts.view(np.uint8).reshape(-1, _FACTS.itemsize)], axis=1
-    )
-    return seeds ^ zeros
-
-
-@functools.cache
-def _terms() -> tuple[npt.NDArray[np.uint32], np.uint32]:
-    """Return what each byte adds, (places, values), and the CRC-32 of zeros alone."""
-    zeros = zlib.crc32(bytes(_FACTS.itemsize))
-    terms = np.empty((_FACTS.itemsize, 256), dtype=np.uint32)
-    for place in range(_FACTS.itemsize):
-        for value in range(256):
-            facts = bytearray(_FACTS.itemsize)
-            facts[place] = value
-            terms[place, value] = zlib.crc32(facts) ^ zeros
-    return terms, np.uint32(zeros)

@@ -1,4 +1,4 @@
-"""The files of a packed data set: atomic writes, shards in tar format, reads by position.
+"""Shards: writing tar archives, and reading them by position.
 
 A shard is a POSIX tar archive (ustar). Every image is two members with the same key, which is its number in
 the split: ``000000012.jpg``, or ``.ppm`` for pixels, and ``000000012.cls`` with the label in decimal. This is
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import os
 import sys
@@ -17,7 +16,6 @@ import tarfile
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,90 +27,56 @@ from shufflenet_fn_backends.support.errors import UserError
 TEMPORARY = ".tmp"
 DAMAGE_FIX = "Find all damage with `data verify`, then copy the file again or pack the data again."
 FILES_FIX = "Raise the limit of open files (`ulimit -n`), or pack larger shards (--shard-size)."
-BEYOND = "it lies beyond the end of its shard"
 
-_BLOCK = 1 << 22
 _TOO_MANY = (errno.EMFILE, errno.ENFILE)
 _FEWEST_OPEN = 32
 _SHARE = 3  # both splits together keep at most two thirds of the allowed files open
 
 
-def temporary(path: Path) -> Path:
-    """Return the temporary path of a file that will become ``path``."""
-    return path.with_name(path.name + TEMPORARY)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write ``data`` to a temporary file, then rename it to ``path``. Raises ``OSError``."""
-    aside = temporary(path)
-    aside.write_bytes(data)
-    publish(aside, path)
-
-
-def publish(aside: Path, path: Path) -> None:
-    """Flush a finished file to disk, then give it its name, so that the name implies the content."""
-    flush(aside)
-    os.replace(aside, path)
-    flush(path.parent)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the file's SHA-256, as ``sha256sum`` prints it. Raises ``OSError``."""
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-class Sample(NamedTuple):
-    """An image in a shard.
+class ShardWriter:
+    """Writes a tar file under a temporary name. Leaving the context removes it, unless it is published.
 
     Attributes:
-      key: its number in the split.
-      label: its class.
-      data: a JPEG file, or uint8 RGB pixels in (H, W, 3) order.
-      shape: (height, width) of ``data`` if it is pixels.
+      bytes: size of what is written so far.
     """
 
-    key: int
-    label: int
-    data: bytes
-    shape: tuple[int, int] | None
-
-
-class ShardWriter:
-    """Writes one tar file."""
-
     def __init__(self, path: Path) -> None:
-        """Create the file. Raises ``OSError``."""
-        self.path = path
+        """Create the file that becomes ``path``. Raises ``OSError``."""
         self.bytes = 0
+        self._path, self._aside = path, path.with_name(path.name + TEMPORARY)
         self._digest = hashlib.sha256()
-        self._file = open(path, "wb")  # noqa: SIM115
+        self._file = open(self._aside, "wb")  # noqa: SIM115
 
-    def write(self, sample: Sample) -> int:
-        """Append a sample and return the offset of its first byte. Raises ``OSError``."""
-        name = f"{sample.key:09d}"
-        if sample.shape is None:
-            offset = self._member(f"{name}.jpg", b"", sample.data)
-        else:
-            height, width = sample.shape
-            offset = self._member(f"{name}.ppm", b"P6\n%d %d\n255\n" % (width, height), sample.data)
-        self._member(f"{name}.cls", b"", b"%d" % sample.label)
-        return offset
+    def __enter__(self) -> ShardWriter:
+        return self
 
-    def close(self) -> str:
-        """End the archive and return its SHA-256. Raises ``OSError``."""
-        self._append(bytes(2 * tarfile.BLOCKSIZE))
-        self._file.close()
-        return self._digest.hexdigest()
-
-    def discard(self) -> None:
-        """Close and remove the file if it has not been moved, so that a full disk does not stay full."""
+    def __exit__(self, *exc_info: object) -> None:
         with contextlib.suppress(OSError):  # flushing the buffer may fail
             self._file.close()
-        self.path.unlink(missing_ok=True)
+        self._aside.unlink(missing_ok=True)  # so that a full disk does not stay full
+
+    def write(self, key: int, label: int, data: bytes, shape: tuple[int, int] | None) -> int:
+        """Append an image and return the offset of its first byte. Raises ``OSError``.
+
+        ``key`` is its number in the split; ``shape`` is (height, width) if ``data`` is pixels and not a JPEG.
+        """
+        name = f"{key:09d}"
+        if shape is None:
+            offset = self._member(f"{name}.jpg", b"", data)
+        else:
+            height, width = shape
+            offset = self._member(f"{name}.ppm", b"P6\n%d %d\n255\n" % (width, height), data)
+        self._member(f"{name}.cls", b"", b"%d" % label)
+        return offset
+
+    def publish(self) -> str:
+        """End the archive, flush it to disk, give it its name, and return its SHA-256. Raises ``OSError``."""
+        self._append(bytes(2 * tarfile.BLOCKSIZE))
+        self._file.close()
+        flush(self._aside)
+        os.replace(self._aside, self._path)
+        flush(self._path.parent)
+        return self._digest.hexdigest()
 
     def _member(self, name: str, head: bytes, data: bytes) -> int:
         info = tarfile.TarInfo(name)
@@ -144,7 +108,6 @@ class ShardFiles:
         max_open: how many stay open, plus or minus one per thread; ``None`` is ``most_open()``.
         """
         self._paths = tuple(paths)
-        self._max_open = max_open
         self._most = most_open() if max_open is None else max_open
         self._kept: dict[int, int] = {}
         # The system closes them at exit, when no thread reads any more.
@@ -170,33 +133,26 @@ class ShardFiles:
         Raises:
           UserError: the file cannot be opened or read.
         """
-        data = b""
         with contextlib.ExitStack() as opened:
             descriptor = self._open(shard, opened)
             try:
-                # Some systems read 2 GiB at a time at most.
-                while len(data) < size and (
-                    more := os.pread(descriptor, size - len(data), offset + len(data))
-                ):
-                    data += more
+                return os.pread(descriptor, size, offset)
             except OSError as error:
                 path = printable(self._paths[shard])
                 raise UserError(f"cannot read {path}: {error.strerror}. {DAMAGE_FIX}") from error
-        return data
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return functools.partial(ShardFiles, max_open=self._max_open), (self._paths,)
 
     def _open(self, shard: int, opened: contextlib.ExitStack) -> int:
         """Return the descriptor of a file, to be closed with ``opened`` if it is not kept."""
-        kept = self._kept.get(shard)
-        if kept is not None:
+        if (kept := self._kept.get(shard)) is not None:
             return kept
-        descriptor = _open_file(self._paths[shard])
-        if len(self._kept) < self._most:
-            kept = self._kept.setdefault(shard, descriptor)
-            if kept == descriptor:
-                return kept
+        path = self._paths[shard]
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            fix = FILES_FIX if error.errno in _TOO_MANY else DAMAGE_FIX
+            raise UserError(f"cannot open {printable(path)}: {error.strerror}. {fix}") from error
+        if len(self._kept) < self._most and self._kept.setdefault(shard, descriptor) == descriptor:
+            return descriptor
         opened.callback(os.close, descriptor)
         return descriptor
 
@@ -212,14 +168,6 @@ def most_open() -> int:
     if soft == resource.RLIM_INFINITY:
         return sys.maxsize
     return max(_FEWEST_OPEN, soft // _SHARE)
-
-
-def _open_file(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        fix = FILES_FIX if error.errno in _TOO_MANY else DAMAGE_FIX
-        raise UserError(f"cannot open {printable(path)}: {error.strerror}. {fix}") from error
 
 
 def _close_all(descriptors: dict[int, int]) -> None:

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from shufflenet_fn.data.packed.files import write_file
 from shufflenet_fn.data.paths import printable
+from shufflenet_fn.io import parse_json, read_regular, replace_file
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 INDEX_NAME = "packed.json"
@@ -36,7 +36,9 @@ VERSION = 3
 KIND = "shufflenet-fn packed data"
 
 # Shards of version 2 have the other suffix; `data pack --overwrite` removes them.
-_SHARD_NAME = re.compile(r"(train|val)-\d{5}\.(tar|array_record)")
+DATA_FILE = re.compile(r"(train|val)(\.entries|-\d{5}\.(tar|array_record))")
+"""Names of shards and of files of entries."""
+
 _MAX_BYTES = 1 << 28
 """Maximum size of an index in bytes. 100,000 shards take about 20 MB."""
 
@@ -71,8 +73,6 @@ class PackSettings:
             raise UsageError("--quality is of JPEGs. Leave it out with --format raw.")
         if self.format == "jpeg" and not (self.quality and 1 <= self.quality <= 100):
             raise UsageError(f"--quality must be from 1 to 100, got {self.quality}.")
-        if self.shard_bytes < 1:
-            raise UsageError(f"--shard-size must be above 0, got {self.shard_bytes} bytes.")
 
 
 class FileFacts(NamedTuple):
@@ -128,11 +128,6 @@ def entries_name(split: str) -> str:
     return f"{split}.entries"
 
 
-def is_packed_file(name: str) -> bool:
-    """Return whether a file of this name is a shard or a file of entries."""
-    return bool(_SHARD_NAME.fullmatch(name)) or name in map(entries_name, SPLITS)
-
-
 def is_packed(folder: Path) -> bool:
     """Return whether a folder holds packed data, complete or not."""
     return any(os.path.exists(folder / name) for name in (INDEX_NAME, PLAN_NAME))
@@ -147,25 +142,22 @@ def read_index(folder: Path) -> PackedIndex:
     """
     path = folder / INDEX_NAME
     if not path.exists():
-        raise UsageError(_why_not_packed(folder))
+        if not folder.is_dir():
+            why = "is not a folder. Pass one that `data pack` wrote."
+        elif (folder / PLAN_NAME).exists():
+            why = (
+                "is only half packed: `data pack` was interrupted. Run it again with the same arguments; it "
+                "goes on from the last finished shard."
+            )
+        else:
+            why = f"is not packed: it has no {INDEX_NAME}. Pass a folder that `data pack` wrote."
+        raise UsageError(f"{printable(folder)} {why}")
     fields = read_sealed(path)
     try:
         return index_from_fields(fields)
     except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else error
         raise UserError(f"{printable(path)} makes no sense: {reason}. Pack the data again.") from error
-
-
-def _why_not_packed(folder: Path) -> str:
-    shown = printable(folder)
-    if not folder.is_dir():
-        return f"{shown} is not a folder. Pass one that `data pack` wrote."
-    if (folder / PLAN_NAME).exists():
-        return (
-            f"{shown} is only half packed: `data pack` was interrupted. Run it again with the "
-            "same arguments; it goes on from the last finished shard."
-        )
-    return f"{shown} is not packed: it has no {INDEX_NAME}. Pass a folder that `data pack` wrote."
 
 
 def index_fields(index: PackedIndex) -> dict[str, Any]:
@@ -218,7 +210,7 @@ def _split(split: str, entries: Any, shards: list[Any], kept: int, left_out: lis
 
 def write_sealed(path: Path, fields: Mapping[str, Any]) -> None:
     """Write ``fields`` as JSON with a hash of itself, whole or not at all. Raises ``OSError``."""
-    write_file(path, _render({"kind": KIND, "version": VERSION, **fields}).encode())
+    replace_file(path, _render({"kind": KIND, "version": VERSION, **fields}))
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
@@ -227,65 +219,46 @@ def read_sealed(path: Path) -> dict[str, Any]:
     Raises:
       UserError: not such a file, of another version, or changed since it was written.
     """
-    text = _read(path)
+    shown = printable(path)
     try:
-        fields = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{printable(path)} is damaged: it is not JSON ({error}). Pack the data again."
-        ) from error
+        content = read_regular(path.resolve(), limit=_MAX_BYTES)
+        fields = parse_json(content)
+    except OSError as error:
+        raise UserError(f"cannot read {shown}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise UserError(f"{shown} is damaged: {error}. Pack the data again.") from error
     if not isinstance(fields, dict) or fields.get("kind") != KIND:
         raise UserError(
-            f"{printable(path)} is not an index of packed data, or it is damaged: it does not say "
-            f'"kind": "{KIND}". Pass a folder that `data pack` wrote.'
+            f'{shown} is not an index of packed data, or it is damaged: it does not say "kind": "{KIND}". '
+            "Pass a folder that `data pack` wrote."
         )
     if fields.get("version") != VERSION:
         raise UserError(_other_version(path, fields))
     stored = fields.pop("sha256", None)
-    # Compare the whole text, so that changed whitespace or a duplicate key is found as well.
-    if _render(fields) != text:
+    # Compare the whole text, so that changed whitespace is found as well.
+    if _render(fields) != content:
         raise UserError(
-            f"{printable(path)} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy "
-            "it again or pack the data again."
+            f"{shown} is damaged or was edited: its SHA-256 is not {stored}, which it states. Copy it "
+            "again or pack the data again."
         )
     return {key: value for key, value in fields.items() if key not in ("kind", "version")}
 
 
 def _other_version(path: Path, fields: Mapping[str, Any]) -> str:
-    version = fields.get("version")
+    version, provenance = fields.get("version"), fields.get("provenance")
     said = f"{printable(path)} is of version {version!r} of the format; this program reads version {VERSION}"
     if not isinstance(version, int) or version > VERSION:
         return f"{said}. Read it with the version of shufflenet-fn that packed it, or pack the data again."
+    source = provenance.get("source") if isinstance(provenance, dict) else None
+    folders = [printable(source if isinstance(source, str) else "SRC"), printable(path.parent)]
     return (
         f"{said}, whose shards are tar files. Pack the images again, with the options that made it: "
-        f"`{_pack_command(path.parent, fields)}`."
+        f"`shufflenet-fn data pack {shlex.join(folders)} --overwrite`."
     )
 
 
-def _pack_command(folder: Path, fields: Mapping[str, Any]) -> str:
-    """Return the command that packs ``folder`` again, with the source that an old index names."""
-    provenance = fields.get("provenance")
-    source = provenance.get("source") if isinstance(provenance, dict) else None
-    source = printable(source) if isinstance(source, str) else "SRC"
-    return f"shufflenet-fn data pack {shlex.join([source, printable(folder)])} --overwrite"
-
-
-def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise UserError(
-                f"{printable(path)} has {path.stat().st_size} bytes; no index has more than {_MAX_BYTES}. "
-                "Pack the data again."
-            )
-        return path.read_text(encoding="ascii")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{printable(path)} is damaged: {error}. Pack the data again.") from error
-    except OSError as error:
-        raise UserError(f"cannot read {printable(path)}: {error.strerror or error}.") from error
-
-
-def _render(fields: Mapping[str, Any]) -> str:
+def _render(fields: Mapping[str, Any]) -> bytes:
     """Return the canonical text of ``fields``, which ends with a hash of all that precedes it."""
-    body = json.dumps(fields, indent=1, allow_nan=False)
+    body = json.dumps(fields, indent=1)
     digest = hashlib.sha256(body.encode()).hexdigest()
-    return f'{body[:-2]},\n "sha256": "{digest}"\n}}\n'
+    return f'{body[:-2]},\n "sha256": "{digest}"\n}}\n'.encode()

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from shufflenet_fn.data.dataset import STORED, Encoded, Stored
 from shufflenet_fn.data.folder import some
-from shufflenet_fn.data.packed.entries import Entries, checksum_seeds, map_entries
-from shufflenet_fn.data.packed.files import BEYOND, DAMAGE_FIX, ShardFiles
-from shufflenet_fn.data.packed.index import INDEX_NAME, PackedIndex, SplitIndex, read_index
+from shufflenet_fn.data.packed.entries import Entries, map_entries, record_checksum
+from shufflenet_fn.data.packed.files import DAMAGE_FIX, ShardFiles
+from shufflenet_fn.data.packed.index import INDEX_NAME, FileFacts, PackedIndex, read_index
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -34,26 +34,22 @@ class PackedSplit:
     def __init__(
         self, root: Path, split: str, index: PackedIndex, classes: Sequence[str] | None = None
     ) -> None:
-        """Map the split's entries and look for its shards, without reading them.
-
-        Args:
-          root: the packed data set's folder.
-          split: ``"train"`` or ``"val"``.
-          index: index of the folder.
-          classes: what labels index; ``None`` is the packed data set's classes.
-
-        Raises:
-          UsageError: there is no such split, or it has images of a class not among ``classes``.
-          UserError: a file is missing or has another size than the index says.
-        """
+        """Map the split's entries and look for its shards, without reading them. See ``open_packed``."""
         if split not in index.splits:
             raise UsageError(
                 f"{printable(root)} has no split {split!r}; it has {' and '.join(index.splits)}."
             )
         self.root, self.split, self.files = root, split, index.splits[split]
         self.raw = index.settings.format == "raw"
-        check_files(root, self.files)
-        self.entries = _mapped(root / self.files.entries.name, self.files.entries.images)
+        for facts in (self.files.entries, *self.files.shards):
+            if problem := wrong_size(root, facts):
+                shown = printable(root / facts.name)
+                raise UserError(f"{shown} is not the file that {INDEX_NAME} lists: {problem}. {DAMAGE_FIX}")
+        path = root / self.files.entries.name
+        try:
+            self.entries = map_entries(path, self.files.entries.images)
+        except (OSError, ValueError) as error:
+            raise UserError(f"cannot read {printable(path)}: {error}. {DAMAGE_FIX}") from error
         self.classes = index.classes if classes is None else tuple(classes)
         self.labels: npt.NDArray[np.int64] = self.entries.labels
         if self.classes != index.classes:
@@ -70,9 +66,10 @@ class PackedSplit:
 
     def name(self, index: int) -> str:
         """Return the shard, the record in it, and the image's path in the source."""
-        shard, record = self._place(index)
-        path = printable(self.root / self.files.shards[shard].name)
-        return f"{path} record {record} ({self.original(index)})"
+        shard = self._shard_of(index)
+        facts = self.files.shards[shard]
+        record = index - int(self._ends[shard]) + facts.images
+        return f"{printable(self.root / facts.name)} record {record} ({self.original(index)})"
 
     def original(self, index: int) -> str:
         """Return the image's path in the source, such as ``train/cat/1.jpg``."""
@@ -84,18 +81,12 @@ class PackedSplit:
         Raises:
           UserError: it cannot be read, or it is not what was packed as sample ``index``.
         """
-        shard, _ = self._place(index)
-        entries = self.entries
-        offset, size = int(entries.offsets[index]), int(entries.sizes[index])
-        # A damaged entry may contain any number.
-        inside = offset + size <= self.files.shards[shard].bytes
-        data = self._shard_files.read(shard, offset, size) if inside else b""
-        if not entries.matches(index, data):
-            reason = "its checksum differs" if len(data) == size else BEYOND
-            raise UserError(f"{self.name(index)} is not what was packed: {reason}. {DAMAGE_FIX}")
-        if not self.raw:
-            return Encoded(data)
-        return Encoded(data, (int(entries.heights[index]), int(entries.widths[index])))
+        shard, entries = self._shard_of(index), self.entries
+        try:
+            data = read_record(self._shard_files, shard, self.files.shards[shard].bytes, entries, index)
+        except ValueError as error:
+            raise UserError(f"{self.name(index)} is not what was packed: {error}. {DAMAGE_FIX}") from error
+        return Encoded(data, (int(entries.heights[index]), int(entries.widths[index])) if self.raw else None)
 
     @contextmanager
     def located(self, indices: npt.NDArray[np.int64]) -> Iterator[Stored]:
@@ -105,21 +96,16 @@ class PackedSplit:
         data read there do not match.
 
         Raises:
-          IndexError: an index is out of range.
           UserError: a shard cannot be opened.
         """
-        outside = indices[(indices < 0) | (indices >= len(self))]
-        if len(outside):
-            raise IndexError(f"sample {outside[0]} of {len(self)}")
         entries = self.entries
-        heights, widths = entries.heights[indices], entries.widths[indices]
         stored = np.zeros(len(indices), dtype=STORED)
         stored["offset"] = entries.offsets[indices].astype(np.int64)
         stored["size"] = entries.sizes[indices].astype(np.int64)
-        stored["seed"] = checksum_seeds(indices, entries.labels[indices], heights, widths)
+        stored["seed"] = entries.seeds(indices)
         stored["checksum"] = entries.checksums[indices]
         if self.raw:
-            stored["height"], stored["width"] = heights, widths
+            stored["height"], stored["width"] = entries.heights[indices], entries.widths[indices]
         shards = np.searchsorted(self._ends, indices, side="right")
         with self._shard_files.of(shards) as descriptors:
             stored["descriptor"] = descriptors
@@ -146,50 +132,46 @@ class PackedSplit:
         labels.setflags(write=False)
         return labels
 
-    def _place(self, index: int) -> tuple[int, int]:
-        """Return the shard of an image and its record there."""
-        if not 0 <= index < len(self):
-            raise IndexError(f"sample {index} of {len(self)}")
-        shard = int(np.searchsorted(self._ends, index, side="right"))
-        return shard, index - int(self._ends[shard]) + self.files.shards[shard].images
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
 
 
 def open_packed(root: str | Path, split: str, classes: Sequence[str] | None = None) -> PackedSplit:
-    """Open a split of the packed data set in ``root``.
+    """Open ``"train"`` or ``"val"`` of the packed data set in ``root``.
 
-    Args:
-      root: a folder that ``pack`` wrote.
-      split: ``"train"`` or ``"val"``.
-      classes: the classes that labels index; ``None`` is those of the packed data set.
+    Labels index ``classes``, by default those of the packed data set.
 
     Raises:
-      UsageError: the folder is not packed, not completely packed, or has classes that are not in ``classes``.
+      UsageError: the folder is not packed, not completely packed, has no such split, or has images of classes
+        that are not in ``classes``.
       UserError: its files are damaged or missing.
     """
     root = Path(root)
     return PackedSplit(root, split, read_index(root), classes)
 
 
-def check_files(root: Path, files: SplitIndex) -> None:
-    """Raise ``UserError`` if a file of a split is missing or has another size than it must have."""
-    for facts in (files.entries, *files.shards):
-        path = root / facts.name
-        try:
-            size = path.stat().st_size
-        except OSError as error:
-            raise UserError(
-                f"cannot open {printable(path)}, which {INDEX_NAME} lists: "
-                f"{error.strerror or error}. {DAMAGE_FIX}"
-            ) from error
-        if size != facts.bytes:
-            raise UserError(
-                f"{printable(path)} has {size} bytes where {INDEX_NAME} says {facts.bytes}: it was "
-                f"cut or replaced. {DAMAGE_FIX}"
-            )
-
-
-def _mapped(path: Path, count: int) -> Entries:
+def wrong_size(root: Path, facts: FileFacts) -> str | None:
+    """Return why a file cannot be the one that the index lists, without reading it."""
     try:
-        return map_entries(path, count)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {printable(path)}: {error}. {DAMAGE_FIX}") from error
+        size = (root / facts.name).stat().st_size
+    except OSError as error:
+        return "it is missing" if isinstance(error, FileNotFoundError) else str(error.strerror)
+    return None if size == facts.bytes else f"it has {size} bytes and not {facts.bytes}"
+
+
+def read_record(files: ShardFiles, shard: int, end: int, entries: Entries, index: int) -> bytes:
+    """Return image ``index``, which is in a shard of ``end`` bytes.
+
+    Raises:
+      ValueError: it is not what was packed, with its label and size; the message says why.
+      UserError: the shard cannot be read.
+    """
+    offset, size = int(entries.offsets[index]), int(entries.sizes[index])
+    # A damaged entry may contain any number.
+    data = files.read(shard, offset, size) if offset + size <= end else b""
+    facts = (int(column[index]) for column in (entries.labels, entries.heights, entries.widths))
+    if record_checksum(data, index, *facts) != entries.checksums[index]:
+        raise ValueError(
+            "its checksum differs" if len(data) == size else "it lies beyond the end of its shard"
+        )
+    return data

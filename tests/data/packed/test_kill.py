@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import resource
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from PIL import Image
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.support.errors import UsageError, UserError
+from shufflenet_fn_backends.support.errors import UsageError
 
 from .test_write import same_set
 
@@ -45,14 +45,9 @@ def uninterrupted(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-def start(source: Path, folder: Path, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "shufflenet_fn_cli.main", "data", "pack", source, folder, *OPTIONS],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
+def start(source: Path, folder: Path, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "shufflenet_fn_cli.main", "data", "pack", source, folder, *OPTIONS]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def shards_in(folder: Path) -> int:
@@ -99,14 +94,3 @@ def test_full_disk_is_explained_and_recoverable(source: Path, uninterrupted: Pat
     assert shards_in(folder) == 0
     pack(source, folder, SETTINGS, workers=2)
     same_set(folder, uninterrupted)
-
-
-def test_a_source_image_that_vanishes_is_named(source: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(source, tmp_path / "source"))
-    gone = copy / "val" / "noise" / "030.jpg"
-
-    def report(progress: object) -> None:
-        gone.unlink(missing_ok=True)
-
-    with pytest.raises(UserError, match=str(gone)):
-        pack(copy, tmp_path / "packed", SETTINGS, workers=1, report=report)

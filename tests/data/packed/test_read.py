@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import shutil
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,20 +15,20 @@ import torch
 
 from shufflenet_fn.data.dataset import Dataset, Encoded
 from shufflenet_fn.data.loader import eval_loader, train_loader
+from shufflenet_fn.data.native.reader import NativeReader, functions
 from shufflenet_fn.data.opening import open_split, open_train_val
-from shufflenet_fn.data.packed import files
-from shufflenet_fn.data.packed.entries import (
-    Entries,
-    Row,
-    entries_bytes,
-    entries_of,
-    joined,
-    map_entries,
-    record_checksum,
+from shufflenet_fn.data.packed.entries import Entries, Row, entries_bytes, entries_of, joined, map_entries
+from shufflenet_fn.data.packed.index import (
+    INDEX_NAME,
+    FileFacts,
+    PackedIndex,
+    PackSettings,
+    SplitIndex,
+    index_fields,
+    write_sealed,
 )
-from shufflenet_fn.data.packed.files import most_open
-from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
+from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn_backends.support.errors import UsageError, UserError
@@ -66,38 +68,6 @@ def test_packed_batches_equal_those_of_the_folder(
         assert all(map(torch.equal, of_folder, of_shards))
 
 
-@pytest.mark.parametrize(("soft", "kept"), [(1024, 341), (30, 32), (12_000, 4000)])
-def test_files_kept_open_follow_what_the_process_may(soft: int, kept: int) -> None:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, before[1]))
-    try:
-        assert most_open() == kept
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_threads_read_more_shards_than_may_be_open(
-    photo_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pack(photo_root, tmp_path, PackSettings("raw", 8, None, shard_bytes=1), workers=2)
-    train = open_packed(tmp_path, "train")
-    expected = all_samples(train)
-    order = np.random.default_rng(0).integers(0, len(train), 400).tolist()
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    used = len(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(files, "_FEWEST_OPEN", 8)
-    monkeypatch.setattr(files, "_SHARE", 1000)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
-    try:
-        fewer = open_packed(tmp_path, "train")  # which keeps 8 of 23 open
-        with ThreadPoolExecutor(8) as pool:
-            read = list(pool.map(fewer.read, order))
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert len(train.files.shards) == 23
-    assert read == [expected[index] for index in order]
-
-
 def test_pickled_it_is_opened_again(train: PackedSplit) -> None:
     known = [*reversed(train.classes), "zebra"]
     for split in (train, open_packed(train.root, "train", known)):
@@ -118,22 +88,13 @@ def test_labels_follow_the_classes_asked_for(packed_once: Path, photo_root: Path
         packed.read(0)
 
 
-def test_a_class_that_is_not_known_is_refused(packed_once: Path) -> None:
+def test_unknown_classes_and_splits_are_refused(packed_once: Path) -> None:
     with pytest.raises(UsageError, match=r"1 classes .* lack: bee"):
         open_split(packed_once, "train", ("ant", "cat"))
     # val has no bees
     assert len(open_split(packed_once, "val", ("ant", "cat"))) == 11
-
-
-def test_a_split_that_is_not_there(packed_once: Path) -> None:
     with pytest.raises(UsageError, match="no split 'test'; it has train and val"):
         open_split(packed_once, "test")
-
-
-@pytest.mark.parametrize("index", [-1, 23, 10**9])
-def test_an_index_out_of_range(train: PackedSplit, index: int) -> None:
-    with pytest.raises(IndexError):
-        train.read(index)
 
 
 def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
@@ -153,19 +114,25 @@ def test_swapped_records_are_found(photo_root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["labels", "offsets", "sizes", "checksums", "heights", "widths"])
-def test_a_changed_entry_is_found_on_reading(packed: Path, column: str) -> None:
+def test_changed_entry_is_found_on_reading_and_verifying(packed: Path, column: str) -> None:
     path = packed / "train.entries"
-    place = path.read_bytes().index(getattr(map_entries(path, 23), column).tobytes())
     whole = path.read_bytes()
-    for byte, bit in ((0, 1), (3, 128)):
+    values = getattr(map_entries(path, 23), column)
+    start = whole.index(values.tobytes()) + values.itemsize  # of the second image
+    for bit in (0, 20, 8 * values.itemsize - 1):
         data = bytearray(whole)
-        data[place + byte] ^= bit
+        data[start + bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        with pytest.raises(UserError, match=r"train-00000\.tar record 0 \(train/ant/0\.jpg\)"):
-            open_packed(packed, "train").read(0)
+        with pytest.raises(UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\)"):
+            open_packed(packed, "train").read(1)
+        entries, image = verify(packed, workers=1).damage
+        assert entries.file == "train.entries"
+        assert "SHA-256" in entries.reason
+        assert (image.record, image.original) == (1, "train/ant/1.jpg")
+        assert image.reason in ("its checksum differs", "it lies beyond the end of its shard")
 
 
-def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
+def test_damaged_record_is_named_on_reading_and_verifying(packed: Path) -> None:
     shard = packed / "train-00000.tar"
     data = bytearray(shard.read_bytes())
     record = bytes(open_packed(packed, "train").read(1).data)
@@ -173,6 +140,10 @@ def test_a_damaged_record_is_named_with_the_fix(packed: Path) -> None:
     shard.write_bytes(data)
     with pytest.raises(UserError, match=r"train-00000\.tar record 1 \(train/ant/1\.jpg\).*`data verify`"):
         open_packed(packed, "train").read(1)
+    whole, one = verify(packed, workers=1).damage
+    assert (whole.file, whole.record) == (shard.name, None)
+    assert "SHA-256" in whole.reason
+    assert (one.file, one.record, one.original) == (shard.name, 1, "train/ant/1.jpg")
 
 
 @pytest.mark.parametrize("name", ["train-00001.tar", "train.entries"])
@@ -183,33 +154,14 @@ def test_opening_finds_missing_and_resized_files(packed: Path, name: str, how: s
         path.unlink()
     else:
         os.truncate(path, path.stat().st_size + (1 if how == "longer" else -1))
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=rf"{name} is not the file that .* lists: it .*`data verify`"):
         open_packed(packed, "train")
-
-
-def test_a_half_packed_folder_is_explained(packed: Path) -> None:
-    (packed / "packed.json").rename(packed / "packing.json")
-    for opened in (open_train_val, lambda root: open_split(root, "train")):
-        with pytest.raises(UsageError, match=r"half packed: `data pack` was interrupted"):
-            opened(packed)
 
 
 def test_a_set_may_be_moved(packed: Path, tmp_path: Path) -> None:
     expected = all_samples(open_packed(packed, "train"))
     moved = shutil.move(packed, tmp_path / "elsewhere")
     assert all_samples(open_packed(moved, "train")) == expected
-
-
-@pytest.mark.parametrize("value", [2**63 + 5, 2**64 - 1, 2**40])
-@pytest.mark.parametrize("column", ["offsets", "sizes"])
-def test_places_outside_of_a_shard_are_refused(
-    train: PackedSplit, column: str, value: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    columns = getattr(train.entries, column).copy()
-    columns[3] = value
-    monkeypatch.setattr(train, "entries", train.entries._replace(**{column: columns}))
-    with pytest.raises(UserError, match="it lies beyond the end of its shard"):
-        train.read(3)
 
 
 def test_shard_cut_during_reading_is_named(packed: Path) -> None:
@@ -221,49 +173,144 @@ def test_shard_cut_during_reading_is_named(packed: Path) -> None:
 
 
 NAMES = ["a/1.jpg", "b/zwei words.jpg", "c/ünï.jpg", os.fsdecode(b"d/\xff.jpg")]
-
-
-def some_rows() -> list[Row]:
-    sums = [record_checksum(b"%d" % i, i, label, 3, 4) for i, label in enumerate([0, 1, 2, 2])]
-    return [Row(label, 64 + i, i, sums[i], 3, 4, NAMES[i]) for i, label in enumerate([0, 1, 2, 2])]
-
-
-def some_entries() -> Entries:
-    return entries_of(some_rows())
+ROWS = [Row(label, 64 + i, i, 2**32 - 1 - i, 3, 4, NAMES[i]) for i, label in enumerate([0, 1, 2, 2])]
 
 
 def test_entries_come_back_from_their_file(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
-    mapped = map_entries(path, 4)
-    for name, column in some_entries()._asdict().items():
+    path, entries = tmp_path / "x.entries", entries_of(ROWS)
+    path.write_bytes(entries_bytes(entries))
+    mapped, parts = map_entries(path, 4), joined([entries_of(ROWS[:1]), entries_of(ROWS[1:])])
+    for name, column in entries._asdict().items():
         np.testing.assert_array_equal(getattr(mapped, name), column)
+        np.testing.assert_array_equal(getattr(parts, name), column)
     assert [mapped.name(index) for index in range(4)] == [*NAMES[:3], "d/\\xff.jpg"]
-
-
-def test_mapped_entries_cannot_be_written_to(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
     with pytest.raises(ValueError, match="read-only"):
-        map_entries(path, 4).labels[0] = 1
-
-
-def test_more_entries_than_the_file_holds_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.entries"
-    path.write_bytes(entries_bytes(some_entries()))
+        mapped.labels[0] = 1
     with pytest.raises(ValueError, match="1000000000000 entries"):
         map_entries(path, 10**12)
 
 
-def test_joined_entries_are_those_of_the_whole() -> None:
-    whole, rows = some_entries(), some_rows()
-    parts = [entries_of(rows[:1]), entries_of(rows[1:])]
-    for name, column in joined(parts)._asdict().items():
-        np.testing.assert_array_equal(getattr(whole, name), column)
+# ---- the native reader ----
 
 
-@pytest.mark.parametrize("change", ["data", "index", "label", "height", "width"])
-def test_checksum_covers_record_index_label_and_size(change: str) -> None:
-    facts = {"data": b"bytes", "index": 7, "label": 3, "height": 20, "width": 30}
-    other = {**facts, change: b"bytez" if change == "data" else 8}
-    assert record_checksum(**facts) != record_checksum(**other)  # type: ignore[arg-type]
+TRANSFORM = TrainTransform(24, jitter=0.0)
+
+
+@pytest.fixture
+def reader() -> NativeReader:
+    return NativeReader(functions())
+
+
+def read(reader: NativeReader, split: PackedSplit) -> tuple[Any, Any]:
+    """All samples and which of them were done."""
+    indices = np.arange(len(split))
+    out = np.zeros((len(split), 24, 24, 3), dtype=np.uint8)
+    with split.located(indices) as stored:
+        done = reader.train(stored, TRANSFORM, seed=1, epoch=2, indices=indices, repeats=indices * 0, out=out)
+    return out, done
+
+
+def test_native_reader_reads_every_record_alike(reader: NativeReader, train: PackedSplit) -> None:
+    split = train
+    assert len(split.shard_paths()) > 1
+    assert read(reader, split)[1].all()
+
+    def batches(native: NativeReader | None) -> list[torch.Tensor]:
+        transform = TrainTransform(24, jitter=0.3)
+        with train_loader(split, transform, seed=1, global_batch=4, stop_step=9, native=native) as loader:
+            images = [batch.images.clone() for batch in loader]
+        with eval_loader(split, EvalTransform(32, 24), batch_size=5, native=native) as loader:
+            return images + [batch.images.clone() for batch in loader]
+
+    assert all(map(torch.equal, batches(reader), batches(None)))
+
+
+def test_native_reader_leaves_damage_to_others(reader: NativeReader, packed: Path) -> None:
+    split = open_packed(packed, "train")
+    whole, _ = read(reader, split)
+    for index in range(len(split)):
+        path = Path(split.name(index).split(" record ")[0])
+        content = path.read_bytes()
+        middle = int(split.entries.offsets[index] + split.entries.sizes[index] // 2)
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        found, done = read(reader, split)
+        assert np.flatnonzero(~done).tolist() == [index]
+        np.testing.assert_array_equal(np.delete(found, index, 0), np.delete(whole, index, 0))
+        path.write_bytes(content)
+    path.write_bytes(content[:middle])
+    with pytest.raises(UserError, match="beyond the end of its shard"):
+        list(train_loader(split, TRANSFORM, seed=1, global_batch=12, stop_step=2, native=reader))
+
+
+def test_native_reader_refuses_wrong_positions(
+    reader: NativeReader, packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = open_packed(packed, "train")
+    entries = split.entries
+    for column, value in product(("offsets", "sizes"), (0, 2**63 + 5, 2**64 - 1, 2**40)):
+        columns = getattr(entries, column).copy()
+        columns[3] = value
+        monkeypatch.setattr(split, "entries", entries._replace(**{column: columns}))
+        _, done = read(reader, split)
+        assert np.flatnonzero(~done).tolist() == [3], (column, value)
+
+
+# ---- a million images cost no more memory than a hundred: their entries stay in the page cache ----
+
+
+SHARDS = 200
+
+OPEN = """
+import sys
+import numpy as np
+from shufflenet_fn.data.opening import open_train_val
+
+def own_kib():
+    fields = dict(line.split(":") for line in open("/proc/self/status"))
+    return int(fields["RssAnon"].split()[0])
+
+before = own_kib()
+train, val = open_train_val(sys.argv[1])
+rows = np.random.default_rng(0).integers(0, len(train), 256)
+labels = [int(train.labels[rows].sum()) for _ in range(100)]
+names = [train.name(int(row)) for row in rows]
+print(own_kib() - before, names[0])
+"""
+
+
+def write_index_of(folder: Path, images: int) -> None:
+    """A packed set of that many images as far as opening looks: shards of the right size, empty."""
+    entries = Entries(
+        labels=np.arange(images, dtype="<i8") * 1000 // images,
+        name_ends=np.arange(1, images + 1, dtype="<u8") * 27,
+        offsets=np.zeros(images, dtype="<u8"),
+        sizes=np.zeros(images, dtype="<u8"),
+        checksums=np.zeros(images, dtype="<u4"),
+        heights=np.full(images, 256, dtype="<u4"),
+        widths=np.full(images, 341, dtype="<u4"),
+        names=np.frombuffer(b"class_0000/image_000000.jpg" * images, dtype=np.uint8),
+    )
+    data = entries_bytes(entries)
+    splits = {}
+    for split in ("train", "val"):
+        (folder / f"{split}.entries").write_bytes(data)
+        names = [f"{split}-{number:05d}.tar" for number in range(SHARDS)]
+        for name in names:
+            with open(folder / name, "wb") as file:
+                file.truncate(1 << 16)  # sparse
+        shards = tuple(FileFacts(name, 1 << 16, images // SHARDS, "0" * 64) for name in names)
+        own = FileFacts(f"{split}.entries", len(data), images, "0" * 64)
+        splits[split] = SplitIndex(own, shards, 0, ())
+    classes = tuple(f"class_{number:04d}" for number in range(1000))
+    index = PackedIndex(PackSettings(), classes, splits, {"train": "", "val": ""}, {})
+    write_sealed(folder / INDEX_NAME, index_fields(index))
+
+
+@pytest.mark.parametrize("images", [SHARDS, 1_000_000])
+def test_opening_costs_the_same_for_a_million_images(tmp_path: Path, images: int) -> None:
+    write_index_of(tmp_path, images)
+    command = [sys.executable, "-c", OPEN, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    grown_kib, name = done.stdout.split(maxsplit=1)
+    assert "class_0000/image_000000.jpg" in name
+    assert int(grown_kib) < 3000  # the labels of a million alone would be 7,800

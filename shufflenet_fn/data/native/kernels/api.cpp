@@ -2,16 +2,11 @@
 #include <cstdint>
 #include <new>
 
-#include "philox.hpp"
 #include "reader.hpp"
 
 #define SFN_API extern "C" __attribute__((visibility("default")))
 
 namespace {
-
-struct Library {
-  sfn::jpeg::Functions functions{};
-};
 
 // Whether sample i was read, for all: read(i) where there is memory for it.
 template <class Read>
@@ -31,15 +26,15 @@ void read_all(int64_t count, uint8_t* done, const Read& read) {
 SFN_API void* sfn_library(const char* path) {
   void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!handle) return nullptr;
-  auto* library = new (std::nothrow) Library;
-  if (library && sfn::jpeg::load(handle, library->functions)) return library;
+  auto* library = new (std::nothrow) sfn::jpeg::Functions{};
+  if (library && sfn::jpeg::load(handle, *library)) return library;
   delete library;
   return nullptr;
 }
 
 // A thread's reader; null if the library has another layout than is known here, or memory ran out.
 SFN_API void* sfn_reader(const void* library) try {
-  auto* reader = new sfn::Reader(static_cast<const Library*>(library)->functions);
+  auto* reader = new sfn::Reader(*static_cast<const sfn::jpeg::Functions*>(library));
   if (reader->usable()) return reader;
   delete reader;
   return nullptr;

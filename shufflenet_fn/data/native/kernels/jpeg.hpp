@@ -1,13 +1,112 @@
 // Decoding a part of a JPEG, in strips of rows.
+//
+// What is used of libjpeg-turbo's interface for C, version 62, which Pillow's wheels bring as a shared library
+// without a header. Sizes and places of fields are those of the documented structures (libjpeg.txt of
+// libjpeg-turbo) where pointers and long have 64 bits; the library refuses a decompressor of another version or
+// size, and `JpegReader::usable` finds out before anything is decoded.
 #pragma once
+
+#include <dlfcn.h>
 
 #include <algorithm>
 #include <csetjmp>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 #include <vector>
 
-#include "jpeg_abi.hpp"
 #include "resample.hpp"
+
+namespace sfn::jpeg {
+
+constexpr int kVersion = 62;
+
+enum ColourSpace : int { kUnknown = 0, kGrey = 1, kRgb = 2, kYcc = 3, kCmyk = 4, kYcck = 5 };
+
+struct Decompressor;
+
+struct ErrorManager {
+  void (*error_exit)(Decompressor*);
+  void (*emit_message)(Decompressor*, int level);
+  void (*output_message)(Decompressor*);
+  void (*format_message)(Decompressor*, char*);
+  void (*reset)(Decompressor*);
+  int code;
+  char parameters[80];
+  int trace_level;
+  long warnings;
+  const void* messages;
+  int last_message;
+  const void* more_messages;
+  int first_more, last_more;
+};
+
+struct Component {
+  int id, index;
+  int across, down;  // its sampling factors
+  char rest[80];
+};
+
+struct Decompressor {
+  ErrorManager* errors;
+  void *memory, *progress, *client;
+  int is_decompressor, state;
+  void* source;
+  unsigned image_width, image_height;
+  int components;
+  ColourSpace stored_colours, colours;
+  unsigned scale_num, scale_denom;
+  double gamma;
+  int buffered, raw, dct_method, fancy_upsampling, block_smoothing, quantize, dither, two_pass, colour_count;
+  int one_pass_quantizer, external_quantizer, two_pass_quantizer;
+  unsigned output_width, output_height;
+  int colour_components, output_components, recommended_rows, colours_used;
+  void* colour_map;
+  unsigned output_scanline;
+  char progress_and_tables[124];
+  int precision;
+  const Component* parts;
+  char rest[320];
+};
+
+static_assert(sizeof(void*) != 8 || sizeof(ErrorManager) == 168);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, scale_num) == 68);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_width) == 136);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_scanline) == 168);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, precision) == 296);
+static_assert(sizeof(void*) != 8 || offsetof(Decompressor, parts) == 304);
+static_assert(sizeof(void*) != 8 || sizeof(Decompressor) == 632);
+static_assert(sizeof(Component) == 96);
+
+// The library's functions.
+struct Functions {
+  ErrorManager* (*std_error)(ErrorManager*);
+  void (*create)(Decompressor*, int version, size_t size);
+  void (*mem_src)(Decompressor*, const unsigned char*, unsigned long);
+  int (*read_header)(Decompressor*, int require_image);
+  int (*has_multiple_scans)(Decompressor*);
+  int (*start)(Decompressor*);
+  void (*crop)(Decompressor*, unsigned* left, unsigned* width);
+  unsigned (*skip)(Decompressor*, unsigned lines);
+  unsigned (*read)(Decompressor*, uint8_t** rows, unsigned count);
+  void (*destroy)(Decompressor*);
+};
+
+// False if the library lacks a function.
+inline bool load(void* library, Functions& to) {
+  const auto find = [library](auto& function, const char* name) {
+    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
+    return function != nullptr;
+  };
+  return find(to.std_error, "jpeg_std_error") && find(to.create, "jpeg_CreateDecompress") &&
+         find(to.mem_src, "jpeg_mem_src") && find(to.read_header, "jpeg_read_header") &&
+         find(to.has_multiple_scans, "jpeg_has_multiple_scans") &&
+         find(to.start, "jpeg_start_decompress") && find(to.crop, "jpeg_crop_scanline") &&
+         find(to.skip, "jpeg_skip_scanlines") && find(to.read, "jpeg_read_scanlines") &&
+         find(to.destroy, "jpeg_destroy_decompress");
+}
+
+}  // namespace sfn::jpeg
 
 namespace sfn {
 
@@ -83,7 +182,7 @@ class JpegReader {
     if (from > 0 || count < whole) library_.crop(&decompressor_, &from, &count);
     if (top > 0) library_.skip(&decompressor_, static_cast<unsigned>(top));
     const int64_t stride = static_cast<int64_t>(count) * 3;
-    grow(strip, stride * kStrip + kSlack);
+    make_room(strip, stride * kStrip);
     uint8_t* lines[kStrip];
     for (int k = 0; k < kStrip; ++k) lines[k] = strip.data() + k * stride;
     const uint8_t* first = strip.data() + (left - static_cast<int64_t>(from)) * 3;
@@ -129,10 +228,6 @@ class JpegReader {
       if (parts[k].across != 1 || parts[k].down != 1) return false;
     const int across = parts[0].across, down = parts[0].down;
     return (across <= 2 && down <= 2) || (across == 4 && down == 1);
-  }
-
-  static void grow(std::vector<uint8_t>& memory, int64_t bytes) {
-    if (static_cast<int64_t>(memory.size()) < bytes) memory.resize(static_cast<size_t>(bytes));
   }
 
   bool create() {

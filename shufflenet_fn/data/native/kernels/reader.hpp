@@ -2,19 +2,37 @@
 #pragma once
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <vector>
 
-#include "box.hpp"
-#include "clock.hpp"
 #include "colours.hpp"
 #include "jpeg.hpp"
+#include "plan.hpp"
 #include "resample.hpp"
 #include "stored.hpp"
-#include "taps.hpp"
 
 namespace sfn {
+
+// Where the time of a thread's reader goes.
+enum Stage : int { kReading, kDecoding, kResizing, kJittering, kStages };
+
+class StageClock {
+ public:
+  // What has passed since the last mark belongs to `stage`.
+  void mark(Stage stage) {
+    const auto now = std::chrono::steady_clock::now();
+    seconds_[stage] += std::chrono::duration<double>(now - last_).count();
+    last_ = now;
+  }
+  void start() { last_ = std::chrono::steady_clock::now(); }
+  const double* seconds() const { return seconds_; }
+
+ private:
+  std::chrono::steady_clock::time_point last_{};
+  double seconds_[kStages] = {};
+};
 
 // One thread's decompressor and memory.
 class Reader {
@@ -70,7 +88,7 @@ class Reader {
                   });
   }
 
-  // Decoded pixels for each one of the result that are enough, along each side (picture.py).
+  // Decoded pixels for each one of the result that are enough, along each side (lazy_image.py).
   static constexpr int64_t kSpare = 2;
 
   template <class Rows>
@@ -101,8 +119,7 @@ class Reader {
     // A row is written with a few bytes more, and read in whole vectors.
     const int64_t stride = (bytes + kSlack) / kSlack * kSlack;
     const int64_t count = across_.high - across_.low;
-    const auto needed = static_cast<size_t>(count * stride + kSlack);
-    if (narrowed_.size() < needed) narrowed_.resize(needed);
+    make_room(narrowed_, count * stride);
     for (auto& first : along_.first) first -= along_.low;
     uint8_t* next = narrowed_.data();
     const Box part{top + across_.low, left + along_.low, count, along_.high - along_.low};

@@ -10,13 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
-from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.augment import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
 from shufflenet_fn.data.buffers import BatchMemory, Parts, Stopped
 from shufflenet_fn.data.dataset import Dataset, Located, Stored
-from shufflenet_fn.data.decode import RgbImage, open_image
-from shufflenet_fn.data.lazy_image import Scratch
+from shufflenet_fn.data.decode import RgbImage, Scratch, open_image
+from shufflenet_fn.data.mixing import Mixing, mix_images
 from shufflenet_fn.data.native.reader import Flags, NativeReader
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.schedule import StepSchedule
@@ -99,8 +98,8 @@ def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
     images = batch.images.permute(0, 2, 3, 1).numpy()
     blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
     mix_images(images, blend)
-    labels = torch.from_numpy(partners(batch.labels.numpy()))
-    return batch._replace(mix=Mix(labels, torch.tensor(blend.weight)))
+    partners = batch.labels.view(-1, 2).flip(1).flatten()
+    return batch._replace(mix=Mix(partners, torch.tensor(blend.weight)))
 
 
 def eval_batch(

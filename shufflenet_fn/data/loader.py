@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
-from shufflenet_fn.data.augment.sample import SampleAugmentation
+from shufflenet_fn.data.augment import SampleAugmentation
 from shufflenet_fn.data.bad_images import BadImages
 from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
 from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory, Layout
 from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.lazy_image import Scratch
+from shufflenet_fn.data.decode import Scratch
+from shufflenet_fn.data.mixing import Mixing, check_pairs
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
 from shufflenet_fn.data.threads import PrefetchIterator, one_thread_setter

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data import geometry
-from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
+from shufflenet_fn.data.decode import LazyImage, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn_backends.support.errors import UsageError
 
 JITTER_DRAWS = 4

@@ -11,26 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shufflenet_fn.data.augment.mixing import Blend, Mixing, check_pairs, mix_images, partners
-from shufflenet_fn.data.augment.policies import (
+from shufflenet_fn.data.augment import (
     BINS,
+    ERASING_DRAWS,
     Policy,
     RandAugment,
+    RandomErasing,
+    SampleAugmentation,
     Space,
     TrivialAugmentWide,
+    erasing_box,
+    mean_pixel,
     pillow_operations,
     rand_space,
     trivial_wide_space,
 )
-from shufflenet_fn.data.augment.sample import (
-    ERASING_DRAWS,
-    RandomErasing,
-    SampleAugmentation,
-    erasing_box,
-    mean_pixel,
-)
+from shufflenet_fn.data.decode import Box
 from shufflenet_fn.data.device_ops import IMAGENET_STD, normalize
-from shufflenet_fn.data.lazy_image import Box
+from shufflenet_fn.data.mixing import Blend, Mixing, check_pairs, mix_images
 from shufflenet_fn.data.randomness import POLICY, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -180,10 +178,6 @@ def test_mixup_is_the_weighted_mean_of_each_pair(picture: Picture) -> None:
     for position in range(6):
         mean = 0.7 * source[position] + 0.3 * source[position ^ 1]
         assert np.abs(images[position] - mean).max() <= 0.5 + 1e-4
-
-
-def test_partners_are_neighbours() -> None:
-    assert partners(np.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0])

@@ -10,17 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
-from shufflenet_fn.data.augment.mixing import Blend, cut_box, mix_images
-from shufflenet_fn.data.augment.policies import (
+from shufflenet_fn.data.augment import (
     BINS,
+    ERASING_DRAWS,
     Operation,
     Space,
     apply_operations,
+    erasing_box,
     rand_space,
     trivial_wide_space,
 )
-from shufflenet_fn.data.augment.sample import ERASING_DRAWS, erasing_box
-from shufflenet_fn.data.lazy_image import Box
+from shufflenet_fn.data.decode import Box
+from shufflenet_fn.data.mixing import Blend, cut_box, mix_images
 from shufflenet_fn.data.randomness import sample_rng
 
 from .conftest import Array

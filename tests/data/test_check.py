@@ -11,7 +11,7 @@ from drills.fuzz.pictures import made_pictures
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.check import inspect
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.folder import ImageFolder
 from shufflenet_fn.data.listing import list_split
 
@@ -36,7 +36,7 @@ def test_files_that_the_loader_refuses_are_problems(tmp_path: Path) -> None:
         found = inspect(samples, index)
         data = samples.read(index).data
         try:
-            decode_sample(Encoded(data), name="x")
+            open_image(Encoded(data), name="x").decode(1)
         except BadImage as error:
             refused += 1
             assert found.problem is not None

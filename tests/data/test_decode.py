@@ -13,8 +13,7 @@ from PIL import Image
 
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import MAX_SCANS, check_scans, decode_rgb, decode_sample, open_image
-from shufflenet_fn.data.lazy_image import Box, Scratch
+from shufflenet_fn.data.decode import MAX_SCANS, Box, Scratch, check_scans, decode_rgb, open_image
 
 from .conftest import Array, encoded
 from .lossless_jpeg import lossless_jpeg
@@ -208,7 +207,7 @@ def test_empty_file() -> None:
 
 def test_pixels_are_a_view() -> None:
     data = bytes(range(2 * 3 * 3))
-    image = decode_sample(Encoded(memoryview(data), (2, 3)), name="x")
+    image = open_image(Encoded(memoryview(data), (2, 3)), name="x").decode(1)
     assert image.shape == (2, 3, 3)
     assert image.tobytes() == data
     assert np.shares_memory(image, np.frombuffer(data, np.uint8))
@@ -217,14 +216,14 @@ def test_pixels_are_a_view() -> None:
 @pytest.mark.parametrize("data", [b"", bytes(17), bytes(19)])
 def test_pixels_of_another_size_are_refused(data: bytes) -> None:
     with pytest.raises(BadImage, match=rf"it has {len(data)} bytes, which are not 3 x 2 RGB pixels"):
-        decode_sample(Encoded(data, (2, 3)), name="x")
+        open_image(Encoded(data, (2, 3)), name="x")
 
 
 def test_scratch_is_used_again_and_changes_nothing(picture: Picture) -> None:
     scratch, before = Scratch(), None
     for height, width in ((60, 80), (20, 31), (59, 64)):
         data = encoded(Image.fromarray(picture(height, width)), "JPEG")
-        image = decode_sample(Encoded(data), name="x", scratch=scratch)
+        image = open_image(Encoded(data), name="x", scratch=scratch).decode(1)
         np.testing.assert_array_equal(image, decode_rgb(data, path="x"))
         assert before is None or np.shares_memory(image, before)
         before = image

@@ -11,9 +11,16 @@ import torch
 from PIL import Image
 
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import decode_rgb, open_image
+from shufflenet_fn.data.decode import (
+    KEPT_BYTES,
+    Box,
+    LazyImage,
+    Scratch,
+    as_lazy_image,
+    decode_rgb,
+    open_image,
+)
 from shufflenet_fn.data.geometry import LONGEST, centre_box, crop, middle, resize, resized_shape
-from shufflenet_fn.data.lazy_image import KEPT_BYTES, Box, LazyImage, Scratch, as_lazy_image
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from shufflenet_fn.data.augment.mixing import Mixing, mix_images
-from shufflenet_fn.data.augment.policies import RandAugment
-from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
+from shufflenet_fn.data.augment import RandAugment, RandomErasing, SampleAugmentation
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.folder import open_train_val
 from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.data.mixing import Mixing, mix_images
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn_backends.support.errors import UsageError

@@ -163,8 +163,8 @@ def test_palette_tiff(bits: int, scale: int) -> None:
         ([RED] * 3, 4, RGB, {}, "a TIFF of 4-bit RGB is not read"),
         ([RED] * 3, 16, RGB, {"sample_format": SIGNED}, "16-bit signed RGB has no defined range"),
         ([RED] * 2, 16, GREY, {"tags": {338: [2]}}, "16-bit grey with 1 more channel is not read"),
-        ([RED], 8, WHITE_IS_ZERO, {"tags": {266: [2]}}, "white-is-zero grey in reversed order of"),
-        ([RED], 8, 32803, {}, "8-bit camera sensor is not read"),
+        ([RED], 8, WHITE_IS_ZERO, {"tags": {266: [2]}}, "8-bit grey in reversed order of bits is not"),
+        ([RED], 8, 32803, {}, "8-bit photometric 32803 is not read"),
         ([RED], 8, GREY, {"tags": {259: [34712]}}, "TIFFs of compression 34712 are not read"),
         # Half of the bytes, as where two pixels share a colour.
         ([RED] * 3, 4, YCBCR, {"tags": {258: [8] * 3}}, "subsampled 8-bit YCbCr is not read"),

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.decode import RgbImage
-from shufflenet_fn.data.lazy_image import Box
+from shufflenet_fn.data.decode import Box
+from shufflenet_fn.data.geometry import crop
 from shufflenet_fn.data.randomness import MIXING, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -96,26 +96,14 @@ def mix_images(images: npt.NDArray[np.uint8], blend: Blend) -> None:
 
     for one, other in zip(images[0::2], images[1::2], strict=True):
         if blend.box is not None:
-            _exchange(_inside(one, blend.box), _inside(other, blend.box))
+            one, other = crop(one, blend.box), crop(other, blend.box)
+            kept = one.copy()
+            one[:] = other
+            other[:] = kept
         else:
             kept = one.copy()
             cv2.addWeighted(one, blend.weight, other, 1.0 - blend.weight, 0.0, dst=one)
             cv2.addWeighted(other, blend.weight, kept, 1.0 - blend.weight, 0.0, dst=other)
-
-
-def _inside(image: RgbImage, box: Box) -> RgbImage:
-    return image[box.top : box.top + box.height, box.left : box.left + box.width]
-
-
-def _exchange(one: RgbImage, other: RgbImage) -> None:
-    kept = one.copy()
-    np.copyto(one, other)
-    np.copyto(other, kept)
-
-
-def partners(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the label of every position's neighbour: int64 (N,), N even."""
-    return labels.reshape(-1, 2)[:, ::-1].flatten()
 
 
 def check_pairs(batch_size: int, world_size: int) -> None:

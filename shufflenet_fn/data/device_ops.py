@@ -57,7 +57,7 @@ def normalizer(
     """
     scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
     bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    memory_for = _Kept() if reuse else _fresh
+    kept = _Kept() if reuse else None
 
     def apply(images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(scale):
@@ -66,8 +66,8 @@ def normalizer(
                 f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. Pass pixels from 0 to "
                 "255, not yet scaled, with channels before height and width."
             )
-        floats = memory_for(images)
-        if images.device.type != "cpu" or not _is_nhwc(images):
+        floats = kept.like(images) if kept else torch.empty_like(images, dtype=torch.float32)
+        if images.device.type != "cpu" or not images.is_contiguous(memory_format=torch.channels_last):
             floats.copy_(images).mul_(scale.view(1, -1, 1, 1)).add_(bias.view(1, -1, 1, 1))
         elif reuse and native is not None and torch.get_num_threads() < _MANY_THREADS:
             native.normalise(images, scale, bias, out=floats)
@@ -86,27 +86,15 @@ _MANY_THREADS = 4
 """Threads with which torch's three passes over the memory take less time than one pass of one thread."""
 
 
-def _fresh(images: Tensor) -> Tensor:
-    """Return new memory for float32 values in the layout of ``images``."""
-    return torch.empty_like(images, dtype=torch.float32)
-
-
 class _Kept(threading.local):
-    """Like ``_fresh``, in reused memory of each thread, which grows as needed."""
+    """Reused memory of each thread, which grows as needed."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def like(self, images: Tensor) -> Tensor:
+        """Return memory for float32 values in the layout of ``images``."""
         size = images.numel()
-        if self._memory.numel() < size or self._memory.device != images.device:
+        if self._memory.numel() < size:
             self._memory = torch.empty(size, device=images.device)
-        memory = self._memory[:size]
-        if _is_nhwc(images):
-            count, channels, height, width = images.shape
-            return memory.view(count, height, width, channels).permute(0, 3, 1, 2)
-        return memory.view(images.shape)
-
-
-def _is_nhwc(images: Tensor) -> bool:
-    return images.is_contiguous(memory_format=torch.channels_last)
+        return self._memory[:size].as_strided(images.shape, images.stride())

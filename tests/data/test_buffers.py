@@ -188,9 +188,7 @@ def test_an_error_comes_through_while_threads_wait(photo_root: Path, tmp_path: P
     assert good == first
 
 
-def test_bad_arguments(train: ImageFolder) -> None:
-    with pytest.raises(UsageError, match="at least 2 slots, one to read and one to fill, got 1"):
-        BatchBuffers(1, LAYOUT, page_locked=False)
+def test_buffers_of_another_layout_are_refused(train: ImageFolder) -> None:
     other = BatchBuffers(2, Layout(8, 32), page_locked=False)
     with pytest.raises(UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"):
         next(load(train, other, threads=0))

@@ -23,7 +23,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 
 from shufflenet_fn.distributed.network import LOOPBACK
-from shufflenet_fn.distributed.signals import STOP_SIGNALS
+from shufflenet_fn.distributed.worker import STOP_SIGNALS
 from shufflenet_fn.distributed.world import Nodes
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 

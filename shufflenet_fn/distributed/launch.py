@@ -31,8 +31,7 @@ from shufflenet_fn.distributed.heartbeats import (
     process_state,
 )
 from shufflenet_fn.distributed.network import check_loopback
-from shufflenet_fn.distributed.signals import StopSignals
-from shufflenet_fn.distributed.worker import run_worker
+from shufflenet_fn.distributed.worker import StopSignals, run_worker
 from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.streams import flush_output
 from shufflenet_fn_backends.runtimes.settling import ATTEMPTS, Settling
@@ -53,14 +52,6 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _silent(number: int) -> None:
-    pass
-
-
-def _yes(failure: Failure) -> bool:
-    return True
-
-
 class Launch(NamedTuple):
     """How ranks are watched.
 
@@ -74,11 +65,11 @@ class Launch(NamedTuple):
 
     hang_timeout_s: float = HANG_TIMEOUT_S
     max_restarts: int = 0
-    may_restart: Callable[[Failure], bool] = _yes
+    may_restart: Callable[[Failure], bool] = lambda failure: True
     settling: Settling | None = None
     say: Callable[[str], None] = _say
     stopping: Callable[[int], None] | None = None
-    stopped: Callable[[int], None] = _silent
+    stopped: Callable[[int], None] = lambda number: None
 
 
 class StoppedWaiting(UserError):

@@ -108,11 +108,11 @@ def use_the_network_between_machines(
         return (said,) if several else ()
     if ipaddress.ip_address(address).is_loopback:
         # All on one machine, where every address leads to it: gloo need not resolve the host's name.
-        loopback = interface_of(LOOPBACK)
+        loopback = addresses().get(LOOPBACK)
         if backend == "gloo" and loopback is not None:
             os.environ[variables[0]] = loopback
         return ()
-    interface = interface_of(address)
+    interface = addresses().get(address)
     if interface is None:
         return (
             f"{backend} between machines: none of this machine's interfaces has the address {address}, by "
@@ -152,13 +152,8 @@ def route_to(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, str
         return _plain(connection.getsockname()[0]), _plain(connection.getpeername()[0])
 
 
-def interface_of(address: str) -> str | None:
-    """Return the name of the interface with ``address``; ``None`` if this machine has none."""
-    return addresses().get(address)
-
-
 def addresses() -> Mapping[str, str]:
-    """Return the interface of every address of this machine; empty on systems other than Linux."""
+    """Return the name of the interface of every address of this machine."""
     return {**_version_6(), **_version_4()}
 
 
@@ -166,10 +161,7 @@ def _version_4() -> dict[str, str]:
     room = array.array("B", bytes(_ROOM * _ENTRY))
     where, size = room.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            answer = fcntl.ioctl(asked.fileno(), _SIOCGIFCONF, struct.pack("iL", size, where))
-        except OSError:
-            return {}
+        answer = fcntl.ioctl(asked.fileno(), _SIOCGIFCONF, struct.pack("iL", size, where))
     filled, found = struct.unpack("iL", answer)[0], {}
     for start in range(0, filled, _ENTRY):
         entry = room[start : start + _ENTRY].tobytes()
@@ -182,7 +174,7 @@ def _version_4() -> dict[str, str]:
 def _version_6() -> dict[str, str]:
     try:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
-    except OSError:
+    except OSError:  # IPv6 is switched off
         return {}
     return {str(ipaddress.IPv6Address(int(fields[0], 16))): fields[-1] for fields in map(str.split, lines)}
 

@@ -149,14 +149,7 @@ class RandAugment:
 
 
 def _operation(space: Space, which: float, level: int, sign: float, height: int, width: int) -> Operation:
-    """Return the operation that two uniform numbers choose.
-
-    Args:
-      which: picks one of ``space``.
-      level: of the magnitude, 0 to BINS - 1.
-      sign: negates a signed magnitude if it is below 0.5.
-      height, width: of the image.
-    """
+    """Return the operation of ``space`` that the uniform numbers ``which`` and ``sign`` choose."""
     name = list(space)[int(which * len(space))]
     magnitudes = space[name]
     if magnitudes is None:
@@ -238,12 +231,7 @@ class RandomErasing:
             )
 
     def __call__(self, image: RgbImage, rng: np.random.Generator) -> None:
-        """Erase in place with the given probability. Takes exactly ERASING_DRAWS uniform numbers.
-
-        Args:
-          image: uint8 (H, W, 3).
-          rng: the sample's generator for this operation.
-        """
+        """Erase part of a uint8 (H, W, 3) image in place. Takes exactly ERASING_DRAWS uniform numbers."""
         draws = rng.random(ERASING_DRAWS)
         if draws[0] >= self.probability:
             return
@@ -260,9 +248,7 @@ def mean_pixel() -> npt.NDArray[np.uint8]:
 def erasing_box(height: int, width: int, draws: npt.NDArray[np.float64]) -> Box | None:
     """Draw a box of 2 % to 33 % of the area with a height / width of 0.3 to 3.3; None if no try fits.
 
-    Args:
-      height, width: of the image.
-      draws: uniform numbers in [0, 1): (area, aspect) of each try, then top and left.
+    ``draws`` are uniform in [0, 1): (area, aspect) of each try, then top and left.
     """
     for box_height, box_width in random_sides(height * width, _ERASED_SCALE, _ERASED_RATIO, draws[:-2]):
         if box_height < height and box_width < width:
@@ -280,12 +266,7 @@ class SampleAugmentation:
     erasing: RandomErasing | None = None
 
     def __call__(self, image: RgbImage, *, seed: int, epoch: int, index: int, repeat: int = 0) -> None:
-        """Augment in place.
-
-        Args:
-          image: uint8 (H, W, 3).
-          seed, epoch, index, repeat: of the draws, as ``sample_rng``.
-        """
+        """Augment a uint8 (H, W, 3) image in place, with the draws of ``sample_rng``."""
         if self.policy is not None:
             rng = sample_rng(seed, epoch, index, domain=POLICY, repeat=repeat)
             apply_operations(image, self.policy(rng, image.shape[0], image.shape[1]))

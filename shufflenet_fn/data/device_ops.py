@@ -26,8 +26,7 @@ def normalize(
 
     Args:
       images: uint8 (N, 3, H, W), any memory format.
-      mean: per channel, of images scaled to 0..1.
-      std: per channel, of images scaled to 0..1.
+      mean, std: per channel, of images scaled to 0..1.
       dtype: of the result; the arithmetic is float32 and rounded once.
 
     Returns:

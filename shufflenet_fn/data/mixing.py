@@ -68,13 +68,7 @@ class Mixing:
 
 
 def cut_box(height: int, width: int, weight: float, centre: tuple[int, int]) -> Box:
-    """Return torchvision's rectangle of a share ``1 - weight`` about ``centre``, clipped to the image.
-
-    Args:
-      height, width: of the image.
-      weight: in [0, 1].
-      centre: (y, x) inside the image.
-    """
+    """Return torchvision's rectangle of a share ``1 - weight`` about ``centre``, (y, x), clipped."""
     half = 0.5 * math.sqrt(1.0 - weight)
     top, bottom = _clipped(centre[0], int(half * height), height)
     left, right = _clipped(centre[1], int(half * width), width)
@@ -86,12 +80,7 @@ def _clipped(centre: int, half: int, side: int) -> tuple[int, int]:
 
 
 def mix_images(images: npt.NDArray[np.uint8], blend: Blend) -> None:
-    """Mix the neighbours of a batch in place.
-
-    Args:
-      images: C-contiguous uint8 (N, H, W, 3), N even.
-      blend: how.
-    """
+    """Mix the neighbours of a batch, C-contiguous uint8 (N, H, W, 3) with N even, in place."""
     import cv2
 
     for one, other in zip(images[0::2], images[1::2], strict=True):

@@ -43,15 +43,8 @@ class ElasticRanks(threading.Thread):
     The agent runs in its own thread, because it blocks while machines wait for each other, and in the main
     thread it would install signal handlers. It never restarts ranks: a restart is a new ``ElasticRanks``.
 
-    Args:
-        entry, arguments: what each rank calls.
-        processes: ranks on this machine.
-        nodes: the machines.
-        say: receives a line if machine 0 keeps this one waiting.
-
-    Attributes:
-        result: what the agent returned; ``None`` until it has.
-        error: why the agent could not start the ranks.
+    Each of the ``processes`` calls ``entry(*arguments)``. ``say`` receives a line if machine 0 keeps this one
+    waiting. In the end, either ``result`` is what the agent returned, or ``error`` why it could not start.
     """
 
     def __init__(

@@ -212,14 +212,9 @@ def _fitting(report: dict[str, Any]) -> bytes:
 def hanging_rank(beats: Sequence[Heartbeat], now: float, limit_s: float, states: Sequence[str]) -> int | None:
     """Return the local number of the rank that hangs, ``None`` if none does.
 
-    A rank that waits for others is blamed only if all wait. Of several late ranks, the one with the fewest
-    updates is blamed; in a tie, one whose process is stopped.
-
-    Args:
-        beats: of all ranks of this machine.
-        now: the time on the clock of the heartbeats.
-        limit_s: seconds without a heartbeat after which a rank hangs.
-        states: of the processes, a letter each, as in /proc.
+    ``beats`` are of all ranks of this machine, ``states`` of their processes (``process_state``). A rank that
+    waits for others is blamed only if all wait. Of several late ranks, the one with the fewest updates is
+    blamed; in a tie, one whose process is stopped.
     """
     running = [n for n, beat in enumerate(beats) if beat.phase is not Phase.ENDED]
     limits = {Phase.STARTING: max(limit_s, START_S)}

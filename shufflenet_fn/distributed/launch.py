@@ -55,12 +55,13 @@ def _say(text: str) -> None:
 class Launch(NamedTuple):
     """How ranks are watched.
 
-    ``hang_timeout_s``: seconds without progress after which a rank hangs. ``max_restarts``: how often all
-    ranks are restarted after a failure, where ``may_restart`` agrees; on one machine only. ``settling``: the
-    wait that devices need before a restart; a start that they refuse is repeated without counting as a
-    restart. ``say``: receives a line for each restart.
-    ``stopping(number)`` is called at the first stop signal, which the ranks poll for; if it is ``None``, the
-    first signal ends them at once. ``stopped(number)`` is called when a signal has ended them.
+    Attributes:
+        hang_timeout_s: seconds without progress after which a rank hangs.
+        max_restarts: how often all ranks are restarted after a failure, where ``may_restart`` agrees.
+        settling: the wait that devices need before a restart. A start that they refuse is no restart.
+        say: receives a line for each restart.
+        stopping: called at the first stop signal, which ranks poll for; ``None`` ends them at the first.
+        stopped: called when a signal has ended the ranks.
     """
 
     hang_timeout_s: float = HANG_TIMEOUT_S
@@ -90,9 +91,8 @@ def launch(
 
     ``entry`` and ``argument`` are pickled: a module-level function and plain values. When one rank fails,
     the others of this machine are killed and the first failure is raised; ranks of other ``nodes`` fail in
-    their collectives. With ``watching.stopping``, the first signal of ``STOP_SIGNALS`` is recorded in the
-    heartbeat table (``World.heartbeats``), where ranks look for it; a second one kills all processes
-    including this one, with exit code 128 + its number.
+    their collectives. A second stop signal ends all processes including this one, with exit code 128 + its
+    number.
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.

@@ -86,16 +86,7 @@ def use_the_network_between_machines(
     """Set the interface of this process's collectives, unless the user has set it. Return notes for the log.
 
     Every rank must call it. Machine 0 cannot find out by which of its addresses the others reach it, so the
-    first rank of machine 1 reports it.
-
-    Args:
-        world: the ranks.
-        store: of the ranks.
-        backend: of the collectives.
-        host, port: endpoint of rank 0's machine.
-
-    Raises:
-        UserError: ``host`` cannot be reached.
+    first rank of machine 1 reports it. Raises ``UserError`` if ``host``, machine 0, cannot be reached.
     """
     variables = _VARIABLES.get(backend, ())
     several = world.size > world.local_size
@@ -143,11 +134,7 @@ def _meeting_address(world: World, store: Store, host: str, port: int) -> str:
 
 
 def route_to(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, str]:
-    """Return the addresses of both ends of a connection to ``host``: this machine's and the other's.
-
-    Raises:
-        OSError: it cannot be reached.
-    """
+    """Return the addresses of both ends of a connection: this machine's and that of ``host``."""
     with socket.create_connection((host, port), timeout=timeout_s) as connection:
         return _plain(connection.getsockname()[0]), _plain(connection.getpeername()[0])
 

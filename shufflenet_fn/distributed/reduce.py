@@ -27,8 +27,7 @@ def mean_over_ranks(
     step costs one collective (9 MB for x1_0 in float32).
 
     Args:
-        world_size: number of ranks.
-        rank: of this process.
+        world_size, rank: number of ranks, and this one's.
         bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0, as in
             the original, at no additional cost.
         timing: entered around each collective.

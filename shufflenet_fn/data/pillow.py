@@ -34,7 +34,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOURS = 256, 257, 258, 259, 262
 _FILL_ORDER, _SAMPLES, _STORED_BYTES, _COLOUR_MAP, _SAMPLE_FORMAT = 266, 277, 279, 320, 339
 _INVERTED, _YCBCR = 0, 6
 _COLOUR_NAMES = {
-    _INVERTED: ("grey", 1),
+    _INVERTED: ("white-is-zero grey", 1),
     1: ("grey", 1),
     2: ("RGB", 3),
     3: ("palette", 1),

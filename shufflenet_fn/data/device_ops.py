@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,37 +15,23 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize(
-    images: Tensor,
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Return ``(images - 255 * mean) / (255 * std)``, torchvision's ToTensor and Normalize in one.
 
     Args:
       images: uint8 (N, 3, H, W), any memory format.
-      mean, std: per channel, of images scaled to 0..1.
-      dtype: of the result; the arithmetic is float32 and rounded once.
 
     Returns:
-      (N, 3, H, W) of ``dtype`` in the memory format of ``images``.
+      float32 (N, 3, H, W) in the memory format of ``images``.
 
     Raises:
       UsageError: ``images`` are not uint8 (N, 3, H, W).
     """
-    return normalizer(mean=mean, std=std, dtype=dtype, device=images.device)(images)
+    return normalizer(device=images.device)(images)
 
 
 def normalizer(
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    reuse: bool = False,
-    native: NativeReader | None = None,
+    *, device: torch.device | str = "cpu", reuse: bool = False, native: NativeReader | None = None
 ) -> Callable[[Tensor], Tensor]:
     """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
@@ -54,14 +40,15 @@ def normalizer(
     each batch would cost the host several times the arithmetic, because the system clears its pages. On a CPU
     with few threads, ``native`` then computes the same in one pass over the memory.
     """
-    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
-    bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
+    scale = torch.tensor([1.0 / (255.0 * std) for std in IMAGENET_STD], device=device)
+    pairs = zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    bias = torch.tensor([-mean / std for mean, std in pairs], device=device)
     kept = _Kept() if reuse else None
 
     def apply(images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(scale):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UsageError(
-                f"images to normalise must be uint8 of shape (N, {len(scale)}, H, W), but are "
+                "images to normalise must be uint8 of shape (N, 3, H, W), but are "
                 f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. Pass pixels from 0 to "
                 "255, not yet scaled, with channels before height and width."
             )
@@ -76,7 +63,7 @@ def normalizer(
             width = images.shape[3]
             rows = floats.copy_(images).permute(0, 2, 3, 1).flatten(2)
             rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
-        return floats.to(dtype)
+        return floats
 
     return apply
 

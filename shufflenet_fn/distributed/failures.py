@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -113,9 +112,3 @@ def _failure(rank: int, local_rank: int, text: str, traceback: str | None = None
 
 def _at(step: int | None) -> str:
     return "" if step is None else f" at step {step}"
-
-
-def show_traceback(failure: Failure) -> None:
-    """Print the traceback of a bug."""
-    if failure.traceback is not None:
-        print(failure.traceback, file=sys.stderr, end="", flush=True)

@@ -12,14 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
-from shufflenet_fn.distributed.failures import (
-    Death,
-    Failure,
-    RankFailed,
-    first_failure,
-    hang_failure,
-    show_traceback,
-)
+from shufflenet_fn.distributed.failures import Death, Failure, RankFailed, first_failure, hang_failure
 from shufflenet_fn.distributed.heartbeats import (
     HANG_TIMEOUT_S,
     Heartbeat,
@@ -57,7 +50,8 @@ class Launch(NamedTuple):
 
     Attributes:
         hang_timeout_s: seconds without progress after which a rank hangs.
-        max_restarts: how often all ranks are restarted after a failure, where ``may_restart`` agrees.
+        max_restarts: how often all ranks are restarted after a failure, where ``may_restart`` agrees. On one
+            machine only.
         settling: the wait that devices need before a restart. A start that they refuse is no restart.
         say: receives a line for each restart.
         stopping: called at the first stop signal, which ranks poll for; ``None`` ends them at the first.
@@ -128,8 +122,7 @@ def launch(
             ranks.start()
             outcome = _watch(ranks, table, nodes, watching.hang_timeout_s)
             if not isinstance(outcome, Failure):
-                values: dict[int, Any] = outcome
-                result: R = values[min(values)]
+                result: R = outcome[min(outcome)]
                 return result
             failures.append(outcome)
             settling = watching.settling if nodes.num_nodes == 1 else None
@@ -137,8 +130,9 @@ def launch(
             refusals = refusals + 1 if refused and refusals < ATTEMPTS - 1 else 0
             if not refusals:
                 restarts += 1
-            allowed = refusals or (restarts <= watching.max_restarts and nodes.num_nodes == 1)
-            show_traceback(outcome)
+            allowed = refusals or restarts <= watching.max_restarts
+            if outcome.traceback is not None:
+                print(outcome.traceback, file=sys.stderr, end="", flush=True)
             if not (allowed and _can_restart(outcome, table, watching)):
                 raise RankFailed(failures)
             again = (
@@ -181,7 +175,8 @@ def _watch(
             return ranks.result.return_values
         failure = None
         # A rank that ends without an error before its work is done has failed, too.
-        dead = [pid for pid, code in codes.items() if code or (code == 0 and _early(pid, pids, beats))]
+        early = [pid for pid, beat in zip(pids, beats, strict=True) if beat.phase is not Phase.ENDED]
+        dead = [pid for pid, code in codes.items() if code or (code == 0 and pid in early)]
         if not ended and not dead:
             failure = _hang(beats, pids, nodes, hang_timeout_s, where)
             if failure is None:
@@ -225,10 +220,6 @@ def _stop_waiting(
         f"stopped by {signal.Signals(signalled).name} while {doing}. No step was done. The same command with "
         "--resume auto goes on."
     )
-
-
-def _early(pid: int, pids: list[int], beats: list[Heartbeat]) -> bool:
-    return pid in pids and beats[pids.index(pid)].phase is not Phase.ENDED
 
 
 def _hang(

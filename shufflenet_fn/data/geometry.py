@@ -49,9 +49,9 @@ def random_sides(
     Its share of ``pixels`` is uniform in ``scale``, the ratio of its sides log-uniform in ``ratio``.
     """
     log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    for share, aspect_draw in draws.reshape(-1, 2):
-        area = pixels * (scale[0] + share * (scale[1] - scale[0]))
-        aspect = math.exp(log_low + aspect_draw * (log_high - log_low))
+    for place in range(0, len(draws), 2):
+        area = pixels * (scale[0] + draws[place] * (scale[1] - scale[0]))
+        aspect = math.exp(log_low + draws[place + 1] * (log_high - log_low))
         yield round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 

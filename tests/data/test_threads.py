@@ -37,12 +37,12 @@ def slow(number: int, stopped: Stopped) -> int:
     return number
 
 
-def run(code: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def run(code: str, *arguments: object, **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}"],
+        [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}\n{code}", *map(str, arguments)],
+        env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=timeout,
         check=False,
     )
 
@@ -201,15 +201,9 @@ print(read() - before, torch.get_num_threads())
 
 def test_readers_start_no_compute_threads(photo_root: Path) -> None:
     threads = 2
-    done = subprocess.run(
-        [sys.executable, "-c", COUNT, str(photo_root), str(threads)],
-        # The kernels without SIMD are the ones that torch runs in parallel.
-        env={**os.environ, "ATEN_CPU_CAPABILITY": "default", "OMP_NUM_THREADS": "4"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
+    # The kernels without SIMD are the ones that torch runs in parallel.
+    done = run(COUNT, photo_root, threads, ATEN_CPU_CAPABILITY="default", OMP_NUM_THREADS="4")
+    assert done.returncode == 0, done.stderr
     started, main = map(int, done.stdout.split())
     assert started <= threads + 2  # a team each would be 4 * threads; threads that end blur the count
     assert main == 4

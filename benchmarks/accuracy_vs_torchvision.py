@@ -28,8 +28,8 @@ from PIL import Image
 from shufflenet_fn import get_config, init, to_torchvision
 from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.decode import Box, LazyImage, Region, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.geometry import crop
-from shufflenet_fn.data.lazy_image import Box, LazyImage, Region, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.schedule import steps_per_epoch

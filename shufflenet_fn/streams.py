@@ -143,12 +143,8 @@ def _open_missing() -> None:
         try:
             os.fstat(number)
         except OSError:
-            null = os.open(os.devnull, os.O_RDONLY)
-            if null == number:
-                os.set_inheritable(null, True)
-            else:
-                os.dup2(null, number)
-                os.close(null)
+            # The lowest free number, which is this one.
+            os.set_inheritable(os.open(os.devnull, os.O_RDONLY), True)
 
 
 def _output(number: int, title: str, stream: TextIO | None) -> Output | None:

@@ -15,8 +15,7 @@ import numpy as np
 
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import open_image
-from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch
+from shufflenet_fn.data.decode import LazyImage, RgbImage, Scratch, open_image
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from drills.fuzz.images import EVAL, TRAIN, Wrong, views_of, whole_jpeg
 from shufflenet_fn.data.dataset import stored_files
-from shufflenet_fn.data.lazy_image import LazyImage
+from shufflenet_fn.data.decode import LazyImage
 from shufflenet_fn.data.native.reader import NativeReader, functions
 
 

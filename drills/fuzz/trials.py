@@ -14,7 +14,7 @@ from drills.fuzz.mutations import mutate
 from drills.fuzz.native import NativeImages
 from drills.fuzz.packed import PackedSet
 from drills.fuzz.pictures import made_pictures, pictures_in
-from shufflenet_fn.data.lazy_image import Scratch
+from shufflenet_fn.data.decode import Scratch
 
 PACKED_EVERY = 5
 """Every ``PACKED_EVERY``-th trial damages a packed data set, the others an image file."""

@@ -91,8 +91,7 @@ def our_batches(
     samples = open_split(settings.data or "", "train")
     transform, _ = build.build_transforms(settings)
     layout = Layout(rank_batch_size(settings.batch_size, world_size), settings.image_size)
-    ahead = prefetch_of(threads)
-    feed = DeviceFeed(torch.device("cpu"), layout, ahead=ahead)
+    feed = DeviceFeed(torch.device("cpu"), layout, ahead=prefetch_of(threads))
     with train_loader(
         samples,
         transform,
@@ -102,7 +101,6 @@ def our_batches(
         world_size=world_size,
         stop_step=ENDLESS,
         threads=threads,
-        prefetch=ahead,
         buffers=feed.ready(),
         native=(reader or choose_image_reader(settings.image_reader)).reader,
     ) as batches:

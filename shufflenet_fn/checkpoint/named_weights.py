@@ -1,8 +1,9 @@
 """Weights by name: find or download what ``torchvision:``, ``https://`` and ``hf://`` name."""
 
-from __future__ import hashlib
+from __future__ import annotations
 
 import functools
+import hashlib
 import http.client
 import importlib
 import os
@@ -219,8 +220,11 @@ def _check(source: Source, expected: str, wrong: str, advice: str) -> None:
 
 
 def _source(name: str, file: Path) -> Source:
+    digest = hashlib.sha256()
     with file.open("rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
+        while chunk := content.read(_CHUNK):
+            digest.update(chunk)
+    sha256 = digest.hexdigest()
     return Source(file, sha256, (f"weights: {printable(name)} is {printable(file)}, sha256 {sha256}",))
 
 

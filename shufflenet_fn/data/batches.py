@@ -10,17 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.augment.mixing import Mixing, mix_images, partners
-from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.data.bad_images import BadImage, BadImages, replacement
-from shufflenet_fn.data.buffers import BatchMemory, Parts, Stopped
+from shufflenet_fn.data.bad_images import BadImage, BadImages
+from shufflenet_fn.data.buffers import Parts, Stopped
 from shufflenet_fn.data.dataset import Dataset, Located, Stored
-from shufflenet_fn.data.decode import RgbImage, open_image
-from shufflenet_fn.data.lazy_image import Scratch
+from shufflenet_fn.data.decode import LazyImage, RgbImage, Scratch, open_image
+from shufflenet_fn.data.mixing import Mixing, mix_images
 from shufflenet_fn.data.native.reader import Flags, NativeReader
-from shufflenet_fn.data.randomness import sample_rng
-from shufflenet_fn.data.schedule import StepSchedule
-from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.training.losses import Mix
 
 
@@ -41,160 +36,88 @@ class Batch(NamedTuple):
     mix: Mix | tuple[()] = ()
 
 
-Fill = Callable[[int, int, RgbImage], None]
-"""``fill(slot, index, out)`` writes sample ``index`` to ``out``, uint8 (size, size, 3); ``slot`` is its place
-among the samples asked for. Raises ``BadImage``."""
+class Steps(NamedTuple):
+    """What is done to the samples of one batch. ``slot`` is a sample's place among those asked for.
 
-Finish = Callable[[int, int, RgbImage], None]
-"""As ``Fill``, for a sample that the native reader has read: does the rest."""
+    Attributes:
+      native: ``native(reader, stored, part, out)`` reads the samples of the slice ``part`` to ``out``, uint8
+        (N, size, size, 3), and returns which were read.
+      transform: ``transform(image, slot, index, out)`` does the same for one opened sample, to ``out``, uint8
+        (size, size, 3).
+      finish: ``finish(slot, index, out)`` does the rest, in place, however the sample was read.
+      instead: ``instead(index, attempt)`` is the sample to try in the place of a bad one; ``None`` for none.
+    """
 
-Instead = Callable[[int, int], "int | None"]
-"""``instead(index, attempt)``: the sample to try in the place of ``index``, or ``None`` for none."""
-
-
-def train_batch(
-    step: int,
-    stopped: Callable[[], bool],
-    *,
-    folder: Dataset,
-    transform: TrainTransform,
-    augment: SampleAugmentation,
-    mixing: Mixing | None,
-    schedule: StepSchedule,
-    seed: int,
-    scratch: Scratch,
-    bad_images: BadImages | None,
-    memory: BatchMemory,
-    native: NativeReader | None,
-) -> Batch:
-    """Read the augmented batch of ``step``. Raises as ``read_batch``."""
-    epoch, indices, repeats = schedule(step)
-
-    def fill(slot: int, index: int, out: RgbImage) -> None:
-        picture = open_image(folder.read(index), name=folder.name(index), scratch=scratch)
-        repeat = int(repeats[slot])
-        rng = sample_rng(seed, epoch, index, repeat=repeat)
-        transform(picture, rng, out=out, scratch=scratch)
-        augment(out, seed=seed, epoch=epoch, index=index, repeat=repeat)
-
-    def finish(slot: int, index: int, out: RgbImage) -> None:
-        augment(out, seed=seed, epoch=epoch, index=index, repeat=int(repeats[slot]))
-
-    def instead(index: int, attempt: int) -> int:
-        return replacement(seed, epoch, index, attempt, len(folder))
-
-    def read(reader: NativeReader, stored: Stored, part: slice) -> Flags:
-        numbers = indices[part], repeats[part]
-        return reader.train(stored, transform, seed, epoch, *numbers, out=_rows(parts)[part])
-
-    with memory.writing(step, stopped) as place:
-        parts = memory.layout.parts(place, len(indices))
-        done = read_natively(native, folder, indices, stopped, read)
-        batch = read_batch(folder, indices, parts, done, finish, fill, stopped, bad_images, instead)
-        return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
+    native: Callable[[NativeReader, Stored, slice, RgbImage], Flags]
+    transform: Callable[[LazyImage, int, int, RgbImage], object]
+    finish: Callable[[int, int, RgbImage], None]
+    instead: Callable[[int, int], int | None]
 
 
-def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
-    """Mix the images of a batch of even size in place and add the labels of their partners."""
-    images = batch.images.permute(0, 2, 3, 1).numpy()
-    blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
-    mix_images(images, blend)
-    labels = torch.from_numpy(partners(batch.labels.numpy()))
-    return batch._replace(mix=Mix(labels, torch.tensor(blend.weight)))
+class Source(NamedTuple):
+    """Where samples come from, the same for all batches of a loader.
+
+    Attributes:
+      folder: the data set.
+      native: reads the samples that it supports; ``None`` reads all in Python.
+      bad_images: counts bad images; ``None`` raises the first.
+      scratch: memory for decoding.
+    """
+
+    folder: Dataset
+    native: NativeReader | None
+    bad_images: BadImages | None
+    scratch: Scratch
 
 
-def eval_batch(
-    number: int,
-    stopped: Callable[[], bool],
-    *,
-    folder: Dataset,
-    transform: EvalTransform,
-    share: range,
-    batch_size: int,
-    scratch: Scratch,
-    bad_images: BadImages | None,
-    memory: BatchMemory,
-    native: NativeReader | None,
-) -> Batch:
-    """Read batch ``number`` of a rank's ``share``; the last may be short. Raises as ``read_batch``."""
-    indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
-
-    def fill(slot: int, index: int, out: RgbImage) -> None:
-        picture = open_image(folder.read(index), name=folder.name(index), scratch=scratch)
-        transform(picture, out=out, scratch=scratch)
-
-    def nothing(slot: int, index: int, out: RgbImage) -> None:
-        pass
-
-    def read(reader: NativeReader, stored: Stored, part: slice) -> Flags:
-        return reader.eval(stored, transform, out=_rows(parts)[part])
-
-    def leave_out(index: int, attempt: int) -> None:
-        return None
-
-    with memory.writing(number, stopped) as place:
-        parts = memory.layout.parts(place, len(indices))
-        done = read_natively(native, folder, indices, stopped, read)
-        return read_batch(folder, indices, parts, done, nothing, fill, stopped, bad_images, leave_out)
+_CHUNK = 32
+"""Number of samples per call of the native reader. A closed loader is noticed only between calls."""
 
 
 def read_batch(
-    folder: Dataset,
-    indices: npt.NDArray[np.int64],
-    parts: Parts,
-    done: npt.NDArray[np.bool_],
-    finish: Finish,
-    fill: Fill,
-    stopped: Callable[[], bool],
-    bad_images: BadImages | None,
-    instead: Instead,
+    source: Source, indices: npt.NDArray[np.int64], steps: Steps, parts: Parts, stopped: Callable[[], bool]
 ) -> Batch:
-    """Read samples into given memory.
+    """Read the samples ``indices``, int64 (N,), into ``parts``, which the batch references.
 
-    Args:
-      folder: where the samples are.
-      indices: samples to read, int64 (N,).
-      parts: memory for images and labels, which the batch references.
-      done: bool (N,), which samples are already in ``parts``, each in its slot.
-      finish: completes these samples.
-      fill: reads, decodes and transforms each of the other samples into its slot.
-      stopped: called before every sample, so that closing a loader does not wait for a batch.
-      bad_images: counts bad images; ``None`` raises the first.
-      instead: chooses the replacement of a bad image.
+    ``stopped`` is called before every sample, so that closing a loader does not wait for a batch.
 
     Raises:
-      BadImage: a file cannot be read or decoded, and ``bad_images`` is ``None``.
+      BadImage: a file cannot be read or decoded, and nothing counts bad images.
       UserError: there are too many of them.
       Stopped: ``stopped()`` was true.
     """
-    images = _rows(parts)
-    taken: list[int] = []
-    for slot, (index, is_done) in enumerate(zip(indices.tolist(), done.tolist(), strict=True)):
-        if is_done:
-            if stopped():
-                raise Stopped
-            out = images[len(taken)]
-            if len(taken) < slot:
-                out[...] = images[slot]
-            finish(slot, index, out)
-            taken.append(index)
-            continue
+    folder, bad_images = source.folder, source.bad_images
+    images = parts.images.permute(0, 2, 3, 1).numpy()
+    done = _read_natively(source, indices, steps, images, stopped)
+
+    def decoded(slot: int, index: int, out: RgbImage) -> int | None:
+        """Return the sample that was decoded: ``index``, the one in its place, or ``None``."""
         sample: int | None = index
-        for attempt in itertools.count():
-            if stopped():
-                raise Stopped
-            if sample is None:
-                break
+        attempts = itertools.count()
+        while sample is not None:
+            _check(stopped)
             try:
-                fill(slot, sample, images[len(taken)])
+                image = open_image(folder.read(sample), name=folder.name(sample), scratch=source.scratch)
+                steps.transform(image, slot, sample, out)
+                return sample
             except BadImage as error:
                 if bad_images is None:
                     raise
                 bad_images.report(sample, error)
-                sample = instead(index, attempt)
-            else:
-                taken.append(sample)
-                break
+            sample = steps.instead(index, next(attempts))
+        return None
+
+    taken: list[int] = []
+    for slot, (index, is_done) in enumerate(zip(indices.tolist(), done, strict=True)):
+        out, sample = images[len(taken)], index
+        if not is_done:
+            sample = decoded(slot, index, out)
+        elif len(taken) < slot:
+            out[...] = images[slot]
+        if sample is not None:
+            _check(stopped)
+            steps.finish(slot, sample, out)
+            taken.append(sample)
     found = np.array(taken, dtype=np.int64)
     return Batch(
         images=parts.images[: len(taken)],
@@ -203,39 +126,34 @@ def read_batch(
     )
 
 
-def _rows(parts: Parts) -> npt.NDArray[np.uint8]:
-    """Return the images as uint8 (N, size, size, 3)."""
-    return parts.images.permute(0, 2, 3, 1).numpy()
-
-
-_CHUNK = 32
-"""Number of samples per call. A closed loader is noticed only between calls."""
-
-Read = Callable[[NativeReader, Stored, slice], Flags]
-"""``read(reader, stored, part)`` reads the samples ``part`` of a batch, and returns which were read."""
-
-
-def read_natively(
-    reader: NativeReader | None,
-    folder: Dataset,
+def _read_natively(
+    source: Source,
     indices: npt.NDArray[np.int64],
+    steps: Steps,
+    images: RgbImage,
     stopped: Callable[[], bool],
-    read: Read,
-) -> Flags:
-    """Read samples as far as the native reader can: none without one, or if the data set is not ``Located``.
-
-    Returns:
-      bool (N,), which samples were read.
-
-    Raises:
-      Stopped: ``stopped()`` was true.
-    """
-    done = np.zeros(len(indices), dtype=np.bool_)
-    if reader is not None and isinstance(folder, Located):
+) -> list[bool]:
+    """Read samples as far as the native reader can; return which, each in its slot of ``images``."""
+    folder, done = source.folder, np.zeros(len(indices), dtype=np.bool_)
+    if source.native is not None and isinstance(folder, Located):
         for start in range(0, len(indices), _CHUNK):
-            if stopped():
-                raise Stopped
+            _check(stopped)
             part = slice(start, start + _CHUNK)
             with folder.located(indices[part]) as stored:
-                done[part] = read(reader, stored, part)
-    return done
+                done[part] = steps.native(source.native, stored, part, images[part])
+    flags: list[bool] = done.tolist()
+    return flags
+
+
+def _check(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise Stopped
+
+
+def mixed(batch: Batch, mixing: Mixing, *, seed: int, step: int) -> Batch:
+    """Mix the images of a batch of even size in place and add the labels of their partners."""
+    images = batch.images.permute(0, 2, 3, 1).numpy()
+    blend = mixing.draw(seed=seed, step=step, height=images.shape[1], width=images.shape[2])
+    mix_images(images, blend)
+    partners = batch.labels.view(-1, 2).flip(1).flatten()
+    return batch._replace(mix=Mix(partners, torch.tensor(blend.weight)))

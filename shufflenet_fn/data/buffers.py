@@ -8,12 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-from shufflenet_fn_backends.support.errors import UsageError
 
 _LABEL, _ALIGNMENT = 8, 512
 """Bytes of an int64, and the alignment of the images that a device's kernels want."""
@@ -81,34 +79,14 @@ class Stopped(Exception):
     """The loader was closed while this batch was being read."""
 
 
-class BatchMemory(Protocol):
-    """Memory that a loader writes its batches to."""
-
-    @property
-    def layout(self) -> Layout:
-        """Layout of each batch."""
-
-    def start(self, first: int) -> None:
-        """Prepare for a loader that begins with batch ``first``."""
-
-    def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
-        """Return flat memory for batch ``number``, reserved for the caller while the context lasts.
-
-        Raises ``Stopped`` if ``stopped()`` becomes true while it waits for memory.
-        """
-
-
 class FreshMemory:
     """New memory for each batch, valid for as long as it is referenced."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
 
-    def start(self, first: int) -> None:
-        """Do nothing."""
-
     def writing(self, number: int, stopped: Callable[[], bool]) -> AbstractContextManager[Tensor]:
-        """As ``BatchMemory``; never waits."""
+        """As ``BatchBuffers``; never waits."""
         return nullcontext(torch.empty(self.layout.nbytes, dtype=torch.uint8))
 
 
@@ -122,14 +100,10 @@ class BatchBuffers:
 
     def __init__(self, slots: int, layout: Layout, *, page_locked: bool) -> None:
         """Args:
-        slots: number of batches in the ring, at least 2.
+        slots: number of batches in the ring, at least 2: one to read and one to fill.
         layout: layout of each batch.
         page_locked: whether a device can copy from the memory asynchronously.
         """
-        if slots < 2:
-            raise UsageError(
-                f"a ring of batches needs at least 2 slots, one to read and one to fill, got {slots}."
-            )
         self.layout = layout
         self._memory = [
             torch.empty(layout.nbytes, dtype=torch.uint8, pin_memory=page_locked) for _ in range(slots)
@@ -157,7 +131,10 @@ class BatchBuffers:
 
     @contextmanager
     def writing(self, number: int, stopped: Callable[[], bool]) -> Iterator[Tensor]:
-        """As ``BatchMemory``; waits for the slot."""
+        """Return the memory of batch ``number``, reserved for the caller while the context lasts.
+
+        Waits for the slot. Raises ``Stopped`` if ``stopped()`` becomes true meanwhile.
+        """
         slot = number % len(self._memory)
         with self._changed:
             while not self._is_free(number, slot):

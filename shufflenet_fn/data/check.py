@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from shufflenet_fn.data.bad_images import BadImage, UnreadableImage
 from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.folder import ImageFolder, check_split, odd_classes
 from shufflenet_fn.data.formats import (
     IMAGE_EXTENSIONS,
@@ -69,7 +69,7 @@ def inspect(samples: Dataset, index: int) -> Inspected:
         return Inspected(Finding("damaged record", name, str(error)), (), 0)
     digest = int.from_bytes(hashlib.blake2b(encoded.data, digest_size=8).digest(), "little")
     try:
-        brightest = decode_sample(encoded, name=name).max()
+        brightest = open_image(encoded, name=name).decode(1).max()
     except BadImage as error:
         return Inspected(Finding(_kind(encoded.data, error), name, error.reason), (), digest)
     if encoded.shape is not None:

@@ -1,4 +1,4 @@
-"""From a stored sample to RGB pixels.
+"""From a stored sample to RGB pixels, decoded as far as its crop needs.
 
 JPEGs go through simplejpeg (libjpeg-turbo, no copies, no GIL), which can decode at a half, a quarter or an
 eighth of the size. ``native`` decodes a region alone, to the same pixels. A file about which libjpeg-turbo
@@ -12,20 +12,32 @@ detected from the content, not from the file's name.
 from __future__ import annotations
 
 import functools
+import math
 import re
-from collections.abc import Iterator
-from pathlib import Path
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.dataset import Encoded
 from shufflenet_fn.data.formats import JPEG_START, described
-from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn.data.pillow import check_size, decode_with_pillow
+from shufflenet_fn_backends.support.errors import UsageError
 
-__all__ = ["RgbImage", "decode_rgb", "decode_sample", "open_image"]
+RgbImage = npt.NDArray[np.uint8]
+
+SPARE = 2
+"""Number of decoded pixels that suffice for each pixel of the result, along each side.
+
+Pillow's ``thumbnail`` uses the same value (``reducing_gap``). With fewer, the filter has too little effect.
+"""
+
+KEPT_BYTES = 64 * 2**20
+"""Larger buffers are not kept, so that one huge image does not hold memory in every thread permanently."""
 
 _REDUCTIONS = (1, 2, 4, 8)
 """Those of libjpeg-turbo's scales that have SIMD code."""
@@ -42,9 +54,95 @@ _SCAN, _END = 0xDA, 0xD9
 _FRAMES = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 _PROGRESSIVE = (0xC2, 0xCA)
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
-
-
 _CAN_BE_REDUCED = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+
+
+class Box(NamedTuple):
+    """A rectangle inside an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Scratch(threading.local):
+    """Reusable buffers, one for each use and thread. They grow and do not shrink.
+
+    The system clears and maps each page of a fresh buffer on first touch, which takes a large part of the
+    time of decoding into it.
+    """
+
+    def __init__(self) -> None:
+        self._memory: dict[str, npt.NDArray[np.uint8]] = {}
+
+    def array(self, use: str, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """Return a C-contiguous uint8 array of ``shape``, valid until the next call for the same ``use``."""
+        size = math.prod(shape)
+        memory = self._memory.get(use)
+        if memory is None or memory.size < size:
+            memory = np.empty(size, dtype=np.uint8)
+            if size <= KEPT_BYTES:
+                self._memory[use] = memory
+        return memory[:size].reshape(shape)
+
+
+class Region(NamedTuple):
+    """Pixels of a part of an image, to be resized by ``geometry.resize``.
+
+    Attributes:
+      pixels: uint8 (H, W, 3), a view.
+      extent: height and width of the part, if it ends inside a pixel.
+    """
+
+    pixels: RgbImage
+    extent: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class LazyImage:
+    """An image that is decoded on demand.
+
+    Attributes:
+      height, width: in pixels.
+      decode: ``decode(reduction)`` gives the pixels, uint8 (ceil(height / reduction),
+        ceil(width / reduction), 3). May raise ``BadImage``.
+      reductions: reductions that ``decode`` accepts, ascending from 1.
+    """
+
+    height: int
+    width: int
+    decode: Callable[[int], RgbImage]
+    reductions: tuple[int, ...] = (1,)
+
+    def region(self, box: Box, height: int, width: int) -> Region:
+        """Return the pixels of ``box`` for a resize to (height, width).
+
+        They are decoded at the largest reduction that leaves SPARE pixels for each pixel of the result.
+        ``box`` then moves so that its top and left edges are multiples of the reduction, by at most a quarter
+        of a pixel of the result. Its size does not change.
+        """
+        room = min(box.height // height, box.width // width)
+        reduction = max(r for r in self.reductions if r == 1 or r * SPARE <= room)
+        pixels = self.decode(reduction)
+        top, left = round(box.top / reduction), round(box.left / reduction)
+        part = pixels[top : top - (-box.height // reduction), left : left - (-box.width // reduction)]
+        extent = (box.height / reduction, box.width / reduction) if reduction > 1 else None
+        return Region(part, extent)
+
+
+def as_lazy_image(image: LazyImage | RgbImage) -> LazyImage:
+    """Return ``image``, wrapped if it is pixels. Raises ``UsageError`` if they are not uint8 (H, W, 3)."""
+    if isinstance(image, LazyImage):
+        return image
+    dtype, shape = getattr(image, "dtype", None), getattr(image, "shape", ())
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or shape[2:] != (3,):
+        got = type(image).__name__ if dtype is None else f"{dtype} {tuple(shape)}"
+        raise UsageError(
+            f"an image must be a NumPy array of uint8, (height, width, 3), but is {got}. Scale its values to "
+            "0..255, round them and take .astype(np.uint8); repeat grey for three channels."
+        )
+    return LazyImage(image.shape[0], image.shape[1], lambda reduction: image)
 
 
 class JpegHeader(NamedTuple):
@@ -129,32 +227,27 @@ def _segments(data: bytes | memoryview) -> Iterator[tuple[int, int]]:
             at += int.from_bytes(data[at : at + 2], "big")
 
 
-def decode_rgb(data: bytes | memoryview, *, path: str | Path) -> RgbImage:
-    """Decode the bytes of an image file; ``path`` is for the message. As ``decode_sample``."""
-    return decode_sample(Encoded(data), name=str(path))
+def decode_rgb(data: bytes | memoryview, *, path: str) -> RgbImage:
+    """Decode the bytes of an image file; ``path`` is for messages. Result and errors as ``open_image``."""
+    return open_image(Encoded(data), name=path).decode(1)
 
 
-def decode_sample(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> RgbImage:
-    """Decode one whole sample.
+def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> LazyImage:
+    """Read the header of a sample.
 
     Args:
       encoded: an image file's bytes, or pixels.
       name: name of the sample in messages.
-      scratch: this thread's memory. The result may be a view of it, valid until the next image is decoded.
+      scratch: this thread's memory. Decoded pixels may be a view of it, valid until the next are decoded.
 
     Returns:
-      uint8 (H, W, 3), RGB, C-contiguous. Pixels are a view of ``encoded``. 16-bit grey is reduced to its
+      Image whose pixels are C-contiguous. Those of ``encoded`` are a view. 16-bit grey is reduced to its
       high byte.
 
     Raises:
-      BadImage: not an image, damaged, of more than MAX_PIXELS pixels or MAX_SCANS scans,
-        or of 32-bit grey.
+      BadImage: not an image, damaged, of more than MAX_PIXELS pixels or MAX_SCANS scans, or of 32-bit grey.
+        Decoding may raise it, too.
     """
-    return open_image(encoded, name=name, scratch=scratch).decode(1)
-
-
-def open_image(encoded: Encoded, *, name: str, scratch: Scratch | None = None) -> LazyImage:
-    """Read the header of a sample. Args and errors as ``decode_sample``."""
     data = encoded.data
     if encoded.shape is not None:
         return as_lazy_image(_pixels(data, encoded.shape, name))

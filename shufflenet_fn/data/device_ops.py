@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,38 +15,23 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalize(
-    images: Tensor,
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    dtype: torch.dtype = torch.float32,
-) -> Tensor:
+def normalize(images: Tensor) -> Tensor:
     """Return ``(images - 255 * mean) / (255 * std)``, torchvision's ToTensor and Normalize in one.
 
     Args:
       images: uint8 (N, 3, H, W), any memory format.
-      mean: per channel, of images scaled to 0..1.
-      std: per channel, of images scaled to 0..1.
-      dtype: of the result; the arithmetic is float32 and rounded once.
 
     Returns:
-      (N, 3, H, W) of ``dtype`` in the memory format of ``images``.
+      float32 (N, 3, H, W) in the memory format of ``images``.
 
     Raises:
       UsageError: ``images`` are not uint8 (N, 3, H, W).
     """
-    return normalizer(mean=mean, std=std, dtype=dtype, device=images.device)(images)
+    return normalizer(device=images.device)(images)
 
 
 def normalizer(
-    *,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
-    reuse: bool = False,
-    native: NativeReader | None = None,
+    *, device: torch.device | str = "cpu", reuse: bool = False, native: NativeReader | None = None
 ) -> Callable[[Tensor], Tensor]:
     """Return ``normalize`` with its constants on ``device``, for a loop that must not copy them.
 
@@ -55,19 +40,20 @@ def normalizer(
     each batch would cost the host several times the arithmetic, because the system clears its pages. On a CPU
     with few threads, ``native`` then computes the same in one pass over the memory.
     """
-    scale = torch.tensor([1.0 / (255.0 * s) for s in std], device=device)
-    bias = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], device=device)
-    memory_for = _Kept() if reuse else _fresh
+    scale = torch.tensor([1.0 / (255.0 * std) for std in IMAGENET_STD], device=device)
+    pairs = zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    bias = torch.tensor([-mean / std for mean, std in pairs], device=device)
+    kept = _Kept() if reuse else None
 
     def apply(images: Tensor) -> Tensor:
-        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != len(scale):
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
             raise UsageError(
-                f"images to normalise must be uint8 of shape (N, {len(scale)}, H, W), but are "
+                "images to normalise must be uint8 of shape (N, 3, H, W), but are "
                 f"{str(images.dtype).removeprefix('torch.')} {tuple(images.shape)}. Pass pixels from 0 to "
                 "255, not yet scaled, with channels before height and width."
             )
-        floats = memory_for(images)
-        if images.device.type != "cpu" or not _is_nhwc(images):
+        floats = kept.like(images) if kept else torch.empty_like(images, dtype=torch.float32)
+        if images.device.type != "cpu" or not images.is_contiguous(memory_format=torch.channels_last):
             floats.copy_(images).mul_(scale.view(1, -1, 1, 1)).add_(bias.view(1, -1, 1, 1))
         elif reuse and native is not None and torch.get_num_threads() < _MANY_THREADS:
             native.normalise(images, scale, bias, out=floats)
@@ -77,7 +63,7 @@ def normalizer(
             width = images.shape[3]
             rows = floats.copy_(images).permute(0, 2, 3, 1).flatten(2)
             rows.mul_(scale.repeat(width)).add_(bias.repeat(width))
-        return floats.to(dtype)
+        return floats
 
     return apply
 
@@ -86,27 +72,15 @@ _MANY_THREADS = 4
 """Threads with which torch's three passes over the memory take less time than one pass of one thread."""
 
 
-def _fresh(images: Tensor) -> Tensor:
-    """Return new memory for float32 values in the layout of ``images``."""
-    return torch.empty_like(images, dtype=torch.float32)
-
-
 class _Kept(threading.local):
-    """Like ``_fresh``, in reused memory of each thread, which grows as needed."""
+    """Reused memory of each thread, which grows as needed."""
 
     def __init__(self) -> None:
         self._memory = torch.empty(0)
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def like(self, images: Tensor) -> Tensor:
+        """Return memory for float32 values in the layout of ``images``."""
         size = images.numel()
-        if self._memory.numel() < size or self._memory.device != images.device:
+        if self._memory.numel() < size:
             self._memory = torch.empty(size, device=images.device)
-        memory = self._memory[:size]
-        if _is_nhwc(images):
-            count, channels, height, width = images.shape
-            return memory.view(count, height, width, channels).permute(0, 3, 1, 2)
-        return memory.view(images.shape)
-
-
-def _is_nhwc(images: Tensor) -> bool:
-    return images.is_contiguous(memory_format=torch.channels_last)
+        return self._memory[:size].as_strided(images.shape, images.stride())

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.lazy_image import Box, RgbImage, Scratch
+from shufflenet_fn.data.decode import Box, RgbImage, Scratch
 from shufflenet_fn_backends.support.errors import UsageError
 
-CROP_TRIES = 10
-CROP_DRAWS = 2 * CROP_TRIES + 2
+BOX_TRIES = 10
+CROP_DRAWS = 2 * BOX_TRIES + 2
 LONGEST = 50
 
 
@@ -32,18 +33,26 @@ def random_resized_crop_box(
       ratio: range of the crop's width / height, drawn log-uniformly.
       draws: CROP_DRAWS uniform numbers in [0, 1): (area, aspect) of each try, then top and left.
     """
-    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
-    for attempt in range(CROP_TRIES):
-        share, aspect_draw = draws[2 * attempt], draws[2 * attempt + 1]
-        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
-        aspect = math.exp(log_low + aspect_draw * (log_high - log_low))
-        crop_width = round(math.sqrt(area * aspect))
-        crop_height = round(math.sqrt(area / aspect))
+    for crop_width, crop_height in random_sides(height * width, scale, ratio, draws[:-2]):
         if 0 < crop_width <= width and 0 < crop_height <= height:
             top = int(draws[-2] * (height - crop_height + 1))
             left = int(draws[-1] * (width - crop_width + 1))
             return Box(top, left, crop_height, crop_width)
     return _centre_box_within(height, width, ratio)
+
+
+def random_sides(
+    pixels: int, scale: tuple[float, float], ratio: tuple[float, float], draws: npt.NDArray[np.float64]
+) -> Iterator[tuple[int, int]]:
+    """Draw two sides of a box, one pair for each (area, aspect) in ``draws``.
+
+    Its share of ``pixels`` is uniform in ``scale``, the ratio of its sides log-uniform in ``ratio``.
+    """
+    log_low, log_high = math.log(ratio[0]), math.log(ratio[1])
+    for place in range(0, len(draws), 2):
+        area = pixels * (scale[0] + draws[place] * (scale[1] - scale[0]))
+        aspect = math.exp(log_low + draws[place + 1] * (log_high - log_low))
+        yield round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
 def _centre_box_within(height: int, width: int, ratio: tuple[float, float]) -> Box:

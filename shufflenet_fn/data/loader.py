@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 
+import numpy as np
 from torch import Tensor
 
-from shufflenet_fn.data.augment.mixing import Mixing, check_pairs
-from shufflenet_fn.data.augment.sample import SampleAugmentation
-from shufflenet_fn.data.bad_images import BadImages
-from shufflenet_fn.data.batches import Batch, eval_batch, train_batch
-from shufflenet_fn.data.buffers import BatchBuffers, BatchMemory, FreshMemory, Layout
-from shufflenet_fn.data.dataset import Dataset
-from shufflenet_fn.data.lazy_image import Scratch
-from shufflenet_fn.data.native.reader import NativeReader
+from shufflenet_fn.data.augment import SampleAugmentation
+from shufflenet_fn.data.bad_images import BadImages, replacement
+from shufflenet_fn.data.batches import Batch, Source, Steps, mixed, read_batch
+from shufflenet_fn.data.buffers import BatchBuffers, FreshMemory, Layout
+from shufflenet_fn.data.dataset import Dataset, Stored
+from shufflenet_fn.data.decode import LazyImage, RgbImage, Scratch
+from shufflenet_fn.data.mixing import Mixing, check_pairs
+from shufflenet_fn.data.native.reader import Flags, NativeReader
+from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.schedule import StepSchedule, eval_share
 from shufflenet_fn.data.threads import PrefetchIterator, one_thread_setter
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
@@ -37,7 +38,6 @@ def train_loader(
     start_step: int = 0,
     stop_step: int,
     threads: int = 2,
-    prefetch: int | None = None,
     bad_images: BadImages | None = None,
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
@@ -62,7 +62,6 @@ def train_loader(
       start_step: first step, counted from 0 over all epochs.
       stop_step: one past the last step.
       threads: reading threads; 0 reads in the calling thread.
-      prefetch: number of batches that are ready or being read; ``None`` is two per thread.
       bad_images: counts images that cannot be read or decoded, which are then replaced by others, the same
         for any threads and ranks. ``None`` raises the first of them.
       buffers: memory that is reused: a batch is then valid until it is released. ``None`` allocates
@@ -83,20 +82,33 @@ def train_loader(
         raise UsageError(
             f"start_step must be from 0 to stop_step, got start_step={start_step} and stop_step={stop_step}."
         )
-    read = functools.partial(
-        train_batch,
-        folder=folder,
-        transform=transform,
-        augment=augment or SampleAugmentation(),
-        mixing=mixing,
-        schedule=schedule,
-        seed=seed,
-        scratch=Scratch(),
-        bad_images=bad_images,
-        memory=_memory(buffers, Layout(schedule.batch_size, transform.size), start_step),
-        native=native,
-    )
-    return _loader(read, start_step, stop_step, threads, prefetch)
+    source = Source(folder, native, bad_images, Scratch())
+    memory = _memory(buffers, Layout(schedule.batch_size, transform.size), start_step)
+    augmented = augment or SampleAugmentation()
+
+    def read(step: int, stopped: Callable[[], bool]) -> Batch:
+        epoch, indices, repeats = schedule(step)
+
+        def natively(reader: NativeReader, stored: Stored, part: slice, out: RgbImage) -> Flags:
+            return reader.train(stored, transform, seed, epoch, indices[part], repeats[part], out=out)
+
+        def transformed(image: LazyImage, slot: int, index: int, out: RgbImage) -> None:
+            rng = sample_rng(seed, epoch, index, repeat=int(repeats[slot]))
+            transform(image, rng, out=out, scratch=source.scratch)
+
+        def finish(slot: int, index: int, out: RgbImage) -> None:
+            augmented(out, seed=seed, epoch=epoch, index=index, repeat=int(repeats[slot]))
+
+        def instead(index: int, attempt: int) -> int:
+            return replacement(seed, epoch, index, attempt, len(folder))
+
+        with memory.writing(step, stopped) as place:
+            parts = memory.layout.parts(place, len(indices))
+            steps = Steps(natively, transformed, finish, instead)
+            batch = read_batch(source, indices, steps, parts, stopped)
+            return batch if mixing is None else mixed(batch, mixing, seed=seed, step=step)
+
+    return _loader(read, start_step, stop_step, threads)
 
 
 def eval_loader(
@@ -107,7 +119,6 @@ def eval_loader(
     rank: int = 0,
     world_size: int = 1,
     threads: int = 2,
-    prefetch: int | None = None,
     bad_images: BadImages | None = None,
     buffers: BatchBuffers | None = None,
     native: NativeReader | None = None,
@@ -123,7 +134,7 @@ def eval_loader(
       transform: resize and crop.
       batch_size: samples per batch on this rank.
       rank, world_size: which share.
-      threads, prefetch: as ``train_loader``.
+      threads: as ``train_loader``.
       bad_images: counts images that cannot be read or decoded, which are then left out of their batch; it
         may be empty. ``None`` raises the first of them.
       buffers, native: as ``train_loader``.
@@ -136,38 +147,35 @@ def eval_loader(
     if batch_size < 1:
         raise UsageError(f"the evaluation batch size must be at least 1, got {batch_size}.")
     share = eval_share(len(folder), rank, world_size)
-    read = functools.partial(
-        eval_batch,
-        folder=folder,
-        transform=transform,
-        share=share,
-        batch_size=batch_size,
-        scratch=Scratch(),
-        bad_images=bad_images,
-        memory=_memory(buffers, Layout(batch_size, transform.size), 0),
-        native=native,
-    )
-    if compute is not None:
-        read = functools.partial(_computed, read, compute)
-    return _loader(read, 0, -(-len(share) // batch_size), threads, prefetch)
+    source = Source(folder, native, bad_images, Scratch())
+    memory = _memory(buffers, Layout(batch_size, transform.size), 0)
 
+    def natively(reader: NativeReader, stored: Stored, part: slice, out: RgbImage) -> Flags:
+        return reader.eval(stored, transform, out=out)
 
-def _computed(
-    read: Callable[[int, Callable[[], bool]], Batch],
-    compute: Callable[[Tensor], Tensor],
-    number: int,
-    stopped: Callable[[], bool],
-) -> Batch:
-    batch = read(number, stopped)
-    return batch._replace(images=compute(batch.images)) if len(batch.indices) else batch
+    def transformed(image: LazyImage, slot: int, index: int, out: RgbImage) -> None:
+        transform(image, out=out, scratch=source.scratch)
+
+    steps = Steps(natively, transformed, finish=lambda slot, index, out: None, instead=lambda index, n: None)
+
+    def read(number: int, stopped: Callable[[], bool]) -> Batch:
+        indices = np.array(share[number * batch_size : (number + 1) * batch_size], dtype=np.int64)
+        with memory.writing(number, stopped) as place:
+            parts = memory.layout.parts(place, len(indices))
+            batch = read_batch(source, indices, steps, parts, stopped)
+        if compute is None or not len(batch.indices):
+            return batch
+        return batch._replace(images=compute(batch.images))
+
+    return _loader(read, 0, -(-len(share) // batch_size), threads)
 
 
 def prefetch_of(threads: int) -> int:
-    """Return how many batches a loader prefetches by default, including those being read."""
+    """Return how many batches of a loader are ready or being read."""
     return 2 * threads
 
 
-def _memory(buffers: BatchBuffers | None, layout: Layout, first: int) -> BatchMemory:
+def _memory(buffers: BatchBuffers | None, layout: Layout, first: int) -> FreshMemory | BatchBuffers:
     if buffers is None:
         return FreshMemory(layout)
     if buffers.layout != layout:
@@ -180,44 +188,23 @@ def _memory(buffers: BatchBuffers | None, layout: Layout, first: int) -> BatchMe
 
 
 def _loader(
-    read: Callable[[int, Callable[[], bool]], Batch],
-    start: int,
-    stop: int,
-    threads: int,
-    prefetch: int | None,
+    read: Callable[[int, Callable[[], bool]], Batch], start: int, stop: int, threads: int
 ) -> BatchIterator:
     if threads < 0:
         raise UsageError(
             f"the number of reading threads must be at least 0, got {threads}; 0 reads in the calling thread."
         )
-    ahead = prefetch_of(threads) if prefetch is None else prefetch
-    if ahead < threads:
-        raise UsageError(
-            f"a prefetch of {ahead} batches keeps only {ahead} of {threads} reading threads busy. "
-            f"Pass at least {threads}."
-        )
-    _single_threaded_cv2()
-    if threads:  # the calling thread may train, which may use any number of threads
-        read = functools.partial(_alone, one_thread_setter(), read)
-    return PrefetchIterator(read, start, stop, threads=threads, prefetch=ahead)
-
-
-def _alone(
-    use_one_thread: Callable[[], None],
-    read: Callable[[int, Callable[[], bool]], Batch],
-    number: int,
-    stopped: Callable[[], bool],
-) -> Batch:
-    use_one_thread()
-    return read(number, stopped)
-
-
-def _single_threaded_cv2() -> None:
-    """Prevent OpenCV from running each call on its own thread pool.
-
-    Whole batches are already read in parallel; with cv2's pool, every reading thread would compete for all
-    cores, also with the training step. The setting applies to the whole process.
-    """
     import cv2
 
+    # Whole batches are read in parallel. With OpenCV's own thread pool, every reading thread would compete
+    # for all cores, also with the training step. The setting applies to the whole process.
     cv2.setNumThreads(0)
+    use_one_thread = one_thread_setter()
+
+    def read_alone(number: int, stopped: Callable[[], bool]) -> Batch:
+        use_one_thread()
+        return read(number, stopped)
+
+    # The calling thread may train, which may use any number of threads.
+    chosen = read_alone if threads else read
+    return PrefetchIterator(chosen, start, stop, threads=threads, prefetch=prefetch_of(threads))

@@ -27,13 +27,7 @@ import numpy.typing as npt
 
 from shufflenet_fn_backends.support.errors import UsageError
 
-SEED_LIMIT = 2**64
-SAMPLE = 0
-ORDER = 1
-POLICY = 2
-ERASING = 3
-MIXING = 4
-REPLACEMENT = 5
+SAMPLE, ORDER, POLICY, ERASING, MIXING, REPLACEMENT = range(6)
 
 
 def sample_rng(
@@ -49,25 +43,22 @@ def sample_rng(
       repeat: number of this repetition of the sample within the epoch, from 0.
 
     Raises:
-      UsageError: ``seed`` is negative or not below 2**64.
+      UsageError: ``seed`` is out of range.
     """
     return np.random.Generator(_philox(seed, epoch, index, domain, repeat))
 
 
 def order_keys(seed: int, epoch: int, count: int) -> npt.NDArray[np.uint64]:
-    """Return the keys of the order of ``epoch``: uint64 (count,).
+    """Return the keys of the order of ``epoch``: uint64 (count,). Raises as ``sample_rng``.
 
     Raw draws, which numpy guarantees for all versions: a resumed run must see the same order.
-
-    Raises:
-      UsageError: ``seed`` is negative or not below 2**64.
     """
     keys: npt.NDArray[np.uint64] = _philox(seed, epoch, 0, ORDER).random_raw(count)
     return keys
 
 
 def _philox(seed: int, epoch: int, index: int, domain: int, repeat: int = 0) -> np.random.Philox:
-    if not 0 <= seed < SEED_LIMIT:
+    if not 0 <= seed < 2**64:
         raise UsageError(f"seed must be an integer from 0 to 2**64 - 1, got {seed}.")
     key = np.array([seed, repeat], dtype=np.uint64)
     counter = np.array([0, index, epoch, domain], dtype=np.uint64)

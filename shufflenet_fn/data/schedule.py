@@ -27,11 +27,7 @@ from shufflenet_fn_backends.support.errors import UsageError
 
 
 class StepSamples(NamedTuple):
-    """The samples one rank reads in one step.
-
-    ``epoch``: the epoch of the step. ``indices``: int64 (N,). ``repeats``: int64 (N,), which of a sample's
-    showings in this epoch each is, from 0.
-    """
+    """What one rank reads in one step: samples and which showing of each, from 0; int64 (N,)."""
 
     epoch: int
     indices: npt.NDArray[np.int64]
@@ -100,13 +96,9 @@ def rank_batch_size(global_batch: int, world_size: int) -> int:
 
 
 def eval_share(n: int, rank: int, world_size: int) -> range:
-    """Return the contiguous share of ``n`` samples that ``rank`` evaluates.
+    """Return the contiguous share of ``n`` samples that ``rank`` evaluates. Raises as ``check_rank``.
 
-    Shares of all ranks are disjoint, cover every sample and differ in length by at most one; with
-    ``n < world_size`` some are empty.
-
-    Raises:
-      UsageError: ``rank`` is not in [0, world_size).
+    Shares of all ranks are disjoint, cover every sample and differ in length by at most one.
     """
     check_rank(rank, world_size)
     return range(rank * n // world_size, (rank + 1) * n // world_size)
@@ -121,7 +113,6 @@ def check_rank(rank: int, world_size: int) -> None:
 Words = npt.NDArray[np.uint64]
 
 ROUNDS = 16
-LARGEST = 2**62
 
 
 def samples_at(positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: int) -> npt.NDArray[np.int64]:
@@ -131,30 +122,24 @@ def samples_at(positions: npt.NDArray[np.int64], *, seed: int, epoch: int, n: in
       positions: int64, any shape, each in [0, n).
       seed: 0 <= seed < 2**64.
       epoch: its number, from 0.
-      n: number of samples, at most 2**62.
+      n: number of samples, from 1 to 2**62.
 
     Returns:
       int64 of the shape of ``positions``; over all positions a permutation of 0 to n-1.
 
     Raises:
-      UsageError: ``seed`` or ``n`` is out of range.
+      UsageError: ``seed`` is out of range.
     """
-    if not 0 <= n <= LARGEST:
-        raise UsageError(f"a data set must have from 0 to 2**62 samples, got {n}.")
     keys = order_keys(seed, epoch, 2 * ROUNDS).reshape(ROUNDS, 2)
-    left, right = _digits(n)
+    # Two digits whose product is close to n and at least that.
+    left = math.isqrt(n - 1) + 1
+    right = -(-n // left)
     found = _feistel(positions.astype(np.uint64).reshape(-1), left, right, keys)
     outside = np.flatnonzero(found >= np.uint64(n))
     while outside.size:
         found[outside] = _feistel(found[outside], left, right, keys)
         outside = outside[found[outside] >= np.uint64(n)]
     return found.astype(np.int64).reshape(positions.shape)
-
-
-def _digits(n: int) -> tuple[int, int]:
-    """Return a and b with a·b >= n, close to each other and with a product close to n."""
-    left = max(1, math.isqrt(max(0, n - 1)) + 1)
-    return left, max(1, -(-n // left))
 
 
 def _feistel(numbers: Words, left: int, right: int, keys: Words) -> Words:

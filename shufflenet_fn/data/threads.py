@@ -90,11 +90,7 @@ class _Queue(Generic[T]):
         atexit.register(self._exit)
         for number in range(threads):
             thread = threading.Thread(target=self._work, name=f"prefetch-{number}", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # a limit of the system
-                self.close()
-                raise
+            thread.start()
             self._threads.append(thread)
 
     def take(self, number: int) -> T:
@@ -174,23 +170,17 @@ def one_thread_setter() -> Callable[[], None]:
     Without it, each reading thread starts a team of compute threads when torch runs an operator in parallel,
     for example without a SIMD kernel for uint8: n readers on n cores would have n * n threads.
     ``torch.set_num_threads`` would also affect the training threads; ``omp_set_num_threads`` affects only the
-    calling thread. It is a cheap call.
-
-    If torch was built without OpenMP, there are no such teams, and the function does nothing.
+    calling thread. It is a cheap call. A torch without OpenMP has no such teams.
     """
     import torch
 
     # Several OpenMP runtimes may be loaded. A lookup in torch's library finds the one that torch uses.
     set_num_threads = getattr(ctypes.CDLL(torch._C.__file__), "omp_set_num_threads", None)
     if set_num_threads is None:
-        return _nothing
+        return lambda: None
 
     def use_one_thread() -> None:
         torch.get_num_threads()  # at its first use in a thread, torch sets the process-wide number
         set_num_threads(1)
 
     return use_one_thread
-
-
-def _nothing() -> None:
-    pass

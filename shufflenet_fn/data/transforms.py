@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shufflenet_fn.data import geometry
-from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, Scratch, as_lazy_image
+from shufflenet_fn.data.decode import LazyImage, RgbImage, Scratch, as_lazy_image
 from shufflenet_fn_backends.support.errors import UsageError
 
 JITTER_DRAWS = 4
@@ -92,16 +92,13 @@ class TrainTransform:
         out: RgbImage | None = None,
         scratch: Scratch | None = None,
     ) -> RgbImage:
-        """Augment one image.
+        """Return the augmented image, uint8 (size, size, 3).
 
         Args:
           image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
-          rng: generator for this sample; exactly 27 uniform numbers are taken from it.
+          rng: generator for this sample; exactly TRAIN_DRAWS uniform numbers are taken from it.
           out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
           scratch: this thread's memory, to use again.
-
-        Returns:
-          uint8 (size, size, 3).
         """
         import cv2
 
@@ -122,12 +119,7 @@ class TrainTransform:
         return result
 
     def colours(self, image: RgbImage, draws: npt.NDArray[np.float64]) -> None:
-        """Apply the jitter alone, in place. It commutes with a flip.
-
-        Args:
-          image: C-contiguous uint8 (H, W, 3).
-          draws: float64 (TRAIN_DRAWS,), all draws of the sample.
-        """
+        """Apply the jitter alone to a C-contiguous image, in place; ``draws`` are all of the sample's."""
         if self.jitter > 0:
             color_jitter(image, self.jitter, draws[geometry.CROP_DRAWS : -1])
 
@@ -156,16 +148,7 @@ class EvalTransform:
     def __call__(
         self, image: RgbImage | LazyImage, *, out: RgbImage | None = None, scratch: Scratch | None = None
     ) -> RgbImage:
-        """Resize and crop one image.
-
-        Args:
-          image: uint8 (H, W, 3), not modified, or a lazy image that is decoded as far as is needed.
-          out: C-contiguous uint8 (size, size, 3) to fill, or None for a new array.
-          scratch: this thread's memory, to use again.
-
-        Returns:
-          uint8 (size, size, 3).
-        """
+        """Return the resized and cropped image. Args and result as ``TrainTransform``."""
         picture = as_lazy_image(image)
         part = geometry.middle(picture.height, picture.width)
         height, width = geometry.resized_shape(part.height, part.width, self.resize)

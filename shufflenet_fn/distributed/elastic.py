@@ -23,7 +23,7 @@ from torch.distributed.elastic.rendezvous import RendezvousParameters
 from torch.distributed.elastic.rendezvous import registry as rendezvous
 
 from shufflenet_fn.distributed.network import LOOPBACK
-from shufflenet_fn.distributed.signals import STOP_SIGNALS
+from shufflenet_fn.distributed.worker import STOP_SIGNALS
 from shufflenet_fn.distributed.world import Nodes
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
@@ -43,15 +43,8 @@ class ElasticRanks(threading.Thread):
     The agent runs in its own thread, because it blocks while machines wait for each other, and in the main
     thread it would install signal handlers. It never restarts ranks: a restart is a new ``ElasticRanks``.
 
-    Args:
-        entry, arguments: what each rank calls.
-        processes: ranks on this machine.
-        nodes: the machines.
-        say: receives a line if machine 0 keeps this one waiting.
-
-    Attributes:
-        result: what the agent returned; ``None`` until it has.
-        error: why the agent could not start the ranks.
+    Each of the ``processes`` calls ``entry(*arguments)``. ``say`` receives a line if machine 0 keeps this one
+    waiting. In the end, either ``result`` is what the agent returned, or ``error`` why it could not start.
     """
 
     def __init__(

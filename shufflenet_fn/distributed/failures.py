@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
 import time
 import traceback
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from shufflenet_fn_backends.known_errors import explain, telling_line
 from shufflenet_fn_backends.support.errors import UserError
@@ -79,64 +78,37 @@ def first_failure(reports: Sequence[dict[str, Any]], deaths: Sequence[Death], wh
     in_time = sorted(reports, key=lambda report: float(report["time"]))
     for report in in_time:
         if "exit_code" in report:
-            return _user_error(report, where)
+            step = "" if report["step"] is None else f", step {report['step']}"
+            message = f"{report['message']} (rank {report['rank']}{where}{step})"
+            ids = report["rank"], report["local_rank"]
+            return Failure(*ids, message, report["exit_code"], report["restartable"])
     for death in deaths:
         if death.code < 0:
-            return _killed(death, where)
+            names = {number.value: number.name for number in signal.Signals}
+            name = names.get(-death.code, f"signal {-death.code}")
+            hint = ", as the kernel does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
+            text = f"{where} was killed by {name}{_at(death.step)}{hint}."
+            return _failure(death.rank, death.local_rank, text)
     for report in in_time:
-        return _bug(report, where)
+        rank, local_rank, at = report["rank"], report["local_rank"], _at(report["step"])
+        if "known" in report:
+            return _failure(rank, local_rank, f"{where}{at}: {report['known']}")
+        text = f"{where} failed with {report['message']}{at}; its traceback is above."
+        return _failure(rank, local_rank, text, report["traceback"])
     death = deaths[0]
-    message = f"rank {death.rank}{where} ended with exit code {death.code}{_at(death.step)}."
-    return _of_rank(death.rank, death.local_rank, f"{message} {STOPPED}")
-
-
-STOPPED: Final = "The other ranks were stopped."
-
-
-def _of_rank(rank: int, local_rank: int, message: str, traceback: str | None = None) -> Failure:
-    return Failure(rank, local_rank, message, exit_code=1, restartable=True, traceback=traceback)
+    text = f"{where} ended with exit code {death.code}{_at(death.step)}."
+    return _failure(death.rank, death.local_rank, text)
 
 
 def hang_failure(rank: int, local_rank: int, step: int | None, text: str, where: str = "") -> Failure:
     """Return the failure of a rank that hangs as ``text`` describes."""
-    return _of_rank(rank, local_rank, f"rank {rank}{where}{_at(step)} {text}. {STOPPED}")
+    return _failure(rank, local_rank, f"{where}{_at(step)} {text}.")
 
 
-def _user_error(report: dict[str, Any], where: str) -> Failure:
-    step = "" if report["step"] is None else f", step {report['step']}"
-    return Failure(
-        report["rank"],
-        report["local_rank"],
-        f"{report['message']} (rank {report['rank']}{where}{step})",
-        report["exit_code"],
-        report["restartable"],
-    )
-
-
-def _killed(death: Death, where: str) -> Failure:
-    try:
-        name = signal.Signals(-death.code).name
-    except ValueError:  # a real-time signal
-        name = f"signal {-death.code}"
-    hint = ", as the kernel does when memory runs out (see dmesg)" if name == "SIGKILL" else ""
-    message = f"rank {death.rank}{where} was killed by {name}{_at(death.step)}{hint}. {STOPPED}"
-    return _of_rank(death.rank, death.local_rank, message)
-
-
-def _bug(report: dict[str, Any], where: str) -> Failure:
-    rank, local_rank, at = report["rank"], report["local_rank"], _at(report["step"])
-    if "known" in report:
-        message = f"rank {rank}{where}{at}: {report['known']} {STOPPED}"
-        return _of_rank(rank, local_rank, message)
-    message = f"rank {rank}{where} failed with {report['message']}{at}; its traceback is above. {STOPPED}"
-    return _of_rank(rank, local_rank, message, report["traceback"])
+def _failure(rank: int, local_rank: int, text: str, traceback: str | None = None) -> Failure:
+    message = f"rank {rank}{text} The other ranks were stopped."
+    return Failure(rank, local_rank, message, exit_code=1, restartable=True, traceback=traceback)
 
 
 def _at(step: int | None) -> str:
     return "" if step is None else f" at step {step}"
-
-
-def show_traceback(failure: Failure) -> None:
-    """Print the traceback of a bug."""
-    if failure.traceback is not None:
-        print(failure.traceback, file=sys.stderr, end="", flush=True)

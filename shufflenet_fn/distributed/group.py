@@ -78,12 +78,12 @@ def tree_digest(tree: Any) -> str:
 
 def check_equal_on_all_ranks(tree: Any, world: World, what: str) -> None:
     """Raise ``UserError`` on every rank unless all hold the same bytes."""
-    message = differing_ranks(gather(tree_digest(tree), world), what)
+    message = _difference(gather(tree_digest(tree), world), what)
     if message is not None:
         raise UserError(message)
 
 
-def differing_ranks(digests: list[str], what: str) -> str | None:
+def _difference(digests: list[str], what: str) -> str | None:
     """Return an error message if a rank's digest differs from rank 0's, else ``None``."""
     different = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
     if not different:
@@ -107,7 +107,7 @@ def group_store(world: World) -> Store | None:
     return store
 
 
-_AGREED: Final = b"agreed"
+_AGREED: Final = "agreed"
 _PAUSES_S: Final = (0.001, 0.05)
 _SEEN_S: Final = 10.0
 """Seconds that rank 0 waits for the others to read that they differ, because a hung rank never does."""
@@ -120,12 +120,8 @@ class RanksDiffer(UserError):
 class Agreement:
     """Compares digests of all ranks through a store, without a collective, so from any thread.
 
-    Every rank must make the same checks in the same order, from one thread each.
-
-    Args:
-        world: the ranks.
-        store: of the ranks (``group_store``). Not needed for one rank.
-        timeout_s: seconds to wait for the other ranks.
+    Every rank must make the same checks in the same order, from one thread each, and waits for the others
+    for ``timeout_s``. ``store`` is that of ``group_store``.
     """
 
     def __init__(self, world: World, store: Store | None, *, timeout_s: float = 600.0) -> None:
@@ -140,49 +136,40 @@ class Agreement:
             RanksDiffer: on every rank, if the digest of any rank differs.
             UserError: the others did not answer in time, or ``give_up`` was called.
         """
-        if self._world.size == 1:
+        if self._store is None:
             return
-        assert self._store is not None
-        number = self._asked
+        store, number = self._store, self._asked
         self._asked += 1
-        self._store.set(f"digest/{number}/{self._world.rank}", digest)
+        store.set(f"digest/{number}/{self._world.rank}", digest)
         if not self._world.is_main:
-            answer = self._get(f"verdict/{number}", what)
+            answer = self._get(store, f"verdict/{number}", what)
             if answer != _AGREED:
-                self._store.set(f"seen/{number}/{self._world.rank}", "")
-                raise RanksDiffer(answer.decode())
+                store.set(f"seen/{number}/{self._world.rank}", "")
+                raise RanksDiffer(answer)
             return
         keys = [f"digest/{number}/{rank}" for rank in range(self._world.size)]
-        digests = [self._get(key, what).decode() for key in keys]
-        message = differing_ranks(digests, what)
-        self._store.set(f"verdict/{number}", message or _AGREED.decode())
+        digests = [self._get(store, key, what) for key in keys]
+        message = _difference(digests, what)
+        store.set(f"verdict/{number}", message or _AGREED)
         # All ranks have reached this check, so all have read the result of the previous one: delete it.
         for key in (*keys, f"verdict/{number - 1}"):
-            self._store.delete_key(key)
+            store.delete_key(key)
         if message is not None:
             # Rank 0 ends now and may take the store with it.
-            self._wait_until_seen(number)
+            seen = [f"seen/{number}/{rank}" for rank in range(1, self._world.size)]
+            end = time.monotonic() + _SEEN_S
+            while not store.check(seen) and time.monotonic() < end and not self._given_up.wait(_PAUSES_S[0]):
+                pass
             raise RanksDiffer(message)
 
     def give_up(self) -> None:
         """Stop waiting for other ranks; any thread may call this."""
         self._given_up.set()
 
-    def _wait_until_seen(self, number: int) -> None:
-        assert self._store is not None
-        keys = [f"seen/{number}/{rank}" for rank in range(1, self._world.size)]
-        end = time.monotonic() + _SEEN_S
-        while not self._store.check(keys) and time.monotonic() < end:
-            if self._given_up.wait(_PAUSES_S[0]):
-                break
-        for key in keys:
-            self._store.delete_key(key)
-
-    def _get(self, key: str, what: str) -> bytes:
+    def _get(self, store: Store, key: str, what: str) -> str:
         # Polled, because a blocking wait could not be given up.
-        assert self._store is not None
         end, pause = time.monotonic() + self._timeout_s, _PAUSES_S[0]
-        while not self._store.check([key]):
+        while not store.check([key]):
             if self._given_up.wait(pause):
                 raise UserError(f"{what} was not compared with the other ranks': the run ends.")
             if time.monotonic() > end:
@@ -190,4 +177,4 @@ class Agreement:
                     f"{what} could not be compared: no answer from another rank in {self._timeout_s:.0f} s."
                 )
             pause = min(2 * pause, _PAUSES_S[1])
-        return bytes(self._store.get(key))
+        return bytes(store.get(key)).decode()

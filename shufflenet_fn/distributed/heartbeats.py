@@ -13,24 +13,18 @@ import json
 import mmap
 import os
 import signal
-import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+# Sizes of the header, whose first byte is the stop request, and of a slot.
 _HEADER: Final = 64
 _SLOT: Final = 1 << 17
 _STOP: Final = 0
 
 # Offsets in a slot.
-_STEP: Final = 0
-_BEAT: Final = 8
-_PID: Final = 16
-_LENGTH: Final = 56
-_REPORT: Final = 64
-
+_STEP, _BEAT, _PID, _LENGTH, _REPORT = 0, 8, 16, 56, 64
 _WORD: Final = 8
 _PHASE_BITS: Final = 3
 _MICROSECONDS: Final = 1_000_000
@@ -73,20 +67,13 @@ class Heartbeat(NamedTuple):
 
 
 class HeartbeatTable:
-    """The heartbeats of all ranks of this machine, in the launcher.
-
-    Args:
-        processes: ranks on this machine.
-    """
+    """The heartbeats of all ranks of this machine, in the launcher."""
 
     def __init__(self, processes: int) -> None:
         self.processes = processes
         size = _HEADER + processes * _SLOT
-        if sys.platform == "linux":
-            self._file = os.memfd_create("shufflenet-fn-heartbeats")
-            self.path = f"/proc/{os.getpid()}/fd/{self._file}"
-        else:
-            self._file, self.path = tempfile.mkstemp(prefix="shufflenet-fn-heartbeats-")
+        self._file = os.memfd_create("shufflenet-fn-heartbeats")
+        self.path = f"/proc/{os.getpid()}/fd/{self._file}"
         os.ftruncate(self._file, size)
         self._memory = mmap.mmap(self._file, size)
         self._words = _words_of(self._memory)
@@ -136,8 +123,6 @@ class HeartbeatTable:
         self._words.release()
         self._memory.close()
         os.close(self._file)
-        if sys.platform != "linux":
-            os.unlink(self.path)
 
 
 class HeartbeatSlot:
@@ -224,34 +209,24 @@ def _fitting(report: dict[str, Any]) -> bytes:
     return json.dumps(kept).encode()
 
 
-def hanging_rank(
-    beats: Sequence[Heartbeat], now: float, limit_s: float, states: Sequence[str] = ()
-) -> int | None:
+def hanging_rank(beats: Sequence[Heartbeat], now: float, limit_s: float, states: Sequence[str]) -> int | None:
     """Return the local number of the rank that hangs, ``None`` if none does.
 
-    A rank that waits for others is blamed only if all wait. Of several late ranks, the one with the fewest
-    updates is blamed; in a tie, one whose process is stopped.
-
-    Args:
-        beats: of all ranks of this machine.
-        now: the time on the clock of the heartbeats.
-        limit_s: seconds without a heartbeat after which a rank hangs.
-        states: of the processes, a letter each, as in /proc.
+    ``beats`` are of all ranks of this machine, ``states`` of their processes (``process_state``). A rank that
+    waits for others is blamed only if all wait. Of several late ranks, the one with the fewest updates is
+    blamed; in a tie, one whose process is stopped.
     """
     running = [n for n, beat in enumerate(beats) if beat.phase is not Phase.ENDED]
-    late = [n for n in running if now - beats[n].time > _limit(beats[n], limit_s)]
+    limits = {Phase.STARTING: max(limit_s, START_S)}
+    late = [n for n in running if now - beats[n].time > limits.get(beats[n].phase, limit_s)]
     to_blame = [n for n in late if beats[n].phase is not Phase.WAITING]
     if not to_blame and len(late) == len(running):
         to_blame = late
 
     def order(number: int) -> tuple[int, bool]:
-        return beats[number].step, not (states and states[number] in SINGLE_STATES)
+        return beats[number].step, states[number] not in SINGLE_STATES
 
     return min(to_blame, key=order, default=None)
-
-
-def _limit(beat: Heartbeat, limit_s: float) -> float:
-    return max(limit_s, START_S) if beat.phase is Phase.STARTING else limit_s
 
 
 def process_state(pid: int) -> str:

@@ -12,14 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
-from shufflenet_fn.distributed.failures import (
-    Death,
-    Failure,
-    RankFailed,
-    first_failure,
-    hang_failure,
-    show_traceback,
-)
+from shufflenet_fn.distributed.failures import Death, Failure, RankFailed, first_failure, hang_failure
 from shufflenet_fn.distributed.heartbeats import (
     HANG_TIMEOUT_S,
     Heartbeat,
@@ -31,8 +24,7 @@ from shufflenet_fn.distributed.heartbeats import (
     process_state,
 )
 from shufflenet_fn.distributed.network import check_loopback
-from shufflenet_fn.distributed.signals import StopSignals
-from shufflenet_fn.distributed.worker import run_worker
+from shufflenet_fn.distributed.worker import StopSignals, run_worker
 from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.streams import flush_output
 from shufflenet_fn_backends.runtimes.base import ATTEMPTS, Settling
@@ -53,32 +45,26 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _silent(number: int) -> None:
-    pass
-
-
-def _yes(failure: Failure) -> bool:
-    return True
-
-
 class Launch(NamedTuple):
     """How ranks are watched.
 
-    ``hang_timeout_s``: seconds without progress after which a rank hangs. ``max_restarts``: how often all
-    ranks are restarted after a failure, where ``may_restart`` agrees; on one machine only. ``settling``: the
-    wait that devices need before a restart; a start that they refuse is repeated without counting as a
-    restart. ``say``: receives a line for each restart.
-    ``stopping(number)`` is called at the first stop signal, which the ranks poll for; if it is ``None``, the
-    first signal ends them at once. ``stopped(number)`` is called when a signal has ended them.
+    Attributes:
+        hang_timeout_s: seconds without progress after which a rank hangs.
+        max_restarts: how often all ranks are restarted after a failure, where ``may_restart`` agrees. On one
+            machine only.
+        settling: the wait that devices need before a restart. A start that they refuse is no restart.
+        say: receives a line for each restart.
+        stopping: called at the first stop signal, which ranks poll for; ``None`` ends them at the first.
+        stopped: called when a signal has ended the ranks.
     """
 
     hang_timeout_s: float = HANG_TIMEOUT_S
     max_restarts: int = 0
-    may_restart: Callable[[Failure], bool] = _yes
+    may_restart: Callable[[Failure], bool] = lambda failure: True
     settling: Settling | None = None
     say: Callable[[str], None] = _say
     stopping: Callable[[int], None] | None = None
-    stopped: Callable[[int], None] = _silent
+    stopped: Callable[[int], None] = lambda number: None
 
 
 class StoppedWaiting(UserError):
@@ -99,9 +85,8 @@ def launch(
 
     ``entry`` and ``argument`` are pickled: a module-level function and plain values. When one rank fails,
     the others of this machine are killed and the first failure is raised; ranks of other ``nodes`` fail in
-    their collectives. With ``watching.stopping``, the first signal of ``STOP_SIGNALS`` is recorded in the
-    heartbeat table (``World.heartbeats``), where ranks look for it; a second one kills all processes
-    including this one, with exit code 128 + its number.
+    their collectives. A second stop signal ends all processes including this one, with exit code 128 + its
+    number.
 
     Raises:
         RankFailed: what the first failing rank said, with its exit code.
@@ -137,8 +122,7 @@ def launch(
             ranks.start()
             outcome = _watch(ranks, table, nodes, watching.hang_timeout_s)
             if not isinstance(outcome, Failure):
-                values: dict[int, Any] = outcome
-                result: R = values[min(values)]
+                result: R = outcome[min(outcome)]
                 return result
             failures.append(outcome)
             settling = watching.settling if nodes.num_nodes == 1 else None
@@ -146,8 +130,9 @@ def launch(
             refusals = refusals + 1 if refused and refusals < ATTEMPTS - 1 else 0
             if not refusals:
                 restarts += 1
-            allowed = refusals or (restarts <= watching.max_restarts and nodes.num_nodes == 1)
-            show_traceback(outcome)
+            allowed = refusals or restarts <= watching.max_restarts
+            if outcome.traceback is not None:
+                print(outcome.traceback, file=sys.stderr, end="", flush=True)
             if not (allowed and _can_restart(outcome, table, watching)):
                 raise RankFailed(failures)
             again = (
@@ -190,7 +175,8 @@ def _watch(
             return ranks.result.return_values
         failure = None
         # A rank that ends without an error before its work is done has failed, too.
-        dead = [pid for pid, code in codes.items() if code or (code == 0 and _early(pid, pids, beats))]
+        early = [pid for pid, beat in zip(pids, beats, strict=True) if beat.phase is not Phase.ENDED]
+        dead = [pid for pid, code in codes.items() if code or (code == 0 and pid in early)]
         if not ended and not dead:
             failure = _hang(beats, pids, nodes, hang_timeout_s, where)
             if failure is None:
@@ -234,10 +220,6 @@ def _stop_waiting(
         f"stopped by {signal.Signals(signalled).name} while {doing}. No step was done. The same command with "
         "--resume auto goes on."
     )
-
-
-def _early(pid: int, pids: list[int], beats: list[Heartbeat]) -> bool:
-    return pid in pids and beats[pids.index(pid)].phase is not Phase.ENDED
 
 
 def _hang(

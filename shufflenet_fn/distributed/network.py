@@ -86,16 +86,7 @@ def use_the_network_between_machines(
     """Set the interface of this process's collectives, unless the user has set it. Return notes for the log.
 
     Every rank must call it. Machine 0 cannot find out by which of its addresses the others reach it, so the
-    first rank of machine 1 reports it.
-
-    Args:
-        world: the ranks.
-        store: of the ranks.
-        backend: of the collectives.
-        host, port: endpoint of rank 0's machine.
-
-    Raises:
-        UserError: ``host`` cannot be reached.
+    first rank of machine 1 reports it. Raises ``UserError`` if ``host``, machine 0, cannot be reached.
     """
     variables = _VARIABLES.get(backend, ())
     several = world.size > world.local_size
@@ -108,11 +99,11 @@ def use_the_network_between_machines(
         return (said,) if several else ()
     if ipaddress.ip_address(address).is_loopback:
         # All on one machine, where every address leads to it: gloo need not resolve the host's name.
-        loopback = interface_of(LOOPBACK)
+        loopback = addresses().get(LOOPBACK)
         if backend == "gloo" and loopback is not None:
             os.environ[variables[0]] = loopback
         return ()
-    interface = interface_of(address)
+    interface = addresses().get(address)
     if interface is None:
         return (
             f"{backend} between machines: none of this machine's interfaces has the address {address}, by "
@@ -143,22 +134,13 @@ def _meeting_address(world: World, store: Store, host: str, port: int) -> str:
 
 
 def route_to(host: str, port: int, *, timeout_s: float = 10.0) -> tuple[str, str]:
-    """Return the addresses of both ends of a connection to ``host``: this machine's and the other's.
-
-    Raises:
-        OSError: it cannot be reached.
-    """
+    """Return the addresses of both ends of a connection: this machine's and that of ``host``."""
     with socket.create_connection((host, port), timeout=timeout_s) as connection:
         return _plain(connection.getsockname()[0]), _plain(connection.getpeername()[0])
 
 
-def interface_of(address: str) -> str | None:
-    """Return the name of the interface with ``address``; ``None`` if this machine has none."""
-    return addresses().get(address)
-
-
 def addresses() -> Mapping[str, str]:
-    """Return the interface of every address of this machine; empty on systems other than Linux."""
+    """Return the name of the interface of every address of this machine."""
     return {**_version_6(), **_version_4()}
 
 
@@ -166,10 +148,7 @@ def _version_4() -> dict[str, str]:
     room = array.array("B", bytes(_ROOM * _ENTRY))
     where, size = room.buffer_info()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
-        try:
-            answer = fcntl.ioctl(asked.fileno(), _SIOCGIFCONF, struct.pack("iL", size, where))
-        except OSError:
-            return {}
+        answer = fcntl.ioctl(asked.fileno(), _SIOCGIFCONF, struct.pack("iL", size, where))
     filled, found = struct.unpack("iL", answer)[0], {}
     for start in range(0, filled, _ENTRY):
         entry = room[start : start + _ENTRY].tobytes()
@@ -182,7 +161,7 @@ def _version_4() -> dict[str, str]:
 def _version_6() -> dict[str, str]:
     try:
         lines = Path("/proc/net/if_inet6").read_text().splitlines()
-    except OSError:
+    except OSError:  # IPv6 is switched off
         return {}
     return {str(ipaddress.IPv6Address(int(fields[0], 16))): fields[-1] for fields in map(str.split, lines)}
 

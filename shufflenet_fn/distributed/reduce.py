@@ -27,8 +27,7 @@ def mean_over_ranks(
     step costs one collective (9 MB for x1_0 in float32).
 
     Args:
-        world_size: number of ranks.
-        rank: of this process.
+        world_size, rank: number of ranks, and this one's.
         bn_stats: ``mean`` averages the running statistics; ``rank0`` gives every rank those of rank 0, as in
             the original, at no additional cost.
         timing: entered around each collective.
@@ -41,29 +40,23 @@ def mean_over_ranks(
         others = tree._replace(batch_stats={})
         shares = tree_foreach(lambda leaves: torch._foreach_div(leaves, float(world_size)), others)
         stats = tree.batch_stats if rank == 0 else tree_zeros_like(tree.batch_stats)
-        return all_reduce_sum(shares._replace(batch_stats=stats), timing=timing)
+        return all_reduce_mean(shares._replace(batch_stats=stats), 1, timing=timing)
 
     return reduce
 
 
 def all_reduce_mean(tree: T, world_size: int, *, timing: Timing = nullcontext) -> T:
-    """Return the mean over ranks of every leaf of a tree. Leaves of the result are views of flat buffers."""
-    return _all_reduce(tree, world_size, timing)
+    """Return the mean over ranks of every leaf of a tree; their sum, if ``world_size`` is 1.
 
-
-def all_reduce_sum(tree: T, *, timing: Timing = nullcontext) -> T:
-    """Return the sum over ranks of every leaf of a tree. Otherwise as ``all_reduce_mean``."""
-    return _all_reduce(tree, 1, timing)
-
-
-def _all_reduce(tree: T, divisor: int, timing: Timing) -> T:
+    Leaves of the result are views of flat buffers.
+    """
     leaves = tree_leaves(tree)
     reduced: list[Tensor] = list(leaves)
     for dtype in sorted({leaf.dtype for leaf in leaves}, key=str):
         members = [i for i, leaf in enumerate(leaves) if leaf.dtype == dtype]
         flat = torch.cat([leaves[i].reshape(-1) for i in members])
-        if divisor != 1:
-            flat.div_(divisor)
+        if world_size != 1:
+            flat.div_(world_size)
         with timing():
             dist.all_reduce(flat)
         parts = torch.split(flat, [leaves[i].numel() for i in members])

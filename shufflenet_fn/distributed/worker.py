@@ -1,4 +1,4 @@
-"""The process of one rank: how it starts under its launcher, and how it ends."""
+"""The process of one rank: how it starts under its launcher, is asked to stop, and ends."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from typing import NoReturn, TypeVar
+from types import FrameType
+from typing import Any, Final, NoReturn, TypeVar
 
 import torch.distributed as dist
 
 from shufflenet_fn.distributed.failures import report_of
 from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase, open_slot
-from shufflenet_fn.distributed.signals import StopSignals, let_through
 from shufflenet_fn.distributed.world import World, world_from_environment
 from shufflenet_fn.streams import flush_output, lasting_streams
 from shufflenet_fn_backends.support.errors import UserError
@@ -27,7 +28,51 @@ from shufflenet_fn_backends.support.limits import limit_reached
 A = TypeVar("A")
 R = TypeVar("R")
 
-_PEERS_FIRST_S = 1.0
+_PEERS_FIRST_S: Final = 1.0
+
+STOP_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+"""Slurm's ``--signal=USR1@120`` sends SIGUSR1 before the time limit."""
+
+SAME_S: Final = 1.0
+"""A second signal within this many seconds counts as the first: ``timeout`` and some wrappers send each
+signal twice, to the process and to its group."""
+
+
+class StopSignals:
+    """Calls ``first(number)`` for the first of ``STOP_SIGNALS`` and ``again(number)`` for later ones.
+
+    A context manager that restores the previous handlers. Signals that are ignored on entry (``nohup``, a
+    shell's background job) stay ignored. Outside the main thread, where Python cannot handle signals, it does
+    nothing.
+    """
+
+    def __init__(self, first: Callable[[int], None], again: Callable[[int], None]) -> None:
+        self._first, self._again = first, again
+        self._since: float | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {
+                number: handler
+                for number in STOP_SIGNALS
+                if (handler := signal.getsignal(number)) is not signal.SIG_IGN
+            }
+        for number in self._before:
+            signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._since is None:
+            self._since = now
+            self._first(number)
+        elif now - self._since >= SAME_S:
+            self._again(number)
 
 
 def run_worker(
@@ -45,8 +90,9 @@ def run_worker(
     slot.sign_in(os.getpid())
     # Elastic counts from 0 at each restart, because a restart here is another group of ranks.
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(attempt)
-    with lasting_streams(), StopSignals(first=slot.request_stop, again=_ignore):
-        let_through()
+    with lasting_streams(), StopSignals(first=slot.request_stop, again=lambda number: None):
+        # The launcher blocked them while it started this process.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         try:
             world = world_from_environment()
             if world is None:
@@ -75,15 +121,10 @@ def _end(error: Exception, slot: HeartbeatSlot) -> NoReturn:
     exit_at_once(1)
 
 
-def _ignore(number: int) -> None:
-    pass
-
-
 def _die_with(launcher: int) -> None:
     """Make the kernel kill this process when the launcher ends."""
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+    set_parent_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+    ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
     if os.getppid() != launcher:  # it ended before prctl was called
         exit_at_once(1)
 

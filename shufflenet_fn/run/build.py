@@ -15,14 +15,13 @@ from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision, is_head
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize, precision_name
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.augment.mixing import Mixing
-from shufflenet_fn.data.augment.policies import Policy as AugmentPolicy
-from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
-from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
+from shufflenet_fn.data.augment import Policy as AugmentPolicy
+from shufflenet_fn.data.augment import RandAugment, RandomErasing, SampleAugmentation, TrivialAugmentWide
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.folder import Note, silent
+from shufflenet_fn.data.mixing import Mixing
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform

@@ -24,8 +24,8 @@ from shufflenet_fn.config.options import parse_duration
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import Resolved, resolve
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.dataset import Dataset
+from shufflenet_fn.data.mixing import check_pairs
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.run import build

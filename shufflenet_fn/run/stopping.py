@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from shufflenet_fn.distributed.heartbeats import HeartbeatSlot, Phase
-from shufflenet_fn.distributed.signals import StopSignals
+from shufflenet_fn.distributed.worker import StopSignals
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.streams import escaping
 

@@ -21,7 +21,7 @@ from shufflenet_fn.checkpoint.format import checkpoint_name
 from shufflenet_fn.checkpoint.inventory import LATEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.demo import write_demo
-from shufflenet_fn.distributed.signals import StopSignals
+from shufflenet_fn.distributed.worker import StopSignals
 from shufflenet_fn_backends.support.errors import DeviceError, UsageError, UserError
 
 _POLL_S = 0.005

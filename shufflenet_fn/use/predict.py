@@ -16,10 +16,9 @@ from torch import Tensor
 from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset, Encoded
-from shufflenet_fn.data.decode import open_image
+from shufflenet_fn.data.decode import LazyImage, RgbImage, as_lazy_image, open_image
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.formats import read_file
-from shufflenet_fn.data.lazy_image import LazyImage, RgbImage, as_lazy_image
 from shufflenet_fn.data.loader import eval_loader
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable

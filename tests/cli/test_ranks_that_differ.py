@@ -89,20 +89,19 @@ def test_different_weights_on_one_rank(
     assert "taken down" in ordinary.out
 
 
-def test_different_run_directory_on_one_rank(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
-    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir")
-    for outcome in ranks([(*start, tmp_path / "run"), (*start, tmp_path / "other")]):
+@pytest.mark.parametrize("differing", ["run_dir", "learning_rate"])
+def test_different_settings_on_one_rank(
+    ranks: Ranks, image_folder: Path, tmp_path: Path, differing: str
+) -> None:
+    first, other = tmp_path / "run", tmp_path / "other"
+    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", first)
+    own, said = {
+        "run_dir": (("--run-dir", other), f"run_dir is {other}, and {first} on rank 0."),
+        "learning_rate": (("--lr", 0.03), "learning_rate is 0.03, and 0.02 on rank 0."),
+    }[differing]
+    for outcome in ranks([start, (*start, *own)]):
         assert outcome.code == 2 and "Traceback" not in outcome.err
-        other, first = tmp_path / "other", tmp_path / "run"
-        assert f"settings than rank 0: run_dir is {other}, and {first} on rank 0." in outcome.err
-
-
-def test_different_learning_rate_on_one_rank(ranks: Ranks, image_folder: Path, tmp_path: Path) -> None:
-    start = (*TRAIN, "--data", image_folder, *RECIPE, "--run-dir", tmp_path / "run")
-    for outcome in ranks([start, (*start, "--lr", 0.03)]):
-        assert outcome.code == 2 and "Traceback" not in outcome.err
-        expected = "other settings than rank 0: learning_rate is 0.03, and 0.02 on rank 0."
-        assert expected in outcome.err
+        assert f"other settings than rank 0: {said}" in outcome.err
 
 
 OTHER_RATE_ON_RANK_1 = """

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
@@ -29,24 +29,17 @@ TINY = (
 FILES = ("weights.safetensors", "state.safetensors")
 LAST = "step-00000072"
 
-End = tuple[int, str]
-
-
-class Pair(NamedTuple):
-    """The same command on both machines, or on one."""
-
-    processes: list[subprocess.Popen[str]]
-
-    def ends(self, within_s: float = 120.0) -> list[End]:
-        """Exit code and standard error of each."""
-        found = []
-        for process in self.processes:
-            _, err = process.communicate(timeout=within_s)
-            found.append((process.returncode, err))
-        return found
-
-
+Pair = list[subprocess.Popen[str]]
 Start = Callable[..., Pair]
+
+
+def ends(processes: Pair) -> list[tuple[int, str]]:
+    """Exit code and standard error of each."""
+    found = []
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        found.append((process.returncode, err))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,7 @@ def start(machines: Machines, place: Path) -> Iterator[Start]:
             for number in on
         ]
         started.extend(pair)
-        return Pair(pair)
+        return pair
 
     yield begin
     for process in started:
@@ -154,7 +147,7 @@ def test_two_machines_equal_two_devices(
         elastic = ("--nnodes", 2, "--node-rank", (0, 1), "--nproc-per-node", 1)
         meeting = ("--master-addr", address, "--master-port", PORT)
         pair = start(sys.executable, "-m", "torch.distributed.run", *elastic, *meeting, *CLI, *train)
-    for code, err in pair.ends():
+    for code, err in ends(pair):
         assert code == 0 and "Traceback" not in err, err
     check_same_end(place / launcher, one_machine)
     # The hosts' own names lead nowhere or to the loopback.
@@ -170,28 +163,28 @@ def test_same_command_continues_after_failure_and_stop(
     run = place / "failing"
     command = (*training, "--run-dir", run, "--resume", "auto", "--checkpoint-freq", 3)
     pair = start(*command)
-    first, second = pair.processes
+    first, second = pair
     wait_for_lines(first, run, "checkpoint", 1)
     (rank,) = ranks_of(second.pid)
     os.kill(rank, signal.SIGKILL)
-    (code, err), (other_code, other_err) = pair.ends()
+    (code, err), (other_code, other_err) = ends(pair)
     assert code == other_code == 1 and "Traceback" not in err + other_err
     assert re.search(r"rank 1 on machine 1 \(\S+\) was killed by SIGKILL", other_err)
     assert re.search(r"rank 0 on machine 0 \(\S+\).*[Ll]ook for the first error", err), err
 
     # A signal to one machine stops both after the same step.
     pair = start(*command)
-    first, second = pair.processes
+    first, second = pair
     wait_for_lines(first, run, "start", 2)
     wait_for_lines(first, run, "checkpoint", len(records(run, "checkpoint")) + 1)
     second.send_signal(signal.SIGTERM)
-    ends = pair.ends()
+    outcomes = ends(pair)
     step = int(json.loads((run / "checkpoints" / "latest.json").read_text())["checkpoint"][5:])
-    for code, err in ends:
+    for code, err in outcomes:
         assert code == 75, err
         assert f"stopped by SIGTERM after step {step}, which is saved." in err
 
-    for code, err in start(*command).ends():
+    for code, err in ends(start(*command)):
         assert code == 0, err
     assert records(run, "start")[-1]["first_step"] == step
     check_same_end(run, one_machine)
@@ -204,17 +197,17 @@ def test_duplicate_rank_is_refused_and_unplugged_cable_detected(
     run = place / "cut"
     command = (*training, "--epochs", 500, "--run-dir", run, "--hang-timeout", 5)
     pair = start(*command)
-    wait_for_lines(pair.processes[0], run, "train", 2)
-    ((code, err),) = start(*command, on=(1,)).ends()
+    wait_for_lines(pair[0], run, "train", 2)
+    ((code, err),) = ends(start(*command, on=(1,)))
     assert code == 1 and "rank 1 has joined this run" in err and "--node-rank 1" in err, err
-    wait_for_lines(pair.processes[0], run, "train", len(records(run, "train")) + 1)
+    wait_for_lines(pair[0], run, "train", len(records(run, "train")) + 1)
 
     machines.pull()
     try:
-        ends = pair.ends()
+        outcomes = ends(pair)
     finally:
         machines.plug()
-    for number, (code, err) in enumerate(ends):
+    for number, (code, err) in enumerate(outcomes):
         assert code == 1
         assert f"rank {number} on machine {number} (" in err and "--hang-timeout 5" in err, err
         assert "another machine may have failed" in err
@@ -225,7 +218,7 @@ def test_missing_machine_is_reported(
 ) -> None:
     for number, words in enumerate(("not all of the 2 machines came to", "did not answer at")):
         pair = start(*training, "--run-dir", "alone", "--join-timeout", 2, on=(number,))
-        ((code, err),) = pair.ends()
+        ((code, err),) = ends(pair)
         assert code == 1 and "Traceback" not in err
         assert f"{words} {machines.address(0)}:{PORT} within 2 s (--join-timeout)" in err
         # The C++ library's own report is a stack trace.
@@ -234,7 +227,7 @@ def test_missing_machine_is_reported(
 
 def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ...]) -> None:
     pair = start(*training, "--run-dir", "waiting", on=(1,))
-    (process,) = pair.processes
+    (process,) = pair
     assert process.stderr is not None
     while "waiting for machine 0" not in process.stderr.readline():
         assert process.poll() is None
@@ -245,23 +238,19 @@ def test_signal_stops_waiting_for_machines(start: Start, training: tuple[Any, ..
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
-    ((code, err),) = pair.ends()
+    ((code, err),) = ends(pair)
     assert code == 75 and "stopped by SIGTERM while waiting for the other machines" in err, err
 
 
 @pytest.mark.parametrize(
     ("differing", "words"),
     [
-        pytest.param(
-            "settings",
-            r"machine 1 \(\S+\) was given other settings than machine 0 .*seed is 2, and 1 on machine 0",
-            marks=pytest.mark.campaign,  # test_ranks_that_differ.py has it for two ranks
-        ),
+        # Other settings: test_ranks_that_differ.py.
         ("data", r"machine 1 \(\S+\) has other data than machine 0 \(\S+\): training files differ"),
         ("folder", r"run directory unlike-folder is another folder on machine 1 .* that all machines share"),
         ("devices", r"this machine starts . of 3 processes on 2 machines, .* equally many"),
     ],
-    ids=["settings", "data", "folder", "devices"],
+    ids=["data", "folder", "devices"],
 )
 def test_differing_machines_are_refused(
     differing: str,
@@ -278,11 +267,10 @@ def test_differing_machines_are_refused(
     pair = start(
         *(sys.executable, *CLI, "train", *TINY, "--run-dir", f"unlike-{differing}"),
         *("--nnodes", 2, "--node-rank", (0, 1), "--rdzv-endpoint", f"{machines.address(0)}:{PORT}"),
-        *("--seed", (1, 2) if differing == "settings" else 1),
         *("--batch-size", 4, "--devices", (1, 2) if differing == "devices" else 1),
         *("--data", (image_folder, renamed) if differing == "data" else image_folder),
         folders=(place, tmp_path if differing == "folder" else place),
     )
-    for code, err in pair.ends():
+    for code, err in ends(pair):
         assert code == 2
         assert re.search(words, err) and "Traceback" not in err, err

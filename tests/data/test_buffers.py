@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from shufflenet_fn.data.batches import Batch
-from shufflenet_fn.data.buffers import BatchBuffers, FreshMemory, Layout, Stopped
+from shufflenet_fn.data.buffers import BatchBuffers, Layout, Stopped
 from shufflenet_fn.data.folder import ImageFolder, open_train_val
 from shufflenet_fn.data.loader import eval_loader, train_loader
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 LAYOUT, STEPS = Layout(8, 24), 12
 
@@ -167,37 +166,3 @@ def test_waiting_ends_at_stop_or_release() -> None:
     with pytest.raises(Stopped), buffers.writing(3, stopped.is_set):
         pass
     stopping.join()
-
-
-@pytest.mark.parametrize("threads", [1, 3])
-def test_an_error_comes_through_while_threads_wait(photo_root: Path, tmp_path: Path, threads: int) -> None:
-    import shutil
-
-    shutil.copytree(photo_root, tmp_path / "copy")
-    folder = open_train_val(tmp_path / "copy")[0]
-    whole = list(load(folder, None, threads=0))
-    bad = int(whole[2].indices[7])
-    folder.path(bad).write_bytes(b"not a picture")
-    first = next(k for k, batch in enumerate(whole) if bad in batch.indices.tolist())
-    buffers, good = BatchBuffers(2, LAYOUT, page_locked=False), 0
-    with pytest.raises(UserError, match="cannot decode image"):
-        for _ in load(folder, buffers, threads=threads):
-            buffers.take()
-            good += 1
-            buffers.release()
-    assert good == first
-
-
-def test_bad_arguments(train: ImageFolder) -> None:
-    with pytest.raises(UsageError, match="at least 2 slots, one to read and one to fill, got 1"):
-        BatchBuffers(1, LAYOUT, page_locked=False)
-    other = BatchBuffers(2, Layout(8, 32), page_locked=False)
-    with pytest.raises(UsageError, match=r"batches of 8 images of 32 pixels a side, but .* 8 of 24"):
-        next(load(train, other, threads=0))
-
-
-def test_fresh_memory_is_new_each_time() -> None:
-    memory = FreshMemory(LAYOUT)
-    with memory.writing(0, lambda: True) as one, memory.writing(0, lambda: True) as other:
-        assert one.data_ptr() != other.data_ptr()
-        assert one.numel() == LAYOUT.nbytes

@@ -11,9 +11,16 @@ import torch
 from PIL import Image
 
 from shufflenet_fn.data.dataset import Encoded
-from shufflenet_fn.data.decode import decode_rgb, open_image
+from shufflenet_fn.data.decode import (
+    KEPT_BYTES,
+    Box,
+    LazyImage,
+    Scratch,
+    as_lazy_image,
+    decode_rgb,
+    open_image,
+)
 from shufflenet_fn.data.geometry import LONGEST, centre_box, crop, middle, resize, resized_shape
-from shufflenet_fn.data.lazy_image import KEPT_BYTES, Box, LazyImage, Scratch, as_lazy_image
 from shufflenet_fn.data.randomness import sample_rng
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 
@@ -62,36 +69,23 @@ def test_memory_layout_does_not_change_pixels(picture: Picture) -> None:
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
 def test_the_callers_grad_mode_does_not_matter(picture: Picture, mode: Callable[[], torch.no_grad]) -> None:
-    image, out = picture(50, 60), np.empty((24, 24, 3), dtype=np.uint8)
+    image = picture(50, 60)
     with mode():
-        resize(image, 24, 24, out=out)
+        out = resize(image, 24, 24)
     np.testing.assert_array_equal(out, resize(image, 24, 24))
 
 
-def test_scratch_grows_and_keeps_uses_apart() -> None:
+def test_scratch_grows_up_to_a_limit_and_keeps_uses_and_threads_apart() -> None:
     scratch = Scratch()
     first = scratch.array("a", (4, 4, 3))
     assert np.shares_memory(scratch.array("a", (2, 5, 3)), first)
     assert not np.shares_memory(scratch.array("b", (2, 5, 3)), first)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert not np.shares_memory(pool.submit(scratch.array, "a", (4, 4, 3)).result(), first)
     larger = scratch.array("a", (5, 5, 3))
     assert not np.shares_memory(larger, first)
+    assert not np.shares_memory(scratch.array("a", (KEPT_BYTES + 1,)), larger)
     assert np.shares_memory(scratch.array("a", (1, 1, 3)), larger)
-
-
-def test_scratch_does_not_keep_a_huge_picture() -> None:
-    scratch = Scratch()
-    small = scratch.array("a", (8, 8, 3))
-    huge = scratch.array("a", (KEPT_BYTES + 1,))
-    assert not np.shares_memory(huge, small)
-    assert np.shares_memory(scratch.array("a", (8, 8, 3)), small)
-
-
-def test_each_thread_has_its_own_scratch() -> None:
-    scratch = Scratch()
-    mine = scratch.array("a", (4, 4, 3))
-    with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        theirs = pool.submit(scratch.array, "a", (4, 4, 3)).result()
-    assert not np.shares_memory(mine, theirs)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 4000), (4000, 1), (30, 40), (3, 151)])
@@ -105,10 +99,6 @@ def test_only_a_strip_is_cut(height: int, width: int) -> None:
 
 
 # ---- decoding only as much as the crop needs: which reduction, which pixels, and how far from Pillow's ----
-
-
-Draw = Callable[..., Array]
-
 
 SIZE = 32
 
@@ -140,7 +130,7 @@ def test_reduction_keeps_two_pixels_for_each_result(side: int, reduction: int) -
     assert asked_for(6000, 6000, Box(500, 500, 40, side), SIZE) == 1
 
 
-def test_an_image_that_is_there_is_not_copied(picture: Draw) -> None:
+def test_an_image_that_is_there_is_not_copied(picture: Picture) -> None:
     image = picture(300, 400)
     region = as_lazy_image(image).region(Box(5, 6, 280, 290), SIZE, SIZE)
     assert np.shares_memory(region.pixels, image)
@@ -148,7 +138,7 @@ def test_an_image_that_is_there_is_not_copied(picture: Draw) -> None:
 
 
 @pytest.mark.parametrize("shape", [(300, 420), (413, 391)])
-def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int]) -> None:
+def test_a_reduced_crop_is_close_to_pillows(picture: Picture, shape: tuple[int, int]) -> None:
     """To Pillow's antialiased resize of the crop that begins at the nearest multiples."""
     data = jpeg(picture(*shape, seed=3))
     whole = decode_rgb(data, path="x")
@@ -165,7 +155,7 @@ def test_a_reduced_crop_is_close_to_pillows(picture: Draw, shape: tuple[int, int
 
 
 @pytest.mark.parametrize("shape", [(481, 403), (403, 481), (300, 300), (531, 399), (130, 129)])
-def test_evaluation_of_large_jpegs_is_close_to_pillow(picture: Draw, shape: tuple[int, int]) -> None:
+def test_evaluation_of_large_jpegs_is_close_to_pillow(picture: Picture, shape: tuple[int, int]) -> None:
     """Sizes that are no multiple of the reduction, too: the last decoded pixel is then half empty."""
     data = jpeg(picture(*shape, seed=5))
     whole = Image.fromarray(decode_rgb(data, path="x"))
@@ -178,7 +168,7 @@ def test_evaluation_of_large_jpegs_is_close_to_pillow(picture: Draw, shape: tupl
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (300, 400)])
-def test_without_reduction_transforms_equal_those_of_pixels(picture: Draw, shape: tuple[int, int]) -> None:
+def test_without_reduction_transforms_equal_those_of_pixels(picture: Picture, shape: tuple[int, int]) -> None:
     data, scratch, size = jpeg(picture(*shape)), Scratch(), 200
     pixels = decode_rgb(data, path="x")
     for transform in (TrainTransform(size), EvalTransform(size, size)):

@@ -1,10 +1,11 @@
-"""Which samples a step reads, as arithmetic."""
+"""Which samples a step reads, as arithmetic, and the counter-based randomness behind it."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import tracemalloc
+from collections.abc import Callable
 from itertools import permutations
 
 import numpy as np
@@ -12,6 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shufflenet_fn.data.randomness import (
+    ERASING,
+    MIXING,
+    ORDER,
+    POLICY,
+    REPLACEMENT,
+    SAMPLE,
+    order_keys,
+    sample_rng,
+)
 from shufflenet_fn.data.schedule import StepSchedule, eval_share, rank_batch_size, samples_at, steps_per_epoch
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -67,11 +78,6 @@ def test_repeats_show_fewer_samples_without_duplicates() -> None:
     assert len({sample for sample, _ in shown}) == 16
 
 
-def test_repeats_out_of_range() -> None:
-    with pytest.raises(UsageError, match="repeats must be at least 1, got 0"):
-        StepSchedule(seed=0, n=8, global_batch=4, rank=0, world_size=1, repeats=0)
-
-
 @given(st.integers(0, 400), st.integers(1, 40))
 def test_eval_shares_cover_every_sample_once(n: int, world_size: int) -> None:
     shares = [eval_share(n, rank, world_size) for rank in range(world_size)]
@@ -85,34 +91,31 @@ def test_steps_per_epoch() -> None:
     assert steps_per_epoch(3, 3) == 1
 
 
-def test_batch_larger_than_the_set() -> None:
-    with pytest.raises(UsageError, match=r"has 10 images, fewer than .* of 16\. .*at most 10"):
-        steps_per_epoch(10, 16)
-
-
-def test_batch_not_positive() -> None:
-    with pytest.raises(UsageError, match="batch size must be at least 1, got 0"):
-        steps_per_epoch(10, 0)
+def schedule(**options: int) -> StepSchedule:
+    return StepSchedule(**{"seed": 0, "n": 8, "global_batch": 4, "rank": 0, "world_size": 2, **options})
 
 
 @pytest.mark.parametrize(
-    ("batch", "world_size", "nearest"), [(10, 4, "8 or 12"), (3, 8, "8"), (257, 8, "256 or 264")]
+    ("make", "message"),
+    [
+        (lambda: schedule(repeats=0), "repeats must be at least 1, got 0"),
+        (lambda: schedule(rank=-1), "rank -1 is not among the 2 ranks 0 to 1"),
+        (lambda: schedule(rank=2), "rank 2 is not among the 2 ranks 0 to 1"),
+        (lambda: eval_share(10, -1, 2), "rank -1 is not among the 2 ranks 0 to 1"),
+        (lambda: schedule(seed=-1), r"seed must be .* 0 to 2\*\*64 - 1, got -1"),
+        (lambda: sample_rng(2**64, 0, 0), r"seed must be .* 0 to 2\*\*64 - 1, got 18446744073709551616"),
+        (lambda: steps_per_epoch(10, 16), r"has 10 images, fewer than .* of 16\. .*at most 10"),
+        (lambda: steps_per_epoch(10, 0), "batch size must be at least 1, got 0"),
+        (
+            lambda: rank_batch_size(10, 4),
+            "^a global batch of 10 does not divide by 4 devices. Pass --batch-size 8 or 12, or another",
+        ),
+        (lambda: rank_batch_size(3, 8), "Pass --batch-size 8, or another"),
+    ],
 )
-def test_batch_that_does_not_divide(batch: int, world_size: int, nearest: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        rank_batch_size(batch, world_size)
-    assert str(caught.value) == (
-        f"a global batch of {batch} does not divide by {world_size} devices. Pass --batch-size "
-        f"{nearest}, or another number of devices."
-    )
-
-
-@pytest.mark.parametrize("rank", [-1, 2])
-def test_rank_out_of_range(rank: int) -> None:
-    with pytest.raises(UsageError, match=f"rank {rank} is not among the 2 ranks 0 to 1"):
-        eval_share(10, rank, 2)
-    with pytest.raises(UsageError, match=f"rank {rank} is not among"):
-        StepSchedule(seed=0, n=8, global_batch=4, rank=rank, world_size=2)
+def test_values_out_of_range(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        make()
 
 
 FROZEN = [7, 3, 6, 2, 0, 9, 4, 5, 1, 8]
@@ -133,7 +136,7 @@ def sigmas(counts: Array) -> float:
 
 
 def test_every_size_to_400_is_a_permutation() -> None:
-    for n in range(401):
+    for n in range(1, 401):
         assert sorted(order(5, n, n).tolist()) == list(range(n))
 
 
@@ -219,12 +222,34 @@ def test_memory_does_not_grow_with_the_set() -> None:
     assert peak < 100_000
 
 
-@pytest.mark.parametrize("n", [-1, 2**62 + 1])
-def test_size_out_of_range(n: int) -> None:
-    with pytest.raises(UsageError, match=rf"from 0 to 2\*\*62 samples, got {n}"):
-        samples_at(np.arange(1), seed=0, epoch=0, n=n)
+# ---- counter-based randomness ----
+
+KEYS = st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**40), st.integers(0, 2**40))
+FROZEN_KEYS = [7439742537924227365, 7649825982119630819]
+FROZEN_DRAWS = [0.015694984907741794, 0.9248726817494252]
 
 
-def test_seed_out_of_range() -> None:
-    with pytest.raises(UsageError, match=r"seed must be .* got -1"):
-        samples_at(np.arange(1), seed=-1, epoch=0, n=4)
+@given(KEYS, KEYS)
+def test_a_stream_depends_on_its_key_alone(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+    first, second = (sample_rng(*key).random(4).tolist() for key in (one, other))
+    assert (first == second) == (one == other)
+    assert first == sample_rng(*one).random(4).tolist()
+
+
+def test_operations_and_repeats_share_no_block() -> None:
+    """Nor do the long streams of neighbouring seeds, epochs and samples."""
+    streams = [
+        sample_rng(seed, epoch, index, domain=domain, repeat=repeat).bit_generator.random_raw(1024)
+        for seed in (0, 1, 2**64 - 1)
+        for epoch in (0, 1)
+        for index in (0, 1)
+        for domain in (SAMPLE, ORDER, POLICY, ERASING, MIXING, REPLACEMENT)
+        for repeat in (0, 1, 2)
+    ]
+    assert len(set(np.concatenate(streams).tolist())) == 1024 * len(streams)
+
+
+def test_first_draws_are_frozen() -> None:
+    """A resumed run of an older version must see the same draws: these values may never change."""
+    assert sample_rng(7, 2, 5).random(2).tolist() == FROZEN_DRAWS
+    assert order_keys(7, 2, 2).tolist() == FROZEN_KEYS

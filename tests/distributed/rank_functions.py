@@ -7,12 +7,11 @@ import importlib.util
 import os
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, patch
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -26,7 +25,7 @@ from shufflenet_fn.training import schedules
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation, chain, clip_by_global_norm, sgd
 from shufflenet_fn.training.state import TrainState, create_train_state
-from shufflenet_fn.training.step import Examples, Reducible, TrainStep, make_train_step, no_flags
+from shufflenet_fn.training.step import Examples, Metrics, Reducible, TrainStep, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_paths
 from tests.model.support import TINY, examples, generator, tiny_variables, unchanged
 
@@ -36,46 +35,29 @@ BATCH = 8
 BARE = sgd(schedules.constant(1.0))
 
 
-@dataclass
-class Report:
-    """What rank 0 brings home. Differences are the largest over all leaves."""
-
-    written_by: int
-    argument: list[int]
-    ranks: list[Any] = field(default_factory=list)
-    gradients_against_one_process: float = -1.0
-    statistics_against_one_process: float = -1.0
-    metrics_against_one_process: float = -1.0
-    microbatches_against_ranks: float = -1.0
-    gradients_against_ddp: float | None = None
-    statistics_against_rank0: float = -1.0
-    gradients_in_rank0_mode: float = -1.0
-    digests: dict[str, list[str]] = field(default_factory=dict)
-    collectives: dict[str, list[str]] = field(default_factory=dict)
-    collectives_timed: int = 0
-    mixed: dict[str, tuple[str, list[float]]] = field(default_factory=dict)
-    stop_flags: list[float] = field(default_factory=list)
-    skipped_flags: list[float] = field(default_factory=list)
-    unchanged_by_skip: list[bool] = field(default_factory=list)
-    equal_check: str = ""
-    unequal_check: list[str] = field(default_factory=list)
-
-
-def everything(argument: list[int], world: World) -> Report:
-    """All that two ranks can be asked, in one start of two processes."""
+def everything(argument: list[int], world: World) -> tuple[int, list[int]]:
+    """Check all that two ranks share, in one start of two processes."""
     torch.set_num_threads(1)
-    report = Report(written_by=world.rank, argument=argument)
     with process_group(world, "gloo", timeout_s=60.0):
-        report.ranks = gather((world, os.getpid(), "a" * (1 + world.rank)), world)
-        _compare_with_one_process(report, world)
+        check_gather(world)
+        check_step_against_one_process(world)
         if importlib.util.find_spec("torchvision"):
-            _compare_with_ddp(report, world)
-        _train_in_step(report, world)
-        _count_collectives(report, world)
-        _mix_dtypes(report, world)
-        _raise_flags(report, world)
-        _check_equality(report, world)
-    return report
+            check_gradients_against_ddp(world)
+        check_ranks_stay_equal(world)
+        check_one_collective_per_dtype(world)
+        check_mixed_dtypes(world)
+        check_flags_reach_all(world)
+        check_difference_is_raised(world)
+    assert not dist.is_initialized()
+    return world.rank, argument
+
+
+def check_gather(world: World) -> None:
+    (first, pid, a), (second, other_pid, aa) = gather((world, os.getpid(), "a" * (1 + world.rank)), world)
+    assert (first.rank, second.rank, first.local_rank, second.local_rank) == (0, 1, 0, 1)
+    assert first.size == second.size == first.local_size == second.local_size == 2
+    assert first.is_main and not second.is_main
+    assert pid != other_pid and (a, aa) == ("a", "aa")
 
 
 def halves(dtype: torch.dtype = DOUBLE, size: int = 32) -> list[Examples]:
@@ -94,41 +76,35 @@ def mean(*leaves: Tensor) -> Tensor:
     return torch.stack(leaves).mean(0)
 
 
-def _compare_with_one_process(report: Report, world: World) -> None:
+def check_step_against_one_process(world: World) -> None:
+    """Measured: 3e-16 in float64."""
     state = create_train_state(tiny_variables(dtype=DOUBLE), BARE)
-    alone = [make_train_step(TINY, BARE)(state, half, no_flags()) for half in halves()]
-    reduce = mean_over_ranks(world.size, world.rank)
-    step = make_train_step(TINY, BARE, reduce=reduce)
+    (one, one_metrics, _), (other, other_metrics, _) = (
+        make_train_step(TINY, BARE)(state, half, no_flags()) for half in halves()
+    )
+    # The two halves must differ, or a missing reduction would not show.
+    assert largest_difference(one.params, other.params) > 1e-3
+    assert largest_difference(one.batch_stats, other.batch_stats) > 1e-3
+    step = make_train_step(TINY, BARE, reduce=mean_over_ranks(world.size, world.rank))
     mine = halves()[world.rank]
     with unchanged(state, mine):
         new, metrics, _ = step(state, mine, no_flags())
-    params = tree_map(mean, *(one[0].params for one in alone))
-    report.gradients_against_one_process = largest_difference(new.params, params)
-    report.statistics_against_one_process = largest_difference(
-        new.batch_stats, tree_map(mean, *(one[0].batch_stats for one in alone))
-    )
-    report.metrics_against_one_process = largest_difference(
-        metrics, tree_map(mean, *(one[1] for one in alone))
-    )
-    images, labels = examples(BATCH, dtype=DOUBLE)
-    microbatches, _, _ = make_train_step(TINY, BARE, microbatches=2)(
-        state, Examples(images, labels), no_flags()
-    )
-    report.microbatches_against_ranks = largest_difference(new, microbatches)
-    # The two halves must differ, or a missing reduction would not show.
-    assert largest_difference(alone[0][0].params, alone[1][0].params) > 1e-3
+    params = tree_map(mean, one.params, other.params)
+    assert largest_difference(new.params, params) < 1e-12
+    assert largest_difference(new.batch_stats, tree_map(mean, one.batch_stats, other.batch_stats)) < 1e-12
+    assert largest_difference(metrics, tree_map(mean, one_metrics, other_metrics)) < 1e-6
 
-    rank0, _, _ = make_train_step(
-        TINY, BARE, reduce=mean_over_ranks(world.size, world.rank, bn_stats="rank0")
-    )(state, mine, no_flags())
-    report.statistics_against_rank0 = max(
-        gather(largest_difference(rank0.batch_stats, alone[0][0].batch_stats), world)
-    )
-    report.gradients_in_rank0_mode = largest_difference(rank0.params, params)
-    assert largest_difference(alone[0][0].batch_stats, alone[1][0].batch_stats) > 1e-3
+    whole = Examples(*examples(BATCH, dtype=DOUBLE))
+    microbatches, _, _ = make_train_step(TINY, BARE, microbatches=2)(state, whole, no_flags())
+    assert largest_difference(new, microbatches) < 1e-6
+
+    rank0_mode = mean_over_ranks(world.size, world.rank, bn_stats="rank0")
+    rank0, _, _ = make_train_step(TINY, BARE, reduce=rank0_mode)(state, mine, no_flags())
+    assert largest_difference(rank0.batch_stats, one.batch_stats) == 0.0
+    assert largest_difference(rank0.params, params) < 1e-12
 
 
-def _compare_with_ddp(report: Report, world: World) -> None:
+def check_gradients_against_ddp(world: World) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     from shufflenet_fn.checkpoint.torchvision import from_torchvision
@@ -147,8 +123,7 @@ def _compare_with_ddp(report: Report, world: World) -> None:
 
     step = make_train_step(config, BARE, reduce=mean_over_ranks(world.size, world.rank))
     new, _, _ = step(create_train_state(variables, BARE), mine, no_flags())
-    ours = tree_map(torch.sub, variables.params, new.params)
-    report.gradients_against_ddp = max(gather(largest_difference(ours, theirs), world))
+    assert largest_difference(tree_map(torch.sub, variables.params, new.params), theirs) < 1e-11
 
 
 def full_optimizer() -> GradientTransformation:
@@ -169,60 +144,34 @@ def full_step(world: World, bn_stats: str = "mean") -> tuple[TrainStep, TrainSta
     return step, state
 
 
-def _train_in_step(report: Report, world: World) -> None:
+def check_ranks_stay_equal(world: World) -> None:
+    ends = {tree_digest(full_step(world)[1])}
     for bn_stats in ("mean", "rank0"):
         step, state = full_step(world, bn_stats)
         for number in range(4):
             images, labels = examples(4, seed=10 * number + world.rank)
             state, _, _ = step(state, Examples(images, labels), no_flags())
-        report.digests[bn_stats] = gather(tree_digest(state), world)
-    report.digests["start"] = gather(tree_digest(full_step(world)[1]), world)
+        first, second = gather(tree_digest(state), world)
+        assert first == second
+        ends.add(first)
+    assert len(ends) == 3
 
 
-@contextmanager
-def counted_collectives() -> Iterator[list[str]]:
-    """The dtypes of the buffers that are given to ``all_reduce``, which does its work as ever."""
-    seen: list[str] = []
-    real = dist.all_reduce
-
-    def all_reduce(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        seen.append(str(tensor.dtype).removeprefix("torch."))
-        return real(tensor, *args, **kwargs)
-
-    dist.all_reduce = all_reduce
-    try:
-        yield seen
-    finally:
-        dist.all_reduce = real
+def check_one_collective_per_dtype(world: World) -> None:
+    metrics = Metrics(*(torch.zeros(()) for _ in range(3)))
+    for dtype, expected in (
+        (torch.float32, [torch.float32]),
+        (torch.float16, [torch.float16, torch.float32]),
+    ):
+        state, timing = create_train_state(tiny_variables(dtype=dtype), BARE), MagicMock()
+        with patch.object(dist, "all_reduce", wraps=dist.all_reduce) as called:
+            reduce = mean_over_ranks(world.size, world.rank, timing=timing)
+            reduce(Reducible(state.params, state.batch_stats, metrics, no_flags()))
+        assert [call.args[0].dtype for call in called.call_args_list] == expected
+        assert timing.return_value.__exit__.call_count == len(expected)
 
 
-@contextmanager
-def noted(entered: list[float]) -> Iterator[None]:
-    start = time.perf_counter()
-    yield
-    entered.append(time.perf_counter() - start)
-
-
-def _count_collectives(report: Report, world: World) -> None:
-    entered: list[float] = []
-    for name, dtype in (("float32", torch.float32), ("float16", torch.float16)):
-        state = create_train_state(tiny_variables(dtype=dtype), BARE)
-        reduce = mean_over_ranks(world.size, world.rank, timing=lambda: noted(entered))
-        tree = Reducible(state.params, state.batch_stats, tree_map(torch.zeros_like, _metrics()), no_flags())
-        with counted_collectives() as seen:
-            reduce(tree)
-        report.collectives[name] = seen
-    assert all(seconds > 0.0 for seconds in entered)
-    report.collectives_timed = len(entered)
-
-
-def _metrics() -> Any:
-    from shufflenet_fn.training.step import Metrics
-
-    return Metrics(*(torch.ones(()) for _ in range(3)))
-
-
-def _mix_dtypes(report: Report, world: World) -> None:
+def check_mixed_dtypes(world: World) -> None:
     own = 1.0 + 2.0 * world.rank  # 1 on rank 0, 3 on rank 1: 2 in the mean
     tree = {
         "half": torch.full((2, 3), own, dtype=torch.float16),
@@ -235,18 +184,28 @@ def _mix_dtypes(report: Report, world: World) -> None:
     }
     with unchanged(tree):
         reduced = all_reduce_mean(tree, world.size)
+    found = {}
     for path, leaf in tree_paths(reduced):
         shape = "x".join(map(str, leaf.shape))
         values = leaf.double().reshape(-1).tolist()
-        report.mixed[path] = (f"{str(leaf.dtype).removeprefix('torch.')} {shape}", values)
+        found[path] = (f"{str(leaf.dtype).removeprefix('torch.')} {shape}", values)
+    assert found == {
+        "half": ("float16 2x3", [2.0] * 6),
+        "single": ("float32 ", [2.0]),
+        "again.0": ("float32 4", [20.0] * 4),
+        "brain": ("bfloat16 1x1x2", [2.0] * 2),
+        "double": ("float64 3", [2.0] * 3),
+        "empty": ("float32 0", []),
+        "strided": ("float32 3x2", [0.0, 6.0, 2.0, 8.0, 4.0, 10.0]),
+    }
 
 
-def _raise_flags(report: Report, world: World) -> None:
+def check_flags_reach_all(world: World) -> None:
     step, state = full_step(world)
     batch = Examples(*examples(4, seed=world.rank))
     last = float(world.rank == 1)
     _, _, flags = step(state, batch, no_flags()._replace(stop=torch.tensor(last)))
-    report.stop_flags = gather(flags.stop.item(), world)
+    assert flags.stop.item() == 0.5
 
     # Rank 1 alone sees an overflow: once in its gradients, once as told by its device.
     images = batch.images.clone()
@@ -254,65 +213,40 @@ def _raise_flags(report: Report, world: World) -> None:
     told = no_flags()._replace(skipped=torch.tensor(last))
     for given in ((Examples(images, batch.labels), no_flags()), (batch, told)):
         new, _, flags = step(state, *given)
-        report.skipped_flags += gather(flags.skipped.item(), world)
-        same = all(
-            torch.equal(a, b) for a, b in zip(tree_leaves(new.params), tree_leaves(state.params), strict=True)
-        )
-        report.unchanged_by_skip += gather(same and new.step.item() == 1, world)
+        assert flags.skipped.item() == 1.0 and new.step.item() == 1
+        assert all(map(torch.equal, tree_leaves(new.params), tree_leaves(state.params)))
 
 
-def _check_equality(report: Report, world: World) -> None:
+def check_difference_is_raised(world: World) -> None:
     tree = {"w": torch.randn(5, generator=generator(1))}
     check_equal_on_all_ranks(tree, world, "the weights")
-    report.equal_check = "passed"
     if world.rank == 1:
         tree["w"][3] += 1e-6
-    try:
+    expected = r"the weights differs between ranks: ranks \[1\] do not hold what rank 0 holds"
+    with pytest.raises(UserError, match=expected):
         check_equal_on_all_ranks(tree, world, "the weights")
-        message = "nothing was raised"
-    except UserError as error:
-        message = str(error)
-    report.unequal_check = gather(message, world)
 
 
 # Entries for the tests of `launch` itself.
 
 
-def fail_while_the_other_waits(waiting: str, world: World) -> None:
-    """Rank 1 says what is wrong; rank 0 is stuck where no message reaches it."""
+def fails_on_rank_1(argument: tuple[str, str], world: World) -> None:
+    """Rank 1 ends in the first way; rank 0 is stuck in the second, where no message reaches it."""
+    how, waiting = argument
     with process_group(world, "gloo", timeout_s=300.0):
         dist.barrier()
         if world.rank == 1:
-            raise UsageError("the folder /nowhere is missing")
-        wait(waiting)
-
-
-def killed_while_the_other_waits(waiting: str, world: World) -> None:
-    with process_group(world, "gloo", timeout_s=300.0):
-        dist.barrier()
-        if world.rank == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        wait(waiting)
-
-
-def wait(how: str) -> None:
-    if how == "in a collective":
-        dist.all_reduce(torch.zeros(4))
-    time.sleep(300)
-
-
-def bug_while_the_other_waits(waiting: str, world: World) -> None:
-    with process_group(world, "gloo", timeout_s=300.0):
-        dist.barrier()
-        if world.rank == 1:
-            raise ZeroDivisionError("a bug, not the user's to mend")
-        wait(waiting)
-
-
-def told_of_a_lost_peer(argument: object, world: World) -> None:
-    """As a rank whose collective finds that the other has gone, without any error of that one's own."""
-    if world.rank == 1:
-        raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:33541")
+            if how == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise {
+                "user error": UsageError("the folder /nowhere is missing"),
+                "bug": ZeroDivisionError("a bug, not the user's to mend"),
+                # As a collective finds that the other has gone, without any error of that one's own.
+                "lost peer": RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:33541"),
+            }[how]
+        if waiting == "in a collective":
+            dist.all_reduce(torch.zeros(4))
+        time.sleep(300)
 
 
 def steps_that_hang_at_three(how: str, world: World) -> None:

@@ -45,7 +45,7 @@ COMPUTING, WAITING = Phase.COMPUTING, Phase.WAITING
     ],
 )
 def test_hanging_rank(beats: list[tuple[Any, ...]], hangs: int | None) -> None:
-    assert hanging_rank([Heartbeat(*beat) for beat in beats], 100.0, 5.0) == hangs
+    assert hanging_rank([Heartbeat(*beat) for beat in beats], 100.0, 5.0, ["S"] * len(beats)) == hangs
 
 
 def test_stopped_rank_is_blamed_if_all_wait() -> None:

@@ -1,9 +1,12 @@
-"""The launcher when ranks hang, are killed or are asked to stop: it ends them, and nothing is left."""
+"""Ranks that fail, hang, are killed or are asked to stop: the launcher ends them, and nothing is left."""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,12 +21,12 @@ from shufflenet_fn.distributed import launch as launching
 from shufflenet_fn.distributed.heartbeats import Heartbeat, Phase
 from shufflenet_fn.distributed.launch import Launch, RankFailed, StoppedWaiting, launch
 from shufflenet_fn.distributed.world import Nodes
-from shufflenet_fn.errors import UserError
+from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn_backends.runtimes.base import Settling
 from tests.distributed.rank_functions import (
     fails_in_exit_handlers,
+    fails_on_rank_1,
     killed_once,
-    killed_while_the_other_waits,
     refused_at_first,
     says_when_it_was_told_to_stop,
     steps_that_hang_at_three,
@@ -45,6 +48,34 @@ def nothing_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
     assert not list(own.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("how", "waiting", "words", "code"),
+    [
+        ("user error", "in a collective", r"^the folder /nowhere is missing \(rank 1\)$", 2),
+        ("user error", "asleep", r"^the folder /nowhere is missing \(rank 1\)$", 2),
+        ("killed", "in a collective", "rank 1 was killed by SIGKILL.* memory", 1),
+        ("bug", "in a collective", "rank 1 failed with ZeroDivisionError.*its traceback is above", 1),
+        ("lost peer", "asleep", "Connection closed by peer.*Look for the first error of all ranks", 1),
+    ],
+)
+def test_failing_rank_gives_message_and_exit_code(
+    how: str, waiting: str, words: str, code: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said: list[str] = []
+    # What the user can fix is not tried again.
+    watching = Launch(max_restarts=5 if how == "user error" else 0, say=said.append)
+    with pytest.raises(RankFailed, match=words) as error:
+        launch(fails_on_rank_1, (how, waiting), processes=2, watching=watching)
+    assert isinstance(error.value, UserError) and error.value.exit_code == code
+    assert not said
+    shown = capfd.readouterr().err
+    if how == "bug":
+        assert "in fails_on_rank_1" in shown and "ZeroDivisionError: a bug, not the user's to mend" in shown
+        assert "SIGTERM" not in shown and shown.count("Traceback") == 1
+    else:
+        assert shown == ""
+
+
 @pytest.mark.parametrize("how", ["in its own work", "stopped"])
 def test_hanging_rank_is_named(how: str) -> None:
     watching = Launch(hang_timeout_s=3.0)
@@ -60,7 +91,7 @@ def test_restarts_are_limited_and_failures_kept() -> None:
     said: list[str] = []
     watching = Launch(max_restarts=1, say=said.append)
     with pytest.raises(RankFailed, match="rank 1 was killed") as error:
-        launch(killed_while_the_other_waits, "asleep", processes=2, watching=watching)
+        launch(fails_on_rank_1, ("killed", "asleep"), processes=2, watching=watching)
     assert len(said) == 1
     assert said[0].startswith("rank 1 was killed by SIGKILL") and "Restart 1 of 1" in said[0]
     assert [failure.rank for failure in error.value.failures] == [1, 1]
@@ -76,20 +107,17 @@ def test_restart_waits_for_devices(tmp_path: Path) -> None:
     assert restart == "Restart 1 of 1, from the last good checkpoint."
 
 
-def test_refused_start_does_not_count_as_restart() -> None:
+@pytest.mark.parametrize("refused", [1, 9])
+def test_refused_start_is_tried_again_twice(refused: int) -> None:
     said: list[str] = []
     watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
-    assert launch(refused_at_first, 1, processes=2, watching=watching) == 1
-    assert said[1::2] == ["Trying again (1 of 2)."]
-
-
-def test_device_that_stays_held_ends_run() -> None:
-    said: list[str] = []
-    watching = Launch(max_restarts=0, settling=SETTLING, say=said.append)
-    with pytest.raises(RankFailed, match="EJ0001") as error:
-        launch(refused_at_first, 9, processes=2, watching=watching)
-    assert len(error.value.failures) == 3
-    assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."]
+    if refused == 1:
+        assert launch(refused_at_first, refused, processes=2, watching=watching) == 1
+    else:
+        with pytest.raises(RankFailed, match="EJ0001") as error:
+            launch(refused_at_first, refused, processes=2, watching=watching)
+        assert len(error.value.failures) == 3
+    assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."][:refused]
 
 
 def test_signal_to_one_rank_reaches_all() -> None:
@@ -133,3 +161,57 @@ def test_other_service_at_the_endpoint_is_named() -> None:
     assert "something else than a launcher answers at --rdzv-endpoint host:1" in str(
         ranks.explained(answered)
     )
+
+
+# ---- the end of a rank that torchrun started ----
+
+
+RANK = """
+import atexit, sys
+import torch.distributed as dist
+from shufflenet_fn.distributed.worker import leaving_groups_at_once
+from shufflenet_fn.errors import UsageError
+
+atexit.register(print, "an ordinary end")
+with leaving_groups_at_once():
+    if sys.argv[1] == "inside":
+        store = dist.FileStore(sys.argv[2], 1)
+        dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    print("not flushed yet", end="")
+    raise {error}
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "code", "said"),
+    [
+        ("inside", "UsageError('no such thing.')", 2, "error: no such thing.\n"),
+        ("inside", "KeyError('lost')", 1, "KeyError: 'lost'\n"),
+        ("outside", "KeyError('lost')", 1, ""),
+    ],
+)
+def test_failed_rank_exits_without_destroying_group(
+    tmp_path: Path, where: str, error: str, code: int, said: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", RANK.format(error=error), where, tmp_path / "store"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.startswith("not flushed yet")
+    assert ("an ordinary end" in done.stdout) is (where == "outside")
+    if where == "inside":
+        assert done.returncode == code and done.stderr.endswith(said)
+        assert ("Traceback" in done.stderr) is (code == 1)
+    else:  # the command line tells it, as any other error
+        assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_failed_rank_exits_with_full_output(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", RANK.format(error="UsageError('no such thing.')"), "inside"]
+    # What is printed must be left to be written at the end.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*command, tmp_path / "store"], stdout=full, stderr=full, env=env, check=False)
+    assert done.returncode == UsageError.exit_code

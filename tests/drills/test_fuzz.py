@@ -20,7 +20,7 @@ from drills.fuzz_checkpoint import fuzz, tried, write_two
 from shufflenet_fn.checkpoint.format import WEIGHTS, StoredFile, encode_manifest, sha256
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.data.bad_images import BadImage
-from shufflenet_fn.data.lazy_image import LazyImage, Scratch, as_lazy_image
+from shufflenet_fn.data.decode import LazyImage, Scratch, as_lazy_image
 from tests.model.support import TINY
 
 from . import fuzz_trials

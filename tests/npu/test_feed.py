@@ -13,10 +13,10 @@ import torch
 from shufflenet_fn.checkpoint.background import Snapshots
 from shufflenet_fn.checkpoint.inventory import checkpoints
 from shufflenet_fn.checkpoint.read import read_checkpoint
-from shufflenet_fn.data.augment.mixing import Mixing
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import train_loader
+from shufflenet_fn.data.mixing import Mixing
 from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.data.transforms import TrainTransform
 from shufflenet_fn.run.transfer import UNDER_WAY, DeviceFeed

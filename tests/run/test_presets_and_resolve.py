@@ -13,9 +13,8 @@ from shufflenet_fn.config.options import declared
 from shufflenet_fn.config.presets import PRESETS
 from shufflenet_fn.config.resolve import checked, read_config_file, resolve
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.data.augment.mixing import Mixing
-from shufflenet_fn.data.augment.policies import RandAugment, TrivialAugmentWide
-from shufflenet_fn.data.augment.sample import RandomErasing, SampleAugmentation
+from shufflenet_fn.data.augment import RandAugment, RandomErasing, SampleAugmentation, TrivialAugmentWide
+from shufflenet_fn.data.mixing import Mixing
 from shufflenet_fn.run.build import build_augmentation, build_mixing, build_transforms
 from shufflenet_fn_backends.support.errors import UsageError
 

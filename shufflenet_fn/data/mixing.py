@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from shufflenet_fn.data.decode import RgbImage
-from shufflenet_fn.data.lazy_image import Box
+from shufflenet_fn.data.decode import Box
+from shufflenet_fn.data.geometry import crop
 from shufflenet_fn.data.randomness import MIXING, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -68,13 +68,7 @@ class Mixing:
 
 
 def cut_box(height: int, width: int, weight: float, centre: tuple[int, int]) -> Box:
-    """Return torchvision's rectangle of a share ``1 - weight`` about ``centre``, clipped to the image.
-
-    Args:
-      height, width: of the image.
-      weight: in [0, 1].
-      centre: (y, x) inside the image.
-    """
+    """Return torchvision's rectangle of a share ``1 - weight`` about ``centre``, (y, x), clipped."""
     half = 0.5 * math.sqrt(1.0 - weight)
     top, bottom = _clipped(centre[0], int(half * height), height)
     left, right = _clipped(centre[1], int(half * width), width)
@@ -86,36 +80,19 @@ def _clipped(centre: int, half: int, side: int) -> tuple[int, int]:
 
 
 def mix_images(images: npt.NDArray[np.uint8], blend: Blend) -> None:
-    """Mix the neighbours of a batch in place.
-
-    Args:
-      images: C-contiguous uint8 (N, H, W, 3), N even.
-      blend: how.
-    """
+    """Mix the neighbours of a batch, C-contiguous uint8 (N, H, W, 3) with N even, in place."""
     import cv2
 
     for one, other in zip(images[0::2], images[1::2], strict=True):
         if blend.box is not None:
-            _exchange(_inside(one, blend.box), _inside(other, blend.box))
+            one, other = crop(one, blend.box), crop(other, blend.box)
+            kept = one.copy()
+            one[:] = other
+            other[:] = kept
         else:
             kept = one.copy()
             cv2.addWeighted(one, blend.weight, other, 1.0 - blend.weight, 0.0, dst=one)
             cv2.addWeighted(other, blend.weight, kept, 1.0 - blend.weight, 0.0, dst=other)
-
-
-def _inside(image: RgbImage, box: Box) -> RgbImage:
-    return image[box.top : box.top + box.height, box.left : box.left + box.width]
-
-
-def _exchange(one: RgbImage, other: RgbImage) -> None:
-    kept = one.copy()
-    np.copyto(one, other)
-    np.copyto(other, kept)
-
-
-def partners(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Return the label of every position's neighbour: int64 (N,), N even."""
-    return labels.reshape(-1, 2)[:, ::-1].flatten()
 
 
 def check_pairs(batch_size: int, world_size: int) -> None:

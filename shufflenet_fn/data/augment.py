@@ -1,17 +1,23 @@
-"""TrivialAugment-wide and RandAugment: which operations an image gets, as torchvision draws them."""
+"""What happens to a sample after crop, jitter and flip: a policy's operations, then random erasing.
+
+The policies are TrivialAugment-wide and RandAugment, drawn as torchvision does.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from shufflenet_fn.data.decode import RgbImage
+from shufflenet_fn.data.decode import Box, RgbImage
+from shufflenet_fn.data.device_ops import IMAGENET_MEAN
+from shufflenet_fn.data.geometry import BOX_TRIES, crop, random_sides
+from shufflenet_fn.data.randomness import ERASING, POLICY, sample_rng
 from shufflenet_fn_backends.support.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +25,10 @@ if TYPE_CHECKING:
 
 BINS = 31
 """Steps from the weakest to the strongest magnitude."""
+
+ERASING_DRAWS = 2 * BOX_TRIES + 3
+_ERASED_SCALE = (0.02, 0.33)
+_ERASED_RATIO = (0.3, 3.3)
 
 
 class Magnitudes(NamedTuple):
@@ -33,7 +43,7 @@ class Magnitudes(NamedTuple):
     signed: bool
 
 
-Space = Mapping[str, Magnitudes | None]
+Space = dict[str, Magnitudes | None]
 """Magnitudes by name of the operation; None if it has no magnitude."""
 
 
@@ -53,7 +63,7 @@ def _space(
     *, shear: float, rotate: float, enhance: float, lost_bits: int, shift: Callable[[int], float]
 ) -> Space:
     """Return a space; ``shift`` maps the length of a side to the longest translation along it, in pixels."""
-    space: Space = {
+    return {
         "Identity": None,
         "ShearX": _up_to(shear),
         "ShearY": _up_to(shear),
@@ -69,7 +79,6 @@ def _space(
         "AutoContrast": None,
         "Equalize": None,
     }
-    return MappingProxyType(space)
 
 
 def _up_to(high: float) -> Magnitudes:
@@ -89,10 +98,11 @@ def _bits(lost: int) -> tuple[float, ...]:
     return tuple(float(round(8 - number * lost / (BINS - 1))) for number in range(BINS))
 
 
-class Policy(Protocol):
-    """Draws the operations on an image of this size from a sample's generator."""
+class Operation(NamedTuple):
+    """An operation, by the name that torchvision gives it, with its magnitude."""
 
-    def __call__(self, rng: np.random.Generator, height: int, width: int) -> list[Operation]: ...
+    name: str
+    magnitude: float
 
 
 @dataclass(frozen=True)
@@ -139,14 +149,7 @@ class RandAugment:
 
 
 def _operation(space: Space, which: float, level: int, sign: float, height: int, width: int) -> Operation:
-    """Return the operation that two uniform numbers choose.
-
-    Args:
-      which: picks one of ``space``.
-      level: of the magnitude, 0 to BINS - 1.
-      sign: negates a signed magnitude if it is below 0.5.
-      height, width: of the image.
-    """
+    """Return the operation of ``space`` that the uniform numbers ``which`` and ``sign`` choose."""
     name = list(space)[int(which * len(space))]
     magnitudes = space[name]
     if magnitudes is None:
@@ -155,11 +158,7 @@ def _operation(space: Space, which: float, level: int, sign: float, height: int,
     return Operation(name, -magnitude if magnitudes.signed and sign < 0.5 else magnitude)
 
 
-class Operation(NamedTuple):
-    """An operation, by the name that torchvision gives it, with its magnitude."""
-
-    name: str
-    magnitude: float
+Policy = TrivialAugmentWide | RandAugment
 
 
 def apply_operations(image: RgbImage, operations: Sequence[Operation]) -> None:
@@ -207,3 +206,69 @@ def pillow_operations() -> dict[str, Callable[[Image.Image, float], Image.Image]
         "AutoContrast": lambda image, m: ImageOps.autocontrast(image),
         "Equalize": lambda image, m: ImageOps.equalize(image),
     }
+
+
+@dataclass(frozen=True)
+class RandomErasing:
+    """Fills a rectangle with the mean pixel (Zhong et al. 2017, arXiv:1708.04896).
+
+    The rectangle has torchvision's distribution. torchvision erases after normalisation, with 0. The mean
+    pixel rounded to uint8 is within 0.01 of that once it is normalised.
+
+    Attributes:
+      probability: share of the images that are erased, in (0, 1].
+
+    Raises:
+      UsageError: on construction, naming the field, its value and what is allowed.
+    """
+
+    probability: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.probability <= 1:
+            raise UsageError(
+                f"random erasing: probability is {self.probability}, but must be above 0 and at most 1."
+            )
+
+    def __call__(self, image: RgbImage, rng: np.random.Generator) -> None:
+        """Erase part of a uint8 (H, W, 3) image in place. Takes exactly ERASING_DRAWS uniform numbers."""
+        draws = rng.random(ERASING_DRAWS)
+        if draws[0] >= self.probability:
+            return
+        box = erasing_box(image.shape[0], image.shape[1], draws[1:])
+        if box is not None:
+            crop(image, box)[:] = mean_pixel()
+
+
+def mean_pixel() -> npt.NDArray[np.uint8]:
+    """Return the mean pixel, which normalisation takes to 0: uint8 (3,)."""
+    return np.array([round(255 * mean) for mean in IMAGENET_MEAN], dtype=np.uint8)
+
+
+def erasing_box(height: int, width: int, draws: npt.NDArray[np.float64]) -> Box | None:
+    """Draw a box of 2 % to 33 % of the area with a height / width of 0.3 to 3.3; None if no try fits.
+
+    ``draws`` are uniform in [0, 1): (area, aspect) of each try, then top and left.
+    """
+    for box_height, box_width in random_sides(height * width, _ERASED_SCALE, _ERASED_RATIO, draws[:-2]):
+        if box_height < height and box_width < width:
+            top = int(draws[-2] * (height - box_height + 1))
+            left = int(draws[-1] * (width - box_width + 1))
+            return Box(top, left, box_height, box_width)
+    return None
+
+
+@dataclass(frozen=True)
+class SampleAugmentation:
+    """Applies a policy's operations, then random erasing. Each is off if None."""
+
+    policy: Policy | None = None
+    erasing: RandomErasing | None = None
+
+    def __call__(self, image: RgbImage, *, seed: int, epoch: int, index: int, repeat: int = 0) -> None:
+        """Augment a uint8 (H, W, 3) image in place, with the draws of ``sample_rng``."""
+        if self.policy is not None:
+            rng = sample_rng(seed, epoch, index, domain=POLICY, repeat=repeat)
+            apply_operations(image, self.policy(rng, image.shape[0], image.shape[1]))
+        if self.erasing is not None:
+            self.erasing(image, sample_rng(seed, epoch, index, domain=ERASING, repeat=repeat))

@@ -1,1 +1,0 @@
-"""Augmentation beyond crop, jitter and flip. All draws are counter-based."""

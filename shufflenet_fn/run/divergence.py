@@ -18,11 +18,9 @@ from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import to_json
-from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.run.saving import Progress, changing_part, fixed_part
 from shufflenet_fn.run.training import Training, training_batches
 from shufflenet_fn.training.flat import unflatten
-from shufflenet_fn.training.flat_state import unflatten_state
 from shufflenet_fn.training.losses import Mix
 from shufflenet_fn.training.optim import GradientTransformation, Updates
 from shufflenet_fn.training.state import TrainState
@@ -186,11 +184,10 @@ def _write(
         "samples": [run.train_set.name(index) for index in batch.indices.tolist()],
     }
     (folder / STEP).write_text(to_json(_named(about), indent=2) + "\n", encoding="utf-8")
-    plain = unflatten_state(before)
     save_checkpoint(
         folder,
         run.config,
-        to_canonical(run.config, plain) if run.permuted else plain,
+        run.canonical(before),
         {
             **fixed_part(run),
             **changing_part(run, progress),

@@ -12,9 +12,8 @@ from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
 from shufflenet_fn.distributed.heartbeats import Phase, open_slot
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk, RealDisk
-from shufflenet_fn.run.bad_data import replaced_line
 from shufflenet_fn.run.bottleneck import report_bottleneck
-from shufflenet_fn.run.consistency import check_same_data
+from shufflenet_fn.run.directory import RESULTS
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
     NOT_EVALUATED,
@@ -24,9 +23,9 @@ from shufflenet_fn.run.evaluation import (
     needs_evaluation,
 )
 from shufflenet_fn.run.events import EpochTrained, Reporter, RunStarted, StepDone
+from shufflenet_fn.run.fingerprint import check_same_data
 from shufflenet_fn.run.plan import RunPlan
-from shufflenet_fn.run.reporting import run_facts
-from shufflenet_fn.run.results import finish, forget_results
+from shufflenet_fn.run.reporting import finish, replaced_line, run_facts
 from shufflenet_fn.run.saving import PendingCheckpoint, Progress, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
@@ -68,7 +67,7 @@ def train(
     stop = min(total, settings.max_steps or total)
     if world.is_main:
         if first < stop:
-            forget_results(plan.run_dir)
+            (plan.run_dir / RESULTS).unlink(missing_ok=True)
         reporter.event(
             RunStarted(
                 run_dir=str(plan.run_dir),
@@ -78,7 +77,7 @@ def train(
                 first_step=first,
                 total_steps=stop,
                 global_batch=run.global_batch,
-                facts=run_facts(plan, run.config, run.global_batch, run.threads, len(run.train_set)),
+                facts=run_facts(run),
             )
         )
 

@@ -28,12 +28,19 @@ from shufflenet_fn.data.augment.mixing import check_pairs
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.distributed.world import Nodes, World
+from shufflenet_fn.model.config import get_config
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
 from shufflenet_fn.run.build import build_mixing
-from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, rewind_to, write_description
+from shufflenet_fn.run.directory import (
+    CONFIG,
+    check_links,
+    create_run_dir,
+    locked,
+    rewind_to,
+    write_description,
+)
 from shufflenet_fn.run.epochs import count_epochs, rate_jump
-from shufflenet_fn.run.lock import locked, not_locked
 from shufflenet_fn.run.machines import (
     device_numbers,
     naming_node_rank,
@@ -41,8 +48,7 @@ from shufflenet_fn.run.machines import (
     num_nodes_of,
     under_torchrun,
 )
-from shufflenet_fn.run.manifest import check_classes
-from shufflenet_fn.run.resume import AUTO, Found, Resume, find_resume, find_run, run_of
+from shufflenet_fn.run.resume import AUTO, Found, Lock, Resume, check_classes, find_resume, find_run, run_of
 from shufflenet_fn.run.resumed_settings import resumed_settings, stored_settings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
@@ -121,7 +127,7 @@ def prepare_run(
         )
     rank = fresh.settings.node_rank if fresh else given.get("node_rank", 0)
     is_main = rank == 0 if world is None else world.is_main
-    lock = locked if is_main else not_locked
+    lock: Lock = locked if is_main else lambda run_dir: contextlib.nullcontext()
     node_rank_missing = world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
     found = Found()
     with naming_node_rank(node_rank_missing):
@@ -268,7 +274,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         check_classes(resume.manifest, train.classes)
     content = None if resume is None else resume.content
     epochs = count_epochs(settings, world_size, len(train), content)
-    config = build.build_config(settings, num_classes_of(settings, train))
+    config = get_config(settings.arch, num_classes=num_classes_of(settings, train))
     # Build once here, so that a mismatch is refused before anything is created or rewound.
     pretrained = None
     if resume is not None:
@@ -276,9 +282,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
         warnings += [] if jump is None else [jump]
         optimizer = build.build_optimizer(settings, build.build_schedule(settings, *epochs))
-        build.build_state(
-            settings, config, optimizer, torch.device("cpu"), resume=resume.content, pretrained=None
-        )
+        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
     elif settings.pretrained is not None:
         pretrained = find_weights(settings.pretrained, arch=settings.arch)
         notes += pretrained.notes

@@ -17,13 +17,11 @@ from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.config.derived import microbatches_of
 from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.io import Disk, finite
-from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.model.config import frozen_parts
 from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.flat_state import unflatten_state
 
 
 class Progress(NamedTuple):
@@ -52,7 +50,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
         "steps_per_epoch": run.epochs.length,
         "global_batch": run.global_batch,
         "device": run.plan.device,
-        "backend": run.backend,
+        "backend": run.plan.backend,
         "lanes": microbatches_of(settings, run.world.size),
         "threads": torch.get_num_threads(),
         "identity": run.identity,
@@ -186,14 +184,13 @@ class Saver:
             self._agreement.check(tree_digest(state), f"the state after step {taken.step}")
         if not run.world.is_main:
             return
-        plain = unflatten_state(state)
         # What the log says of the time before this checkpoint must not be lost where it is kept.
         if (run.plan.run_dir / METRICS).exists():
             self._disk.flush(run.plan.run_dir / METRICS)
         path = save_checkpoint(
             self._folder,
             run.config,
-            to_canonical(run.config, plain) if run.permuted else plain,
+            run.canonical(state),
             about,
             generators=taken.generators,
             disk=self._disk,

@@ -18,8 +18,9 @@ from shufflenet_fn.checkpoint.read import read_checkpoint, read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
 from shufflenet_fn.io import RealDisk
+from shufflenet_fn.run.events import Reporter
 from shufflenet_fn.run.plan import prepare_run
-from shufflenet_fn.run.rank import Silent, run_rank
+from shufflenet_fn.run.rank import run_rank
 
 Command = Callable[..., Any]
 
@@ -106,7 +107,7 @@ def test_failed_save_ends_run_with_reason(image_folder: Path, tmp_path: Path) ->
     with contextlib.ExitStack() as held:
         plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
         with pytest.raises(UserError, match=r"cannot write .*step-00000008.*No space left on device"):
-            run_rank(plan, World(), Silent(), disk=FullDisk())
+            run_rank(plan, World(), Reporter(), disk=FullDisk())
     folder = run / "checkpoints"
     found, _ = newest_good(folder)
     assert found is not None and found.path == folder / "step-00000004"

@@ -18,7 +18,7 @@ import torch
 from shufflenet_fn.checkpoint.read import read_checkpoint
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.run import training
-from shufflenet_fn.run.lock import LOCK
+from shufflenet_fn.run.directory import LOCK
 from tests.cli.conftest import TINY
 
 Command = Callable[..., Any]

@@ -20,8 +20,8 @@ from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.run import plan as planning
-from shufflenet_fn.run.lock import LOCK, RunInUse
-from shufflenet_fn.run.lock import locked as lock_of
+from shufflenet_fn.run.directory import LOCK, RunInUse
+from shufflenet_fn.run.directory import locked as lock_of
 from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.resume import find_resume, find_run, newest_of
 from tests.cli.conftest import TINY

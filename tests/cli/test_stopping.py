@@ -16,9 +16,9 @@ import safetensors.torch
 import torch
 
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.events import EpochTrained, Event, StepDone
+from shufflenet_fn.run.events import EpochTrained, Event, Reporter, StepDone
 from shufflenet_fn.run.plan import prepare_run
-from shufflenet_fn.run.rank import Silent, run_rank
+from shufflenet_fn.run.rank import run_rank
 from shufflenet_fn.run.stopping import Stopped
 
 Command = Callable[..., Any]
@@ -36,7 +36,7 @@ RECIPE: dict[str, Any] = {
 FILES = ("weights.safetensors", "ema.safetensors", "state.safetensors")
 
 
-class SignalAt(Silent):
+class SignalAt(Reporter):
     """Has this process sent a signal when an event comes, as a scheduler might at that moment."""
 
     def __init__(self, kind: type, number: int, step: int = 0) -> None:
@@ -47,7 +47,7 @@ class SignalAt(Silent):
             os.kill(os.getpid(), self._number)
 
 
-def run(run_dir: Path, data: Path, display: Silent, **more: Any) -> Any:
+def run(run_dir: Path, data: Path, display: Reporter, **more: Any) -> Any:
     given = {**RECIPE, "data": str(data), "run_dir": str(run_dir), **more}
     with contextlib.ExitStack() as held:
         plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
@@ -79,7 +79,7 @@ def check_same_end(whole: Path, cut: Path) -> None:
 def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs of twelve steps that nothing has interrupted."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    assert run(path, image_folder, Silent())["steps"] == 24
+    assert run(path, image_folder, Reporter())["steps"] == 24
     return path
 
 

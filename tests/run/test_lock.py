@@ -15,13 +15,12 @@ import pytest
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.errors import UsageError, UserError
-from shufflenet_fn.run.directory import create_run_dir
-from shufflenet_fn.run.lock import LOCK, RunInUse, locked
+from shufflenet_fn.run.directory import LOCK, RunInUse, create_run_dir, locked
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from shufflenet_fn.run.lock import locked
+from shufflenet_fn.run.directory import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

@@ -18,7 +18,6 @@ from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.variables import Variables
 from shufflenet_fn.run.events import Evaluated
 from shufflenet_fn.run.reporting import left_out_line
-from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import Scores
 from shufflenet_fn.run.training import Best, Training, eval_batch_size
 from shufflenet_fn.training.flat_state import unflatten_state
@@ -109,7 +108,7 @@ def needs_evaluation(run: Training, first: int) -> bool:
     return run.plan.resume.manifest["scores"] is None
 
 
-def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True) -> Evaluation:
+def evaluate_epoch(run: Training, epoch: int, *, in_turn: bool = True) -> Evaluation:
     """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
 
     An evaluation that happens only because this start ends is not ``in_turn`` and never the best, so that it
@@ -139,8 +138,8 @@ def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bo
                     batches,
                     feed=run.eval_feed,
                     world=run.world,
-                    leave=stopping.leave,
-                    waiting=stopping.waiting,
+                    leave=run.stopping.leave,
+                    waiting=run.stopping.waiting,
                 )
             except Abandoned:
                 return Evaluation(left=True)

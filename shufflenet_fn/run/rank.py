@@ -182,7 +182,7 @@ def _run_rank(plan: RunPlan, world: World, display: Reporter, disk: Disk) -> Out
             stopping = Stopping(
                 slot, deadline=plan.deadline if world.is_main else None, limit=str(plan.settings.max_time)
             )
-            outcome = train(plan, world, reporter, stopping=stopping, disk=disk)
+            outcome = train(plan, world, reporter, stopping, disk)
         except UserError as error:
             log.note(f"error: {error}")
             raise

@@ -66,7 +66,7 @@ def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
     unfinished = progress.unfinished
     return {
         "epoch": progress.epoch,
-        "unfinished": None if unfinished is None else unfinished._asdict(),
+        "unfinished": unfinished._asdict() if unfinished else None,
         "skipped_in_a_row": run.skipped_in_a_row,
         "best": run.best._asdict() if run.best else None,
         "scores": finite(run.last._asdict()) if run.last and progress.evaluated else None,
@@ -131,16 +131,14 @@ class Saver:
 
     def save(self, taken: PendingCheckpoint, progress: Progress, *, is_best: bool = False) -> None:
         """Queue ``taken`` for writing. Returns at once."""
-        start = time.perf_counter()
         about = {**self._about, **changing_part(self._run, progress)}
 
         def task() -> None:
             try:
-                self._write(taken, about, is_best, blocked_s)
+                self._write(taken, about, is_best)
             finally:
                 taken.snapshot.release()
 
-        blocked_s = taken.blocked_s + time.perf_counter() - start
         self._writer.submit(task)
 
     def report(self) -> None:
@@ -175,9 +173,7 @@ class Saver:
             if isinstance(self._writer.error, RanksDiffer) and error is not self._writer.error:
                 raise self._writer.error from error
 
-    def _write(
-        self, taken: PendingCheckpoint, about: dict[str, Any], is_best: bool, blocked_s: float
-    ) -> None:
+    def _write(self, taken: PendingCheckpoint, about: dict[str, Any], is_best: bool) -> None:
         run, start = self._run, time.perf_counter()
         state = taken.snapshot.state()
         if run.world.size > 1:
@@ -202,5 +198,5 @@ class Saver:
         size = sum(file.stat().st_size for file in path.iterdir())
         seconds = time.perf_counter() - start
         self._saved.append(
-            CheckpointSaved(taken.step, about["epoch"], path.name, size, blocked_s, seconds, is_best)
+            CheckpointSaved(taken.step, about["epoch"], path.name, size, taken.blocked_s, seconds, is_best)
         )

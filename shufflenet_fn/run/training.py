@@ -64,6 +64,8 @@ class Best(NamedTuple):
 class Training:
     """Objects and state of the training loop. The loop replaces ``state`` and the fields after it.
 
+    ``stop``: the number of updates at which this start ends.
+
     ``state`` is kept in the layout that trains fastest: in the backend's channel order, and flattened into a
     few buffers on devices where kernel launches are expensive.
     """
@@ -71,6 +73,7 @@ class Training:
     plan: RunPlan
     world: World
     reporter: Reporter
+    stopping: Stopping
     runtime: Runtime
     device: torch.device
     config: ShuffleNetConfig
@@ -85,6 +88,7 @@ class Training:
     eval_feed: DeviceFeed
     threads: int
     epochs: Epochs
+    stop: int
     global_batch: int
     schedule: Schedule
     scaling: LossScaling
@@ -127,6 +131,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     config = get_config(settings.arch, num_classes=num_classes_of(settings, train_set))
     resume = plan.resume.content if plan.resume else None
     epochs = count_epochs(settings, world.size, len(train_set), resume)
+    total = epochs.start(settings.epochs)
     policy, scaling = build.build_precision(settings)
     schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
@@ -204,6 +209,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         plan=plan,
         world=world,
         reporter=reporter,
+        stopping=stopping,
         runtime=runtime,
         device=device,
         config=config,
@@ -218,6 +224,7 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         eval_feed=feed(eval_batch_size(settings, world)),
         threads=threads,
         epochs=epochs,
+        stop=min(total, settings.max_steps or total),
         global_batch=batch,
         schedule=schedule,
         scaling=scaling,

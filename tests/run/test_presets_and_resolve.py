@@ -259,6 +259,8 @@ def test_presets_have_no_augmentation(name: str) -> None:
         ({"mixup": -0.1}, "--mixup -0.1 .* at least 0"),
         ({"cutmix": float("nan")}, "--cutmix nan .* a number"),
         ({"repeats": 0}, "--repeats 0 .* at least 1"),
+        ({"hang_timeout": 0.0}, "--hang-timeout 0.0 .* above 0"),
+        ({"max_restarts": -1}, "--max-restarts -1 .* at least 0"),
         ({"crop_ratio": 0.5}, "--crop-ratio 0.5 .* at least 1"),
         ({"crop_scale_max": 0.05}, "--crop-scale 0.08 is larger than --crop-scale-max 0.05"),
     ],

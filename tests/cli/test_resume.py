@@ -190,15 +190,6 @@ def test_class_folders_with_hostile_names(command: Command, data: Path) -> None:
     assert "\\xffred" in shown and "\\x1b[2J\\nline" in shown
 
 
-def test_other_circumstances_are_named(command: Command, run: Path, data: Path) -> None:
-    for number in range(8):
-        shutil.copy(data / "train" / "red" / "00.jpg", data / "train" / "red" / f"x{number}.jpg")
-    sixth = run / "checkpoints" / "step-00000006"
-    outcome = command("train", "--resume", sixth, "--data", data, "--max-steps", 7)
-    assert outcome.code == 0, outcome.err
-    assert "steps_per_epoch is 4, and was 3" in outcome.err and "training files differ" in outcome.err
-
-
 @pytest.mark.parametrize(("batch", "length"), [(12, 2), (4, 6)])
 def test_another_batch_size_goes_on_after_the_same_epochs(
     command: Command, run: Path, monkeypatch: pytest.MonkeyPatch, batch: int, length: int

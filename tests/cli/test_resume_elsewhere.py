@@ -24,7 +24,7 @@ from shufflenet_fn.run.directory import LOCK, RunInUse
 from shufflenet_fn.run.directory import locked as lock_of
 from shufflenet_fn.run.plan import RunPlan, prepare_run
 from shufflenet_fn.run.resume import Resume, find_resume, find_run, newest_of
-from tests.cli.conftest import TINY
+from tests.cli.conftest import TINY, records
 
 Command = Callable[..., Any]
 
@@ -193,6 +193,9 @@ def test_a_run_that_has_no_checkpoint_yet(command: Command, image_folder: Path, 
     resumed = command("train", "--resume", "run")
     assert resumed.code == 2 and "--run-dir run --resume auto" in resumed.err
     assert command(*train, "--resume", "auto").code == 0
+    # Of the first start the metrics only say that there was one.
+    kinds = [record["kind"] for record in records(tmp_path / "run", "start", "train", "eval")]
+    assert kinds == ["start", "start", "train", "train", "eval"], kinds
 
 
 @pytest.mark.parametrize(

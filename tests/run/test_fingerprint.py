@@ -51,6 +51,11 @@ def test_equal_or_unrecorded_values_are_not_reported() -> None:
     assert told({"new": 1}) == []
 
 
+def test_another_epoch_length_is_named() -> None:
+    (line,) = told({}, length=4)
+    assert line.startswith("steps_per_epoch is 4, and was 3 when")
+
+
 def test_statistics_of_rank_0_change_with_the_ranks() -> None:
     (line,) = told({"world size": 1}, bn_stats="rank0")
     assert "--bn-stats rank0" in line

@@ -19,23 +19,18 @@ from shufflenet_fn.run.build import build_augmentation, build_mixing, build_tran
 from shufflenet_fn_backends.support.errors import UsageError
 
 
-def test_ascend_presets_are_the_originals_numbers() -> None:
-    one = resolve({}, preset="ascend-1p").settings
-    assert (one.batch_size, one.learning_rate, one.warm_up_epochs) == (1536, 0.75, 1)
-    assert (one.momentum, one.weight_decay, one.epochs) == (0.0, 3.0517578125e-05, 240)
-    assert (one.print_freq, one.devices) == (10, 1)
-    eight = resolve({}, preset="ascend-8p").settings
-    assert (eight.batch_size, eight.learning_rate, eight.warm_up_epochs) == (8192, 4.0, 5)
-    assert (eight.momentum, eight.weight_decay, eight.epochs) == (0.0, 1e-4, 240)
-    assert (eight.print_freq, eight.devices) == (1, 8)
-    for settings in (one, eight):
-        assert settings.amp and settings.opt_level == "O2" and settings.loss_scale == "64"
-        assert settings.arch == "shufflenet_v2_x1_0" and settings.seed == 49
-        assert settings.eval_freq == 5 and settings.color_jitter == 0.2
-        assert settings.schedule == "epoch-cosine" and settings.label_smoothing == 0.0
-        assert settings.decay_on == "all"
-    for name in ("ascend-1p", "ascend-8p"):
-        assert "momentum 0" in str(PRESETS[name].warning)
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [("ascend-1p", (1536, 0.75, 1, 3.0517578125e-05, 10, 1)), ("ascend-8p", (8192, 4.0, 5, 1e-4, 1, 8))],
+)
+def test_ascend_presets_are_the_originals_numbers(name: str, own: tuple[float, ...]) -> None:
+    s = resolve({}, preset=name).settings
+    assert own == (s.batch_size, s.learning_rate, s.warm_up_epochs, s.weight_decay, s.print_freq, s.devices)
+    assert (s.momentum, s.epochs, s.arch, s.seed) == (0.0, 240, "shufflenet_v2_x1_0", 49)
+    assert (s.amp, s.opt_level, s.loss_scale) == (True, "O2", "64")
+    assert (s.eval_freq, s.color_jitter, s.schedule) == (5, 0.2, "epoch-cosine")
+    assert (s.label_smoothing, s.decay_on) == (0.0, "all")
+    assert "momentum 0" in str(PRESETS[name].warning)
 
 
 def test_every_preset_is_valid() -> None:
@@ -225,18 +220,24 @@ def test_augmentation(given: dict[str, Any], expected: SampleAugmentation) -> No
     assert build_augmentation(resolve(given).settings) == expected
 
 
-def test_mixing() -> None:
-    assert build_mixing(resolve({}).settings) is None
-    assert build_mixing(resolve({"mixup": 0.2}).settings) == Mixing(mixup=0.2)
-    assert build_mixing(resolve({"cutmix": 1.0}).settings) == Mixing(cutmix=1.0)
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, None), ({"mixup": 0.2}, Mixing(mixup=0.2)), ({"cutmix": 1.0}, Mixing(cutmix=1.0))],
+)
+def test_mixing(given: dict[str, Any], expected: Mixing | None) -> None:
+    assert build_mixing(resolve(given).settings) == expected
 
 
-def test_crops() -> None:
-    crop = build_transforms(TrainSettings())[0]
-    assert (crop.scale, crop.ratio) == ((0.08, 1.0), (3 / 4, 4 / 3))
-    given = {"crop_scale": 0.2, "crop_scale_max": 0.5, "crop_ratio": 2.0}
+@pytest.mark.parametrize(
+    ("given", "scale", "ratio"),
+    [
+        ({}, (0.08, 1.0), (3 / 4, 4 / 3)),
+        ({"crop_scale": 0.2, "crop_scale_max": 0.5, "crop_ratio": 2.0}, (0.2, 0.5), (0.5, 2.0)),
+    ],
+)
+def test_crops(given: dict[str, Any], scale: tuple[float, ...], ratio: tuple[float, ...]) -> None:
     crop = build_transforms(resolve(given).settings)[0]
-    assert (crop.scale, crop.ratio) == ((0.2, 0.5), (0.5, 2.0))
+    assert (crop.scale, crop.ratio) == (scale, ratio)
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS.keys() - {"tuned"}))

@@ -31,7 +31,6 @@ from shufflenet_fn.distributed.world import Nodes, World
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
-from shufflenet_fn.run.build import build_mixing
 from shufflenet_fn.run.directory import (
     CONFIG,
     check_links,
@@ -259,7 +258,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         warnings.append(f"--freeze {settings.freeze} without --pretrained freezes random weights.")
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
-    if build_mixing(settings) is not None:
+    if build.build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
     data = build.open_data(settings, note=notes.append)
     train, content = data[0], resume.content if resume else None

@@ -52,7 +52,6 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_copied_checkpoint_starts_new_run_directory(
     command: Command, finished: Path, copy: Path, tmp_path: Path, where: tuple[str, ...], made: str
 ) -> None:
-    """Not the one that the settings name, where the run is that it was copied from."""
     outcome = command("train", "--resume", copy, *where)
     assert outcome.code == 0, outcome.err
     assert f"{copy} lies in no run directory" in outcome.out
@@ -90,7 +89,6 @@ def test_restart_of_copy_uses_copy_then_own_checkpoint(finished: Path, copy: Pat
 
 
 def test_restart_continues_from_superseded_branch(run: Path) -> None:
-    """Not from a checkpoint of the other branch."""
     folder = checkpoints_of(run)
     third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
@@ -133,7 +131,6 @@ def test_resume_uses_checkpoints_written_before_lock(
 
 
 def test_resume_finds_checkpoint_killed_between_renames(command: Command, run: Path) -> None:
-    """As between the two renames by which one of the same step takes its place."""
     for step in (6, 9):
         shutil.rmtree(run / "checkpoints" / f"step-0000000{step}")
     last = run / "checkpoints" / "step-00000003"
@@ -171,7 +168,6 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
 
 @pytest.mark.parametrize("resumed_from_one", [False, True])
 def test_run_with_only_damaged_checkpoints_is_not_restarted(run: Path, resumed_from_one: bool) -> None:
-    """That would be from the beginning, and would give up what was trained."""
     resume = found_in(run)
     for checkpoint in (folder := checkpoints_of(run)).iterdir():
         if checkpoint.is_dir():
@@ -229,7 +225,6 @@ def test_auto_names_the_finished_run_that_it_passes_over(run: Path, tmp_path: Pa
 
 
 def test_continued_finished_run_is_unfinished(command: Command, run: Path, tmp_path: Path) -> None:
-    """Where it is killed then, ``--resume auto`` must not take it for done."""
     runs = tmp_path / "runs"
     runs.mkdir()
     again = run.rename(runs / "x0_5-001")

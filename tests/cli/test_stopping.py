@@ -158,7 +158,6 @@ def test_the_same_command_starts_and_goes_on(command: Command, image_folder: Pat
 
 
 def test_max_steps_does_not_finish_a_run(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    """``--max-steps`` is a limit of one start; by the same one there is nothing left to do."""
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     runs = tmp_path / "runs"
     assert command(*named, "--max-steps", 2, "--checkpoint-freq", 1).code == 0
@@ -182,7 +181,6 @@ def test_max_steps_does_not_finish_a_run(command: Command, image_folder: Path, t
 def test_run_without_usable_checkpoint_is_not_restarted(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
-    """It is not begun anew in silence: named, it is refused; else an earlier one is taken and it is named."""
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     for number in ("001", "002"):
         outcome = command(*named, "--run-dir", f"runs/x0_5-{number}", "--max-steps", 1)

@@ -38,7 +38,6 @@ RECIPE: dict[str, Any] = {
     "epochs": 2,
     "ema_decay": 0.9,
     "print_freq": 5,
-    "eval_freq": 2,
     "learning_rate": 0.01,
     "keep": 99,
 }

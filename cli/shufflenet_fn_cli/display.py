@@ -16,12 +16,12 @@ from shufflenet_fn.run.events import (
     EpochTrained,
     Evaluated,
     Event,
+    LineReporter,
     Reporter,
     RunFinished,
     RunStarted,
     StepDone,
     duration,
-    event_lines,
     fps_text,
     split_text,
 )
@@ -40,19 +40,13 @@ def open_display() -> Iterator[Reporter]:
         yield LiveDisplay(console, live)
 
 
-class PlainDisplay:
+class PlainDisplay(LineReporter):
     """Print and flush every event as a line, for pipes, log collectors and schedulers."""
 
-    def __init__(self) -> None:
-        self._device, self._steps_per_epoch = "cpu", 1
-
     def event(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
-            self._device, self._steps_per_epoch = event.device, event.steps_per_epoch
-        for line in event_lines(event, device=self._device, steps_per_epoch=self._steps_per_epoch):
-            print(line, flush=True)
+        super().event(event)
         if isinstance(event, RunFinished):
-            print(finish_line(event), flush=True)
+            self.note(finish_line(event))
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -61,7 +55,7 @@ class PlainDisplay:
         print(f"warning: {text}", file=sys.stderr, flush=True)
 
 
-class LiveDisplay:
+class LiveDisplay(Reporter):
     """A table of the last epochs above a line on the current step, redrawn in place."""
 
     def __init__(self, console: Console, live: Live) -> None:

@@ -23,7 +23,7 @@ def evaluate(
         from shufflenet_fn.distributed.worker import leaving_groups_at_once
         from shufflenet_fn.distributed.world import World, world_from_environment
         from shufflenet_fn.io import to_json
-        from shufflenet_fn.run.bad_data import left_out_line
+        from shufflenet_fn.run.reporting import left_out_line
         from shufflenet_fn.use.evaluate import plan_evaluation, run_evaluation
         from shufflenet_fn_backends.runtimes.select import runtime_of
 

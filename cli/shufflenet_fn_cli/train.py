@@ -19,8 +19,8 @@ from shufflenet_fn_cli.options import completing, importing, with_settings
 
 if TYPE_CHECKING:
     from shufflenet_fn.distributed.world import World
-    from shufflenet_fn.run.launching import Outcome
     from shufflenet_fn.run.plan import RunPlan
+    from shufflenet_fn.run.rank import Outcome
 
 
 @with_settings(TrainSettings)
@@ -50,8 +50,8 @@ def train(
     with importing():
         from shufflenet_fn.distributed.worker import leaving_groups_at_once
         from shufflenet_fn.distributed.world import world_from_environment
-        from shufflenet_fn.run.launching import run_plan
         from shufflenet_fn.run.plan import prepare_run
+        from shufflenet_fn.run.rank import run_plan
         from shufflenet_fn.run.stopping import EXIT_RESUMABLE, Stopped
 
     world = world_from_environment()
@@ -101,10 +101,11 @@ def _evaluate(given: dict[str, Any]) -> None:
 
 def run_with_display(plan: RunPlan, world: World) -> Outcome:
     """Run one rank with its display. Module-level, because worker processes import it by name."""
-    from shufflenet_fn.run.rank import Silent, run_rank
+    from shufflenet_fn.run.events import Reporter
+    from shufflenet_fn.run.rank import run_rank
     from shufflenet_fn_cli.display import open_display
 
     if not world.is_main:
-        return run_rank(plan, world, Silent())
+        return run_rank(plan, world, Reporter())
     with open_display() as display:
         return run_rank(plan, world, display)

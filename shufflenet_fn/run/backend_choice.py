@@ -10,24 +10,23 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import torch
 
 from shufflenet_fn.io import explained, replace_file, to_json
 from shufflenet_fn.run.directory import version_of
 from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn_backends.names import BACKEND_NAMES, STATS_IN_STEP
+from shufflenet_fn_backends.names import STATS_IN_STEP
 from shufflenet_fn_backends.registry import get_backend, select_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.npu.environment import emulated
 from shufflenet_fn_backends.support.compiler import cache_root
-from shufflenet_fn_backends.support.errors import DeviceError
+from shufflenet_fn_backends.support.errors import DeviceError, UserError
 
 FORMAT: Final = 1
 _PRECISIONS: Final = ("fp32", "bf16", "O1", "O2", "O3")
-_OTHER: Final = "not used. `shufflenet-fn bench step --keep` measures again"
+_NOT_USED: Final = "not used. `shufflenet-fn bench step --keep` measures again"
 
 
 class StepCase(NamedTuple):
@@ -47,6 +46,18 @@ class StepCase(NamedTuple):
     image_size: int
 
 
+class Choice(NamedTuple):
+    """``name`` of a backend, ``reason`` and further ``notes`` for the run's log.
+
+    ``running_stats``: what a measurement found faster for ``--running-stats``; ``auto`` where none did.
+    """
+
+    name: str
+    reason: str
+    notes: tuple[str, ...] = ()
+    running_stats: str = "auto"
+
+
 class Kept(NamedTuple):
     """A kept result. ``candidate``: our fastest candidate, which computes with ``backend``.
 
@@ -56,14 +67,6 @@ class Kept(NamedTuple):
     candidate: str
     backend: str
     step_ms: Mapping[str, float]
-
-
-class Found(NamedTuple):
-    """``kept``: the result of exactly this case, in ``path``. ``notes``: about results that are not used."""
-
-    kept: Kept | None
-    path: Path | None
-    notes: tuple[str, ...]
 
 
 def step_case(
@@ -107,57 +110,28 @@ def keep(case: StepCase, kept: Kept) -> Path:
     return path
 
 
-def look_up(case: StepCase) -> Found:
-    """Return the kept result of this case. A damaged one, or one of other versions, is only mentioned."""
+def measured(case: StepCase) -> tuple[Choice | None, tuple[str, ...]]:
+    """Return what the kept result of exactly this case chooses; a note if it cannot be used."""
     try:
         path = _path(case)
     except DeviceError:  # no folder for caches, so nothing can have been kept
-        return Found(None, None, ())
+        return None, ()
     if not path.exists():
-        others = sorted(path.parent.glob(f"{_name(case)}-*.json"))
-        return Found(None, None, _of_other_versions(others, case))
+        return None, ()
     try:
-        read = _read(path)
-        if read["case"] != {**case._asdict(), "versions": dict(case.versions)}:
-            raise ValueError("it is of another case than its name says")
-        kept = _kept(read)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return Found(None, None, (f"kept measurement {path} is damaged ({error}): {_OTHER}",))
-    return Found(kept, path, ())
-
-
-def _kept(read: Mapping[str, Any]) -> Kept:
-    kept = Kept(read["contender"], read["backend"], dict(read["step_ms"]))
-    if kept.backend not in BACKEND_NAMES or kept.backend == "cpu":
-        raise ValueError(f"there is no backend {kept.backend!r} for it")
-    if not all(isinstance(ms, (int, float)) and ms > 0 for ms in kept.step_ms.values()):
-        raise ValueError("step_ms does not hold times")
-    if kept.candidate not in kept.step_ms:
-        raise ValueError(f"step_ms does not hold {kept.candidate!r}")
-    return kept
-
-
-def _read(path: Path) -> dict[str, Any]:
-    read = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(read, dict):
-        raise ValueError("it is not a JSON object")
-    if read.get("format") != FORMAT:
-        raise ValueError(f"its format is {read.get('format')!r}, this version reads {FORMAT}")
-    return read
-
-
-def _of_other_versions(paths: list[Path], case: StepCase) -> tuple[str, ...]:
-    """One line about the kept results of this case that other versions measured."""
-    for path in reversed(paths):
-        try:
-            versions = dict(_read(path)["case"]["versions"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue
-        names = [name for name in case.versions if versions.get(name) != case.versions[name]]
-        theirs = ", ".join(f"{name} {versions.get(name)}" for name in names)
-        ours = ", ".join(f"{name} {case.versions[name]}" for name in names)
-        return (f"kept measurement {path} is of {theirs}, and this is {ours}: {_OTHER}",)
-    return ()
+        read = json.loads(path.read_text(encoding="utf-8"))
+        if (read["format"], read["case"]) != (FORMAT, {**case._asdict(), "versions": dict(case.versions)}):
+            raise ValueError("it is of another format or case than its name says")
+        backend, step_ms = read["backend"], sorted(read["step_ms"].items(), key=lambda pair: pair[1])
+        times = ", ".join(f"{name} {ms:.4g} ms" for name, ms in step_ms)
+        running_stats = "step" if read["contender"].endswith(STATS_IN_STEP) else "auto"
+        get_backend(backend)
+    except UserError as error:
+        return None, (f"kept measurement {path} is not used: {error}",)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, (f"kept measurement {path} is damaged ({error}): {_NOT_USED}",)
+    reason = f"backend {backend}: auto, the fastest of the kept measurement {path} ({times} a step)"
+    return Choice(backend, reason, running_stats=running_stats), ()
 
 
 def _path(case: StepCase) -> Path:
@@ -176,10 +150,7 @@ def _plain(text: str) -> str:
 
 
 class Work(NamedTuple):
-    """The work of a step on one card: kernels, and bytes that they move at 224 pixels.
-
-    Modelled (``ascend_emulator.kernel_model``), with running statistics updated by the kernels.
-    """
+    """The modelled work of a step on one card (``ascend_emulator.kernel_model``): bytes at 224 pixels."""
 
     kernels: int
     fixed_bytes: int
@@ -202,15 +173,13 @@ _ROWS: Final = (  # architecture, width, fixed bytes, then kernels and bytes per
     ("x2_0", "fp32", 719091960, (1036, 491542217), (1203, 469447529)),
     ("x2_0", "half", 891627808, (1114, 254106329), (1281, 243058985)),
 )
-WORK: Final[Mapping[tuple[str, str], Mapping[str, Work]]] = MappingProxyType(
-    {
-        (f"shufflenet_v2_{arch}", width): {
-            name: Work(kernels, fixed, per_image)
-            for name, (kernels, per_image) in (("gather", gather), ("npu", npu))
-        }
-        for arch, width, fixed, gather, npu in _ROWS
+WORK: Final = {
+    (f"shufflenet_v2_{arch}", width): {
+        "gather": Work(gather[0], fixed, gather[1]),
+        "npu": Work(npu[0], fixed, npu[1]),
     }
-)
+    for arch, width, fixed, gather, npu in _ROWS
+}
 """By architecture and width of the convolutions; half is O2 with a loss scale."""
 
 
@@ -237,59 +206,23 @@ def cost(work: Work, images: int, area: float) -> float:
     return work.kernels * KERNEL_S + nbytes / BYTES_PER_S
 
 
-class Choice(NamedTuple):
-    """``name`` of a backend, ``reason`` and further ``notes`` for the run's log.
-
-    ``running_stats``: what a measurement found faster for ``--running-stats``; ``auto`` where none did.
-    """
-
-    name: str
-    reason: str
-    notes: tuple[str, ...] = ()
-    running_stats: str = "auto"
-
-
 def choose_backend(asked: str, case: StepCase, *, compiled: bool, resumed: bool) -> Choice:
     """Resolve ``--backend`` for a run.
 
     In this order: the backend ``asked`` for by name; except on a CPU, the fastest one in a kept result of
     ``bench step`` for exactly this ``case``; on npu, the lowest estimated cost (``least_cost``); the one
-    that ``select_backend`` chooses for the device.
-
-    Args:
-        asked: a name, or ``auto``.
-        case: device, chip, versions, architecture, precision, images a card and their size.
-        compiled: whether torch compiles the step, for which ``bench step`` keeps no result.
-        resumed: whether the run resumes, and so keeps the backend of its start (``resume.pin_backend``).
+    that ``select_backend`` chooses for the device. ``bench step`` keeps no result for a ``compiled`` step,
+    and a ``resumed`` run keeps the backend of its start (``pin_backend``).
 
     Raises:
         UsageError, DeviceError: as ``select_backend``.
     """
     notes: tuple[str, ...] = ()
     if asked == "auto" and case.device != "cpu" and not compiled and not resumed:
-        found = look_up(case)
-        notes = found.notes
-        if found.kept is not None:
-            try:
-                return _measured(found.kept, found)
-            except DeviceError as error:
-                notes = (f"kept measurement {found.path} is not used: {error}",)
-        if case.device == "npu":
-            estimated = least_cost(case)
-            if estimated is not None:
-                return Choice(*estimated, notes)
+        choice, notes = measured(case)
+        if choice is not None:
+            return choice
+        if case.device == "npu" and (estimated := least_cost(case)) is not None:
+            return Choice(*estimated, notes)
     selection = select_backend(asked, case.device, compiled=compiled)
     return Choice(selection.backend.name, selection.reason, notes)
-
-
-def _measured(kept: Kept, found: Found) -> Choice:
-    """Raises ``DeviceError`` if the backend cannot be had here."""
-    get_backend(kept.backend)
-    times = ", ".join(
-        f"{name} {ms:.4g} ms" for name, ms in sorted(kept.step_ms.items(), key=lambda pair: pair[1])
-    )
-    return Choice(
-        kept.backend,
-        f"backend {kept.backend}: auto, the fastest of the kept measurement {found.path} ({times} a step)",
-        running_stats="step" if kept.candidate.endswith(STATS_IN_STEP) else "auto",
-    )

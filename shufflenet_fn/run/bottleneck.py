@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.packed.read import PackedSplit
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.run.events import StepTimes
@@ -27,15 +26,10 @@ Storage = Literal["files", "packed JPEG", "packed pixels"]
 
 
 class Reading(NamedTuple):
-    """How a run reads its data.
+    """How one device of a machine with ``devices`` reads its data.
 
-    Attributes:
-      batch_size: images of a step on one device.
-      threads: loader threads of one device; 0 if the training loop reads itself.
-      cores: cores of one device's process: this machine's, divided by its devices.
-      devices: devices of this machine.
-      storage: how the data set is stored.
-      accelerator: whether the device computes beside the host.
+    ``batch_size``: images of a step. ``threads``: its loader threads; 0 if the training loop reads itself.
+    ``cores``: its share of the machine's. ``accelerator``: whether it computes beside the host.
     """
 
     batch_size: int
@@ -60,7 +54,7 @@ def find_bottleneck(times: StepTimes, steps: int, reading: Reading) -> Bottlenec
 
     It is the longest part of a step apart from computation, if that takes at least a tenth of the step.
     """
-    total = times.total
+    total, waiting = times.total, times.device + times.hidden
     besides: dict[Kind, float] = {
         "input-bound": times.data,
         "upload-bound": times.upload,
@@ -68,13 +62,16 @@ def find_bottleneck(times: StepTimes, steps: int, reading: Reading) -> Bottlenec
     }
     kind = max(besides, key=lambda name: besides[name])
     seconds = besides[kind]
-    if total <= 0 or seconds < BOUND * total:
+    if seconds < BOUND * total:
         kind, seconds = "compute-bound", times.compute
         # A host that waits neither for its device nor, while that works, for data is the slower of the two.
-        if reading.accelerator and times.device + times.hidden < IDLE_HOST * total:
+        if reading.accelerator and waiting < IDLE_HOST * total:
             kind = "launch-bound"
-    share = seconds / total if total > 0 else 0.0
+    share = seconds / total
     of_step = f"{100 * share:.0f} % of the step"
+    hidden = ""
+    if times.hidden > 0:  # the loader's slack, where a device works while the host waits
+        hidden = f"; {100 * times.hidden / total:.0f} % more of it behind the device's back, at no cost"
     milliseconds = f"{1000 * seconds:.0f} of {1000 * total:.0f} ms"
     words = {
         "input-bound": f"{of_step} waits for data ({milliseconds}). {_more_input(times, reading)}",
@@ -83,10 +80,9 @@ def find_bottleneck(times: StepTimes, steps: int, reading: Reading) -> Bottlenec
         "communication-bound": f"{of_step} is the collective ({milliseconds}), waiting for the slowest "
         "device included. A larger --batch-size or --accumulate needs it less often.",
         "launch-bound": f"the host hardly ever waits for the device "
-        f"({100 * (times.device + times.hidden) / max(total, 1e-9):.1f} % of the step): launching takes "
+        f"({100 * waiting / total:.1f} % of the step): launching takes "
         "longer than computing. A larger --batch-size gives each launch more work.",
-        "compute-bound": f"{of_step} computes, {100 * times.data / max(total, 1e-9):.0f} % waits for data"
-        + _hidden(times),
+        "compute-bound": f"{of_step} computes, {100 * times.data / total:.0f} % waits for data{hidden}",
     }
     return Bottleneck(kind, share, steps, f"{kind}: {words[kind]}")
 
@@ -132,13 +128,6 @@ def _more_input(times: StepTimes, reading: Reading) -> str:
     )
 
 
-def _hidden(times: StepTimes) -> str:
-    """What the loader's slack is, where a device works while the host waits."""
-    if times.hidden <= 0:
-        return ""
-    return f"; {100 * times.hidden / times.total:.0f} % more of it behind the device's back, at no cost"
-
-
 def _count(number: int, noun: str) -> str:
     return f"{number if number > 1 else 'one'} {noun}{'s' if number > 1 else ''}"
 
@@ -162,22 +151,18 @@ def mean_bottleneck(run: Training) -> Bottleneck | None:
     return run.bottleneck
 
 
-def storage_of(samples: Dataset) -> Storage:
-    """Return how ``samples`` are stored."""
-    if not isinstance(samples, PackedSplit):
-        return "files"
-    return "packed pixels" if samples.raw else "packed JPEG"
-
-
 def _bottleneck_of(run: Training) -> Bottleneck:
     # The rank that waits least in the collective is the one that the others wait for.
     times = min(gather(run.waits.mean_times, run.world), key=lambda t: t.reduce)
+    storage: Storage = "files"
+    if isinstance(run.train_set, PackedSplit):
+        storage = "packed pixels" if run.train_set.raw else "packed JPEG"
     reading = Reading(
         batch_size=run.global_batch // run.world.size,
         threads=run.threads,
         cores=max(1, usable_cores() // run.world.local_size),
         devices=run.world.local_size,
-        storage=storage_of(run.train_set),
+        storage=storage,
         accelerator=run.device.type != "cpu",
     )
     return find_bottleneck(times, run.waits.steps, reading)

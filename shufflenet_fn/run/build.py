@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,9 +15,10 @@ from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision, is_head
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.config.derived import eval_resize, precision_name
-from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.config.settings import EvalSettings, TrainSettings
 from shufflenet_fn.data.augment import Policy as AugmentPolicy
 from shufflenet_fn.data.augment import RandAugment, RandomErasing, SampleAugmentation, TrivialAugmentWide
+from shufflenet_fn.data.bad_images import BadImages, BadSample, parse_bad_limit
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.demo import ensure_demo
 from shufflenet_fn.data.device_ops import normalizer
@@ -24,8 +26,10 @@ from shufflenet_fn.data.folder import Note, silent
 from shufflenet_fn.data.mixing import Mixing
 from shufflenet_fn.data.native.reader import NativeReader
 from shufflenet_fn.data.opening import open_train_val
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
-from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts, get_config
+from shufflenet_fn.io import explained, to_json
+from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts
 from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.variables import Variables, init, init_classifier
 from shufflenet_fn.training.decay import decay_all, decay_weights, of_classifier
@@ -49,40 +53,22 @@ from shufflenet_fn_backends.support.errors import UsageError
 Predictor = Callable[[Variables], Callable[[Tensor], Tensor]]
 
 
-class InitialVariables(NamedTuple):
-    """Initial weights. ``notes`` tell where they came from."""
-
-    variables: Variables
-    notes: list[str]
-
-
-class InitialState(NamedTuple):
-    """The initial state. ``notes`` tell where it came from."""
-
-    state: TrainState
-    notes: list[str]
-
-
 def build_schedule(settings: TrainSettings, steps_per_epoch: int, shift: int = 0) -> Schedule:
     """Return the learning-rate schedule that ``--schedule`` names; ``shift`` is that of ``Epochs``."""
-    schedule = _schedule(settings, steps_per_epoch)
-    return schedule if shift == 0 else lambda step: schedule(step + shift)
-
-
-def _schedule(settings: TrainSettings, steps_per_epoch: int) -> Schedule:
     base, epochs, warmup = settings.learning_rate, settings.epochs, settings.warm_up_epochs
     total, warmup_steps = epochs * steps_per_epoch, warmup * steps_per_epoch
     match settings.schedule:
         case "epoch-cosine":
-            return epoch_cosine(base, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup)
+            schedule = epoch_cosine(
+                base, steps_per_epoch=steps_per_epoch, epochs=epochs, warmup_epochs=warmup
+            )
         case "cosine":
-            return cosine(base, total_steps=total, warmup_steps=warmup_steps)
+            schedule = cosine(base, total_steps=total, warmup_steps=warmup_steps)
         case "linear":
-            return linear(base, total_steps=total, warmup_steps=warmup_steps)
-        case "constant":
-            return constant(base)
-        case other:
-            raise ValueError(f"no schedule {other!r}")
+            schedule = linear(base, total_steps=total, warmup_steps=warmup_steps)
+        case _:
+            schedule = constant(base)
+    return schedule if shift == 0 else lambda step: schedule(step + shift)
 
 
 def build_optimizer(settings: TrainSettings, schedule: Schedule) -> GradientTransformation:
@@ -162,19 +148,6 @@ def memory_format_of(name: str, runtime: Runtime) -> torch.memory_format:
     return named.get(name, runtime.memory_format)
 
 
-def build_variables(
-    seed: int, config: ShuffleNetConfig, policy: Policy, device: torch.device, pretrained: Path | None
-) -> InitialVariables:
-    """Return fresh or pretrained weights, in the policy's ``param_dtype`` on ``device``."""
-    generator = torch.Generator().manual_seed(seed)
-    if pretrained is None:
-        variables, notes = init(config, generator), [f"weights: fresh, from seed {seed}"]
-    else:
-        variables, notes = load_pretrained(pretrained, config, generator)
-    params = tree_cast(variables.params, policy.param_dtype)
-    return InitialVariables(tree_to(Variables(params, variables.batch_stats), device), notes)
-
-
 def build_state(
     settings: TrainSettings,
     config: ShuffleNetConfig,
@@ -182,36 +155,43 @@ def build_state(
     device: torch.device,
     *,
     resume: Content | None,
-    pretrained: Path | None,
-) -> InitialState:
-    """Return the initial state: that of the checkpoint ``resume``, if there is one.
+    pretrained: Path | None = None,
+) -> tuple[TrainState, list[str]]:
+    """Return the initial state, and notes on where it came from.
 
-    It is on ``device``, in canonical channel order. ``pretrained``: the weights to start from otherwise.
+    It is that of the checkpoint ``resume``, if there is one; otherwise ``pretrained`` or fresh weights. It is
+    on ``device``, in canonical channel order.
 
     Raises:
         UsageError: the checkpoint was written with other settings.
     """
     policy, scaling = build_precision(settings)
+    generator = torch.Generator().manual_seed(settings.seed)
     # The pretrained weights may no longer exist when the run is resumed.
-    start = pretrained if resume is None else None
-    variables, notes = build_variables(settings.seed, config, policy, device, start)
+    if pretrained is None or resume is not None:
+        variables, notes = init(config, generator), [f"weights: fresh, from seed {settings.seed}"]
+    else:
+        variables, notes = load_pretrained(pretrained, config, generator)
+    variables = variables._replace(params=tree_cast(variables.params, policy.param_dtype))
     state = create_train_state(
-        variables,
+        tree_to(variables, device),
         optimizer,
         loss_scaling=scaling,
         ema=settings.ema_decay is not None,
         frozen=frozen_parts(settings.freeze),
     )
     if resume is None:
-        return InitialState(state, notes)
+        return state, notes
     state = state_from(resume.files, config, state, resume.path)
     if scaling.kind == "static":
         # Another number may have been given at the resume; a static scale has no history.
         state = state._replace(loss_scale=init_loss_scale(scaling, device))
-    return InitialState(state, [f"resumed from {resume.path} at step {int(state.step)}"])
+    return state, [f"resumed from {resume.path} at step {int(state.step)}"]
 
 
-def load_pretrained(path: Path, config: ShuffleNetConfig, generator: torch.Generator) -> InitialVariables:
+def load_pretrained(
+    path: Path, config: ShuffleNetConfig, generator: torch.Generator
+) -> tuple[Variables, list[str]]:
     """Read weights from ``path``. A classifier that is missing or does not fit is a fresh one (a note)."""
     tensors, _, notes = read_weights(path)
     notes = [f"weights: from {path}", *notes]
@@ -227,12 +207,7 @@ def load_pretrained(path: Path, config: ShuffleNetConfig, generator: torch.Gener
         fresh = init_classifier(config, generator)
         tensors = {key: value for key, value in tensors.items() if key not in head}
         tensors |= dict(zip(HEAD, (fresh["weight"], fresh["bias"]), strict=True))
-    found = tree_cast(from_torchvision(tensors, config), torch.float32)
-    return InitialVariables(found, notes)
-
-
-def build_config(settings: TrainSettings, num_classes: int) -> ShuffleNetConfig:
-    return get_config(settings.arch, num_classes=num_classes)
+    return tree_cast(from_torchvision(tensors, config), torch.float32), notes
 
 
 def build_augmentation(settings: TrainSettings) -> SampleAugmentation:
@@ -252,6 +227,28 @@ def build_mixing(settings: TrainSettings) -> Mixing | None:
     if settings.mixup == settings.cutmix == 0:
         return None
     return Mixing(mixup=settings.mixup, cutmix=settings.cutmix)
+
+
+def bad_images_of(
+    samples: Dataset, settings: TrainSettings | EvalSettings, file: Path | None = None
+) -> BadImages | None:
+    """Return how to treat bad images of ``samples``; ``None`` to stop at the first one.
+
+    ``file``: gets one JSON object per bad image. It is created for the first one; a resumed run appends the
+    bad images that it reads again.
+    """
+
+    def record(sample: BadSample) -> None:
+        if file is None:
+            return
+        what = f"add the bad image {sample.name} to {printable(file)}"
+        fix = "Make room or restore the run directory, then go on with --resume."
+        with explained(what, fix), open(file, "a", encoding="utf-8") as lines:
+            lines.write(f"{to_json(dataclasses.asdict(sample))}\n")
+
+    if settings.on_bad_image == "stop":
+        return None
+    return BadImages(samples, parse_bad_limit(settings.max_bad), record=record)
 
 
 def open_data(settings: TrainSettings, *, note: Note = silent) -> tuple[Dataset, Dataset]:

@@ -6,12 +6,15 @@ machine, ``log.txt`` the log, ``metrics.jsonl`` the same events for programs, ``
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import importlib.metadata
 import json
 import os
 import platform
 import re
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,15 +34,16 @@ from shufflenet_fn.checkpoint.inventory import (
 )
 from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.config.resolve import Resolved
-from shufflenet_fn.io import Disk, explained, replace_file, to_json
+from shufflenet_fn.io import Disk, explained, parse_json, read_regular, replace_file, to_json
 from shufflenet_fn.model.config import PREFIX
-from shufflenet_fn.run.lock import LOCK
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 CONFIG: Final = "config.json"
 LOG: Final = "log.txt"
 METRICS: Final = "metrics.jsonl"
 RESULTS: Final = "results.json"
+LOCK: Final = "run.lock"
+_NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _PACKAGES: Final = ("shufflenet-fn", "torch", "torchvision", "torch_npu", "numpy", "safetensors")
 
 
@@ -68,7 +72,7 @@ def create_run_dir(resolved: Resolved) -> Path:
                     f"what is in it by --resume {path}."
                 )
         else:
-            path = _next_free(Path(settings.output), settings.arch.removeprefix(PREFIX))
+            path = _next_free(Path(settings.output), settings.arch)
         (path / "checkpoints").mkdir(exist_ok=True)
     return path
 
@@ -122,16 +126,19 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _next_free(output: Path, name: str) -> Path:
+def runs_in(output: Path, arch: str) -> list[tuple[int, Path]]:
+    """Return number and path of the entries ``ARCH-NNN`` of ``output``, the last first."""
+    pattern = re.compile(re.escape(arch.removeprefix(PREFIX)) + r"-(\d+)")
+    entries = output.iterdir() if output.is_dir() else ()
+    numbered = [(int(match[1]), entry) for entry in entries if (match := pattern.fullmatch(entry.name))]
+    return sorted(numbered, reverse=True)
+
+
+def _next_free(output: Path, arch: str) -> Path:
     output.mkdir(parents=True, exist_ok=True)
-    taken = [
-        int(match.group(1))
-        for entry in output.iterdir()
-        if (match := re.fullmatch(re.escape(name) + r"-(\d+)", entry.name))
-    ]
-    number = max(taken, default=0) + 1
+    number = max((number for number, _ in runs_in(output, arch)), default=0) + 1
     while True:
-        path = output / f"{name}-{number:03d}"
+        path = output / f"{arch.removeprefix(PREFIX)}-{number:03d}"
         try:
             path.mkdir()
         except FileExistsError:  # another run has taken the number in the meantime
@@ -157,13 +164,87 @@ def processor() -> str:
     return platform.processor()
 
 
-def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, list[str]]:
-    """Rewind ``run_dir`` to a checkpoint, or to the beginning without one.
+# -------------------------------------------------------------------------------------- the lock
 
-    Returns the checkpoint with its new path, and notes on what was set aside. Raises as ``rewind``.
+
+class RunInUse(UserError):
+    """A live run holds the run directory."""
+
+
+@contextlib.contextmanager
+def locked(run_dir: Path) -> Iterator[str | None]:
+    """Hold the lock of ``run_dir`` during the body; gives a warning where the file system has no locks.
+
+    The kernel releases the lock when its holder ends, however it ends, so the file that stays is no obstacle.
+    On NFS it holds between machines as far as the server keeps locks (NFS 4, or 3 with lockd); where it does
+    not, nothing is locked, and the warning says so.
+
+    Raises:
+        RunInUse: another process holds it; the message says which.
+        UserError: the directory cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path, warning = run_dir / LOCK, None
+    lock = FileLock(path, timeout=0)
+    try:
+        run_dir.stat()  # the lock would make the folders that are missing
+        try:
+            lock.acquire()
+        except Timeout:
+            raise RunInUse(_in_use(run_dir, path)) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            warning = (
+                f"{run_dir} is on a file system without locks ({error.strerror}): make sure yourself that "
+                "no other run writes in it."
+            )
+        note = {"host": socket.gethostname(), "pid": os.getpid(), "started": time.time()}
+        Disk().write(path, to_json(note).encode())
+    except OSError as error:
+        lock.release()
+        raise UserError(
+            f"cannot write in the run directory {run_dir}: {error.strerror or error}. Free some space or "
+            "make it writable, or choose another --run-dir."
+        ) from error
+    try:
+        yield warning
+    finally:
+        # A file system that has gone bad must not hide how the run ended.
+        with contextlib.suppress(OSError):
+            lock.release()
+
+
+def _in_use(run_dir: Path, lock: Path) -> str:
+    who = "another run"
+    # A holder has not yet said who it is right after it has taken the lock.
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        holder = parse_json(read_regular(lock, limit=4096))
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(holder["started"]))
+        who = f"process {holder['pid']} on {holder['host']}, since {when}"
+    return (
+        f"the run directory {run_dir} is in use by {who}. Wait for it, or stop it (kill -TERM lets it save), "
+        "or choose another --run-dir."
+    )
+
+
+# --------------------------------------------------------------------- back to a checkpoint
+
+
+def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, list[str]]:
+    """Rewind ``run_dir`` to a checkpoint, or to the beginning without one. The caller must hold the lock.
+
+    Checkpoints of later steps, abandoned or damaged, are renamed to ``superseded-…``. ``metrics.jsonl`` is
+    truncated to what an uninterrupted run would have written by then. ``log.txt`` is kept, because it may say
+    why the run ended, and a line in it marks what is superseded. Partial files of a killed process are
+    removed. Returns the checkpoint with its new path, and notes on what was set aside.
+
+    Raises:
+        UserError: the disk is full or not writable. What was there is still there.
     """
     if content is None:
-        return None, rewind(run_dir, 0, 0.0, 1)
+        return None, _rewind(run_dir, 0, 0.0, 1)
     checkpoint, manifest = content.path, content.manifest
     # As often as lines were written, which may be changed from here on.
     print_freq = manifest["settings"].get("print_freq", 1)
@@ -172,34 +253,19 @@ def rewind_to(content: Content | None, run_dir: Path) -> tuple[Content | None, l
     is_own = lies_in(folder, checkpoint)
     is_aside = is_own and step_of(checkpoint.name) is None
     epochs = epochs_done(manifest) or 0.0
-    notes = rewind(run_dir, manifest["step"], epochs, print_freq, same_step=not is_aside)
+    notes = _rewind(run_dir, manifest["step"], epochs, print_freq, same_step=not is_aside)
     if not checkpoint.exists():
         # It was being replaced when the process was killed, and has its own name again.
         checkpoint = checkpoint.with_name(checkpoint.name.removesuffix(REPLACED))
-    if is_own and not is_aside and _is_the_best(manifest):
+    best, scores = manifest["best"], manifest["scores"]
+    if is_own and not is_aside and best and scores and best["epoch"] == manifest["epoch"]:
         # A process that was killed right after writing it may not have pointed to it.
         point_to(folder, BEST, checkpoint)
     return content._replace(path=checkpoint), notes
 
 
-def _is_the_best(manifest: dict[str, Any]) -> bool:
-    """Return whether a checkpoint had the best evaluation so far."""
-    best, scores = manifest["best"], manifest["scores"]
-    return bool(best and scores and best["epoch"] == manifest["epoch"])
-
-
-def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True) -> list[str]:
-    """Rewind ``run_dir`` to its state after ``step`` updates; return notes on what was set aside.
-
-    ``epochs``: how many they are. ``same_step``: whether a checkpoint of ``step`` itself stays.
-    Checkpoints of later steps, abandoned or damaged, are renamed to ``superseded-…``. ``metrics.jsonl`` is
-    truncated to what an uninterrupted run would have written by then. ``log.txt`` is kept, because it may say
-    why the run ended, and a line in it marks what is superseded. Partial files of a killed process are
-    removed. The caller must hold the lock.
-
-    Raises:
-        UserError: the disk is full or not writable. What was there is still there.
-    """
+def _rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_step: bool = True) -> list[str]:
+    """``epochs``: of ``step`` updates. ``same_step``: whether a checkpoint of ``step`` itself stays."""
     fix = "Free some space or make it writable, then give the same command again."
     with explained(f"bring the run directory {run_dir} back to {step} updates", fix):
         folder, disk = checkpoints_of(run_dir), Disk()
@@ -230,16 +296,15 @@ def rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_ste
 
 def _mark(log: Path, step: int) -> None:
     """Add a line to ``log``, if there is one, that says where the run continues."""
-    if not log.exists() or not log.stat().st_size:
+    written = log.read_bytes() if log.exists() else b""
+    if not written:
         return
-    with open(log, "rb") as written:
-        written.seek(-1, os.SEEK_END)
-        whole = written.read() == b"\n"
+    # The last line of a run that was killed while writing it has no end.
+    start = "" if written.endswith(b"\n") else "\n"
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
     with open(log, "a") as file:
-        if not whole:  # the last line of a run that was killed while writing it
-            print(file=file)
         print(
-            f"===== {time.strftime('%Y-%m-%d %H:%M:%S')}: going on after {step} updates. Later updates "
+            f"{start}===== {now}: going on after {step} updates. Later updates "
             "above were discarded; they are computed and logged again below. =====",
             file=file,
         )

@@ -49,11 +49,7 @@ def epochs_of(manifest: Mapping[str, Any]) -> Epochs:
 def count_epochs(settings: TrainSettings, world_size: int, images: int, resume: Content | None) -> Epochs:
     """Return how a run counts; one that goes on from the end of an epoch may have others from there on.
 
-    Args:
-        settings: of the run.
-        world_size: devices over all machines.
-        images: of the training data.
-        resume: the checkpoint that it goes on from, checked.
+    ``images``: of the training data. ``resume``: the checkpoint that it goes on from, checked.
 
     Raises:
         UsageError: an epoch has no update, or the checkpoint lies within one whose rest would be another.
@@ -104,14 +100,13 @@ def _end_before(checkpoint: Path, step: int) -> Path | None:
 
 def rate_jump(
     manifest: Mapping[str, Any], before: TrainSettings, now: TrainSettings, epochs: Epochs
-) -> str | None:
+) -> list[str]:
     """Return a warning if the learning rate jumps at a resume because of other settings.
 
     Args:
         manifest: of the checkpoint, checked.
         before: the settings it was written with.
-        now: the settings from here on.
-        epochs: how the run counts from here on.
+        now, epochs: the settings, and how the run counts, from here on.
     """
     step = manifest["step"]
     old, new = (
@@ -121,8 +116,8 @@ def rate_jump(
     last, planned = (float(old(torch.tensor(at))) for at in (max(0, step - 1), step))
     rate = float(new(torch.tensor(step)))
     if any(math.isclose(rate, other, rel_tol=1e-3) for other in (last, planned)):
-        return None
-    return (
+        return []
+    return [
         f"the learning rate jumps from {last:.4g} to {rate:.4g} at update {step}, as the settings changed at "
         f"the resume; by those before it would be {planned:.4g}"
-    )
+    ]

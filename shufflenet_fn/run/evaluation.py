@@ -16,13 +16,17 @@ from shufflenet_fn.data.loader import eval_loader
 from shufflenet_fn.distributed.group import gather
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.variables import Variables
-from shufflenet_fn.run.bad_data import left_out_line
 from shufflenet_fn.run.events import Evaluated
-from shufflenet_fn.run.stopping import Stopping
+from shufflenet_fn.run.reporting import left_out_line
 from shufflenet_fn.run.timing import Scores
 from shufflenet_fn.run.training import Best, Training, eval_batch_size
+from shufflenet_fn.training.flat_state import unflatten_state
 from shufflenet_fn.training.step import EvalSums, Examples, eval_sums
 from shufflenet_fn_backends.support.errors import UserError
+
+
+class Abandoned(Exception):
+    """A rank was asked to stop during an evaluation. Raised on all ranks."""
 
 
 def evaluate(
@@ -31,30 +35,25 @@ def evaluate(
     *,
     feed: Callable[[Batch], Examples],
     world: World,
-) -> Scores:
-    """Return the scores over the shares of all ranks. See ``evaluate_or_leave``."""
-    scores = evaluate_or_leave(predict, batches, feed=feed, world=world, leave=lambda: False)
-    assert scores is not None
-    return scores
-
-
-def evaluate_or_leave(
-    predict: Callable[[Tensor], Tensor],
-    batches: Iterable[Batch],
-    *,
-    feed: Callable[[Batch], Examples],
-    world: World,
-    leave: Callable[[], bool],
+    leave: Callable[[], bool] = lambda: False,
     waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Scores | None:
-    """Return the scores over the shares of all ranks; ``None`` on all of them if one has left early.
+) -> Scores:
+    """Return the scores over the shares of all ranks.
 
-    ``predict`` maps a batch's images, on the device, to logits. ``batches`` is this rank's share
-    (``eval_loader``), and ``feed`` copies each batch to the device (``transfer.DeviceFeed``).
+    Ranks may have different numbers of batches, so the only collective is at the end. Sums are added in rank
+    order in float64, so the result is the same on every rank.
 
-    ``leave`` is called before each batch, and ``waiting`` is entered while this rank waits for others. Ranks
-    may have different numbers of batches, so the only collective is at the end.
-    Sums are added in rank order in float64, so the result is the same on every rank.
+    Args:
+        predict: maps a batch's images, on the device, to logits.
+        batches: this rank's share (``eval_loader``).
+        feed: copies each batch to the device (``transfer.DeviceFeed``).
+        world: the ranks.
+        leave: called before each batch; whether to abandon the evaluation.
+        waiting: entered while this rank waits for others.
+
+    Raises:
+        Abandoned: ``leave`` was true on some rank.
+        UserError: all images are bad.
     """
     sums: list[tuple[EvalSums, int]] = []
     left = False
@@ -76,7 +75,7 @@ def evaluate_or_leave(
     with waiting():
         shares = gather((left, *local), world)
     if any(rank_left for rank_left, *_ in shares):
-        return None
+        raise Abandoned
     _, loss, top1, top5, count = (sum(column) for column in zip(*shares, strict=True))
     if not count:
         raise UserError("no image is left to evaluate: all were bad. Lower --max-bad.")
@@ -109,13 +108,13 @@ def needs_evaluation(run: Training, first: int) -> bool:
     return run.plan.resume.manifest["scores"] is None
 
 
-def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bool = True) -> Evaluation:
+def evaluate_epoch(run: Training, epoch: int, *, in_turn: bool = True) -> Evaluation:
     """Evaluate the raw weights and, if kept, the averaged ones, which then decide what is best.
 
     An evaluation that happens only because this start ends is not ``in_turn`` and never the best, so that it
     does not change a run that is resumed later. An abandoned one is not reported, because it is repeated.
     """
-    state = run.plain_state
+    state = unflatten_state(run.state)
     candidates: list[tuple[str, Variables]] = [("raw", state.variables)]
     if isinstance(state.ema, Variables):
         candidates.append(("ema", state.ema))
@@ -133,16 +132,17 @@ def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bo
             buffers=run.eval_feed.ready(),
             native=run.image_reader,
         ) as batches:
-            scores = evaluate_or_leave(
-                run.predictor(variables),
-                batches,
-                feed=run.eval_feed,
-                world=run.world,
-                leave=stopping.leave,
-                waiting=stopping.waiting,
-            )
-        if scores is None:
-            return Evaluation(left=True)
+            try:
+                scores = evaluate(
+                    run.predictor(variables),
+                    batches,
+                    feed=run.eval_feed,
+                    world=run.world,
+                    leave=run.stopping.leave,
+                    waiting=run.stopping.waiting,
+                )
+            except Abandoned:
+                return Evaluation(left=True)
         done.append((name, scores, time.perf_counter() - start))
     run.last = done[-1][1]
     is_best = in_turn and (run.best is None or run.last.accuracy1 > run.best.accuracy1)
@@ -150,16 +150,13 @@ def evaluate_epoch(run: Training, stopping: Stopping, epoch: int, *, in_turn: bo
         run.best = Best(run.last.accuracy1, epoch)
     if run.world.is_main:
         for name, scores, seconds in done:
+            if not math.isfinite(scores.loss):
+                # Not the end: in float16 an early evaluation can overflow where training does not.
+                run.reporter.warning(
+                    f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)"
+                )
+            if left_out := left_out_line(len(run.eval_set), scores.num_images):
+                run.reporter.warning(left_out)
             best = is_best and name == done[-1][0]
-            _warn(run, epoch, name, scores)
             run.reporter.event(Evaluated(epoch, *scores, seconds, name, best, in_turn))
     return Evaluation(whole=True, is_best=is_best)
-
-
-def _warn(run: Training, epoch: int, name: str, scores: Scores) -> None:
-    if not math.isfinite(scores.loss):
-        # Not the end: in float16 an early evaluation can overflow where training does not.
-        run.reporter.warning(f"the evaluation loss after epoch {epoch} is {scores.loss} ({name} weights)")
-    left_out = left_out_line(len(run.eval_set), scores.num_images)
-    if left_out:
-        run.reporter.warning(left_out)

@@ -7,7 +7,7 @@ scripts that read its logs can read these.
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 
 class StepTimes(NamedTuple):
@@ -123,8 +123,8 @@ class RunFinished(NamedTuple):
 Event = RunStarted | StepDone | EpochTrained | Evaluated | CheckpointSaved | RunFinished
 
 
-class Reporter(Protocol):
-    """Receives the events of a run, on rank 0 only."""
+class Reporter:
+    """Receives the events of a run, on rank 0 only. This one ignores them."""
 
     def event(self, event: Event) -> None:
         """Receive an event."""
@@ -136,7 +136,7 @@ class Reporter(Protocol):
         """Receive a line that the user should not miss."""
 
 
-class Reporters:
+class Reporters(Reporter):
     """Several reporters as one."""
 
     def __init__(self, *reporters: Reporter) -> None:
@@ -155,7 +155,20 @@ class Reporters:
             reporter.warning(text)
 
 
-def event_lines(event: Event, *, device: str, steps_per_epoch: int) -> list[str]:
+class LineReporter(Reporter):
+    """Passes the lines of every event to ``note``."""
+
+    def __init__(self) -> None:
+        self._device, self._steps_per_epoch = "cpu", 1
+
+    def event(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._device, self._steps_per_epoch = event.device, event.steps_per_epoch
+        for line in event_lines(event, self._device, self._steps_per_epoch):
+            self.note(line)
+
+
+def event_lines(event: Event, device: str, steps_per_epoch: int) -> list[str]:
     """Return the lines for ``event``. ``device``: the kind, shown as the original's ``npu id``."""
     tag = f"[{device} id: 0 ]"
     match event:

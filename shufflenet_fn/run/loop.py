@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.distributed.group import check_equal_on_all_ranks, gather
-from shufflenet_fn.distributed.heartbeats import Phase, open_slot
+from shufflenet_fn.distributed.heartbeats import Phase
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.io import Disk
-from shufflenet_fn.run.bad_data import replaced_line
 from shufflenet_fn.run.bottleneck import report_bottleneck
-from shufflenet_fn.run.consistency import check_same_data
+from shufflenet_fn.run.directory import RESULTS
 from shufflenet_fn.run.divergence import check_step, diverged, what_is_bad
 from shufflenet_fn.run.evaluation import (
     NOT_EVALUATED,
@@ -24,9 +23,9 @@ from shufflenet_fn.run.evaluation import (
     needs_evaluation,
 )
 from shufflenet_fn.run.events import EpochTrained, Reporter, RunStarted, StepDone
+from shufflenet_fn.run.fingerprint import check_same_data
 from shufflenet_fn.run.plan import RunPlan
-from shufflenet_fn.run.reporting import run_facts
-from shufflenet_fn.run.results import finish, forget_results
+from shufflenet_fn.run.reporting import finish, replaced_line, run_facts
 from shufflenet_fn.run.saving import PendingCheckpoint, Progress, Saver
 from shufflenet_fn.run.stopping import Stopped, Stopping
 from shufflenet_fn.run.timing import EpochMeter, TimedStep, profiled
@@ -37,18 +36,13 @@ from shufflenet_fn.training.step import no_flags
 
 
 def train(
-    plan: RunPlan,
-    world: World,
-    reporter: Reporter,
-    *,
-    stopping: Stopping | None = None,
-    disk: Disk | None = None,
+    plan: RunPlan, world: World, reporter: Reporter, stopping: Stopping, disk: Disk
 ) -> dict[str, Any] | Stopped:
     """Run ``plan`` on this rank, inside its process group, and return ``results.json``'s content.
 
     Every rank computes; rank 0 reports and writes. ``stopping``: asked with every step and every batch of
     an evaluation whether to stop; if so, the state is saved and ``Stopped`` returned. ``disk``: where
-    checkpoints are written to, this machine's if not given.
+    checkpoints are written to.
 
     Raises:
         UserError: the run cannot go on; the message says why and what to do.
@@ -56,19 +50,16 @@ def train(
     # ------------------------------------------------------------------------------------- build
     settings = plan.settings
     started = time.time()
-    stopping = stopping or Stopping(open_slot(None, 0))
     run = build_training(plan, world, reporter, stopping)
     for warning in check_same_data(run.identity, world):
         reporter.warning(warning)
     check_equal_on_all_ranks(run.state, world, "the initial state")
 
     # ------------------------------------------------------------------- report what was decided
-    first = int(run.state.step)
-    total = run.epochs.start(settings.epochs)
-    stop = min(total, settings.max_steps or total)
+    first, stop = int(run.state.step), run.stop
     if world.is_main:
         if first < stop:
-            forget_results(plan.run_dir)
+            (plan.run_dir / RESULTS).unlink(missing_ok=True)
         reporter.event(
             RunStarted(
                 run_dir=str(plan.run_dir),
@@ -78,14 +69,14 @@ def train(
                 first_step=first,
                 total_steps=stop,
                 global_batch=run.global_batch,
-                facts=run_facts(plan, run.config, run.global_batch, run.threads, len(run.train_set)),
+                facts=run_facts(run),
             )
         )
 
     # ------------------------------------------------------------------------------------- train
     fps: list[float] = []
     with (
-        Saver(run, disk or Disk()) as saver,
+        Saver(run, disk) as saver,
         training_batches(
             run, world, range(first, max(first, stop)), threads=run.threads, buffers=run.feed.ready()
         ) as loaded,
@@ -97,16 +88,16 @@ def train(
         # A run that was stopped between an epoch and its evaluation does that first.
         if needs_evaluation(run, first):
             epoch = run.epochs.place(first)[0] - 1
-            evaluated = evaluate_epoch(run, stopping, epoch)
-            save(run, saver, stopping, first, Progress(epoch, None, evaluated.whole), evaluated)
+            evaluated = evaluate_epoch(run, epoch)
+            save(run, saver, first, Progress(epoch, None, evaluated.whole), evaluated)
             if evaluated.left:
-                return stop_here(run, saver, stopping, first)
+                return stop_here(run, saver, first)
         while step < stop:
             # One epoch, or what is left of it.
             epoch, _ = run.epochs.place(step)
             end = run.epochs.start(epoch + 1)
             steps = range(step, min(stop, end))
-            meter, step, stopped = train_epoch(run, saver, stopping, batches, epoch, steps, stop)
+            meter, step, stopped = train_epoch(run, saver, batches, epoch, steps)
             if meter.fps is not None:
                 fps.append(meter.fps)
             replaced = replaced_line(run.bad_train, len(run.train_set), plan.run_dir, world)
@@ -117,16 +108,15 @@ def train(
             due = evaluation_is_due(epoch, settings.epochs, settings.eval_freq)
             evaluated = NOT_EVALUATED
             if unfinished is None and due and not stopped:
-                evaluated = evaluate_epoch(run, stopping, epoch)
-            progress = Progress(epoch, unfinished, evaluated.whole)
-            save(run, saver, stopping, step, progress, evaluated)
+                evaluated = evaluate_epoch(run, epoch)
+            save(run, saver, step, Progress(epoch, unfinished, evaluated.whole), evaluated)
             if stopped or evaluated.left:
-                return stop_here(run, saver, stopping, step)
+                return stop_here(run, saver, step)
         # A run that was killed between its last checkpoint and its results has been evaluated.
         if not evaluated.whole and (step > first or run.last is None):
             epoch, _ = run.epochs.place(step - 1)
-            if evaluate_epoch(run, stopping, epoch, in_turn=False).left:
-                return stop_here(run, saver, stopping, step)
+            if evaluate_epoch(run, epoch, in_turn=False).left:
+                return stop_here(run, saver, step)
     return finish(run, fps, started, saver.costs)
 
 
@@ -155,26 +145,10 @@ class Pending(NamedTuple):
     before: TrainState | None
 
 
-def train_epoch(
-    run: Training,
-    saver: Saver,
-    stopping: Stopping,
-    batches: Iterator[Batch],
-    epoch: int,
-    steps: range,
-    stop: int,
-) -> Trained:
+def train_epoch(run: Training, saver: Saver, batches: Iterator[Batch], epoch: int, steps: range) -> Trained:
     """Take ``steps`` (numbers over all epochs) of ``epoch``; ``run.state`` is the state after them.
 
-    Args:
-        run: what to train with.
-        saver: given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
-        stopping: asked with each step. A stop request is reduced together with the gradients, so every rank
-            stops after the same step.
-        batches: the loader, standing at the first of ``steps``.
-        epoch: its number, from 0.
-        steps: steps to take.
-        stop: the step at which the whole run ends, for the estimate of the time left.
+    ``saver`` is given the state every ``checkpoint_freq`` steps, but not that after the last of ``steps``.
 
     Raises:
         UserError: loss or gradients are no longer finite.
@@ -189,19 +163,19 @@ def train_epoch(
     stopped = False
     for step in steps:
         # Fetch a batch and bring it to the device.
-        stopping.step_begins(step)
+        run.stopping.step_begins(step)
         run.clock.start()
         batch: Batch = next(batches)
         run.clock.fed()
         examples = run.feed(batch)
         run.clock.uploaded()
         # Forward, backward, update. A stop request is reduced together with the gradients.
-        flags = asking if stopping.asked() else quiet
+        flags = asking if run.stopping.asked() else quiet
         before = run.state
         run.state, metrics, flags_out = run.train_step(before, examples, flags)
         # Read the metrics of an earlier step, so that the host does not wait for this one.
         if len(pending) == READ_BACK:
-            stopped = _read_back(run, saver, stopping, meter, pending.popleft(), epoch, steps, stop)
+            stopped = _read_back(run, saver, meter, pending.popleft(), epoch, steps)
         numbers = read_backs.start(*metrics, *flags_out)
         # Take a snapshot for a checkpoint within the epoch.
         due = every and (step + 1) % every == 0 and step != steps[-1]
@@ -217,8 +191,7 @@ def train_epoch(
     # The epoch is over: read back what is still pending.
     end = pending[-1].step + 1
     while pending:
-        done = pending.popleft()
-        stopped |= _read_back(run, saver, stopping, meter, done, epoch, steps, stop)
+        stopped |= _read_back(run, saver, meter, pending.popleft(), epoch, steps)
     if meter.skipped == meter.steps and run.scaling.kind == "static":
         # A dynamic scale finds a smaller value; a static one will overflow for ever.
         before = run.state._replace(step=run.state.step - 1)
@@ -235,17 +208,10 @@ def train_epoch(
 
 
 def _read_back(
-    run: Training,
-    saver: Saver,
-    stopping: Stopping,
-    meter: EpochMeter,
-    done: Pending,
-    epoch: int,
-    steps: range,
-    stop: int,
+    run: Training, saver: Saver, meter: EpochMeter, done: Pending, epoch: int, steps: range
 ) -> bool:
     """Account for a finished step. Returns whether a rank asked to stop with it."""
-    with stopping.waiting(), run.clock.waiting_for_device():
+    with run.stopping.waiting(), run.clock.waiting_for_device():
         loss, accuracy1, accuracy5, stop_flag, skipped_flag, gradient = done.numbers.take()
     values = (loss, 100 * accuracy1, 100 * accuracy5)
     skipped = skipped_flag > 0
@@ -269,7 +235,7 @@ def _read_back(
                 times=times,
                 mean_times=meter.mean_times,
                 fps=fps,
-                eta_s=None if fps is None else (stop - done.step - 1) * run.global_batch / fps,
+                eta_s=None if fps is None else (run.stop - done.step - 1) * run.global_batch / fps,
                 skipped=meter.skipped,
             )
         )
@@ -298,20 +264,17 @@ def progress_before(run: Training, step: int, meter: EpochMeter) -> Progress:
 # ---------------------------------------------------------------------------------- save and stop
 
 
-def save(
-    run: Training, saver: Saver, stopping: Stopping, step: int, progress: Progress, evaluated: Evaluation
-) -> None:
+def save(run: Training, saver: Saver, step: int, progress: Progress, evaluated: Evaluation) -> None:
     """Queue the state after ``step`` updates for writing; remember how long that takes, to stop in time."""
-    stopping.working_on(Phase.SAVING)
+    run.stopping.working_on(Phase.SAVING)
     saver.save(saver.take(step), progress, is_best=evaluated.is_best)
     if saver.costs.written:
-        stopping.saved(saver.costs.writing_s / saver.costs.written)
+        run.stopping.saved(saver.costs.writing_s / saver.costs.written)
 
 
-def stop_here(run: Training, saver: Saver, stopping: Stopping, step: int) -> Stopped:
+def stop_here(run: Training, saver: Saver, step: int) -> Stopped:
     """Wait until the state is on disk; no rank leaves before it is."""
     saver.drain()
-    with stopping.waiting():
-        reasons = gather(stopping.reason, run.world)
-    known = [reason for reason in reasons if reason is not None]
-    return Stopped(step, known[0] if known else "another rank", run.plan.run_dir)
+    with run.stopping.waiting():
+        reasons = gather(run.stopping.reason, run.world)
+    return Stopped(step, next(filter(None, reasons), "another rank"), run.plan.run_dir)

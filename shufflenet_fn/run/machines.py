@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from shufflenet_fn.config.options import declared
-from shufflenet_fn.config.resolve import Resolved, renamed
+from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import DEFAULT_PORT, Nodes, World
-from shufflenet_fn.run.directory import CONFIG
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 _PORTS: Final = 65535
@@ -50,11 +47,7 @@ def under_torchrun(resolved: Resolved, given: Mapping[str, Any], world: World) -
 
 
 def nodes_of(settings: TrainSettings) -> Nodes:
-    """Return the machines of a run, which our launcher brings together.
-
-    Raises:
-        UsageError: they cannot meet as the settings say.
-    """
+    """Return the machines of a run, which our launcher brings together. Raises ``UsageError``."""
     if settings.num_nodes == 1:
         return Nodes()
     if settings.max_restarts:
@@ -81,11 +74,7 @@ def nodes_of(settings: TrainSettings) -> Nodes:
 
 
 def device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
-    """Return the devices of this machine to use, of the ``available`` ones.
-
-    Raises:
-        UsageError: ``--device-list`` is no list of different numbers.
-    """
+    """Return the devices of this machine to use, of the ``available`` ones. Raises ``UsageError``."""
     if settings.device_list is not None:
         try:
             numbers = tuple(int(part) for part in settings.device_list.split(","))
@@ -100,18 +89,6 @@ def device_numbers(settings: TrainSettings, available: int) -> tuple[int, ...]:
     if settings.devices is None and settings.multiprocessing_distributed:
         return tuple(range(max(1, available)))
     return tuple(range(settings.devices or 1))
-
-
-def num_nodes_of(asked: str | None, fresh: Resolved | None, given: Mapping[str, Any]) -> int:
-    """Return the number of machines of a start, of which ``asked`` is what it resumes."""
-    if fresh is not None:
-        return fresh.settings.num_nodes
-    if "num_nodes" in given:
-        return int(given["num_nodes"])
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads((Path(str(asked)) / CONFIG).read_text())
-        return int(renamed(stored["settings"])["num_nodes"])
-    return 1
 
 
 @contextlib.contextmanager

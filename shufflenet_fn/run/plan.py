@@ -28,21 +28,20 @@ from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.mixing import check_pairs
 from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.distributed.world import Nodes, World
+from shufflenet_fn.model.config import get_config
 from shufflenet_fn.run import build
 from shufflenet_fn.run.backend_choice import choose_backend, step_case
-from shufflenet_fn.run.build import build_mixing
-from shufflenet_fn.run.directory import CONFIG, check_links, create_run_dir, rewind_to, write_description
-from shufflenet_fn.run.epochs import count_epochs, rate_jump
-from shufflenet_fn.run.lock import locked, not_locked
-from shufflenet_fn.run.machines import (
-    device_numbers,
-    naming_node_rank,
-    nodes_of,
-    num_nodes_of,
-    under_torchrun,
+from shufflenet_fn.run.directory import (
+    CONFIG,
+    check_links,
+    create_run_dir,
+    locked,
+    rewind_to,
+    write_description,
 )
-from shufflenet_fn.run.manifest import check_classes
-from shufflenet_fn.run.resume import AUTO, Found, Resume, find_resume, find_run, run_of
+from shufflenet_fn.run.epochs import count_epochs, rate_jump
+from shufflenet_fn.run.machines import device_numbers, naming_node_rank, nodes_of, under_torchrun
+from shufflenet_fn.run.resume import AUTO, Found, Lock, Resume, check_classes, find_resume, find_run, run_of
 from shufflenet_fn.run.resumed_settings import resumed_settings, stored_settings
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
@@ -101,8 +100,7 @@ def prepare_run(
         preset, config_file: where the others come from.
         argv: the command, for the record.
         held: takes the lock of the run directory, to be kept for the life of the run.
-        world: set when torchrun started this process: the number of processes is torchrun's, and the run
-            directory must be named, since ranks cannot agree on a free one.
+        world: set if torchrun started this process.
 
     Raises:
         UsageError, DeviceError, UserError: with the one thing that is wrong.
@@ -121,8 +119,9 @@ def prepare_run(
         )
     rank = fresh.settings.node_rank if fresh else given.get("node_rank", 0)
     is_main = rank == 0 if world is None else world.is_main
-    lock = locked if is_main else not_locked
-    node_rank_missing = world is None and "node_rank" not in given and num_nodes_of(asked, fresh, given) > 1
+    lock: Lock = locked if is_main else lambda run_dir: contextlib.nullcontext()
+    num_nodes = fresh.settings.num_nodes if fresh else given.get("num_nodes", 1)
+    node_rank_missing = world is None and "node_rank" not in given and num_nodes > 1
     found = Found()
     with naming_node_rank(node_rank_missing):
         if asked == AUTO:
@@ -190,7 +189,6 @@ def _asked(given: Mapping[str, Any], world: World | None) -> str | None:
 def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = True) -> RunPlan:
     """Check ``resolved`` against this machine and its data. The run directory is not made yet.
 
-    With ``resume`` the weights come from the checkpoint: the run's pretrained weights may no longer exist.
     ``meets``: whether machines must still connect to each other; torchrun has done this if it started us.
 
     Raises:
@@ -237,7 +235,7 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
     warnings = []
     if settings.compile and runtime.compiling is not None:
         warnings.append(runtime.compiling)
-    warnings.extend(_of_float32(settings, runtime))
+    warnings += _of_float32(settings, runtime)
     if runtime.shares and len(devices) > runtime.device_count():
         warnings.append(
             f"{len(devices)} processes share {runtime.device_count()} cores; this is slower than "
@@ -260,25 +258,21 @@ def plan_run(resolved: Resolved, *, resume: Resume | None = None, meets: bool = 
         warnings.append(f"--freeze {settings.freeze} without --pretrained freezes random weights.")
     if settings.loss_scale != "auto":
         parse_loss_scaling(settings.loss_scale)
-    if build_mixing(settings) is not None:
+    if build.build_mixing(settings) is not None:
         check_pairs(global_batch(settings, world_size), world_size)
     data = build.open_data(settings, note=notes.append)
-    train, _ = data
+    train, content = data[0], resume.content if resume else None
     if resume is not None:
         check_classes(resume.manifest, train.classes)
-    content = None if resume is None else resume.content
+    config = get_config(settings.arch, num_classes=num_classes_of(settings, train))
     epochs = count_epochs(settings, world_size, len(train), content)
-    config = build.build_config(settings, num_classes_of(settings, train))
     # Build once here, so that a mismatch is refused before anything is created or rewound.
     pretrained = None
     if resume is not None:
         pretrained = Source(Path(), resume.manifest.get("pretrained_sha256"))
-        jump = rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
-        warnings += [] if jump is None else [jump]
+        warnings += rate_jump(resume.manifest, stored_settings(resume), settings, epochs)
         optimizer = build.build_optimizer(settings, build.build_schedule(settings, *epochs))
-        build.build_state(
-            settings, config, optimizer, torch.device("cpu"), resume=resume.content, pretrained=None
-        )
+        build.build_state(settings, config, optimizer, torch.device("cpu"), resume=resume.content)
     elif settings.pretrained is not None:
         pretrained = find_weights(settings.pretrained, arch=settings.arch)
         notes += pretrained.notes

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from shufflenet_fn.checkpoint.format import MANIFEST, step_of
+from shufflenet_fn.checkpoint.format import MANIFEST, DamagedCheckpoint, step_of
 from shufflenet_fn.checkpoint.inventory import checkpoints, checkpoints_of, lies_in, links, newest_good
 from shufflenet_fn.checkpoint.read import Content, read_checkpoint, read_manifest
 from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.data.paths import printable
 from shufflenet_fn.model.config import PREFIX
-from shufflenet_fn.run.directory import CONFIG, RESULTS
+from shufflenet_fn.run.directory import CONFIG, RESULTS, runs_in
 from shufflenet_fn.run.epochs import Epochs, epochs_of
-from shufflenet_fn.run.manifest import checked_manifest
 from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 AUTO: Final = "auto"
@@ -72,12 +71,7 @@ def find_resume(path: Path, lock: Lock, held: contextlib.ExitStack) -> Found:
     """Return what ``--resume path`` continues from; ``path`` is a run directory or a checkpoint.
 
     For a run directory, the newest undamaged checkpoint is used. A checkpoint outside a run directory, such
-    as a copy, gets a new run directory.
-
-    Args:
-        path: what to resume.
-        lock: locks the run directory before anything in it is read.
-        held: keeps the lock.
+    as a copy, gets a new run directory. ``held`` keeps the lock, which is taken before anything is read.
 
     Raises:
         UsageError: nothing to resume there.
@@ -101,18 +95,16 @@ def find_run(settings: TrainSettings, lock: Lock, held: contextlib.ExitStack) ->
 
     With ``--run-dir``, the run continues there if it has a checkpoint. If none of its checkpoints is usable,
     an error is raised, because a new start would silently discard the training so far. Otherwise the newest
-    unfinished ``OUTPUT/ARCH-NNN`` with an undamaged checkpoint is used, and skipped ones are named. ``lock``
-    and ``held`` are as for ``find_resume``.
+    unfinished ``OUTPUT/ARCH-NNN`` with an undamaged checkpoint is used, and skipped ones are named.
 
     Raises:
         UserError: another run holds it, or all checkpoints of ``--run-dir`` are damaged.
     """
     if settings.run_dir is not None:
         return _find_in(Path(settings.run_dir), lock, held)
-    name = settings.arch.removeprefix(PREFIX)
     notes: list[str] = []
     done: list[Path] = []
-    for path in _newest_first(Path(settings.output), name):
+    for _, path in runs_in(Path(settings.output), settings.arch):
         try:
             folder = checkpoints_of(path)
             if not _has_any(folder):
@@ -135,18 +127,14 @@ def find_run(settings: TrainSettings, lock: Lock, held: contextlib.ExitStack) ->
                 held.push(taken.pop_all())
                 return found
             notes.append(_unusable(path, skipped))
-    return Found(
-        notes=(
-            *notes,
-            f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a good "
-            "checkpoint, so this is a start"
-            + (
-                f"; {done[0]} is done, and goes on with --resume {done[0]} and more --epochs or --max-steps"
-                if done
-                else ""
-            ),
-        )
+    name = settings.arch.removeprefix(PREFIX)
+    start = (
+        f"--resume auto: no run {name}-NNN in {settings.output} is unfinished and has a good checkpoint, so "
+        "this is a start"
     )
+    if done:
+        start += f"; {done[0]} is done, and goes on with --resume {done[0]} and more --epochs or --max-steps"
+    return Found(notes=(*notes, start))
 
 
 def _find_in(path: Path, lock: Lock, held: contextlib.ExitStack) -> Found:
@@ -170,11 +158,6 @@ def _unusable(path: Path, reasons: Sequence[str]) -> str:
 
 def _has_any(folder: Path) -> bool:
     return bool(checkpoints(folder) or links(folder))
-
-
-def _checked(content: Content, run_dir: Path | None) -> Resume:
-    checked_manifest(content.manifest, content.path)
-    return Resume(content, run_dir)
 
 
 def run_of(checkpoint: Path) -> Path | None:
@@ -241,19 +224,78 @@ def _epochs_in(run_dir: Path) -> Epochs | None:
     with contextlib.suppress(UserError):  # where the folder itself cannot be read
         for checkpoint in checkpoints(checkpoints_of(run_dir)):
             with contextlib.suppress(UserError):
-                return epochs_of(checked_manifest(read_manifest(checkpoint), checkpoint))
+                return epochs_of(_checked_manifest(read_manifest(checkpoint), checkpoint))
     return None
 
 
-def _newest_first(output: Path, name: str) -> list[Path]:
-    if not output.is_dir():
-        return []
-    numbered = [
-        (int(match.group(1)), entry)
-        for entry in output.iterdir()
-        if (match := re.fullmatch(re.escape(name) + r"-(\d+)", entry.name)) and entry.is_dir()
+# ---------------------------------------------------------------------- what its manifest must hold
+
+
+def check_classes(manifest: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Raise ``UsageError`` unless labels still mean what the weights learned. ``classes``: of the data."""
+    if list(classes) != manifest["classes"]:
+        changed = list(map(printable, sorted(set(classes) ^ set(manifest["classes"]))))
+        raise UsageError(
+            f"the data has other classes than the run had ({', '.join(changed[:5]) or 'their order'}). "
+            "Restore the data, or start a new run with --pretrained."
+        )
+
+
+def _checked(content: Content, run_dir: Path | None) -> Resume:
+    _checked_manifest(content.manifest, content.path)
+    return Resume(content, run_dir)
+
+
+_OF_A_RUN: Mapping[str, tuple[type, ...]] = {
+    "arch": (str,),
+    "classes": (list,),
+    "epoch": (int,),
+    "steps_per_epoch": (int,),
+    "unfinished": (dict, type(None)),
+    "skipped_in_a_row": (int,),
+    "best": (dict, type(None)),
+    "scores": (dict, type(None)),
+    "device": (str,),
+    "backend": (str,),
+    "lanes": (int,),
+    "global_batch": (int,),
+    "threads": (int,),
+    "identity": (dict,),
+    "settings": (dict,),
+    "origin": (dict,),
+    "preset": (str, type(None)),
+}
+
+
+def _checked_manifest(manifest: dict[str, Any], checkpoint: Path) -> dict[str, Any]:
+    """Return ``manifest`` after checking that a run can resume from it.
+
+    Hashes do not tell: anyone can compute them.
+    """
+    wrong = [
+        name for name, types in _OF_A_RUN.items() if name not in manifest or type(manifest[name]) not in types
     ]
-    return [entry for _, entry in sorted(numbered, reverse=True)]
+    wrong += [
+        name
+        for name, fields in (
+            ("unfinished", ("steps", "skipped", "loss", "accuracy1", "accuracy5")),
+            ("best", ("accuracy1", "epoch")),
+        )
+        if isinstance(part := manifest.get(name), dict)
+        and (set(part) != set(fields) or not all(type(v) in (int, float) for v in part.values()))
+    ]
+    if "classes" not in wrong and not all(type(name) is str for name in manifest["classes"]):
+        wrong.append("classes")
+    wrong += [
+        name
+        for name in ("steps_per_epoch", "lanes", "global_batch", "threads")
+        if name not in wrong and not 1 <= manifest[name] < 10**18
+    ]
+    if wrong:
+        raise DamagedCheckpoint(
+            checkpoint, f"it is not of a training run, as {', '.join(wrong)} in its manifest shows"
+        )
+    return manifest
 
 
 # ------------------------------------------------------------------------ restart after a failure
@@ -270,7 +312,8 @@ def newest_of(run_dir: Path, resume: Resume | None) -> tuple[Resume | None, list
     """
     folder = checkpoints_of(run_dir)
     content, skipped = newest_good(folder, known=None if resume is None else resume.content)
-    if resume is not None and not _is_listed(folder, resume.checkpoint):
+    listed = resume and lies_in(folder, resume.checkpoint) and step_of(resume.checkpoint.name) is not None
+    if resume is not None and not listed:
         if content is None or resume.step > content.manifest["step"]:
             return resume, skipped
     elif content is None and skipped:
@@ -278,12 +321,12 @@ def newest_of(run_dir: Path, resume: Resume | None) -> tuple[Resume | None, list
     return None if content is None else _checked(content, run_dir), skipped
 
 
-def same_or_read(job_resume: Resume | None, chosen: Chosen | None, run_dir: Path) -> Resume | None:
-    """Return the checkpoint that rank 0 has ``chosen``: ``job_resume`` if it is the same, else read it."""
+def same_or_read(own: Resume | None, chosen: Chosen | None, run_dir: Path) -> Resume | None:
+    """Return the checkpoint that rank 0 has ``chosen``: ``own`` if it is the same, else read it."""
     if chosen is None:
         return None
-    if job_resume is not None and job_resume.content.fingerprint == chosen.fingerprint:
-        return job_resume._replace(content=job_resume.content._replace(path=chosen.checkpoint))
+    if own is not None and own.content.fingerprint == chosen.fingerprint:
+        return own._replace(content=own.content._replace(path=chosen.checkpoint))
     return _checked(read_checkpoint(chosen.checkpoint), run_dir)
 
 
@@ -292,8 +335,3 @@ class Chosen(NamedTuple):
 
     checkpoint: Path
     fingerprint: str
-
-
-def _is_listed(folder: Path, checkpoint: Path) -> bool:
-    """Return whether ``checkpoint`` is one that ``newest_good(folder)`` looks at."""
-    return lies_in(folder, checkpoint) and step_of(checkpoint.name) is not None

@@ -127,17 +127,11 @@ def pin_backend(resolved: Resolved, manifest: Mapping[str, Any], device: str) ->
     return resolved._replace(settings=settings, origin=origin), [f"backend {name}: {KEPT}"]
 
 
-def idle_cores(settings_origin: str | None, threads: int, cores: int) -> str | None:
-    """Return a note if the compute threads that were kept are not as many as a process has cores.
-
-    Args:
-        settings_origin: where the setting ``threads`` came from.
-        threads: of a process.
-        cores: a process's share of this machine's.
-    """
+def idle_cores(settings_origin: str | None, threads: int, cores: int) -> list[str]:
+    """Return a note if the compute threads that were kept are not as many as a process has ``cores``."""
     if settings_origin != KEPT or threads == cores:
-        return None
-    return (
+        return []
+    return [
         f"{threads} compute threads, {KEPT}, on {cores} cores for each process: --threads {cores} may be "
         "faster here, but rounds sums otherwise"
-    )
+    ]

@@ -17,13 +17,11 @@ from shufflenet_fn.checkpoint.write import save_checkpoint
 from shufflenet_fn.config.derived import microbatches_of
 from shufflenet_fn.distributed.group import Agreement, RanksDiffer, group_store, tree_digest
 from shufflenet_fn.io import Disk, finite
-from shufflenet_fn.model.channel_order import to_canonical
 from shufflenet_fn.model.config import frozen_parts
 from shufflenet_fn.run.directory import METRICS
 from shufflenet_fn.run.events import CheckpointSaved
 from shufflenet_fn.run.timing import EpochSums
 from shufflenet_fn.run.training import Training
-from shufflenet_fn.training.flat_state import unflatten_state
 
 
 class Progress(NamedTuple):
@@ -52,7 +50,7 @@ def fixed_part(run: Training) -> dict[str, Any]:
         "steps_per_epoch": run.epochs.length,
         "global_batch": run.global_batch,
         "device": run.plan.device,
-        "backend": run.backend,
+        "backend": run.plan.backend,
         "lanes": microbatches_of(settings, run.world.size),
         "threads": torch.get_num_threads(),
         "identity": run.identity,
@@ -68,7 +66,7 @@ def changing_part(run: Training, progress: Progress) -> dict[str, Any]:
     unfinished = progress.unfinished
     return {
         "epoch": progress.epoch,
-        "unfinished": None if unfinished is None else unfinished._asdict(),
+        "unfinished": unfinished._asdict() if unfinished else None,
         "skipped_in_a_row": run.skipped_in_a_row,
         "best": run.best._asdict() if run.best else None,
         "scores": finite(run.last._asdict()) if run.last and progress.evaluated else None,
@@ -133,16 +131,14 @@ class Saver:
 
     def save(self, taken: PendingCheckpoint, progress: Progress, *, is_best: bool = False) -> None:
         """Queue ``taken`` for writing. Returns at once."""
-        start = time.perf_counter()
         about = {**self._about, **changing_part(self._run, progress)}
 
         def task() -> None:
             try:
-                self._write(taken, about, is_best, blocked_s)
+                self._write(taken, about, is_best)
             finally:
                 taken.snapshot.release()
 
-        blocked_s = taken.blocked_s + time.perf_counter() - start
         self._writer.submit(task)
 
     def report(self) -> None:
@@ -177,23 +173,20 @@ class Saver:
             if isinstance(self._writer.error, RanksDiffer) and error is not self._writer.error:
                 raise self._writer.error from error
 
-    def _write(
-        self, taken: PendingCheckpoint, about: dict[str, Any], is_best: bool, blocked_s: float
-    ) -> None:
+    def _write(self, taken: PendingCheckpoint, about: dict[str, Any], is_best: bool) -> None:
         run, start = self._run, time.perf_counter()
         state = taken.snapshot.state()
         if run.world.size > 1:
             self._agreement.check(tree_digest(state), f"the state after step {taken.step}")
         if not run.world.is_main:
             return
-        plain = unflatten_state(state)
         # What the log says of the time before this checkpoint must not be lost where it is kept.
         if (run.plan.run_dir / METRICS).exists():
             self._disk.flush(run.plan.run_dir / METRICS)
         path = save_checkpoint(
             self._folder,
             run.config,
-            to_canonical(run.config, plain) if run.permuted else plain,
+            run.canonical(state),
             about,
             generators=taken.generators,
             disk=self._disk,
@@ -205,5 +198,5 @@ class Saver:
         size = sum(file.stat().st_size for file in path.iterdir())
         seconds = time.perf_counter() - start
         self._saved.append(
-            CheckpointSaved(taken.step, about["epoch"], path.name, size, blocked_s, seconds, is_best)
+            CheckpointSaved(taken.step, about["epoch"], path.name, size, taken.blocked_s, seconds, is_best)
         )

@@ -47,10 +47,8 @@ class Stopped(NamedTuple):
 
 def stopping_text(number: int) -> str:
     """Return the message for signal ``number``, which asks for a stop."""
-    return (
-        f"{signal.Signals(number).name}: stopping after the steps under way, and saving. A second signal "
-        "stops at once."
-    )
+    name = signal.Signals(number).name
+    return f"{name}: stopping after the steps under way, and saving. A second signal stops at once."
 
 
 def at_once_text(number: int, run_dir: Path) -> str:
@@ -65,8 +63,6 @@ def at_once_text(number: int, run_dir: Path) -> str:
 
 class Stopping:
     """Tell whether this rank was asked to stop, and write its heartbeats.
-
-    ``asked`` reads a byte and, with a deadline, a clock. The cost is negligible.
 
     Args:
         slot: this rank's slot in the launcher's heartbeat table.

@@ -54,7 +54,6 @@ class TimeMeter:
 
     @property
     def steps(self) -> int:
-        """Measured steps."""
         return max(0, self._seen - self._skip)
 
     def add(self, times: StepTimes) -> None:
@@ -69,17 +68,11 @@ class TimeMeter:
 
 
 class EpochMeter:
-    """Collect the steps of one epoch.
+    """Collect the steps of one epoch, of which ``steps`` are to come.
 
     FPS is the original's: global batch / mean step time, waiting for data included, without the first
     10 steps of the epoch. An epoch of 10 steps or fewer skips only its first step, where the original
-    prints nothing at all.
-
-    Args:
-        global_batch: images of a step.
-        steps: steps to come.
-        before: sums of the epoch before this start resumed it. Times are not included: they are counted per
-            start.
+    prints nothing at all. ``before``: sums of the epoch before this start resumed it.
     """
 
     def __init__(self, global_batch: int, steps: int, before: EpochSums | None = None) -> None:
@@ -91,7 +84,7 @@ class EpochMeter:
         """Steps of the epoch so far, those before this start included, and those whose update was skipped."""
 
     def add(self, times: StepTimes, metrics: tuple[float, float, float], skipped: bool) -> None:
-        """Add a step: its times, its (loss, accuracy1, accuracy5), and whether its update was skipped."""
+        """Add a step. ``metrics``: loss, accuracy1, accuracy5."""
         self.steps += 1
         if skipped:
             # Its loss may be infinite; one such step must not blind the mean of the epoch.
@@ -102,7 +95,6 @@ class EpochMeter:
 
     @property
     def sums(self) -> EpochSums:
-        """What the epoch has come to so far."""
         return EpochSums(self.steps, self.skipped, *self._sums)
 
     @property
@@ -116,7 +108,6 @@ class EpochMeter:
 
     @property
     def mean_times(self) -> StepTimes:
-        """Mean of the measured steps; zeros before there is one."""
         return self._times.mean_times
 
     @property
@@ -267,16 +258,9 @@ T = TypeVar("T")
 def profiled(
     batches: Iterator[T], folder: str | None, steps: int, runtime: Runtime, reporter: Reporter
 ) -> Iterator[Iterator[T]]:
-    """Yield ``batches`` with the steps that use them recorded in ``folder``, if there is one.
+    """Yield ``batches``, of ``steps`` steps, with some of the steps recorded in ``folder`` if there is one.
 
     A step is what happens between one ``next`` and the following.
-
-    Args:
-        batches: one for each step.
-        folder: where traces go; ``None`` for none.
-        steps: how many will be taken.
-        runtime: whose profiler records.
-        reporter: told which steps were recorded and where.
 
     Raises:
         UserError: the folder cannot be written.

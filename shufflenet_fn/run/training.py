@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -28,16 +28,13 @@ from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.transforms import EvalTransform, TrainTransform
 from shufflenet_fn.distributed.reduce import mean_over_ranks
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts
+from shufflenet_fn.model.channel_order import in_order_of, to_canonical
+from shufflenet_fn.model.config import ShuffleNetConfig, frozen_parts, get_config
 from shufflenet_fn.run import build
-from shufflenet_fn.run.bad_data import BadImageFile, bad_images_of
 from shufflenet_fn.run.bottleneck import Bottleneck
-from shufflenet_fn.run.build import build_augmentation, build_mixing
 from shufflenet_fn.run.epochs import Epochs, count_epochs
 from shufflenet_fn.run.events import Reporter
-from shufflenet_fn.run.fingerprint import fingerprint_of
-from shufflenet_fn.run.manifest import differences, last_scores
+from shufflenet_fn.run.fingerprint import differences, fingerprint_of
 from shufflenet_fn.run.plan import RunPlan
 from shufflenet_fn.run.stopping import Stopping
 from shufflenet_fn.run.timing import EpochSums, Scores, StepClock, TimeMeter
@@ -48,7 +45,7 @@ from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn.training.optim import GradientTransformation
 from shufflenet_fn.training.schedules import Schedule
 from shufflenet_fn.training.state import TrainState
-from shufflenet_fn.training.step import TrainStep, make_train_step, no_reduce
+from shufflenet_fn.training.step import Reduce, TrainStep, make_train_step, no_reduce
 from shufflenet_fn_backends.registry import get_backend
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -64,15 +61,18 @@ class Best(NamedTuple):
 
 @dataclasses.dataclass
 class Training:
-    """Objects and state of the training loop. The loop replaces ``state`` and ``best``.
+    """Objects and state of the training loop. The loop replaces ``state`` and the fields after it.
+
+    ``stop``: the number of updates at which this start ends.
 
     ``state`` is kept in the layout that trains fastest: in the backend's channel order, and flattened into a
-    few buffers on devices where kernel launches are expensive. ``plain_state`` is the state as a tree.
+    few buffers on devices where kernel launches are expensive.
     """
 
     plan: RunPlan
     world: World
     reporter: Reporter
+    stopping: Stopping
     runtime: Runtime
     device: torch.device
     config: ShuffleNetConfig
@@ -83,24 +83,24 @@ class Training:
     train_transform: TrainTransform
     eval_transform: EvalTransform
     image_reader: NativeReader | None
-    schedule: Schedule
-    scaling: LossScaling
-    backend: str
-    permuted: bool
-    train_step: TrainStep
-    make_step: Callable[[GradientTransformation], TrainStep]
-    max_bad_steps: int
-    predictor: build.Predictor
-    clock: StepClock
-    waits: TimeMeter
-    threads: int
     feed: DeviceFeed
     eval_feed: DeviceFeed
+    threads: int
     epochs: Epochs
+    stop: int
     global_batch: int
-    state: TrainState
-    best: Best | None
+    schedule: Schedule
+    scaling: LossScaling
+    max_bad_steps: int
+    make_step: Callable[[GradientTransformation], TrainStep]
+    train_step: TrainStep
+    predictor: build.Predictor
+    permuted: bool
     identity: dict[str, Any]
+    clock: StepClock
+    waits: TimeMeter
+    state: TrainState
+    best: Best | None = None
     last: Scores | None = None
     bottleneck: Bottleneck | None = None
     skipped_in_a_row: int = 0
@@ -110,9 +110,10 @@ class Training:
         """Return the learning rate of the update ``step``."""
         return float(self.schedule(torch.tensor(step)))
 
-    @property
-    def plain_state(self) -> TrainState:
-        return unflatten_state(self.state)
+    def canonical(self, state: TrainState) -> TrainState:
+        """Return ``state`` as a tree in canonical channel order, as checkpoints have it."""
+        plain = unflatten_state(state)
+        return to_canonical(self.config, plain) if self.permuted else plain
 
     def take_unfinished(self) -> EpochSums:
         """Return the sums of the epoch that the run was resumed in; empty ones for later epochs."""
@@ -126,66 +127,70 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
     runtime = runtime_of(plan.device)
     device = runtime.device(plan.devices[world.local_rank])
     train_set, eval_set = plan.data or build.open_data(settings, note=reporter.note)
-    config = build.build_config(settings, num_classes_of(settings, train_set))
-    batch = global_batch(settings, world.size)
-    policy, scaling = build.build_precision(settings)
+    config = get_config(settings.arch, num_classes=num_classes_of(settings, train_set))
     resume = plan.resume.content if plan.resume else None
     epochs = count_epochs(settings, world.size, len(train_set), resume)
+    total = epochs.start(settings.epochs)
+    policy, scaling = build.build_precision(settings)
     schedule = build.build_schedule(settings, *epochs)
     optimizer = build.build_optimizer(settings, schedule)
+
+    # The state: fresh, pretrained or that of a checkpoint.
     # Training does not use these generators, but a user's loss may; some devices seed theirs by the clock.
     torch.manual_seed(settings.seed)
     pretrained = plan.pretrained.path if plan.pretrained else None
     state, notes = build.build_state(
         settings, config, optimizer, device, resume=resume, pretrained=pretrained
     )
-    warnings, best = list(plan.warnings), None
-    unfinished, skipped_in_a_row, last = None, 0, None
-    backend = get_backend(plan.backend)
     reader = choose_image_reader(settings.image_reader).reader
     identity = fingerprint_of(
         runtime,
         settings,
         world,
-        backend=backend.name,
+        backend=plan.backend,
         image_reader="python" if reader is None else "native",
         train_set=train_set,
     )
+    warnings = list(plan.warnings)
     if plan.resume is not None:
-        manifest, content = plan.resume.manifest, plan.resume.content
-        warnings += differences(manifest, identity, epochs=epochs, bn_stats=settings.bn_stats)
-        restore_generators(content.files.get(GENERATORS, {}), runtime)
-        content.release()
-        stored = manifest["best"]
-        skipped_in_a_row, last = manifest["skipped_in_a_row"], last_scores(manifest)
-        unfinished = EpochSums(**manifest["unfinished"]) if manifest["unfinished"] else None
-        if stored and pointed_to(checkpoints_of(plan.run_dir), BEST) is not None:
-            best = Best(**stored)
+        warnings += differences(plan.resume.manifest, identity, epochs=epochs, bn_stats=settings.bn_stats)
+        restore_generators(plan.resume.content.files.get(GENERATORS, {}), runtime)
+        plan.resume.content.release()
     if world.is_main:
         for note in (*plan.notes, *notes):
             reporter.note(note)
         for warning in warnings:
             reporter.warning(warning)
-    clock = StepClock(device, READ_BACK)
+    frozen = frozen_parts(settings.freeze)
+    backend = get_backend(plan.backend)
+    state, computing = in_order_of(config, state, backend)
+    if runtime.flat_state:
+        state = flatten_state(state, frozen)
+
+    # How batches come to the device.
+    batch = global_batch(settings, world.size)
+    threads = loader_threads(settings.workers, world.local_size)
     train_transform, eval_transform = build.build_transforms(settings)
+    memory_formats = {"nchw": torch.contiguous_format, "channels_last": torch.channels_last}
     prepare = build.build_prepare(
-        build.memory_format_of(settings.memory_format, runtime),
+        memory_formats.get(settings.memory_format, runtime.memory_format),
         device,
         # A step is done with a microbatch's images before it prepares the next. A compiled one allocates.
         reuse=device.type == "cpu" and not settings.compile,
         native=reader,
     )
-    frozen = frozen_parts(settings.freeze)
-    state, computing = in_order_of(config, state, backend)
-    if runtime.flat_state:
-        state = flatten_state(state, frozen)
-    bad_images = functools.partial(
-        bad_images_of,
-        on_bad_image=settings.on_bad_image,
-        max_bad=settings.max_bad,
-        record=BadImageFile(plan.run_dir, world.rank).record,
-    )
-    threads = loader_threads(settings.workers, world.local_size)
+    bad_file = plan.run_dir / f"bad_images{f'.rank{world.rank}' if world.rank else ''}.jsonl"
+
+    def feed(images: int) -> DeviceFeed:
+        return DeviceFeed(device, Layout(images, settings.image_size), ahead=prefetch_of(threads))
+
+    # The step.
+    clock = StepClock(device, READ_BACK)
+    max_bad = max_bad_steps(settings, scaling)
+    reduce: Reduce = no_reduce
+    if world.size > 1:
+        timing = stopping.waiting_and(clock.collective)
+        reduce = mean_over_ranks(world.size, world.rank, bn_stats=settings.bn_stats, timing=timing)
     make_step = functools.partial(
         make_train_step,
         config,
@@ -199,25 +204,31 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
         prepare=prepare,
         stats_in_kernel=stats_in_kernel(settings, runtime),
     )
-    max_bad = max_bad_steps(settings, scaling)
-    return Training(
+    run = Training(
         plan=plan,
         world=world,
         reporter=reporter,
+        stopping=stopping,
         runtime=runtime,
         device=device,
         config=config,
         train_set=train_set,
         eval_set=eval_set,
-        bad_train=bad_images(train_set),
-        bad_eval=bad_images(eval_set),
+        bad_train=build.bad_images_of(train_set, settings, bad_file),
+        bad_eval=build.bad_images_of(eval_set, settings, bad_file),
         train_transform=train_transform,
         eval_transform=eval_transform,
         image_reader=reader,
+        feed=feed(batch // world.size),
+        eval_feed=feed(eval_batch_size(settings, world)),
+        threads=threads,
+        epochs=epochs,
+        stop=min(total, settings.max_steps or total),
+        global_batch=batch,
         schedule=schedule,
         scaling=scaling,
-        backend=backend.name,
-        permuted=computing is not backend,
+        max_bad_steps=max_bad,
+        make_step=make_step,
         train_step=make_step(
             optimizer,
             loss_scaling=scaling,
@@ -225,34 +236,32 @@ def build_training(plan: RunPlan, world: World, reporter: Reporter, stopping: St
             overflow=runtime.overflow(),
             # The only bad step of a run is undone by the host, which keeps the state before it.
             skip_bad=max_bad > 1,
-            reduce=no_reduce
-            if world.size == 1
-            else mean_over_ranks(
-                world.size,
-                world.rank,
-                bn_stats=settings.bn_stats,
-                timing=stopping.waiting_and(clock.collective),
-            ),
+            reduce=reduce,
         ),
-        make_step=make_step,
-        max_bad_steps=max_bad,
         predictor=build.build_predictor(config, backend=computing, policy=policy, prepare=prepare),
+        permuted=computing is not backend,
+        identity=identity,
         clock=clock,
         waits=TimeMeter(),
-        threads=threads,
-        feed=DeviceFeed(device, Layout(batch // world.size, settings.image_size), ahead=prefetch_of(threads)),
-        eval_feed=DeviceFeed(
-            device, Layout(eval_batch_size(settings, world), settings.image_size), ahead=prefetch_of(threads)
-        ),
-        epochs=epochs,
-        global_batch=batch,
         state=state,
-        best=best,
-        identity=identity,
-        last=last,
-        skipped_in_a_row=skipped_in_a_row,
-        unfinished=unfinished,
     )
+    if plan.resume is not None:
+        _restore(run, plan.resume.manifest)
+    return run
+
+
+def _restore(run: Training, manifest: Mapping[str, Any]) -> None:
+    """Set what the manifest of a checkpoint says of the run beside its state."""
+    best, scores, unfinished = manifest["best"], manifest["scores"], manifest["unfinished"]
+    run.skipped_in_a_row = manifest["skipped_in_a_row"]
+    if unfinished:
+        run.unfinished = EpochSums(**unfinished)
+    if best and pointed_to(checkpoints_of(run.plan.run_dir), BEST) is not None:
+        run.best = Best(**best)
+    if scores and scores.keys() == set(Scores._fields):
+        numbers: dict[str, Any] = {key: math.nan if value is None else value for key, value in scores.items()}
+        if all(type(value) in (int, float) for value in numbers.values()):
+            run.last = Scores(**numbers)
 
 
 def eval_batch_size(settings: TrainSettings, world: World) -> int:
@@ -278,8 +287,8 @@ def training_batches(
     return train_loader(
         run.train_set,
         run.train_transform,
-        augment=build_augmentation(settings),
-        mixing=build_mixing(settings),
+        augment=build.build_augmentation(settings),
+        mixing=build.build_mixing(settings),
         repeats=settings.repeats,
         seed=settings.seed,
         global_batch=run.global_batch,

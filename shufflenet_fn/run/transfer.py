@@ -30,11 +30,7 @@ class DeviceFeed:
     """
 
     def __init__(self, device: torch.device, layout: Layout, *, ahead: int) -> None:
-        """Args:
-        device: where batches go.
-        layout: of a full batch.
-        ahead: batches that the loader reads ahead.
-        """
+        """``layout``: of a full batch. ``ahead``: batches that the loader reads ahead."""
         on_cpu = device.type == "cpu"
         held = 1 if on_cpu else UNDER_WAY
         self._buffers = BatchBuffers(ahead + held + 1, layout, page_locked=not on_cpu)

@@ -97,7 +97,8 @@ def verify_resume(
         _run([*train, *limit, "--run-dir", str(folder / "whole")], folder, timeout_s, refused=True)
         say(f"training again, to be killed once the checkpoint of step {saved} is there")
         cut = folder / "cut"
-        _run_and_kill([*train, *limit, "--run-dir", str(cut)], folder, cut, timeout_s)
+        latest = checkpoints_of(cut) / f"{LATEST}.json"
+        _run([*train, *limit, "--run-dir", str(cut)], folder, timeout_s, until=latest)
         left = pointed_to(checkpoints_of(cut), LATEST)
         if left is None or left.name == checkpoint_name(steps):
             raise UserError(f"the run was over before it could be killed. Give it more than --steps {steps}.")
@@ -119,58 +120,41 @@ def _ignore(number: int) -> None:
     pass
 
 
-def _run(command: Sequence[str], folder: Path, timeout_s: float, *, refused: bool = False) -> None:
-    """``refused``: whether it may be refused for its options, which the user gave to the drill."""
-    with (folder / "output.txt").open("w+b") as output:
-        process = _start(command, output.fileno())
-        try:
-            code = process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            raise UserError(
-                f"training did not end within {timeout_s:g} s; its last words: {_tail(folder)}"
-            ) from None
-        finally:
-            _kill(process)
-    if code:
-        raise _failed(code, folder, _REFUSALS.get(code, UserError) if refused else UserError)
+def _run(
+    command: Sequence[str],
+    folder: Path,
+    timeout_s: float,
+    *,
+    until: Path | None = None,
+    refused: bool = False,
+) -> None:
+    """Run ``command`` to its end, or kill it once the file ``until`` exists.
 
-
-def _run_and_kill(command: Sequence[str], folder: Path, run: Path, timeout_s: float) -> None:
-    """Kill all of it once ``latest`` points to a checkpoint, or let it end if that comes first."""
-    latest = checkpoints_of(run) / f"{LATEST}.json"
-    with (folder / "output.txt").open("w+b") as output:
-        process = _start(command, output.fileno())
+    ``refused``: whether it may be refused for its options, which the user gave to the drill.
+    """
+    output = folder / "output.txt"
+    with output.open("w+b") as file:
+        # A session of its own, so that launcher and ranks can be killed together.
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             deadline = time.monotonic() + timeout_s
-            while not latest.exists() and process.poll() is None:
+            while process.poll() is None and not (until and until.exists()):
                 if time.monotonic() > deadline:
-                    raise UserError(
-                        f"no checkpoint was written within {timeout_s:g} s; last words: {_tail(folder)}"
-                    )
+                    what = "did not end" if until is None else "wrote no checkpoint"
+                    raise UserError(f"training {what} within {timeout_s:g} s; last words: {_tail(output)}")
                 time.sleep(_POLL_S)
         finally:
-            _kill(process)
-    if not latest.exists():
-        raise _failed(process.returncode, folder, UserError)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    if process.returncode and not (until and until.exists()):
+        kind = _REFUSALS.get(process.returncode, UserError) if refused else UserError
+        said = _tail(output).removeprefix("error: ")
+        raise kind(f"training failed with exit code {process.returncode}: {said}")
 
 
-def _start(command: Sequence[str], output: int) -> subprocess.Popen[bytes]:
-    # A session of its own, so that launcher and ranks can be killed together.
-    return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-    )
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
-def _failed(code: int, folder: Path, kind: type[UserError]) -> UserError:
-    return kind(f"training failed with exit code {code}: {_tail(folder).removeprefix('error: ')}")
-
-
-def _tail(folder: Path) -> str:
-    lines = (folder / "output.txt").read_text(errors="replace").strip().splitlines()
+def _tail(output: Path) -> str:
+    lines = output.read_text(errors="replace").strip().splitlines()
     return lines[-1] if lines else "none"

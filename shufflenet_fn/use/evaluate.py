@@ -20,8 +20,8 @@ from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.run import build
-from shufflenet_fn.run.bad_data import bad_images_of, bad_names
 from shufflenet_fn.run.evaluation import evaluate
+from shufflenet_fn.run.reporting import bad_names
 from shufflenet_fn.run.stopping import say
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.transfer import DeviceFeed
@@ -112,7 +112,7 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     threads = loader_threads(settings.workers, world.local_size)
     layout = Layout(settings.batch_size, model.size)
     feed = DeviceFeed(device, layout, ahead=prefetch_of(threads))
-    bad = bad_images_of(dataset, on_bad_image=settings.on_bad_image, max_bad=settings.max_bad)
+    bad = build.bad_images_of(dataset, settings)
     with process_group(world, runtime.dist_backend):
         start = time.perf_counter()
         with eval_loader(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,41 +11,21 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.checkpoint.describe import compare
-from shufflenet_fn.checkpoint.read import Content, read_checkpoint
+from shufflenet_fn.checkpoint.read import Content
 from shufflenet_fn.checkpoint.torchvision import to_torchvision
 from shufflenet_fn.model.config import frozen_parts, get_config
 from shufflenet_fn.model.variables import init
+from tests.cli.conftest import check_same, checkpoint, records
 
 Command = Callable[..., Any]
 
 TRAIN = ("train", "--arch", "x0_5", "--image-size", 32, "--device", "cpu", "--threads", 1)
 RECIPE = ("--epochs", 2, "--print-freq", 1, "--ema-decay", 0.9, "--eval-freq", 2, "--lr", 0.02)
 MIXED = ("--mixup", 0.4, "--cutmix", 1, "--auto-augment", "trivial", "--erase", 0.5)
+RAND = ("--auto-augment", "rand", "--rand-ops", 1, "--crop-ratio", 2, "--label-smoothing", 0.1)
+SHOWN_TWICE = ("--repeats", 2, "--mixup", 0.2, *RAND)
 FROZEN = ("--freeze", "conv1,stage3", "--head-lr", 0.1)
 ADAMW = ("--opt", "adamw", "--head-lr", 0.01, "--lr", 0.001, "--freeze", "stage2")
-TIMES = {"time", "times", "mean_times", "fps", "eta_s", "seconds"}
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """``metrics.jsonl`` of training and evaluation without what tells of time."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {name: value for name, value in line.items() if name not in TIMES}
-        for line in lines
-        if line["kind"] in ("train", "epoch", "eval")
-    ]
-
-
-def last(run: Path, step: int) -> Content:
-    return read_checkpoint(run / "checkpoints" / f"step-{step:08d}")
-
-
-def check_same(ours: Path, theirs: Path, step: int) -> None:
-    comparison = compare(last(ours, step), last(theirs, step))
-    assert comparison.tensors > 100
-    assert comparison.identical, comparison.different[:3]
-    assert records(ours) == records(theirs)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +54,7 @@ def data(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         ("folder", 2, ("--backend", "native", "--precision", "O2", "--loss-scale", "dynamic", *ADAMW)),
         ("jpeg", 5, ("--backend", "gather", "--precision", "O1", "--accumulate", 2)),
         # Between two epochs.
-        ("folder", 6, ("--backend", "reference", "--precision", "fp32", "--repeats", 2)),
+        ("folder", 6, ("--backend", "reference", "--precision", "fp32", *SHOWN_TWICE)),
     ],
     ids=["cpu", "routed", "native", "gather", "reference"],
 )
@@ -99,7 +78,7 @@ def test_one_rank(
     assert outcome.code == 0, outcome.err
     assert "since the checkpoint was written" not in outcome.err
     check_same(tmp_path / "cut", tmp_path / "whole", 12)
-    check_frozen(last(tmp_path / "whole", 12))
+    check_frozen(checkpoint(tmp_path / "whole", 12))
 
 
 def check_frozen(content: Content) -> None:
@@ -115,13 +94,13 @@ def check_frozen(content: Content) -> None:
 
 
 def losses(run: Path) -> list[float]:
-    return [record["loss"] for record in records(run) if record["kind"] == "train"]
+    return [record["loss"] for record in records(run, "train")]
 
 
 def check_close(ours: Path, theirs: Path, step: int) -> None:
     """Sums in another order: rounding, grown over a few steps of small batches."""
     assert losses(ours) == pytest.approx(losses(theirs), rel=1e-4)
-    first, second = (last(run, step).files["weights.safetensors"] for run in (ours, theirs))
+    first, second = (checkpoint(run, step).files["weights.safetensors"] for run in (ours, theirs))
     for name, tensor in second.items():
         torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=1e-4)
 

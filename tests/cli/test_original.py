@@ -57,9 +57,12 @@ def test_lines_are_read_as_written(
 
 
 def test_performance_run_and_evaluation(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    line = f"train --data={image_folder} --epoch=1 --warm_up_epochs=5 -b 8 -a x0_5 --image-size 32"
-    code, _, err = command(*shlex.split(line), "--run-dir=r", "--device_num=1", "--max-steps=1")
-    assert code == 0
+    line = f"train {_ALL}{_ONE} --data_path={image_folder} --epoch=1 --warm_up_epochs=5 -b 8 -a x0_5"
+    here = "--workers=4 --image-size 32 --dist-backend=gloo --device cpu --run-dir=r --max-steps=1"
+    more = "--opt-level=O2 --loss-scale=64 --device_num=1"
+    code, out, err = command(*shlex.split(f"{line} {here} {more}"))
+    assert code == 0, err
+    assert "--rdzv-endpoint is not used by one machine" in out
     assert "the warm-up of 5 epochs (command line) is not over when the run is" in err
     code, out, err = command("train", "--evaluate", "--resume=r", "--batch-size=8", "--lr=4")
     assert (code, out[:5]) == (0, "Acc@1") and "warning: --evaluate is shufflenet-fn evaluate" in err

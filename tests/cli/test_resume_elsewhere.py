@@ -20,13 +20,25 @@ from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UsageError, UserError
 from shufflenet_fn.run import plan as planning
-from shufflenet_fn.run.lock import LOCK, RunInUse
-from shufflenet_fn.run.lock import locked as lock_of
-from shufflenet_fn.run.plan import prepare_run
-from shufflenet_fn.run.resume import find_resume, find_run, newest_of
-from tests.cli.conftest import TINY
+from shufflenet_fn.run.directory import LOCK, RunInUse
+from shufflenet_fn.run.directory import locked as lock_of
+from shufflenet_fn.run.plan import RunPlan, prepare_run
+from shufflenet_fn.run.resume import Resume, find_resume, find_run, newest_of
+from tests.cli.conftest import TINY, records
 
 Command = Callable[..., Any]
+
+
+def planned(world: World | None = None, **given: Any) -> RunPlan:
+    with contextlib.ExitStack() as held:
+        return prepare_run(given, preset=None, config_file=None, argv=(), held=held, world=world)
+
+
+def found_in(path: Path) -> Resume:
+    with contextlib.ExitStack() as held:
+        resume = find_resume(path, lock_of, held).resume
+    assert resume is not None
+    return resume
 
 
 @pytest.fixture
@@ -40,7 +52,6 @@ def copy(finished: Path, tmp_path: Path) -> Path:
 def test_copied_checkpoint_starts_new_run_directory(
     command: Command, finished: Path, copy: Path, tmp_path: Path, where: tuple[str, ...], made: str
 ) -> None:
-    """Not the one that the settings name, where the run is that it was copied from."""
     outcome = command("train", "--resume", copy, *where)
     assert outcome.code == 0, outcome.err
     assert f"{copy} lies in no run directory" in outcome.out
@@ -60,9 +71,8 @@ def test_a_checkpoint_named_from_within_its_run(
 
 def test_restart_of_copy_uses_copy_then_own_checkpoint(finished: Path, copy: Path, tmp_path: Path) -> None:
     """Not from the beginning, before its own first checkpoint; later from that, also if the copy is gone."""
-    with contextlib.ExitStack() as held:
-        resume = find_resume(copy, lock_of, held).resume
-    assert resume is not None and resume.checkpoint == copy and resume.run_dir is None
+    resume = found_in(copy)
+    assert resume.checkpoint == copy and resume.run_dir is None
     folder = checkpoints_of(tmp_path / "own")
     folder.mkdir(parents=True)
 
@@ -79,12 +89,10 @@ def test_restart_of_copy_uses_copy_then_own_checkpoint(finished: Path, copy: Pat
 
 
 def test_restart_continues_from_superseded_branch(run: Path) -> None:
-    """Not from a checkpoint of the other branch."""
     folder = checkpoints_of(run)
     third, sixth = (folder / f"step-0000000{step}" for step in (3, 6))
     aside = Path(shutil.copytree(sixth, folder / "superseded-step-00000006"))
-    with contextlib.ExitStack() as held:
-        plan = prepare_run({"resume": str(aside)}, preset=None, config_file=None, argv=(), held=held)
+    plan = planned(resume=str(aside))
     resume = plan.resume
     assert resume is not None
     assert (resume.checkpoint, resume.run_dir, plan.run_dir) == (aside, run, run)
@@ -115,17 +123,14 @@ def test_resume_uses_checkpoints_written_before_lock(
             yield warning
 
     monkeypatch.setattr(planning, "locked", lock)
-    given = {"resume": "auto", "run_dir": str(run), "data": str(image_folder)}
-    given |= {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
-    with contextlib.ExitStack() as held:
-        plan = prepare_run(given, preset=None, config_file=None, argv=(), held=held)
-        assert (run / LOCK).exists()
+    small: dict[str, Any] = {"arch": "x0_5", "image_size": 32, "batch_size": 8, "device": "cpu"}
+    plan = planned(resume="auto", run_dir=str(run), data=str(image_folder), **small)
+    assert (run / LOCK).exists()
     assert plan.resume is not None and plan.resume.checkpoint == saved[2] and saved[2].is_dir()
     assert not list((run / "checkpoints").glob("superseded-*"))
 
 
 def test_resume_finds_checkpoint_killed_between_renames(command: Command, run: Path) -> None:
-    """As between the two renames by which one of the same step takes its place."""
     for step in (6, 9):
         shutil.rmtree(run / "checkpoints" / f"step-0000000{step}")
     last = run / "checkpoints" / "step-00000003"
@@ -140,11 +145,10 @@ def test_resume_finds_checkpoint_killed_between_renames(command: Command, run: P
 def test_a_run_in_use_is_not_read(run: Path) -> None:
     """Its checkpoints come and go; one that went meanwhile would be called damaged."""
     newest = run / "checkpoints" / "step-00000009"
-    given = {"resume": str(run), "clip_norm": 1.0}
-    with contextlib.ExitStack() as held, lock_of(run), pytest.raises(RunInUse):
-        prepare_run(given, preset=None, config_file=None, argv=(), held=held)
-    with contextlib.ExitStack() as held, pytest.raises(UsageError, match="other settings"):
-        prepare_run(given, preset=None, config_file=None, argv=(), held=held)
+    with lock_of(run), pytest.raises(RunInUse):
+        planned(resume=str(run), clip_norm=1.0)
+    with pytest.raises(UsageError, match="other settings"):
+        planned(resume=str(run), clip_norm=1.0)
     assert newest.is_dir()
     with lock_of(run):  # by nobody
         pass
@@ -156,11 +160,7 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
     named, newest = (run / "checkpoints" / f"step-0000000{step}" for step in (3, 9))
     if pruned:
         shutil.rmtree(named)
-    again = World(attempt=1)
-    with contextlib.ExitStack() as held:
-        plan = prepare_run(
-            {"resume": str(named)}, preset=None, config_file=None, argv=(), held=held, world=again
-        )
+    plan = planned(World(attempt=1), resume=str(named))
     assert plan.run_dir == run
     found, skipped = newest_of(run, plan.resume)
     assert found is not None and found.checkpoint == newest and not skipped
@@ -168,9 +168,7 @@ def test_processes_that_torchrun_starts_again(run: Path, pruned: bool) -> None:
 
 @pytest.mark.parametrize("resumed_from_one", [False, True])
 def test_run_with_only_damaged_checkpoints_is_not_restarted(run: Path, resumed_from_one: bool) -> None:
-    """That would be from the beginning, and would give up what was trained."""
-    with contextlib.ExitStack() as held:
-        resume = find_resume(run, lock_of, held).resume
+    resume = found_in(run)
     for checkpoint in (folder := checkpoints_of(run)).iterdir():
         if checkpoint.is_dir():
             (checkpoint / "manifest.json").write_text("{}")
@@ -191,6 +189,9 @@ def test_a_run_that_has_no_checkpoint_yet(command: Command, image_folder: Path, 
     resumed = command("train", "--resume", "run")
     assert resumed.code == 2 and "--run-dir run --resume auto" in resumed.err
     assert command(*train, "--resume", "auto").code == 0
+    # Of the first start the metrics only say that there was one.
+    kinds = [record["kind"] for record in records(tmp_path / "run", "start", "train", "eval")]
+    assert kinds == ["start", "start", "train", "train", "eval"], kinds
 
 
 @pytest.mark.parametrize(
@@ -224,7 +225,6 @@ def test_auto_names_the_finished_run_that_it_passes_over(run: Path, tmp_path: Pa
 
 
 def test_continued_finished_run_is_unfinished(command: Command, run: Path, tmp_path: Path) -> None:
-    """Where it is killed then, ``--resume auto`` must not take it for done."""
     runs = tmp_path / "runs"
     runs.mkdir()
     again = run.rename(runs / "x0_5-001")

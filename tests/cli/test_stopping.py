@@ -1,4 +1,4 @@
-"""A run that is asked to stop, in one process: it saves, says how to go on, and goes on in the same bytes."""
+"""A run that is cut short anywhere saves, says how to go on, and goes on in the same bytes."""
 
 from __future__ import annotations
 
@@ -7,23 +7,29 @@ import json
 import os
 import shutil
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
-import torch
 
+from shufflenet_fn.checkpoint.format import step_of
+from shufflenet_fn.checkpoint.inventory import newest_good
+from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.world import World
-from shufflenet_fn.run.events import EpochTrained, Event, StepDone
+from shufflenet_fn.errors import UserError
+from shufflenet_fn.io import Disk
+from shufflenet_fn.run.events import EpochTrained, Event, Reporter, StepDone
 from shufflenet_fn.run.plan import prepare_run
-from shufflenet_fn.run.rank import Silent, run_rank
+from shufflenet_fn.run.rank import run_rank
 from shufflenet_fn.run.stopping import Stopped
+from tests.cli.conftest import check_same, records
 
 Command = Callable[..., Any]
 
 TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 2, "--device", "cpu")
+# 24 images: epochs of 12 steps.
 RECIPE: dict[str, Any] = {
     "arch": "x0_5",
     "image_size": 32,
@@ -31,12 +37,13 @@ RECIPE: dict[str, Any] = {
     "device": "cpu",
     "epochs": 2,
     "ema_decay": 0.9,
-    "print_freq": 1,
+    "print_freq": 5,
+    "learning_rate": 0.01,
+    "keep": 99,
 }
-FILES = ("weights.safetensors", "ema.safetensors", "state.safetensors")
 
 
-class SignalAt(Silent):
+class SignalAt(Reporter):
     """Has this process sent a signal when an event comes, as a scheduler might at that moment."""
 
     def __init__(self, kind: type, number: int, step: int = 0) -> None:
@@ -47,47 +54,28 @@ class SignalAt(Silent):
             os.kill(os.getpid(), self._number)
 
 
-def run(run_dir: Path, data: Path, display: Silent, **more: Any) -> Any:
+def run(
+    run_dir: Path, data: Path, display: Reporter | None = None, disk: Disk | None = None, **more: Any
+) -> Any:
     given = {**RECIPE, "data": str(data), "run_dir": str(run_dir), **more}
     with contextlib.ExitStack() as held:
         plan = prepare_run(given, preset=None, config_file=None, argv=["train"], held=held)
-        return run_rank(plan, World(), display)
-
-
-def records(run_dir: Path) -> list[dict[str, Any]]:
-    """What a run has logged, without what is of the clock or of one start."""
-    lines = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
-    names = ("kind", "epoch", "step", "loss", "mean_loss", "accuracy1", "num_images", "weights")
-    return [
-        {name: line.get(name) for name in names}
-        for line in lines
-        if line["kind"] in ("train", "epoch", "eval")
-    ]
-
-
-def check_same_end(whole: Path, cut: Path) -> None:
-    for file in FILES:
-        a, b = (
-            safetensors.torch.load_file(path / "checkpoints" / "step-00000024" / file)
-            for path in (whole, cut)
-        )
-        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-    assert records(cut) == records(whole)
+        return run_rank(plan, World(), display or Reporter(), disk=disk)
 
 
 @pytest.fixture(scope="module")
 def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two epochs of twelve steps that nothing has interrupted."""
     path = tmp_path_factory.mktemp("whole") / "run"
-    assert run(path, image_folder, Silent())["steps"] == 24
+    assert run(path, image_folder, checkpoint_freq=5)["steps"] == 24
     return path
 
 
 @pytest.mark.parametrize(
     ("display", "step", "name"),
     [
-        # Step 4 is reported when step 6 is on its way; 7 carries the wish, which is read back with 9.
-        (SignalAt(StepDone, signal.SIGUSR1, 4), 10, "SIGUSR1"),
+        # Step 5 is reported when step 7 is on its way; 8 carries the wish, which is read back with 10.
+        (SignalAt(StepDone, signal.SIGUSR1, 5), 11, "SIGUSR1"),
         (SignalAt(StepDone, signal.SIGHUP, 11), 12, "SIGHUP"),
         # Between the last step of an epoch and its evaluation, which is then left.
         (SignalAt(EpochTrained, signal.SIGTERM), 12, "SIGTERM"),
@@ -104,7 +92,47 @@ def test_run_stopped_anywhere_resumes_byte_identical(
     assert {number: signal.getsignal(number) for number in before} == before
     resumed = command("train", "--resume", "cut")
     assert resumed.code == 0, resumed.err
-    check_same_end(whole, tmp_path / "cut")
+    check_same(tmp_path / "cut", whole, 24)
+
+
+def test_checkpoints_between_epochs(command: Command, tmp_path: Path, whole: Path) -> None:
+    folder = whole / "checkpoints"
+    found = sorted(filter(None, (step_of(path.name) for path in folder.iterdir())))
+    assert found == [5, 10, 12, 15, 20, 24] == [r["step"] for r in records(whole, "checkpoint")]
+    unfinished = {step: read_manifest(folder / f"step-{step:08d}")["unfinished"] for step in found}
+    steps = {step: part and part["steps"] for step, part in unfinished.items()}
+    assert steps == {5: 5, 10: 10, 12: None, 15: 3, 20: 8, 24: None}
+    assert "ms beside training, which waited" in (whole / "log.txt").read_text()
+    costs = json.loads((whole / "results.json").read_text())["checkpoints"]
+    assert costs["written"] == 6 and 0 < costs["blocked_max_s"] <= costs["blocked_s"]
+    # From each of them a run goes on to the same end.
+    run = Path(shutil.copytree(whole, tmp_path / "run"))
+    for step in (20, 5):
+        cut = run / "checkpoints" / f"step-{step:08d}"
+        outcome = command("train", "--resume", cut, "--checkpoint-freq", 0)
+        assert outcome.code == 0, outcome.err
+        check_same(run, whole, 24)
+
+
+class FullDisk(Disk):
+    """A disk that is full once there are so many checkpoints."""
+
+    def write(self, path: Path, content: Content) -> None:
+        full = (path.parent.parent / "step-00000004").exists()
+        super().write(Path("/dev/full") if full else path, content)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full to be a full disk")
+def test_failed_save_ends_run_with_reason(image_folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with pytest.raises(UserError, match=r"cannot write .*step-00000008.*No space left on device"):
+        run(path, image_folder, disk=FullDisk(), checkpoint_freq=4)
+    folder = path / "checkpoints"
+    found, _ = newest_good(folder)
+    assert found is not None and found.path == folder / "step-00000004"
+    assert {path.name for path in folder.iterdir()} == {"step-00000004", "latest.json"}
+    assert "step-00000008" in (path / "log.txt").read_text()
+    assert not [thread for thread in threading.enumerate() if thread.name == "checkpoint-writer"]
 
 
 def test_max_time_stops_and_saves(command: Command, image_folder: Path, tmp_path: Path) -> None:
@@ -121,25 +149,14 @@ def test_max_time_stops_and_saves(command: Command, image_folder: Path, tmp_path
     assert command("train", "--resume", "run", "--max-steps", 4).code == 0
 
 
-def test_the_same_command_starts_and_goes_on(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
-    for where in (("--run-dir", "run"), ("--output", "runs")):
-        first = command(*named, *where, "--max-steps", 4)
-        assert first.code == 0, first.err
-        assert "so this is a start" in first.out
-        if where[0] == "--output":
-            (tmp_path / "runs" / "x0_5-001" / "results.json").unlink()  # as if it had been killed
-        again = command(*named, *where, "--max-steps", 5)
-        assert again.code == 0, again.err
-        assert "going on with run" in again.out and "at step 4" in again.out
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["x0_5-001"]
-    # Done: the next one of that name is a new one.
-    assert "so this is a start" in command(*named, "--output", "runs", "--max-steps", 1).out
-    assert (tmp_path / "runs" / "x0_5-002").is_dir()
+def test_the_same_command_starts_and_goes_on(command: Command, image_folder: Path) -> None:
+    named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1, "--run-dir", "run")
+    first, again = (command(*named, "--max-steps", steps) for steps in (4, 5))
+    assert first.code == 0 and "so this is a start" in first.out, first.err
+    assert again.code == 0 and "going on with run" in again.out and "at step 4" in again.out, again.err
 
 
 def test_max_steps_does_not_finish_a_run(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    """``--max-steps`` is a limit of one start; by the same one there is nothing left to do."""
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     runs = tmp_path / "runs"
     assert command(*named, "--max-steps", 2, "--checkpoint-freq", 1).code == 0
@@ -163,7 +180,6 @@ def test_max_steps_does_not_finish_a_run(command: Command, image_folder: Path, t
 def test_run_without_usable_checkpoint_is_not_restarted(
     command: Command, image_folder: Path, tmp_path: Path
 ) -> None:
-    """It is not begun anew in silence: named, it is refused; else an earlier one is taken and it is named."""
     named = ("train", *TINY, "--data", image_folder, "--resume", "auto", "--epochs", 1)
     for number in ("001", "002"):
         outcome = command(*named, "--run-dir", f"runs/x0_5-{number}", "--max-steps", 1)
@@ -185,35 +201,3 @@ def test_run_without_usable_checkpoint_is_not_restarted(
     passed = command(*named, "--output", "runs", "--max-steps", 3)
     assert passed.code == 0, passed.err
     assert "going on with runs/x0_5-001" in passed.out and "leads out of the run" in passed.out
-
-
-def test_run_killed_before_first_checkpoint_starts_over(
-    command: Command, image_folder: Path, tmp_path: Path
-) -> None:
-    arguments = ("train", *TINY, "--data", image_folder, "--run-dir", "run", "--max-steps", 2)
-    assert command(*arguments).code == 0
-    for path in (tmp_path / "run" / "checkpoints").iterdir():
-        path.rename(tmp_path / path.name)
-    refused = command(*arguments)
-    assert refused.code == 2 and "without a checkpoint yet" in refused.err
-    assert command(*arguments, "--resume", "auto").code == 0
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    # Of the first start it only says that there was one.
-    kinds = [json.loads(line)["kind"] for line in lines]
-    assert (kinds.count("start"), kinds.count("train"), kinds.count("eval")) == (2, 2, 1), kinds
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (("--max-time", "1.5h"), ("--max-time '1.5h'", "11h30m")),
-        (("--hang-timeout", "0"), ("--hang-timeout", "above 0")),
-        (("--max-restarts", "-1"), ("--max-restarts", "at least 0")),
-    ],
-)
-def test_values_that_are_not_allowed(
-    command: Command, image_folder: Path, tmp_path: Path, arguments: tuple[str, ...], words: Any
-) -> None:
-    outcome = command("train", *TINY, "--data", image_folder, *arguments)
-    assert outcome.code == 2 and all(word in outcome.err for word in words), outcome.err
-    assert not list(tmp_path.iterdir())

@@ -19,6 +19,7 @@ from shufflenet_fn.model.config import get_config
 from shufflenet_fn.training.loss_scale import parse_loss_scaling
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn_cli.options import KNOWN
+from tests.cli.conftest import TINY
 
 Command = Callable[..., object]
 DEADLINE_S = 120
@@ -127,20 +128,37 @@ def test_shell_completes_a_value(terminal: Terminal) -> None:
     terminal.wait_for("x2_0")
 
 
+@pytest.fixture
+def program(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Terminal]:
+    """Run ``shufflenet-fn`` on a terminal, in ``tmp_path``."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    screen = {"TERM": "xterm-256color", "COLUMNS": "160", "LINES": "50"}
+
+    def run(*arguments: object, **variables: str) -> Terminal:
+        environment = {**os.environ, **screen, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+        words = ["-m", "shufflenet_fn_cli.main", *map(str, arguments)]
+        opened = Terminal([sys.executable, *words], environment)
+        request.addfinalizer(opened.close)
+        return opened
+
+    return run
+
+
 @pytest.mark.parametrize(("variables", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False)])
 def test_progress_is_drawn_in_colour(
-    variables: dict[str, str], coloured: bool, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+    program: Callable[..., Terminal], variables: dict[str, str], coloured: bool, image_folder: Path
 ) -> None:
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    environment = {
-        **os.environ,
-        "TERM": "xterm-256color",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        **variables,
-    }
-    arguments = ("-m", "shufflenet_fn_cli.main", "data", "check", str(image_folder))
-    opened = Terminal([sys.executable, *arguments], environment)
+    opened = program("data", "check", image_folder, **variables)
     opened.wait_for("a training run would not stop")
-    opened.close()
     assert "━━━━".encode() in opened.shown
     assert bool(re.search(rb"\x1b\[[\d;]*3[0-9]", opened.shown)) == coloured
+
+
+def test_training_is_shown_live(program: Callable[..., Terminal], image_folder: Path) -> None:
+    opened = program("train", *TINY, "--data", image_folder, "--epochs", 2, "--run-dir", "run")
+    opened.wait_for("done in")
+    for word in ("Acc@1 val", "2/2", "ETA", "FPS", "1p-CPU"):
+        assert word.encode() in opened.shown, word

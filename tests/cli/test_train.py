@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,11 +12,10 @@ import pytest
 import safetensors.torch
 import torch
 
+from tests.cli.conftest import TINY, records
 from tests.model.support import assert_close_to_scale
 
 Command = Callable[..., Any]
-
-TINY = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--device", "cpu")
 
 
 def newest(run: Path) -> Path:
@@ -32,11 +25,6 @@ def newest(run: Path) -> Path:
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
     return safetensors.torch.load_file(newest(run) / "weights.safetensors")
-
-
-def losses_of(run: Path) -> list[float]:
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return [r["loss"] for r in map(json.loads, lines) if r["kind"] == "train"]
 
 
 @pytest.fixture
@@ -57,17 +45,8 @@ def test_a_run_leaves_everything_behind(train: Command, command: Command, tmp_pa
     out = train("--epochs", 2, "--print-freq", 1).out
     run = tmp_path / "runs" / "x0_5-001"
     names = {path.name for path in run.iterdir()}
-    assert names == {
-        "config.json",
-        "env.json",
-        "metrics.jsonl",
-        "log.txt",
-        "checkpoints",
-        "run.lock",
-        "results.json",
-        "results.md",
-        "curves.png",
-    }
+    files = "config.json env.json metrics.jsonl log.txt run.lock results.json results.md curves.png"
+    assert names == {*files.split(), "checkpoints"}
     config = json.loads((run / "config.json").read_text())
     assert config["settings"]["epochs"] == 2 and config["origin"]["epochs"] == "command line"
     assert config["settings"]["momentum"] == 0.9 and config["origin"]["momentum"] == "default"
@@ -78,7 +57,7 @@ def test_a_run_leaves_everything_behind(train: Command, command: Command, tmp_pa
     row = (run / "results.md").read_text().splitlines()
     assert row[0] == "| NAME | Acc@1 | FPS | Epochs | AMP_Type | Torch_version |"
     assert row[2].startswith(f"| 1p-CPU | {results['accuracy1']:.3f} |")
-    assert len(losses_of(run)) == 6
+    assert len(records(run, "train")) == 6
     # The forms that the original's scripts look for, on standard output as in the log.
     for text in (out, (run / "log.txt").read_text()):
         assert re.search(r"^\[cpu id: 0 \] Epoch: \[1\]\[2/3\]\tTime ", text, re.M)
@@ -148,34 +127,13 @@ def test_fine_tuning_replaces_the_head(train: Command, command: Command, tmp_pat
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("--amp",),
-        ("--amp", "--opt-level", "O1"),
-        ("--amp", "--loss-scale", 64),
+        ("--amp", "--loss-scale", 64, "--nesterov", "--label-smoothing", 0.1, "--decay-on", "weights"),
+        ("--amp", "--opt-level", "O1", "--schedule", "linear", "--benchmark", 0, "--flip", 0),
         ("--precision", "bf16", "--memory-format", "channels_last"),
-        ("--nesterov", "--label-smoothing", 0.1, "--decay-on", "weights"),
-        ("--schedule", "linear", "--benchmark", 0, "--flip", 0),
     ],
 )
 def test_options_work_together(train: Command, arguments: tuple[object, ...]) -> None:
     assert "FPS@all" in train("--epochs", 1, *arguments).out
-
-
-def test_the_originals_command_line(command: Command, image_folder: Path, tmp_path: Path) -> None:
-    """The spelling of its 1-card script, with what it passes and this machine can hold."""
-    outcome = command(
-        *("train", "--data_path", image_folder, "--addr=127.0.0.1", "--seed=49", "--workers=4"),
-        *("--learning-rate=0.75", "--print-freq=1", "--eval-freq=5", "--arch=shufflenet_v2_x0_5"),
-        *("--dist-backend=gloo", "--batch-size=8", "--epoch=1", "--warm_up_epochs=0", "--rank=0"),
-        *("--amp", "--momentum=0", "--wd=3.0517578125e-05", "--device-list=0", "--benchmark=0"),
-        *("--device_num=1", "--dist-url=tcp://127.0.0.1:23456", "--world-size=1"),
-        *("--multiprocessing-distributed", "--opt-level=O2", "--loss-scale=64", "--device=cpu"),
-        *("--workspace=.", "--max-steps=1"),
-    )
-    assert outcome.code == 0, outcome.err
-    assert "--rdzv-endpoint is not used by one machine" in outcome.out
-    stored = json.loads((tmp_path / "x0_5-001" / "config.json").read_text())["settings"]
-    assert stored["weight_decay"] == 2.0**-15 and stored["momentum"] == 0.0
-    assert stored["learning_rate"] == 0.75 and stored["num_nodes"] == 1
 
 
 def test_presets_warn_and_are_overridable(train: Command) -> None:
@@ -187,45 +145,14 @@ def test_presets_warn_and_are_overridable(train: Command) -> None:
     assert re.search(r"^from preset ascend-1p: .*learning_rate=0.75", outcome.out, re.M)
 
 
-def test_config_file_between_preset_and_command_line(train: Command, tmp_path: Path) -> None:
-    (tmp_path / "c.yaml").write_text("learning-rate: 0.02\nmomentum: 0.8\nweight_decay: 4e-5\n")
-    train("--config", "c.yaml", "--momentum", 0.7, "--max-steps", 1, "--run-dir", "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    settings, origin = config["settings"], config["origin"]
-    assert (settings["learning_rate"], origin["learning_rate"]) == (0.02, "c.yaml")
-    assert (settings["momentum"], origin["momentum"]) == (0.7, "command line")
-    assert settings["weight_decay"] == 4e-5
-    # What one run stored is a config file for the next.
-    train("--config", "run/config.json", "--max-steps", 1, "--run-dir", "again")
+def test_stored_config_is_a_config_file(train: Command) -> None:
+    train("--momentum", 0.7, "--max-steps", 1, "--run-dir", "run")
+    again = train("--config", "run/config.json", "--max-steps", 1, "--run-dir", "again")
+    assert re.search(r"^from run/config.json: .*momentum=0.7", again.out, re.M)
 
 
-def test_live_display_on_a_terminal(image_folder: Path, tmp_path: Path) -> None:
-    leader, follower = pty.openpty()
-    arguments = ["train", *TINY, "--data", image_folder, "--epochs", 2, "--run-dir", "run"]
-    child = subprocess.Popen(
-        [sys.executable, "-m", "shufflenet_fn_cli.main", *map(str, arguments)],
-        cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
-        stdout=follower,
-        stderr=follower,
-        env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "160", "LINES": "50"},
-    )
-    os.close(follower)
-    shown = b""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        ready, _, _ = select.select([leader], [], [], 1.0)
-        if not ready:
-            continue
-        try:
-            block = os.read(leader, 65536)
-        except OSError:  # the other end was closed: the program has ended
-            break
-        if not block:
-            break
-        shown += block
-    assert child.wait(timeout=300) == 0, shown.decode()
-    os.close(leader)
-    text = shown.decode()
-    for word in ("Acc@1 val", "2/2", "ETA", "FPS", "done in", "1p-CPU"):
-        assert word in text, word
+def test_mixing_needs_a_partner_for_each_image(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    odd = ("--run-dir", "run", "--mixup", 0.2, "--batch-size", 7)
+    outcome = command("train", *TINY, "--data", image_folder, *odd)
+    assert outcome.code == 2 and "Pass --batch-size 6 or 8" in outcome.err
+    assert not (tmp_path / "run").exists()

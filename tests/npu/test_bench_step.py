@@ -19,7 +19,7 @@ from benchmarks.launch_counts.step_counts import StepCounts
 from benchmarks.launch_counts.worker import Case
 from shufflenet_fn.config.resolve import resolve
 from shufflenet_fn.run.backend_choice import WORK, Work
-from shufflenet_fn.run.lock import locked
+from shufflenet_fn.run.directory import locked
 from shufflenet_fn.run.plan import plan_run
 from shufflenet_fn.run.resume import find_resume
 from shufflenet_fn.run.resumed_settings import resumed_settings

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from shufflenet_fn.data.dataset import Dataset, Encoded
-from shufflenet_fn.run import build, timing
+from shufflenet_fn.data.dataset import Encoded
+from shufflenet_fn.data.folder import ImageFolder
+from shufflenet_fn.run import bottleneck, timing
 from shufflenet_fn.run.bottleneck import Reading, find_bottleneck, more_threads
 from shufflenet_fn.run.events import StepTimes
 from shufflenet_fn.run.timing import SKIPPED_STEPS, StepClock, TimedStep, TimeMeter, _Marks
@@ -42,11 +43,8 @@ def test_bottleneck_is_the_longest_part(kind: str, share: float, step: StepTimes
     assert (found.kind, found.steps) == (kind, 50)
     assert found.share == pytest.approx(share)
     assert found.text.startswith(f"{kind}: ")
-
-
-def test_cpu_is_never_launch_bound() -> None:
-    found = find_bottleneck(times(compute=1.0), 50, READING._replace(accelerator=False))
-    assert found.kind == "compute-bound"
+    on_cpu = find_bottleneck(step, 50, READING._replace(accelerator=False))
+    assert on_cpu.kind == ("compute-bound" if kind == "launch-bound" else kind)
 
 
 def test_input_bound_says_what_would_end_it() -> None:
@@ -92,37 +90,28 @@ class Clock:
         return self.now
 
 
-class Slow:
-    """A split whose every sample takes 0.3 s of ``clock`` to read."""
-
-    def __init__(self, samples: Dataset, clock: Clock) -> None:
-        self._samples, self._clock = samples, clock
-        self.root, self.split = samples.root, samples.split
-        self.classes, self.labels = samples.classes, samples.labels
-        self.name = samples.name
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def read(self, index: int) -> Encoded:
-        self._clock.now += 0.3
-        return self._samples.read(index)
-
-
+@pytest.mark.parametrize(("after", "said"), [(50, "over all 4 steps: "), (3, "after 3 steps: ")])
 def test_training_on_a_slow_disk_is_input_bound(
-    command: Callable[..., Any], image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., Any],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    after: int,
+    said: str,
 ) -> None:
-    clock, opened = Clock(), build.open_data
+    clock, read = Clock(), ImageFolder.read
 
-    def slow(*given: Any, **named: Any) -> tuple[Any, Dataset]:
-        train, val = opened(*given, **named)
-        return Slow(train, clock), val
+    def slow(folder: ImageFolder, index: int) -> Encoded:
+        clock.now += 0.3
+        return read(folder, index)
 
     monkeypatch.setattr(timing, "time", clock)
-    monkeypatch.setattr(build, "open_data", slow)
+    monkeypatch.setattr(ImageFolder, "read", slow)
+    monkeypatch.setattr(bottleneck, "BOTTLENECK_STEPS", after)
     outcome = command(
         *("train", "--data", image_folder, "--arch", "x0_5", "--image-size", 32, "--device", "cpu"),
         *("--batch-size", 2, "--epochs", 2, "--max-steps", 14, "--workers", 0, "--run-dir", "run"),
+        *("--image-reader", "python"),
     )
     assert outcome.code == 0, outcome.err
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -134,18 +123,7 @@ def test_training_on_a_slow_disk_is_input_bound(
     assert sum(split) == pytest.approx(seconds["total"])
     assert seconds["hidden"] == 0
     for text in (outcome.out, (tmp_path / "run" / "log.txt").read_text()):
-        assert "over all 4 steps: input-bound: " in text and "reads ahead" in text
-
-
-def test_bottleneck_is_reported_once_after_fifty_steps(
-    command: Callable[..., Any], image_folder: Path
-) -> None:
-    outcome = command(
-        *("train", "--data", image_folder, "--arch", "x0_5", "--image-size", 32, "--device", "cpu"),
-        *("--batch-size", 2, "--epochs", 6, "--max-steps", 62, "--run-dir", "run"),
-    )
-    assert outcome.code == 0, outcome.err
-    assert outcome.out.count("after 50 steps: ") == 1
+        assert text.count("input-bound: ") == 1 and f"{said}input-bound: " in text and "reads ahead" in text
 
 
 # ---- the split of a step. On an accelerator it is read off events, here with a clock that the test sets ----

@@ -8,14 +8,16 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
+from shufflenet_fn.config.eval_settings import EvalSettings
 
-from shufflenet_fn.data.bad_images import BadSample
+from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.batches import Batch
+from shufflenet_fn.data.opening import open_train_val
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.model.channel_order import in_order_of
-from shufflenet_fn.run.bad_data import BadImageFile, left_out_line
-from shufflenet_fn.run.build import build_predictor, build_prepare
+from shufflenet_fn.run.build import bad_images_of, build_predictor, build_prepare
 from shufflenet_fn.run.evaluation import evaluate
+from shufflenet_fn.run.reporting import left_out_line
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.training.step import Examples, make_eval_step
 from shufflenet_fn_backends.registry import get_backend
@@ -79,11 +81,13 @@ def test_evaluation_does_not_normalise_batch_by_batch() -> None:
 # ---- what a run says about its bad images, and where it writes them down ----
 
 
-def test_unwritable_record_names_file_and_image(tmp_path: Path) -> None:
-    file = BadImageFile(tmp_path / "gone", rank=1)
+def test_unwritable_record_names_file_and_image(image_folder: Path, tmp_path: Path) -> None:
+    settings, file = EvalSettings(on_bad_image="skip"), tmp_path / "gone" / "bad_images.jsonl"
+    bad = bad_images_of(open_train_val(image_folder)[0], settings, file)
+    assert bad is not None
     with pytest.raises(UserError) as caught:
-        file.record(BadSample("train", 7, "train/a/7.jpg", "the file is empty"))
-    assert f"{tmp_path}/gone/bad_images.rank1.jsonl: No such file" in str(caught.value)
+        bad.report(7, BadImage("train/a/7.jpg", "the file is empty"))
+    assert f"{file}: No such file" in str(caught.value)
     assert "train/a/7.jpg" in str(caught.value) and "--resume" in str(caught.value)
 
 

@@ -9,7 +9,8 @@ import pytest
 from shufflenet_fn.config.derived import microbatches_of, microbatches_per_device
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
-from shufflenet_fn.run.fingerprint import compare
+from shufflenet_fn.run.epochs import Epochs
+from shufflenet_fn.run.fingerprint import differences
 from shufflenet_fn.run.resumed_settings import KEPT, idle_cores, pin_backend, pin_choices
 from shufflenet_fn_backends.support.errors import UsageError
 
@@ -24,29 +25,39 @@ STORED: dict[str, Any] = {
 }
 
 
+def told(changes: dict[str, Any], *, length: int = 3, bn_stats: str = "mean") -> list[str]:
+    about = {"identity": STORED, "steps_per_epoch": 3, "step": 6}
+    return differences(about, {**STORED, **changes}, epochs=Epochs(length), bn_stats=bn_stats)
+
+
 @pytest.mark.parametrize(
-    ("name", "value", "told"),
+    ("name", "value", "words"),
     [
         ("compute threads", 8, "compute threads is 8 and was 4"),
         ("torch", "2.10", "torch is 2.10 and was 2.9"),
         ("simplejpeg", "1.9", "slightly other pixels"),
-        ("training files", "bb", "the list of training files is another"),
+        ("training files", "bb", "training files differ"),
         ("lanes", 4, "batch norms see other groups"),
         ("world size", 1, "the groups of batch norms are kept"),
         ("torch_npu", "2.9", "torch_npu is 2.9 and was absent"),
     ],
 )
-def test_each_difference_is_named_with_what_it_means(name: str, value: Any, told: str) -> None:
-    (line,) = compare(STORED, {**STORED, name: value}, bn_stats="mean")
-    assert told in line and "since the checkpoint was written" in line
+def test_each_difference_is_named_with_what_it_means(name: str, value: Any, words: str) -> None:
+    (line,) = told({name: value})
+    assert words in line and "since the checkpoint was written" in line
 
 
 def test_equal_or_unrecorded_values_are_not_reported() -> None:
-    assert compare(STORED, {**STORED, "new": 1}, bn_stats="mean") == []
+    assert told({"new": 1}) == []
+
+
+def test_another_epoch_length_is_named() -> None:
+    (line,) = told({}, length=4)
+    assert line.startswith("steps_per_epoch is 4, and was 3 when")
 
 
 def test_statistics_of_rank_0_change_with_the_ranks() -> None:
-    (line,) = compare(STORED, {**STORED, "world size": 1}, bn_stats="rank0")
+    (line,) = told({"world size": 1}, bn_stats="rank0")
     assert "--bn-stats rank0" in line
 
 
@@ -94,5 +105,5 @@ def test_microbatches_split_over_any_divisor_of_devices() -> None:
 
 
 def test_unsuitable_pinned_threads_are_reported() -> None:
-    assert idle_cores(KEPT, 2, 2) is None and idle_cores("command line", 2, 8) is None
-    assert "--threads 8" in str(idle_cores(KEPT, 2, 8))
+    assert idle_cores(KEPT, 2, 2) == idle_cores("command line", 2, 8) == []
+    assert "--threads 8" in idle_cores(KEPT, 2, 8)[0]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,40 +14,27 @@ import pytest
 from shufflenet_fn.config.resolve import Resolved
 from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.errors import UsageError, UserError
-from shufflenet_fn.run.directory import create_run_dir
-from shufflenet_fn.run.lock import LOCK, RunInUse, locked
+from shufflenet_fn.run.directory import LOCK, RunInUse, create_run_dir, locked
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from shufflenet_fn.run.lock import locked
+from shufflenet_fn.run.directory import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
-def holder(run_dir: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-c", _HOLDER, str(run_dir)], stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None and process.stdout.readline() == "held\n"
-    return process
-
-
-def test_second_run_is_refused_and_holder_named(tmp_path: Path) -> None:
-    with holder(tmp_path) as other:
+def test_lock_names_its_holder_and_ends_with_it(tmp_path: Path) -> None:
+    held = (sys.executable, "-c", _HOLDER, str(tmp_path))
+    with subprocess.Popen(held, stdout=subprocess.PIPE, text=True) as other:
         try:
+            assert other.stdout is not None and other.stdout.readline() == "held\n"
             with pytest.raises(RunInUse, match=rf"in use by process {other.pid} on .*, since 2"):
                 locked(tmp_path).__enter__()
-            assert (tmp_path / LOCK).exists()
         finally:
             other.kill()
-
-
-def test_lock_of_killed_holder_is_free(tmp_path: Path) -> None:
-    with holder(tmp_path) as other:
-        other.send_signal(signal.SIGKILL)
     assert json.loads((tmp_path / LOCK).read_text())["pid"] == other.pid
     with locked(tmp_path) as warning:
         assert warning is None

@@ -1,4 +1,4 @@
-"""``train --backend auto`` uses a kept measurement of exactly its case, and reports others."""
+"""``train --backend auto`` uses a kept measurement of exactly its case, else an estimate."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 
 from shufflenet_fn.config.resolve import resolve
-from shufflenet_fn.run.backend_choice import Kept, StepCase, choose_backend, keep, look_up, step_case
+from shufflenet_fn.run.backend_choice import (
+    WORK,
+    Kept,
+    StepCase,
+    choose_backend,
+    cost,
+    keep,
+    least_cost,
+    measured,
+    step_case,
+)
 from shufflenet_fn.run.plan import RunPlan, plan_run
 from shufflenet_fn_backends.runtimes.select import runtime_of, select_runtime
 from shufflenet_fn_backends.support.errors import UserError
@@ -67,57 +77,55 @@ def test_other_runs_ignore_the_measurement(how: dict[str, bool]) -> None:
     "changed",
     [
         *({"batch_per_card": 64}, {"image_size": 160}, {"precision": "fp32"}, {"emulated": True}),
-        *({"chip": "Ascend910B1"}, {"arch": "shufflenet_v2_x0_5"}),
+        *({"chip": "Ascend910B1"}, {"arch": "shufflenet_v2_x0_5"}, {"versions": {"torch": "2.13.0"}}),
     ],
     ids=str,
 )
 def test_a_measurement_of_another_case_is_not_used(changed: dict[str, object]) -> None:
     keep(CASE, KEPT)
-    found = look_up(CASE._replace(**changed))  # type: ignore[arg-type]
-    assert found.kept is None and not found.notes
-
-
-def test_result_of_other_versions_is_not_used() -> None:
-    path = keep(CASE._replace(versions={**CASE.versions, "cann": "8.5.0"}), KEPT)
-    name, said = chosen()
-    assert name == ESTIMATED
-    for word in (str(path), "is of cann 8.5.0, and this is cann 9.1.0", "bench step --keep"):
-        assert word in said
+    assert measured(CASE._replace(**changed)) == (None, ())  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("", "Expecting value"),
-        ("{", "Expecting"),
-        ("[]", "not a JSON object"),
-        ('{"format": 2}', "format is 2"),
-        ('{"format": 1}', "case"),
+        ("", "is damaged (Expecting value"),
+        ("[]", "is damaged (list indices"),
+        ('{"format": 1}', "is damaged ('case')"),
+        ({"format": 2}, "another format or case"),
+        ({"case": {}}, "another format or case"),
+        ({"step_ms": {"gather": "fast"}}, "is damaged (Unknown format"),
+        ({"backend": 5}, "is damaged ('int' object"),
+        ({"backend": "best"}, "is not used: unknown backend 'best'"),
     ],
+    ids=str,
 )
-def test_a_damaged_measurement_is_named_and_not_used(text: str, why: str) -> None:
+def test_a_damaged_measurement_is_named_and_not_used(text: str | dict[str, object], why: str) -> None:
     path = keep(CASE, KEPT)
-    path.write_text(text)
+    path.write_text(text if isinstance(text, str) else json.dumps({**json.loads(path.read_text()), **text}))
     name, said = chosen()
-    assert name == ESTIMATED
-    assert f"kept measurement {path} is damaged" in said and why in said
-    assert len(said.splitlines()) == 2
+    assert name == ESTIMATED and len(said.splitlines()) == 2
+    assert f"kept measurement {path} is" in said and why in said
 
 
 @pytest.mark.parametrize(
-    ("part", "value", "why"),
+    ("arch", "images", "expected"),
     [
-        ("backend", "best", "no backend 'best'"),
-        ("step_ms", {"gather": "fast"}, "times"),
-        ("step_ms", {}, "native"),
-        ("case", {}, "another case"),
+        ("shufflenet_v2_x1_0", 32, "gather"),  # fewer kernels
+        ("shufflenet_v2_x1_0", 1024, "npu"),  # fewer bytes
+        ("other", 64, None),
     ],
 )
-def test_values_that_make_no_sense_are_damage(part: str, value: object, why: str) -> None:
-    path = keep(CASE, KEPT)
-    path.write_text(json.dumps({**json.loads(path.read_text()), part: value}))
-    (note,) = look_up(CASE).notes
-    assert "damaged" in note and why in note
+def test_estimate_weighs_kernels_against_bytes(arch: str, images: int, expected: str | None) -> None:
+    found = least_cost(CASE._replace(arch=arch, precision="fp32", batch_per_card=images))
+    name, reason = found or (None, "")
+    assert name == expected
+    assert found is None or ("nothing measured" in reason and f"{images} images a card" in reason)
+
+
+def test_cost_counts_kernels_and_bytes() -> None:
+    work = WORK["shufflenet_v2_x1_0", "fp32"]["gather"]
+    assert cost(work, 64, 1.0) - cost(work, 0, 1.0) == pytest.approx(64 * work.bytes_per_image / 1e12)
 
 
 def test_a_precision_is_the_same_by_any_name() -> None:
@@ -132,7 +140,7 @@ def test_unwritable_cache_is_one_message(cache: Path) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(UserError, match="XDG_CACHE_HOME"):
         keep(CASE, KEPT)
-    assert look_up(CASE).kept is None
+    assert measured(CASE)[0] is None
 
 
 @pytest.mark.skipif(

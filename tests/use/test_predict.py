@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
+from shufflenet_fn.errors import UsageError
 from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.predict import Predictor
 
@@ -60,16 +61,39 @@ def test_accuracy_equals_that_of_evaluate(
         assert result["accuracy1"] == pytest.approx(100 * right / 10) and result["engine"] == engine
 
 
-@pytest.mark.parametrize("missing", [None, "onnxruntime", "onnx"])
-def test_engine_on_a_cpu_is_onnx_runtime_if_installed(
-    missing: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("package", "code", "said"),
+    [
+        ("onnx", None, "is not installed"),
+        ("onnxruntime", None, "is not installed"),
+        ("onnx", "import absent", "cannot be imported (ModuleNotFoundError: No module named 'absent'"),
+        ("onnxruntime", "raise OSError('wrong ELF class')", "cannot be imported (OSError: wrong ELF class)"),
+    ],
+)
+def test_engine_on_a_cpu_is_onnx_runtime_if_it_works(
+    command: Command,
+    model: tuple[object, ...],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    code: str | None,
+    said: str,
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
-    engine, why = choose_engine("auto", "cpu")
-    assert engine == ("torch" if missing else "onnxruntime")
-    assert missing is None or (why.startswith(f"{missing} not installed") and "[export]" in why)
+    assert choose_engine("auto", "cpu")[0] == "onnxruntime"
     assert choose_engine("auto", "npu")[0] == choose_engine("torch", "cpu")[0] == "torch"
+    (tmp_path / f"{package}.py").write_text(code or "")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package)
+    if code is None:
+        monkeypatch.setitem(sys.modules, package, None)
+    weights, *options = model
+    arguments = ("predict", weights, image_folder / "val" / "red", *options)
+    outcome = command(*arguments)
+    assert outcome.code == 0 and f"engine torch: {package} {said}" in outcome.err, outcome.err
+    assert "pip install 'shufflenet-fn[export]'" in outcome.err
+    outcome = command(*arguments, "--engine", "onnxruntime")
+    assert outcome.code == 2 and f"needs {package}, which {said}" in outcome.err, outcome.err
 
 
 @pytest.mark.parametrize("option", [("--precision", "bf16"), ("--backend", "reference")])
@@ -266,7 +290,7 @@ def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> 
     pixels = np.asarray(Image.open(path))
     by_path, by_array = predictor.predict([path, pixels], top=3)
     assert by_path.classes == by_array.classes
-    with pytest.raises(ValueError, match=r"float64.*uint8 \(H, W, 3\)"):
+    with pytest.raises(UsageError, match=r"uint8, \(height, width, 3\), but is float64"):
         predictor.predict([pixels / 255])
 
 

@@ -69,9 +69,9 @@ def export(
         UsageError: the suffix or the combination is not allowed, or a package is missing.
         UserError: the file cannot be written, or int8 costs too much accuracy.
     """
-    check_export(out, format=format, input_kind=input_kind, batch=batch, int8=int8 is not None)
     if format not in ("onnx", "torch"):
         raise UsageError(f"export does not write {format}; for an OM call export_om of shufflenet_fn.use.om.")
+    check_export(out, format=format, input_kind=input_kind, batch=batch, int8=int8 is not None)
     described = describe(model, format=format, input_kind=input_kind, batch=batch)
     if format == "onnx":
         content = onnx_bytes(model, input_kind=input_kind, batch=batch, metadata=described)
@@ -92,10 +92,6 @@ def write_export(out: Path, files: Mapping[Path, bytes], described: dict[str, An
 
 def check_export(out: Path, *, format: str, input_kind: str, batch: int | None, int8: bool = False) -> None:
     """Raise ``UsageError`` for a combination that is not allowed, before anything is read."""
-    if format not in SUFFIXES:
-        raise UsageError(f"--format {format!r} is not valid. Choose one of: {', '.join(SUFFIXES)}.")
-    if input_kind not in ("image", "tensor"):
-        raise UsageError(f"--input {input_kind!r} is not valid. Choose one of: image, tensor.")
     if int8 and format != "onnx":
         raise UsageError(f"--int8 needs --format onnx, not {format}.")
     if format == "torch" and input_kind == "image":

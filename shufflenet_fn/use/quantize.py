@@ -13,8 +13,9 @@ import hashlib
 import importlib
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -215,27 +216,17 @@ def _ranges(onnx: Any, network: Any, values: list[str], images: list[Array]) -> 
     return [np.max(maps, 0) for maps in zip(*found, strict=True)]
 
 
-class _Reader:
-    """The data reader of the quantiser."""
-
-    def __init__(self, batches: Sequence[Array]) -> None:
-        self._batches: Iterator[Array] = iter(batches)
-
-    def get_next(self) -> dict[str, Array] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {IMAGES: batch}
-
-
 def _quantised(network: Any, images: list[Array], kept: Sequence[str]) -> Any:
     """Return ``network`` in int8 with parts of it kept in float32."""
     tools: Any = importlib.import_module("onnxruntime.quantization")
+    batches = iter([{IMAGES: batch} for batch in images])
     with tempfile.TemporaryDirectory() as folder:
         source, file = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(network.SerializeToString())
         tools.quantize_static(
             source,
             file,
-            _Reader(images),
+            SimpleNamespace(get_next=lambda: next(batches, None)),
             quant_format=tools.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,

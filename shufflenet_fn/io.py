@@ -160,7 +160,10 @@ def read_regular(path: Path, *, limit: int, exactly: int | None = None) -> bytes
 
 def to_json(value: Any, *, indent: int | None = None) -> str:
     """Return ``value`` as JSON that every reader accepts: numbers that are not finite become ``null``."""
-    return json.dumps(finite(value), indent=indent, allow_nan=False)
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError:
+        return json.dumps(finite(value), indent=indent, allow_nan=False)
 
 
 def finite(value: Any) -> Any:

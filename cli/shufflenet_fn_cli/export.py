@@ -1,4 +1,4 @@
-"""``shufflenet-fn export`` and ``shufflenet-fn export verify``."""
+"""``shufflenet-fn export``, ``shufflenet-fn export verify`` and ``shufflenet-fn convert``."""
 
 from __future__ import annotations
 
@@ -102,12 +102,11 @@ def export(
     """Write a model with its preprocessing and class names."""
     with importing():
         from shufflenet_fn.data.paths import printable
-        from shufflenet_fn.use.accuracy import Drop
         from shufflenet_fn.use.export import MOST_BATCH, check_export
         from shufflenet_fn.use.export import export as write
         from shufflenet_fn.use.model import open_model
         from shufflenet_fn.use.om import ais_bench, export_om, plan_om
-        from shufflenet_fn.use.quantize import FEW_IMAGES, Int8
+        from shufflenet_fn.use.quantize import FEW_IMAGES, Drop, Int8
 
     kind = input_kind or ("tensor" if format == "torch" else "image")
     if batch != "dynamic" and not (batch.isdecimal() and len(batch) < 10):
@@ -122,7 +121,12 @@ def export(
         )
     if max_drop is not None and not 0 <= max_drop <= 100:
         raise UsageError(f"--max-drop {max_drop:g} is not valid: give points of accuracy, from 0 to 100.")
-    parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
+    request = None
+    if data:
+        parts = tuple(part.strip() for part in keep_float.split(",") if part.strip())
+        numbers: dict[str, Any] = {"calibration": calibration, "max_drop": max_drop}
+        given = {name: value for name, value in numbers.items() if value is not None}
+        request = Int8(data, keep_float=parts, **given)
     check_export(output, format=format, input_kind=kind, batch=size, int8=int8)
     plan = None
     if format == "om":
@@ -134,11 +138,6 @@ def export(
         print(note, file=sys.stderr)
     if opened.classes is None:
         print("warning: the weights name no classes; give --names FILE to include them", file=sys.stderr)
-    request = None
-    if data:
-        numbers = {"calibration": calibration, "max_drop": max_drop}
-        given: dict[str, Any] = {key: value for key, value in numbers.items() if value is not None}
-        request = Int8(data, keep_float=parts, **given)
     if plan:
         if plan.atc:
             print(f"converting with {printable(plan.atc)}, which can take minutes", file=sys.stderr)
@@ -200,14 +199,8 @@ def verify(
 
     found = verify_export(file, data, against=against, split=split, limit=limit)
     if as_json:
-        print(
-            to_json(
-                [
-                    {**each._asdict(), "drop": each.drop._asdict(), "passed": not each.failure}
-                    for each in found
-                ]
-            )
-        )
+        more = [{"drop": each.drop._asdict(), "passed": not each.failure} for each in found]
+        print(to_json([each._asdict() | rest for each, rest in zip(found, more, strict=True)]))
     for each in () if as_json else found:
         print(
             f"{each.engine}: {100 * each.agreement:.2f} % same top-1, logits differ by at most "
@@ -219,8 +212,36 @@ def verify(
             print(f"  int8 is judged by the --max-drop of its export, {each.max_drop:g}: {each.drop}")
         for name in each.differ[:10]:
             print(f"  another top-1: {name}")
-    failed = [each for each in found if each.failure]
-    for each in failed:
-        print(f"error: {each.engine}: {each.failure}", file=sys.stderr)
-    if failed:
+    for each in found:
+        if each.failure:
+            print(f"error: {each.engine}: {each.failure}", file=sys.stderr)
+    if any(each.failure for each in found):
         raise typer.Exit(1)
+
+
+def convert(
+    model: ModelName,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The file to write. Its ending says what: .safetensors or .pth (torchvision's state_dict), "
+            "or .pth.tar (what the original saves).",
+            show_default=False,
+        ),
+    ],
+    arch: Arch = None,
+    names: Names = None,
+) -> None:
+    """Write a model's weights, with its class names, in a form that other tools read."""
+    with importing():
+        from shufflenet_fn.data.paths import printable
+        from shufflenet_fn.use.export import convert as write
+
+    opened = write(model, output, arch=arch, names=names)
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    named = "no class names" if opened.classes is None else "with their names"
+    outputs = "no classifier" if opened.classes == () else f"{opened.config.num_classes} classes, {named}"
+    print(f"wrote {printable(output)} ({output.stat().st_size:,} bytes): {opened.arch}, {outputs}")

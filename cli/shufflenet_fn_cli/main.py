@@ -14,13 +14,11 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 from shufflenet_fn_backends.support.limits import affinity_cores, limit_reached, usable_cores
 from shufflenet_fn_cli.bench import bench_app
 from shufflenet_fn_cli.checkpoint import checkpoint_app
-from shufflenet_fn_cli.convert import convert
 from shufflenet_fn_cli.data import data_app
 from shufflenet_fn_cli.doctor import doctor
-from shufflenet_fn_cli.embed import embed
 from shufflenet_fn_cli.evaluate import evaluate
-from shufflenet_fn_cli.export import export_app
-from shufflenet_fn_cli.predict import predict
+from shufflenet_fn_cli.export import convert, export_app
+from shufflenet_fn_cli.predict import embed, predict
 from shufflenet_fn_cli.train import train
 from shufflenet_fn_cli.verify_resume import verify_resume
 

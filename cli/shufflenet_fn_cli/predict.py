@@ -1,21 +1,47 @@
-"""``shufflenet-fn predict``."""
+"""``shufflenet-fn predict`` and ``shufflenet-fn embed``, which go over images."""
 
 from __future__ import annotations
 
+import io
 import sys
 import time
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shufflenet_fn.model.config import FEATURES
 from shufflenet_fn_backends.names import ENGINE_NAMES
+from shufflenet_fn_backends.support.errors import UserError
 from shufflenet_fn_cli.console import advice_when_interrupted, open_progress
-from shufflenet_fn_cli.images import BatchSize, OnBadImage, Sources, Workers, report, standard_input
-from shufflenet_fn_cli.options import Arch, Device, Names, Split, choice, importing
+from shufflenet_fn_cli.options import Arch, Device, ModelName, Names, Split, choice, importing
+
+if TYPE_CHECKING:
+    from shufflenet_fn.data.bad_images import BadImages
 
 FORMATS = ("table", "csv", "jsonl")
+Sources = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SOURCE",
+        help="Image files, folders, patterns, packed data, @FILE with a path on each line, or - for "
+        "standard input.",
+        show_default=False,
+    ),
+]
+BatchSize = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images at a time.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers", "-j", min=0, help="Threads that read and, on a CPU, compute. Default: the cores."
+    ),
+]
+OnBadImage = Annotated[
+    str, choice("--on-bad-image", "Count images that cannot be read, or stop at one.", "skip", "stop")
+]
+_SHOWN = 5
 
 
 def predict(
@@ -84,3 +110,78 @@ def predict(
             advance("predicting", count + len(bad.met if bad else ()), len(images))
     accuracy = [f"Acc@1 {100 * right / judged:.3f} over {judged}"] if judged else []
     report(count, start, bad, [*accuracy, *([f"{len(rows.done)} were there already"] if rows.done else [])])
+
+
+def embed(
+    model: ModelName,
+    sources: Sources,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="The file to write: .npz or .parquet.", show_default=False)
+    ],
+    at: Annotated[
+        str, choice("--at", "The layer; pooled is the input of the classifier.", *FEATURES)
+    ] = "pooled",
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
+    workers: Workers = None,
+    on_bad_image: OnBadImage = "skip",
+    split: Split = "val",
+    arch: Arch = None,
+) -> None:
+    """Write the feature vectors of images, with their paths and the names of their folders as classes."""
+    with importing():
+        from shufflenet_fn.data.bad_images import BadImages
+        from shufflenet_fn.data.paths import printable
+        from shufflenet_fn.use.embed import check_embeddings_file, write_embeddings
+        from shufflenet_fn.use.embed import embed as features_of
+        from shufflenet_fn.use.model import open_model
+        from shufflenet_fn.use.sources import open_sources
+
+    check_embeddings_file(output)
+    opened = open_model(model, arch=arch, headless=True)
+    for note in opened.notes:
+        print(note, file=sys.stderr)
+    images = open_sources(sources, None, split=split, lines=standard_input())
+    bad = BadImages(images, None) if on_bad_image == "skip" else None
+    start = time.perf_counter()
+    with open_progress() as advance:
+        found = features_of(
+            opened,
+            images,
+            at=at,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            bad_images=bad,
+            advance=lambda done: advance("embedding", done + len(bad.met if bad else ()), len(images)),
+        )
+    report(len(found.paths), start, bad)
+    write_embeddings(found, output)
+    shape = ", ".join(map(str, found.features.shape))
+    print(f"wrote {printable(output)}: {at} ({shape}), {len(found.classes)} classes")
+
+
+def standard_input() -> Iterable[str]:
+    """Return the lines of standard input; a closed one has none. Bytes that are not UTF-8 are kept."""
+    if sys.stdin is None:
+        return ()
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return sys.stdin
+
+
+def report(count: int, start: float, bad: BadImages | None, more: Sequence[str] = ()) -> None:
+    """Print how many images were read since ``start``, how fast, ``more``, and which could not be read.
+
+    Raises:
+        UserError: none could be read, and there is nothing ``more``.
+    """
+    met = sorted(bad.met, key=lambda sample: sample.index) if bad else []
+    shown = "; ".join(f"{sample.name} ({sample.reason})" for sample in met[:_SHOWN])
+    rest = f"; and {len(met) - _SHOWN} more" if len(met) > _SHOWN else ""
+    if not count and not more:
+        raise UserError(f"none of the {len(met)} images can be read: {shown}{rest}.")
+    rate = count / (time.perf_counter() - start)
+    print("; ".join([f"{count} images, {rate:.0f} images/s", *more]), file=sys.stderr)
+    if met:
+        print(f"{len(met)} unreadable: {shown}{rest}", file=sys.stderr)

@@ -8,6 +8,7 @@ from shufflenet_fn.config.settings import TrainSettings
 from shufflenet_fn.data.dataset import Dataset
 from shufflenet_fn.data.schedule import rank_batch_size
 from shufflenet_fn.model.architecture import REDUCTION, fewest_values
+from shufflenet_fn.model.config import PARTS, frozen_parts
 from shufflenet_fn.training.loss_scale import LossScaling
 from shufflenet_fn_backends.runtimes.base import Runtime
 from shufflenet_fn_backends.support.errors import UsageError
@@ -82,19 +83,20 @@ def microbatches_per_device(settings: TrainSettings, world_size: int) -> int:
 
 
 def check_values(images: int, settings: TrainSettings) -> None:
-    """Check that batch norms see more than one value per channel. ``images``: of a microbatch.
+    """Check that trained batch norms see more than one value per channel. ``images``: of a microbatch.
 
     Raises:
         UsageError: they do not, so that no output depends on its image.
     """
     size, batch = settings.image_size, settings.batch_size
-    if fewest_values(images, size, size) > 1:
+    all_frozen = set(PARTS.values()) <= set(frozen_parts(settings.freeze))
+    if all_frozen or fewest_values(images, size, size) > 1:
         return
     raise UsageError(
         f"--batch-size {batch} is {images} image per microbatch, which at --image-size {size} leaves one "
         "value per channel to the last batch norms. They need more in training: otherwise nothing depends "
         f"on the image. Give --batch-size {2 * batch}, fewer --microbatches or --devices, or --image-size "
-        f"{REDUCTION + 1} or more."
+        f"{REDUCTION + 1} or more, or --freeze {','.join(PARTS)}."
     )
 
 

@@ -15,7 +15,7 @@ import torch.nn.functional as nnf
 from torch import Tensor
 
 from shufflenet_fn.model.architecture import REDUCTION, fewest_values
-from shufflenet_fn.model.config import FEATURES, ShuffleNetConfig
+from shufflenet_fn.model.config import FEATURES, PARTS, ShuffleNetConfig
 from shufflenet_fn.model.running_stats import MomentsTree, update_running_stats
 from shufflenet_fn.model.variables import BatchStats, Variables
 from shufflenet_fn.training.precision import Policy
@@ -154,7 +154,8 @@ def forward(
     """
     check_images(x)
     check_dtype(x, variables.params["fc"]["weight"].dtype, policy)
-    if train and fewest_values(x.shape[0], *x.shape[2:]) <= 1:
+    uses_batch = train and not set(PARTS.values()) <= set(frozen)
+    if uses_batch and fewest_values(x.shape[0], *x.shape[2:]) <= 1:
         raise ValueError(
             f"x of shape {tuple(x.shape)} leaves no more than 1 value per channel to the last batch norms, "
             f"which need more in training: give more images, or ones larger than {REDUCTION} pixels"

@@ -19,14 +19,13 @@ from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.io import check_output, to_json, write_output
-from shufflenet_fn.model.inference import make_predictor
 from shufflenet_fn.model.network import features
 from shufflenet_fn.run.build import build_prepare
 from shufflenet_fn.tree import tree_to
-from shufflenet_fn.use.description import describe
-from shufflenet_fn.use.engines import installed
+from shufflenet_fn.use.engines import required
+from shufflenet_fn.use.export import describe
 from shufflenet_fn.use.model import Model
-from shufflenet_fn.use.predict import computed_batches, ready
+from shufflenet_fn.use.predict import computed_batches, ready, torch_logits
 from shufflenet_fn.use.sources import UNKNOWN
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.select import select_runtime
@@ -79,22 +78,22 @@ def embed(
     """
     runtime, _ = select_runtime(device)
     place = ready(runtime)
-    backend, variables = select_backend("auto", runtime.name).backend, tree_to(model.variables, place)
-
-    def maps(x: Tensor) -> Tensor:
-        return features(model.config, variables, x, at=at, backend=backend)[at]
-
-    compute: Callable[[Tensor], Tensor] = maps
-    if at == "pooled":  # faster, with folded batch norms
-        compute = make_predictor(model.config, variables, backend=backend, pooled=True)
     native = choose_image_reader("auto").reader
-    prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu", native=native)
+    if at == "pooled":  # faster, with folded batch norms
+        compute = torch_logits(model, runtime, place, native, pooled=True)
+    else:
+        prepare = build_prepare(runtime.memory_format, place, reuse=place.type == "cpu", native=native)
+        backend, variables = select_backend("auto", runtime.name).backend, tree_to(model.variables, place)
+
+        def compute(pixels: Tensor) -> Tensor:
+            return features(model.config, variables, prepare(pixels), at=at, backend=backend)[at]
+
     found: npt.NDArray[np.float32] = np.empty((0,), np.float32)
     kept: list[int] = []
     for batch in computed_batches(
         images,
         EvalTransform(model.resize, model.size),
-        torch.no_grad()(lambda pixels: compute(prepare(pixels.to(place))).cpu()),
+        torch.no_grad()(lambda pixels: compute(pixels.to(place)).cpu()),
         threaded=place.type == "cpu",
         batch_size=batch_size,
         workers=workers,
@@ -120,8 +119,8 @@ def check_embeddings_file(file: Path) -> None:
     """Raise ``UsageError`` if ``write_embeddings`` cannot write ``file``."""
     if file.suffix not in (".npz", ".parquet"):
         raise UsageError(f"-o {printable(file)} must end in .npz or .parquet.")
-    if file.suffix == ".parquet" and not installed("pyarrow"):
-        raise UsageError("a .parquet file needs pyarrow: pip install 'shufflenet-fn[parquet]'.")
+    if file.suffix == ".parquet":
+        required("pyarrow.parquet", "a .parquet file", "'shufflenet-fn[parquet]'")
     check_output(file)
 
 

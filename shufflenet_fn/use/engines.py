@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,25 +21,40 @@ THREAD_SAFE = ("onnxruntime",)
 """Engines that several threads may call at once, which is faster than one call with several threads."""
 
 
-def installed(package: str) -> bool:
-    """Return whether a package can be imported, without importing it."""
-    return importlib.util.find_spec(package) is not None
+def import_failure(package: str) -> str:
+    """Import a package and return what is wrong with it, such as "is not installed"; empty if nothing is."""
+    try:
+        importlib.import_module(package)
+    # One that is damaged, or built for other versions, may raise anything.
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == package.split(".")[0]:
+            return "is not installed"
+        return f"cannot be imported ({type(error).__name__}: {error})"
+    return ""
+
+
+def required(package: str, what: str, install: str) -> Any:
+    """Return a package that ``what`` needs. Raises ``UsageError`` if it cannot be imported."""
+    if failure := import_failure(package):
+        raise UsageError(
+            f"{what} needs {package}, which {failure}. Install or repair it: pip install {install}"
+        )
+    return importlib.import_module(package)
 
 
 def choose_engine(asked: str, device: str) -> tuple[str, str]:
     """Return the engine for a model that is not exported, on a device of kind ``device``, and the reason.
 
-    ``auto`` is ONNX Runtime on a CPU if it is installed, and torch otherwise.
+    ``auto`` is ONNX Runtime on a CPU if it can be imported, and torch otherwise.
     """
     if asked != "auto":
         return asked, "as asked"
     if device != "cpu":
         return "torch", f"computes on {device}"
-    missing = [package for package in ("onnx", "onnxruntime") if not installed(package)]
-    if missing:
+    packages = {package: import_failure(package) for package in ("onnx", "onnxruntime")}
+    if failures := [f"{package} {failure}" for package, failure in packages.items() if failure]:
         return "torch", (
-            f"{' and '.join(missing)} not installed; ONNX Runtime is faster on a CPU: "
-            "pip install 'shufflenet-fn[export]'"
+            f"{' and '.join(failures)}; ONNX Runtime is faster on a CPU: pip install 'shufflenet-fn[export]'"
         )
     return "onnxruntime", "the fastest on a CPU"
 
@@ -49,16 +63,16 @@ def open_engine(name: str, content: bytes, *, threads: int) -> Engine:
     """Return engine ``name``, among ``ONNX_ENGINES``, with an ONNX model. It computes in float32 on the CPU.
 
     Raises:
-        UsageError: it is not installed, or cannot read the model.
+        UsageError: it cannot be imported, or cannot read the model.
     """
-    if not installed(name):
-        raise UsageError(f"engine {name} is not installed: pip install {name}")
+    required(name, f"engine {name}", name)
     opener = {"onnxruntime": _onnxruntime, "openvino": _openvino}[name]
     try:
         return opener(content, threads)
     # Each engine has exceptions of its own for a model that it cannot read.
     except Exception as error:
-        raise UsageError(f"{name} cannot run the model: {str(error).strip().splitlines()[-1]}") from error
+        said = str(error).strip().split("\n")[-1] or type(error).__name__
+        raise UsageError(f"{name} cannot run the model: {said}") from error
 
 
 def open_program(file: Path) -> Engine:

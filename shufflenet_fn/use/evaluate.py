@@ -15,7 +15,7 @@ from shufflenet_fn.config.settings import EvalSettings
 from shufflenet_fn.data.bad_images import parse_bad_limit
 from shufflenet_fn.data.buffers import Layout
 from shufflenet_fn.data.loader import eval_loader, prefetch_of
-from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
+from shufflenet_fn.data.native.reader import choose_image_reader
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.distributed.group import process_group
 from shufflenet_fn.distributed.world import World
@@ -26,10 +26,9 @@ from shufflenet_fn.run.stopping import say
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.run.transfer import DeviceFeed
 from shufflenet_fn.training.precision import get_policy
-from shufflenet_fn.tree import tree_to
 from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.model import Model, open_labelled, open_model
-from shufflenet_fn.use.predict import engine_logits
+from shufflenet_fn.use.predict import engine_logits, torch_logits
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.base import patiently
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -100,16 +99,19 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
     settling = runtime.settling if world.heartbeats is None else None
     patiently(lambda: runtime.set_device(world.local_rank), settling, say)
     cores = max(1, usable_cores() // world.local_size)
-    check_threads(cores + loader_threads(settings.workers, world.local_size))
+    threads = loader_threads(settings.workers, world.local_size)
+    check_threads(cores + threads)
     torch.set_num_threads(cores)
     runtime.tune()
     device = runtime.device(world.local_rank)
     dataset = open_labelled(model, plan.data, settings.split)
     reader = choose_image_reader(settings.image_reader).reader
-    predict, compute = _logits(plan, device, reader), None
-    if plan.engine != "torch":  # each loader thread computes the batches that it reads
-        predict, compute = torch.Tensor.float, predict
-    threads = loader_threads(settings.workers, world.local_size)
+    predict: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.float
+    compute = None
+    if plan.engine == "torch":
+        predict = torch_logits(model, runtime, device, reader, settings.backend, settings.precision)
+    else:
+        compute = engine_logits(model, plan.engine)  # in each loader thread, of the batches that it reads
     layout = Layout(settings.batch_size, model.size)
     feed = DeviceFeed(device, layout, ahead=prefetch_of(threads))
     bad = build.bad_images_of(dataset, settings)
@@ -152,18 +154,3 @@ def run_evaluation(plan: EvalPlan, world: World) -> dict[str, Any]:
         "device": plan.device,
         "devices": world.size,
     }
-
-
-def _logits(
-    plan: EvalPlan, device: torch.device, reader: NativeReader | None
-) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the function from uint8 images to logits."""
-    if plan.engine != "torch":
-        return engine_logits(plan.model, plan.engine)
-    settings, runtime = plan.settings, runtime_of(plan.device)
-    return build.build_predictor(
-        plan.model.config,
-        backend=select_backend(settings.backend, runtime.name).backend,
-        policy=get_policy(settings.precision),
-        prepare=build.build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=reader),
-    )(tree_to(plan.model.variables, device))

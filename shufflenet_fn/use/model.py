@@ -14,7 +14,7 @@ from shufflenet_fn.checkpoint.format import MANIFEST
 from shufflenet_fn.checkpoint.inventory import BEST, checkpoints_of, pointed_to
 from shufflenet_fn.checkpoint.named_weights import FORMS, find_weights
 from shufflenet_fn.checkpoint.read import read_manifest
-from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision
+from shufflenet_fn.checkpoint.torchvision import HEAD, from_torchvision, is_head
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.checkpoint.weights_file import check_kind
 from shufflenet_fn.config.derived import eval_resize
@@ -37,7 +37,8 @@ STD = tuple(255 * value for value in IMAGENET_STD)
 
 @dataclass(frozen=True)
 class Model:
-    """``variables`` are float32 on the CPU. ``classes``: the names of the outputs, ``None`` if not known.
+    """``variables`` are float32 on the CPU. ``classes``: the names of the outputs, ``None`` if not known,
+    empty if the weights have no classifier; then that in ``variables`` is zero.
 
     ``resize`` and ``size``: of ``EvalTransform``. ``source`` and ``sha256``: the path of the weights, and a
     hash of their names and bytes. ``notes``: what was chosen in opening it.
@@ -65,6 +66,7 @@ def open_model(
     image_size: int | None = None,
     resize: int | None = None,
     names: Path | None = None,
+    headless: bool = False,
 ) -> Model:
     """Open a run directory (its best checkpoint), a checkpoint, or a weights file.
 
@@ -74,6 +76,7 @@ def open_model(
         image_size: side of the central crop; by default the run's, or 224.
         resize: short side before the crop; by default the run's, or 256/224 of the crop.
         names: a text file with a class name on each line, for weights that carry none.
+        headless: allow weights without a classifier, or with one of another form, which is left out.
 
     Raises:
         UsageError, UserError: with the one thing that is wrong.
@@ -83,13 +86,22 @@ def open_model(
     stored = manifest.get("settings", {})
     weights = read_weights(source)
     arch = _arch_of(arch, stored, source)
-    if not set(HEAD) <= weights.tensors.keys():
-        raise UsageError(
-            f"the weights in {printable(source)} have no classifier (fc.weight, fc.bias), so they predict no "
-            f"classes. Train one with `shufflenet-fn train --pretrained {printable(source)}`."
-        )
-    width = len(weights.tensors[HEAD[0]])
-    classes = weights.classes if names is None else _read_names(names)
+    tensors, classes = weights.tensors, weights.classes if names is None else _read_names(names)
+    if set(HEAD) <= tensors.keys():
+        width = len(tensors[HEAD[0]])
+    else:
+        missing = f"the weights in {printable(source)} have no classifier (fc.weight, fc.bias)"
+        if names or not headless:
+            raise UsageError(
+                f"{missing}, so they predict no classes. Train one with `shufflenet-fn train --pretrained "
+                f"{printable(source)}`."
+            )
+        other = sorted(filter(is_head, tensors))
+        notes.append(missing + (f"; left out: {', '.join(other[:4])}" if other else ""))
+        body = {key: value for key, value in tensors.items() if key not in other}
+        channels = get_config(arch).stage_channels[-1]
+        tensors = {**body, HEAD[0]: torch.zeros(1, channels), HEAD[1]: torch.zeros(1)}
+        width, classes = 0, ()
     if classes is not None and len(classes) != width:
         where = "The checkpoint" if names is None else printable(names)
         raise UsageError(
@@ -99,14 +111,14 @@ def open_model(
     size = image_size or stored.get("image_size") or 224
     short_side = eval_resize(size, resize or (None if image_size else stored.get("eval_resize")))
     EvalTransform(short_side, size)  # checks both
-    config = get_config(arch, num_classes=width)
+    config = get_config(arch, num_classes=max(width, 1))
     digest = hashlib.sha256()
     for key, tensor in sorted(weights.tensors.items()):
         digest.update(key.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return Model(
         arch=arch,
         config=config,
-        variables=tree_cast(from_torchvision(weights.tensors, config), torch.float32),
+        variables=tree_cast(from_torchvision(tensors, config), torch.float32),
         classes=classes,
         resize=short_side,
         size=size,

@@ -18,8 +18,7 @@ from typing import Final, NamedTuple
 
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.doctor.ascend import HOMES, SET_ENV, cann_version, installations
-from shufflenet_fn.use.description import describe
-from shufflenet_fn.use.export import Exported, onnx_bytes, write_export
+from shufflenet_fn.use.export import Exported, describe, onnx_bytes, write_export
 from shufflenet_fn.use.model import MEAN, STD, Model
 from shufflenet_fn.use.onnx_graph import LOGITS, OPSET, import_onnx
 from shufflenet_fn_backends.known_errors import explain
@@ -89,9 +88,10 @@ def plan_om(
             f"--input image needs AIPP, which CANN 9.0 does not have on {soc} (Atlas 350). Use --input "
             "tensor, and normalise images before."
         )
-    atc, onnx_file, fix = find_atc(), out.with_suffix(".onnx"), "Remove it, or give -o another name."
-    if onnx_file.exists() and not out.with_suffix(".atc.sh").exists():
-        raise UsageError(f"{printable(onnx_file)} is of another export, and would be replaced. {fix}")
+    atc, fix = find_atc(), "Remove it, or give -o another name."
+    for file in (out.with_suffix(".onnx"), out.with_suffix(".aipp.cfg")):
+        if file.exists() and not out.with_suffix(".atc.sh").exists():
+            raise UsageError(f"{printable(file)} is of another export, and would be replaced. {fix}")
     if atc is None and out.exists():
         raise UsageError(f"{printable(out)} exists, and there is no atc here to replace it. {fix}")
     return OmPlan(out, input_kind, batch, soc, opset or OPSET, atc)
@@ -140,6 +140,8 @@ def export_om(model: Model, plan: OmPlan) -> Exported:
     sources = {file: contents[name] for name, file in files.items()}
     write_export(files[_ONNX], {**sources, script: _script(out, files, arguments)}, beside)
     exported = write_export(out, made, described)
+    if plan.input_kind == "tensor":
+        out.with_suffix(".aipp.cfg").unlink(missing_ok=True)  # of an earlier export, for images
     if plan.atc is None:
         raise DeviceError(
             f"atc is not here, so {printable(out)} was not made. On a machine with CANN's toolkit (no NPU is "

@@ -20,11 +20,11 @@ from torch import Tensor
 
 from shufflenet_fn.model.inference import InferenceParams, folded_body
 from shufflenet_fn.tree import tree_paths
+from shufflenet_fn.use.engines import required
 from shufflenet_fn_backends import routing
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.routed_map import DEPTH
 from shufflenet_fn_backends.routing import Layout
-from shufflenet_fn_backends.support.errors import UsageError
 
 OPSET, IR_VERSION = 13, 8
 """CANN's ATC reads opsets 9 to 18 of ONNX 1.12, which is IR version 8."""
@@ -36,15 +36,8 @@ Array = npt.NDArray[Any]
 
 
 def import_onnx() -> Any:
-    """Return the package ``onnx``. Raises ``UsageError`` if it is not installed."""
-    try:
-        import onnx
-        from onnx import helper, numpy_helper  # noqa: F401 (attributes of `onnx` only then)
-    except ImportError as error:
-        raise UsageError(
-            f"exporting needs the package onnx ({error}): pip install 'shufflenet-fn[export]'"
-        ) from error
-    return onnx
+    """Return the package ``onnx``. Raises ``UsageError`` if it cannot be imported."""
+    return required("onnx", "exporting", "'shufflenet-fn[export]'")
 
 
 @dataclass

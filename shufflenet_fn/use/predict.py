@@ -20,15 +20,15 @@ from shufflenet_fn.data.decode import LazyImage, RgbImage, as_lazy_image, open_i
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.formats import read_file
 from shufflenet_fn.data.loader import eval_loader
-from shufflenet_fn.data.native.reader import choose_image_reader
+from shufflenet_fn.data.native.reader import NativeReader, choose_image_reader
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.threads import PrefetchIterator
 from shufflenet_fn.data.transforms import EvalTransform
-from shufflenet_fn.run import build
+from shufflenet_fn.model.inference import make_predictor
+from shufflenet_fn.run.build import build_prepare
 from shufflenet_fn.run.training import loader_threads
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_to
-from shufflenet_fn.use.description import read_description
 from shufflenet_fn.use.engines import (
     ONNX_ENGINES,
     THREAD_SAFE,
@@ -38,7 +38,7 @@ from shufflenet_fn.use.engines import (
     open_engine,
     open_program,
 )
-from shufflenet_fn.use.export import onnx_bytes
+from shufflenet_fn.use.export import onnx_bytes, read_description
 from shufflenet_fn.use.model import Model, open_model
 from shufflenet_fn.use.sources import UNKNOWN
 from shufflenet_fn_backends.names import ENGINE_NAMES
@@ -122,7 +122,8 @@ class Predictor:
         chosen, why = choose_engine(engine, runtime.name)
         if chosen == "torch":
             place = ready(runtime)
-            logits, threaded = _torch(opened, runtime, place), place.type == "cpu"
+            compute = torch_logits(opened, runtime, place, choose_image_reader("auto").reader)
+            logits, threaded = lambda images: compute(images.to(place)).cpu(), place.type == "cpu"
             why = f"{why}; {reason}"
         else:
             logits, threaded = engine_logits(opened, chosen), chosen in THREAD_SAFE
@@ -146,22 +147,17 @@ class Predictor:
 
         Raises:
             BadImage: a file is no image or is damaged.
-            ValueError: an array is not uint8 (H, W, 3).
+            UsageError: an array is not uint8 (H, W, 3).
         """
         found = []
         for number, image in enumerate(images):
-            source: LazyImage | RgbImage
             if isinstance(image, np.ndarray):
-                if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                    raise ValueError(
-                        f"image {number} is {image.dtype} {image.shape}, but must be uint8 (H, W, 3), RGB"
-                    )
-                name, source = str(number), image
+                name, source = str(number), as_lazy_image(image)
             else:
                 name = os.fspath(image)
                 source = open_image(Encoded(read_file(Path(name))), name=name)
             if self.whole:
-                logits = torch.from_numpy(self.whole(as_lazy_image(source).decode(1)[None]))
+                logits = torch.from_numpy(self.whole(source.decode(1)[None]))
             else:
                 logits = self.logits(torch.from_numpy(self.transform(source)).permute(2, 0, 1).unsqueeze(0))
             found += self._predictions([name], logits, [UNKNOWN], top)
@@ -274,19 +270,26 @@ def _threads_of(engine: str) -> int:
     return 1 if engine in THREAD_SAFE else usable_cores()
 
 
-def _torch(model: Model, runtime: Runtime, device: torch.device) -> Callable[[Tensor], Tensor]:
-    predict = build.build_predictor(
+def torch_logits(
+    model: Model,
+    runtime: Runtime,
+    device: torch.device,
+    native: NativeReader | None,
+    backend: str = "auto",
+    precision: str = "fp32",
+    *,
+    pooled: bool = False,
+) -> Callable[[Tensor], Tensor]:
+    """Return a function from uint8 images (N, 3, size, size) on ``device`` to what ``infer`` returns."""
+    prepare = build_prepare(runtime.memory_format, device, reuse=device.type == "cpu", native=native)
+    predict = make_predictor(
         model.config,
-        backend=select_backend("auto", runtime.name).backend,
-        policy=get_policy("fp32"),
-        prepare=build.build_prepare(
-            runtime.memory_format,
-            device,
-            reuse=device.type == "cpu",
-            native=choose_image_reader("auto").reader,
-        ),
-    )(tree_to(model.variables, device))
-    return torch.no_grad()(lambda images: predict(images.to(device)).cpu())
+        tree_to(model.variables, device),
+        backend=select_backend(backend, runtime.name).backend,
+        policy=get_policy(precision),
+        pooled=pooled,
+    )
+    return lambda images: predict(prepare(images))
 
 
 def _normalised(engine: Engine) -> Callable[[Tensor], Tensor]:
@@ -298,19 +301,15 @@ def _exported(file: Path, engine: str) -> Predictor:
     described = read_description(file)
     preprocessing, (rows, *_) = described["preprocessing"], described["input"]["shape"]
     whole = described["input"]["kind"] == "image"
-    allowed: tuple[str, ...]
-    if file.suffix == ".pt2":
-        chosen, allowed = "torch", ("auto", "torch")
-    else:
-        chosen, allowed = ONNX_ENGINES[0] if engine == "auto" else engine, ("auto", *ONNX_ENGINES)
+    allowed = ("auto", "torch") if file.suffix == ".pt2" else ("auto", *ONNX_ENGINES)
     if engine not in allowed:
         raise UsageError(f"--engine {engine} does not run {printable(file)}: {', '.join(allowed)} do.")
-    opened = (
-        open_program(file)
-        if chosen == "torch"
-        else open_engine(chosen, file.read_bytes(), threads=usable_cores() if whole else _threads_of(chosen))
-    )
-    run = in_batches(opened, rows)
+    chosen = allowed[1] if engine == "auto" else engine
+    if chosen == "torch":
+        run = in_batches(open_program(file), rows)
+    else:
+        threads = usable_cores() if whole else _threads_of(chosen)
+        run = in_batches(open_engine(chosen, file.read_bytes(), threads=threads), rows)
     classes = described["classes"] or map(str, range(described["num_classes"]))
     return Predictor(
         transform=EvalTransform(preprocessing["resize_short_side"], preprocessing["center_crop"]),

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import math
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,8 +32,7 @@ from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.io import to_json
 from shufflenet_fn.run.training import loader_threads
-from shufflenet_fn.use.accuracy import paired_drop
-from shufflenet_fn.use.engines import installed, open_engine
+from shufflenet_fn.use.engines import open_engine, required
 from shufflenet_fn.use.model import MEAN, Model, open_labelled
 from shufflenet_fn.use.onnx_graph import IMAGES, Array, import_onnx
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
@@ -40,7 +41,13 @@ from shufflenet_fn_backends.support.errors import UsageError, UserError
 FEW_IMAGES = 2000
 """With fewer validation images the drop of accuracy is hardly known."""
 
+Z = 1.96
+"""Standard deviations of a 95 % interval."""
 _BATCH, _NAMED, _SMALLEST, _TINY = 32, 5, 1e-3, 1e-30
+
+
+Correct = npt.NDArray[np.bool_]
+"""For each image, whether the prediction is right."""
 
 
 class Int8(NamedTuple):
@@ -71,8 +78,7 @@ def quantize(model: Model, content: bytes, wanted: Int8) -> tuple[bytes, dict[st
         UserError: accuracy may fall by more than ``max_drop``.
     """
     onnx = import_onnx()
-    if not installed("onnxruntime"):
-        raise UsageError("--int8 needs the package onnxruntime: pip install 'shufflenet-fn[export]'")
+    required("onnxruntime.quantization", "--int8", "'shufflenet-fn[export]'")
     whole = onnx.load_from_string(content)
     network = _network(onnx, whole, model.size)
     for part in wanted.keep_float:
@@ -210,27 +216,17 @@ def _ranges(onnx: Any, network: Any, values: list[str], images: list[Array]) -> 
     return [np.max(maps, 0) for maps in zip(*found, strict=True)]
 
 
-class _Reader:
-    """The data reader of the quantiser."""
-
-    def __init__(self, batches: Sequence[Array]) -> None:
-        self._batches: Iterator[Array] = iter(batches)
-
-    def get_next(self) -> dict[str, Array] | None:
-        batch = next(self._batches, None)
-        return None if batch is None else {IMAGES: batch}
-
-
 def _quantised(network: Any, images: list[Array], kept: Sequence[str]) -> Any:
     """Return ``network`` in int8 with parts of it kept in float32."""
     tools: Any = importlib.import_module("onnxruntime.quantization")
+    batches = iter([{IMAGES: batch} for batch in images])
     with tempfile.TemporaryDirectory() as folder:
         source, file = Path(folder, "float32.onnx"), Path(folder, "int8.onnx")
         source.write_bytes(network.SerializeToString())
         tools.quantize_static(
             source,
             file,
-            _Reader(images),
+            SimpleNamespace(get_next=lambda: next(batches, None)),
             quant_format=tools.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,
@@ -292,3 +288,39 @@ def _joined(whole: Any, network: Any, quantised: Any, described: dict[str, Any])
     import_onnx().checker.check_model(whole, full_check=True)
     content: bytes = whole.SerializeToString()
     return content
+
+
+class Drop(NamedTuple):
+    """How many points of accuracy are lost, with the 95 % interval, on ``images`` images."""
+
+    points: float
+    low: float
+    high: float
+    images: int
+
+    def __str__(self) -> str:
+        return (
+            f"the drop of Acc@1 is {self.points:.2f} points on {self.images:,} images "
+            f"(95 % interval {self.low:.2f} to {self.high:.2f})"
+        )
+
+    def refusal(self, most: float) -> str:
+        """Return why a drop of at most ``most`` points is not certain, and what helps; empty if it is."""
+        if self.high <= most:
+            return ""
+        if self.points >= most:
+            return f"{self}, but at most {most:g} is allowed"
+        enough = self.images * ((self.high - self.points) / (most - self.points)) ** 2
+        return (
+            f"{self}, so it may be up to {self.high:.2f}, but at most {most:g} is allowed. If it stays the "
+            f"same, about {math.ceil(enough / 100) * 100:,} images make the interval narrow enough"
+        )
+
+
+def paired_drop(correct: Correct, wanted: Correct) -> Drop:
+    """Return the drop from ``wanted`` to ``correct``. Its interval is that of Bonett and Price, 2012."""
+    count, lost, won = len(wanted), int((wanted & ~correct).sum()), int((correct & ~wanted).sum())
+    less, more = (lost + 1) / (count + 2), (won + 1) / (count + 2)
+    half = Z * math.sqrt((less + more - (less - more) ** 2) / (count + 2))
+    low, high = less - more - half, less - more + half
+    return Drop(100 * (lost - won) / count, 100 * low, 100 * high, count)

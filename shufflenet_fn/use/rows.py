@@ -20,6 +20,7 @@ _SAMPLE = 16
 """Rows of a continued file that are computed again."""
 _TOLERANCE = 1e-3
 """Largest difference of a probability between two engines or devices."""
+_CORRECT = {None: "", True: "true", False: "false"}
 
 Shares = dict[str, float]
 """Probabilities by class."""
@@ -88,7 +89,10 @@ class Rows:
 
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Write a row for each prediction. Raises ``UserError`` if that fails."""
-        self._write("".join(map(self._row, predictions)))
+        if self._kind == "csv":
+            self._write(_csv(map(self._cells, predictions)))
+        else:
+            self._write("".join(map(_json_row if self._kind == "jsonl" else _table_row, predictions)))
 
     def _write(self, text: str) -> None:
         try:
@@ -123,25 +127,30 @@ class Rows:
 
     def _header(self) -> str:
         numbered = [f"{what}{k}" for k in range(1, self._top + 1) for what in ("class", "probability")]
-        return _csv(["path", *numbered, "correct"])
+        return _csv([["path", *numbered, "correct"]])
 
-    def _row(self, each: Prediction) -> str:
-        pairs = list(zip(each.classes, each.probabilities, strict=True))
-        if self._kind == "jsonl":
-            return to_json(each._asdict()) + "\n"
-        if self._kind == "csv":
-            blank = [""] * (2 * (self._top - len(pairs)))
-            correct = "" if each.correct is None else str(each.correct).lower()
-            flat = [text for name, share in pairs for text in (name, f"{share:.6f}")]
-            return _csv([each.name, *flat, *blank, correct])
-        mark = {None: "", True: "  right", False: "  wrong"}[each.correct]
-        return f"{printable(each.name)}  " + "  ".join(f"{n} {100 * p:.1f} %" for n, p in pairs) + mark + "\n"
+    def _cells(self, each: Prediction) -> list[str]:
+        cells = [each.name]
+        for name, share in zip(each.classes, each.probabilities, strict=True):
+            cells += (name, f"{share:.6f}")
+        blank = [""] * (2 * self._top + 1 - len(cells))
+        return [*cells, *blank, _CORRECT[each.correct]]
 
 
-def _csv(cells: list[str]) -> str:
+def _csv(rows: Iterable[list[str]]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(cells)
+    csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+def _json_row(each: Prediction) -> str:
+    return to_json(each._asdict()) + "\n"
+
+
+def _table_row(each: Prediction) -> str:
+    shares = zip(each.classes, each.probabilities, strict=True)
+    mark = {None: "", True: "  right", False: "  wrong"}[each.correct]
+    return f"{printable(each.name)}  " + "  ".join(f"{n} {100 * p:.1f} %" for n, p in shares) + mark + "\n"
 
 
 def _within(one: Shares, other: Shares) -> bool:

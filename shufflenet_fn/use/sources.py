@@ -17,6 +17,7 @@ from shufflenet_fn.data.formats import is_image, read_file
 from shufflenet_fn.data.packed.index import is_packed
 from shufflenet_fn.data.packed.read import PackedSplit, open_packed
 from shufflenet_fn.data.paths import printable
+from shufflenet_fn.io import explained
 from shufflenet_fn_backends.support.errors import UsageError
 
 UNKNOWN = -1
@@ -25,21 +26,10 @@ _NO_NAMES = {"", ".", ".."}
 
 
 @dataclass(frozen=True, eq=False)
-class ImageFiles:
-    """Image files in any folders.
-
-    Attributes:
-      paths: as given, or as found in a folder.
-      labels: int64 (len(paths),), ``UNKNOWN`` where no folder names a class.
-      classes: class names that labels index.
-    """
+class _Files:
+    """Image files in any folders, by path."""
 
     paths: tuple[str, ...]
-    labels: npt.NDArray[np.int64]
-    classes: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def name(self, index: int) -> str:
         return self.paths[index]
@@ -53,9 +43,9 @@ class ImageFiles:
 
 @dataclass(frozen=True, eq=False)
 class Selected:
-    """Some images of a data set, with labels of their own, as a ``Dataset``."""
+    """Some images of ``whole`` as a ``Dataset``. A label is ``UNKNOWN`` where no folder names a class."""
 
-    whole: ImageFiles | PackedSplit
+    whole: _Files | PackedSplit
     indices: npt.NDArray[np.int64]
     labels: npt.NDArray[np.int64]
     classes: tuple[str, ...]
@@ -95,25 +85,22 @@ def open_sources(
     Raises:
         UsageError: a source does not exist or holds no image.
     """
-    whole: ImageFiles | PackedSplit
+    whole: _Files | PackedSplit
     if len(sources) == 1 and is_packed(Path(sources[0])):
         whole = open_packed(sources[0], split)
+        known, labels = whole.classes, whole.labels
     else:
-        whole = _open_files(tuple(dict.fromkeys(p for source in sources for p in _paths(source, lines))))
-    labels = whole.labels
+        whole = _Files(tuple(dict.fromkeys(p for source in sources for p in _paths(source, lines))))
+        folders = [os.path.basename(os.path.dirname(path)) for path in whole.paths]
+        known = tuple(sorted({*folders} - _NO_NAMES))
+        label_of = {name: label for label, name in enumerate(known)}
+        labels = np.array([label_of.get(folder, UNKNOWN) for folder in folders], np.int64)
     if classes is not None:
         label_of = {name: label for label, name in enumerate(classes)}
         # One more, which the label ``UNKNOWN`` indexes.
-        table = np.array([*(label_of.get(name, UNKNOWN) for name in whole.classes), UNKNOWN], np.int64)
+        table = np.array([*(label_of.get(name, UNKNOWN) for name in known), UNKNOWN], np.int64)
         labels = table.take(labels, mode="wrap")
-    return Selected(whole, np.arange(len(whole)), labels, tuple(classes or whole.classes))
-
-
-def _open_files(paths: tuple[str, ...]) -> ImageFiles:
-    folders = [os.path.basename(os.path.dirname(path)) for path in paths]
-    classes = tuple(sorted({*folders} - _NO_NAMES))
-    label_of = {name: label for label, name in enumerate(classes)}
-    return ImageFiles(paths, np.array([label_of.get(f, UNKNOWN) for f in folders], np.int64), classes)
+    return Selected(whole, np.arange(len(labels)), labels, tuple(classes or known))
 
 
 def _paths(source: str, lines: Iterable[str]) -> Iterator[str]:
@@ -124,11 +111,8 @@ def _paths(source: str, lines: Iterable[str]) -> Iterator[str]:
     elif os.path.exists(source):
         yield source
     elif source.startswith("@"):
-        try:
+        with explained(f"read the list {printable(source[1:])}", "Give a file of paths.", UsageError):
             listed = Path(source[1:]).read_text("utf-8", "surrogateescape").split("\n")
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise UsageError(f"cannot read the list {printable(source[1:])}: {reason}.") from error
         yield from _listed(listed, printable(source[1:]))
     elif matched := sorted(path for path in glob.glob(source, recursive=True) if os.path.isfile(path)):
         yield from matched
@@ -149,14 +133,12 @@ def _listed(lines: Iterable[str], where: str) -> list[str]:
 
 
 def _in_folder(folder: str) -> list[str]:
-    found = [
-        path
-        for above, folders, files in os.walk(folder)
-        # Sorted in place, which `os.walk` follows; hidden ones are left out, as in training.
-        if folders.__setitem__(slice(None), sorted(f for f in folders if not f.startswith("."))) is None
-        for file in sorted(files)
-        if not file.startswith(".") and is_image(path := os.path.join(above, file))
-    ]
+    found: list[str] = []
+    for above, folders, files in os.walk(folder):
+        # In place, which `os.walk` follows; hidden ones are left out, as in training.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        paths = (os.path.join(above, name) for name in sorted(files) if not name.startswith("."))
+        found += filter(is_image, paths)
     if is_packed(Path(folder)):
         raise UsageError(f"{printable(folder)} is packed data, which must be the only SOURCE.")
     if not found:

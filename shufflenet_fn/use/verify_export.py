@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -17,11 +18,11 @@ from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.paths import printable
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.inference import make_predictor
-from shufflenet_fn.use.accuracy import Drop, paired_drop, wilson
-from shufflenet_fn.use.description import read_description
-from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, installed, open_engine, open_program
+from shufflenet_fn.use.engines import ONNX_ENGINES, Engine, in_batches, open_engine, open_program
+from shufflenet_fn.use.export import read_description
 from shufflenet_fn.use.model import Model, open_labelled, open_model
 from shufflenet_fn.use.om import ais_bench
+from shufflenet_fn.use.quantize import Drop, Z, paired_drop
 from shufflenet_fn_backends.registry import select_backend
 from shufflenet_fn_backends.runtimes.cpu import usable_cores
 from shufflenet_fn_backends.support.errors import UsageError
@@ -107,20 +108,28 @@ def verify_export(
             start = time.perf_counter()
             logits[name].append(engine(x)[0].copy())
             seconds[name].append(time.perf_counter() - start)
-    stacked = {name: np.stack(rows) for name, rows in logits.items()}
-    labels = dataset.labels[list(indices)]
-    return [
-        _comparison(
-            name,
-            stacked[name],
-            stacked["model"],
-            labels,
-            [dataset.name(index) for index in indices],
-            (described["quantization"] or {}).get("max_drop"),
-            1000 * float(np.median(seconds[name])),
+    wanted, names = np.stack(logits["model"]), [dataset.name(index) for index in indices]
+    labels, expected = dataset.labels[list(indices)], wanted.argmax(1)
+    found = []
+    for engine_name in engines:
+        ours = np.stack(logits[engine_name])
+        top1 = ours.argmax(1)
+        differ = [names[i] for i in np.flatnonzero(top1 != expected)]
+        found.append(
+            Comparison(
+                engine=engine_name,
+                largest=float(np.abs(ours - wanted).max()),
+                largest_logit=float(np.abs(wanted).max()),
+                agreement=1 - len(differ) / len(names),
+                differ=differ,
+                accuracy=wilson(int((top1 == labels).sum()), len(labels)),
+                model_accuracy=wilson(int((expected == labels).sum()), len(labels)),
+                drop=paired_drop(top1 == labels, expected == labels),
+                max_drop=(described["quantization"] or {}).get("max_drop"),
+                milliseconds=1000 * float(np.median(seconds[engine_name])),
+            )
         )
-        for name in engines
-    ]
+    return found
 
 
 def _engines(out: Path, described: dict[str, Any]) -> dict[str, Engine]:
@@ -129,7 +138,7 @@ def _engines(out: Path, described: dict[str, Any]) -> dict[str, Engine]:
     if out.suffix == ".pt2":
         found = {"torch": open_program(out)}
     else:
-        names = [name for name in ONNX_ENGINES if installed(name)] or ONNX_ENGINES[:1]
+        names = [name for name in ONNX_ENGINES if find_spec(name)] or ONNX_ENGINES[:1]
         content, threads = out.read_bytes(), usable_cores()
         found = {name: open_engine(name, content, threads=threads) for name in names}
     rows = described["input"]["shape"][0]
@@ -159,26 +168,9 @@ def _model_of(out: Path, described: dict[str, Any], against: str | None) -> Mode
     return replace(model, classes=tuple(classes)) if classes and model.classes is None else model
 
 
-def _comparison(
-    name: str,
-    ours: npt.NDArray[np.float32],
-    wanted: npt.NDArray[np.float32],
-    labels: npt.NDArray[np.int64],
-    names: list[str],
-    max_drop: float | None,
-    milliseconds: float,
-) -> Comparison:
-    top1, expected = ours.argmax(1), wanted.argmax(1)
-    differ = [names[i] for i in np.flatnonzero(top1 != expected)]
-    return Comparison(
-        engine=name,
-        largest=float(np.abs(ours - wanted).max()),
-        largest_logit=float(np.abs(wanted).max()),
-        agreement=1 - len(differ) / len(names),
-        differ=differ,
-        accuracy=wilson(int((top1 == labels).sum()), len(labels)),
-        model_accuracy=wilson(int((expected == labels).sum()), len(labels)),
-        drop=paired_drop(top1 == labels, expected == labels),
-        max_drop=max_drop,
-        milliseconds=milliseconds,
-    )
+def wilson(hits: int, count: int) -> tuple[float, float, float]:
+    """Return a share in percent with its 95 % interval (Wilson, 1927)."""
+    share, z2 = hits / count, Z * Z
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return 100 * share, max(0.0, 100 * (centre - half)), min(100.0, 100 * (centre + half))

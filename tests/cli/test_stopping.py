@@ -19,7 +19,7 @@ from shufflenet_fn.checkpoint.inventory import newest_good
 from shufflenet_fn.checkpoint.read import read_manifest
 from shufflenet_fn.distributed.world import World
 from shufflenet_fn.errors import UserError
-from shufflenet_fn.io import Disk
+from shufflenet_fn.io import Content, Disk
 from shufflenet_fn.run.events import EpochTrained, Event, Reporter, StepDone
 from shufflenet_fn.run.plan import prepare_run
 from shufflenet_fn.run.rank import run_rank

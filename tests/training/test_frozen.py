@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from shufflenet_fn.config.derived import check_values
+from shufflenet_fn.config.settings import TrainSettings
+from shufflenet_fn.errors import UsageError
 from shufflenet_fn.model.channel_order import in_order_of, to_canonical
 from shufflenet_fn.training.decay import of_classifier
 from shufflenet_fn.training.flat_state import flatten_state, unflatten_state
@@ -40,6 +43,7 @@ def trained(
     backend: str = "reference",
     *,
     flat: bool = False,
+    images: int = 6,
     optimizer: Any = SGD,
     scaling: LossScaling | None = None,
     **options: Any,
@@ -55,7 +59,7 @@ def trained(
     with unchanged(state):
         new = state
         for seed in range(3):
-            new, _, _ = step(new, Examples(*examples(6, seed=seed)), no_flags())
+            new, _, _ = step(new, Examples(*examples(images, seed=seed)), no_flags())
     new = unflatten_state(new)
     return to_canonical(TINY, new) if computing is not get_backend(backend) else new
 
@@ -133,6 +137,16 @@ def test_skipped_step_changes_nothing(flat: bool) -> None:
     state = trained(("conv1",), optimizer=ADAMW, flat=flat, scaling=scaling, policy=get_policy("O2"))
     assert_trees_equal(state.variables, tiny_variables())
     assert state.step == 3 and state.opt_state.updates == 0
+
+
+def test_single_image_trains_if_all_norms_are_frozen() -> None:
+    parts = ",".join(BODY)
+    check_values(1, TrainSettings(image_size=32, batch_size=1, freeze=parts))
+    trained(BODY, images=1)
+    with pytest.raises(UsageError, match="1 image per microbatch"):
+        check_values(1, TrainSettings(image_size=32, batch_size=1, freeze=parts.removesuffix(",conv5")))
+    with pytest.raises(ValueError, match="more than 1 value per channel"):
+        trained(BODY[:-1], images=1)
 
 
 def test_reduction_gets_the_trainable_part_only() -> None:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import safetensors
 import safetensors.torch
 import torch
 
-from shufflenet_fn.checkpoint.torchvision import from_torchvision, to_torchvision
+from shufflenet_fn.checkpoint.torchvision import canonical_keys, from_torchvision, to_torchvision
 from shufflenet_fn.checkpoint.weights import read_weights
 from shufflenet_fn.model.config import get_config
 from tests.model.support import assert_trees_equal
@@ -63,6 +64,31 @@ def test_forms_are_those_of_other_tools(command: Command, weights: Path, tmp_pat
     torch.nn.DataParallel(module).load_state_dict(original["state_dict"], strict=True)
     optimizer = torch.optim.SGD(module.parameters(), lr=1, momentum=0.9)
     optimizer.load_state_dict(original["optimizer"])
+
+
+@pytest.mark.parametrize("head", [(), ("head.1", "head.3")], ids=len)
+def test_weights_without_our_classifier_are_converted(
+    command: Command, weights: Path, image_folder: Path, tmp_path: Path, head: tuple[str, ...]
+) -> None:
+    tensors = safetensors.torch.load_file(weights)
+    body = {key: value for key, value in tensors.items() if not key.startswith("fc.")}
+    other = {f"{name}.weight": torch.ones(3, 3) for name in head}
+    torch.save({**body, **other}, tmp_path / "w.pt")
+    for ending in (".safetensors", ".pth", ".pth.tar"):
+        outcome = command("convert", "w.pt", "-o", f"a{ending}", "--arch", "x0_5")
+        assert outcome.code == 0 and "no classifier" in outcome.out, outcome.err
+        assert "have no classifier" in outcome.err and all(name in outcome.err for name in head)
+        read = read_weights(tmp_path / f"a{ending}")
+        assert read.classes is None and read.tensors.keys() == canonical_keys(body).keys()
+    for source, file in (("w.pt", "a.npz"), (weights, "b.npz")):
+        outcome = command("embed", source, image_folder / "val" / "red", "-o", file, "--arch", "x0_5")
+        assert outcome.code == 0, outcome.err
+    found, wanted = (np.load(tmp_path / file)["features"] for file in ("a.npz", "b.npz"))
+    np.testing.assert_array_equal(found, wanted)
+    outcome = command(
+        "convert", "w.pt", "-o", "b.pth", "--arch", "x0_5", "--names", weights.with_name("names.txt")
+    )
+    assert outcome.code == 2 and "no classifier" in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def test_bad_request_is_one_message(
     words: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("shufflenet_fn.use.embed.installed", lambda package: False)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     outcome = command("embed", weights, image_folder / "val", "--arch", "x0_5", *arguments)
     assert outcome.code == 2 and all(word in outcome.err for word in words), outcome.err
     assert not list(tmp_path.iterdir())

@@ -17,9 +17,9 @@ import torch
 from shufflenet_fn.data.transforms import EvalTransform
 from shufflenet_fn.model.config import get_config
 from shufflenet_fn.model.inference import fold, infer
-from shufflenet_fn.use.accuracy import paired_drop
 from shufflenet_fn.use.onnx_graph import Graph
 from shufflenet_fn.use.onnx_image import add_transform
+from shufflenet_fn.use.quantize import paired_drop
 from tests.use.conftest import CLASSES, three_classes
 
 Command = Callable[..., Any]

@@ -284,21 +284,11 @@ def test_resume_needs_no_network_and_keeps_the_name(
     command: Command, site: Site, image_folder: Path, tmp_path: Path
 ) -> None:
     name = f"{site.url}/ok/w.pth#sha256={site.sha256}"
-    options = (
-        "--arch",
-        "x0_5",
-        "--image-size",
-        32,
-        "-b",
-        8,
-        "--device",
-        "cpu",
-        "--epochs",
-        1,
-        "--devices",
-        2,
+    options = ("--arch", "x0_5", "--image-size", 32, "-b", 8, "--device", "cpu", "--epochs", 1)
+    started = command(
+        *("train", "--data", image_folder, *options, "--devices", 2),
+        *("--pretrained", name, "--run-dir", "run"),
     )
-    started = command("train", "--data", image_folder, *options, "--pretrained", name, "--run-dir", "run")
     assert started.code == 0, started.err
     assert site.hits == ["/ok/w.pth"]
     site.close()

@@ -67,7 +67,7 @@ def test_atc_gets_a_graph_that_it_reads(
     opset: str,
 ) -> None:
     monkeypatch.setenv("ASCEND_TOOLKIT_HOME", str(toolkit))
-    for earlier in ("m.om", "m.onnx", "m.atc.sh"):
+    for earlier in ("m.om", "m.onnx", "m.atc.sh", "m.aipp.cfg"):
         (tmp_path / earlier).write_text("is replaced")
     rest = (*BATCH, *SOC, "--input", kind, "--opset", opset)
     outcome = command("export", weights, "-o", "m.om", *OPTIONS, *rest)
@@ -75,6 +75,7 @@ def test_atc_gets_a_graph_that_it_reads(
     assert "ais_bench --model m.om --batchsize 4" in outcome.out
     made = (tmp_path / "m.om").read_text()
     assert made.startswith("IMODimages:4,3,32,32") and ("RGB888_U8" in made) == (kind == "image")
+    assert (tmp_path / "m.aipp.cfg").exists() == (kind == "image")
     described = json.loads((tmp_path / "m.om.json").read_text())
     shape = [4, 32, 32, 3] if kind == "image" else [4, 3, 32, 32]
     assert described["input"]["shape"] == shape and described["input"]["kind"] == kind
@@ -166,11 +167,12 @@ def test_bad_request_and_failing_atc_write_nothing(
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_another_export_stay(command: Command, weights: Path, tmp_path: Path) -> None:
-    (tmp_path / "m.onnx").write_text("mine")
+@pytest.mark.parametrize("name", ["m.onnx", "m.aipp.cfg"])
+def test_files_of_another_export_stay(command: Command, weights: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("mine")
     outcome = command("export", weights, "-o", "m.om", *OPTIONS, *BATCH, *SOC)
-    assert outcome.code == 2 and "m.onnx is of another export" in outcome.err
-    assert (tmp_path / "m.onnx").read_text() == "mine"
+    assert outcome.code == 2 and f"{name} is of another export" in outcome.err
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_om_is_refused_where_only_a_device_runs_it(

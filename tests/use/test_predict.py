@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 from PIL import Image
 
+from shufflenet_fn.errors import UsageError
 from shufflenet_fn.use.engines import choose_engine
 from shufflenet_fn.use.predict import Predictor
 
@@ -36,50 +37,63 @@ def rows_of(outcome: Any) -> list[dict[str, Any]]:
 def test_accuracy_equals_that_of_evaluate(
     command: Command, model: tuple[object, ...], image_folder: Path
 ) -> None:
-    weights, *options = model
     found = {}
     for engine in ENGINES:
-        outcome = command(
-            *("predict", weights, image_folder / "val", *options),
-            *("--format", "jsonl", "--engine", engine, "--top-k", 9),
-        )
+        options = ("--format", "jsonl", "--engine", engine, "--top-k", 9)
+        outcome = command("predict", *model, image_folder / "val", *options)
         found[engine] = rows_of(outcome)
         assert "10 images" in outcome.err and f"engine {engine}" in outcome.err
     assert [row["classes"] for row in found["torch"]] == [row["classes"] for row in found["onnxruntime"]]
     row = found["torch"][0]
-    assert sorted(row["classes"]) == ["blue", "green", "red"] and sum(row["probabilities"]) == pytest.approx(
-        1
-    )
+    assert sorted(row["classes"]) == ["blue", "green", "red"]
+    assert sum(row["probabilities"]) == pytest.approx(1)
     right = sum(row["correct"] for row in found["torch"])
-    for engine in ("torch", "onnxruntime"):
-        scored = command(
-            *("evaluate", weights, *options[:2], "--data", image_folder, "--engine", engine, "--json")
-        )
+    for engine in ENGINES:
+        scored = command("evaluate", *model[:3], "--data", image_folder, "--engine", engine, "--json")
         # The file names no classes, so `evaluate` takes those of train/, which are the same.
         result = json.loads(scored.out)
         assert result["accuracy1"] == pytest.approx(100 * right / 10) and result["engine"] == engine
 
 
-@pytest.mark.parametrize("missing", [None, "onnxruntime", "onnx"])
-def test_engine_on_a_cpu_is_onnx_runtime_if_installed(
-    missing: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("package", "code", "said"),
+    [
+        ("onnx", None, "is not installed"),
+        ("onnxruntime", None, "is not installed"),
+        ("onnx", "import absent", "cannot be imported (ModuleNotFoundError: No module named 'absent'"),
+        ("onnxruntime", "raise OSError('wrong ELF class')", "cannot be imported (OSError: wrong ELF class)"),
+    ],
+)
+def test_engine_on_a_cpu_is_onnx_runtime_if_it_works(
+    command: Command,
+    model: tuple[object, ...],
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    package: str,
+    code: str | None,
+    said: str,
 ) -> None:
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else found(name))
-    engine, why = choose_engine("auto", "cpu")
-    assert engine == ("torch" if missing else "onnxruntime")
-    assert missing is None or (why.startswith(f"{missing} not installed") and "[export]" in why)
+    assert choose_engine("auto", "cpu")[0] == "onnxruntime"
     assert choose_engine("auto", "npu")[0] == choose_engine("torch", "cpu")[0] == "torch"
+    (tmp_path / f"{package}.py").write_text(code or "")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package)
+    if code is None:
+        monkeypatch.setitem(sys.modules, package, None)
+    arguments = ("predict", *model, image_folder / "val" / "red")
+    outcome = command(*arguments)
+    assert outcome.code == 0 and f"engine torch: {package} {said}" in outcome.err, outcome.err
+    assert "pip install 'shufflenet-fn[export]'" in outcome.err
+    outcome = command(*arguments, "--engine", "onnxruntime")
+    assert outcome.code == 2 and f"needs {package}, which {said}" in outcome.err, outcome.err
 
 
 @pytest.mark.parametrize("option", [("--precision", "bf16"), ("--backend", "reference")])
 def test_evaluate_refuses_another_precision_in_onnx_runtime(
     option: tuple[str, str], command: Command, model: tuple[object, ...], image_folder: Path
 ) -> None:
-    weights, *options = model
-    outcome = command(
-        *("evaluate", weights, *options[:2], "--data", image_folder, "--engine", "onnxruntime", *option)
-    )
+    outcome = command("evaluate", *model[:3], "--data", image_folder, "--engine", "onnxruntime", *option)
     assert outcome.code == 2 and "--engine torch" in outcome.err
 
 
@@ -90,13 +104,12 @@ def test_sources_are_files_folders_patterns_and_lists(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    weights, *options = model
     red = image_folder / "val" / "red"
     files = sorted(map(str, red.iterdir()))
     (tmp_path / "list.txt").write_text("\n".join(files) + "\n")
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(files)))
     for sources in (files, [red], [f"{red}/*.jpg"], ["@list.txt"], ["-"], [red, red, *files]):
-        outcome = command("predict", weights, *sources, *options, "--format", "jsonl")
+        outcome = command("predict", *model, *sources, "--format", "jsonl")
         assert [row["name"] for row in rows_of(outcome)] == files, sources
 
 
@@ -125,11 +138,8 @@ def test_resume_refuses_another_model(
 def test_resume_keeps_a_file_that_it_did_not_begin(
     kind: str, command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
 ) -> None:
-    weights, *options = model
     (tmp_path / f"notes.{kind}").write_text("important notes")
-    outcome = command(
-        *("predict", weights, image_folder / "val", *options, "-o", f"notes.{kind}", "--resume")
-    )
+    outcome = command("predict", *model, image_folder / "val", "-o", f"notes.{kind}", "--resume")
     assert outcome.code == 2 and "no whole row" in outcome.err
     assert (tmp_path / f"notes.{kind}").read_text() == "important notes"
 
@@ -137,12 +147,11 @@ def test_resume_keeps_a_file_that_it_did_not_begin(
 def test_packed_data_resumes_and_lacks_classes(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
 ) -> None:
-    weights, *options = model
     shutil.copytree(image_folder, tmp_path / "own")
     for split in ("train", "val"):
         (tmp_path / "own" / split / "red").rename(tmp_path / "own" / split / "rose")
     assert command("data", "pack", "own", "packed").code == 0
-    arguments = ("predict", weights, "packed", *options, "-o", "rows.jsonl", "--resume")
+    arguments = ("predict", *model, "packed", "-o", "rows.jsonl", "--resume")
     assert command(*arguments).code == 0
     whole = (tmp_path / "rows.jsonl").read_text()
     rows = [json.loads(line) for line in whole.splitlines()]
@@ -155,12 +164,10 @@ def test_packed_data_resumes_and_lacks_classes(
 def test_interrupted_command_says_how_to_go_on(
     command: Command, model: tuple[object, ...], image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weights, *options = model
-
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    arguments = ("predict", weights, image_folder / "val", *options, "-o", "rows.csv")
+    arguments = ("predict", *model, image_folder / "val", "-o", "rows.csv")
     with monkeypatch.context() as patch:
         patch.setattr("shufflenet_fn.use.rows.Rows.write", interrupted)
         outcome = command(*arguments)
@@ -171,16 +178,15 @@ def test_interrupted_command_says_how_to_go_on(
 def test_unreadable_images_are_counted_and_named(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path
 ) -> None:
-    weights, *options = model
     folder = Path(shutil.copytree(image_folder / "val" / "red", tmp_path / "photos"))
     (folder / "broken.jpg").write_bytes(b"no image")
-    outcome = command("predict", weights, folder, *options)
+    outcome = command("predict", *model, folder)
     assert outcome.code == 0 and len(outcome.out.splitlines()) == 3
     assert "1 unreadable" in outcome.err and "broken.jpg" in outcome.err
-    outcome = command("predict", weights, folder, *options, "--on-bad-image", "stop")
+    outcome = command("predict", *model, folder, "--on-bad-image", "stop")
     assert outcome.code == 1 and "broken.jpg" in outcome.err
     (tmp_path / "list.txt").write_text("gone.jpg\n\n")
-    outcome = command("predict", weights, "@list.txt", folder / "broken.jpg", *options)
+    outcome = command("predict", *model, "@list.txt", folder / "broken.jpg")
     assert outcome.code == 1 and "none of the 2 images can be read: gone.jpg (No such file" in outcome.err
 
 
@@ -189,16 +195,11 @@ def test_number_of_threads_does_not_matter(
     command: Command, model: tuple[object, ...], image_folder: Path, kind: str
 ) -> None:
     if kind == "image":
-        assert command("export", model[0], "-o", "m.onnx", *model[1:], "--input", kind).code == 0
+        assert command("export", *model, "-o", "m.onnx", "--input", kind).code == 0
         model = ("m.onnx",)
-    weights, *options = model
+    arguments = ("predict", *model, image_folder / "val", "--format", "jsonl")
     found = [
-        rows_of(
-            command(
-                *("predict", weights, image_folder / "val", *options, "--format", "jsonl"),
-                *("--workers", workers, "--batch-size", size),
-            )
-        )
+        rows_of(command(*arguments, "--workers", workers, "--batch-size", size))
         for workers, size in ((0, 64), (1, 1), (3, 64))
     ]
     for rows in found[1:]:
@@ -211,8 +212,7 @@ def test_number_of_threads_does_not_matter(
 def test_resume_writes_no_row_twice(
     command: Command, model: tuple[object, ...], image_folder: Path, tmp_path: Path, kind: str
 ) -> None:
-    weights, *options = model
-    arguments = ("predict", weights, image_folder / "val", *options, "--top-k", 2, "-o", f"rows.{kind}")
+    arguments = ("predict", *model, image_folder / "val", "--top-k", 2, "-o", f"rows.{kind}")
     assert command(*arguments).code == 0
     whole = (tmp_path / f"rows.{kind}").read_text()
     assert command(*arguments).code == 2  # it exists
@@ -231,12 +231,11 @@ def test_resume_writes_no_row_twice(
 def test_exported_file_predicts_the_same(
     command: Command, model: tuple[object, ...], image_folder: Path, kind: str
 ) -> None:
-    weights, *options = model
-    exported = command("export", weights, "-o", "m.onnx", *options, "--input", kind, "--batch", 4)
+    exported = command("export", *model, "-o", "m.onnx", "--input", kind, "--batch", 4)
     assert exported.code == 0, exported.err
     wanted, found = (
-        rows_of(command("predict", each, image_folder / "val", *rest, "--format", "jsonl"))
-        for each, rest in ((weights, options), ("m.onnx", ()))
+        rows_of(command("predict", *each, image_folder / "val", "--format", "jsonl"))
+        for each in (model, ("m.onnx",))
     )
     assert [row["classes"] for row in found] == [row["classes"] for row in wanted]
     shares = [[row["probabilities"] for row in rows] for rows in (found, wanted)]
@@ -252,21 +251,14 @@ def test_exported_file_without_class_names_numbers_them(
     assert {name for row in rows for name in row["classes"]} <= {"0", "1", "2"}
 
 
-def test_array_of_the_crop_size_is_resized_like_a_file(weights: Path, tmp_path: Path) -> None:
+def test_predictor_takes_paths_and_arrays(weights: Path, tmp_path: Path) -> None:
     predictor = Predictor.open(weights, arch="x0_5")
+    # Of the crop's size, which is resized all the same.
     pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "x.png")
     by_path, by_array = predictor.predict([tmp_path / "x.png", pixels], top=3)
     assert by_path[1:] == by_array[1:]
-
-
-def test_predictor_takes_paths_and_arrays(weights: Path, image_folder: Path) -> None:
-    predictor = Predictor.open(weights, arch="x0_5", names=weights.with_name("names.txt"))
-    path = image_folder / "val" / "red" / "00.jpg"
-    pixels = np.asarray(Image.open(path))
-    by_path, by_array = predictor.predict([path, pixels], top=3)
-    assert by_path.classes == by_array.classes
-    with pytest.raises(ValueError, match=r"float64.*uint8 \(H, W, 3\)"):
+    with pytest.raises(UsageError, match=r"uint8, \(height, width, 3\), but is float64"):
         predictor.predict([pixels / 255])
 
 
@@ -294,8 +286,7 @@ def test_bad_request_is_one_message(
     words: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    weights, *options = model
     monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
-    outcome = command("predict", weights, *options, *arguments)
+    outcome = command("predict", *model, *arguments)
     assert outcome.code == 2 and "Traceback" not in outcome.err
     assert all(word in outcome.err for word in words), outcome.err

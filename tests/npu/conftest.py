@@ -1,5 +1,5 @@
 """Fixtures for what runs on the emulator of CANN: ``ascend-emulator run -- python -m pytest tests/npu``."""
 
-from ascend_emulator.pytest_plugin import libraries, npu, on_emulator, pytest_configure
+from ascend_emulator.pytest_plugin import forks, libraries, npu, on_emulator, pytest_configure
 
-__all__ = ["libraries", "npu", "on_emulator", "pytest_configure"]
+__all__ = ["forks", "libraries", "npu", "on_emulator", "pytest_configure"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,17 @@ import pytest
 
 from benchmarks.launch_counts.ranks import count_case
 from benchmarks.launch_counts.step_counts import StepCounts, at_batch_size
-from benchmarks.launch_counts.worker import PEER, Case
+from benchmarks.launch_counts.worker import PEER, Case, counted
 from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(scope="module")
-def fp32(libraries: Path, npu: Any) -> dict[str, StepCounts]:
-    names = (PEER, "gather", "npu")
-    return {name: counted(libraries, Case(name, "fp32", 4, 64)) for name in names}
+def fp32(npu: Any) -> dict[str, StepCounts]:
+    return {name: in_this_process(Case(name, "fp32", 4, 64)) for name in (PEER, "gather", "npu")}
 
 
-def counted(libraries: Path, case: Case, cards: int = 1) -> StepCounts:
-    return StepCounts(**count_case(libraries, case, cards, timeout_s=240))
+def in_this_process(case: Case) -> StepCounts:
+    return StepCounts(**json.loads(counted(case)))
 
 
 def test_peer_is_the_one_of_the_figures(fp32: dict[str, StepCounts]) -> None:
@@ -48,9 +48,8 @@ def test_no_call_is_for_the_order_of_weights(fp32: dict[str, StepCounts]) -> Non
 
 
 @pytest.mark.campaign
-def test_bytes_are_linear_in_batch_size(libraries: Path, fp32: dict[str, StepCounts]) -> None:
-    small = counted(libraries, Case("gather", "fp32", 2, 64))
-    between = counted(libraries, Case("gather", "fp32", 3, 64))
+def test_bytes_are_linear_in_batch_size(fp32: dict[str, StepCounts]) -> None:
+    small, between = (in_this_process(Case("gather", "fp32", size, 64)) for size in (2, 3))
     assert at_batch_size(small, fp32["gather"], (2, 4), 3) == between
     with pytest.raises(ValueError, match="other kernels"):
         at_batch_size(small, fp32[PEER], (2, 4), 64)
@@ -58,7 +57,10 @@ def test_bytes_are_linear_in_batch_size(libraries: Path, fp32: dict[str, StepCou
 
 @pytest.mark.campaign
 def test_launches_of_o2_on_two_cards(libraries: Path, npu: Any) -> None:
-    peer, ours = (counted(libraries, Case(name, "O2", 4, 64), 2) for name in (PEER, "gather"))
+    peer, ours = (
+        StepCounts(**count_case(libraries, Case(name, "O2", 4, 64), 2, timeout_s=240))
+        for name in (PEER, "gather")
+    )
     assert ours.calls <= 0.65 * peer.calls
     assert ours.operators["HcclAllReduce"] == 1
     assert (ours.host_syncs, ours.host_copies) == (0, 0)

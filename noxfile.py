@@ -29,9 +29,9 @@ CPU_WHEELS = "https://download.pytorch.org/whl/cpu"
 KEPT = {"PYTHONDONTWRITEBYTECODE": None}
 # Tests run in parallel and start further processes: one compute thread each, no spinning threads.
 PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
+PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
 # One worker more than cores: tests of ranks and of failures wait for half of their time.
-WORKERS = str((os.cpu_count() or 1) + 1)
-PARALLEL = ("-n", WORKERS, "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
+MORE_WORKERS = ("-n", str((os.cpu_count() or 1) + 1))
 DEFAULT = ("-m", "not campaign and not interop")
 # For our kernels, torch's and oneDNN's: as on a processor without AVX-512.
 AVX2 = {"CXXFLAGS": "-march=x86-64-v3", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -51,7 +51,7 @@ def checks(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the test suite without campaigns. Arguments after ``--`` replace the defaults of pytest."""
-    _pytest(session, *(session.posargs or [*PARALLEL, *DEFAULT]))
+    _pytest(session, *(session.posargs or [*PARALLEL, *MORE_WORKERS, *DEFAULT]))
 
 
 @nox.session(venv_backend="none")

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+from ascend_emulator.counters import snapshot
+from ascend_emulator.vendor_sources import emulated_functions
 from benchmarks.launch_counts.ranks import count_case
 from benchmarks.launch_counts.step_counts import StepCounts, at_batch_size
 from benchmarks.launch_counts.worker import PEER, Case, counted
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, Command
+from tests.npu.conftest import counted_run
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,16 @@ def test_the_table_in_the_documentation(fp32: dict[str, StepCounts]) -> None:
     assert table == {
         name: (fp32[PEER].operators.get(name, 0), fp32["gather"].operators.get(name, 0)) for name in names
     }
+
+
+def test_launched_operators_have_a_source(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    """What training and evaluation launch was compared with the vendor's documents."""
+    run = tmp_path / "run"
+    options = ("--max-steps", 2, "--precision", "O2", "--ema-decay", 0.9, "--clip-norm", 1)
+    counted_run(command, image_folder, run, *options, "--mixup", 0.2, "--accumulate", 2)
+    evaluated = command("evaluate", run, "--data", image_folder, "--device", "npu", "--batch-size", 2)
+    assert evaluated.code == 0, evaluated.err
+    launched = {name for name in snapshot().total.kernels if name.startswith("aclnn")}
+    functions = {one.name: one for one in emulated_functions()}
+    assert {"aclnnConvolution", "aclnnAddmm"} <= launched <= functions.keys()
+    assert [name for name in sorted(launched) if not functions[name].sources] == []

@@ -1,7 +1,8 @@
-"""Starts that an NPU refuses because a process on it was killed: waited for, and tried again."""
+"""After a kill: starts that an NPU refuses are tried again, and ``verify-resume``."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,3 +70,20 @@ def test_single_device_retries_without_launcher(
     ran = on_emulator(WAITING_SHORTLY, *options, imported=True, timeout=240.0, faults="device:busy@1")
     assert ran.code == 0, ran.err
     assert ran.err.count(WAIT) == 1, ran.err
+
+
+@pytest.mark.campaign
+def test_a_killed_run_resumes_to_the_same_bytes(npu: object, libraries: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shufflenet_fn_cli.main", "verify-resume"]
+    done = subprocess.run(
+        [*command, "--device", "npu", "--steps", "24", "--json"],
+        env={**os.environ, **variables(libraries, Machine()), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["identical"] and told["saved"] == 4 and told["tensors"] > 100
+    assert not list(tmp_path.glob("shufflenet-fn-*"))

@@ -9,6 +9,7 @@ specific version of torch and aborts with a CUDA build. The others use the envir
 from __future__ import annotations
 
 import json
+import os
 import platform
 import shutil
 import sys
@@ -29,6 +30,8 @@ KEPT = {"PYTHONDONTWRITEBYTECODE": None}
 # Tests run in parallel and start further processes: one compute thread each, no spinning threads.
 PROCESSES = {**KEPT, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"}
 PARALLEL = ("-n", "auto", "--dist", "worksteal", "--durations", "25", "--durations-min", "1")
+# One worker more than cores: tests of ranks and of failures wait for half of their time.
+MORE_WORKERS = ("-n", str((os.cpu_count() or 1) + 1))
 DEFAULT = ("-m", "not campaign and not interop")
 # For our kernels, torch's and oneDNN's: as on a processor without AVX-512.
 AVX2 = {"CXXFLAGS": "-march=x86-64-v3", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -48,7 +51,7 @@ def checks(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
     """Run the test suite without campaigns. Arguments after ``--`` replace the defaults of pytest."""
-    _pytest(session, *(session.posargs or [*PARALLEL, *DEFAULT]))
+    _pytest(session, *(session.posargs or [*PARALLEL, *MORE_WORKERS, *DEFAULT]))
 
 
 @nox.session(venv_backend="none")
@@ -143,8 +146,9 @@ def _install_torch_npu(session: nox.Session) -> None:
         session.skip("torch_npu exists for Linux on x86-64 and aarch64 only")
     if shutil.which("g++") is None and shutil.which("clang++") is None:
         session.skip("the emulator of CANN is compiled: install g++ (Debian, Ubuntu: apt install g++)")
-    # pip compiles torch_npu here: compiled on import, its SyntaxWarnings would be errors of pytest.
-    session.install(f"torch=={TORCH_NPU}", *_cpu_build(session))
+    # Of torch, Python compiles what is imported: all of it takes pip four times as long as the installation.
+    session.install("--no-compile", f"torch=={TORCH_NPU}", *_cpu_build(session))
+    # pip compiles torch_npu: compiled on import, its SyntaxWarnings would be errors of pytest.
     session.install(
         *(f"torch_npu=={TORCH_NPU}", "-e", ".", "-e", "./emulator[test]"),
         *("pytest", "pytest-xdist", "hypothesis"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-SLOW_SECONDS = 20
+# Of one CPU: on a busy machine they grow by half, and wall time without bound.
+SLOW_CPU_SECONDS = 30
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -59,21 +61,42 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path not in first)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Note the CPU time of a test and of the processes that it waited for."""
+    before = _cpu_seconds()
+    try:
+        yield
+    finally:
+        item.user_properties.append(("cpu_s", _cpu_seconds() - before))
+
+
+def _cpu_seconds() -> float:
+    used = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail if a test needs the marker ``slow``."""
+    if _unmarked(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """List tests above ``SLOW_SECONDS`` that lack the marker ``slow``."""
-    unmarked = sorted(
-        (report.duration, report.nodeid)
-        for reports in terminalreporter.stats.values()
-        for report in reports
-        if isinstance(report, pytest.TestReport)
-        and report.when == "call"
-        and report.duration > SLOW_SECONDS
-        and not {"slow", "campaign", "interop"} & set(report.keywords)
-    )
-    if unmarked:
-        terminalreporter.section(f"tests above {SLOW_SECONDS} s without the marker slow")
-        for duration, name in reversed(unmarked):
-            terminalreporter.write_line(f"{duration:.0f} s  {name}")
+    if unmarked := _unmarked(terminalreporter.config):
+        terminalreporter.section(f"failed: above {SLOW_CPU_SECONDS} CPU seconds without the marker slow")
+        for seconds, name in unmarked:
+            terminalreporter.write_line(f"{seconds:.0f} s  {name}")
+
+
+def _unmarked(config: pytest.Config) -> list[tuple[float, str]]:
+    reporter = config.pluginmanager.get_plugin("terminalreporter")
+    found = [
+        (dict(report.user_properties).get("cpu_s", 0.0), report.nodeid)
+        for report in (reporter.stats.get("passed", []) if reporter else [])
+        if not {"slow", "campaign", "interop"} & set(report.keywords)
+    ]
+    return sorted((one for one in found if one[0] > SLOW_CPU_SECONDS), reverse=True)
 
 
 @pytest.fixture(scope="session")

@@ -73,7 +73,7 @@ def build(say: Say = lambda text: None) -> Path:
 
     installed = find_installed()
     tools = toolchain(installed)
-    name = _name(tools)
+    name = _name(installed, tools)
     current = Path(os.environ.get(LIBRARIES, ""))
     if current.name == name and current.is_dir():
         return current
@@ -105,9 +105,9 @@ def _cache() -> Path:
     return folder / "ascend-emulator"
 
 
-def _name(tools: Toolchain) -> str:
-    """Return the folder's name, which depends on sources, headers, compiler and package versions."""
-    digest = hashlib.sha256()
+def _name(installed: Installed, tools: Toolchain) -> str:
+    """Return the folder's name, which depends on sources, headers, compiler, and packages and their place."""
+    digest = hashlib.sha256(f"{installed.torch} {installed.torch_npu}".encode())
     for module in (__file__, missing.__file__, symbols.__file__):
         digest.update(Path(module).read_bytes())
     for source in _sources(_ALL):

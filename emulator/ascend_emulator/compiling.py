@@ -56,10 +56,10 @@ def toolchain(installed: Installed) -> Toolchain:
     system = (acl, hccl, installed.torch_npu / "include", torch, torch / "torch/csrc/api/include")
     folders = ("-I", str(SOURCES), *(word for folder in system for word in ("-isystem", str(folder))))
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=False)
-    # The versions of the packages identify their headers.
+    # The versions of the packages identify their headers, wherever they are.
     facts = (version.stdout, installed.torch_version, installed.torch_npu_version)
-    command = (*compiler, *_FLAGS, *_QUIET, *folders)
-    return Toolchain(tuple(compiler), command, _digest(" ".join((*command, *facts)).encode()))
+    flags = (*compiler, *_FLAGS, *_QUIET)
+    return Toolchain(tuple(compiler), (*flags, *folders), _digest(" ".join((*flags, *facts)).encode()))
 
 
 def _compiler() -> list[str]:
@@ -75,11 +75,14 @@ def _compiler() -> list[str]:
 
 
 def object_name(tools: Toolchain, source: Path) -> str:
-    """Return the object's name, which depends on the source, our headers in it, and the toolchain."""
+    """Return the object's name, which depends on the source, our headers in it, and the toolchain.
+
+    It doesn't depend on where these are, so that environments and checkouts share objects.
+    """
     seen: dict[Path, bytes] = {}
     _collect(source, seen)
     parts = [tools.fingerprint.encode()]
-    parts += [b"\0".join((str(path).encode(), seen[path])) for path in sorted(seen)]
+    parts += [b"\0".join((str(path.relative_to(SOURCES)).encode(), seen[path])) for path in sorted(seen)]
     return f"{source.stem}-{_digest(*parts)}.o"
 
 

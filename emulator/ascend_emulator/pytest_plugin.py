@@ -1,7 +1,7 @@
 """Fixtures for tests that run on the emulator.
 
-Import ``libraries``, ``npu``, ``on_emulator`` and ``pytest_configure`` in a ``conftest.py``, or start pytest
-with ``-p ascend_emulator.pytest_plugin``. Elsewhere, tests that need the emulator are skipped.
+Import ``libraries``, ``npu``, ``forks``, ``on_emulator`` and ``pytest_configure`` in a ``conftest.py``, or
+start pytest with ``-p ascend_emulator.pytest_plugin``. Elsewhere, tests that need the emulator are skipped.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -19,6 +19,7 @@ import pytest
 from ascend_emulator.build import LIBRARIES
 from ascend_emulator.counters import Counts
 from ascend_emulator.environment import Machine, variables
+from ascend_emulator.forks import Forks
 from ascend_emulator.report import PATTERN, read_reports
 
 HOW = "run it in an environment with torch_npu: ascend-emulator run --devices 2 -- python -m pytest"
@@ -63,13 +64,24 @@ def npu(libraries: Path) -> ModuleType:
     return torch.npu  # type: ignore[no-any-return, attr-defined]  # torch_npu adds it
 
 
+@pytest.fixture(scope="session")
+def forks(npu: ModuleType) -> Iterator[Forks]:
+    """A process that has imported torch and torch_npu, which others are forked from."""
+    with Forks() as started:
+        yield started
+
+
 @pytest.fixture
-def on_emulator(libraries: Path, tmp_path: Path, pytestconfig: pytest.Config) -> OnEmulator:
-    """Run a Python script in a process of its own, on a machine of its own."""
+def on_emulator(libraries: Path, tmp_path: Path, request: pytest.FixtureRequest) -> OnEmulator:
+    """Run a Python script in a process of its own, on a machine of its own.
+
+    With ``imported=True``, the process has imported torch and torch_npu already, which saves seconds.
+    """
 
     def run(
         script: str,
         *arguments: str,
+        imported: bool = False,
         timeout: float = 120.0,
         environ: dict[str, str] | None = None,
         **machine: object,
@@ -83,14 +95,15 @@ def on_emulator(libraries: Path, tmp_path: Path, pytestconfig: pytest.Config) ->
             Machine(**machine),  # type: ignore[arg-type]
             report=str(folder / PATTERN),
         )
+        env = {**os.environ, **settings, **(environ or {})}
+        cwd = request.config.rootpath
+        if imported:
+            forks: Forks = request.getfixturevalue("forks")
+            (ended,) = forks.run(script, arguments, [env], cwd=cwd, within=timeout)
+            return Ran(ended.code, ended.out, ended.err, read_reports(folder))
+        command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(
-            [sys.executable, "-c", script, *arguments],
-            env={**os.environ, **settings, **(environ or {})},
-            cwd=pytestconfig.rootpath,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
+            command, env=env, cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
         )
         return Ran(done.returncode, done.stdout, done.stderr, read_reports(folder))
 

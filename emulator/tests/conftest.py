@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 import pytest
 
-from ascend_emulator.pytest_plugin import libraries, npu, on_emulator, pytest_configure
+from ascend_emulator.pytest_plugin import forks, libraries, npu, on_emulator, pytest_configure
 
-__all__ = ["libraries", "npu", "on_emulator", "pytest_configure"]
+__all__ = ["forks", "libraries", "npu", "on_emulator", "pytest_configure"]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The folder of this distribution."""

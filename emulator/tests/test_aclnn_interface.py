@@ -54,7 +54,7 @@ assert cann.copy(memory, values, 16, 1) == 0
 
 
 def _answers(on_emulator: OnEmulator, script: str) -> list[str]:
-    ran = on_emulator(CALLER + script, environ={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    ran = on_emulator(CALLER + script, imported=True)
     assert ran.code == 0, ran.err
     return ran.out.splitlines()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from ascend_emulator import compiling
 from ascend_emulator.compiling import SOURCES
 from ascend_emulator.counters import Copy, Kernel, parse
 from ascend_emulator.environment import SOCS, Machine, variables
@@ -128,6 +129,17 @@ def test_the_emulator_comes_first_and_once() -> None:
 def test_the_chips_are_those_of_the_runtime() -> None:
     text = (SOURCES / "runtime" / "soc.cpp").read_text()
     assert tuple(re.findall(r'\{"(Ascend[^"]*)"', text)) == SOCS
+
+
+def test_checkouts_share_objects(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = set()
+    for place in (tmp_path / "here", tmp_path / "there"):
+        place.mkdir()
+        (place / "own.hpp").write_text("")
+        (place / "own.cpp").write_text('#include "own.hpp"')
+        monkeypatch.setattr(compiling, "SOURCES", place)
+        names.add(compiling.object_name(compiling.Toolchain(("g++",), ("g++",), "print"), place / "own.cpp"))
+    assert len(names) == 1
 
 
 def test_the_exit_code_is_handed_on() -> None:

@@ -98,6 +98,7 @@ x = torch.ones(4, device="npu")
 for _ in range(3):
     print(torch.isfinite((x * x).cpu()).all().item())
 """,
+        imported=True,
         faults="overflow:aclnnMul@2",
     )
     assert ran.out.split() == ["True", "False", "True"], ran.err

@@ -92,7 +92,7 @@ for name, call in {**cases, **taken}.items():
 
 
 def test_refusals_of_the_pages(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(CALLER + _REFUSED, environ={"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"})
+    ran = on_emulator(CALLER + _REFUSED, imported=True)
     assert ran.code == 0, ran.err
     answers = dict(line.split("|", 1) for line in ran.out.splitlines())
     taken = {name for name, answer in answers.items() if answer.startswith("0|")}
@@ -152,7 +152,7 @@ print(json.dumps({name: value.flatten()[0].item() for name, value in results.ite
 
 def test_float32_is_computed_in_float16_on_910a(on_emulator: OnEmulator) -> None:
     """Convolutions, products and pooling; the overflow saturates. Elsewhere float32 stays what it is."""
-    ran = on_emulator(_ON_910A, soc="Ascend910A")
+    ran = on_emulator(_ON_910A, imported=True, soc="Ascend910A")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == {
         "convolution": 1.0,
@@ -182,7 +182,7 @@ except RuntimeError as error:
 
 
 def test_pooling_and_thresholds_on_950(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(_ON_950, soc="Ascend950PR_9589")
+    ran = on_emulator(_ON_950, imported=True, soc="Ascend950PR_9589")
     assert ran.code == 0, ran.err
     assert "aclnnThresholdBackward: threshold is 0.5" in ran.out + ran.err
     kernels = ran.counts[0].total.kernels

@@ -260,5 +260,5 @@ def test_only_compatible_max_pool_returns_indices(
     """Otherwise torch_npu gives a mask in their place, which serves the gradient and nothing else: forward
     mode gathers with it, and is refused.
     """
-    ran = on_emulator(_WITH_INDICES.format(compatible=compatible))
+    ran = on_emulator(_WITH_INDICES.format(compatible=compatible), imported=True)
     assert ran.out.split() == ["True", "True", dtype, str(compatible), "True"], ran.err

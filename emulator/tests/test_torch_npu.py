@@ -34,6 +34,7 @@ try:
 except RuntimeError as error:
     print(isinstance(error, torch.OutOfMemoryError))
 """,
+        imported=True,
         memory="256MiB",
         environ={"PYTORCH_NPU_ALLOC_CONF": allocator},
     )
@@ -82,7 +83,9 @@ def test_two_devices_hold_and_copy_tensors(npu: ModuleType) -> None:
 
 def test_no_device(on_emulator: OnEmulator) -> None:
     ran = on_emulator(
-        "import torch, torch_npu; print(torch.npu.is_available(), torch.npu.device_count())", devices=0
+        "import torch, torch_npu; print(torch.npu.is_available(), torch.npu.device_count())",
+        imported=True,
+        devices=0,
     )
     assert ran.out == "False 0\n", ran.err
 
@@ -106,6 +109,7 @@ try:
 except RuntimeError as error:
     print(error)
 """,
+        imported=True,
         soc="Ascend910A",
     )
     assert ran.out.splitlines()[:3] == [
@@ -132,6 +136,7 @@ for _ in range(3):
         print("aclnnMul" in str(error))
         break
 """,
+        imported=True,
         faults="op:aclnnMul@2",
     )
     assert ran.out.split() == ["ok", "True"], ran.err
@@ -148,7 +153,8 @@ try:
     torch.npu.synchronize()
 except RuntimeError as error:
     print(str(error).splitlines()[-1])
-"""
+""",
+        imported=True,
     )
     assert "was launched through aclop, CANN's older interface, which is not emulated" in ran.out, ran.err
     assert "set_compile_mode(jit_compile=False)" in ran.out
@@ -166,6 +172,7 @@ with torch_npu.profiler.profile(
     torch.ones(8, device="npu") + 1
 """,
         str(tmp_path),
+        imported=True,
     )
     assert ran.code == 0, ran.err
     (trace,) = tmp_path.rglob("trace_view.json")

@@ -184,6 +184,6 @@ def test_all_of_it_holds_on_the_950_class(on_emulator: OnEmulator) -> None:
     """The same tests on a chip that saves the inverse standard deviation."""
     script = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
     arguments = ("-q", "-x", "-p", "no:cacheprovider", __file__, "-k", "not 950")
-    ran = on_emulator(script, *arguments, timeout=400, soc="Ascend950PR_9589")
+    ran = on_emulator(script, *arguments, imported=True, timeout=400, soc="Ascend950PR_9589")
     assert ran.code == 0, ran.out[-4000:] + ran.err
     assert " passed" in ran.out and "skipped" not in ran.out

@@ -28,9 +28,9 @@ from shufflenet_fn.training.schedules import constant
 from shufflenet_fn.training.state import create_train_state
 from shufflenet_fn.training.step import Examples, make_train_step, no_flags
 from shufflenet_fn.tree import tree_leaves, tree_map, tree_to
+from tests.conftest import Command
 from tests.model.support import TINY, assert_trees_equal, examples, tiny_variables
-
-from .counted_run import counted_run
+from tests.npu.conftest import counted_run
 
 LAYOUT, STEPS = Layout(4, 16), 12
 
@@ -141,15 +141,13 @@ def test_a_snapshot_stays_as_the_state_was(npu: ModuleType, flat: bool) -> None:
 # ---- the training loop does not wait for the device that it feeds, also where it saves ----
 
 
-def test_steps_and_saving_wait_for_events_only(
-    libraries: Path, npu: object, image_folder: Path, tmp_path: Path
-) -> None:
-    few, more, saving = (
+def test_steps_and_saving_wait_for_events_only(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    _, few, more, saving = (
         counted_run(
-            *(libraries, image_folder, tmp_path / name, "--max-steps", steps),
-            *("--keep", "9", "--checkpoint-freq", freq),
+            *(command, image_folder, tmp_path / name, "--max-steps", steps),
+            *("--keep", 9, "--checkpoint-freq", freq),
         )
-        for name, steps, freq in (("few", "8", "0"), ("more", "10", "0"), ("saving", "8", "2"))
+        for name, steps, freq in (("first", 1, 0), ("few", 8, 0), ("more", 10, 0), ("saving", 8, 2))
     )
     assert more.launches > few.launches
     waits = Counter(few.syncs)

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ascend_emulator.counters import snapshot
+from ascend_emulator.vendor_sources import emulated_functions
 from benchmarks.launch_counts.ranks import count_case
 from benchmarks.launch_counts.step_counts import StepCounts, at_batch_size
-from benchmarks.launch_counts.worker import PEER, Case
-from tests.conftest import REPOSITORY
+from benchmarks.launch_counts.worker import PEER, Case, counted
+from tests.conftest import REPOSITORY, Command
+from tests.npu.conftest import counted_run
 
 
 @pytest.fixture(scope="module")
-def fp32(libraries: Path, npu: Any) -> dict[str, StepCounts]:
-    names = (PEER, "gather", "npu")
-    return {name: counted(libraries, Case(name, "fp32", 4, 64)) for name in names}
+def fp32(npu: Any) -> dict[str, StepCounts]:
+    return {name: in_this_process(Case(name, "fp32", 4, 64)) for name in (PEER, "gather", "npu")}
 
 
-def counted(libraries: Path, case: Case, cards: int = 1) -> StepCounts:
-    return StepCounts(**count_case(libraries, case, cards, timeout_s=240))
+def in_this_process(case: Case) -> StepCounts:
+    return StepCounts(**json.loads(counted(case)))
 
 
 def test_peer_is_the_one_of_the_figures(fp32: dict[str, StepCounts]) -> None:
@@ -48,9 +51,8 @@ def test_no_call_is_for_the_order_of_weights(fp32: dict[str, StepCounts]) -> Non
 
 
 @pytest.mark.campaign
-def test_bytes_are_linear_in_batch_size(libraries: Path, fp32: dict[str, StepCounts]) -> None:
-    small = counted(libraries, Case("gather", "fp32", 2, 64))
-    between = counted(libraries, Case("gather", "fp32", 3, 64))
+def test_bytes_are_linear_in_batch_size(fp32: dict[str, StepCounts]) -> None:
+    small, between = (in_this_process(Case("gather", "fp32", size, 64)) for size in (2, 3))
     assert at_batch_size(small, fp32["gather"], (2, 4), 3) == between
     with pytest.raises(ValueError, match="other kernels"):
         at_batch_size(small, fp32[PEER], (2, 4), 64)
@@ -58,7 +60,10 @@ def test_bytes_are_linear_in_batch_size(libraries: Path, fp32: dict[str, StepCou
 
 @pytest.mark.campaign
 def test_launches_of_o2_on_two_cards(libraries: Path, npu: Any) -> None:
-    peer, ours = (counted(libraries, Case(name, "O2", 4, 64), 2) for name in (PEER, "gather"))
+    peer, ours = (
+        StepCounts(**count_case(libraries, Case(name, "O2", 4, 64), 2, timeout_s=240))
+        for name in (PEER, "gather")
+    )
     assert ours.calls <= 0.65 * peer.calls
     assert ours.operators["HcclAllReduce"] == 1
     assert (ours.host_syncs, ours.host_copies) == (0, 0)
@@ -73,3 +78,16 @@ def test_the_table_in_the_documentation(fp32: dict[str, StepCounts]) -> None:
     assert table == {
         name: (fp32[PEER].operators.get(name, 0), fp32["gather"].operators.get(name, 0)) for name in names
     }
+
+
+def test_launched_operators_have_a_source(command: Command, image_folder: Path, tmp_path: Path) -> None:
+    """What training and evaluation launch was compared with the vendor's documents."""
+    run = tmp_path / "run"
+    options = ("--max-steps", 2, "--precision", "O2", "--ema-decay", 0.9, "--clip-norm", 1)
+    counted_run(command, image_folder, run, *options, "--mixup", 0.2, "--accumulate", 2)
+    evaluated = command("evaluate", run, "--data", image_folder, "--device", "npu", "--batch-size", 2)
+    assert evaluated.code == 0, evaluated.err
+    launched = {name for name in snapshot().total.kernels if name.startswith("aclnn")}
+    functions = {one.name: one for one in emulated_functions()}
+    assert {"aclnnConvolution", "aclnnAddmm"} <= launched <= functions.keys()
+    assert [name for name in sorted(launched) if not functions[name].sources] == []

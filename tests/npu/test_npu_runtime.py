@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 from ascend_emulator.environment import SOCS
 from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn_backends.runtimes.npu.chip import has_bfloat16
+from shufflenet_fn_backends.runtimes.npu.probe import look
+from tests.conftest import Command
 
 START = """
 import torch
@@ -22,7 +24,7 @@ notes = runtime.tune()
 npu = torch.npu
 """
 
-OLD, NEW = "Ascend910A", "Ascend910B1"
+OLD = "Ascend910A"
 
 
 def test_the_probe_counts_without_touching_this_process(on_emulator: OnEmulator) -> None:
@@ -40,16 +42,9 @@ print(runtime.name, runtime.device_count(), runtime.chip(), "torch_npu" in sys.m
     assert ran.out.split() == ["npu", "5", "Ascend910B3", "False"], ran.err
 
 
-def test_a_machine_whose_devices_are_hidden(on_emulator: OnEmulator) -> None:
-    ran = on_emulator(
-        """
-from shufflenet_fn_backends.runtimes.npu.probe import look
-print(look().problem)
-""",
-        devices=2,
-        environ={"ASCEND_RT_VISIBLE_DEVICES": "7"},
-    )
-    assert "ASCEND_RT_VISIBLE_DEVICES=7" in ran.out, ran.err
+def test_a_machine_whose_devices_are_hidden(npu: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASCEND_RT_VISIBLE_DEVICES", "7")
+    assert "ASCEND_RT_VISIBLE_DEVICES=7" in str(look().problem)
 
 
 # One of each kind, of those whose names mislead: B without a number is the older one.
@@ -63,7 +58,9 @@ print(look().problem)
 )
 def test_bfloat16_is_where_torch_npu_has_it(on_emulator: OnEmulator, soc: str) -> None:
     ran = on_emulator(
-        START + "print(npu.is_bf16_supported(), runtime.chip(), runtime.overflow() is None)", soc=soc
+        START + "print(npu.is_bf16_supported(), runtime.chip(), runtime.overflow() is None)",
+        imported=True,
+        soc=soc,
     )
     assert soc in SOCS
     able, chip, infinities = ran.out.split()
@@ -119,6 +116,7 @@ again = torch.rand(5, device="npu"), torch.rand(5)
 assert all(torch.equal(a, b) for a, b in zip(first, again)), (first, again)
 print("well")
 """,
+        imported=True,
         memory="1GiB",
     )
     assert ran.out == "well\n", ran.err
@@ -144,6 +142,7 @@ waits = snapshot().total.host_syncs
 print(raised.device.type, raised.dtype, raised.dim(), waits)
 print(*(float(flag) for flag in (fine, raised, cleared)), float(product[0]))
 """,
+        imported=True,
         soc=OLD,
     )
     kind, values = ran.out.splitlines()
@@ -160,6 +159,7 @@ def train(on_emulator: OnEmulator, images: Path, *arguments: str, **machine: obj
         *("train", "--data", str(images), "--device", "npu", "--arch", "x0_5", "--epochs", "2"),
         *("--image-size", "32", "--batch-size", "8", "--max-steps", "4", "--print-freq", "1"),
         *arguments,
+        imported=True,
         timeout=300.0,
         **machine,
     )
@@ -218,24 +218,20 @@ def test_a_trace_of_a_run(on_emulator: OnEmulator, image_folder: Path, tmp_path:
     assert any(str(name).startswith("aten::") for name in names)
 
 
-def test_precision_auto_and_resuming_elsewhere(
-    on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
-) -> None:
+def test_precision_auto_and_resuming_elsewhere(command: Command, image_folder: Path, tmp_path: Path) -> None:
     """What ``auto`` chose is stored, and the run goes on with it, the NPU's generator included."""
-    run = f"{tmp_path}/run"
-    code, out, err = train(on_emulator, image_folder, "--precision", "auto", "--run-dir", run, soc=NEW)
-    assert code == 0, err
-    assert "precision bf16: auto, Ascend910B1 computes in bfloat16" in out
+    run = tmp_path / "run"
+    small = ("--arch", "x0_5", "--image-size", 32, "--batch-size", 8, "--epochs", 2, "--max-steps", 4)
+    trained = command(
+        *("train", "--data", image_folder, "--device", "npu", *small),
+        *("--precision", "auto", "--run-dir", run),
+    )
+    assert trained.code == 0, trained.err
+    assert "precision bf16: auto, Ascend910B1 computes in bfloat16" in trained.out
     checkpoint = max(Path(run, "checkpoints").glob("step-*"))
     assert set(load_file(checkpoint / "generators.safetensors")) == {"cpu", "npu"}
     config = json.loads(Path(run, "config.json").read_text())
     assert config["settings"]["precision"] == "bf16"
-    resumed = on_emulator(
-        "from shufflenet_fn_cli.main import main; import sys; "
-        "sys.argv[:] = ['shufflenet-fn', 'train', '--resume', sys.argv[1], '--device', 'cpu', "
-        "'--max-steps', '6']; main()",
-        run,
-        timeout=300.0,
-    )
+    resumed = command("train", "--resume", run, "--device", "cpu", "--max-steps", 6)
     assert resumed.code == 0, resumed.err
     assert "device is cpu and was npu" in resumed.err

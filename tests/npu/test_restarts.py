@@ -1,7 +1,8 @@
-"""Starts that an NPU refuses because a process on it was killed: waited for, and tried again."""
+"""After a kill: starts that an NPU refuses are tried again, and ``verify-resume``."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,13 +13,17 @@ from pathlib import Path
 import pytest
 
 from ascend_emulator.environment import Machine, variables
+from ascend_emulator.pytest_plugin import OnEmulator
 from drills.kills.processes import ranks_of
 
 # The command as its user starts it, but for the wait: what is tested is what comes after it.
 WAITING_SHORTLY = """
+import sys
 from shufflenet_fn_backends.runtimes.npu import runtime
 runtime.SETTLING = runtime.SETTLING._replace(seconds=0.1)
 from shufflenet_fn_cli.main import main
+sys.argv[1:1] = ["train", "--device", "npu", "--arch", "x0_5", "--image-size", "32", "--precision", "O0"]
+sys.argv += ["--batch-size", "8"]
 main()
 """
 WAIT = "Waiting 0.1 s until the devices are free: after a process on it was killed, an NPU refuses new ones"
@@ -26,27 +31,20 @@ WAIT = "Waiting 0.1 s until the devices are free: after a process on it was kill
 pytestmark = pytest.mark.usefixtures("npu")
 
 
-def start(libraries: Path, images: Path, faults: str, *arguments: object) -> subprocess.Popen[str]:
-    """``shufflenet-fn train`` on two NPUs, in a process of its own."""
-    options = ("--data", images, "--arch", "x0_5", "--image-size", 32, "--precision", "O0")
-    settings = variables(libraries, Machine(devices=2, faults=faults))
-    return subprocess.Popen(
-        [sys.executable, "-c", WAITING_SHORTLY, "train", "--device", "npu"]
-        + [str(option) for option in (*options, *arguments)],
-        env={**os.environ, **settings},
+@pytest.mark.campaign
+def test_ranks_start_again_once_devices_are_free(libraries: Path, image_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ("--data", image_folder, "--devices", 2, "--run-dir", run)
+    options += ("--max-restarts", 1, "--max-steps", 12, "--print-freq", 1)
+    training = subprocess.Popen(
+        [sys.executable, "-c", WAITING_SHORTLY, *map(str, options)],
+        env={**os.environ, **variables(libraries, Machine(devices=2, faults="hccl:busy@2"))},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-
-
-@pytest.mark.campaign
-def test_ranks_start_again_once_devices_are_free(libraries: Path, image_folder: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    limits = ("--max-restarts", 1, "--batch-size", 8, "--max-steps", 12, "--print-freq", 1)
-    training = start(libraries, image_folder, "hccl:busy@2", "--devices", 2, "--run-dir", run, *limits)
     try:
         log, deadline = run / "metrics.jsonl", time.monotonic() + 120
         while not (log.exists() and '"train"' in log.read_text()):
@@ -65,9 +63,27 @@ def test_ranks_start_again_once_devices_are_free(libraries: Path, image_folder: 
     assert told[3] == "Trying again (1 of 2)."
 
 
-def test_single_device_retries_without_launcher(libraries: Path, image_folder: Path, tmp_path: Path) -> None:
-    limits = ("--batch-size", 8, "--max-steps", 1)
-    training = start(libraries, image_folder, "device:busy@1", "--run-dir", tmp_path / "run", *limits)
-    _, err = training.communicate(timeout=240)
-    assert training.returncode == 0, err
-    assert err.count(WAIT) == 1, err
+def test_single_device_retries_without_launcher(
+    on_emulator: OnEmulator, image_folder: Path, tmp_path: Path
+) -> None:
+    options = ("--data", str(image_folder), "--run-dir", f"{tmp_path}/run", "--max-steps", "1")
+    ran = on_emulator(WAITING_SHORTLY, *options, imported=True, timeout=240.0, faults="device:busy@1")
+    assert ran.code == 0, ran.err
+    assert ran.err.count(WAIT) == 1, ran.err
+
+
+@pytest.mark.campaign
+def test_a_killed_run_resumes_to_the_same_bytes(npu: object, libraries: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "shufflenet_fn_cli.main", "verify-resume"]
+    done = subprocess.run(
+        [*command, "--device", "npu", "--steps", "24", "--json"],
+        env={**os.environ, **variables(libraries, Machine()), "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["identical"] and told["saved"] == 4 and told["tensors"] > 100
+    assert not list(tmp_path.glob("shufflenet-fn-*"))

@@ -132,7 +132,7 @@ def test_an_injected_overflow_skips_its_step(on_emulator: OnEmulator) -> None:
     # ReLU before it to mask what it gives.
     convolutions = len([leaf for leaf in tree_leaves(tiny_variables().params) if leaf.ndim == 4])
     faults = [f"overflow:aclnnConvolutionBackward@{n * convolutions + 2}" for n in (1, 5)]
-    ran = on_emulator(OVERFLOW, "static", "dynamic", faults=",".join(faults))
+    ran = on_emulator(OVERFLOW, "static", "dynamic", imported=True, faults=",".join(faults))
     assert ran.code == 0, ran.err
     lines = [json.loads(line) for line in ran.out.splitlines() if line.startswith("[")]
     for after, steps in ((64.0, lines[:4]), (32.0, lines[4:])):

@@ -25,13 +25,14 @@ def contrib() -> Any:
     """
     if importlib.util.find_spec("torch_npu") is None:
         pytest.skip("torch_npu is not installed")
-    program = "from torch_npu.contrib.module import ChannelShuffle"
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
-    )
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        pytest.skip(f"torch_npu does not load (exit code {done.returncode}): {last}")
+    if "torch_npu" not in sys.modules:
+        program = "from torch_npu.contrib.module import ChannelShuffle"
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+        )
+        if done.returncode:
+            last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+            pytest.skip(f"torch_npu does not load (exit code {done.returncode}): {last}")
     import torch_npu.contrib.module
 
     return torch_npu.contrib.module

@@ -54,8 +54,8 @@ class _Case:
         self.process, self.comm, self.rank, self.size = process, comm, rank, size
         self.dtype, self.count, self.op, self.root, self.seed = dtype, count, op, root, seed
 
-    def of(self, rank: int, count: int | None = None, salt: int = 0) -> np.ndarray:
-        return values(self.dtype, self.count if count is None else count, self.seed + 97 * salt, rank)
+    def of(self, rank: int, count: int | None = None) -> np.ndarray:
+        return values(self.dtype, self.count if count is None else count, self.seed, rank)
 
     def room(self, count: int) -> np.ndarray:
         """Filled with what no result is: a value left untouched is seen."""
@@ -80,25 +80,12 @@ class _Case:
         done = self.call("all_reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op)
         return done, receive, reduced(self.dtype, self.op, [self.of(r) for r in range(self.size)])
 
-    def all_reduce_in_place(self) -> _Outcome:
-        data = self.of(self.rank)
-        done = self.call("all_reduce", data, data, ctypes.c_uint64(self.count), self.dtype, self.op)
-        return done, data, reduced(self.dtype, self.op, [self.of(r) for r in range(self.size)])
-
     def reduce(self) -> _Outcome:
         send, receive = self.of(self.rank), self.room(self.count)
         done = self.call("reduce", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op, self.root)
         if self.rank != self.root:
             return done, receive, self.room(self.count)
         return done, receive, reduced(self.dtype, self.op, [self.of(r) for r in range(self.size)])
-
-    def reduce_scatter(self) -> _Outcome:
-        send = self.of(self.rank, self.count * self.size)
-        receive = self.room(self.count)
-        done = self.call("reduce_scatter", send, receive, ctypes.c_uint64(self.count), self.dtype, self.op)
-        mine = slice(self.rank * self.count, (self.rank + 1) * self.count)
-        parts = [self.of(r, self.count * self.size)[mine] for r in range(self.size)]
-        return done, receive, reduced(self.dtype, self.op, parts)
 
     def reduce_scatter_v(self) -> _Outcome:
         counts = [self.uneven(0, other) for other in range(self.size)]
@@ -152,26 +139,6 @@ class _Case:
         )
         return done, receive, expected
 
-    def scatter(self) -> _Outcome:
-        send = self.of(self.root, self.count * self.size)
-        receive = self.room(self.count)
-        done = self.call(
-            "scatter",
-            send if self.rank == self.root else None,
-            receive,
-            ctypes.c_uint64(self.count),
-            self.dtype,
-            self.root,
-        )
-        return done, receive, send[self.rank * self.count : (self.rank + 1) * self.count]
-
-    def all_to_all(self) -> _Outcome:
-        receive = self.room(self.count * self.size)
-        sends = [self.of(rank, self.count * self.size) for rank in range(self.size)]
-        done = self.call("all_to_all", sends[self.rank], receive, ctypes.c_uint64(self.count), self.dtype)
-        mine = slice(self.rank * self.count, (self.rank + 1) * self.count)
-        return done, receive, np.concatenate([send[mine] for send in sends])
-
     def all_to_all_v(self) -> _Outcome:
         send_counts = [[self.uneven(a, b) for b in range(self.size)] for a in range(self.size)]
         send_places = [_places(counts, gap=1) for counts in send_counts]
@@ -207,31 +174,6 @@ class _Case:
             peer = self.root if sends else 0
             done = self.call("transfer", sends, data, ctypes.c_uint64(self.count), self.dtype, peer)
         return done, data, self.of(0) if self.rank in (0, self.root) else None
-
-    def ring(self) -> _Outcome:
-        """All send to the next and receive from the one before, sending first."""
-        receive = self.room(self.count)
-        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
-        count = ctypes.c_uint64(self.count)
-        done = self.call("transfer", True, self.of(self.rank), count, self.dtype, after)
-        if done["code"] == 0:
-            done = self.call("transfer", False, receive, count, self.dtype, before)
-        return done, receive, self.of(before)
-
-    def group(self) -> _Outcome:
-        """As ``ring``, receiving first, in a group, three messages deep."""
-        receives = [self.room(self.count) for _ in range(3)]
-        after, before = (self.rank + 1) % self.size, (self.rank - 1) % self.size
-        count = ctypes.c_uint64(self.count)
-        library = self.process.library
-        library.test_begin_group()
-        for i in range(3):
-            self.call("transfer", False, receives[i], count, self.dtype, before)
-            sent = self.of(self.rank, salt=i + 1)
-            self.call("transfer", True, sent, count, self.dtype, after)
-        done = self.process.call("end_group")
-        expected = np.concatenate([self.of(before, salt=i + 1) for i in range(3)])
-        return done, np.concatenate(receives), expected
 
 
 def _places(counts: list[int], gap: int) -> list[int]:

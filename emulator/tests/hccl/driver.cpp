@@ -137,13 +137,6 @@ int test_reduce(void* handle, const void* send, void* receive, uint64_t count, u
   });
 }
 
-int test_reduce_scatter(void* handle, const void* send, void* receive, uint64_t count,
-                        uint32_t dtype, uint32_t op) {
-  return with(handle, [&](auto& comm) {
-    return hccl::reduce_scatter(*comm, send, receive, count, DataType(dtype), ReduceOp(op));
-  });
-}
-
 int test_reduce_scatter_v(void* handle, const void* send, const uint64_t* counts,
                           const uint64_t* places, void* receive, uint64_t count, uint32_t dtype,
                           uint32_t op) {
@@ -173,19 +166,6 @@ int test_all_gather_v(void* handle, const void* send, uint64_t count, void* rece
   });
 }
 
-int test_scatter(void* handle, const void* send, void* receive, uint64_t count, uint32_t dtype,
-                 uint32_t root) {
-  return with(handle, [&](auto& comm) {
-    return hccl::scatter(*comm, send, receive, count, DataType(dtype), root);
-  });
-}
-
-int test_all_to_all(void* handle, const void* send, void* receive, uint64_t count, uint32_t dtype) {
-  return with(handle, [&](auto& comm) {
-    return hccl::all_to_all(*comm, send, receive, count, DataType(dtype));
-  });
-}
-
 int test_all_to_all_v(void* handle, const void* send, const uint64_t* send_counts,
                       const uint64_t* send_places, void* receive, const uint64_t* receive_counts,
                       const uint64_t* receive_places, uint32_t dtype) {
@@ -207,8 +187,5 @@ int test_transfer(void* handle, bool sends, void* buffer, uint64_t count, uint32
                                    {sends, buffer, count, DataType(dtype), peer});
   });
 }
-
-int test_begin_group() { return hccl::begin_group(); }
-int test_end_group() { return hccl::end_group(); }
 
 }  // extern "C"

@@ -36,20 +36,6 @@ def all_reduce(world: Ranks, of: list[int], **settings: object) -> None:
         world.tell(rank, "collective", **{"function": "all_reduce", "dtype": FLOAT32, "count": 9, **settings})
 
 
-def test_a_killed_peer_is_named_by_all_others(three: Ranks) -> None:
-    all_reduce(three, [0, 2])
-    dead = three.processes[1].pid
-    with bounded(SOON_S):
-        three.kill(1)
-        for rank in (0, 2):
-            answer = three.answer(rank)
-            assert answer is not None and answer["code"] == REMOTE
-            assert answer["text"] == (
-                f"EI0013: rank 1 (process {dead}) of communicator world has ended while rank {rank} "
-                "waits in HcclAllReduce (collective 1). See what that process said last"
-            )
-
-
 def test_first_failed_rank_is_named(three: Ranks) -> None:
     all_reduce(three, [0, 2])
     dead = three.processes[1].pid
@@ -88,15 +74,6 @@ def test_peer_that_left_differs_from_one_that_died(three: Ranks) -> None:
     assert three.ask(1, "on", function="destroy")["code"] == 0
     answer = three.answer(0)
     assert answer is not None and answer["code"] == REMOTE and "has left it" in answer["text"]
-
-
-def test_a_fault_kills_at_the_nth_collective(three: Ranks) -> None:
-    assert three.ask(1, "setting", name="fault", values=["kill", 2])["code"] == 0
-    assert [a and a["code"] for a in three.all("on", function="barrier")] == [0, 0, 0]
-    with bounded(SOON_S):
-        codes = [answer and answer["code"] for answer in three.all("on", function="barrier")]
-    assert codes == [REMOTE, None, REMOTE]
-    assert three.processes[1].wait() == -9
 
 
 def test_hung_peer_is_named_after_the_timeout(hccl_library: Path) -> None:

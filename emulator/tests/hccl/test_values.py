@@ -1,4 +1,4 @@
-"""Every collective on 1, 2, 3 and 8 processes: what it computes, against numpy, to the last bit."""
+"""Collectives on 3 processes, against numpy: what ``test_hccl.py`` does not see through torch_npu."""
 
 from __future__ import annotations
 
@@ -9,39 +9,15 @@ from typing import Any
 import pytest
 
 from tests.hccl.ranks import Ranks, ranks
-from tests.hccl.worker import (
-    BFLOAT16,
-    FLOAT16,
-    FLOAT32,
-    FLOAT64,
-    INT8,
-    INT16,
-    INT32,
-    INT64,
-    MAX,
-    MIN,
-    PRODUCT,
-    SUM,
-    UINT8,
-    UINT16,
-    UINT32,
-    UINT64,
-    WITH_NAN,
-)
+from tests.hccl.worker import FLOAT16, FLOAT32, FLOAT64, INT64, MAX, MIN, SUM, UINT32, WITH_NAN
 
-REDUCIBLE = (INT8, INT16, INT32, INT64, FLOAT16, FLOAT32, BFLOAT16)
-MOVABLE = (*REDUCIBLE, UINT8, UINT16, UINT32, UINT64, FLOAT64)
-NO_PRODUCT = (INT16, BFLOAT16)
-REDUCING = ("all_reduce", "all_reduce_in_place", "reduce", "reduce_scatter", "reduce_scatter_v")
-MOVING = ("broadcast", "all_gather", "all_gather_v", "scatter", "all_to_all", "all_to_all_v", "ring", "group")
-
-# 8 ranks exchange at most 1 MiB in a round: these are several rounds, the last of them odd.
-LARGE = 700_001
+# 3 ranks exchange at most 1 MiB in a round: these are several rounds, the last of them odd.
+LARGE = 233_333
 
 
-@pytest.fixture(scope="module", params=[1, 2, 3, 8])
-def world(request: pytest.FixtureRequest, hccl_library: Path) -> Iterator[Ranks]:
-    with ranks(hccl_library, request.param) as started:
+@pytest.fixture(scope="module")
+def world(hccl_library: Path) -> Iterator[Ranks]:
+    with ranks(hccl_library, 3) as started:
         started.join()
         yield started
 
@@ -51,53 +27,19 @@ def check(world: Ranks, function: str, **settings: Any) -> None:
     assert answers == [{"code": 0, "text": "", "wrong": ""}] * world.size, (function, settings)
 
 
-@pytest.mark.parametrize("function", REDUCING)
-def test_reductions(world: Ranks, function: str) -> None:
-    root = world.size - 1
-    for dtype in REDUCIBLE:
-        for op in (SUM, PRODUCT, MAX, MIN):
-            if op == PRODUCT and dtype in NO_PRODUCT:
-                continue
-            for count in (1, 37):
-                check(world, function, dtype=dtype, op=op, count=count, root=root, seed=dtype)
-
-
-@pytest.mark.parametrize("function", REDUCING)
-def test_reductions_of_several_rounds(world: Ranks, function: str) -> None:
+@pytest.mark.parametrize("count", [0, 1, 37, LARGE])
+def test_uneven_parts(world: Ranks, count: int) -> None:
     for dtype in (FLOAT16, INT64):
-        check(world, function, dtype=dtype, op=SUM, count=LARGE // world.size, root=0, seed=5)
+        check(world, "reduce_scatter_v", dtype=dtype, op=SUM, count=count, seed=5)
+    for function in ("all_gather_v", "all_to_all_v"):
+        for dtype in (UINT32, FLOAT64):
+            check(world, function, dtype=dtype, count=count, seed=5)
 
 
 @pytest.mark.parametrize("op", [MAX, MIN])
 def test_max_and_min_pass_nan_on(world: Ranks, op: int) -> None:
     for dtype in (FLOAT16, FLOAT32):
         check(world, "all_reduce", dtype=dtype, op=op, count=100, seed=WITH_NAN)
-
-
-@pytest.mark.parametrize("function", MOVING)
-def test_movements(world: Ranks, function: str) -> None:
-    root = world.size - 1
-    for dtype in MOVABLE:
-        for count in (1, 37):
-            check(world, function, dtype=dtype, count=count, root=root, seed=dtype)
-
-
-@pytest.mark.parametrize("function", MOVING)
-def test_movements_of_several_rounds(world: Ranks, function: str) -> None:
-    for dtype in (UINT8, FLOAT64):
-        check(world, function, dtype=dtype, count=LARGE // world.size, root=0, seed=5)
-
-
-@pytest.mark.parametrize("function", [*REDUCING[:4], *MOVING])
-def test_nothing_to_do(world: Ranks, function: str) -> None:
-    check(world, function, dtype=FLOAT32, count=0)
-
-
-def test_a_send_and_its_receive(world: Ranks) -> None:
-    if world.size == 1:
-        pytest.skip("a rank alone has no other")
-    for count in (0, 1, LARGE):
-        check(world, "send", dtype=INT32, count=count, root=world.size - 1)
 
 
 def test_what_is_launched_is_counted(world: Ranks) -> None:

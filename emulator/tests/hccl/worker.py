@@ -37,10 +37,6 @@ KINDS = {
 }
 
 
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
 def to_bfloat16(values: np.ndarray) -> np.ndarray:
     """Rounded to the nearest, ties to even. Finite values only."""
     bits = values.astype(np.float32).view(np.uint32)
@@ -67,9 +63,7 @@ def reduced(dtype: int, op: int, contributions: list[np.ndarray]) -> np.ndarray:
     total = contributions[0].copy()
     for other in contributions[1:]:
         with np.errstate(over="ignore"):
-            if dtype == BFLOAT16:
-                total = to_bfloat16(functions[op](from_bfloat16(total), from_bfloat16(other)))
-            elif dtype == FLOAT16:
+            if dtype == FLOAT16:
                 wide = functions[op](total.astype(np.float32), other.astype(np.float32))
                 total = wide.astype(np.float16)
             else:

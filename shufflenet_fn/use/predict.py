@@ -16,7 +16,7 @@ from torch import Tensor
 from shufflenet_fn.data.bad_images import BadImage, BadImages
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.dataset import Dataset, Encoded
-from shufflenet_fn.data.decode import LazyImage, RgbImage, as_lazy_image, open_image
+from shufflenet_fn.data.decode import RgbImage, as_lazy_image, open_image
 from shufflenet_fn.data.device_ops import normalizer
 from shufflenet_fn.data.formats import read_file
 from shufflenet_fn.data.loader import eval_loader

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from shufflenet_fn_backends.support.cgroups import usable_cores
+from shufflenet_fn_backends.support.limits import usable_cores
 
 from shufflenet_fn_backends.support.errors import UsageError
 from shufflenet_fn_cli.bench import AsJson

@@ -160,7 +160,7 @@ class _Ordered(NamedTuple):
 
         def normalised(part: Part, w: Tensor, b: Tensor, m: Tensor, v: Tensor) -> Part:
             if kernels_take(part.z, w, b, m, v) and not part.flag:
-                affine, _ = call(Coefficients(eps), m, v, w.float(), b.float())
+                affine, _ = call(Coefficients(eps), *(value.float() for value in (m, v, w, b)))
                 return Part(part.z, affine, relu)
             return Part(reference.batch_norm_eval(materialized(part), w, b, m, v, eps=eps, relu=relu))
 

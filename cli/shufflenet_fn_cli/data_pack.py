@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from shufflenet_fn_backends.support.limits import usable_cores
 
 from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_backends.support.limits import usable_cores
 from shufflenet_fn_cli.bench import AsJson
 from shufflenet_fn_cli.console import advice_when_interrupted, open_progress, size_text
 from shufflenet_fn_cli.options import choice

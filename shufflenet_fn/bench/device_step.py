@@ -296,9 +296,11 @@ def _read_kernels(folder: Path) -> Iterator[tuple[str, float]]:
         with path.open(newline="", encoding="utf-8-sig") as file:
             for row in csv.DictReader(file):
                 # A number may end with a tab, which makes spreadsheets treat it as text.
-                duration = row["Duration(us)"].strip()
-                if duration != "N/A":
-                    yield row["Type"].strip(), float(duration)
+                try:
+                    duration = float(row["Duration(us)"].strip())
+                except ValueError:  # N/A: no time on the device
+                    continue
+                yield row["Type"].strip(), duration
     for path in sorted(folder.rglob("*.pt.trace.json")):
         for event in json.loads(path.read_text(encoding="utf-8")).get("traceEvents", []):
             if event.get("cat") in _ON_GPU and "dur" in event:

@@ -12,6 +12,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
@@ -193,6 +194,8 @@ def measure_memory(step: Step, steps: int) -> Memory:
     for _ in range(steps):
         step()
     peak = _status("VmHWM")
+    if rest is None or peak is None:
+        return Memory(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, None)
     return Memory(peak, peak - rest if can_reset else None)
 
 
@@ -205,7 +208,10 @@ def _reset_peak() -> bool:
     return True
 
 
-def _status(field: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    fields = dict(line.split(":", 1) for line in lines)
-    return int(fields[field].split()[0]) * 1024
+def _status(field: str) -> int | None:
+    # Some sandboxes have no /proc, or one with fewer fields.
+    with contextlib.suppress(OSError, KeyError):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        fields = dict(line.split(":", 1) for line in lines)
+        return int(fields[field].split()[0]) * 1024
+    return None

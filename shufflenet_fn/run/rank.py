@@ -82,7 +82,7 @@ def device_answers(plan: RunPlan, failure: Failure) -> bool:
     arguments = [plan.device, str(plan.devices[failure.local_rank])]
 
     def compute() -> None:
-        answer = run_module("shufflenet_fn.run.rank", arguments, timeout_s=_ANSWERS_WITHIN_S)
+        answer = run_module(__name__, arguments, timeout_s=_ANSWERS_WITHIN_S)
         if answer.code != 0:
             raise RuntimeError(answer.text)
 

@@ -165,6 +165,12 @@ def test_images_of_any_layout_give_the_same() -> None:
     assert torch.equal(results[0], results[2])
 
 
+def test_evaluation_with_everything_in_bfloat16() -> None:
+    half, (images, _) = tree_cast(tiny_variables(), torch.bfloat16), examples(2, 33)
+    found, expected = (apply(TINY, half, images.bfloat16(), backend=b)[0] for b in (CPU, REFERENCE))
+    assert_close_to_scale(found.float(), expected.float(), 0.05)
+
+
 def test_second_derivatives_are_refused_with_the_way_out() -> None:
     variables, (images, labels) = tiny_variables(), examples(2, 32)
     loss = loss_over(variables)

@@ -15,7 +15,7 @@ from drills.fuzz.mutations import mutate
 from drills.fuzz.pictures import made_pictures
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.check import inspect
-from shufflenet_fn.data.decode import decode_sample
+from shufflenet_fn.data.decode import open_image
 from shufflenet_fn.data.folder import open_image_folder
 from tests.conftest import Command
 from tests.data.conftest import encoded
@@ -202,7 +202,7 @@ def test_files_that_the_loader_refuses_are_problems(tmp_path: Path) -> None:
     for index in range(len(samples)):
         found = inspect(samples, index)
         try:
-            decode_sample(samples.read(index), name="x")
+            open_image(samples.read(index), name="x").decode(1)
         except BadImage as error:
             refused += 1
             assert found.problem is not None

@@ -12,8 +12,6 @@ from ascend_emulator.pytest_plugin import OnEmulator
 from shufflenet_fn.doctor.examine import ORDER
 from tests.doctor.test_bundle import private_words, read
 
-pytestmark = pytest.mark.campaign
-
 DOCTOR = (
     "from shufflenet_fn_cli.main import main; import sys; "
     "sys.argv[:] = ['shufflenet-fn', *sys.argv[1:]]; main()"
@@ -45,6 +43,7 @@ def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
     assert found["network"]["text"].startswith("HCCL takes ")
 
 
+@pytest.mark.campaign
 def test_a_910a_computes_in_float16(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "kernel", soc="Ascend910A")
     assert finding["status"] == "warning", finding
@@ -52,6 +51,7 @@ def test_a_910a_computes_in_float16(on_emulator: OnEmulator) -> None:
     assert "--precision O2" in finding["fix"] and "list no convolution" in finding["fix"]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize(
     ("devices", "words"),
     [(("--devices", "3"), "1, 2, 4 or 8"), (("--device-list", "0,1,4,5"), "0-3 or all in 4-7")],
@@ -65,6 +65,7 @@ def test_a_910a_joins_groups_only(
     assert words in ran.err and "Traceback" not in ran.err
 
 
+@pytest.mark.campaign
 def test_float32_on_910a_warns(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
     arguments += ("--batch-size", "8", "--epochs", "1", "--device", "npu", "--precision")
@@ -92,27 +93,32 @@ def stage(
     return finding
 
 
+@pytest.mark.campaign
 def test_collective_is_skipped_for_one_device(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", devices=1)
     assert finding["status"] == "skipped" and "one" in finding["text"]
 
 
+@pytest.mark.campaign
 def test_an_operator_that_fails(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "kernel", faults="op:aclnnConvolution@1")
     assert finding["status"] == "failed" and finding["fix"]
 
 
+@pytest.mark.campaign
 def test_a_rank_that_dies_in_a_collective(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", faults="hccl:kill@1#1")
     assert finding["status"] == "failed"
     assert "rank 1 was killed by SIGKILL" in json.dumps(finding)
 
 
+@pytest.mark.campaign
 def test_a_rank_that_hangs_in_a_collective(on_emulator: OnEmulator) -> None:
     finding = stage(on_emulator, "collective", timeout=15, faults="hccl:hang@1#1")
     assert finding["status"] == "failed" and "hung" in finding["text"]
 
 
+@pytest.mark.campaign
 def test_without_cann(on_emulator: OnEmulator) -> None:
     code, found = examined(on_emulator, environ=NOWHERE)
     assert code == 1
@@ -125,6 +131,7 @@ def test_without_cann(on_emulator: OnEmulator) -> None:
     assert found["loader"]["status"] == "ok"
 
 
+@pytest.mark.campaign
 def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_path: Path) -> None:
     """On the CPU it works, where a plain ``import torch`` would not; on an NPU it says what is missing."""
     arguments = ("train", "--data", str(image_folder), "--arch", "x0_5", "--image-size", "32")
@@ -144,6 +151,7 @@ def test_training_without_cann(on_emulator: OnEmulator, image_folder: Path, tmp_
 # ---- ``doctor --device npu --bundle`` on the emulator ----
 
 
+@pytest.mark.campaign
 def test_a_bundle_of_an_emulated_chip(on_emulator: OnEmulator, tmp_path: Path) -> None:
     path = tmp_path / "b.zip"
     ran = on_emulator(DOCTOR, "doctor", "--device", "npu", "--bundle", str(path), devices=1, timeout=590.0)

@@ -8,8 +8,8 @@ from typing import Any, NoReturn
 
 import pytest
 import torch
-from shufflenet_fn.config.eval_settings import EvalSettings
 
+from shufflenet_fn.config.settings import EvalSettings
 from shufflenet_fn.data.bad_images import BadImage
 from shufflenet_fn.data.batches import Batch
 from shufflenet_fn.data.opening import open_train_val

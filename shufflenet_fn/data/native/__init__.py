@@ -1,4 +1,4 @@
-"""Reading batches in C++: what ``decode``, ``lazy_image``, ``geometry`` and ``transforms`` do, in one call.
+"""Reading batches in C++: what ``decode``, ``geometry`` and ``transforms`` do, in one call.
 
 It reads files, decodes JPEGs only as far as the crop needs, and resizes them, without the GIL and without a
 copy of the whole image. The results are bit-identical to those of the modules. Other formats, CMYK, several

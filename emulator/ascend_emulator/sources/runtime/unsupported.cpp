@@ -2,7 +2,7 @@
 // fails by its own name. Left out on purpose, since torch_npu then does without: aclrtValueWait and
 // aclrtValueWrite (external events), and what it asks a chip in trouble
 // (aclrtGetErrorVerbose, aclrtRepairError, aclrtGetMemUceInfo, aclrtMemUceRepair,
-// aclrtDeviceTaskAbort, aclrtGetMemUsageInfo). tests/npu/test_symbols.py has the list.
+// aclrtDeviceTaskAbort, aclrtGetMemUsageInfo). emulator/tests/test_symbols.py has the list.
 
 #include "emulator.hpp"
 

@@ -88,7 +88,7 @@ class Reader {
                   });
   }
 
-  // Decoded pixels for each one of the result that are enough, along each side (lazy_image.py).
+  // Decoded pixels for each one of the result that are enough, along each side (decode.py).
   static constexpr int64_t kSpare = 2;
 
   template <class Rows>

@@ -74,12 +74,13 @@ def write_durably(disk: Disk, path: Path, content: Content) -> None:
     disk.flush(path)
 
 
-def replace_file(path: Path, content: Content, *, disk: Disk = DISK) -> None:
+def replace_file(path: Path, content: Content, *, disk: Disk = DISK, writer: str = "") -> None:
     """Replace the file ``path`` atomically: at any moment it holds the old or the new content.
 
-    The new content and the name are durable when this returns. Raises ``OSError``.
+    The new content and the name are durable when this returns. ``writer``: part of the temporary file's name,
+    where several processes may write ``path`` at once. Raises ``OSError``.
     """
-    aside = path.with_name(f".{path.name}.partial")
+    aside = path.with_name(f".{path.name}{writer}.partial")
     try:
         write_durably(disk, aside, content)
         disk.rename(aside, path)
@@ -92,19 +93,23 @@ def replace_file(path: Path, content: Content, *, disk: Disk = DISK) -> None:
 
 def check_output(file: Path) -> None:
     """Raise ``UsageError`` if the output ``file`` cannot be written, before any work is done for it."""
+    from shufflenet_fn.data.paths import printable
+
     folder = file.absolute().parent
     if file.is_dir():
-        raise UsageError(f"-o {file} is a folder. Give the path of a file.")
+        raise UsageError(f"-o {printable(file)} is a folder. Give the path of a file.")
     if not folder.is_dir():
-        raise UsageError(f"-o {file}: there is no folder {folder}. Make it first.")
+        raise UsageError(f"-o {printable(file)}: there is no folder {printable(folder)}. Make it first.")
     if not os.access(folder, os.W_OK):
-        raise UsageError(f"-o {file}: the folder {folder} is not writable.")
+        raise UsageError(f"-o {printable(file)}: the folder {printable(folder)} is not writable.")
 
 
 def write_output(file: Path, content: Content) -> None:
     """Write an output file, whole or not at all. Raises ``UserError`` if that fails."""
-    with explained(f"write {file}", "Free some space, or give another file with -o."):
-        replace_file(file, content)
+    from shufflenet_fn.data.paths import printable
+
+    with explained(f"write {printable(file)}", "Free some space, or give another file with -o."):
+        replace_file(file, content, writer=f".{os.getpid()}")
 
 
 def remove_tree(disk: Disk, path: Path) -> None:

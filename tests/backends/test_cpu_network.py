@@ -165,10 +165,11 @@ def test_images_of_any_layout_give_the_same() -> None:
     assert torch.equal(results[0], results[2])
 
 
-def test_evaluation_with_everything_in_bfloat16() -> None:
-    half, (images, _) = tree_cast(tiny_variables(), torch.bfloat16), examples(2, 33)
-    found, expected = (apply(TINY, half, images.bfloat16(), backend=b)[0] for b in (CPU, REFERENCE))
-    assert_close_to_scale(found.float(), expected.float(), 0.05)
+def test_running_statistics_in_bfloat16() -> None:
+    variables, (images, _) = tiny_variables(), examples(2, 33)
+    half = variables._replace(batch_stats=tree_cast(variables.batch_stats, torch.bfloat16))
+    found, expected = (apply(TINY, v, images, backend=CPU)[0] for v in (half, variables))
+    assert_close_to_scale(found, expected, 0.02)
 
 
 def test_second_derivatives_are_refused_with_the_way_out() -> None:

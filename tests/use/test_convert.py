@@ -97,6 +97,7 @@ def test_weights_without_our_classifier_are_converted(
         (("-o", "w.onnx"), ("w.onnx must end in .safetensors", "shufflenet-fn export")),
         (("-o", "w"), ("must end in",)),
         (("-o", "none/w.pth"), ("none/w.pth: there is no folder",)),
+        (("-o", "no\nne/w.pth"), ("no\\nne/w.pth: there is no folder",)),
         (("-o", "w.pth", "--arch", "x1_0"), ("They are of shufflenet_v2_x0_5",)),
         (("-o", "w.pth", "--names", "none.txt"), ("cannot read --names none.txt",)),
     ],

@@ -158,7 +158,7 @@ def prepare(
         # Before its shards: a folder with an index must be complete.
         (folder / INDEX_NAME).unlink(missing_ok=True)
     shards = {part.shard.name for parts in finished.values() for part in parts}
-    keep = {LOCK_NAME, *shards, *(_part_path(folder, name).name for name in shards)}
+    keep = {PLAN_NAME, LOCK_NAME, *shards, *(_part_path(folder, name).name for name in shards)}
     for path in list(folder.iterdir()):
         if _OWN_FILE.fullmatch(path.name) and path.name not in keep:
             path.unlink()

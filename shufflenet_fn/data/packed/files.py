@@ -133,13 +133,19 @@ class ShardFiles:
         Raises:
           UserError: the file cannot be opened or read.
         """
+        data = b""
         with contextlib.ExitStack() as opened:
             descriptor = self._open(shard, opened)
             try:
-                return os.pread(descriptor, size, offset)
+                # Some file systems return less than asked for.
+                while len(data) < size and (
+                    more := os.pread(descriptor, size - len(data), offset + len(data))
+                ):
+                    data += more
             except OSError as error:
                 path = printable(self._paths[shard])
                 raise UserError(f"cannot read {path}: {error.strerror}. {DAMAGE_FIX}") from error
+        return data
 
     def _open(self, shard: int, opened: contextlib.ExitStack) -> int:
         """Return the descriptor of a file, to be closed with ``opened`` if it is not kept."""

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shufflenet_fn.data.packed import destination
 from shufflenet_fn.data.packed.index import PackSettings
 from shufflenet_fn.data.packed.verify import verify
 from shufflenet_fn.data.packed.write import pack
-from shufflenet_fn_backends.support.errors import UsageError
+from shufflenet_fn_backends.support.errors import UsageError, UserError
 
 from .test_write import same_set
 
@@ -50,13 +51,22 @@ def start(source: Path, folder: Path, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
+def disk_full(path: Path, fields: object) -> None:
+    raise OSError(f"disk full: {path}")
+
+
 def shards_in(folder: Path) -> int:
     return len(list(folder.glob("*.tar")))
 
 
 @pytest.mark.parametrize(("how", "times"), [(signal.SIGKILL, 2), (signal.SIGINT, 1)])
 def test_killed_run_continues_to_the_same_bytes(
-    source: Path, uninterrupted: Path, tmp_path: Path, how: signal.Signals, times: int
+    source: Path,
+    uninterrupted: Path,
+    tmp_path: Path,
+    how: signal.Signals,
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folder = tmp_path / "packed"
     rng = np.random.default_rng(int(how))
@@ -74,6 +84,11 @@ def test_killed_run_continues_to_the_same_bytes(
         before = shards_in(folder)
         with pytest.raises(UsageError, match="half packed"):
             verify(folder, workers=1)
+        with monkeypatch.context() as full, pytest.raises(UserError, match="disk full"):
+            full.setattr(destination, "write_sealed", disk_full)
+            pack(source, folder, SETTINGS, workers=2)
+        before = shards_in(folder)
+        assert before > 0
     packed = pack(source, folder, SETTINGS, workers=2)
     assert packed.images_resumed > 0
     same_set(folder, uninterrupted)

@@ -296,11 +296,12 @@ def _rewind(run_dir: Path, step: int, epochs: float, print_freq: int, *, same_st
 
 def _mark(log: Path, step: int) -> None:
     """Add a line to ``log``, if there is one, that says where the run continues."""
-    written = log.read_bytes() if log.exists() else b""
-    if not written:
+    if not log.exists() or not log.stat().st_size:
         return
-    # The last line of a run that was killed while writing it has no end.
-    start = "" if written.endswith(b"\n") else "\n"
+    with open(log, "rb") as written:
+        written.seek(-1, os.SEEK_END)
+        # The last line of a run that was killed while writing it has no end.
+        start = "" if written.read() == b"\n" else "\n"
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     with open(log, "a") as file:
         print(

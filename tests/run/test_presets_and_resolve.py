@@ -57,11 +57,12 @@ def test_every_preset_is_valid_and_has_a_source(name: str) -> None:
 
 def test_order_of_precedence_and_origins(tmp_path: Path) -> None:
     file = tmp_path / "c.yaml"
-    file.write_text("preset: paper\nmomentum: 0.5\nbatch-size: 32\n")
+    file.write_text("preset: paper\nmomentum: 0.5\nbatch-size: 32\nweight_decay: 3e-5\n")
     resolved = resolve({"batch_size": 16}, config_file=file)
     assert resolved.settings.learning_rate == 0.5
     assert resolved.origin["learning_rate"] == "preset paper"
     assert resolved.settings.momentum == 0.5 and resolved.origin["momentum"] == str(file)
+    assert resolved.settings.weight_decay == 3e-5  # which YAML would take for text
     assert resolved.settings.batch_size == 16
     assert resolved.origin["batch_size"] == "command line"
     assert resolved.origin["seed"] == "default"

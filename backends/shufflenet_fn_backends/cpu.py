@@ -108,6 +108,7 @@ class _Ordered(NamedTuple):
     permuted: bool
 
     def conv2d(self, x: _Map | Tensor, weight: Tensor, *, stride: int, padding: int, groups: int) -> _Map:
+        x = _computed(x)
         found = self._kernel(x, weight, (stride, padding, groups))
         if found is not None:
             return found
@@ -178,6 +179,7 @@ class _Ordered(NamedTuple):
         groups: int,
         relu: bool,
     ) -> FeatureMap:
+        x = _computed(x)
         derived = torch.is_grad_enabled() or transforms_active() or forward_mode()
         if not derived and bias.shape == weight.shape[:1]:
             found = self._kernel(x, weight, (stride, padding, groups))
@@ -192,7 +194,9 @@ class _Ordered(NamedTuple):
         z = y.parts[0].z + b[:, None, None]
         return replace(y, parts=(Part(z.relu() if relu else z),))
 
-    def _kernel(self, x: _Map | Tensor, weight: Tensor, geometry: tuple[int, int, int]) -> Pending | None:
+    def _kernel(
+        self, x: FeatureMap | Tensor, weight: Tensor, geometry: tuple[int, int, int]
+    ) -> Pending | None:
         """Return the kernel of a convolution of this stride, padding and groups, if there is one."""
         if torch.compiler.is_compiling():
             raise NotImplementedError("backend cpu cannot be compiled by torch; take backend routed")
@@ -234,10 +238,16 @@ class _Ordered(NamedTuple):
 _Map: TypeAlias = FeatureMap | Pending
 
 
-def _feature_map(x: _Map | Tensor) -> FeatureMap:
-    """Return ``x`` as a feature map. A pending convolution is computed."""
+def _computed(x: _Map | Tensor) -> FeatureMap | Tensor:
+    """Return ``x``. A pending convolution is computed, each time that this is called."""
     if isinstance(x, Pending):
         return FeatureMap((Part(call(x.operator, *x.tensors)[0]),), x.layout)
+    return x
+
+
+def _feature_map(x: _Map | Tensor) -> FeatureMap:
+    """Return ``x`` as a feature map. A pending convolution is computed."""
+    x = _computed(x)
     return single(Part(x)) if isinstance(x, Tensor) else x
 
 

@@ -24,6 +24,7 @@ from shufflenet_fn.training.losses import cross_entropy
 from shufflenet_fn.training.precision import get_policy
 from shufflenet_fn.tree import tree_cast, tree_leaves, tree_map
 from shufflenet_fn_backends.cpu import BACKEND as CPU
+from shufflenet_fn_backends.fused.operators import Pointwise
 from shufflenet_fn_backends.primitives import Backend
 from shufflenet_fn_backends.reference import BACKEND as REFERENCE
 from tests.model.support import (
@@ -163,6 +164,14 @@ def test_images_of_any_layout_give_the_same() -> None:
     ]
     assert torch.equal(results[0], results[1])
     assert torch.equal(results[0], results[2])
+
+
+def test_pending_convolution_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, forward = [], Pointwise.forward
+    monkeypatch.setattr(Pointwise, "forward", lambda self, tensors: calls.append(1) or forward(self, tensors))
+    pending = CPU.conv2d(torch.ones(2, 8, 5, 5), torch.ones(8, 8, 1, 1), stride=1, padding=0, groups=1)
+    CPU.to_tensor(CPU.conv2d(pending, torch.ones(6, 8, 5, 5), stride=1, padding=2, groups=1))
+    assert len(calls) == 1
 
 
 def test_running_statistics_in_bfloat16() -> None:

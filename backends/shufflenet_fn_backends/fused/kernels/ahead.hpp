@@ -13,11 +13,11 @@ class Ahead {
   // Rows of `count` elements, `stride` elements apart, which will be read.
   template <class T>
   void read(const T* at, int64_t stride, int64_t count) {
-    if (at != nullptr) reads_.push_back(stream(at, stride, count));
+    reads_.push_back(stream(at, stride, count));
   }
   template <class T>
   void write(const T* at, int64_t stride, int64_t count) {
-    if (at != nullptr) writes_.push_back(stream(at, stride, count));
+    writes_.push_back(stream(at, stride, count));
   }
 
   // Divide the rows among so many calls.

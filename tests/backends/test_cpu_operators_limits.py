@@ -126,6 +126,33 @@ def test_nonfinite_values_propagate(value: float) -> None:
     assert not Materialize(flag).forward([half, spoiled])[0].isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_working_memory_of_an_earlier_call_has_no_effect(dtype: torch.dtype) -> None:
+    """bfloat16 may be multiplied in pairs; what stands beside an odd channel is not part of the result."""
+
+    def run(channels: int, out: int, value: float) -> list[Tensor]:
+        z, weight = torch.full((2, channels, 9, 9), value, dtype=dtype), torch.ones(out, channels, 1, 1)
+        tensors = [weight, torch.empty(0, dtype=torch.int64), z.contiguous(memory_format=CHANNELS_LAST)]
+        tensors.append(torch.ones(3, channels))
+        operator = Pointwise((AFFINE | RELU,))
+        results = operator.forward(tensors)
+        found = operator.backward(tensors, results, results, ())
+        return [*results, *(g for g in found if g is not None)]
+
+    run(64, 64, float("nan"))
+    assert all(result.isfinite().all() for result in run(7, 5, 3.0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("wide", "channels"), [(26, 24), (30, 24), (31, 24), (25, 23)])
+def test_input_without_normalisation(dtype: torch.dtype, wide: int, channels: int) -> None:
+    z = random(2, wide, 7, 5, seed=0, dtype=dtype)[:, 1 : 1 + channels]
+    weight = random(9, channels, 1, 1, seed=1).contiguous()
+    found = Pointwise((0,)).forward([weight, torch.empty(0, dtype=torch.int64), z])[0]
+    expected = torch.nn.functional.conv2d(z.double(), weight.double())
+    assert_close(found, expected, 2e-5 if dtype == torch.float32 else 1e-2, "z")
+
+
 def test_thread_count_changes_only_the_last_bits() -> None:
     z, weight = random(4, 24, 20, 20, seed=0), random(58, 24, 1, 1, seed=1).contiguous()
     no_order = torch.empty(0, dtype=torch.int64)

@@ -27,6 +27,7 @@ def examined(on_emulator: OnEmulator, *arguments: str, **machine: Any) -> tuple[
     return ran.code, found
 
 
+@pytest.mark.slow
 def test_two_emulated_devices(on_emulator: OnEmulator) -> None:
     code, found = examined(on_emulator, "--device", "npu", devices=2)
     assert code == 0, found

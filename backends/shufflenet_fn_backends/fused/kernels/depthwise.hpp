@@ -178,9 +178,13 @@ void depthwise_backward(const Depthwise<T>& op, const OutputGradient<T>& gradien
       const Part<T>& part = *column.part;
       Strip at = column.at, in_whole = {column.channel, at.lanes, at.fresh};
       op.load_plane(image, column, plane);
-      auto k = gradient.coefficients(in_whole);
-      for (int64_t h = 0; h < oh; ++h)
-        gradient.load_strip((image * oh + h) * ow, ow, in_whole, k, g + (h + 1) * g_ld + VL, VL);
+      by_lanes(at.lanes, [&](auto lanes) {
+        gradient.by_source(image * oh * ow, in_whole, lanes, [&](auto row) {
+          float* to = g + g_ld + VL;
+          for (int64_t h = 0, r = 0; h < oh; ++h, to += g_ld)
+            for (int64_t w = 0; w < ow; ++w, ++r) store_n(to + w * VL, row(r), lanes);
+        });
+      });
       vf dw[9] = {};
       for (int64_t h = 0; h < oh; ++h)
         for (int64_t w = 0; w < ow; ++w) {

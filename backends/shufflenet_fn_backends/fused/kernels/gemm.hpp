@@ -1,7 +1,7 @@
-// C[m][n] (+)= sum over k of A[m][k] B[k][n], in float, for blocks that lie in the cache.
+// C[m][n] (+)= sum over k of A[m][k] B[k][n], for blocks that lie in the cache.
 #pragma once
 #include "ahead.hpp"
-#include "vec.hpp"
+#include "factors.hpp"
 
 namespace sfn {
 
@@ -12,27 +12,27 @@ constexpr int tile_rows(int vectors) {
   return registers / vectors;
 }
 
-template <int ROWS, int VECTORS>
-inline void tile(int64_t depth, const float* a, int64_t a_row, int64_t a_depth, const float* b,
+template <int ROWS, int VECTORS, class E>
+inline void tile(int64_t depth, const E* a, int64_t a_row, int64_t a_depth, const E* b,
                  int64_t b_depth, float* c, int64_t c_row, bool accumulate) {
   vf sum[ROWS][VECTORS];
   for (int i = 0; i < ROWS; ++i)
     for (int j = 0; j < VECTORS; ++j) sum[i][j] = accumulate ? load(c + i * c_row + j * VL) : vf{};
   for (int64_t k = 0; k < depth; ++k) {
-    vf right[VECTORS];
+    decltype(load(b)) right[VECTORS];
     for (int j = 0; j < VECTORS; ++j) right[j] = load(b + k * b_depth + j * VL);
     for (int i = 0; i < ROWS; ++i) {
-      vf left = splat(a[i * a_row + k * a_depth]);
-      for (int j = 0; j < VECTORS; ++j) sum[i][j] += left * right[j];
+      auto left = splat(a[i * a_row + k * a_depth]);
+      for (int j = 0; j < VECTORS; ++j) sum[i][j] = multiply_add(sum[i][j], left, right[j]);
     }
   }
   for (int i = 0; i < ROWS; ++i)
     for (int j = 0; j < VECTORS; ++j) store(c + i * c_row + j * VL, sum[i][j]);
 }
 
-template <int VECTORS>
-inline void panel(int64_t rows, int64_t depth, const float* a, int64_t a_row, int64_t a_depth,
-                  const float* b, int64_t b_depth, float* c, int64_t c_row, bool accumulate,
+template <int VECTORS, class E>
+inline void panel(int64_t rows, int64_t depth, const E* a, int64_t a_row, int64_t a_depth,
+                  const E* b, int64_t b_depth, float* c, int64_t c_row, bool accumulate,
                   Ahead* ahead) {
   constexpr int ROWS = tile_rows(VECTORS);
   int64_t m = 0;
@@ -49,10 +49,11 @@ inline void panel(int64_t rows, int64_t depth, const float* a, int64_t a_row, in
                      accumulate);
 }
 
-// `columns` is a multiple of VL; rows of B and C lie b_depth and c_row floats apart. `ahead` is fetched
-// meanwhile.
-inline void gemm(int64_t rows, int64_t columns, int64_t depth, const float* a, int64_t a_row,
-                 int64_t a_depth, const float* b, int64_t b_depth, float* c, int64_t c_row,
+// `columns` is a multiple of VL; `depth` counts elements of A and B, which may hold two terms. Rows of B and C
+// lie b_depth and c_row elements apart. `ahead` is fetched meanwhile.
+template <class E>
+inline void gemm(int64_t rows, int64_t columns, int64_t depth, const E* a, int64_t a_row,
+                 int64_t a_depth, const E* b, int64_t b_depth, float* c, int64_t c_row,
                  bool accumulate, Ahead* ahead = nullptr) {
   if (ahead != nullptr) {
     int64_t tiles = 0;
@@ -62,7 +63,7 @@ inline void gemm(int64_t rows, int64_t columns, int64_t depth, const float* a, i
   }
   for (int64_t n = 0; n < columns; n += kMaxVectors * VL) {
     int64_t vectors = least(kMaxVectors, (columns - n) / VL);
-    const float* right = b + n;
+    const E* right = b + n;
     float* out = c + n;
     switch (vectors) {
       case 1:

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "ahead.hpp"
+#include "factors.hpp"
 #include "moments.hpp"
 
 namespace sfn {
@@ -74,18 +75,18 @@ inline void by_case(const Affine& affine, F&& f) {
     f([&](vf z) { return affine(z); });
 }
 
-// rows x channels of a part, normalised, to out[row][channel].
-template <class T>
-inline void load_rows(const Part<T>& part, int64_t first, int64_t rows, float* out, int64_t ld) {
+// rows x channels of a part, normalised, to the channels of a block from `offset`.
+template <class T, class B>
+inline void load_rows(const Part<T>& part, int64_t first, int64_t rows, const B& to, int64_t offset) {
   for (int64_t s = 0; s < strips(part.channels); ++s) {
     Strip at = strip(part.channels, s);
     Affine affine(part, at);
     const T* z = part.z + first * part.stride + at.start;
-    float* to = out + at.start;
     by_lanes(at.lanes, [&](auto lanes) {
       by_case(affine, [&](auto normalise) {
-        for (int64_t r = 0; r < rows; ++r)
-          store_n(to + r * ld, normalise(load_n(z + r * part.stride, lanes)), lanes);
+        by_twos(
+            rows, [&](int64_t r) { return normalise(load_n(z + r * part.stride, lanes)); },
+            [&](int64_t r, vf v, vf w) { to.put(r, offset + at.start, v, w, lanes); });
       });
     });
   }
@@ -133,25 +134,26 @@ struct AffineBackward {
   }
 };
 
-// From the gradient of the normalised part (`da`) to that of z, with y the normalised values.
+// From the gradient of the normalised part (`da`) to that of z.
 template <class T>
-inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows, const float* y,
-                                const float* da, int64_t ld, int64_t offset, AffineGradient& sums) {
+inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows, const float* da,
+                                int64_t ld, int64_t offset, AffineGradient& sums) {
   for (int64_t s = 0; s < strips(part.channels); ++s) {
     Strip at = strip(part.channels, s);
     Affine affine(part, at);
     AffineBackward end(affine);
     const T* z = part.z + first * part.stride + at.start;
     T* dz = part.dz + first * part.dz_stride + at.start;
-    const float *y_at = y + at.start, *da_at = da + at.start;
+    const float* da_at = da + offset + at.start;
     by_lanes(at.lanes, [&](auto lanes) {
       by_kind(affine, [&](auto active, auto rectify) {
         AffineBackward sum = end;  // in registers
-        for (int64_t r = 0; r < rows; ++r)
+        for (int64_t r = 0; r < rows; ++r) {
+          vf value = load_n(z + r * part.stride, lanes);
+          vf y = active ? (value - affine.mean) * affine.scale + affine.beta : value;
           store_n(dz + r * part.dz_stride,
-                  sum(load_n(da_at + r * ld, lanes), load_n(z + r * part.stride, lanes),
-                      load_n(y_at + r * ld, lanes), active, rectify),
-                  lanes);
+                  sum(load_n(da_at + r * ld, lanes), value, y, active, rectify), lanes);
+        }
         end = sum;
       });
     });
@@ -234,35 +236,37 @@ struct OutputGradient {
     }
     return k;
   }
-  // One vector of channels of `rows` pixels, to out[row * ld].
-  void load_strip(int64_t first, int64_t rows, Strip at, const Coefficients& k, float* out,
-                  int64_t ld) const {
+  // f(function of a row), which returns a vector of channels, with the most frequent case compiled
+  // without branches.
+  template <class Lanes, class F>
+  void by_source(int64_t first, Strip at, Lanes lanes, F&& f) const {
+    Coefficients k = coefficients(at);
     vf mean = k.mean, constant = k.constant, slope = k.slope;
     const T* g_at = g == nullptr ? nullptr : g + first * g_stride + at.start;
     const T* z_at = z == nullptr ? nullptr : z + first * z_stride + at.start;
-    by_lanes(at.lanes, [&](auto lanes) {
-      if (g_at != nullptr && z_at != nullptr) {
-        for (int64_t r = 0; r < rows; ++r) {
-          vf moments = constant + slope * (load_n(z_at + r * z_stride, lanes) - mean);
-          store_n(out + r * ld, load_n(g_at + r * g_stride, lanes) + moments, lanes);
-        }
-        return;
-      }
-      for (int64_t r = 0; r < rows; ++r) {
-        vf v = g_at == nullptr ? vf{} : load_n(g_at + r * g_stride, lanes);
-        if (z_at != nullptr) v += constant + slope * (load_n(z_at + r * z_stride, lanes) - mean);
-        store_n(out + r * ld, v, lanes);
-      }
+    auto moments = [=](int64_t r) {
+      return constant + slope * (load_n(z_at + r * z_stride, lanes) - mean);
+    };
+    if (g_at != nullptr && z_at != nullptr)
+      return f([=](int64_t r) { return load_n(g_at + r * g_stride, lanes) + moments(r); });
+    f([=](int64_t r) {
+      vf v = g_at == nullptr ? vf{} : load_n(g_at + r * g_stride, lanes);
+      return z_at == nullptr ? v : v + moments(r);
     });
   }
   void fetch(int64_t first, Ahead& ahead) const {
     if (g != nullptr) ahead.read(g + first * g_stride, g_stride, channels);
     if (z != nullptr) ahead.read(z + first * z_stride, z_stride, channels);
   }
-  void load_rows(int64_t first, int64_t rows, float* out, int64_t ld) const {
+  template <class B>
+  void load_rows(int64_t first, int64_t rows, const B& to) const {
     for (int64_t s = 0; s < strips(channels); ++s) {
       Strip at = strip(channels, s);
-      load_strip(first, rows, at, coefficients(at), out + at.start, ld);
+      by_lanes(at.lanes, [&](auto lanes) {
+        by_source(first, at, lanes, [&](auto row) {
+          by_twos(rows, row, [&](int64_t r, vf v, vf w) { to.put(r, at.start, v, w, lanes); });
+        });
+      });
     }
   }
 };

@@ -27,6 +27,11 @@ class Scratch {
     }
     return data_;
   }
+  // Elements of four bytes.
+  template <class E>
+  E* zeros(int64_t count) {
+    return static_cast<E*>(std::memset(floats(count), 0, count * 4));
+  }
 
  private:
   float* data_ = nullptr;

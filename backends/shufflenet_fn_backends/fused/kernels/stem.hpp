@@ -103,14 +103,14 @@ void stem_backward(const Stem<T>& op, const OutputGradient<T>& gradient, float* 
     Share mine = share(op.rows(), t, op.threads);
     int64_t step = block_rows(op.rows(), ld_in + ld_out, op.threads);
     float* a = scratch.floats(step * (ld_in + ld_out));
-    float* g = a + step * ld_in;
+    Block<float, true, true> g(a + step * ld_in, step, ld_out);
     for (int64_t first = mine.begin; first < mine.end; first += step) {
       int64_t rows = least(step, mine.end - first);
       op.load_patches(first, rows, a, ld_in);
-      gradient.load_rows(first, rows, g, ld_out);
+      gradient.load_rows(first, rows, g);
       Ahead ahead(least(step, mine.end - first - rows));
       gradient.fetch(first + rows, ahead);
-      gemm(op.out, ld_in, rows, g, 1, ld_out, a, ld_in, partial[t].data(), ld_in, true, &ahead);
+      gemm(op.out, ld_in, rows, g.down, 1, ld_out, a, ld_in, partial[t].data(), ld_in, true, &ahead);
     }
   });
   for (int64_t n = 0; n < op.out; ++n)

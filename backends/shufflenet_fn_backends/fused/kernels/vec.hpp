@@ -4,6 +4,9 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace sfn {
 
@@ -19,6 +22,7 @@ typedef float vf __attribute__((vector_size(VL * 4)));
 typedef int32_t vi __attribute__((vector_size(VL * 4)));
 typedef uint32_t vu __attribute__((vector_size(VL * 4)));
 typedef float vf_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
+typedef uint32_t vu_mem __attribute__((vector_size(VL * 4), aligned(4), may_alias));
 typedef uint16_t vh_mem __attribute__((vector_size(VL * 2), aligned(2), may_alias));
 typedef uint8_t vb_mem __attribute__((vector_size(VL), aligned(1), may_alias));
 typedef uint16_t vh __attribute__((vector_size(VL * 2)));
@@ -31,37 +35,35 @@ struct bf16 {
 // Minus zero, which is exact; plus zero is not, for -0, and would cost an addition.
 inline vf splat(float x) { return x - vf{}; }
 
-inline vf load(const float* p) { return *reinterpret_cast<const vf_mem*>(p); }
-inline vf load(const bf16* p) {
-  vh h = *reinterpret_cast<const vh_mem*>(p);
-  return (vf)(__builtin_convertvector(h, vu) << 16);
+inline vh rounded(vf v) {
+#if defined(__AVX512BF16__)
+  return (vh)_mm512_cvtneps_pbh((__m512)v);  // takes subnormals for zero
+#else
+  // To nearest even; the rounding would carry a NaN's mantissa into the sign, so NaN is set apart.
+  vu u = (vu)v;
+  vu to_even = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+  vi nan = v != v;
+  return __builtin_convertvector((to_even & ~(vu)nan) | (0x7fc0u & (vu)nan), vh);
+#endif
 }
+inline vf widened(vh h) { return (vf)(__builtin_convertvector(h, vu) << 16); }
+
+inline vf load(const float* p) { return *reinterpret_cast<const vf_mem*>(p); }
+inline vf load(const bf16* p) { return widened(*reinterpret_cast<const vh_mem*>(p)); }
 inline vi load(const uint8_t* p) {
   vb b = *reinterpret_cast<const vb_mem*>(p);
   return __builtin_convertvector(b, vi);
 }
 
 inline void store(float* p, vf v) { *reinterpret_cast<vf_mem*>(p) = v; }
-// Round to nearest even; the rounding would carry a NaN's mantissa into the sign, so NaN is set
-// apart.
-inline void store(bf16* p, vf v) {
-  vu u = (vu)v;
-  vu rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  vi nan = v != v;
-  rounded = (rounded & ~(vu)nan) | (0x7fc0u & (vu)nan);
-  *reinterpret_cast<vh_mem*>(p) = __builtin_convertvector(rounded, vh);
-}
+inline void store(bf16* p, vf v) { *reinterpret_cast<vh_mem*>(p) = rounded(v); }
 inline void store(uint8_t* p, vi v) {
   *reinterpret_cast<vb_mem*>(p) = __builtin_convertvector(v, vb);
 }
 
 // What a store to T would leave behind: moments are those of the values as they are kept.
 inline vf kept(vf v, const float*) { return v; }
-inline vf kept(vf v, const bf16*) {
-  bf16 buffer[VL];
-  store(buffer, v);
-  return load(buffer);
-}
+inline vf kept(vf v, const bf16*) { return widened(rounded(v)); }
 
 // The first n lanes, for feature maps with fewer than VL channels.
 template <class T>

@@ -61,11 +61,11 @@ class Bar(NamedTuple):
 
 
 BARS = (
-    Bar(FILES, (PEER,), 2.5, 4.0),
-    Bar(FILES, tuple(DALI_LAYOUTS), 1.0, 1.3),
-    Bar(PACKED_JPEG, (PEER,), 6.0),
+    Bar(FILES, (PEER,), 5.0),
+    Bar(FILES, tuple(DALI_LAYOUTS), 2.2, 2.5),
+    Bar(PACKED_JPEG, (PEER,), 8.0),
     Bar(PACKED_JPEG, (PEER_SMALL,), 3.0),
-    Bar(PACKED_RAW, (PEER,), 10.0),
+    Bar(PACKED_RAW, (PEER,), 12.0),
 )
 SCALING = 1.7
 BESIDE = ", normalised beside"

@@ -66,13 +66,16 @@ def test_other_flags_or_sources_make_another_library(
 
 @pytest.mark.campaign
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere there is one width only")
-def test_operators_agree_with_narrow_vectors() -> None:  # `nox -s isa` has those in between
-    environment = os.environ | {"CXXFLAGS": "-march=x86-64"}
+@pytest.mark.parametrize(("flags", "lanes"), [("-march=x86-64", 4), ("-mno-avx512bf16", 16)])
+def test_operators_agree_with_other_instructions(flags: str, lanes: int) -> None:  # AVX2: `nox -s isa`
+    if lanes == 16 and "avx512_bf16" not in Path("/proc/cpuinfo").read_text():
+        pytest.skip("this processor has no AVX512_BF16")
+    environment = os.environ | {"CXXFLAGS": flags}
     count = "from shufflenet_fn_backends.fused.library import kernels; print(kernels().lanes())"
     done = subprocess.run(
         [sys.executable, "-c", count], env=environment, capture_output=True, text=True, check=True
     )
-    assert int(done.stdout) == 4
+    assert int(done.stdout) == lanes
     tests = Path(__file__).with_name("test_cpu_operators.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", tests],

@@ -1,4 +1,4 @@
-// What products multiply: floats or, where the processor multiplies two of them at once, pairs of bfloat16.
+// What products multiply: floats or, where the processor multiplies them, pairs of bfloat16.
 #pragma once
 #include "vec.hpp"
 
@@ -52,7 +52,7 @@ constexpr int64_t factors(int64_t count) {
 inline void put_right(float* to, int64_t ld, int64_t k, int64_t n, float v) { to[k * ld + n] = v; }
 inline void put_right(Pair* to, int64_t ld, int64_t k, int64_t n, float v) {
   Pair& pair = to[k / 2 * ld + n];
-  (k % 2 == 0 ? pair.first : pair.second).bits = rounded(vf{} + v)[0];
+  (k % 2 == 0 ? pair.first : pair.second).bits = rounded(splat(v))[0];
 }
 
 // A block of rows by channels for products that sum over channels (`across`) or over rows (`down`). The
@@ -71,7 +71,7 @@ struct Block {
   }
   int64_t across_row() const { return factors<E>(ld); }
 
-  // What follows an odd number of channels is multiplied by zero, so it must not be NaN.
+  // What follows an odd number of channels is multiplied by zero, so it must be finite.
   void end_at(int64_t channels, int64_t rows) {
     if constexpr (ACROSS && kPairs<E>)
       for (int64_t r = 0; r < rows && channels % 2 != 0; ++r)
@@ -86,7 +86,7 @@ struct Block {
       store_n(across + (row + 1) * ld + channel, w, lanes);
     } else {
       if (ACROSS) {
-        bf16* to = &across[row * across_row()].first + channel;
+        bf16* to = reinterpret_cast<bf16*>(across + row * across_row()) + channel;
         store_n(to, v, lanes);
         store_n(to + ld, w, lanes);
       }

@@ -49,8 +49,12 @@ struct Affine {
     beta = active ? load_n(part.beta + at.start, at.lanes) : vf{};
   }
 
+  template <class Active>
+  vf normalised(vf z, Active active) const {
+    return active ? (z - mean) * scale + beta : z;
+  }
   vf operator()(vf z) const {
-    vf y = active ? (z - mean) * scale + beta : z;
+    vf y = normalised(z, active);
     return rectify ? relu(y) : y;
   }
 };
@@ -150,9 +154,10 @@ inline void store_gradient_rows(const Part<T>& part, int64_t first, int64_t rows
         AffineBackward sum = end;  // in registers
         for (int64_t r = 0; r < rows; ++r) {
           vf value = load_n(z + r * part.stride, lanes);
-          vf y = active ? (value - affine.mean) * affine.scale + affine.beta : value;
           store_n(dz + r * part.dz_stride,
-                  sum(load_n(da_at + r * ld, lanes), value, y, active, rectify), lanes);
+                  sum(load_n(da_at + r * ld, lanes), value, affine.normalised(value, active),
+                      active, rectify),
+                  lanes);
         }
         end = sum;
       });

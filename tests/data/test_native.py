@@ -100,6 +100,23 @@ def test_crops_of_jpegs(reader: NativeReader, tmp_path: Path, sampling: str, res
             same_images(reader, folder, transform, seed=5, epoch=epoch)
 
 
+def test_libjpeg_turbo_lets_its_entropy_decoder_be_replaced(reader: NativeReader, tmp_path: Path) -> None:
+    """The contract with a structure that libjpeg-turbo does not document."""
+    folder = folder_of(tmp_path, {"1.jpg": jpeg(60, 50), "2.jpg": jpeg(50, 60, quality=30)})
+    same_images(reader, folder, WHOLE)
+    assert reader._functions.reader_own(reader._reader()) == 2
+
+
+@pytest.mark.parametrize("quality", [1, 30, 100])
+def test_noise_of_any_quality(reader: NativeReader, tmp_path: Path, quality: int) -> None:
+    """Long codes, values with many bits, blocks without an end."""
+    noise = np.random.default_rng(quality).integers(0, 256, size=(3, 120, 90, 3), dtype=np.uint8)
+    options = {"quality": quality, "subsampling": "4:4:4"}
+    images = {f"{k}.jpg": encoded(Image.fromarray(one), "JPEG", **options) for k, one in enumerate(noise)}
+    same_images(reader, folder_of(tmp_path, images), WHOLE)
+    same_images(reader, folder_of(tmp_path, images), TrainTransform(16, scale=(0.05, 0.3), jitter=0.0))
+
+
 def test_greyscale_optimised_and_commented_jpegs(reader: NativeReader, tmp_path: Path) -> None:
     grey = Image.fromarray(draw_picture(90, 70)).convert("L")
     folder = folder_of(

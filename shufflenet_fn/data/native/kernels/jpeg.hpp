@@ -1,112 +1,15 @@
 // Decoding a part of a JPEG, in strips of rows.
-//
-// What is used of libjpeg-turbo's interface for C, version 62, which Pillow's wheels bring as a shared library
-// without a header. Sizes and places of fields are those of the documented structures (libjpeg.txt of
-// libjpeg-turbo) where pointers and long have 64 bits; the library refuses a decompressor of another version or
-// size, and `JpegReader::usable` finds out before anything is decoded.
 #pragma once
-
-#include <dlfcn.h>
 
 #include <algorithm>
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
-#include <type_traits>
 #include <vector>
 
+#include "entropy.hpp"
+#include "libjpeg.hpp"
 #include "resample.hpp"
-
-namespace sfn::jpeg {
-
-constexpr int kVersion = 62;
-
-enum ColourSpace : int { kUnknown = 0, kGrey = 1, kRgb = 2, kYcc = 3, kCmyk = 4, kYcck = 5 };
-
-struct Decompressor;
-
-struct ErrorManager {
-  void (*error_exit)(Decompressor*);
-  void (*emit_message)(Decompressor*, int level);
-  void (*output_message)(Decompressor*);
-  void (*format_message)(Decompressor*, char*);
-  void (*reset)(Decompressor*);
-  int code;
-  char parameters[80];
-  int trace_level;
-  long warnings;
-  const void* messages;
-  int last_message;
-  const void* more_messages;
-  int first_more, last_more;
-};
-
-struct Component {
-  int id, index;
-  int across, down;  // its sampling factors
-  char rest[80];
-};
-
-struct Decompressor {
-  ErrorManager* errors;
-  void *memory, *progress, *client;
-  int is_decompressor, state;
-  void* source;
-  unsigned image_width, image_height;
-  int components;
-  ColourSpace stored_colours, colours;
-  unsigned scale_num, scale_denom;
-  double gamma;
-  int buffered, raw, dct_method, fancy_upsampling, block_smoothing, quantize, dither, two_pass, colour_count;
-  int one_pass_quantizer, external_quantizer, two_pass_quantizer;
-  unsigned output_width, output_height;
-  int colour_components, output_components, recommended_rows, colours_used;
-  void* colour_map;
-  unsigned output_scanline;
-  char progress_and_tables[124];
-  int precision;
-  const Component* parts;
-  char rest[320];
-};
-
-static_assert(sizeof(void*) != 8 || sizeof(ErrorManager) == 168);
-static_assert(sizeof(void*) != 8 || offsetof(Decompressor, scale_num) == 68);
-static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_width) == 136);
-static_assert(sizeof(void*) != 8 || offsetof(Decompressor, output_scanline) == 168);
-static_assert(sizeof(void*) != 8 || offsetof(Decompressor, precision) == 296);
-static_assert(sizeof(void*) != 8 || offsetof(Decompressor, parts) == 304);
-static_assert(sizeof(void*) != 8 || sizeof(Decompressor) == 632);
-static_assert(sizeof(Component) == 96);
-
-// The library's functions.
-struct Functions {
-  ErrorManager* (*std_error)(ErrorManager*);
-  void (*create)(Decompressor*, int version, size_t size);
-  void (*mem_src)(Decompressor*, const unsigned char*, unsigned long);
-  int (*read_header)(Decompressor*, int require_image);
-  int (*has_multiple_scans)(Decompressor*);
-  int (*start)(Decompressor*);
-  void (*crop)(Decompressor*, unsigned* left, unsigned* width);
-  unsigned (*skip)(Decompressor*, unsigned lines);
-  unsigned (*read)(Decompressor*, uint8_t** rows, unsigned count);
-  void (*destroy)(Decompressor*);
-};
-
-// False if the library lacks a function.
-inline bool load(void* library, Functions& to) {
-  const auto find = [library](auto& function, const char* name) {
-    function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(dlsym(library, name));
-    return function != nullptr;
-  };
-  return find(to.std_error, "jpeg_std_error") && find(to.create, "jpeg_CreateDecompress") &&
-         find(to.mem_src, "jpeg_mem_src") && find(to.read_header, "jpeg_read_header") &&
-         find(to.has_multiple_scans, "jpeg_has_multiple_scans") &&
-         find(to.start, "jpeg_start_decompress") && find(to.crop, "jpeg_crop_scanline") &&
-         find(to.skip, "jpeg_skip_scanlines") && find(to.read, "jpeg_read_scanlines") &&
-         find(to.destroy, "jpeg_destroy_decompress");
-}
-
-}  // namespace sfn::jpeg
 
 namespace sfn {
 
@@ -143,6 +46,9 @@ class JpegReader {
     return good;
   }
 
+  // Images whose coefficients were decoded by `Entropy`.
+  int64_t own() const { return entropy_.images(); }
+
   // The size of the image in `data`, which must stay until its rows have been read.
   bool open(const uint8_t* data, size_t size, Size& found) {
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8 || !ended(data, size)) return false;
@@ -171,6 +77,8 @@ class JpegReader {
     decompressor_.scale_num = 1;
     decompressor_.scale_denom = static_cast<unsigned>(reduction);
     library_.start(&decompressor_);
+    if (errors_.manager.warnings) return give_up();  // its input may be other than ours
+    entropy_.take_over(decompressor_);
     // Lossless JPEGs come in full size whatever was asked for.
     if (!is_reduced(decompressor_.image_width, reduction, decompressor_.output_width) ||
         !is_reduced(decompressor_.image_height, reduction, decompressor_.output_height))
@@ -179,7 +87,10 @@ class JpegReader {
     // Upsampling smooths colours over their neighbours, and at the edge of what is decoded there are none.
     unsigned from = static_cast<unsigned>(std::max<int64_t>(0, left - kMargin));
     unsigned count = static_cast<unsigned>(std::min(whole, left + width + kMargin) - from);
-    if (from > 0 || count < whole) library_.crop(&decompressor_, &from, &count);
+    if (from > 0 || count < whole) {
+      library_.crop(&decompressor_, &from, &count);
+      entropy_.crop(decompressor_, from, count);
+    }
     if (top > 0) library_.skip(&decompressor_, static_cast<unsigned>(top));
     const int64_t stride = static_cast<int64_t>(count) * 3;
     make_room(strip, stride * kStrip);
@@ -251,6 +162,7 @@ class JpegReader {
 
   const jpeg::Functions& library_;
   jpeg::Decompressor decompressor_{};
+  Entropy entropy_;
   Errors errors_{};
   bool created_ = false;
 };

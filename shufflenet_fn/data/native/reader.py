@@ -76,7 +76,7 @@ _SIGNATURES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "reader": (_POINTER, (_POINTER,)),
     "reader_free": (None, (_POINTER,)),
     "reader_seconds": (None, (_POINTER, _DOUBLES)),
-    "reader_own": (_LONG, (_POINTER,)),
+    "reader_taken_over": (_LONG, (_POINTER,)),
     "train": (None, (_POINTER, _POINTER, _STORED, _LONG, _LONGS, _LONGS, _DOUBLES, _LONG, _BYTES, _FLAGS)),
     "eval": (None, (_POINTER, _STORED, *[_LONG] * 3, _BYTES, _FLAGS)),
     "normalise": (None, (_POINTER, _LONG, *[_POINTER] * 3)),

@@ -48,8 +48,8 @@ SFN_API void sfn_reader_seconds(const void* reader, double* seconds) {
   for (int stage = 0; stage < sfn::kStages; ++stage) seconds[stage] = found[stage];
 }
 
-// Images whose coefficients it has decoded itself and not libjpeg-turbo.
-SFN_API int64_t sfn_reader_own(const void* reader) { return static_cast<const sfn::Reader*>(reader)->own(); }
+// Images whose coefficients it began to decode itself, in place of libjpeg-turbo.
+SFN_API int64_t sfn_reader_taken_over(const void* reader) { return static_cast<const sfn::Reader*>(reader)->taken_over(); }
 
 SFN_API void sfn_reader_free(void* reader) { delete static_cast<sfn::Reader*>(reader); }
 

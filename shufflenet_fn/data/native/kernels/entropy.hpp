@@ -44,7 +44,7 @@ class Entropy {
     end_ = (left + width + across - 1) / across;
   }
 
-  // Images decoded here.
+  // Images whose decoding was begun here.
   int64_t images() const { return images_; }
 
  private:

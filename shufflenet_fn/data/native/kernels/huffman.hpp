@@ -42,7 +42,7 @@ class Codes {
  public:
   // False, and nothing done, if it is the last one: many images have the same.
   bool assign(const jpeg::HuffmanTable& table) {
-    if (std::memcmp(&table, &made_from_, offsetof(jpeg::HuffmanTable, sent)) == 0) return false;
+    if (std::memcmp(&table, &made_from_, sizeof table.counts + sizeof table.symbols) == 0) return false;
     made_from_ = table;
     std::memset(symbols_, 0, sizeof symbols_);
     uint32_t code = 0;
@@ -87,7 +87,7 @@ class Codes {
 
 // Up to two symbols with their values; zeros are written for the block's end and for 16 zeros, which does no harm.
 struct alignas(8) Steps {
-  uint8_t length;               // in bits; 0 if a value has bits beyond the look-up
+  uint8_t length;               // in bits; 0 if code or value have bits beyond the look-up
   uint8_t to_first, to_second;  // by how much the coefficients are behind the position; of one alone, the same
   uint8_t advance;              // of the position
   int16_t first, second;
@@ -95,7 +95,7 @@ struct alignas(8) Steps {
 
 // Symbols to pass over.
 struct alignas(4) Pass {
-  uint8_t length;   // in bits; 0 for a code that is longer than kLook
+  uint8_t length;   // in bits; 0 if the code is longer than kLook, or there is none
   uint8_t to_last;  // of the position up to the last symbol
   uint8_t advance;
 };
@@ -154,12 +154,12 @@ class Coefficients {
   }
 };
 
-// Bits of a scan; zeros after its end. Reads up to 8 bytes too many.
+// Bits of a scan, which must end with a marker; zeros after it. Reads up to 6 bytes too many.
 class Bits {
  public:
   explicit Bits(const uint8_t* at = nullptr) : at_(at) {}
 
-  // At least 56 bits.
+  // Afterwards there are at least 56 bits.
   void fill() {
     uint64_t next;
     std::memcpy(&next, at_, 8);

@@ -46,10 +46,10 @@ class JpegReader {
     return good;
   }
 
-  // Images whose coefficients were decoded by `Entropy`.
-  int64_t own() const { return entropy_.images(); }
+  // Images whose decoding `Entropy` has begun.
+  int64_t taken_over() const { return entropy_.images(); }
 
-  // The size of the image in `data`, which must stay until its rows have been read.
+  // The size of the image in `data`, which must stay until its rows have been read, with kSlack bytes after it.
   bool open(const uint8_t* data, size_t size, Size& found) {
     if (size < 4 || data[0] != 0xFF || data[1] != 0xD8 || !ended(data, size)) return false;
     // A new one for each image: it would keep the last one's tables for an image that has lost its own.
@@ -77,7 +77,7 @@ class JpegReader {
     decompressor_.scale_num = 1;
     decompressor_.scale_denom = static_cast<unsigned>(reduction);
     library_.start(&decompressor_);
-    if (errors_.manager.warnings) return give_up();  // its input may be other than ours
+    if (errors_.manager.warnings) return give_up();  // its source may be a made-up end instead of `data`
     entropy_.take_over(decompressor_);
     // Lossless JPEGs come in full size whatever was asked for.
     if (!is_reduced(decompressor_.image_width, reduction, decompressor_.output_width) ||

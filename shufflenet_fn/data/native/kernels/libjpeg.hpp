@@ -50,11 +50,10 @@ struct HuffmanTable {
 // A block has 64 coefficients, in rows.
 typedef int16_t Block[64];
 
-// Of jpegint.h: the one structure here that is not documented, in this form since version 6b.
+// Of jpegint.h, the one structure here that is not documented. Its first two fields are the same since version 6b.
 struct EntropyDecoder {
   void (*start)(Decompressor*);
   int (*decode)(Decompressor*, Block** blocks);  // of an MCU; none for one that is skipped
-  int insufficient;
 };
 
 struct Source {

@@ -42,7 +42,7 @@ class Reader {
   bool usable() { return jpeg_.usable(); }
 
   const StageClock& clock() const { return clock_; }
-  int64_t own() const { return jpeg_.own(); }
+  int64_t taken_over() const { return jpeg_.taken_over(); }
 
   // Reads `stored` and writes what `plan(size)`, a Resize, asks of it to `out`, uint8 (window.height,
   // window.width, 3). False if that cannot be done here; `out` then holds anything.

@@ -76,6 +76,9 @@ class Entropy {
     return !bits_.beyond();
   }
 
+  // Look-ups in the bits of one filling.
+  static constexpr int kTimes = 56 / detail::kLook;
+
   // `to` is zero before.
   bool block(int part, int16_t* to) {
     detail::Bits bits = bits_;  // in registers
@@ -85,7 +88,7 @@ class Entropy {
     int k = 1;  // the next position
     while (k < 64) {
       bits.fill();
-      for (int twice = 0; twice < 2; ++twice) {
+      for (int times = 0; times < kTimes; ++times) {
         const detail::Steps& steps = others.steps[bits.look()];
         const int length = steps.length, advance = steps.advance, second = steps.to_second;  // before any is stored
         // A second symbol after the last position is of the next block.
@@ -113,13 +116,15 @@ class Entropy {
     int k = 1;
     while (k < 64) {
       bits.fill();
-      const detail::Pass& pass = others.passes[bits.look()];
-      if (pass.length == 0 || k + pass.to_last >= 64) {
-        k = single(others.codes, bits, k, nullptr);
-        continue;
+      for (int twice = 0; twice < 2 && k < 64; ++twice) {
+        const detail::Pass& pass = others.passes[bits.look()];
+        if (pass.length == 0 || k + pass.to_last >= 64) {
+          k = single(others.codes, bits, k, nullptr);
+          break;
+        }
+        bits.drop(pass.length);
+        k += pass.advance;
       }
-      bits.drop(pass.length);
-      k += pass.advance;
     }
     bits_ = bits;
     return k % detail::kEnd <= 64;

@@ -113,7 +113,7 @@ class JpegReader {
   }
 
  private:
-  static constexpr int64_t kMargin = 16;
+  static constexpr int64_t kMargin = 4;
   static constexpr int kStrip = 16;
 
   struct Errors {

@@ -115,7 +115,7 @@ def test_refused_start_is_tried_again_twice(refused: int) -> None:
         assert launch(refused_at_first, refused, processes=2, watching=watching) == 1
     else:
         with pytest.raises(RankFailed, match="EJ0001") as error:
-            launch(refused_at_first, refused, processes=2, watching=watching)
+            launch(refused_at_first, refused, processes=1, watching=watching)
         assert len(error.value.failures) == 3
     assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."][:refused]
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 
@@ -174,9 +174,7 @@ def _watch(
         if ended and ranks.result is not None and not ranks.result.is_failed():
             return ranks.result.return_values
         failure = None
-        # A rank that ends without an error before its work is done has failed, too.
-        early = [pid for pid, beat in zip(pids, beats, strict=True) if beat.phase is not Phase.ENDED]
-        dead = [pid for pid, code in codes.items() if code or (code == 0 and pid in early)]
+        dead = _failed(codes, {pid: beat.phase for pid, beat in zip(pids, beats, strict=True)})
         if not ended and not dead:
             failure = _hang(beats, pids, nodes, hang_timeout_s, where)
             if failure is None:
@@ -203,6 +201,21 @@ def _watch(
                 for rank, died in ranks.result.failures.items()
             ]
         return first_failure(table.reports(), deaths, where)
+
+
+def _failed(codes: Mapping[int, int | None], phases: Mapping[int, Phase]) -> list[int]:
+    """Return the processes that have failed.
+
+    One that ends without an error before its work is done has, too. One that SIGTERM ends after its work has
+    not: it no longer handles the signal, which elastic sends to all when another has failed.
+    """
+
+    def failed(pid: int, code: int) -> bool:
+        if pid not in phases:  # it has not signed in
+            return code != 0
+        return phases[pid] is not Phase.ENDED or code not in (0, -signal.SIGTERM)
+
+    return [pid for pid, code in codes.items() if code is not None and failed(pid, code)]
 
 
 def _stop_waiting(

@@ -278,8 +278,8 @@ def killed_once(folder: str, world: World) -> int:
 
 
 def refused_at_first(starts: int, world: World) -> int:
-    """As a device that is still held refuses it, in the first ``starts`` starts of the last rank."""
-    if world.attempt < starts and world.rank == world.size - 1:
+    """As a device that is still held refuses it, in the first ``starts`` of the ranks."""
+    if world.attempt < starts and world.rank == 1:
         raise RuntimeError("EJ0001: Failed to initialize the HCCP process")
     return world.attempt
 

@@ -115,9 +115,28 @@ def test_refused_start_is_tried_again_twice(refused: int) -> None:
         assert launch(refused_at_first, refused, processes=2, watching=watching) == 1
     else:
         with pytest.raises(RankFailed, match="EJ0001") as error:
-            launch(refused_at_first, refused, processes=1, watching=watching)
+            launch(refused_at_first, refused, processes=2, watching=watching)
         assert len(error.value.failures) == 3
     assert said[1::2] == ["Trying again (1 of 2).", "Trying again (2 of 2)."][:refused]
+
+
+@pytest.mark.parametrize(
+    ("code", "phase", "failed"),
+    [
+        (None, Phase.COMPUTING, False),
+        (0, Phase.COMPUTING, True),
+        (1, Phase.ENDED, True),
+        (0, Phase.ENDED, False),
+        (-15, Phase.COMPUTING, True),
+        (-15, Phase.ENDED, False),  # sent by elastic after another's failure
+        (-9, Phase.ENDED, True),
+        (0, None, False),
+        (-15, None, True),
+    ],
+)
+def test_which_ends_are_failures(code: int | None, phase: Phase | None, failed: bool) -> None:
+    phases = {} if phase is None else {7: phase}
+    assert launching._failed({7: code}, phases) == ([7] if failed else [])
 
 
 def test_signal_to_one_rank_reaches_all() -> None:

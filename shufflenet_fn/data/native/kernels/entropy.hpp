@@ -3,8 +3,6 @@
 // not as it should be ends the decoding with a warning.
 #pragma once
 
-#include <algorithm>
-
 #include "huffman.hpp"
 
 namespace sfn {
@@ -19,12 +17,12 @@ class Entropy {
       return;
     ++images_;
     for (int k = 0; k < decompressor.scan_parts; ++k) {
-      const jpeg::Component& part = *decompressor.scanned[k];
-      first_codes_[k].assign(*decompressor.dc_tables[part.dc_table & 3]);
-      others_[k].assign(*decompressor.ac_tables[part.ac_table & 3]);
+      const int dc = decompressor.scanned[k]->dc_table & 3, ac = decompressor.scanned[k]->ac_table & 3;
+      codes_[dc].assign(*decompressor.dc_tables[dc]);
+      coefficients_[ac].assign(*decompressor.ac_tables[ac]);
+      parts_[k] = {&codes_[dc], &coefficients_[ac], 0};
     }
     bits_ = detail::Bits(decompressor.source->next);
-    std::fill(first_, first_ + 4, 0);
     column_ = restarts_ = 0;
     until_restart_ = decompressor.restart_interval;
     begin_ = 0;
@@ -48,6 +46,13 @@ class Entropy {
   int64_t images() const { return images_; }
 
  private:
+  // A colour's tables, shared by those that have the same, and its last block's first coefficient.
+  struct Part {
+    const detail::Codes* codes;
+    const detail::Coefficients* others;
+    int32_t first;
+  };
+
   // Whether functions of the library are where its entropy decoder should have them; found out once.
   bool is_known(const jpeg::Decompressor& decompressor) {
     if (known_ == 0) {
@@ -64,13 +69,13 @@ class Entropy {
   bool decode(const jpeg::Decompressor& from, jpeg::Block** blocks) {
     if (from.restart_interval > 0 && until_restart_-- == 0) {
       if (!bits_.restart(restarts_++ & 7)) return false;
-      std::fill(first_, first_ + 4, 0);
+      for (Part& part : parts_) part.first = 0;
       until_restart_ = from.restart_interval - 1;
     }
     const bool wanted = blocks != nullptr && column_ >= begin_ && column_ < end_;
     if (++column_ == from.mcus_per_row) column_ = 0;
     for (int b = 0; b < from.blocks; ++b) {
-      const int part = from.block_parts[b] & 3;
+      Part& part = parts_[from.block_parts[b] & 3];
       if (!(wanted ? block(part, *blocks[b]) : pass_over(part))) return false;
     }
     return !bits_.beyond();
@@ -80,15 +85,15 @@ class Entropy {
   static constexpr int kTimes = 56 / detail::kLook;
 
   // `to` is zero before.
-  bool block(int part, int16_t* to) {
+  bool block(Part& part, int16_t* to) {
     detail::Bits bits = bits_;  // in registers
     if (!first(part, bits)) return false;
-    to[0] = static_cast<int16_t>(first_[part]);
-    const detail::Coefficients& others = others_[part];
+    to[0] = static_cast<int16_t>(part.first);
+    const detail::Coefficients& others = *part.others;
     int k = 1;  // the next position
     while (k < 64) {
       bits.fill();
-      for (int times = 0; times < kTimes; ++times) {
+      for (int times = 0; times < kTimes && k < 64; ++times) {
         const detail::Steps& steps = others.steps[bits.look()];
         const int length = steps.length, advance = steps.advance, second = steps.to_second;  // before any is stored
         // A second symbol after the last position is of the next block.
@@ -102,21 +107,20 @@ class Entropy {
         to[places[steps.to_first]] = steps.first;
         to[places[second]] = value;
         k += advance;
-        if (k >= 64) break;
       }
     }
     bits_ = bits;
     return k % detail::kEnd <= 64;
   }
 
-  bool pass_over(int part) {
+  bool pass_over(Part& part) {
     detail::Bits bits = bits_;
     if (!first(part, bits)) return false;
-    const detail::Coefficients& others = others_[part];
+    const detail::Coefficients& others = *part.others;
     int k = 1;
     while (k < 64) {
       bits.fill();
-      for (int twice = 0; twice < 2 && k < 64; ++twice) {
+      for (int twice = 0; twice < 2 && k < 64; ++twice) {  // at most 25 bits each
         const detail::Pass& pass = others.passes[bits.look()];
         if (pass.length == 0 || k + pass.to_last >= 64) {
           k = single(others.codes, bits, k, nullptr);
@@ -131,13 +135,13 @@ class Entropy {
   }
 
   // A block's first coefficient, which is stored as a difference.
-  bool first(int part, detail::Bits& bits) {
+  static bool first(Part& part, detail::Bits& bits) {
     bits.fill();
-    const detail::Symbol symbol = first_codes_[part](bits.next());
+    const detail::Symbol symbol = (*part.codes)(bits.next());
     if (symbol.length == 0 || symbol.value > 15) return false;
     bits.drop(symbol.length);
-    if (symbol.value > 0) first_[part] += detail::extended(bits.take(symbol.value), symbol.value);
-    return first_[part] == static_cast<int16_t>(first_[part]);
+    if (symbol.value > 0) part.first += detail::extended(bits.take(symbol.value), symbol.value);
+    return part.first == static_cast<int16_t>(part.first);
   }
 
   // One symbol at the position `k`, to the next: from kEnd at the block's end, kEnd - 1 for damage.
@@ -156,10 +160,10 @@ class Entropy {
     return k;
   }
 
-  detail::Codes first_codes_[4];
-  detail::Coefficients others_[4];
+  detail::Codes codes_[4];
+  detail::Coefficients coefficients_[4];
+  Part parts_[4] = {};
   detail::Bits bits_;
-  int32_t first_[4] = {};  // coefficient of each part
   unsigned column_ = 0, begin_ = 0, end_ = 0, until_restart_ = 0;
   int restarts_ = 0, known_ = 0;
   int64_t images_ = 0;
